@@ -1,121 +1,260 @@
-"""Sweep -> Plan: which Cells a sweep means, which of them cannot run and why, and what identifies each.
+"""Sweep -> Plan: which Cells a sweep means, which of them cannot run and why, what data is missing.
 
 Torch-free: a plan is made, shown (``bench plan``) and compared with what is on disk in well under a second.
 """
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+import itertools
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import metadata, util
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import numpy as np
+from bench import registry
+from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, cell_key, cell_label
+from bench.config import ConfigError, Loaded
+from bench.files import Problem
+from bench.measure.hardware import machine_facts
+from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
+from bench.training import recipes
+from bench.training.cache import preflight
 
-# Raised when the way a Cell is computed changes, so that old records are not taken for new ones.
-ACCURACY_PROTOCOL = 1
-EFFICIENCY_PROTOCOL = 1
+__all__ = [
+    "AccuracyCell", "Cell", "Context", "EfficiencyCell", "Plan", "Result", "cell_key", "cell_label", "make_plan",
+]  # fmt: skip
+
+VERSIONED = ("torch", "timm", "triton", "mamba-ssm", "medbench")
 
 
-@dataclass(frozen=True, slots=True)
-class AccuracyCell:
-    """Train one model on one dataset with one seed, choose on validation, report the test split once.
+@dataclass(slots=True)
+class Plan:
+    """What a sweep means.
 
-    ``recipe`` is the resolved recipe (its ``name`` included); fingerprints make a changed file another Cell.
+    Attributes:
+        cells: key -> Cell, in the order they run.
+        unsupported: key -> reason, for those of ``cells`` that cannot run.
+        problems: files that are missing or damaged, each needed by some Cell.
+        skipped: one line for each dataset left out by ``--skip-missing``.
     """
-
-    model: str
-    dataset: str
-    size: int
-    resolution: int
-    resize: str
-    recipe: Mapping[str, Any]
-    seed: int
-    precision: str
-    data_fingerprint: str
-    weights_sha256: str | None = None
-    plugin_sha256: str | None = None
-    protocol: int = ACCURACY_PROTOCOL
-
-    kind = "accuracy"
-
-    def spec(self) -> dict[str, Any]:
-        """The Cell as plain data; ``recipe`` is its name and ``recipe_settings`` all of it."""
-        return {**asdict(self), "recipe": self.recipe["name"], "recipe_settings": dict(self.recipe)}
-
-
-@dataclass(frozen=True, slots=True)
-class EfficiencyCell:
-    """Measure one model at one resolution, batch, precision and mode on one device (3 channels, 1,000 classes).
-
-    What the figures depend on beyond that (hardware, threads, scan backend, library versions) is part of it.
-    """
-
-    model: str
-    resolution: int
-    batch: int
-    precision: str
-    compile: bool
-    mode: str
-    device: str
-    hardware: str
-    threads: int
-    backend: str
-    versions: Mapping[str, str]
-    budget_s: float
-    rounds: int
-    plugin_sha256: str | None = None
-    protocol: int = EFFICIENCY_PROTOCOL
-
-    kind = "efficiency"
-
-    def spec(self) -> dict[str, Any]:
-        """The Cell as plain data."""
-        return asdict(self)
-
-
-Cell = AccuracyCell | EfficiencyCell
-
-
-def cell_key(cell: Cell) -> str:
-    """Return the 20 hex digits that identify a Cell: a hash of everything that decides its result."""
-    text = json.dumps([cell.kind, cell.spec()], sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
-
-
-def cell_label(cell: Cell) -> str:
-    """One line for people: what the Cell does."""
-    if isinstance(cell, AccuracyCell):
-        return f"{cell.model} on {cell.dataset} ({cell.size}->{cell.resolution} px, seed {cell.seed})"
-    compiled = ", compiled" if cell.compile else ""
-    return (
-        f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {cell.precision}, {cell.mode}{compiled} on {cell.device}"
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """Where and with what a worker executes a Cell."""
 
     device: str
     threads: int
     data_root: Path | None
-    cache_dir: Path | None
-    out: Path
-    progress: Callable[[dict[str, Any]], None]
-    time_limit_s: float | None = None
+    cells: dict[str, Cell] = field(default_factory=dict)
+    unsupported: dict[str, str] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+
+    def add(self, cell: Cell, reason: str | None) -> None:
+        """Add a Cell once; remember why it cannot run."""
+        key = cell_key(cell)
+        self.cells[key] = cell
+        if reason:
+            self.unsupported[key] = reason
 
 
-@dataclass(slots=True)
-class Result:
-    """What a worker found out. ``arrays`` go to ``predictions/<key>.npz``, ``history`` to ``history/<key>.csv``."""
+def make_plan(loaded: Loaded) -> Plan:
+    """Resolve names, expand the grid, decide what is unsupported and verify the data files.
 
-    metrics: dict[str, Any]
-    status: str = "ok"
-    reason: str = ""
-    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
-    timings: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] | None = None
+    Raises:
+        ConfigError: an unknown name or an impossible value, with its origin and the nearest right one.
+    """
+    sweep = loaded.sweep
+    registry.load_plugins(sweep.plugins, loaded.base)
+    specs = _resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
+    device = resolve_device(sweep.run.device)
+    root = sweep.run.data_root
+    plan = Plan(device, sweep.run.threads or available_threads(), Path(root).expanduser() if root else None)
+    if "accuracy" in sweep.sweep.kinds:
+        _plan_accuracy(plan, loaded, specs)
+    if "efficiency" in sweep.sweep.kinds:
+        _plan_efficiency(plan, loaded, specs)
+    return plan
+
+
+def _resolved(loaded: Loaded, key: str, expand: Any, names: list[str]) -> list[Any]:
+    try:
+        return list(expand(names))
+    except RegistryError as error:
+        raise ConfigError(f"{loaded.origin(key)}: {error}") from None
+
+
+def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
+    section = loaded.sweep.sweep
+    names = _resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
+    infos = [registry.datasets[name] for name in names]
+    recipe = resolve_recipe(loaded)
+    wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
+    problems = preflight(wanted, plan.data_root)
+    damaged = {(problem.dataset, problem.size) for problem in problems}
+    if loaded.sweep.run.skip_missing:
+        plan.skipped = [str(problem) for problem in problems]
+        wanted = [pair for pair in wanted if (pair[0].name, pair[1]) not in damaged]
+    else:
+        plan.problems = problems
+    precision = section.precision
+    if precision == "auto":
+        precision = "bf16" if plan.device.startswith("cuda") else "fp32"
+    for (info, size), resolution, seed, spec in itertools.product(wanted, section.resolutions, section.seeds, specs):
+        if not info.sizes and size != resolution:
+            continue  # made at the resolution that is fed: the size axis is the resolution axis
+        facts = registry.model_facts(spec.name)
+        cell = AccuracyCell(
+            model=str(spec),
+            dataset=info.name,
+            size=size,
+            resolution=resolution,
+            resize="native" if size == resolution else section.resize,
+            recipe=recipe,
+            seed=seed,
+            precision=precision,
+            data_fingerprint=_fingerprint(info, size, plan.data_root, (info.name, size) in damaged),
+            weights_sha256=_weights_sha256(spec),
+            plugin_sha256=_plugin_sha256(facts, info),
+        )
+        plan.add(cell, facts.unsupported(resolution, dict(spec.options)))
+
+
+def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
+    section = loaded.sweep.sweep
+    if not info.sizes:
+        return list(section.resolutions)
+    if len(info.sizes) == 1:
+        return list(info.sizes)
+    for size in section.sizes:
+        if size not in info.sizes:
+            have = ", ".join(map(str, info.sizes))
+            raise ConfigError(f"{loaded.origin('sweep.sizes')}: {info.name} has no size {size}; it exists in {have} pixels")
+    return list(section.sizes)
+
+
+def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
+    """Return the sweep's recipe with its overrides applied."""
+    section = loaded.sweep.sweep
+    name = section.recipe
+    if name.endswith(".toml") and not Path(name).is_absolute():
+        name = str(loaded.base / name)
+    try:
+        return recipes.resolve(name, epochs=section.epochs, overrides=dict(loaded.sweep.recipe))
+    except recipes.RecipeError as error:
+        origins = {loaded.origin(f"recipe.{key}") for key in loaded.sweep.recipe} or {loaded.origin("sweep.recipe")}
+        raise ConfigError(f"{', '.join(sorted(origins))}: {error}") from None
+
+
+def _fingerprint(info: DatasetInfo, size: int, root: Path | None, damaged: bool) -> str:
+    return "missing" if damaged else info.open().fingerprint(size, root)
+
+
+def _weights_sha256(spec: ModelSpec) -> str | None:
+    weights = dict(spec.options).get("pretrained")
+    if not isinstance(weights, str) or not weights:
+        return "hub" if weights else None
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"model {spec}: there is no weights file {path}")
+    return file_sha256(str(path.resolve()))
+
+
+def _plugin_sha256(*facts: ModelFacts | DatasetInfo) -> str | None:
+    files = sorted({item.plugin_file for item in facts if item.plugin_file})
+    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest() if files else None
+
+
+@functools.cache
+def file_sha256(path: str) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
+    section = loaded.sweep.efficiency
+    facts = machine_facts()
+    hardware = hardware_name(plan.device, facts)
+    versions = library_versions()
+    resolutions = section.resolutions or loaded.sweep.sweep.resolutions
+    grid = itertools.product(resolutions, section.batches, section.precisions, section.compile, section.modes, specs)
+    for resolution, batch, precision, compiled, mode, spec in grid:
+        model = registry.model_facts(spec.name)
+        cell = EfficiencyCell(
+            model=str(spec),
+            resolution=resolution,
+            batch=batch,
+            precision=precision,
+            compile=compiled,
+            mode=mode,
+            device=plan.device,
+            hardware=hardware,
+            threads=plan.threads,
+            backend=scan_backend(plan.device),
+            versions=versions,
+            budget_s=section.budget_s,
+            rounds=section.rounds,
+            plugin_sha256=_plugin_sha256(model),
+        )
+        reason = model.unsupported(resolution, dict(spec.options))
+        if precision == "tf32" and plan.device == "cpu":
+            reason = reason or "tf32 is a mode of CUDA devices"
+        plan.add(cell, reason)
+
+
+# --- the machine, without torch --------------------------------------------------------------------------------
+
+
+def available_threads() -> int:
+    """Return the number of cores this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        return os.cpu_count() or 1
+
+
+def resolve_device(wanted: str) -> str:
+    """Turn ``auto`` and ``cuda`` into ``cpu`` or ``cuda:N``. Raises ConfigError where there is no such GPU."""
+    count = len(machine_facts().get("gpus", ()))
+    if wanted == "auto":
+        return "cuda:0" if count else "cpu"
+    if wanted == "cpu":
+        return "cpu"
+    index = int(wanted.partition(":")[2] or 0)
+    if index >= count:
+        raise ConfigError(f"--device {wanted}: this machine has {count} CUDA device{'s' * (count != 1)}; try --device cpu")
+    return f"cuda:{index}"
+
+
+def hardware_name(device: str, facts: Mapping[str, Any]) -> str:
+    """Name what a Cell runs on: the GPU, or the CPU and its core count."""
+    if device == "cpu":
+        return f"{facts['cpu_model']} ({facts['cpu_cores']} cores)"
+    return str(facts["gpus"][int(device.partition(":")[2])]["name"])
+
+
+def scan_backend(device: str) -> str:
+    """Name the selective-scan backend that workers will use on this machine (``bench doctor`` says why).
+
+    Decided without torch from what the dispatcher looks for; the environment of each Record has the one that ran.
+    """
+    if forced := os.environ.get("MEDBENCH_SCAN_BACKEND"):
+        return forced
+    if device != "cpu":
+        return "triton" if util.find_spec("triton") else "reference"
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
+    return "cpu" if any(name and shutil.which(name) for name in compilers) else "reference"
+
+
+@functools.cache
+def library_versions(names: Iterable[str] = VERSIONED) -> dict[str, str]:
+    """Return the installed versions of the libraries that decide speed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,324 @@
+"""bench.toml + preset + flags -> a validated Sweep, with the origin of every value kept for error messages.
+
+Later layers win: defaults, the preset named in the file, the file, ``--preset``, flags and ``--set``.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from bench.registry import nearest, split_names
+
+CONFIG_NAME = "bench.toml"
+
+
+class ConfigError(ValueError):
+    """The configuration is wrong; the message names the file and line, or the flag, and the nearest right name."""
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, str):
+        return split_names(value)
+    return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _unique(value: list[Any]) -> list[Any]:
+    return list(dict.fromkeys(value))
+
+
+Pixels = Annotated[int, Field(ge=8, le=8192)]
+Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
+PixelList = Annotated[list[Pixels], BeforeValidator(_listed), Field(min_length=1)]
+Kind = Literal["accuracy", "efficiency"]
+Precision = Literal["fp32", "tf32", "bf16"]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SweepSection(_Section):
+    """What to train and on what."""
+
+    models: Names = ["all"]
+    datasets: Names = ["phantoms"]
+    sizes: PixelList = [28]
+    resolutions: PixelList = [224]
+    resize: Literal["nearest", "bilinear", "bicubic", "pad"] = "nearest"
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)] = [0]
+    recipe: str = "medmnist"
+    epochs: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)] = ["accuracy", "efficiency"]
+    preset: Literal["quick", "standard", "paper"] | None = None
+
+
+class EfficiencySection(_Section):
+    """The grid of the efficiency cells; without ``resolutions`` those of the sweep."""
+
+    resolutions: PixelList | None = None
+    batches: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), Field(min_length=1)] = [16]
+    precisions: Annotated[list[Precision], BeforeValidator(_listed), Field(min_length=1)] = ["fp32"]
+    compile: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
+    modes: Annotated[list[Literal["infer", "train"]], BeforeValidator(_listed), Field(min_length=1)] = ["infer"]
+    rounds: Annotated[int, Field(ge=1, le=100)] = 3
+    budget_s: Annotated[float, Field(gt=0)] = 3.0
+
+
+class RunSection(_Section):
+    """Where and how to run."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    threads: Annotated[int, Field(ge=0)] = 0
+    out: str | None = None
+    data_root: str | None = None
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    skip_missing: bool = False
+    retry: Annotated[list[Literal["failed", "timeout", "oom", "diverged"]], BeforeValidator(_listed)] = []
+
+
+class Sweep(_Section):
+    """A validated sweep. Names of models and datasets are resolved by :func:`bench.plan.make_plan`."""
+
+    sweep: SweepSection = SweepSection()
+    efficiency: EfficiencySection = EfficiencySection()
+    run: RunSection = RunSection()
+    plugins: Annotated[list[str], BeforeValidator(_listed)] = []
+    recipe: dict[str, Any] = {}
+
+
+SMALLEST = ["medmamba_tiny", "vmamba_tiny", "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
+
+PRESETS: dict[str, dict[str, Any]] = {
+    # Minutes on a 2-core laptop: the smallest model of each family, images of 64 pixels, a short recipe.
+    "quick": {
+        "sweep.models": SMALLEST,
+        "sweep.resolutions": [64],
+        "sweep.recipe": "quick",
+        "efficiency.resolutions": [64],
+        "efficiency.batches": [8],
+        "efficiency.rounds": 2,
+        "efficiency.budget_s": 0.5,
+    },
+    "standard": {
+        "sweep.resolutions": [224],
+        "sweep.recipe": "standard",
+        "sweep.seeds": [0, 1, 2],
+        "efficiency.resolutions": [64, 128, 224, 384, 512],
+        "efficiency.batches": [16],
+        "efficiency.modes": ["infer", "train"],
+        "efficiency.rounds": 3,
+        "efficiency.budget_s": 3.0,
+    },
+    # The protocol of the MedMNIST experiments at 224, five seeds, and the full efficiency grid.
+    "paper": {
+        "sweep.resolutions": [224],
+        "sweep.recipe": "medmnist",
+        "sweep.seeds": [0, 1, 2, 3, 4],
+        "efficiency.resolutions": [64, 128, 224, 384, 512, 768, 1024],
+        "efficiency.batches": [1, 32, 128],
+        "efficiency.precisions": ["fp32", "bf16"],
+        "efficiency.modes": ["infer", "train"],
+        "efficiency.rounds": 5,
+        "efficiency.budget_s": 10.0,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A Sweep, where each value came from (``section.key`` -> text), and the folder that plug-ins are relative to."""
+
+    sweep: Sweep
+    origins: Mapping[str, str]
+    base: Path
+
+    def origin(self, key: str) -> str:
+        """Say where ``section.key`` was set."""
+        return self.origins.get(key, "default")
+
+
+def _keys() -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for section, info in Sweep.model_fields.items():
+        model = info.annotation
+        if isinstance(model, type) and issubclass(model, _Section):
+            found.update({f"{section}.{key}": sub for key, sub in model.model_fields.items()})
+        else:
+            found[section] = info
+    return found
+
+
+def find_key(name: str) -> str:
+    """Resolve ``models`` or ``sweep.models`` to ``sweep.models``. Raises ConfigError with the nearest key."""
+    keys = _keys()
+    if name in keys or name.startswith("recipe."):
+        return name
+    name = name.replace("-", "_")
+    bare = [key for key in keys if key.rpartition(".")[2] == name]
+    if len(bare) == 1:
+        return bare[0]
+    if bare:
+        raise ConfigError(f"key {name!r} is ambiguous: {' or '.join(bare)}")
+    shorts = {key.rpartition(".")[2] for key in keys}
+    raise ConfigError(f"unknown key {name!r}{nearest(name, [*keys, *shorts])}; keys: {', '.join(keys)}")
+
+
+def _line_of(text: str, section: str, key: str) -> int | None:
+    current = ""
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := re.match(r"\s*\[+\s*([^\]]+?)\s*\]+", line):
+            current = header[1].strip().strip('"')
+            if not key and current == section:
+                return number
+        elif match := re.match(r"\s*[\"']?([\w.\-]+)[\"']?\s*=", line):
+            full = f"{current}.{match[1]}" if current else match[1]
+            if full == (f"{section}.{key}" if section and key else key or section):
+                return number
+    return None
+
+
+def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """Flatten a TOML file into ``section.key`` -> value, and the same keys -> ``file, line n``."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        tree = tomllib.loads(text)
+    except FileNotFoundError:
+        raise ConfigError(f"there is no configuration file {path}") from None
+    except IsADirectoryError:
+        raise ConfigError(f"{path} is a directory; --config takes a TOML file") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    keys = _keys()
+    sections = set(Sweep.model_fields)
+
+    def where(section: str, key: str) -> str:
+        line = _line_of(text, section, key)
+        return f"{path}, line {line}" if line else str(path)
+
+    for section, content in tree.items():
+        if section not in sections:
+            raise ConfigError(f"{where(section, '')}: unknown section {section!r}{nearest(section, sections)}")
+        if section == "plugins":
+            extra = set(content) - {"paths"} if isinstance(content, dict) else set()
+            if not isinstance(content, dict) or extra:
+                raise ConfigError(f"{where(section, '')}: [plugins] has one key, paths = [\"file.py\", \"module\"]")
+            values["plugins"], origins["plugins"] = content.get("paths", []), where(section, "paths")
+            continue
+        if not isinstance(content, dict):
+            raise ConfigError(f"{where('', section)}: {section!r} is a section: write [{section}] on a line of its own")
+        for key, value in content.items():
+            full = f"{section}.{key}"
+            if section != "recipe" and full not in keys:
+                own = [k.partition(".")[2] for k in keys if k.startswith(section + ".")]
+                raise ConfigError(f"{where(section, key)}: unknown key {key!r} in [{section}]{nearest(key, own)}")
+            values[full], origins[full] = value, where(section, key)
+    return values, origins
+
+
+def _parse_set(item: str) -> tuple[str, Any]:
+    name, equals, text = item.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {item}: write --set key=value")
+    try:
+        key = find_key(name.strip())
+    except ConfigError as error:
+        raise ConfigError(f"--set {item}: {error}") from None
+    try:
+        return key, tomllib.loads(f"v = {text}")["v"]
+    except tomllib.TOMLDecodeError:
+        return key, text
+
+
+def load(
+    config: Path | None = None,
+    preset: str | None = None,
+    flags: Mapping[str, Any] | None = None,
+    sets: Iterable[str] = (),
+) -> Loaded:
+    """Read, layer and validate the configuration.
+
+    Args:
+        config: a TOML file; without it, ``bench.toml`` of the current folder where there is one.
+        preset: ``quick``, ``standard`` or ``paper``; wins over the file, loses to flags.
+        flags: ``section.key`` -> value, from command-line flags or keyword arguments; ``None`` values are ignored.
+        sets: ``key=value`` strings of ``--set``.
+
+    Raises:
+        ConfigError: naming file and line, or flag, and the nearest right name.
+    """
+    path = config or (Path(CONFIG_NAME) if Path(CONFIG_NAME).is_file() else None)
+    file_values, file_origins = _read_file(path) if path else ({}, {})
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+
+    def layer(new: Mapping[str, Any], name: str | Mapping[str, str]) -> None:
+        for key, value in new.items():
+            values[key] = value
+            origins[key] = name if isinstance(name, str) else name[key]
+
+    if in_file := file_values.get("sweep.preset"):
+        layer(_preset(in_file, file_origins["sweep.preset"]), f"preset {in_file}")
+    layer(file_values, file_origins)
+    if preset:
+        layer({**_preset(preset, "--preset"), "sweep.preset": preset}, f"--preset {preset}")
+    for key, value in (flags or {}).items():
+        if value is not None:
+            layer({key: value}, f"--{key.rpartition('.')[2].replace('_', '-')}")
+    for item in sets:
+        key, value = _parse_set(item)
+        layer({key: value}, f"--set {item}")
+    base = path.resolve().parent if path else Path.cwd()
+    return Loaded(_validate(values, origins), origins, base)
+
+
+def _preset(name: Any, origin: str) -> dict[str, Any]:
+    if name not in PRESETS:
+        raise ConfigError(f"{origin}: unknown preset {name!r}{nearest(str(name), PRESETS)}; presets: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Sweep:
+    tree: dict[str, Any] = {}
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        if name:
+            tree.setdefault(section, {})[name] = value
+        else:
+            tree[section] = value
+    try:
+        return Sweep.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(item, origins) for item in error.errors())) from None
+
+
+def _explain(item: Any, origins: Mapping[str, str]) -> str:
+    loc = [str(part) for part in item["loc"]]
+    key = ".".join(loc[:2]) if ".".join(loc[:2]) in origins or len(loc) > 1 else loc[0]
+    hint = ""
+    if item["type"] == "literal_error":
+        hint = nearest(str(item["input"]), _choices(key))
+    return f"{origins.get(key, 'configuration')}: {key} = {item['input']!r}: {item['msg']}{hint}"
+
+
+def _choices(key: str) -> list[str]:
+    info = _keys().get(key)
+    found: list[str] = []
+    pending = [info.annotation] if info else []
+    while pending:
+        part = pending.pop()
+        args = get_args(part)
+        found += [arg for arg in args if isinstance(arg, str)]
+        pending += [arg for arg in args if not isinstance(arg, str)]
+    return found

@@ -1,0 +1,1 @@
+"""Measuring: classification metrics, FLOPs, throughput, latency, memory, energy."""

@@ -1,0 +1,1 @@
+"""Leaderboards from Records. Reads Records and nothing else; never imports torch."""

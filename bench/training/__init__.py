@@ -1,0 +1,1 @@
+"""Recipes, the data pipeline, augmentation and the training loop."""
