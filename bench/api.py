@@ -1,0 +1,117 @@
+"""The Python API beside the command; ``import bench`` finds these names here at first use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench import registry
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import nn
+
+    from bench.training.cache import LoadedDataset
+
+
+def create_model(name: str, num_classes: int = 1000, in_chans: int = 3, img_size: int = 224, **options: Any) -> nn.Module:
+    """Build a registered model, a variant (``medmamba_tiny[branch=ssm]``) or ``timm:<name>``.
+
+    Args:
+        name: as in ``bench list models``; ``options`` are merged into its brackets.
+        num_classes: outputs of the head.
+        in_chans: input channels.
+        img_size: side length of the input, pixels.
+        **options: keywords of the model, as in its brackets.
+
+    Raises:
+        RegistryError: unknown name or option (with the nearest right one), or a resolution it cannot take.
+    """
+    spec = registry.parse_model(name)
+    if options:
+        settings = ",".join(f"{key}={value}" for key, value in {**dict(spec.options), **options}.items())
+        spec = registry.parse_model(f"{spec.name}[{settings}]")
+    facts = registry.model_facts(spec.name)
+    if reason := facts.unsupported(img_size, dict(spec.options)):
+        raise registry.RegistryError(f"model {spec} at {img_size} pixels: {reason}")
+    model: nn.Module = facts.build(num_classes, in_chans, img_size, **dict(spec.options))
+    return model
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """List registered models; ``pattern`` is a word (``all``, ``resnet``), a glob or a name."""
+    if pattern == "*":
+        return list(registry.models)
+    return [str(spec) for spec in registry.expand_models([pattern])]
+
+
+def list_datasets(pattern: str = "*") -> list[str]:
+    """List registered datasets; ``pattern`` is a word (``medmnist``), a glob or a name."""
+    return list(registry.datasets) if pattern == "*" else registry.expand_datasets([pattern])
+
+
+def load_dataset(name: str, size: int = 28, root: str | Path | None = None) -> LoadedDataset:
+    """Load a dataset's splits as memory-mapped uint8 arrays, decoded once into a cache.
+
+    Args:
+        name: as in ``bench list datasets``.
+        size: side length in pixels, one of the dataset's sizes.
+        root: folder of its files; by default the user's cache (``bench fetch`` puts them there).
+
+    Raises:
+        RegistryError: unknown name or size.
+        DataError: a file is missing or damaged; says which, where from and where to put it.
+    """
+    from bench.training.cache import load_dataset as load
+
+    return load(name, size=size, root=Path(root) if root else None)
+
+
+def run(
+    models: str | Sequence[str] | None = None,
+    datasets: str | Sequence[str] | None = None,
+    *,
+    preset: str | None = None,
+    config: str | Path | None = None,
+    out: str | Path | None = None,
+    quiet: bool = True,
+    **keys: Any,
+) -> pd.DataFrame:
+    """Run a sweep, as ``bench run`` does, and return its Records.
+
+    Args:
+        models: names, words or globs, as a list or comma-separated.
+        datasets: the same.
+        preset: ``quick``, ``standard`` or ``paper``.
+        config: a TOML file instead of the folder's ``bench.toml``.
+        out: the run directory; running again resumes it.
+        quiet: print nothing.
+        **keys: any other key of the configuration, as ``resolutions=[64]`` or ``efficiency={"rounds": 2}``.
+
+    Returns:
+        One row a Record: the Cell's spec, its metrics, status and reason.
+
+    Raises:
+        ConfigError: something is unknown or impossible; nothing has run.
+        DataError: files are missing or damaged; nothing has run.
+    """
+    from rich.console import Console
+
+    from bench import config as configuration
+    from bench import store
+    from bench.sweep import run_sweep
+
+    flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}
+    flags["run.out"] = str(out) if out else None
+    for name, value in keys.items():
+        if isinstance(value, dict):
+            flags.update({f"{name}.{key}": item for key, item in value.items()})
+        else:
+            flags[configuration.find_key(name)] = str(value) if isinstance(value, Path) else value
+    if flags.get("sweep.resolutions") and "efficiency.resolutions" not in flags:
+        flags["efficiency.resolutions"] = flags["sweep.resolutions"]
+    loaded = configuration.load(Path(config) if config else None, preset, flags)
+    console = Console(quiet=quiet)
+    outcome = run_sweep(loaded, console, "bench.run(...)")
+    return store.load_records(outcome.out)

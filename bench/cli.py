@@ -1,0 +1,274 @@
+"""The command ``bench``: parses, prints, decides nothing."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.config import Loaded
+    from bench.plan import Plan
+
+# Exit codes: 0 fine; 1 cells failed; 2 usage, configuration or data; 130 interrupted.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+SWEEP_FLAGS: dict[str, tuple[str, str]] = {
+    "--models": ("sweep.models", "all, a family, ablations, twins, globs, name[key=value], timm:<name>; comma-separated"),
+    "--datasets": ("sweep.datasets", "all, medmnist, phantoms, globs, names; comma-separated"),
+    "--sizes": ("sweep.sizes", "the datasets' own side lengths in pixels: 28,64,128,224"),
+    "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
+    "--resize": ("sweep.resize", "from size to resolution: nearest, bilinear, bicubic, pad"),
+    "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
+    "--recipe": ("sweep.recipe", "medmnist, medmamba-paper, medmamba-repo, standard, quick, or a TOML file"),
+    "--epochs": ("sweep.epochs", "epochs instead of the recipe's"),
+    "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
+    "--kinds": ("sweep.kinds", "accuracy,efficiency"),
+    "--data-root": ("run.data_root", "folder of the dataset files"),
+    "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>)"),
+    "--threads": ("run.threads", "CPU threads of a worker"),
+    "--timeout": ("run.timeout_s", "seconds after which a cell ends as timeout"),
+    "--retry": ("run.retry", "statuses to run again: failed,timeout,oom,diverged"),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    argv = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(argv)
+    options.command_line = shlex.join(["bench", *argv])
+    try:
+        return int(options.handler(options))
+    except BrokenPipeError:  # the reader of our output has gone: `bench list models | head`
+        sys.stderr.close()
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except Exception as error:
+        if not _expected(error):
+            raise
+        print(f"bench: {error}", file=sys.stderr)
+        return USAGE
+
+
+def _expected(error: Exception) -> bool:
+    """Tell errors that are messages to the user from faults of the tool, without importing what was not used."""
+    expected = {
+        ("bench.config", "ConfigError"),
+        ("bench.registry", "RegistryError"),
+        ("bench.files", "DataError"),
+        ("bench.store", "StoreError"),
+    }
+    return any((kind.__module__, kind.__name__) in expected for kind in type(error).__mro__)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="bench",
+        description="Which architecture for which medical images: accuracy, FLOPs, speed and memory, measured together.",
+        epilog="examples:\n"
+        "  bench run --preset quick                              a sweep in minutes, nothing to download\n"
+        "  bench run --models all --datasets medmnist            the main job\n"
+        "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
+        "  bench list models\n"
+        "  bench leaderboard results/quick                       rebuild the boards of a run",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    run = _command(commands, "run", _run, "plan, run what is not done yet, write and print the leaderboard")
+    _add_sweep(run)
+    run.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
+
+    plan = _command(commands, "plan", _plan, "show the cells of a sweep, what is unsupported and why, and a rough time")
+    _add_sweep(plan)
+    plan.add_argument("--json", action="store_true", help="machine-readable")
+
+    listing = _command(commands, "list", _list, "list models or datasets")
+    listing.add_argument("what", choices=["models", "datasets"])
+    listing.add_argument("--json", action="store_true", help="machine-readable")
+    _add_config(listing)
+
+    fetch = _command(commands, "fetch", _fetch, "download dataset files, resumed and verified")
+    fetch.add_argument("datasets", help="as in --datasets")
+    fetch.add_argument("--sizes", default="28", help="comma-separated side lengths (default 28)")
+    fetch.add_argument("--data-root", help="folder to put them in (default: the user's cache)")
+    _add_config(fetch)
+
+    board = _command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
+    board.add_argument("directory", type=Path)
+
+    doctor = _command(commands, "doctor", _doctor, "what this machine has, and what that means")
+    doctor.add_argument("--data-root", type=Path)
+    doctor.add_argument("--json", action="store_true", help="machine-readable")
+
+    from_rooms(commands)
+    return parser
+
+
+def from_rooms(commands: Any) -> None:
+    """Add the instruments: ``bench ops`` and ``bench profile``."""
+    ops = _command(commands, "ops", _ops, "check and time the selective-scan backends side by side")
+    ops.add_argument("arguments", nargs=argparse.REMAINDER, help="see `bench ops --help`")
+    profile = _command(commands, "profile", _profile, "where a model's time goes: per stage and per operator")
+    profile.add_argument("model")
+    profile.add_argument("--resolution", type=int, default=224)
+    profile.add_argument("--batch", type=int, default=1)
+    profile.add_argument("--device", default="cpu")
+    profile.add_argument("--picture", type=Path, help="write a flame-style picture (PNG)")
+    profile.add_argument("--trace", type=Path, help="write the Chrome trace (JSON)")
+    profile.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def _version() -> str:
+    import bench
+
+    return f"medbench {bench.__version__}"
+
+
+def _command(commands: Any, name: str, handler: Any, text: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+    parser.set_defaults(handler=handler)
+    return parser
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file instead of ./bench.toml")
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    _add_config(parser)
+    parser.add_argument("--preset", metavar="NAME", help="quick (minutes on a laptop), standard, paper")
+    for flag, (key, text) in SWEEP_FLAGS.items():
+        parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+    parser.add_argument("--skip-missing", action="store_true", help="go on without datasets whose files are missing")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any key of bench.toml; repeatable"
+    )
+
+
+def _loaded(options: argparse.Namespace) -> Loaded:
+    from bench import config
+
+    flags: dict[str, Any] = {}
+    for flag, (key, _) in SWEEP_FLAGS.items():
+        value = getattr(options, key)
+        if value is not None and key in ("run.retry", "sweep.kinds"):
+            value = value.split(",")
+        flags[key] = value
+        if flag == "--resolutions":
+            flags["efficiency.resolutions"] = value
+    flags["run.skip_missing"] = True if options.skip_missing else None
+    return config.load(options.config, options.preset, flags, options.sets)
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    return Console()
+
+
+def _run(options: argparse.Namespace) -> int:
+    from bench.sweep import run_sweep
+
+    if options.dry_run:
+        options.json = False
+        return _plan(options)
+    loaded = _loaded(options)
+    outcome = run_sweep(loaded, _console(), options.command_line)
+    if outcome.interrupted:
+        print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
+        return INTERRUPTED
+    bad = [record for record in outcome.written if record["status"] in ("failed", "timeout")]
+    if bad:
+        print(f"{len(bad)} cells failed; --retry failed,timeout runs them again", file=sys.stderr)
+    return FAILED if bad else 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from bench.planview import plan_json, print_plan
+    from bench.plan import make_plan
+    from bench.sweep import run_directory
+
+    loaded = _loaded(options)
+    plan: Plan = make_plan(loaded)
+    out = run_directory(loaded)
+    if options.json:
+        print(json.dumps(plan_json(plan, out), indent=1))
+    else:
+        print_plan(plan, out, _console())
+    return USAGE if plan.problems else 0
+
+
+def _plugins(options: argparse.Namespace) -> None:
+    """Load the plug-ins of the configuration, where there is one that names any."""
+    from bench import registry
+
+    path: Path = options.config or Path("bench.toml")
+    if options.config or path.is_file():
+        from bench import config
+
+        loaded = config.load(options.config)
+        registry.load_plugins(loaded.sweep.plugins, loaded.base)
+    else:
+        registry.load_plugins([], Path.cwd())
+
+
+def _list(options: argparse.Namespace) -> int:
+    from bench.planview import datasets_json, models_json, print_datasets, print_models
+
+    _plugins(options)
+    if options.json:
+        print(json.dumps(models_json() if options.what == "models" else datasets_json(), indent=1, ensure_ascii=False))
+    elif options.what == "models":
+        print_models(_console())
+    else:
+        print_datasets(_console())
+    return 0
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from bench.fetch import fetch_datasets
+
+    _plugins(options)
+    root = Path(options.data_root).expanduser() if options.data_root else None
+    fetch_datasets(options.datasets, options.sizes, root, _console())
+    return 0
+
+
+def _leaderboard(options: argparse.Namespace) -> int:
+    from bench.sweep import rebuild_boards
+
+    rebuild_boards(options.directory, _console())
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from bench.doctor import examine, print_findings
+
+    findings = examine(options.data_root)
+    if options.json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+    else:
+        print_findings(findings, _console())
+    return 0
+
+
+def _ops(options: argparse.Namespace) -> int:
+    from bench.measure.ops_bench import main as ops_main
+
+    return int(ops_main(options.arguments))
+
+
+def _profile(options: argparse.Namespace) -> int:
+    from bench.measure.profile import main as profile_main
+
+    return int(profile_main(options))

@@ -1,0 +1,404 @@
+"""Files that datasets need: verified before they are read, downloaded so that a cut connection costs little.
+
+:func:`check` lists what is missing or damaged, :func:`fetch` downloads it, :func:`preflight` and
+:func:`fetch_datasets` do so for datasets by name. Imports neither torch nor numpy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from bench import registry
+from bench.registry import DatasetInfo, RemoteFile
+
+if TYPE_CHECKING:
+    import requests
+
+#: ``(file name, bytes so far, bytes in all or None)``
+Progress = Callable[[str, int, int | None], None]
+
+_BLOCK = 1 << 20
+_TIMEOUT_S = (15.0, 60.0)  # connect, and silence between two blocks
+_HEADERS = {
+    # Zenodo refuses agents that call themselves a browser and nothing else.
+    "User-Agent": "medbench (benchmark harness; requests)",
+    "Accept-Encoding": "identity",  # byte ranges count the file's own bytes
+}
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LONGEST_PAUSE_S = 60.0
+
+
+class FetchError(RuntimeError):
+    """A download failed for good; the message names the file, the URL and the cause."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A file that cannot be used.
+
+    Attributes:
+        path: where the file has to lie.
+        reason: ``missing``, ``damaged``, or ``unreadable: ...``.
+        found_md5: of the file that lies there, if one could be read.
+        dataset, size: what needs it, where known.
+    """
+
+    file: RemoteFile
+    path: Path
+    reason: str
+    found_md5: str | None = None
+    dataset: str = ""
+    size: int = 0
+
+    def __str__(self) -> str:
+        wanted_by = f"{self.dataset} at {self.size} pixels: " if self.dataset else ""
+        found = f" (MD5 {self.found_md5}, expected {self.file.md5})" if self.found_md5 else ""
+        return f"{wanted_by}{self.path} is {self.reason}{found}"
+
+
+class MissingFilesError(RuntimeError):
+    """Files are missing or damaged; the message lists them all and ``problems`` holds them."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__(missing_message(problems))
+        self.problems = tuple(problems)
+
+
+def default_root() -> Path:
+    """Where dataset files lie when no data root is given: ``$MEDBENCH_DATA``, else the user's data folder."""
+    if named := os.environ.get("MEDBENCH_DATA"):
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_data_dir("medbench", appauthor=False))
+
+
+# --- verifying -------------------------------------------------------------------------------------------------
+
+_verified: dict[tuple[str, int, int, int, int, int], str] = {}
+
+
+def md5_of(path: Path) -> str:
+    """MD5 of a file, read once a process as long as its inode, size and times stay the same."""
+    status = path.stat()
+    key = (
+        str(path.absolute()),
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
+    if key not in _verified:
+        digest = hashlib.md5(usedforsecurity=False)  # the published checksums are MD5
+        with path.open("rb") as stream:
+            while block := stream.read(_BLOCK):
+                digest.update(block)
+        _verified[key] = digest.hexdigest()
+    return _verified[key]
+
+
+def place(file: RemoteFile, root: Path) -> Path:
+    """Return the path of ``file`` under ``root``.
+
+    Raises:
+        ValueError: its name would lead out of ``root``.
+    """
+    name = PurePosixPath(file.name)
+    if name.is_absolute() or ".." in name.parts or "\\" in file.name or not name.name:
+        raise ValueError(f"file name {file.name!r} would lie outside of the data root {root}")
+    return root / name
+
+
+def _problem(file: RemoteFile, root: Path, dataset: str = "", size: int = 0) -> Problem | None:
+    path = place(file, root)
+    try:
+        found = md5_of(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return Problem(file, path, "missing", None, dataset, size)
+    except OSError as error:
+        return Problem(file, path, f"unreadable: {error.strerror or error}", None, dataset, size)
+    return None if found == file.md5.lower() else Problem(file, path, "damaged", found, dataset, size)
+
+
+def check(files: Iterable[RemoteFile], root: Path) -> list[Problem]:
+    """Compare each file under ``root`` with its MD5 and return those that are missing, unreadable or different."""
+    return [problem for file in files if (problem := _problem(file, root))]
+
+
+def preflight(wanted: Iterable[tuple[DatasetInfo, int]], root: Path | None) -> list[Problem]:
+    """Verify all files of ``wanted`` (dataset, size in pixels) and return every missing or damaged one."""
+    folder = root or default_root()
+    needs = [(file, folder, info.name, size) for info, size in wanted for file in info.open().files(size)]
+    with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
+        found = list(pool.map(lambda need: _problem(*need), dict.fromkeys(needs)))
+    return [problem for problem in found if problem]
+
+
+def missing_message(problems: Sequence[Problem]) -> str:
+    """One message that lists every problem: the file, where to put it, its URL, expected and found MD5."""
+    lines = [f"{len(problems)} data {'file is' if len(problems) == 1 else 'files are'} missing or damaged:", ""]
+    for problem in problems:
+        wanted_by = f" ({problem.dataset}, {problem.size} pixels)" if problem.dataset else ""
+        found = problem.found_md5 or "none, there is no such file"
+        if problem.reason.startswith("unreadable"):
+            found = f"none, the file is {problem.reason}"
+        lines += [
+            f"  {problem.file.name}{wanted_by}: {problem.reason.split(':')[0]}",
+            f"    from          {problem.file.url}",
+            f"    put it at     {problem.path}",
+            f"    MD5 expected  {problem.file.md5}",
+            f"    MD5 found     {found}",
+        ]
+    names = ",".join(dict.fromkeys(p.dataset for p in problems if p.dataset))
+    if names:
+        sizes = ",".join(map(str, dict.fromkeys(p.size for p in problems if p.dataset)))
+        root = problems[0].path.parents[len(PurePosixPath(problems[0].file.name).parts) - 1]
+        lines += [
+            "",
+            f"`bench fetch --datasets {names} --sizes {sizes} --data-root {root}` downloads them (it needs a network);",
+            "files you already have elsewhere are read with --data-root DIR; --skip-missing goes on without these.",
+        ]
+    return "\n".join(lines)
+
+
+# --- downloading -----------------------------------------------------------------------------------------------
+
+
+def fetch_datasets(
+    names: Sequence[str], sizes: Sequence[int], root: Path | None, progress: Progress | None = None
+) -> list[Path]:
+    """Download what the named datasets (words and globs too) need at ``sizes``; verified files are left alone.
+
+    Args:
+        names: as everywhere: ``medmnist``, ``organ*``, ``breastmnist``.
+        sizes: in pixels; a dataset that exists in one size only, or in none, ignores them.
+        root: the data root; ``None`` is :func:`default_root`.
+        progress: called for every block.
+
+    Returns:
+        The path of each file needed.
+
+    Raises:
+        RegistryError: an unknown name, or a size that a named dataset does not exist in.
+        FetchError: listing every file that could not be had.
+    """
+    files: dict[RemoteFile, None] = {}
+    for info in (registry.datasets[name] for name in registry.expand_datasets(names)):
+        chosen = info.sizes if len(info.sizes) < 2 else tuple(sizes)
+        for size in chosen:
+            if size not in info.sizes:
+                have = ", ".join(map(str, info.sizes))
+                raise registry.RegistryError(f"{info.name} has no size {size}; it exists in {have} pixels")
+            files.update(dict.fromkeys(info.open().files(size)))
+    return fetch(list(files), root or default_root(), progress)
+
+
+def fetch(
+    files: Iterable[RemoteFile],
+    root: Path,
+    progress: Progress | None = None,
+    *,
+    attempts: int = 5,
+    pause_s: float = 1.0,
+) -> list[Path]:
+    """Download each file into ``root`` unless it is there and intact.
+
+    A cut connection is resumed where it ended, at once and also by the next call; each file is checked against its
+    MD5 before it takes its name; several processes may fetch into one folder (they take turns file by file).
+
+    Args:
+        files: name, URL and MD5 of each.
+        root: made if it does not exist.
+        progress: called for every block.
+        attempts: tries in a row that bring no byte before a file is given up.
+        pause_s: wait before the second such try, doubled for each further one.
+
+    Returns:
+        The paths, in the order of ``files``.
+
+    Raises:
+        FetchError: listing every file that could not be had, after all others were fetched.
+    """
+    import requests
+
+    paths: list[Path] = []
+    failures: list[str] = []
+    with requests.Session() as session:
+        session.headers.update(_HEADERS)
+        for file in files:
+            try:
+                paths.append(_fetch_one(session, file, root, progress, attempts, pause_s))
+            except FetchError as error:
+                failures.append(str(error))
+            except OSError as error:
+                failures.append(f"{file.name}: cannot write to {root}: {error.strerror or error}")
+    if failures:
+        raise FetchError("\n".join(failures))
+    return paths
+
+
+def _fetch_one(
+    session: requests.Session,
+    file: RemoteFile,
+    root: Path,
+    progress: Progress | None,
+    attempts: int,
+    pause_s: float,
+) -> Path:
+    path = place(file, root)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    with _turn(path.with_name(f".{path.name}.lock")):
+        if _problem(file, root) is None:  # also when another process has just fetched it
+            return path
+        for fresh in (False, True):
+            if fresh:
+                part.unlink(missing_ok=True)
+            resumed = part.is_file() and part.stat().st_size > 0
+            _download(session, file, part, progress, attempts, pause_s)
+            found = md5_of(part)
+            if found == file.md5.lower():
+                os.replace(part, path)
+                _sync_folder(path.parent)
+                return path
+            if not resumed:
+                break  # what was resumed may have been another version of the file: that alone deserves a second try
+        part.unlink(missing_ok=True)
+        raise FetchError(
+            f"{file.name}: what {file.url} sent has MD5 {found}, expected {file.md5}; nothing was kept. "
+            "The file may have been replaced at its source, or a proxy answers in its place."
+        )
+
+
+@contextlib.contextmanager
+def _turn(lock_path: Path) -> Iterator[None]:
+    from filelock import FileLock
+
+    with FileLock(lock_path):
+        yield
+
+
+def _sync_folder(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # some file systems cannot sync a folder; the rename stands all the same
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _download(
+    session: requests.Session,
+    file: RemoteFile,
+    part: Path,
+    progress: Progress | None,
+    attempts: int,
+    pause_s: float,
+) -> None:
+    """Bring ``part`` to its full length, resuming as often as it takes."""
+    import requests
+
+    failed, had = 0, _size(part)
+    while True:
+        wait_s = 0.0
+        try:
+            _stream(session, file, part, progress)
+            return
+        except _Refused as refused:
+            cause, wait_s = str(refused), refused.wait_s
+            if not refused.temporary:
+                raise FetchError(f"{file.name}: {file.url}: {cause}") from None
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            cause = _plain(error)
+        except requests.RequestException as error:  # a malformed URL, a redirection loop
+            raise FetchError(f"{file.name}: {file.url}: {error}") from error
+        failed = 1 if _size(part) > had else failed + 1
+        had = _size(part)
+        if failed >= attempts:
+            kept = f"; {had:,} bytes are kept and the next call goes on from there" if had else ""
+            raise FetchError(f"{file.name}: {file.url}: {cause} ({failed} attempts in a row){kept}")
+        time.sleep(min(max(pause_s * 2 ** (failed - 1), wait_s), _LONGEST_PAUSE_S))
+
+
+class _Refused(Exception):
+    def __init__(self, message: str, *, temporary: bool, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+        self.wait_s = wait_s
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _plain(error: Exception) -> str:
+    text = str(error)
+    if "NameResolution" in text or "resolve" in text.lower():
+        return "the host name cannot be resolved: is there a network?"
+    if "refused" in text.lower() or "unreachable" in text.lower():
+        return "no connection to the host: is there a network, does it need a proxy (HTTPS_PROXY)?"
+    if "timed out" in text.lower():
+        return "the server did not answer in time"
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _stream(session: requests.Session, file: RemoteFile, part: Path, progress: Progress | None) -> None:
+    have = _size(part)
+    asked = {"Range": f"bytes={have}-"} if have else {}
+    with session.get(file.url, headers=asked, stream=True, timeout=_TIMEOUT_S) as response:
+        if response.status_code == 416 and have:
+            return  # nothing follows what is there; the checksum tells whether that is the whole file
+        if response.status_code not in (200, 206):
+            raise _refusal(response.status_code, response.headers)
+        start = _start(response.status_code, response.headers, have)
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdigit() else file.size_bytes
+        _room(file, part.parent, (total or 0) - start)
+        with part.open("r+b" if start else "wb") as stream:
+            stream.seek(start)
+            stream.truncate()
+            done = start
+            for block in response.iter_content(_BLOCK):
+                stream.write(block)
+                done += len(block)
+                if progress:
+                    progress(file.name, done, total)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if total is not None and done < total:
+        raise _Refused(f"the connection ended after {done:,} of {total:,} bytes", temporary=True)
+
+
+def _refusal(status: int, headers: Mapping[str, str]) -> _Refused:
+    wait = headers.get("Retry-After", "")
+    return _Refused(
+        f"the server answered {status}",
+        temporary=status in _RETRIED,
+        wait_s=float(wait) if wait.isdigit() else 0.0,
+    )
+
+
+def _start(status: int, headers: Mapping[str, str], have: int) -> int:
+    """Offset of the first byte sent: a server that ignores or misreads the range makes us start again."""
+    if status == 200:
+        return 0
+    begins = headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
+    if not begins.isdigit() or int(begins) != have:
+        raise _Refused(f"asked for bytes from {have}, was sent {headers.get('Content-Range')!r}", temporary=False)
+    return have
+
+
+def _room(file: RemoteFile, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FetchError(f"{file.name}: needs {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free")

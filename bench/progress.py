@@ -1,0 +1,155 @@
+"""Live progress of a run: a rich display in a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.text import Text
+
+from bench.store import Record
+
+MARKS = {"ok": ("ok", "green"), "unsupported": ("unsupported", "dim"), "failed": ("FAILED", "bold red")}
+SMOOTHING_S = 20.0  # seconds of estimates that must have passed before the measured pace corrects the rest
+
+
+def clock(seconds: float) -> str:
+    """Format seconds as ``45 s``, ``12 min`` or ``3 h 05 min``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def describe(record: Record) -> str:
+    """One line: what came out of a Cell."""
+    metrics = record["metrics"]
+    if record["status"] != "ok":
+        return f"{record['status']}: {record['reason']}"
+    if record["kind"] == "accuracy":
+        return f"test AUC {_number(metrics.get('test_auc'))}, ACC {_number(metrics.get('test_acc'))}"
+    rate = metrics.get("throughput_images_per_s_p50") or metrics.get("train_throughput_images_per_s_p50")
+    return f"{_number(rate, 1)} images/s, {_number(metrics.get('macs_g'), 2)} GMACs"
+
+
+def _number(value: Any, digits: int = 3) -> str:
+    return "n/a" if value is None else f"{value:.{digits}f}"
+
+
+class _Pace:
+    """The estimated end: estimates corrected by the pace measured so far."""
+
+    def __init__(self, total_s: float) -> None:
+        self.left_s = total_s
+        self.estimated_s = self.taken_s = 0.0
+
+    def done(self, estimate_s: float, seconds: float) -> None:
+        self.left_s = max(0.0, self.left_s - estimate_s)
+        self.estimated_s += estimate_s
+        self.taken_s += seconds
+
+    def remaining_s(self) -> float:
+        ratio = (self.taken_s + SMOOTHING_S) / (self.estimated_s + SMOOTHING_S)
+        return self.left_s * ratio
+
+
+class PlainObserver:
+    """One line when a job starts to take long, one when it ends: for logs and CI."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.index = 0
+
+    def begin(self, jobs: int, done: int, estimate_s: float) -> None:
+        """Say how much there is to do."""
+        self.jobs = jobs
+        self.pace = _Pace(estimate_s)
+        if done:
+            self.note(f"{done} cells are done already")
+        self.note(f"{jobs} jobs to run, roughly {clock(estimate_s)}")
+
+    def start(self, label: str, estimate_s: float) -> None:
+        """Remember what runs."""
+        self.index += 1
+        self.estimate_s = estimate_s
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Epochs are not printed: a log has one line a job."""
+
+    def finish(self, label: str, record: Record | None, seconds: float) -> None:
+        """Print the job's line."""
+        self.pace.done(self.estimate_s, seconds)
+        said = describe(record) if record else "round done"
+        self.note(f"[{self.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {clock(self.pace.remaining_s())} left)")
+
+    def note(self, text: str) -> None:
+        """Print a line as it is, unwrapped."""
+        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class RichObserver(PlainObserver):
+    """A bar over all jobs and a line on the current one, below the lines of what is done."""
+
+    def begin(self, jobs: int, done: int, estimate_s: float) -> None:
+        """Open the live display."""
+        super().begin(jobs, done, estimate_s)
+        self.bar = Progress(
+            TextColumn("[bold]cells"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            console=self.console,
+            expand=True,
+        )
+        self.task = self.bar.add_task("cells", total=jobs, left="")
+        self.label = ""
+        self.event: dict[str, Any] = {}
+        self.began = time.monotonic()
+        self.live = Live(get_renderable=self._view, console=self.console, refresh_per_second=4)
+        self.live.start()
+
+    def start(self, label: str, estimate_s: float) -> None:
+        """Show what runs now."""
+        super().start(label, estimate_s)
+        self.label, self.event, self.began = label, {}, time.monotonic()
+
+    def progress(self, event: dict[str, Any]) -> None:
+        """Show the phase, epoch, loss and pace of the running Cell."""
+        self.event = {**self.event, **event}
+
+    def finish(self, label: str, record: Record | None, seconds: float) -> None:
+        """Move the bar; print a line for a finished Cell."""
+        self.pace.done(self.estimate_s, seconds)
+        self.bar.update(self.task, completed=self.index, left=f"{clock(self.pace.remaining_s())} left")
+        if record:
+            mark, style = MARKS.get(record["status"], (record["status"].upper(), "yellow"))
+            line = Text.assemble((mark.rjust(4), style), " ", label, "  ", (describe(record), "bold"), f"  {seconds:.1f} s")
+            self.console.print(line)
+
+    def close(self) -> None:
+        """Close the live display."""
+        self.live.stop()
+
+    def _view(self) -> Group:
+        event = self.event
+        parts = [str(event.get("phase", "starting"))]
+        if "epoch" in event:
+            parts.append(f"epoch {event['epoch']}/{event.get('epochs', '?')}")
+        if event.get("loss") is not None:
+            parts.append(f"loss {event['loss']:.3f}")
+        if event.get("images_per_s"):
+            parts.append(f"{event['images_per_s']:.0f} images/s")
+        parts.append(f"{time.monotonic() - self.began:.0f} s")
+        current = Text(f"{self.label}: {', '.join(parts)}", overflow="ellipsis", no_wrap=True)
+        return Group(current, self.bar)
+
+
+def make_observer(console: Console) -> PlainObserver:
+    """Choose the live display for a terminal, plain lines for anything else."""
+    return RichObserver(console) if console.is_terminal else PlainObserver(console)
