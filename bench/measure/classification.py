@@ -1,0 +1,251 @@
+"""Accuracy metrics as pure functions of labels, scores and task.
+
+``acc`` and ``auc`` follow MedMNIST's official evaluator (``medmnist.evaluator``, package 3.0.2) operation by
+operation, so they equal it to the last bit of float64 on the same scores; the rest are computed from the same arrays.
+
+Conventions
+-----------
+Scores are probabilities (float64). ``(N, C)``, one column a class; for ``binary-class`` the *last* column is the
+probability of class 1, and ``(N,)`` or ``(N, 1)`` are accepted as that column alone; for ``multi-label`` there is one
+column a label. ``ordinal-regression`` is scored as multi-class, as the evaluator does.
+
+Decisions: arg-max (the first of equals) for multi-class and ordinal, and *greater than* 0.5 for binary and multi-label.
+
+What a split lacks: a class with no positive or no negative image has no ROC curve and is left out of the mean
+AUC (``auc_classes`` says how many were in it; the evaluator's mean is undefined there). A class absent from the labels
+is left out of the macro averages; a class that is present and never predicted has precision and F1 of 0. A metric that
+is defined for no class is NaN, never an exception.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
+
+from bench.registry import TASKS, nearest
+
+Array = npt.NDArray[Any]
+Floats = npt.NDArray[np.float64]
+
+ECE_BINS = 15
+THRESHOLD = 0.5
+
+
+def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str, Any]:
+    """Compute every accuracy metric.
+
+    Args:
+        labels: (N,) or (N, 1) class indices; (N, L) in {0, 1} for ``multi-label``.
+        scores: (N, C) probabilities; see the module's conventions.
+        task: one of :data:`bench.registry.TASKS`.
+
+    Returns:
+        ``acc``, ``auc``, ``auc_classes``, ``balanced_acc``, ``f1_macro``, ``mcc``, ``precision_macro``,
+        ``sensitivity_macro``, ``specificity_macro``, ``ece``, ``brier``, ``nll`` and ``confusion`` (C x C counts,
+        truth by row; for multi-label L tables [[TN, FP], [FN, TP]]). Binary tasks add ``sensitivity`` and
+        ``specificity`` of class 1, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades).
+
+    Raises:
+        ValueError: shapes, labels or scores that do not fit the task, naming what is wrong.
+    """
+    truth, probabilities = _checked(labels, scores, task)
+    tables = one_vs_rest(truth, decide(probabilities, task), probabilities.shape[1], task)
+    auc, auc_classes = _auc(truth, probabilities, task)
+    found: dict[str, Any] = {
+        "acc": accuracy(truth, probabilities, task),
+        "auc": auc,
+        "auc_classes": auc_classes,
+        **_macro(tables, task),
+        "ece": expected_calibration_error(truth, probabilities, task),
+        "brier": brier(truth, probabilities, task),
+        "nll": negative_log_likelihood(truth, probabilities, task),
+    }
+    if task == "multi-label":
+        found["confusion"] = [[[int(tn), int(fp)], [int(fn), int(tp)]] for tn, fp, fn, tp in tables]
+        return found
+    predicted = decide(probabilities, task)
+    confusion = confusion_matrix(truth, predicted, probabilities.shape[1])
+    found["mcc"] = multiclass_mcc(confusion)
+    found["confusion"] = confusion.tolist()
+    if task == "binary-class":
+        found["sensitivity"] = _ratio(confusion[1, 1], confusion[1].sum())
+        found["specificity"] = _ratio(confusion[0, 0], confusion[0].sum())
+    if task == "ordinal-regression":
+        varied = len(np.unique(np.concatenate([truth, predicted]))) > 1
+        found["qwk"] = float(cohen_kappa_score(truth, predicted, weights="quadratic")) if varied else float("nan")
+        found["mae"] = float(np.abs(truth - predicted).mean())
+    return found
+
+
+def accuracy(labels: Array, scores: Array, task: str) -> float:
+    """Return the official accuracy; for multi-label the mean over labels at the threshold 0.5."""
+    truth, probabilities = _checked(labels, scores, task)
+    predicted = decide(probabilities, task)
+    if task != "multi-label":
+        return float(accuracy_score(truth, predicted))
+    total = 0.0
+    for label in range(truth.shape[1]):
+        total += float(accuracy_score(truth[:, label], predicted[:, label]))
+    return total / truth.shape[1]
+
+
+def auc(labels: Array, scores: Array, task: str) -> float:
+    """Return the official area under the ROC curve: of class 1 for binary, else the mean one-versus-rest."""
+    return _auc(*_checked(labels, scores, task), task)[0]
+
+
+def _auc(truth: Array, probabilities: Floats, task: str) -> tuple[float, int]:
+    if task == "binary-class":
+        value = _roc_auc(truth, probabilities[:, -1])
+        return value, int(not np.isnan(value))
+    total, defined = 0.0, 0
+    for column in range(probabilities.shape[1]):
+        positives = truth[:, column] if task == "multi-label" else (truth == column).astype(float)
+        value = _roc_auc(positives, probabilities[:, column])
+        if not np.isnan(value):
+            total += value
+            defined += 1
+    return (total / defined if defined else float("nan")), defined
+
+
+def _roc_auc(positives: Array, score: Floats) -> float:
+    if positives.min() == positives.max():
+        return float("nan")
+    return float(roc_auc_score(positives, score))
+
+
+def decide(scores: Floats, task: str) -> Array:
+    """Turn probabilities (N, C) into decisions: class indices (N,), or (N, L) in {0, 1} for multi-label."""
+    if task == "multi-label":
+        return (scores > THRESHOLD).astype(np.int64)
+    if task == "binary-class":
+        return (scores[:, -1] > THRESHOLD).astype(np.int64)
+    return np.argmax(scores, axis=-1)
+
+
+def confusion_matrix(truth: Array, predicted: Array, n_classes: int) -> npt.NDArray[np.int64]:
+    """Count (C, C), truth by row and prediction by column, whether or not a class occurs."""
+    return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def one_vs_rest(truth: Array, predicted: Array, n_classes: int, task: str) -> npt.NDArray[np.int64]:
+    """Count TN, FP, FN, TP of each class or label, (C, 4)."""
+    if task != "multi-label":
+        truth, predicted = (np.eye(n_classes, dtype=np.int64)[values] for values in (truth, predicted))
+    hit = (truth * predicted).sum(0)
+    miss, false_alarm = truth.sum(0) - hit, predicted.sum(0) - hit
+    return np.stack([len(truth) - hit - miss - false_alarm, false_alarm, miss, hit], axis=1)
+
+
+def _macro(tables: npt.NDArray[np.int64], task: str) -> dict[str, float]:
+    tn, fp, fn, tp = tables.T.astype(np.float64)
+    present, negatives = tp + fn > 0, tn + fp > 0
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity = np.where(present, tp / (tp + fn), np.nan)
+        specificity = np.where(negatives, tn / (tn + fp), np.nan)
+        precision = np.where(present, np.where(tp + fp > 0, tp / (tp + fp), 0.0), np.nan)
+        f1 = np.where(present, 2 * tp / (2 * tp + fp + fn), np.nan)
+        spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+        mcc = np.where(spread > 0, (tp * tn - fp * fn) / spread, 0.0)
+    balanced = (sensitivity + specificity) / 2 if task == "multi-label" else sensitivity
+    return {
+        "balanced_acc": _mean(balanced),
+        "f1_macro": _mean(f1),
+        "mcc": _mean(mcc),
+        "precision_macro": _mean(precision),
+        "sensitivity_macro": _mean(sensitivity),
+        "specificity_macro": _mean(specificity),
+    }
+
+
+def multiclass_mcc(confusion: npt.NDArray[np.int64]) -> float:
+    """Matthews' correlation of a confusion matrix (Gorodkin 2004, R_K); 0 where it is undefined."""
+    counts = confusion.astype(np.float64)
+    truth, predicted, n = counts.sum(1), counts.sum(0), counts.sum()
+    spread = np.sqrt((n**2 - predicted @ predicted) * (n**2 - truth @ truth))
+    return float((np.trace(counts) * n - truth @ predicted) / spread) if spread > 0 else 0.0
+
+
+def expected_calibration_error(labels: Array, scores: Array, task: str, bins: int = ECE_BINS) -> float:
+    """Expected calibration error over ``bins`` equal intervals (lower, upper] (Guo et al. 2017, equation 3).
+
+    Single-label tasks use the confidence of the decision and whether it was right; multi-label ones each label's
+    probability against its label, averaged over labels.
+    """
+    truth, probabilities = _checked(labels, scores, task)
+    if task == "multi-label":
+        return _mean(np.array([_ece(p, y, bins) for p, y in zip(probabilities.T, truth.T, strict=True)]))
+    predicted = decide(probabilities, task)
+    confidence = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
+    return _ece(confidence, predicted == truth, bins)
+
+
+def _ece(confidence: Floats, correct: Array, bins: int) -> float:
+    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    gap = np.bincount(index, weights=correct.astype(np.float64) - confidence, minlength=bins)
+    return float(np.abs(gap).sum() / len(confidence))
+
+
+def brier(labels: Array, scores: Array, task: str) -> float:
+    """Brier score: summed over classes for multi-class (0 to 2), of class 1 for binary, the mean over labels else.
+
+    These are scikit-learn's scales (``brier_score_loss``).
+    """
+    truth, probabilities = _checked(labels, scores, task)
+    if task == "multi-label":
+        return float(((probabilities - truth) ** 2).mean())
+    if task == "binary-class":
+        return float(((probabilities[:, -1] - truth) ** 2).mean())
+    wanted = np.eye(probabilities.shape[1])[truth]
+    return float(((probabilities - wanted) ** 2).sum(axis=1).mean())
+
+
+def negative_log_likelihood(labels: Array, scores: Array, task: str) -> float:
+    """Mean negative log-likelihood in nats; over images and labels for multi-label. A probability of 0 costs 708."""
+    truth, probabilities = _checked(labels, scores, task)
+    if task == "multi-label":
+        given = np.where(truth == 1, probabilities, 1.0 - probabilities)
+    else:
+        given = np.take_along_axis(probabilities, truth[:, None], axis=1)
+    return float(-np.log(np.clip(given, np.finfo(np.float64).tiny, None)).mean())
+
+
+def _checked(labels: Array, scores: Array, task: str) -> tuple[Array, Floats]:
+    if task not in TASKS:
+        raise ValueError(f"unknown task {task!r}{nearest(task, TASKS)}; tasks: {', '.join(TASKS)}")
+    probabilities = np.asarray(scores, dtype=np.float64)
+    probabilities = probabilities[:, None] if probabilities.ndim == 1 else probabilities
+    if probabilities.ndim != 2 or not probabilities.size:
+        raise ValueError(f"scores should have shape (N, C) with N >= 1, but have {np.shape(scores)}")
+    if task == "binary-class" and probabilities.shape[1] == 1:
+        probabilities = np.concatenate([1.0 - probabilities, probabilities], axis=1)
+    wanted = probabilities.shape if task == "multi-label" else (len(probabilities),)
+    truth = np.asarray(labels)
+    if truth.ndim == 2 and task != "multi-label" and truth.shape[1] == 1:
+        truth = truth[:, 0]
+    if truth.ndim == 1 and task == "multi-label" and wanted[1] == 1:
+        truth = truth[:, None]
+    if truth.shape != wanted:
+        raise ValueError(
+            f"{task}: labels should have shape {wanted} for scores {np.shape(scores)}, but have {np.shape(labels)}"
+        )
+    if not np.isfinite(probabilities).all():
+        bad = int((~np.isfinite(probabilities)).any(axis=1).sum())
+        raise ValueError(f"scores of {bad} of {len(probabilities)} images are not finite")
+    truth = truth.astype(np.int64)
+    top = 1 if task in ("multi-label", "binary-class") else probabilities.shape[1] - 1
+    if truth.min() < 0 or truth.max() > top:
+        raise ValueError(f"{task}: labels should lie in 0..{top}, but go from {truth.min()} to {truth.max()}")
+    return truth, probabilities
+
+
+def _mean(values: Floats) -> float:
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _ratio(part: int, whole: int) -> float:
+    return float(part / whole) if whole else float("nan")
