@@ -198,7 +198,7 @@ for _branch, _params, _widths in (
             name=f"medmamba_tiny_{_branch}_twin",
             family="medmamba",
             builder=f"bench.models.medmamba:medmamba_tiny_{_branch}_twin",
-            summary=f"MedMamba-T with only its {_branch} branch, over all channels, {_widths}: as many parameters as both",
+            summary=f"MedMamba-T with only its {_branch} branch over all channels, as many parameters; {_widths}",
             paper="arXiv:2403.03849",
             licence=_OWN,
             params=_params,

@@ -1,0 +1,133 @@
+"""Loading weights from local files into our models: strictly, and never by running a pickle's code.
+
+A public checkpoint is a state dict under other names. ``translate`` maps names and shapes by a family's rules and
+refuses anything that does not fit; ``load_pretrained`` reads the file and allows the two changes that fine-tuning
+needs: another number of classes (the head stays fresh) and another number of image channels (timm's rule).
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from timm.models._manipulate import adapt_input_conv
+from torch import Tensor, nn
+
+__all__ = ["load_pretrained", "read_checkpoint", "rename", "translate"]
+
+# Wrappers that training scripts put around a state dict, looked for in this order.
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_SHOWN = 5
+
+Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+StateDict = dict[str, Tensor]
+
+
+def rename(key: str, rules: Rules) -> str:
+    """Apply every rule (pattern, replacement) to a public key, in order."""
+    for pattern, replacement in rules:
+        key = re.sub(pattern, replacement, key)
+    return key
+
+
+def _listed(keys: Sequence[str]) -> str:
+    more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+    return ", ".join(keys[:_SHOWN]) + more
+
+
+def translate(state_dict: Mapping[str, Tensor], model: nn.Module, rules: Rules) -> StateDict:
+    """Map a public state dict, or our own, onto ``model``'s keys and shapes.
+
+    Raises:
+        ValueError: naming keys that are missing, that the model does not know, or whose shapes do not fit. Names
+            are those of ``state_dict`` where it has them, else the model's.
+    """
+    expected = model.state_dict()
+    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    ours = {key if key in expected else rename(key, rules): key for key in given}
+    problems = []
+    if odd := [public for key, public in ours.items() if key not in expected]:
+        problems.append(f"keys that {type(model).__name__} does not have: {_listed(odd)}")
+    if missing := [key for key in expected if key not in ours]:
+        problems.append(f"missing keys: {_listed(missing)}")
+    found: StateDict = {}
+    wrong = []
+    for key in expected.keys() & ours.keys():
+        value, shape = given[ours[key]], expected[key].shape
+        # Public scans keep (k*d,n) and (k*d) where ours keep (k,d,n) and (k,d): the same memory.
+        if key.endswith((".A_log", ".D")) and value.dim() == len(shape) - 1 and value.numel() == shape.numel():
+            value = value.reshape(shape)
+        if value.shape != shape:
+            wrong.append(f"{ours[key]} is {tuple(value.shape)}, the model's {tuple(shape)}")
+        found[key] = value
+    if wrong:
+        problems.append(f"shapes: {_listed(sorted(wrong))}")
+    if problems:
+        raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
+    return found
+
+
+def read_checkpoint(path: str | Path) -> StateDict:
+    """Read a state dict from .safetensors, or from a .pth / .pt file that holds only tensors and plain data.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If a pickle would need more than ``weights_only=True`` allows, or there is no state dict in it.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint {path}: there is no such file")
+    if path.suffix == ".safetensors":
+        return dict(load_file(path))
+    try:
+        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"checkpoint {path} is refused: it is not a file of tensors and plain data ({_first_line(error)}). A pickle "
+            "can run any code; if you trust its source, convert it to .safetensors outside this tool"
+        ) from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        raise ValueError(f"checkpoint {path} holds no state dict (names to tensors), at its top or under {_WRAPPERS}")
+    return content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def load_pretrained(model: nn.Module, path: str | Path, filter_fn: Callable[[StateDict, nn.Module], StateDict]) -> None:
+    """Load a checkpoint file into ``model``, whose head stays fresh if the number of classes differs.
+
+    Weights of a first convolution for 3 channels are summed for 1 (timm's rule), so that a grey image gives what
+    its three equal channels would give.
+
+    Raises:
+        FileNotFoundError, ValueError: see :func:`read_checkpoint` and :func:`translate`.
+    """
+    state_dict = read_checkpoint(path)
+    fresh = model.state_dict()
+    for key in list(state_dict):
+        value = state_dict[key]
+        if re.search(r"(^|\.)head\.(fc\.)?(weight|bias)$", key):
+            own = f"head.fc.{key.rpartition('.')[2]}"
+            if own not in fresh:  # a model without classifier takes none
+                del state_dict[key]
+            elif fresh[own].shape != value.shape:
+                state_dict[key] = fresh[own]
+        elif key.endswith(("patch_embed.proj.weight", "patch_embed.0.weight", "patch_embed.conv1.weight")):
+            in_chans = int(model.in_chans)  # type: ignore[arg-type]
+            if value.dim() == 4 and value.shape[1] == 3 != in_chans:
+                state_dict[key] = adapt_input_conv(in_chans, value)
+    try:
+        model.load_state_dict(filter_fn(state_dict, model))
+    except ValueError as error:
+        raise ValueError(f"checkpoint {path}: {error}") from error

@@ -1,0 +1,343 @@
+"""MedMamba: half the channels to convolutions, half to a 2-D selective scan.
+
+Paper: "MedMamba: Vision Mamba for Medical Image Classification", Yue and Li, arXiv:2403.03849. The public code
+(YubiaoYue/MedMamba, commit 104beb3) has no licence; this file is written from the paper and from the numbers in
+tests/fixtures, which it reproduces, and is Apache-2.0. Public checkpoints load through ``checkpoint_filter_fn``.
+
+What differs from the public code: channels last from end to end; the crop of odd grids prints no warning; unknown
+arguments are errors; downsampling belongs to the stage it opens, as in timm; no decoder, nothing at import.
+
+Which network is "small" and "base": ``medmamba_small`` and ``medmamba_base`` have the stage-3 depths 8 and 12 of the
+public code and of the paper's table 1. The paper's own counts (23.5 M and 3.5 G, 48.1 M and 7.4 G) fit depths of 12
+and 16 instead (23,557,480 and 48,144,872 parameters; 3.46 and 7.42 G multiply-adds without the scan):
+``medmamba_small_d12`` and ``medmamba_base_d16``. The tiny model agrees everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers import DropPath
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import Tensor, nn
+
+from bench.models._checkpoint import Rules, StateDict, load_pretrained, translate
+from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
+from bench.models._ssm import SS2D
+
+__all__ = ["MedMamba"]
+
+BRANCHES = ("both", "conv", "ssm")
+
+
+class PatchEmbed(nn.Module):
+    """Non-overlapping patches to tokens; pixels that do not fill a patch are dropped."""
+
+    def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
+        self.norm = nn.LayerNorm(dim, eps=1e-5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map images (b,c,H,W) to tokens (b,h,w,d)."""
+        return self.norm(self.proj(x).permute(0, 2, 3, 1))  # type: ignore[no-any-return]
+
+
+class PatchMerging(nn.Module):
+    """2x2 tokens to one of twice the width; an odd last row or column is dropped."""
+
+    def __init__(self, dim: int, out_dim: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(4 * dim, eps=1e-5)
+        self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b,h,w,c) to (b,h//2,w//2,out)."""
+        b, h, w, c = x.shape
+        x = x[:, : h // 2 * 2, : w // 2 * 2].reshape(b, h // 2, 2, w // 2, 2, c)
+        # Order of the four tokens as (row, column): (0,0), (1,0), (0,1), (1,1).
+        return self.reduction(self.norm(x.permute(0, 1, 3, 4, 2, 5).flatten(3)))  # type: ignore[no-any-return]
+
+
+class ConvBranch(nn.Module):
+    """Batch norm, then 3x3, 3x3 and 1x1 convolutions, each ending in ReLU."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(dim)
+        self.conv1 = nn.Conv2d(dim, hidden_dim, 3, padding=1)
+        self.norm2 = nn.BatchNorm2d(hidden_dim)
+        self.conv2 = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1)
+        self.norm3 = nn.BatchNorm2d(hidden_dim)
+        self.conv3 = nn.Conv2d(hidden_dim, dim, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b,h,w,c) to (b,h,w,c), not negative."""
+        x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
+        x = F.relu(self.norm2(self.conv1(self.norm1(x))))
+        x = F.relu(self.norm3(self.conv2(x)))
+        return F.relu(self.conv3(x)).permute(0, 2, 3, 1)
+
+
+def shuffle_halves(left: Tensor, right: Tensor) -> Tensor:
+    """Interleave two halves (b,h,w,c/2) channel by channel: ShuffleNet's shuffle with two groups."""
+    return torch.stack((left, right), dim=-1).flatten(-2)
+
+
+class Block(nn.Module):
+    """SS-Conv-SSM: x + shuffle(conv(left half), drop_path(ssm(norm(right half)))).
+
+    Without one branch (an ablation) its half passes through unchanged. ``twin_dim`` instead gives the one branch all
+    channels and this inner width.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        branch: str,
+        shuffle: bool,
+        drop_path: float,
+        d_state: int,
+        directions: int,
+        mixer: str,
+        twin_dim: int | None = None,
+    ) -> None:
+        super().__init__()
+        half = dim // 2 if twin_dim is None else dim
+        self.has_conv, self.has_ssm = branch != "ssm", branch != "conv"
+        self.shuffle, self.split = shuffle, twin_dim is None
+        if self.has_conv:
+            self.conv = ConvBranch(half, twin_dim or half)
+        if self.has_ssm:
+            self.norm = nn.LayerNorm(half, eps=1e-5)
+            self.ssm = SS2D(
+                half, twin_dim or 2 * half, d_state, gate=True, conv_bias=True, directions=directions, mixer=mixer
+            )
+            self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b,h,w,c) to (b,h,w,c)."""
+        left, right = x.chunk(2, dim=-1) if self.split else (x, x)
+        local = self.conv(left) if self.has_conv else None
+        distant = self.drop_path(self.ssm(self.norm(right))) if self.has_ssm else None
+        return x + self.join(local, distant)
+
+    def join(self, local: Tensor | None, distant: Tensor | None) -> Tensor:
+        """Put the branches' channels in the block's order; zeros stand for a branch that is not there."""
+        if not self.split:
+            return distant if local is None else local  # type: ignore[return-value]
+        if local is None or distant is None:
+            only = distant if local is None else local
+            assert only is not None
+            zeros = torch.zeros_like(only)
+            local, distant = (zeros, only) if local is None else (only, zeros)
+        return shuffle_halves(local, distant) if self.shuffle else torch.cat((local, distant), dim=-1)
+
+
+class MedMamba(Hierarchy):
+    """MedMamba for images of any size from eight patches a side.
+
+    Args:
+        depths: Blocks per stage.
+        dims: Channels per stage; even numbers.
+        num_classes: Classes; 0 for no classifier.
+        in_chans: Channels of the images.
+        img_size: Side or (height, width) to check in advance; any size that fits may be fed.
+        patch_size: Side of a patch in pixels (published: 4).
+        d_state: States per channel of the scan (published: 16).
+        branch: ``both``, or only ``conv`` or ``ssm``: the other's half of the channels passes through (ablation).
+        shuffle: Interleave the branches' channels (published: True).
+        directions: 4 scan directions, 2 (rows both ways) or 1 (ablation).
+        mixer: ``scan``; ``attention`` over all tokens or ``none`` in its place (ablation).
+        twin_dims: With one branch: give it all channels and this inner width per stage (parameter-matched twin).
+        drop_path_rate: Stochastic depth of the last block's ssm branch, linear from 0 (published: 0.1).
+        drop_rate: Dropout before the classifier.
+        global_pool: timm's pooling before the classifier.
+
+    Raises:
+        ValueError: If an option has no meaning, or ``img_size`` is too small.
+    """
+
+    def __init__(
+        self,
+        depths: Sequence[int] = (2, 2, 4, 2),
+        dims: Sequence[int] = (96, 192, 384, 768),
+        num_classes: int = 1000,
+        in_chans: int = 3,
+        img_size: int | tuple[int, int] | None = None,
+        patch_size: int = 4,
+        d_state: int = 16,
+        branch: str = "both",
+        shuffle: bool = True,
+        directions: int = 4,
+        mixer: str = "scan",
+        twin_dims: Sequence[int] | None = None,
+        drop_path_rate: float = 0.1,
+        drop_rate: float = 0.0,
+        global_pool: str = "avg",
+    ) -> None:
+        if branch not in BRANCHES:
+            raise ValueError(f"branch={branch!r} is none of {', '.join(BRANCHES)}")
+        if twin_dims is not None and branch == "both":
+            raise ValueError("twin_dims needs branch=conv or branch=ssm: it is the width of the only branch")
+        if any(dim % 2 for dim in dims):
+            raise ValueError(f"dims={tuple(dims)}: each is split in two halves, so it must be even")
+        rates = drop_path_rates(drop_path_rate, depths)
+        stages = []
+        for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
+            twin_dim = twin_dims[i] if twin_dims is not None else None
+            blocks = [
+                Block(dim, branch, shuffle, rates[i][j], d_state, directions, mixer, twin_dim) for j in range(depth)
+            ]
+            stages.append(Stage(PatchMerging(dims[i - 1], dim) if i else nn.Identity(), blocks))
+        super().__init__(
+            PatchEmbed(in_chans, dims[0], patch_size),
+            stages,
+            dims,
+            nn.Identity(),
+            patch_size,
+            num_classes,
+            in_chans,
+            global_pool,
+            drop_rate,
+        )
+        self.min_size = patch_size * 2 ** (len(depths) - 1)
+        self.apply(self._init)
+        if img_size is not None:
+            self._check_size(*((img_size, img_size) if isinstance(img_size, int) else img_size))
+
+    @staticmethod
+    def _init(module: nn.Module) -> None:
+        # A depthwise convolution's fan_out is counted as dense (9C), as torch counts it: deviation sqrt(2/(9C)).
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        init_linear(module)
+
+    def _check_size(self, height: int, width: int) -> None:
+        if min(height, width) < self.min_size:
+            patch = self.patch_embed.proj.kernel_size[0]  # type: ignore[union-attr, index]
+            raise ValueError(
+                f"MedMamba with patches of {patch} px needs at least {self.min_size} x {self.min_size} px, not "
+                f"{height} x {width}: its grid is halved {len(self.stages) - 1} times. Feed larger images or build it "
+                "with a smaller patch_size"
+            )
+
+    def check_input(self, x: Tensor) -> None:
+        """Raise ValueError if images (b,c,h,w) cannot be processed."""
+        super().check_input(x)
+        self._check_size(x.shape[2], x.shape[3])
+        single = self.training and x.shape[0] == 1 and max(x.shape[2:]) < 2 * self.min_size
+        if single and any(isinstance(m, nn.BatchNorm2d) for m in self.modules()):
+            raise ValueError(
+                f"one image of {x.shape[2]} x {x.shape[3]} px leaves a single token in the last stage, of which batch "
+                "norm cannot take a variance in training: use a batch of two or more, or eval()"
+            )
+
+
+# Public names to ours, in order. Convolutions of the local branch are numbered with norms and ReLUs between them.
+_LOCAL = {"0": "norm1", "1": "conv1", "2": "norm2", "4": "conv2", "5": "norm3", "7": "conv3"}
+_RULES: Rules = (
+    (r"^layers\.(\d+)\.downsample\.", lambda m: f"stages.{int(m[1]) + 1}.downsample."),
+    (r"^layers\.", "stages."),
+    (r"\.conv33conv33conv11\.(\d)\.", lambda m: f".conv.{_LOCAL.get(m[1], m[1])}."),
+    (r"\.ln_1\.", ".norm."),
+    (r"\.self_attention\.", ".ssm."),
+    (r"\.ssm\.conv2d\.", ".ssm.conv."),
+    (r"\.ssm\.x_proj_weight$", ".ssm.mixer.x_proj_weight"),
+    (r"\.ssm\.dt_projs_", ".ssm.mixer.dt_proj_"),
+    (r"\.ssm\.A_logs$", ".ssm.mixer.A_log"),
+    (r"\.ssm\.Ds$", ".ssm.mixer.D"),
+    (r"^head\.(weight|bias)$", r"head.fc.\1"),
+)
+
+
+def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
+    """Map a public MedMamba state dict (or one of ours) onto ``model``; an odd or missing key is a ValueError."""
+    return translate(state_dict, model, _RULES)
+
+
+def _cfg() -> dict[str, Any]:
+    return {
+        "num_classes": 1000,
+        "input_size": (3, 224, 224),
+        "min_input_size": (3, 32, 32),
+        "pool_size": (7, 7),
+        "crop_pct": 1.0,
+        "interpolation": "bilinear",
+        "mean": (0.5, 0.5, 0.5),
+        "std": (0.5, 0.5, 0.5),
+        "first_conv": "patch_embed.proj",
+        "classifier": "head.fc",
+        "license": "apache-2.0",
+        "paper_ids": "arXiv:2403.03849",
+        "origin_url": "https://github.com/YubiaoYue/MedMamba",
+    }
+
+
+_NAMES = (
+    *("medmamba_tiny", "medmamba_small", "medmamba_base", "medmamba_small_d12", "medmamba_base_d16"),
+    *("medmamba_tiny_conv_twin", "medmamba_tiny_ssm_twin"),
+)
+default_cfgs = generate_default_cfgs({name: _cfg() for name in _NAMES})
+
+
+def _create_medmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    if pretrained is True:
+        raise ValueError(f"{variant}: there are no weights to download; give pretrained= the path of a checkpoint")
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    model: MedMamba = build_model_with_cfg(MedMamba, variant, False, feature_cfg=feature_cfg, **kwargs)
+    if pretrained:
+        load_pretrained(model, pretrained, checkpoint_filter_fn)
+    return model
+
+
+@register_model
+def medmamba_tiny(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """MedMamba-T: 15.2 M parameters at 1,000 classes, 2.41 G multiply-adds at 224 px (2.0 G as published)."""
+    return _create_medmamba("medmamba_tiny", pretrained, **kwargs)
+
+
+@register_model
+def medmamba_small(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """MedMamba-S of the public code: stage 3 has 8 blocks."""
+    args = {"depths": (2, 2, 8, 2)}
+    return _create_medmamba("medmamba_small", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def medmamba_base(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """MedMamba-B of the public code: stage 3 has 12 blocks."""
+    args = {"depths": (2, 2, 12, 2), "dims": (128, 256, 512, 1024)}
+    return _create_medmamba("medmamba_base", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def medmamba_small_d12(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """The network that the paper's counts for MedMamba-S describe: stage 3 has 12 blocks."""
+    args = {"depths": (2, 2, 12, 2)}
+    return _create_medmamba("medmamba_small_d12", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def medmamba_base_d16(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """The network that the paper's counts for MedMamba-B describe: stage 3 has 16 blocks."""
+    args = {"depths": (2, 2, 16, 2), "dims": (128, 256, 512, 1024)}
+    return _create_medmamba("medmamba_base_d16", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def medmamba_tiny_conv_twin(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """MedMamba-T with convolutions only, over all channels, as many parameters as both branches together."""
+    args = {"branch": "conv", "twin_dims": (56, 104, 184, 368)}
+    return _create_medmamba("medmamba_tiny_conv_twin", pretrained, **{**args, **kwargs})
+
+
+@register_model
+def medmamba_tiny_ssm_twin(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+    """MedMamba-T with scans only, over all channels, as many parameters as both branches together."""
+    args = {"branch": "ssm", "twin_dims": (144, 320, 672, 1376)}
+    return _create_medmamba("medmamba_tiny_ssm_twin", pretrained, **{**args, **kwargs})
