@@ -61,7 +61,7 @@ def load_dataset(name: str, size: int = 28, root: str | Path | None = None) -> L
 
     Raises:
         RegistryError: unknown name or size.
-        DataError: a file is missing or damaged; says which, where from and where to put it.
+        MissingFilesError: a file is missing or damaged; says which, where from and where to put it.
     """
     from bench.training.cache import load_dataset as load
 
@@ -94,7 +94,7 @@ def run(
 
     Raises:
         ConfigError: something is unknown or impossible; nothing has run.
-        DataError: files are missing or damaged; nothing has run.
+        MissingFilesError: files are missing or damaged; nothing has run.
     """
     from rich.console import Console
 

@@ -63,7 +63,7 @@ def _expected(error: Exception) -> bool:
     expected = {
         ("bench.config", "ConfigError"),
         ("bench.registry", "RegistryError"),
-        ("bench.files", "DataError"),
+        ("bench.download", "DataError"),
         ("bench.store", "StoreError"),
     }
     return any((kind.__module__, kind.__name__) in expected for kind in type(error).__mro__)
@@ -98,7 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(listing)
 
     fetch = _command(commands, "fetch", _fetch, "download dataset files, resumed and verified")
-    fetch.add_argument("datasets", help="as in --datasets")
+    fetch.add_argument("--datasets", required=True, help="medmnist, globs, names; comma-separated")
     fetch.add_argument("--sizes", default="28", help="comma-separated side lengths (default 28)")
     fetch.add_argument("--data-root", help="folder to put them in (default: the user's cache)")
     _add_config(fetch)
@@ -194,8 +194,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from bench.planview import plan_json, print_plan
     from bench.plan import make_plan
+    from bench.planview import plan_json, print_plan
     from bench.sweep import run_directory
 
     loaded = _loaded(options)
@@ -236,11 +236,19 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from bench.fetch import fetch_datasets
+    from bench import config, registry
+    from bench.files import fetch_datasets
+    from bench.progress import fetch_bars
 
     _plugins(options)
+    try:
+        sizes = [int(size) for size in options.sizes.split(",")]
+    except ValueError:
+        raise config.ConfigError(f"--sizes {options.sizes}: write side lengths in pixels, as 28,64") from None
     root = Path(options.data_root).expanduser() if options.data_root else None
-    fetch_datasets(options.datasets, options.sizes, root, _console())
+    with fetch_bars(_console()) as progress:
+        paths = fetch_datasets(registry.split_names(options.datasets), sizes, root, progress)
+    print("\n".join(f"verified: {path}" for path in paths) or "nothing to fetch: these datasets need no files")
     return 0
 
 

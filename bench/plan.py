@@ -19,11 +19,10 @@ from typing import Any
 from bench import registry
 from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, cell_key, cell_label
 from bench.config import ConfigError, Loaded
-from bench.files import Problem
+from bench.files import Problem, preflight
 from bench.measure.hardware import machine_facts
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
 from bench.training import recipes
-from bench.training.cache import preflight
 
 __all__ = [
     "AccuracyCell", "Cell", "Context", "EfficiencyCell", "Plan", "Result", "cell_key", "cell_label", "make_plan",

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
 from bench.store import Record
@@ -153,3 +155,18 @@ class RichObserver(PlainObserver):
 def make_observer(console: Console) -> PlainObserver:
     """Choose the live display for a terminal, plain lines for anything else."""
     return RichObserver(console) if console.is_terminal else PlainObserver(console)
+
+
+@contextmanager
+def fetch_bars(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """Show a bar for each file that is fetched; yields the callback ``(file, bytes so far, total bytes or None)``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console) as bars:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bars.add_task(name, total=total)
+            bars.update(tasks[name], completed=done, total=total)
+
+        yield progress

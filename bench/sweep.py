@@ -8,7 +8,7 @@ from rich.console import Console
 
 from bench import store
 from bench.config import Loaded
-from bench.files import DataError, missing_message
+from bench.files import MissingFilesError
 from bench.plan import Plan, make_plan
 from bench.progress import make_observer
 from bench.report.leaderboard import print_board, write_boards
@@ -22,10 +22,10 @@ def run_directory(loaded: Loaded) -> Path:
 
 
 def checked_plan(loaded: Loaded) -> Plan:
-    """Make the plan; raise DataError with one message on all files that are missing or damaged."""
+    """Make the plan; raise MissingFilesError with one message on all files that are missing or damaged."""
     plan = make_plan(loaded)
     if plan.problems:
-        raise DataError(missing_message(plan.problems))
+        raise MissingFilesError(plan.problems)
     return plan
 
 
@@ -33,7 +33,7 @@ def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
     """Plan, execute what is not done, write the boards and print them.
 
     Raises:
-        ConfigError, DataError: nothing has run.
+        ConfigError, MissingFilesError: nothing has run.
         StoreError: the run directory cannot be written.
     """
     plan = checked_plan(loaded)

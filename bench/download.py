@@ -1,0 +1,147 @@
+"""One download over HTTP: resumed by byte range, retried with growing pauses, never waiting for ever."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.registry import RemoteFile
+
+if TYPE_CHECKING:
+    import requests
+
+#: ``(file name, bytes so far, bytes in all or None)``
+Progress = Callable[[str, int, int | None], None]
+
+HEADERS = {
+    # Zenodo refuses agents that call themselves a browser and nothing else.
+    "User-Agent": "medbench (benchmark harness; requests)",
+    "Accept-Encoding": "identity",  # byte ranges count the file's own bytes
+}
+_BLOCK = 1 << 16  # a cut connection loses at most this much
+_TIMEOUT_S = (15.0, 60.0)  # connect, and silence between two blocks
+_RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+_LONGEST_PAUSE_S = 60.0
+
+
+class DataError(RuntimeError):
+    """A data file is missing, damaged or cannot be had; the message says which and what to do."""
+
+
+class FetchError(DataError):
+    """A download failed for good; the message names the file, the URL and the cause."""
+
+
+def download(
+    session: requests.Session,
+    file: RemoteFile,
+    part: Path,
+    progress: Progress | None,
+    attempts: int,
+    pause_s: float,
+) -> None:
+    """Bring ``part`` to its full length, resuming from what it holds; its content is not verified here.
+
+    Raises:
+        FetchError: the server refuses, nothing came in ``attempts`` tries in a row, or the disk is too small.
+    """
+    import requests
+
+    failed, had = 0, _size(part)
+    while True:
+        wait_s = 0.0
+        try:
+            _stream(session, file, part, progress)
+            return
+        except _RefusalError as refused:
+            cause, wait_s = str(refused), refused.wait_s
+            if not refused.temporary:
+                raise FetchError(f"{file.name}: {file.url}: {cause}") from None
+        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
+            cause = _plain(error)
+        except requests.RequestException as error:  # a malformed URL, a redirection loop
+            raise FetchError(f"{file.name}: {file.url}: {error}") from error
+        failed = 1 if _size(part) > had else failed + 1
+        had = _size(part)
+        if failed >= attempts:
+            kept = f"; {had:,} bytes are kept and the next call goes on from there" if had else ""
+            raise FetchError(f"{file.name}: {file.url}: {cause} ({failed} attempts in a row){kept}")
+        time.sleep(min(max(pause_s * 2 ** (failed - 1), wait_s), _LONGEST_PAUSE_S))
+
+
+class _RefusalError(Exception):
+    def __init__(self, message: str, *, temporary: bool, wait_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.temporary = temporary
+        self.wait_s = wait_s
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _plain(error: Exception) -> str:
+    text = str(error)
+    if "NameResolution" in text or "resolve" in text.lower():
+        return "the host name cannot be resolved: is there a network?"
+    if "refused" in text.lower() or "unreachable" in text.lower():
+        return "no connection to the host: is there a network, does it need a proxy (HTTPS_PROXY)?"
+    if "timed out" in text.lower():
+        return "the server did not answer in time"
+    return f"the connection broke ({type(error).__name__})"
+
+
+def _stream(session: requests.Session, file: RemoteFile, part: Path, progress: Progress | None) -> None:
+    have = _size(part)
+    asked = {"Range": f"bytes={have}-"} if have else {}
+    with session.get(file.url, headers=asked, stream=True, timeout=_TIMEOUT_S) as response:
+        if response.status_code == 416 and have:
+            return  # nothing follows what is there; the checksum tells whether that is the whole file
+        if response.status_code not in (200, 206):
+            raise _refusal(response.status_code, response.headers)
+        start = _start(response.status_code, response.headers, have)
+        length = response.headers.get("Content-Length", "")
+        total = start + int(length) if length.isdigit() else file.size_bytes
+        _room(file, part.parent, (total or 0) - start)
+        with part.open("r+b" if start else "wb") as stream:
+            stream.seek(start)
+            stream.truncate()
+            done = start
+            for block in response.iter_content(_BLOCK):
+                stream.write(block)
+                done += len(block)
+                if progress:
+                    progress(file.name, done, total)
+            stream.flush()
+            os.fsync(stream.fileno())
+    if total is not None and done < total:
+        raise _RefusalError(f"the connection ended after {done:,} of {total:,} bytes", temporary=True)
+
+
+def _refusal(status: int, headers: Mapping[str, str]) -> _RefusalError:
+    wait = headers.get("Retry-After", "")
+    return _RefusalError(
+        f"the server answered {status}",
+        temporary=status in _RETRIED,
+        wait_s=float(wait) if wait.isdigit() else 0.0,
+    )
+
+
+def _start(status: int, headers: Mapping[str, str], have: int) -> int:
+    """Offset of the first byte sent: a server that ignores or misreads the range makes us start again."""
+    if status == 200:
+        return 0
+    begins = headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]
+    if not begins.isdigit() or int(begins) != have:
+        raise _RefusalError(f"asked for bytes from {have}, was sent {headers.get('Content-Range')!r}", temporary=False)
+    return have
+
+
+def _room(file: RemoteFile, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise FetchError(f"{file.name}: needs {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free")

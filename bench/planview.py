@@ -1,0 +1,180 @@
+"""Tables and JSON of what there is (models, datasets) and of what a sweep means (a Plan). Torch-free."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from bench import registry, store
+from bench.cells import cell_label
+from bench.estimate import estimate_s
+from bench.plan import Plan
+from bench.progress import clock
+from bench.registry import ModelFacts
+
+SHOWN_CELLS = 40
+
+
+def models_json() -> list[dict[str, Any]]:
+    """Facts of every registered model."""
+    words = registry.models.words()
+    return [
+        {
+            "name": facts.name,
+            "family": facts.family,
+            "group": facts.group,
+            "in_all": facts.name in registry.models.expand("all"),
+            "summary": facts.summary,
+            "paper": facts.paper,
+            "licence": facts.licence,
+            "params": facts.params,
+            "macs_g_224": facts.macs_g_224,
+            "published_note": facts.published_note,
+            "options": {
+                key: {"default": option.default, "choices": list(option.choices), "help": option.help}
+                for key, option in (facts.options or {}).items()
+            },
+            "words": sorted(word for word in words if facts.name in registry.models.expand(word)),
+            "origin": facts.origin,
+        }
+        for facts in registry.models.values()
+    ]
+
+
+def datasets_json() -> list[dict[str, Any]]:
+    """Facts of every registered dataset."""
+    names = ("name", "task", "classes", "channels", "sizes", "n_train", "n_val", "n_test", "modality", "summary")
+    more = ("licence", "citation", "source", "groups", "mirror_safe", "traps", "origin")
+    return [store.plain({name: getattr(info, name) for name in names + more}) for info in registry.datasets.values()]
+
+
+def _million(count: int | None) -> str:
+    return f"{count / 1e6:.1f}" if count else ""
+
+
+def print_models(console: Console) -> None:
+    """Print the models by family, then the words that stand for several."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("model", no_wrap=True)
+    table.add_column("params\n10^6", justify="right")
+    table.add_column("GMACs\nat 224", justify="right")
+    table.add_column("what it is")
+    groups = {"main": "", "extra": "further models, by name only", "twin": "twins: equal in parameters, one branch"}
+    for group, title in groups.items():
+        families: dict[str, list[ModelFacts]] = {}
+        for facts in registry.models.values():
+            if facts.group == group:
+                families.setdefault(facts.family, []).append(facts)
+        if title and families:
+            table.add_section()
+            table.add_row(f"[dim]{title}[/dim]")
+        for members in families.values():
+            for facts in members:
+                macs = f"{facts.macs_g_224:.2f}" if facts.macs_g_224 else ""
+                table.add_row(facts.name, _million(facts.params), macs, facts.summary)
+            table.add_section()
+    console.print(table)
+    options = [facts for facts in registry.models.values() if facts.options and facts.group == "main"]
+    for family in dict.fromkeys(facts.family for facts in options):
+        first = next(facts for facts in options if facts.family == family)
+        assert first.options
+        console.print(f"\n[bold]{family}[/bold]: options in brackets, as {first.name}\\[key=value]", highlight=False)
+        for key, option in first.options.items():
+            choices = "|".join(str(choice).lower() for choice in option.choices) or str(option.default)
+            console.print(f"  {key}={choices}", markup=False, highlight=False, end="  ")
+            console.print(option.help, style="dim", highlight=False)
+    console.print("\n[bold]words[/bold]", highlight=False)
+    for word, patterns in sorted(registry.models.words().items()):
+        listed = ", ".join(patterns) if word != "all" else "every size of the five families"
+        console.print(f"  {word}: {listed}", markup=False, highlight=False)
+    console.print("  timm:<name>: any model of timm", markup=False, highlight=False)
+
+
+def print_datasets(console: Console) -> None:
+    """Print the datasets with their size and task, then the words that stand for several."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column, justify in (("dataset", "left"), ("task", "left"), ("classes", "right"), ("channels", "right")):
+        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("train/val/test", no_wrap=True)
+    table.add_column("sizes, px")
+    table.add_column("licence")
+    for info in registry.datasets.values():
+        counts = "/".join("?" if n is None else f"{n:,}" for n in (info.n_train, info.n_val, info.n_test))
+        sizes = ", ".join(map(str, info.sizes)) or "any (made on the spot)"
+        table.add_row(info.name, info.task, str(len(info.classes)), str(info.channels), counts, sizes, info.licence)
+    console.print(table)
+    for word, patterns in sorted(registry.datasets.words().items()):
+        console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
+
+
+def print_plan(plan: Plan, out: Path, console: Console) -> None:
+    """Print the Cells, what is unsupported and why, missing files, and a rough time."""
+    done = {path.stem for path in (out / "cells").glob("*.json")}
+    todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
+    shown = list(todo.items())[:SHOWN_CELLS]
+    for key, cell in shown:
+        state = "done" if key in done else clock(estimate_s(cell, plan.threads, plan.device))
+        console.print(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{state}]", markup=False, highlight=False)
+    if len(todo) > len(shown):
+        console.print(f"... and {len(todo) - len(shown)} more (--json lists all)", highlight=False)
+    for reason, count in Counter(_unsupported_lines(plan)).items():
+        console.print(f"unsupported: {reason}" + (f" ({count} cells)" if count > 1 else ""), markup=False, highlight=False)
+    for line in plan.skipped:
+        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    if plan.problems:
+        from bench.files import missing_message
+
+        console.print(missing_message(plan.problems), markup=False, highlight=False, soft_wrap=True)
+    left = [cell for key, cell in todo.items() if key not in done]
+    seconds = sum(estimate_s(cell, plan.threads, plan.device) for cell in left)
+    kinds = Counter(cell.kind for cell in left)
+    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
+    console.print(
+        f"{counts} to run on {plan.device} with {plan.threads} threads, {len(todo) - len(left)} done, "
+        f"{len(plan.unsupported)} unsupported; roughly {clock(seconds)} (within a factor of three)",
+        highlight=False,
+    )
+
+
+def _unsupported_lines(plan: Plan) -> list[str]:
+    lines = []
+    for key, reason in plan.unsupported.items():
+        cell = plan.cells[key]
+        lines.append(f"{cell.model} at {cell.resolution} px: {reason}")
+    return lines
+
+
+def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
+    """The plan as plain data: every Cell with its key, spec, state and estimate."""
+    done = {path.stem for path in (out / "cells").glob("*.json")}
+
+    def state(key: str) -> str:
+        if key in done:
+            return "done"
+        return "unsupported" if key in plan.unsupported else "to run"
+
+    return {
+        "out": str(out),
+        "device": plan.device,
+        "threads": plan.threads,
+        "cells": [
+            {
+                "key": key,
+                "kind": cell.kind,
+                "label": cell_label(cell),
+                "state": state(key),
+                "reason": plan.unsupported.get(key, ""),
+                "estimate_s": round(estimate_s(cell, plan.threads, plan.device), 1),
+                "spec": store.plain(cell.spec()),
+            }
+            for key, cell in plan.cells.items()
+        ],
+        "missing": [str(problem) for problem in plan.problems],
+        "skipped": plan.skipped,
+    }
+
+
