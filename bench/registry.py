@@ -276,7 +276,7 @@ def register_model(name: str | None = None, **facts: Any) -> Callable[[Callable[
 
     def wrap(builder: Callable[..., Any]) -> Callable[..., Any]:
         own = name or builder.__name__
-        rest = {"family": own, "group": "extra", "options": None, **facts}
+        rest = {"family": own, "options": None, **facts}
         line = inspect.getsourcelines(builder)[1] if inspect.isfunction(builder) else 0
         source = inspect.getsourcefile(builder) or "?"
         models.add(

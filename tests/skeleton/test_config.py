@@ -1,0 +1,105 @@
+"""Layers, validation and messages of the configuration."""
+
+from pathlib import Path
+
+import pytest
+
+from bench import config
+from bench.config import ConfigError, Sweep, load
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch):
+    """Run in a folder without a bench.toml."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_documented_file_states_the_defaults():
+    assert load(ROOT / "bench.toml").sweep == Sweep()
+
+
+def test_every_key_is_in_the_documented_file():
+    text = (ROOT / "bench.toml").read_text()
+    for key in config._keys():
+        name = key.rpartition(".")[2]
+        assert name in text, f"bench.toml does not mention {key}"
+
+
+def test_layers_later_wins(empty):
+    (empty / "bench.toml").write_text('[sweep]\npreset = "quick"\nresolutions = [96]\nseeds = [7]\n')
+    from_file = load().sweep
+    assert from_file.sweep.resolutions == [96] and from_file.sweep.recipe == "quick"
+    with_preset = load(preset="standard").sweep
+    assert with_preset.sweep.resolutions == [224] and with_preset.sweep.seeds == [0, 1, 2]
+    with_flag = load(preset="standard", flags={"sweep.seeds": "3,4"}).sweep
+    assert with_flag.sweep.seeds == [3, 4]
+    assert load(preset="standard", flags={"sweep.seeds": "3"}, sets=["seeds=[5]"]).sweep.sweep.seeds == [5]
+
+
+def test_flags_take_commas_and_brackets(empty):
+    sweep = load(flags={"sweep.models": "resnet18,medmamba_tiny[branch=ssm,directions=2]"}).sweep
+    assert sweep.sweep.models == ["resnet18", "medmamba_tiny[branch=ssm,directions=2]"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[sweep]\nmodles = 1\n", ["line 2", "modles", "'models'"]),
+        ("[swep]\n", ["line 1", "'swep'", "'sweep'"]),
+        ("[sweep]\n\nseeds = [-1]\n", ["line 3", "sweep.seeds", "-1"]),
+        ('[sweep]\nkinds = ["acuracy"]\n', ["line 2", "'accuracy'"]),
+        ('[sweep]\npreset = "quik"\n', ["line 2", "'quick'"]),
+        ("[sweep\n", ["line 1"]),
+        ("models = 3\n", ["unknown section 'models'"]),
+        ("[plugins]\nfiles = []\n", ["paths"]),
+        ("sweep = 3\n", ["[sweep]"]),
+        ("[sweep]\nresolutions = [4]\n", ["line 2", "greater than or equal to 8"]),
+        ("[sweep]\nmodels = []\n", ["line 2", "sweep.models"]),
+    ],
+)
+def test_a_wrong_file_is_named_with_its_line(tmp_path, text, said):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    for part in [str(path), *said]:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"sets": ["sedes=1"]}, ["--set sedes=1", "'seeds'"]),
+        ({"sets": ["seeds"]}, ["key=value"]),
+        ({"flags": {"run.device": "gpu"}}, ["--device", "gpu"]),
+        ({"flags": {"sweep.resolutions": "big"}}, ["--resolutions", "big"]),
+        ({"preset": "fast"}, ["--preset", "quick, standard, paper"]),
+        ({"sets": ["resolutions=[64]"]}, ["ambiguous", "efficiency.resolutions"]),
+    ],
+)
+def test_a_wrong_flag_is_named(empty, arguments, said):
+    with pytest.raises(ConfigError) as caught:
+        load(**arguments)
+    for part in said:
+        assert part in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder(tmp_path):
+    with pytest.raises(ConfigError, match="no configuration file"):
+        load(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="directory"):
+        load(tmp_path)
+    (tmp_path / "x.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="UTF-8"):
+        load(tmp_path / "x.toml")
+
+
+def test_several_mistakes_are_told_together(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text('[sweep]\nseeds = [-1]\nresize = "cubic"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert "line 2" in str(caught.value) and "line 3" in str(caught.value) and "'bicubic'" in str(caught.value)
