@@ -1,1 +1,1 @@
-"""Leaderboards from Records. Reads Records and nothing else; never imports torch."""
+"""Leaderboards and statistics from Records alone; nothing here imports torch."""

@@ -1,0 +1,270 @@
+"""The efficiency part of a leaderboard: cost by resolution, its growth, and where models overtake each other."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bench.report.results import Record
+from bench.report.scaling import Fit, crossovers, fit_exponent
+from bench.report.tables import (
+    MISSING,
+    Block,
+    Bullets,
+    Column,
+    Section,
+    Table,
+    Text,
+    known,
+    name,
+    natural,
+    rows_of,
+    significant,
+)
+
+DEFAULT_MARGIN = 0.05  # two speeds closer than this, or than the noise floor, have no order
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What must be equal for two speeds to stand in one table (the batch is a column)."""
+
+    hardware: str
+    device: str
+    threads: int
+    precision: str
+    compiled: bool
+    mode: str
+
+    def __str__(self) -> str:
+        where = f"{self.device} ({self.hardware})" if self.hardware and self.hardware != self.device else self.device
+        threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads and self.device == "cpu" else ""
+        compiled = "compiled" if self.compiled else "eager"
+        mode = {"infer": "inference", "train": "training step"}.get(self.mode, self.mode)
+        return f"{mode}, {self.precision}, {compiled}, {where}{threads}"
+
+
+def setting(record: Record) -> Setting:
+    """The table that an efficiency Record belongs to."""
+    spec = record["spec"]
+    return Setting(
+        hardware=str(spec.get("hardware") or record["environment"].get("hardware") or ""),
+        device=str(spec.get("device") or ""),
+        threads=int(spec.get("threads") or 0),
+        precision=str(spec.get("precision") or ""),
+        compiled=bool(spec.get("compile")),
+        mode=str(spec.get("mode") or ""),
+    )
+
+
+def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
+    """Efficiency Records by table, tables in a fixed order: inference, fp32, eager first; rows by model, pixels, batch."""
+    groups: dict[Setting, list[Record]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "efficiency":
+            groups[setting(record)].append(record)
+    for members in groups.values():
+        members.sort(key=_row_order)
+    return {key: groups[key] for key in sorted(groups, key=_setting_order)}
+
+
+def _row_order(record: Record) -> tuple[Any, ...]:
+    spec = record["spec"]
+    return natural(spec["model"]), spec["model"], spec.get("resolution") or 0, spec.get("batch") or 0, record["key"]
+
+
+def _setting_order(s: Setting) -> tuple[Any, ...]:
+    precision = {"fp32": 0, "tf32": 1, "bf16": 2}.get(s.precision, 3)
+    return s.mode != "infer", s.compiled, precision, s.precision, not s.device.startswith("cuda"), str(s)
+
+
+_COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
+    (Column("params M", drop=3), lambda m: significant(_scaled(m, "params", 1e-6))),
+    (Column("GMACs", drop=2), lambda m: significant(_scaled(m, "macs_g"))),
+    (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
+    (Column("images/s", drop=0), lambda m: significant(_scaled(m, "throughput_images_per_s_p50"))),
+    (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
+    (Column("latency p50 ms", drop=1), lambda m: significant(_scaled(m, "latency_ms_p50"))),
+    (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
+    (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
+    (Column("peak memory MiB", drop=4), lambda m: significant(_scaled(m, "peak_memory_mib"))),
+    (Column("J/image", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
+    (Column("flags", left=True, drop=4), lambda m: ", ".join(sorted(map(str, m.get("flags") or ())))),
+)
+
+
+def _scaled(metrics: Mapping[str, Any], metric: str, factor: float = 1.0) -> float | None:
+    value = metrics.get(metric)
+    return float(value) * factor if value is not None and known(value) else None
+
+
+def _range(metrics: Mapping[str, Any], low: str, high: str) -> str:
+    if _scaled(metrics, low) is None or _scaled(metrics, high) is None:
+        return MISSING
+    return f"{significant(_scaled(metrics, low))}–{significant(_scaled(metrics, high))}"
+
+
+def efficiency_sections(records: Iterable[Record]) -> list[Section]:
+    """For each setting: the table, its noise floor, growth with the image, and changes of order."""
+    sections = []
+    for key, members in by_setting(records).items():
+        floor = noise_floor_pct(members)
+        blocks: list[Block] = [_cost_table(members), Text(_noise_line(floor, members))]
+        blocks += _growth(members)
+        if changes := _changes(members, floor):
+            blocks.append(Bullets(changes))
+        title = str(key)
+        sections.append(Section(title[0].upper() + title[1:], blocks, level=3))
+    return sections
+
+
+def _cost_table(members: Sequence[Record]) -> Table:
+    columns = (Column("model", left=True, code=True), Column("px"), Column("batch", drop=5), *(c for c, _ in _COLUMNS))
+    lines = []
+    for record in members:
+        spec = record["spec"]
+        cells = [show(record["metrics"]) for _, show in _COLUMNS]
+        if record["status"] != "ok":  # the reason is listed under "Without a result"
+            cells[3] = record["status"]
+        lines.append((spec["model"], str(spec.get("resolution", "")), str(spec.get("batch", "")), *cells))
+    return Table(columns, rows_of(lines)).without_empty()
+
+
+def noise_floor_pct(members: Iterable[Record]) -> float | None:
+    """The largest A/A difference of the table's Records in percent: smaller differences mean nothing."""
+    floors = [float(v) for r in members if known(v := r["metrics"].get("noise_floor_pct"))]
+    return max(floors, default=None)
+
+
+def _noise_line(floor: float | None, members: Sequence[Record]) -> str:
+    flagged = sum(bool(r["metrics"].get("flags")) for r in members)
+    flags = f" Flagged: {flagged} of {len(members)}." if flagged else ""
+    if floor is None:
+        return f"Noise floor: not measured (no A/A repeat), so small differences prove nothing.{flags}"
+    return f"Noise floor: {significant(floor, 2)} % (largest A/A difference); smaller differences mean nothing.{flags}"
+
+
+# --- growth ----------------------------------------------------------------------------------------------------
+
+
+def _curves(members: Iterable[Record], cost: Callable[[Mapping[str, Any]], float | None]) -> dict[Any, dict[int, float]]:
+    """(model, batch) -> resolution -> cost, of what was measured."""
+    curves: dict[Any, dict[int, float]] = defaultdict(dict)
+    for record in members:
+        spec, value = record["spec"], cost(record["metrics"])
+        if record["status"] == "ok" and value is not None and value > 0:
+            curves[spec["model"], spec.get("batch") or 0][int(spec["resolution"])] = value
+    return curves
+
+
+def _seconds(metrics: Mapping[str, Any]) -> float | None:
+    speed = _scaled(metrics, "throughput_images_per_s_p50")
+    return 1 / speed if speed else None
+
+
+def exponents(members: Iterable[Record]) -> dict[tuple[str, int], tuple[Fit | None, Fit | None]]:
+    """(model, batch) -> fits of seconds per image and of peak memory against pixels, where 3 resolutions allow one."""
+    members = list(members)
+    time, memory = _curves(members, _seconds), _curves(members, lambda m: _scaled(m, "peak_memory_mib"))
+    found = {}
+    for key in sorted(time.keys() | memory.keys(), key=lambda k: (natural(k[0]), k)):
+        fits = [_fit(curves.get(key, {})) for curves in (time, memory)]
+        if any(fits):
+            found[key] = (fits[0], fits[1])
+    return found
+
+
+def _fit(curve: Mapping[int, float]) -> Fit | None:
+    return fit_exponent([r * r for r in sorted(curve)], [curve[r] for r in sorted(curve)])
+
+
+def _growth(members: Sequence[Record]) -> list[Block]:
+    fits = exponents(members)
+    if not fits:
+        return []
+    columns = (
+        Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
+        Column("time 95 %", drop=1), Column("time R²", drop=3), Column("memory exponent"),
+        Column("memory 95 %", drop=2), Column("memory R²", drop=4), Column("resolutions", drop=6),
+    )  # fmt: skip
+    lines = []
+    for (model, batch), (time, memory) in fits.items():
+        n = max(fit.n for fit in (time, memory) if fit)
+        lines.append((model, str(batch or ""), *_fit_cells(time), *_fit_cells(memory), str(n)))
+    note = (
+        "Growth with the image: cost is proportional to pixels (side squared) to the power of the exponent, so 1 is "
+        "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions."
+    )
+    return [Text(note), Table(columns, rows_of(lines)).without_empty()]
+
+
+def _fit_cells(fit: Fit | None) -> tuple[str, str, str]:
+    if fit is None:
+        return MISSING, MISSING, MISSING
+    return f"{fit.exponent:.2f}", f"{fit.low:.2f} to {fit.high:.2f}", f"{fit.r2:.3f}"
+
+
+def family(model: str) -> str:
+    """The family a name begins with: ``vit`` of ``timm:vit_small_patch16_224``."""
+    match = re.match(r"[^\W\d_]+", model.removeprefix("timm:"))
+    return match[0] if match else model
+
+
+def _changes(members: Sequence[Record], floor: float | None) -> tuple[str, ...]:
+    """Sentences on where a model of one family becomes faster than a model of another."""
+    by_batch: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
+    for (model, batch), curve in _curves(members, _seconds).items():
+        by_batch[batch][model] = curve
+    margin = max(DEFAULT_MARGIN, (floor or 0) / 100)
+    sentences = []
+    for batch in sorted(by_batch):
+        at = f" (batch {batch})" if len(by_batch) > 1 else ""
+        for c in crossovers(by_batch[batch], margin):
+            if family(c.below) != family(c.above):
+                low, high = c.between
+                sentences.append(
+                    f"Above about {c.resolution:.0f} px {name(c.above)} is faster than {name(c.below)}{at}: "
+                    f"slower at {low} px, faster at {high} px."
+                )
+    return tuple(sentences)
+
+
+# --- beside accuracy -------------------------------------------------------------------------------------------
+
+
+def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[str, dict[str, float | None]], str]:
+    """Cost of each model at ``resolution`` for the overall table, from one setting, and a sentence that names it.
+
+    Taken is the setting that covers the most models: inference and eager before others, a GPU before the CPU; of its
+    batches the one that most models have, the larger of equals.
+    """
+    groups = {
+        key: [r for r in members if r["status"] == "ok" and r["spec"].get("resolution") == resolution]
+        for key, members in by_setting(records).items()
+    }
+    groups = {key: members for key, members in groups.items() if members}
+    if not groups:
+        return {}, ""
+    order = list(groups)
+    best = min(order, key=lambda k: (k.mode != "infer", -len({r["spec"]["model"] for r in groups[k]}), order.index(k)))
+    batches = Counter(int(r["spec"].get("batch") or 0) for r in groups[best])
+    batch = max(batches, key=lambda b: (batches[b], b))
+    cost = {}
+    for record in groups[best]:
+        if int(record["spec"].get("batch") or 0) == batch:
+            m = record["metrics"]
+            cost[record["spec"]["model"]] = {
+                "params": _scaled(m, "params"),
+                "macs_g": _scaled(m, "macs_g"),
+                "throughput": _scaled(m, "throughput_images_per_s_p50"),
+                "latency_ms": _scaled(m, "latency_ms_p50"),
+                "memory_mib": _scaled(m, "peak_memory_mib"),
+            }
+    note = (
+        f"Cost at {resolution} px: {best}; 3 channels and 1,000 classes; images/s and peak memory at batch {batch}, "
+        "latency (median) at batch 1; GMACs are 10⁹ multiply-adds per image."
+    )
+    return cost, note

@@ -1,0 +1,109 @@
+"""The two CSV files: every figure of the leaderboard at full precision, one row a line of its tables."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.report.accuracy import Overall
+from bench.report.efficiency import setting
+from bench.report.results import Record, Row
+from bench.report.statistics import interval
+from bench.report.tables import known
+
+# Bounds come from resampling: further digits would only record the arithmetic of one machine.
+_BOUND_DECIMALS = 6
+
+
+def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
+    """One row for each model, dataset and protocol: means and standard deviations over seeds, bounds, what failed."""
+    places = {(b.protocol.identity, s.model): s for b in boards for s in b.standings}
+    lines = []
+    rows = list(rows)
+    metrics = sorted({m for row in rows for r in row.ok for m, v in r["metrics"].items() if known(v)})
+    for row in rows:
+        standing = places[row.protocol.identity, row.model]
+        line: dict[str, Any] = {
+            "model": row.model,
+            "dataset": row.dataset,
+            "size": row.protocol.size,
+            "resolution": row.protocol.resolution,
+            "resize": row.protocol.resize,
+            "recipe": row.protocol.recipe,
+            "recipe_variant": row.protocol.variant,
+            "epochs": row.protocol.epochs,
+            "precision": row.protocol.precision,
+            "status": _statuses(row),
+            "reason": "; ".join(sorted({str(r["reason"]) for r in row.other if r["reason"]})),
+            "seeds": len(row.ok),
+            "seeds_without_result": len(row.other),
+            "n_test": row.n_test,
+            "overall_place": standing.place,
+            "overall_mean_rank": standing.mean_rank,
+            **_evidence(row),
+        }
+        for metric in metrics:
+            line[metric] = row.mean(metric)
+            line[f"{metric}_sd"] = row.spread(metric)
+        line["keys"] = " ".join(sorted(r["key"] for r in [*row.ok, *row.other]))
+        lines.append(line)
+    return _write(lines, ["model", "dataset", "status"])
+
+
+def _statuses(row: Row) -> str:
+    return " ".join(sorted({r["status"] for r in [*row.ok, *row.other]}))
+
+
+def _evidence(row: Row) -> dict[str, float | None]:
+    names = ("test_auc_low", "test_auc_high", "test_acc_low", "test_acc_high", "majority_acc")
+    if not row.evidence:
+        return dict.fromkeys(names)
+    bounds = (*interval(row.evidence.auc_samples), *interval(row.evidence.acc_samples), row.evidence.majority)
+    return dict(zip(names, (round(value, _BOUND_DECIMALS) for value in bounds), strict=True))
+
+
+def efficiency_csv(records: Iterable[Record]) -> str:
+    """One row for each efficiency Record: what was measured, on what, and every figure."""
+    records = [r for r in records if r["kind"] == "efficiency"]
+    metrics = sorted({m for r in records for m, v in r["metrics"].items() if isinstance(v, str) or known(v)})
+    lines = []
+    for record in records:
+        spec, where = record["spec"], setting(record)
+        line: dict[str, Any] = {
+            "model": spec["model"],
+            "resolution": spec.get("resolution"),
+            "batch": spec.get("batch"),
+            "precision": where.precision,
+            "compile": where.compiled,
+            "mode": where.mode,
+            "device": where.device,
+            "hardware": where.hardware,
+            "threads": spec.get("threads"),
+            "status": record["status"],
+            "reason": record["reason"],
+        }
+        line.update({m: record["metrics"].get(m) for m in metrics if m not in line})
+        line["flags"] = " ".join(sorted(map(str, record["metrics"].get("flags") or ())))
+        line["key"] = record["key"]
+        lines.append(line)
+    return _write(lines, ["model", "resolution", "status"])
+
+
+def _write(lines: Sequence[Mapping[str, Any]], headings: Sequence[str]) -> str:
+    """CSV text; floats as the shortest digits that read back as the same number, nothing for what is not known."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(lines[0]) if lines else list(headings), lineterminator="\n")
+    writer.writeheader()
+    for line in lines:
+        writer.writerow({k: _cell(v) for k, v in line.items()})
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    if value is None or (isinstance(value, float) and not known(value)):
+        return ""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return " ".join(value.split()) if isinstance(value, str) else value

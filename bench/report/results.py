@@ -1,0 +1,250 @@
+"""Records -> rows: the seeds of one protocol put together, different protocols kept apart."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.report.statistics import Array, Replicates, auc, majority_acc, resample
+from bench.report.tables import known, natural
+
+Record = Mapping[str, Any]
+
+# What makes two runs of one model on one dataset two different models or datasets, beside the protocol.
+_OF_THE_MODEL = ("weights_sha256", "plugin_sha256")
+_OF_THE_DATA = ("data_fingerprint",)
+_AUC_TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class Protocol:
+    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared."""
+
+    identity: str
+    size: int
+    resolution: int
+    resize: str
+    precision: str
+    recipe: str
+    epochs: int | None
+    variant: str = ""
+
+    @property
+    def pixels(self) -> str:
+        """``28→64 nearest``, or ``64`` where images are fed as they are."""
+        if self.size == self.resolution:
+            return f"{self.resolution}"
+        return f"{self.size}→{self.resolution} {self.resize}"
+
+    @property
+    def training(self) -> str:
+        """Recipe, epochs, precision, and the setting that sets it apart from a recipe of the same name."""
+        parts = [self.recipe, f"{self.epochs} epochs" if self.epochs is not None else "", self.precision, self.variant]
+        return ", ".join(part for part in parts if part)
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key."""
+        return (self.size, self.resolution, self.resize, natural(self.recipe), self.epochs or 0, self.identity)
+
+
+@dataclass(slots=True)
+class Evidence:
+    """What the saved scores of a row's seeds say; AUC and ACC are means over seeds, on the same resampled images."""
+
+    auc_samples: Array
+    acc_samples: Array
+    n_test: int
+    majority: float
+    test_set: str
+
+
+@dataclass(slots=True)
+class Row:
+    """One model on one dataset under one protocol, over its seeds."""
+
+    model: str
+    dataset: str
+    protocol: Protocol
+    ok: list[Record] = field(default_factory=list)
+    other: list[Record] = field(default_factory=list)
+    evidence: Evidence | None = None
+
+    def values(self, metric: str) -> list[float]:
+        """The metric of each seed that has it, by seed."""
+        return [float(v) for r in self.ok if known(v := r["metrics"].get(metric))]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean over seeds; None if no seed has it."""
+        values = self.values(metric)
+        return float(np.mean(values)) if values else None
+
+    def spread(self, metric: str) -> float | None:
+        """Standard deviation over seeds (n - 1); None for a single seed."""
+        values = self.values(metric)
+        return float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+    @property
+    def n_test(self) -> int | None:
+        """Images in the test split, from the confusion matrix or the saved scores."""
+        if self.evidence:
+            return self.evidence.n_test
+        for record in self.ok:
+            metrics = record["metrics"]
+            if known(n := metrics.get("n_test", metrics.get("test_n"))):
+                return int(n)
+            if confusion := metrics.get("test_confusion"):
+                # multi-label: one 2 x 2 table a label, each over all images
+                return int(np.sum(confusion[0] if isinstance(confusion[0][0], list) else confusion))
+        return None
+
+
+def unique(records: Iterable[Record]) -> list[Record]:
+    """Records in an order of their own, each key once."""
+    found = {record["key"]: record for record in sorted(records, key=_canonical)}
+    return sorted(found.values(), key=lambda r: (r["kind"], _spec_order(r["spec"]), r["key"]))
+
+
+def _canonical(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)
+
+
+def _spec_order(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+    numbers = tuple(spec.get(name) or 0 for name in ("size", "resolution", "batch", "seed"))
+    words = tuple(str(spec.get(name, "")) for name in ("device", "precision", "mode", "compile"))
+    return natural(str(spec.get("dataset", ""))), natural(str(spec.get("model", ""))), numbers, words
+
+
+def accuracy_rows(records: Iterable[Record]) -> list[Row]:
+    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model."""
+    records = [r for r in records if r["kind"] == "accuracy"]
+    models = _labels(records, "model", _OF_THE_MODEL)
+    datasets = _labels(records, "dataset", _OF_THE_DATA)
+    variants = _recipe_variants(records)
+    rows: dict[str, Row] = {}
+    for record in records:
+        spec = record["spec"]
+        identity = _canonical({k: v for k, v in spec.items() if k != "seed"})
+        if identity not in rows:
+            rows[identity] = Row(models[record["key"]], datasets[record["key"]], _protocol(spec, variants))
+        (rows[identity].ok if record["status"] == "ok" else rows[identity].other).append(record)
+    return sorted(rows.values(), key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
+
+
+def _labels(records: Iterable[Record], name: str, details: tuple[str, ...]) -> dict[str, str]:
+    """Name of each Record's model or dataset; with what tells two of one name apart, where there are two."""
+    versions: dict[str, set[str]] = defaultdict(set)
+    own: dict[str, tuple[str, str]] = {}
+    for record in records:
+        spec = record["spec"]
+        detail = _canonical([spec.get(d) for d in details])
+        versions[spec[name]].add(detail)
+        own[record["key"]] = (spec[name], detail)
+    labels = {}
+    for key, (text, detail) in own.items():
+        shown = [str(value)[:8] for value in json.loads(detail) if value]
+        labels[key] = f"{text} ({', '.join(shown) or 'as built in'})" if len(versions[text]) > 1 else text
+    return labels
+
+
+def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
+    """For each recipe's settings: the ones in which recipes of one name and length differ, as ``key=value``."""
+    same: dict[tuple[str, Any], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    for record in records:
+        settings = record["spec"].get("recipe_settings") or {}
+        same[record["spec"].get("recipe", ""), settings.get("epochs")][_canonical(settings)] = settings
+    variants = {}
+    for group in same.values():
+        flat = {identity: _flatten(settings) for identity, settings in group.items()}
+        keys = sorted({key for settings in flat.values() for key in settings})
+        differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
+        for identity, settings in flat.items():
+            variants[identity] = ", ".join(f"{k}={settings.get(k)}" for k in differing)
+    return variants
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
+
+
+def _protocol(spec: Mapping[str, Any], variants: Mapping[str, str]) -> Protocol:
+    settings = spec.get("recipe_settings") or {}
+    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
+    return Protocol(
+        identity=_canonical({k: v for k, v in spec.items() if k not in apart}),
+        size=spec.get("size") or 0,
+        resolution=spec.get("resolution") or 0,
+        resize=spec.get("resize") or "",
+        precision=spec.get("precision") or "",
+        recipe=spec.get("recipe") or "",
+        epochs=settings.get("epochs"),
+        variant=variants.get(_canonical(settings), ""),
+    )
+
+
+# --- saved scores ----------------------------------------------------------------------------------------------
+
+
+def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
+    """Resample the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
+    problems: list[str] = []
+    test_sets: dict[str, list[tuple[Row, list[Array]]]] = defaultdict(list)
+    labels_of: dict[str, Array] = {}
+    for row in rows:
+        loaded = [_scores(record, predictions, problems) for record in row.ok]
+        found = [pair for pair in loaded if pair is not None]
+        # Every seed or none: an interval around another mean than the one shown would mislead.
+        if not found or len(found) < len(row.ok):
+            continue
+        test_set = _canonical([row.dataset, np.asarray(found[0][1]).tolist()])
+        if any(not np.array_equal(labels, found[0][1]) for _, labels in found):
+            problems.append(f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given")
+            continue
+        labels_of[test_set] = found[0][1]
+        test_sets[test_set].append((row, [scores for scores, _ in found]))
+    for test_set, members in test_sets.items():
+        _resample_test_set(test_set, labels_of[test_set], members)
+    return problems
+
+
+def _resample_test_set(test_set: str, labels: Array, members: list[tuple[Row, list[Array]]]) -> None:
+    dataset = members[0][0].dataset
+    replicates = iter(resample(dataset, labels, [scores for _, seeds in members for scores in seeds]))
+    for row, seeds in members:
+        own: list[Replicates] = [next(replicates) for _ in seeds]
+        row.evidence = Evidence(
+            auc_samples=np.mean([r.auc_samples for r in own], axis=0),
+            acc_samples=np.mean([r.acc_samples for r in own], axis=0),
+            n_test=len(labels),
+            majority=majority_acc(labels),
+            test_set=test_set,
+        )
+
+
+def _scores(record: Record, predictions: Path, problems: list[str]) -> tuple[Array, Array] | None:
+    """Test scores and labels of a Record, if they are there and give the AUC that it states."""
+    path = predictions / f"{record['key']}.npz"
+    if not path.is_file():
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            scores, labels = file["test_scores"], file["test_labels"]
+        again = auc(scores, labels)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        problems.append(f"predictions/{path.name} cannot be used: {error}")
+        return None
+    stated = record["metrics"].get("test_auc")
+    if known(stated) and abs(again - stated) > _AUC_TOLERANCE:
+        problems.append(f"predictions/{path.name} gives AUC {again:.6f}, its record says {stated:.6f}: not used")
+        return None
+    return (scores, labels) if known(again) else None

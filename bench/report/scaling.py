@@ -1,0 +1,99 @@
+"""How a cost grows with the image: exponents against pixels, and where one model overtakes another. Pure functions."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """``cost = factor * pixels ** exponent``, with the exponent's 95 % interval and the fit's R squared."""
+
+    exponent: float
+    low: float
+    high: float
+    r2: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Crossover:
+    """``below`` is cheaper up to about ``resolution`` pixels a side, ``above`` from there on."""
+
+    below: str
+    above: str
+    resolution: float
+    between: tuple[int, int]
+
+
+def fit_exponent(pixels: Sequence[float], cost: Sequence[float]) -> Fit | None:
+    """Fit a power law by least squares on logarithms; the interval is Student's with n - 2 degrees of freedom.
+
+    Args:
+        pixels: pixels of one image (side squared), at least three different values.
+        cost: seconds, bytes, ... per image; positive.
+
+    Returns:
+        None when fewer than three different image sizes have a positive finite cost.
+    """
+    x_all, y_all = np.asarray(pixels, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+    if x_all.shape != y_all.shape:
+        raise ValueError(f"{x_all.size} image sizes for {y_all.size} costs")
+    known = np.isfinite(x_all) & np.isfinite(y_all) & (x_all > 0) & (y_all > 0)
+    if len(np.unique(x_all[known])) < 3:
+        return None
+    x, y = np.log(x_all[known]), np.log(y_all[known])
+    spread = float(((x - x.mean()) ** 2).sum())
+    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
+    residual = y - y.mean() - slope * (x - x.mean())
+    free = len(x) - 2
+    error = float(np.sqrt((residual**2).sum() / free / spread))
+    half = _t_quantile(free) * error
+    total = float(((y - y.mean()) ** 2).sum())
+    r2 = 1 - float((residual**2).sum()) / total if total > 0 else 1.0
+    return Fit(slope, slope - half, slope + half, r2, len(x))
+
+
+def _t_quantile(degrees: int) -> float:
+    from scipy.special import stdtrit  # a light import, unlike scipy.stats
+
+    return float(stdtrit(degrees, 0.975))
+
+
+def crossovers(costs: Mapping[str, Mapping[int, float]], margin: float = 0.05) -> list[Crossover]:
+    """Find where the cheaper of two models becomes the dearer one as the resolution grows.
+
+    Args:
+        costs: model -> resolution (pixels a side) -> cost per image.
+        margin: relative difference that must hold on both sides; smaller ones are ties (use the noise floor).
+
+    Returns:
+        One entry for each pair and change of order, sorted by names; the resolution is interpolated on logarithms.
+    """
+    found = []
+    names = sorted(costs)
+    for i, first in enumerate(names):
+        for second in names[i + 1 :]:
+            found += _pair(first, costs[first], second, costs[second], np.log1p(margin))
+    return sorted(found, key=lambda c: (c.above, c.below, c.resolution))
+
+
+def _pair(
+    first: str, a: Mapping[int, float], second: str, b: Mapping[int, float], margin: float
+) -> list[Crossover]:
+    common = sorted(r for r in a.keys() & b.keys() if a[r] > 0 and b[r] > 0)
+    # Positive where the first is dearer. Resolutions at which they tie carry no order and are passed over.
+    ratio = {r: float(np.log(a[r] / b[r])) for r in common}
+    clear = [r for r in common if abs(ratio[r]) > margin]
+    found = []
+    for left, right in zip(clear, clear[1:], strict=False):
+        if ratio[left] * ratio[right] >= 0:
+            continue
+        share = ratio[left] / (ratio[left] - ratio[right])
+        at = float(np.exp(np.log(left) + share * (np.log(right) - np.log(left))))
+        below, above = (first, second) if ratio[left] < 0 else (second, first)
+        found.append(Crossover(below, above, at, (left, right)))
+    return found

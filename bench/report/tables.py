@@ -1,0 +1,146 @@
+"""What a report is made of (sections, text, tables) and how numbers are written, apart from how it is drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+MISSING = "–"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column's heading.
+
+    Attributes:
+        left: aligned left (words) instead of right (numbers).
+        code: names, set as code in Markdown.
+        drop: columns with the highest number go first where the terminal is narrow; 0 always stays.
+        wrap: long text that may be broken over lines at its spaces.
+    """
+
+    name: str
+    left: bool = False
+    code: bool = False
+    drop: int = 0
+    wrap: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Columns and rows of text, all of one length."""
+
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row) != len(self.columns):
+                raise ValueError(f"a row of {len(row)} cells under {len(self.columns)} columns: {row}")
+
+    def without_empty(self) -> Table:
+        """Leave out columns in which nothing was measured."""
+        kept = [
+            i
+            for i, column in enumerate(self.columns)
+            if column.drop == 0 or any(row[i] not in ("", MISSING) for row in self.rows)
+        ]
+        return Table(tuple(self.columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in self.rows))
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A paragraph; names stand between backticks."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bullets:
+    """A list of short sentences."""
+
+    items: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Lines to be copied, such as a command."""
+
+    text: str
+
+
+Block = Table | Text | Bullets | Code
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A heading and what stands below it. Level 1 is the page's own title."""
+
+    title: str
+    blocks: list[Block] = field(default_factory=list)
+    level: int = 2
+
+
+def name(text: object) -> str:
+    """Set a name as code within a sentence."""
+    return "`" + str(text).replace("`", "'") + "`"
+
+
+def listed(items: Iterable[str], last: str = "and") -> str:
+    """``a``, ``a and b``, ``a, b and c``."""
+    items = list(items)
+    if len(items) < 2:
+        return "".join(items)
+    return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def counted(n: int, singular: str, plural: str = "") -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
+def known(value: object) -> bool:
+    """Whether ``value`` is a finite number (not None, NaN, a bool or text)."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def fixed(value: float | None, digits: int = 3) -> str:
+    """A number with a fixed number of decimals, or a dash."""
+    return f"{value:.{digits}f}" if value is not None and known(value) else MISSING
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference with its sign."""
+    return f"{value:+.{digits}f}" if value is not None and known(value) else MISSING
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """A positive quantity with ``digits`` significant figures; whole numbers from 100 up, thousands separated."""
+    if value is None or not known(value):
+        return MISSING
+    if value == 0:
+        return "0"
+    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    if round(abs(value), decimals) >= 10 ** (math.floor(math.log10(abs(value))) + 1):  # 9.999 is 10.0, not 10.00
+        decimals = max(0, decimals - 1)
+    return f"{value:,.{decimals}f}"
+
+
+def span(low: float | None, high: float | None, digits: int = 3) -> str:
+    """An interval, or a dash."""
+    if low is None or high is None or not known(low) or not known(high):
+        return MISSING
+    return f"{low:.{digits}f} to {high:.{digits}f}" if low < 0 else f"{low:.{digits}f}–{high:.{digits}f}"
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Sort key that puts ``resnet9`` before ``resnet10``."""
+    import re
+
+    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+
+
+def rows_of(rows: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
+    """Rows as tuples."""
+    return tuple(tuple(row) for row in rows)
