@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
 
-__all__ = ["load_pretrained", "read_checkpoint", "rename", "translate"]
+__all__ = ["fit_ends", "load_pretrained", "read_checkpoint", "rename", "translate"]
 
 # Wrappers that training scripts put around a state dict, looked for in this order.
 _WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
@@ -88,8 +88,8 @@ def read_checkpoint(path: str | Path) -> StateDict:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise ValueError(
-            f"checkpoint {path} is refused: it is not a file of tensors and plain data ({_first_line(error)}). A pickle "
-            "can run any code; if you trust its source, convert it to .safetensors outside this tool"
+            f"checkpoint {path} is refused: it is not a file of tensors and plain data ({_first_line(error)}). A "
+            "pickle can run any code; if you trust its source, convert it to .safetensors outside this tool"
         ) from error
     for wrapper in _WRAPPERS:
         if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
@@ -104,30 +104,49 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def load_pretrained(model: nn.Module, path: str | Path, filter_fn: Callable[[StateDict, nn.Module], StateDict]) -> None:
-    """Load a checkpoint file into ``model``, whose head stays fresh if the number of classes differs.
+def fit_ends(state_dict: StateDict, model: nn.Module, classifiers: Sequence[str], stems: Sequence[str]) -> StateDict:
+    """Adapt what fine-tuning changes: a classifier for other classes stays fresh, a stem for other channels is folded.
 
-    Weights of a first convolution for 3 channels are summed for 1 (timm's rule), so that a grey image gives what
-    its three equal channels would give.
+    A stem's weights for 3 channels are summed for 1 (timm's rule), so that a grey image gives what its three equal
+    channels would give.
+
+    Args:
+        state_dict: Weights under public or own names.
+        model: The network, with ``in_chans`` and timm's ``pretrained_cfg["classifier"]``.
+        classifiers: Names under which ``state_dict`` may hold the classifier.
+        stems: Names under which it may hold the first convolution.
+    """
+    fresh = model.state_dict()
+    own: str = model.pretrained_cfg["classifier"]  # type: ignore[index, assignment]
+    fitted = {}
+    for key, value in state_dict.items():
+        module, _, leaf = key.rpartition(".")
+        if module in classifiers:
+            if f"{own}.{leaf}" not in fresh:  # a model without classifier takes none
+                continue
+            head = fresh[f"{own}.{leaf}"]
+            value = value if value.shape == head.shape else head
+        elif module in stems and value.dim() == 4 and value.shape[1] == 3:
+            value = adapt_input_conv(int(model.in_chans), value)  # type: ignore[arg-type]
+        fitted[key] = value
+    return fitted
+
+
+def load_pretrained(
+    model: nn.Module,
+    path: str | Path,
+    filter_fn: Callable[[StateDict, nn.Module], StateDict],
+    classifiers: Sequence[str],
+    stems: Sequence[str],
+) -> None:
+    """Load a checkpoint file into ``model``: strictly, after :func:`fit_ends`.
 
     Raises:
-        FileNotFoundError, ValueError: see :func:`read_checkpoint` and :func:`translate`.
+        FileNotFoundError: If there is no such file.
+        ValueError: naming the file and what in it does not fit; see :func:`read_checkpoint` and :func:`translate`.
     """
-    state_dict = read_checkpoint(path)
-    fresh = model.state_dict()
-    for key in list(state_dict):
-        value = state_dict[key]
-        if re.search(r"(^|\.)head\.(fc\.)?(weight|bias)$", key):
-            own = f"head.fc.{key.rpartition('.')[2]}"
-            if own not in fresh:  # a model without classifier takes none
-                del state_dict[key]
-            elif fresh[own].shape != value.shape:
-                state_dict[key] = fresh[own]
-        elif key.endswith(("patch_embed.proj.weight", "patch_embed.0.weight", "patch_embed.conv1.weight")):
-            in_chans = int(model.in_chans)  # type: ignore[arg-type]
-            if value.dim() == 4 and value.shape[1] == 3 != in_chans:
-                state_dict[key] = adapt_input_conv(in_chans, value)
+    state_dict = fit_ends(read_checkpoint(path), model, classifiers, stems)
     try:
         model.load_state_dict(filter_fn(state_dict, model))
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise ValueError(f"checkpoint {path}: {error}") from error

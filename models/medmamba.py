@@ -291,7 +291,7 @@ def _create_medmamba(variant: str, pretrained: bool | str | Path | None = False,
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     model: MedMamba = build_model_with_cfg(MedMamba, variant, False, feature_cfg=feature_cfg, **kwargs)
     if pretrained:
-        load_pretrained(model, pretrained, checkpoint_filter_fn)
+        load_pretrained(model, pretrained, checkpoint_filter_fn, ("head", "head.fc"), ("patch_embed.proj",))
     return model
 
 

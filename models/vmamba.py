@@ -175,7 +175,8 @@ def _create_vmamba(variant: str, pretrained: bool | str | Path | None = False, *
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
     model: VMamba = build_model_with_cfg(VMamba, variant, False, feature_cfg=feature_cfg, **kwargs)
     if pretrained:
-        load_pretrained(model, pretrained, checkpoint_filter_fn)
+        stems = ("patch_embed.0", "patch_embed.conv1.conv")
+        load_pretrained(model, pretrained, checkpoint_filter_fn, ("classifier.head", "head.fc"), stems)
     return model
 
 
