@@ -1,0 +1,127 @@
+"""Rounds of raw samples -> the metrics of an efficiency Cell. Pure and torch-free.
+
+All seconds in, named units out. The rounds of one Cell ran in different processes with other models between them, so
+the difference between them is an A/A measurement: it is kept as the noise of the figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from bench.measure.timing import Samples, bootstrap_median, tail
+
+NOISY_REL = {"cpu": 0.03, "cuda": 0.01}  # two runs of a sweep should agree within this on an idle machine
+
+
+def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Turn the raw rounds of one Cell into its metrics.
+
+    Args:
+        rounds: what :func:`bench.measure.efficiency.measure_round` put into ``Result.metrics``, any order.
+
+    Returns:
+        Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % bootstrap interval of the median),
+        ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
+        ``forward_ms_p50`` ... (training), ``noise_rel``, ``noisy`` and ``noisy_evidence``.
+
+    Raises:
+        ValueError: there are no rounds.
+    """
+    if not rounds:
+        raise ValueError("combine: no rounds were measured")
+    rounds = sorted(rounds, key=lambda r: int(r["round"]))
+    metrics: dict[str, Any] = {}
+    for raw in rounds:
+        metrics |= raw.get("static", {})
+    blocks = Samples([list(r["block_s"]) for r in rounds])
+    metrics |= _throughput(blocks, int(rounds[0]["batch"]))
+    latency = Samples([list(r["latency_s"]) for r in rounds if "latency_s" in r])
+    if latency.rounds:
+        metrics |= _latency(latency)
+    metrics |= _phases(rounds)
+    metrics |= _rates(metrics)
+    metrics |= _noise(rounds, blocks, latency)
+    return metrics
+
+
+def _throughput(blocks: Samples, batch: int) -> dict[str, Any]:
+    seconds = np.asarray(blocks.pooled())
+    low, high = bootstrap_median(blocks.rounds)
+    return {
+        "throughput_images_per_s_p50": batch / blocks.centre(),
+        "throughput_images_per_s_p10": batch / float(np.percentile(seconds, 90)),
+        "throughput_images_per_s_p90": batch / float(np.percentile(seconds, 10)),
+        "throughput_images_per_s_ci_low": batch / high,
+        "throughput_images_per_s_ci_high": batch / low,
+        "throughput_blocks": len(seconds),
+        "throughput_images_per_s_rounds": [batch / m for m in blocks.medians()],
+        "step_ms_p50": 1e3 * blocks.centre(),
+    }
+
+
+def _latency(latency: Samples) -> dict[str, Any]:
+    pooled = latency.pooled()
+    low, high = bootstrap_median(latency.rounds)
+    tails = {f"latency_ms_p{p}": tail(pooled, p) for p in (90, 99)}
+    return {
+        "latency_ms_p50": 1e3 * latency.centre(),
+        "latency_ms_ci_low": 1e3 * low,
+        "latency_ms_ci_high": 1e3 * high,
+        **{name: None if value is None else 1e3 * value for name, value in tails.items()},
+        "latency_samples": len(pooled),
+    }
+
+
+def _phases(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    names = {name: None for r in rounds for name in r.get("phase_s", {})}
+    return {
+        f"{name}_ms_p50": 1e3 * Samples([list(r["phase_s"][name]) for r in rounds if "phase_s" in r]).centre()
+        for name in names
+    }
+
+
+def _rates(metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arithmetic rate of the forward pass, 2 FLOPs a MAC (inference only; training does other work too)."""
+    if metrics.get("flops_g") is None or "latency_ms_p50" not in metrics:
+        return {}
+    return {"achieved_gflops_per_s": metrics["flops_g"] * metrics["throughput_images_per_s_p50"]}
+
+
+def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Samples) -> dict[str, Any]:
+    kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
+    limit = NOISY_REL[kind]
+    noise = repeat_difference(blocks)
+    evidence = []
+    if noise is not None and noise > limit:
+        seen = ", ".join(f"{1e3 * m:.4g}" for m in blocks.medians())
+        evidence.append(f"rounds of {seen} ms a step: two runs would differ by {noise:.1%} (limit {limit:.0%})")
+    for raw in rounds:
+        where = f"round {raw['round'] + 1}: "
+        warm = raw.get("warmup", {})
+        if warm and not warm["stable"]:
+            evidence.append(f"{where}windows still {warm['spread']:.1%} apart after {warm['seconds']:.1f} s of warm-up")
+        evidence += [where + flag for flag in raw.get("disturbances", {}).get("flags", ())]
+    return {
+        "rounds": len(rounds),
+        "noise_rel": noise,
+        "noise_rel_latency": repeat_difference(latency) if latency.rounds else None,
+        "round_spread_rel": blocks.spread(),
+        "noisy": noise is not None and noise > limit,
+        "noisy_evidence": evidence,
+    }
+
+
+def repeat_difference(samples: Samples) -> float | None:
+    """Relative difference to expect between two runs of this many rounds (one standard deviation); None for one round.
+
+    The standard error of a median of R rounds is 1.2533 s / sqrt(R) (s / sqrt(2) for two rounds, whose median is
+    their mean); the difference of two such medians is sqrt(2) times that.
+    """
+    medians = np.asarray(samples.medians())
+    if len(medians) < 2:
+        return None
+    error = np.std(medians, ddof=1) / np.sqrt(len(medians))
+    return float(np.sqrt(2) * (1.2533 if len(medians) > 2 else 1.0) * error / samples.centre())

@@ -1,0 +1,148 @@
+"""One efficiency Cell: what a worker measures in one round, in a fresh process.
+
+Order, because each pass must not disturb the next: memory (the process is still clean), FLOPs, warm-up,
+throughput, split or latency, energy. The figures that do not change with time come from round 0 alone. The runner
+calls :func:`measure_round` in rounds interleaved over all models; :func:`bench.measure.combine.combine` makes one set
+of metrics of them, with the difference between rounds as the noise.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
+import torch
+
+from bench.cells import Context, EfficiencyCell, Result
+from bench.measure import flops, hardware, memory, timing
+from bench.measure.combine import combine
+from bench.measure.workload import Workload, touch_libraries
+
+
+def run_efficiency(cell: EfficiencyCell, ctx: Context) -> Result:
+    """Measure a Cell completely in this process: all its rounds, combined.
+
+    The runner interleaves rounds over Cells instead, which sees drift that this cannot.
+    """
+    rounds: list[dict[str, Any]] = []
+    for number in range(cell.rounds):
+        result = measure_round(cell, ctx, number)
+        if result.status != "ok":
+            return result
+        rounds.append(result.metrics)
+    return Result(combine(rounds))
+
+
+def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result:
+    """Measure one round of a Cell.
+
+    Args:
+        cell: what to measure; ``budget_s`` is the time of the throughput pass of one round.
+        ctx: where; ``progress`` hears the phases.
+        number: the round; round 0 also takes memory and FLOPs.
+
+    Returns:
+        Raw samples in ``metrics``, plain JSON data for :func:`combine`; or status ``oom`` with what failed.
+    """
+    phase = _Phase(ctx.progress)
+    raw: dict[str, Any] = {"round": number, "batch": cell.batch, "mode": cell.mode, "device": cell.device}
+    failure = ""
+    try:
+        _measure(cell, ctx, number, raw, phase)
+    except (RuntimeError, MemoryError) as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        failure = str(error).strip().splitlines()[0]
+    # Outside the except clause: a caught exception holds its frames, and they hold the tensors.
+    if not failure:
+        return Result(json.loads(json.dumps(raw)), timings=phase.seconds())
+    if cell.device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    reason = f"out of memory in {phase.name}: batch {cell.batch}, {cell.resolution} px, {cell.precision}, {cell.mode}"
+    metrics = {
+        **raw.get("static", {}),
+        "oom_phase": phase.name,
+        "oom_batch": cell.batch,
+        "oom_resolution": cell.resolution,
+    }
+    return Result(metrics, "oom", f"{reason}; {failure}"[:400], timings=phase.seconds())
+
+
+class _Phase:
+    """Tells the driver which phase runs, and keeps how long each took."""
+
+    def __init__(self, progress: Callable[[dict[str, Any]], None]) -> None:
+        self._progress = progress
+        self._begun: list[tuple[str, float]] = []
+        self.name = "start"
+
+    def __call__(self, name: str) -> None:
+        self.name = name
+        self._begun.append((name, time.perf_counter()))
+        self._progress({"phase": name})
+
+    def seconds(self) -> dict[str, float]:
+        ends = [start for _, start in self._begun[1:]] + [time.perf_counter()]
+        return {f"{name}_s": round(end - start, 4) for (name, start), end in zip(self._begun, ends, strict=True)}
+
+
+def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any], phase: _Phase) -> None:
+    cuda = cell.device.startswith("cuda")
+    torch.set_num_threads(cell.threads)
+    if not cuda:
+        memory.cap_data()
+    if number == 0:
+        raw["static"] = {}
+        workload = _static(cell, raw["static"], phase)
+    else:
+        phase("build")
+        workload = Workload(cell)
+    budget = timing.Budget.from_seconds(cell.budget_s, cuda)
+    clock = timing.clock_for(cell.device)
+    phase("warmup")
+    step = workload.step()
+    first = time.perf_counter()
+    before = hardware.snapshot(cell.device)
+    warm = timing.warm_up(step, clock, budget)
+    raw["warmup"] = asdict(warm)
+    phase("throughput")
+    raw["block_s"], raw["steps_per_block"] = timing.throughput_blocks(step, clock, budget, warm.step_s)
+    if cell.mode == "train":
+        phase("split")
+        raw["phase_s"] = timing.phase_seconds(workload.phases(), clock, budget)
+    else:
+        phase("latency")
+        raw["latency_s"] = timing.latency_samples(workload.step(batch=1), clock, budget)
+    raw["disturbances"] = hardware.disturbances(before, hardware.snapshot(cell.device))
+    raw["measured_s"] = time.perf_counter() - first
+
+
+def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workload:
+    """Take what needs a clean process or no clock: memory, FLOPs, activations. Fills ``found`` as it goes."""
+    phase("memory")
+    if not cell.device.startswith("cuda"):
+        touch_libraries(cell.device)
+    meter = memory.meter_for(cell.device)
+    workload = Workload(cell)
+    found["params"] = sum(p.numel() for p in workload.module.parameters())
+    step = workload.step(pool=1)
+    step(0)  # lazy state: algorithm search, optimizer moments
+    found |= memory.peak_of(lambda: (step(1), step(2)), meter)
+    if cell.mode == "train":
+        found |= memory.saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
+    phase("flops")
+    found |= _flops(workload)
+    return workload
+
+
+def _flops(workload: Workload) -> dict[str, Any]:
+    """Count; a model that cannot be counted is still timed, and its record says why it has no FLOPs."""
+    side = workload.cell.resolution
+    try:
+        return flops.count(workload.module, (1, flops.IN_CHANS, side, side))
+    except flops.FlopsError as error:
+        return {"macs_g": None, "flops_g": None, "flops_error": str(error)}

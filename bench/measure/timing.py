@@ -1,0 +1,290 @@
+"""Throughput and latency: two passes, two quantities.
+
+*Throughput* is what a busy device sustains: blocks of un-synchronised steps between two marks in the device's own
+stream (CUDA events; on the CPU the clock itself). *Latency* is what one request waits: batch 1, synchronised after
+each step. A per-step synchronisation in a throughput figure under-rates small models, and a pipelined interval is no
+latency, so neither stands for the other.
+
+Every function takes its clock as a parameter; the tests drive them with a fake one.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+Step = Callable[[int], Any]  # one step; the argument is the step's number, so that inputs can rotate
+MIN_BEYOND = 5  # samples that must lie beyond a tail percentile before it is reported: p90 from 50, p99 from 500
+RESAMPLES = 2000
+
+
+class Clock(Protocol):
+    """Time as a device sees it. Marks are made in the device's stream and read later."""
+
+    def now(self) -> float:
+        """Host seconds."""
+
+    def mark(self) -> Any:
+        """A point in the device's stream."""
+
+    def wait(self, mark: Any) -> None:
+        """Return when the device has passed ``mark``."""
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Device seconds between two marks that were both waited for."""
+
+    def synchronize(self) -> None:
+        """Return when the device is idle."""
+
+
+class HostClock:
+    """The CPU: work is done when the call returns."""
+
+    def now(self) -> float:
+        """Seconds of ``time.perf_counter``."""
+        return time.perf_counter()
+
+    mark = now
+
+    def wait(self, mark: float) -> None:
+        """Nothing to wait for."""
+
+    def seconds(self, start: float, end: float) -> float:
+        """Seconds between two marks."""
+        return end - start
+
+    def synchronize(self) -> None:
+        """Nothing runs on its own."""
+
+
+class CudaClock:
+    """CUDA events on the current stream of one device."""
+
+    def __init__(self, device: str) -> None:
+        import torch
+
+        self._cuda = torch.cuda
+        self._device = torch.device(device)
+
+    def now(self) -> float:
+        """Seconds of ``time.perf_counter``."""
+        return time.perf_counter()
+
+    def mark(self) -> Any:
+        """Record an event."""
+        event = self._cuda.Event(enable_timing=True)
+        event.record(self._cuda.current_stream(self._device))
+        return event
+
+    def wait(self, mark: Any) -> None:
+        """Wait for an event."""
+        mark.synchronize()
+
+    def seconds(self, start: Any, end: Any) -> float:
+        """Seconds between two events (``elapsed_time`` is in milliseconds, resolution about 0.5 us)."""
+        return float(start.elapsed_time(end)) / 1e3
+
+    def synchronize(self) -> None:
+        """Wait for the whole device."""
+        self._cuda.synchronize(self._device)
+
+
+def clock_for(device: str) -> Clock:
+    """Return the clock of ``cpu`` or ``cuda:0``."""
+    return CudaClock(device) if device.startswith("cuda") else HostClock()
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """How long each pass may take, in seconds, and the least it must see.
+
+    ``from_seconds`` scales all of it from the one number that a Cell carries (``budget_s``: the throughput pass).
+    """
+
+    throughput_s: float = 3.0
+    latency_s: float = 3.0
+    warmup_s: float = 1.0  # the least; it goes on until the windows agree
+    warmup_max_s: float = 6.0
+    block_s: float = 0.05
+    min_blocks: int = 5
+    min_samples: int = 10
+    agree: float = 0.03  # relative spread of the last windows that counts as warm
+    energy_s: float = 0.0
+
+    @classmethod
+    def from_seconds(cls, seconds: float, cuda: bool = False) -> Budget:
+        """Scale every pass from the seconds of the throughput pass; GPUs agree within 1 %, and take longer to heat."""
+        return cls(
+            throughput_s=seconds,
+            latency_s=seconds,
+            warmup_s=min(seconds / 2, 1.0),
+            warmup_max_s=2 * seconds,
+            block_s=min(max(seconds / 40, 0.01), 0.25),
+            agree=0.01 if cuda else 0.03,
+            energy_s=max(seconds, 5.0) if seconds >= 3 else 0.0,
+        )
+
+
+@dataclass(slots=True)
+class WarmUp:
+    """What the warm-up saw: ``stable`` is False when the windows still differed at the limit."""
+
+    seconds: float
+    steps: int
+    stable: bool
+    spread: float
+    step_s: float  # seconds a step, of the last window
+
+
+def warm_up(step: Step, clock: Clock, budget: Budget) -> WarmUp:
+    """Run until the last three windows agree within ``budget.agree``, and for at least ``budget.warmup_s``.
+
+    A window lasts a sixth of ``warmup_s`` or one step, whichever is longer. The first call (lazy initialisation,
+    compilation, algorithm choice) is not part of any window and not held against the limit.
+    """
+    step(0)
+    clock.synchronize()
+    start, steps, windows = clock.now(), 1, list[float]()
+    window_s = budget.warmup_s / 6
+    while True:
+        begin, done = clock.now(), 0
+        while clock.now() - begin < window_s or not done:
+            step(steps)
+            steps, done = steps + 1, done + 1
+            if done % 8 == 0 or not windows:  # the host must not run far ahead of an asynchronous device
+                clock.synchronize()
+        clock.synchronize()
+        windows.append((clock.now() - begin) / done)
+        last = windows[-3:]
+        spread = (max(last) - min(last)) / min(last) if len(last) == 3 else float("inf")
+        elapsed = clock.now() - start
+        if (spread <= budget.agree and elapsed >= budget.warmup_s) or elapsed >= budget.warmup_max_s:
+            stable = spread <= budget.agree
+            return WarmUp(elapsed, steps, stable, spread if np.isfinite(spread) else -1.0, windows[-1])
+
+
+def throughput_blocks(step: Step, clock: Clock, budget: Budget, step_s: float) -> tuple[list[float], int]:
+    """Time blocks of un-synchronised steps.
+
+    At most two blocks are in flight: before the third, the host waits for the first one's end mark, which lies in
+    the past of a busy device. So the queue never drains and the host's clock can still end the pass.
+
+    Args:
+        step: the step.
+        clock: the device's clock.
+        budget: ``throughput_s``, ``block_s`` and ``min_blocks`` are used.
+        step_s: seconds a step, from the warm-up; sets the steps of a block.
+
+    Returns:
+        Seconds a step for each block, and the steps in a block.
+    """
+    per_block = max(1, round(budget.block_s / max(step_s, 1e-9)))
+    clock.synchronize()
+    begin, done = clock.now(), 0
+    marks = [clock.mark()]
+    while len(marks) <= budget.min_blocks or clock.now() - begin < budget.throughput_s:
+        for _ in range(per_block):
+            step(done)
+            done += 1
+        marks.append(clock.mark())
+        if len(marks) > 2:
+            clock.wait(marks[-3])
+    clock.synchronize()
+    return [clock.seconds(a, b) / per_block for a, b in itertools.pairwise(marks)], per_block
+
+
+def latency_samples(step: Step, clock: Clock, budget: Budget) -> list[float]:
+    """Seconds from the call to the finished result, one sample a step, synchronised each time."""
+    step(0)
+    clock.synchronize()
+    samples: list[float] = []
+    begin = clock.now()
+    while len(samples) < budget.min_samples or clock.now() - begin < budget.latency_s:
+        start = clock.now()
+        step(len(samples))
+        clock.synchronize()
+        samples.append(clock.now() - start)
+    return samples
+
+
+def phase_seconds(phases: Sequence[tuple[str, Step]], clock: Clock, budget: Budget) -> dict[str, list[float]]:
+    """Split a step into named phases: marks between them in the stream, no synchronisation inside a step.
+
+    Returns:
+        Seconds per phase, one number a step. A pass of its own: the marks would disturb the throughput pass.
+    """
+    found: dict[str, list[float]] = {name: [] for name, _ in phases}
+    clock.synchronize()
+    begin, number = clock.now(), 0
+    while number < budget.min_blocks or clock.now() - begin < budget.throughput_s / 3:
+        marks = [clock.mark()]
+        for _, phase in phases:
+            phase(number)
+            marks.append(clock.mark())
+        clock.wait(marks[-1])
+        for (name, _), a, b in zip(phases, marks[:-1], marks[1:], strict=True):
+            found[name].append(clock.seconds(a, b))
+        number += 1
+    return found
+
+
+# ---- statistics of samples: pure ----------------------------------------------------------------------------------
+
+
+def tail(samples: Sequence[float], percent: float) -> float | None:
+    """A percentile, or None when fewer than ``MIN_BEYOND`` samples can be expected beyond it."""
+    if len(samples) * (1 - percent / 100) < MIN_BEYOND - 1e-9:
+        return None
+    return float(np.percentile(np.asarray(samples), percent))
+
+
+def bootstrap_median(rounds: Sequence[Sequence[float]], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of the median over rounds of samples.
+
+    Samples of one round share its drift, so whole rounds are drawn first and samples within them second; with one
+    round it is the ordinary bootstrap, which knows nothing of drift between processes.
+
+    Returns:
+        Lower and upper bound, in the samples' unit.
+    """
+    rng = np.random.default_rng(seed)
+    arrays = [np.asarray(r, dtype=float) for r in rounds if len(r)]
+    if not arrays:
+        raise ValueError("bootstrap_median: no samples")
+    medians = np.empty((len(arrays), RESAMPLES))
+    for row, values in enumerate(arrays):
+        drawn = values[rng.integers(0, len(values), (RESAMPLES, min(len(values), 1000)))]
+        medians[row] = np.median(drawn, axis=1)
+    picked = rng.integers(0, len(arrays), (len(arrays), RESAMPLES))
+    estimate = np.median(np.take_along_axis(medians, picked, axis=0), axis=0)
+    low, high = np.quantile(estimate, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+@dataclass(slots=True)
+class Samples:
+    """Rounds of samples of one quantity, in seconds."""
+
+    rounds: list[list[float]] = field(default_factory=list)
+
+    def medians(self) -> list[float]:
+        """Median of each round."""
+        return [float(np.median(r)) for r in self.rounds if r]
+
+    def centre(self) -> float:
+        """Median of the rounds' medians: one bad round in three does not move it."""
+        return float(np.median(self.medians()))
+
+    def spread(self) -> float | None:
+        """Largest relative difference between two rounds, the A/A difference seen; None for a single round."""
+        medians = self.medians()
+        return (max(medians) - min(medians)) / self.centre() if len(medians) > 1 else None
+
+    def pooled(self) -> list[float]:
+        """All samples."""
+        return [s for r in self.rounds for s in r]

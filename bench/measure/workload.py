@@ -1,0 +1,115 @@
+"""The work of an efficiency Cell: its model, inputs and step on its device, in its precision and mode."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import nn
+
+from bench.cells import EfficiencyCell
+from bench.measure.build import IN_CHANS, NUM_CLASSES, build
+from bench.measure.timing import Step
+
+POOL = 4  # batches that take turns as input, so that no cache holds the one input of every step
+POOL_BYTES = 256 * 2**20
+
+
+def set_precision(precision: str) -> None:
+    """Fix how float32 products are computed in this process: exactly (fp32, bf16) or in TF32."""
+    tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True
+
+
+class Workload:
+    """One model with its inputs and its step.
+
+    Attributes:
+        module: the eager model (FLOPs and saved activations are taken from it); compiled or not, ``step`` runs it.
+    """
+
+    def __init__(self, cell: EfficiencyCell, module: nn.Module | None = None) -> None:
+        self.cell = cell
+        self.device = torch.device(cell.device)
+        set_precision(cell.precision)
+        self.module = (module or build(cell.model, cell.resolution)).to(self.device)
+        self.module.train(cell.mode == "train")
+        self.model: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self.module, dynamic=False) if cell.compile else self.module
+        )
+        self._inputs: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._loss: torch.Tensor | None = None
+        if cell.mode == "train":
+            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
+            self._labels = torch.randint(NUM_CLASSES, (cell.batch,), generator=_seeded(0)).to(self.device)
+
+    def inputs(self, batch: int, pool: int = POOL) -> list[torch.Tensor]:
+        """Random images (batch, 3, resolution, resolution), float32, standard normal; ``pool`` of them."""
+        shape = (batch, IN_CHANS, self.cell.resolution, self.cell.resolution)
+        size = 4 * batch * IN_CHANS * self.cell.resolution**2
+        wanted = max(1, min(pool, POOL_BYTES // size))
+        held = self._inputs.setdefault((batch, 0), [])
+        while len(held) < wanted:
+            held.append(torch.randn(shape, generator=_seeded(len(held))).to(self.device))
+        return held[:wanted]
+
+    def _precision(self) -> AbstractContextManager[Any]:
+        if self.cell.precision != "bf16":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
+
+    def step(self, batch: int | None = None, pool: int = POOL) -> Step:
+        """Return the step of this mode: a forward pass, or a whole training step."""
+        if self.cell.mode == "train":
+            phases = [phase for _, phase in self.phases(pool)]
+
+            def train(number: int) -> None:
+                for phase in phases:
+                    phase(number)
+
+            return train
+        images = self.inputs(batch or self.cell.batch, pool)
+
+        def infer(number: int) -> None:
+            with torch.inference_mode(), self._precision():
+                self.model(images[number % len(images)])
+
+        return infer
+
+    def phases(self, pool: int = POOL) -> list[tuple[str, Step]]:
+        """Return the three parts of a training step, to be called in turn (AdamW, cross-entropy)."""
+        images = self.inputs(self.cell.batch, pool)
+
+        def forward(number: int) -> None:
+            with self._precision():
+                output = self.model(images[number % len(images)])
+                self._loss = nn.functional.cross_entropy(output, self._labels)
+
+        def backward(number: int) -> None:
+            assert self._loss is not None
+            self._loss.backward()  # type: ignore[no-untyped-call]
+            self._loss = None
+
+        def optimizer(number: int) -> None:
+            self._optimizer.step()
+            self._optimizer.zero_grad(set_to_none=True)
+
+        return [("forward", forward), ("backward", backward), ("optimizer", optimizer)]
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def touch_libraries(device: str) -> None:
+    """Run each kind of kernel once, so that pages of the libraries are not charged to the first model measured."""
+    x = torch.randn(2, 16, 16, 16, device=device)
+    net = nn.Sequential(nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.GELU(), nn.Conv2d(32, 32, 3, groups=32)).to(device)
+    y = net(x).flatten(2).transpose(1, 2)
+    y = nn.functional.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None])[:, 0]
+    y = nn.functional.layer_norm(nn.functional.linear(y, torch.randn(64, 32, device=device)), (64,)).softmax(-1)
+    y.mean().backward()  # type: ignore[no-untyped-call]
