@@ -63,7 +63,7 @@ class CrossScan(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,d) to (b,h,w,d)."""
-        A = -self.A_log.float().exp()
+        A = -self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)).exp()  # also in a half-precision model
         return cross_selective_scan(
             x, self.x_proj_weight, self.dt_proj_weight, self.dt_proj_bias, A, self.D, directions=self.directions
         )
