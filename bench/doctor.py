@@ -76,12 +76,12 @@ def _cuda() -> list[Finding]:
 def _scan_backends() -> list[Finding]:
     import torch
 
-    from bench.ops import backend_report
+    from bench.ops.dispatch import backend_report, resolve
 
     found = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        chosen, report = backend_report(device)
-        for name, available, reason in report:
+        chosen = resolve(device, False, None)
+        for name, available, reason in backend_report(device):
             state = OK if name == chosen else NOTE
             text = ("chosen: " if name == chosen else "") + reason
             found.append(Finding(f"scan on {device}: {name}", state if available else NOTE, text, _scan_meaning(name)))

@@ -87,6 +87,11 @@ class PlainObserver:
         said = describe(record) if record else "round done"
         self.note(f"[{self.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {clock(self.pace.remaining_s())} left)")
 
+    def skip(self, estimate_s: float) -> None:
+        """Count a job that is not needed any more."""
+        self.index += 1
+        self.pace.left_s = max(0.0, self.pace.left_s - estimate_s)
+
     def note(self, text: str) -> None:
         """Print a line as it is, unwrapped."""
         self.console.print(text, soft_wrap=True, markup=False, highlight=False)

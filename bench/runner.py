@@ -46,6 +46,9 @@ class Observer(Protocol):
     def finish(self, label: str, record: Record | None, seconds: float) -> None:
         """A job ended; ``record`` is None after a round that is not the last."""
 
+    def skip(self, estimate_s: float) -> None:
+        """A job is not needed any more."""
+
     def note(self, text: str) -> None:
         """Something worth a line."""
 
@@ -94,8 +97,9 @@ def execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: 
     try:
         with _driver_signals(), _forkserver() as context:
             for job in jobs:
-                if job.key in done:
-                    continue  # an earlier round of this Cell ended it
+                if job.key in done:  # an earlier round of this Cell ended it
+                    observer.skip(_estimate_s(job))
+                    continue
                 label = cell_label(job.cell) + (f", round {job.round + 1}" if job.round is not None else "")
                 observer.start(label, _estimate_s(job))
                 started = time.monotonic()

@@ -54,5 +54,5 @@ def rebuild_boards(out: Path, console: Console) -> None:
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
     info = store.read_run(out)
     paths = write_boards(out, records, info)
-    print_board(records, info, console)
+    print_board(records, info, console, predictions=out / "predictions")
     console.print("written: " + ", ".join(str(path) for path in paths), soft_wrap=True, markup=False, highlight=False)

@@ -116,7 +116,7 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     from bench.measure.hardware import machine_facts
-    from bench.ops import chosen_backend
+    from bench.ops.dispatch import resolve
     from bench.plan import hardware_name, library_versions
 
     facts = machine_facts()
@@ -129,7 +129,7 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "scan_backend": chosen_backend(device),
+        "scan_backend": resolve(torch.device(device).type, False, None),
         "versions": library_versions(),
     }
     if device.startswith("cuda"):
