@@ -1,0 +1,98 @@
+"""The package imports from a wheel, an editable install and the checkout, and never shadows Hugging Face's `datasets`."""
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# Facts only: torch is not needed to see where modules come from.
+LOOK = """
+import importlib.util, bench, bench.models._facts, bench.datasets._facts
+hf = importlib.util.find_spec("datasets")
+print(bench.__file__, bench.models._facts.__file__, bench.datasets._facts.__file__, hf.origin, sep="\\n")
+"""
+
+
+def look(cwd: Path, **environment: str) -> list[Path]:
+    """Where bench, its models, its datasets and Hugging Face's datasets come from, in a fresh interpreter."""
+    env = {**os.environ, **environment}
+    ran = subprocess.run([sys.executable, "-c", LOOK], cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return [Path(line) for line in ran.stdout.split("\n") if line]
+
+
+def is_hugging_face(path: Path) -> bool:
+    return path.name == "__init__.py" and (path.parent / "arrow_dataset.py").is_file()
+
+
+def test_the_folders_stay_namespaces():
+    for folder in ("models", "datasets"):
+        assert not (ROOT / folder / "__init__.py").exists()
+
+
+def test_from_the_checkout_root():
+    bench, models, datasets, hugging_face = look(ROOT, PYTHONPATH="")
+    assert bench == ROOT / "bench" / "__init__.py"
+    assert models == ROOT / "models" / "_facts.py" and datasets == ROOT / "datasets" / "_facts.py"
+    assert is_hugging_face(hugging_face)
+
+
+def test_pytest_from_the_root_sees_hugging_face(tmp_path):
+    test = tmp_path / "test_inner.py"
+    test.write_text(
+        "import sys, importlib.util\n"
+        "def test_it():\n"
+        f"    assert {str(ROOT)!r} in [p or {str(ROOT)!r} for p in sys.path]\n"
+        "    import bench.datasets._facts\n"
+        "    assert 'site-packages' in importlib.util.find_spec('datasets').origin\n"
+    )
+    arguments = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test), "--rootdir", str(tmp_path)]
+    ran = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_from_the_editable_install(tmp_path):
+    try:
+        bench, models, datasets, hugging_face = look(tmp_path, PYTHONPATH="")
+    except AssertionError:
+        pytest.skip("this environment has no editable install of the checkout; `make test` makes one")
+    assert bench.parent.parent == models.parent.parent == datasets.parent.parent == ROOT
+    assert is_hugging_face(hugging_face)
+
+
+def test_from_the_wheel(tmp_path):
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    source = tmp_path / "source"
+    copy = ["bench", "models", "datasets", "pyproject.toml", "README.md", "LICENSE"]
+    source.mkdir()
+    for name in copy:  # a copy: building in place would leave build/ in the checkout
+        subprocess.run(["cp", "-r", str(ROOT / name), str(source / name)], check=True)
+    ran = subprocess.run([*build, str(tmp_path), str(source)], capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    (wheel,) = tmp_path.glob("medbench-*.whl")
+    site = tmp_path / "site"
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(site)
+    tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
+    assert tops == {"bench"}, "the wheel must put nothing called models or datasets beside other packages"
+    for wanted in ("bench/models/medmamba.py", "bench/datasets/phantoms.py", "bench/training/recipes/medmnist.toml"):
+        assert wanted in names
+    assert any(name.startswith("bench/ops/") and name.endswith(".cpp") for name in names)
+    bench, models, datasets, hugging_face = look(tmp_path, PYTHONPATH=str(site))
+    assert all(path.is_relative_to(site) for path in (bench, models, datasets))
+    assert is_hugging_face(hugging_face)
+    listed = subprocess.run(
+        [sys.executable, "-m", "bench", "list", "models", "--json"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "medmamba_tiny" in listed.stdout
