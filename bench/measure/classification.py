@@ -89,7 +89,7 @@ def accuracy(labels: Array, scores: Array, task: str) -> float:
     total = 0.0
     for label in range(truth.shape[1]):
         total += float(accuracy_score(truth[:, label], predicted[:, label]))
-    return total / truth.shape[1]
+    return total / int(truth.shape[1])
 
 
 def auc(labels: Array, scores: Array, task: str) -> float:
@@ -123,12 +123,13 @@ def decide(scores: Floats, task: str) -> Array:
         return (scores > THRESHOLD).astype(np.int64)
     if task == "binary-class":
         return (scores[:, -1] > THRESHOLD).astype(np.int64)
-    return np.argmax(scores, axis=-1)
+    return np.asarray(np.argmax(scores, axis=-1))
 
 
 def confusion_matrix(truth: Array, predicted: Array, n_classes: int) -> npt.NDArray[np.int64]:
     """Count (C, C), truth by row and prediction by column, whether or not a class occurs."""
-    return np.bincount(truth * n_classes + predicted, minlength=n_classes**2).reshape(n_classes, n_classes)
+    counts = np.bincount(truth * n_classes + predicted, minlength=n_classes**2)
+    return np.asarray(counts, dtype=np.int64).reshape(n_classes, n_classes)
 
 
 def one_vs_rest(truth: Array, predicted: Array, n_classes: int, task: str) -> npt.NDArray[np.int64]:

@@ -4,9 +4,10 @@ A recipe is a TOML file: the built-in ones lie in ``recipes/`` beside this modul
 sets fields of :data:`FIELDS`; what it leaves out takes the neutral value there, and ``base`` starts from another
 recipe instead. :func:`resolve` returns every field, so that the Cell's key holds all that decides the training.
 
-When the number of epochs is overridden (or set over a ``base``), milestones and warm-up scale with it (``milestone * new / old``, rounded, at
-least one epoch; two that meet stay two, so the last learning rate is the recipe's), unless they are overridden too.
-Early-stopping patience does not scale. A changed built-in recipe raises its ``version``.
+When the number of epochs is overridden (or set over a ``base``), milestones and warm-up scale with it
+(``milestone * new / old``, rounded, at least one epoch; two that meet stay two, so the last learning rate is the
+recipe's), unless they are overridden too. Early-stopping patience does not scale. A changed built-in recipe raises its
+``version``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Accuracy metrics against MedMNIST's evaluator, scikit-learn and closed forms."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -188,6 +189,6 @@ def test_a_certain_mistake_costs_a_finite_loss() -> None:
         ([0], [[1.0, 0.0]], "multiclass", "did you mean 'multi-class'"),
     ],
 )
-def test_what_does_not_fit_is_named(labels: list, scores: list, task: str, message: str) -> None:
+def test_what_does_not_fit_is_named(labels: list[Any], scores: list[Any], task: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         classification_metrics(np.array(labels), np.array(scores), task)

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -95,7 +96,7 @@ def test_a_file_with_a_base(tmp_path: Path) -> None:
         ({"name": "medmnist", "milestones": [75, 50]}, "milestones should rise"),
     ],
 )
-def test_wrong_input_is_named(arguments: dict, message: str) -> None:
+def test_wrong_input_is_named(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         resolve(**arguments)
 

@@ -1,0 +1,242 @@
+"""Train one model: choose an epoch on validation, evaluate the test split once.
+
+Nothing in a step waits for the device: losses are summed on it and read once an epoch. Given the same model,
+recipe, seed, device and threads, every bit comes out the same: the order and the augmentation of an epoch are
+counter-based, and torch's generator (dropout, stochastic depth) is seeded anew at the start of each epoch.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from bench.measure import classification
+from bench.training import streams
+from bench.training.data import Pipeline, batch_bounds
+from bench.training.optim import Loss, make_optimizer
+from bench.training.schedule import learning_rate
+
+Progress = Callable[[dict[str, Any]], None]
+REPORT_EVERY_S = 0.5
+
+
+class Splits(NamedTuple):
+    """The pipelines of a dataset."""
+
+    train: Pipeline
+    val: Pipeline
+    test: Pipeline
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What a training came to. Scores are probabilities, float64 (N, C); ``best_epoch`` counts from 1."""
+
+    status: str = "ok"
+    reason: str = ""
+    history: list[dict[str, Any]] = field(default_factory=list)
+    best_epoch: int = 0
+    val_scores: npt.NDArray[np.float64] | None = None
+    test_scores: npt.NDArray[np.float64] | None = None
+    timings: dict[str, float] = field(default_factory=dict)
+
+
+class DivergedError(ArithmeticError):
+    """The loss or a validation score stopped being a number."""
+
+
+class Trainer:
+    """One training in progress.
+
+    Args:
+        model: on its device already, in the memory format of the pipelines.
+        splits: the data.
+        recipe: a resolved recipe.
+        task: one of :data:`bench.registry.TASKS`.
+        n_classes: outputs of the model.
+        seed: of order, augmentation and dropout (the weights are the model's own).
+        precision: ``fp32``, or ``bf16`` for autocast.
+        progress: called with plain dicts, at most every half second within an epoch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        splits: Splits,
+        recipe: Mapping[str, Any],
+        *,
+        task: str,
+        n_classes: int,
+        seed: int,
+        precision: str = "fp32",
+        progress: Progress = lambda event: None,
+    ) -> None:
+        if precision not in ("fp32", "bf16"):
+            raise ValueError(f"unknown precision {precision!r}; training runs in fp32 or bf16")
+        self.model, self.splits, self.recipe = model, splits, recipe
+        self.task, self.seed, self.precision, self.progress = task, seed, precision, progress
+        self.device = splits.train.device
+        self.optimizer = make_optimizer(model, recipe)
+        labels = splits.train.labels.cpu().numpy()
+        self.val_labels = splits.val.labels.cpu().numpy()
+        self.loss = Loss(task, recipe, labels, n_classes, self.device)
+        self.average = _moving_average(model, recipe["ema_decay"])
+        self.best: dict[str, torch.Tensor] = {}
+        self.outcome = Outcome()
+
+    def fit(self) -> Outcome:
+        """Train all epochs, restore the chosen one and score the test split with it."""
+        started = time.perf_counter()
+        try:
+            for epoch in range(self.recipe["epochs"]):
+                row = self._epoch(epoch)
+                self.outcome.history.append(row)
+                if self._improved():
+                    self.outcome.best_epoch = epoch + 1
+                    self._keep()
+                if self._exhausted():
+                    break
+        except DivergedError as error:
+            self.outcome.status, self.outcome.reason = "diverged", str(error)
+        self.outcome.timings["train_s"] = time.perf_counter() - started
+        if self.outcome.status == "ok":
+            self._finish()
+        return self.outcome
+
+    def _finish(self) -> None:
+        started = time.perf_counter()
+        model = self._evaluated()
+        model.load_state_dict(self.best)
+        self.progress({"phase": "eval"})
+        self.outcome.val_scores = self._scores(model, self.splits.val)
+        self.outcome.test_scores = self._scores(model, self.splits.test)
+        if not np.isfinite(self.outcome.test_scores).all():
+            self.outcome.status, self.outcome.reason = "diverged", "scores of the test split are not finite"
+        self.outcome.timings["test_s"] = time.perf_counter() - started
+
+    def _epoch(self, epoch: int) -> dict[str, Any]:
+        started = time.perf_counter()
+        loss = self._train_epoch(epoch)
+        seconds = time.perf_counter() - started
+        rate = len(self.splits.train) / seconds
+        event = {"epoch": epoch + 1, "epochs": self.recipe["epochs"], "loss": loss, "images_per_s": rate}
+        self.progress({"phase": "eval", **event})
+        row = {"epoch": epoch + 1, "train_loss": loss}
+        if not math.isfinite(loss):
+            self.outcome.history.append({**row, "seconds": seconds, "images_per_s": rate})
+            raise DivergedError(f"the training loss became {loss} in epoch {epoch + 1}")
+        scores = self._scores(self._evaluated(), self.splits.val)
+        if not np.isfinite(scores).all():
+            self.outcome.history.append({**row, "seconds": seconds, "images_per_s": rate})
+            raise DivergedError(f"validation scores are not finite after epoch {epoch + 1}")
+        row |= {
+            "val_loss": classification.negative_log_likelihood(self.val_labels, scores, self.task),
+            "val_auc": classification.auc(self.val_labels, scores, self.task),
+            "val_acc": classification.accuracy(self.val_labels, scores, self.task),
+            "lr": self.optimizer.param_groups[0]["lr"],
+            "seconds": seconds,
+            "eval_seconds": time.perf_counter() - started - seconds,
+            "images_per_s": rate,
+        }
+        return row
+
+    def _train_epoch(self, epoch: int) -> float:
+        """Run one epoch; return the mean loss over its images."""
+        torch.manual_seed(streams.torch_seed(self.seed, streams.DROPOUT, epoch))
+        self.model.train()
+        n = len(self.splits.train)
+        steps = len(batch_bounds(n, self.recipe["batch_size"]))
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        began = reported = time.perf_counter()
+        seen = 0
+        for step, (images, labels) in enumerate(self.splits.train.train_batches(self.seed, epoch)):
+            rate = learning_rate(self.recipe, epoch * steps + step, steps)
+            for group in self.optimizer.param_groups:
+                group["lr"] = rate
+            total += self._step(images, labels)
+            seen += len(images)
+            now = time.perf_counter()
+            if now - reported > REPORT_EVERY_S:
+                reported = now
+                event = {"epoch": epoch + 1, "epochs": self.recipe["epochs"], "images_per_s": seen / (now - began)}
+                self.progress({"phase": "train", **event})
+        return float(total) / n
+
+    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Take one optimizer step; return the summed loss, still on the device."""
+        self.optimizer.zero_grad(set_to_none=True)
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        parts = micro_batches(len(images), self.recipe["micro_batch_size"])
+        for part_images, part_labels in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
+            losses = self.loss(self._forward(self.model, part_images), part_labels).sum()
+            (losses / len(images)).backward()
+            total += losses.detach()
+        if self.recipe["gradient_clip"]:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["gradient_clip"])
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
+        return total
+
+    def _forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        with self._autocast():
+            logits: torch.Tensor = model(images)
+        return logits
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
+    def _scores(self, model: nn.Module, pipeline: Pipeline) -> npt.NDArray[np.float64]:
+        """Return probabilities (N, C) in float64, computed from float32 logits."""
+        model.eval()
+        with torch.inference_mode():
+            logits = [self._forward(model, images).float() for images in pipeline.eval_batches()]
+            wide = torch.cat(logits).cpu().double()
+        scores = torch.sigmoid(wide) if self.task == "multi-label" else torch.softmax(wide, dim=1)
+        return scores.numpy()
+
+    def _evaluated(self) -> nn.Module:
+        return self.model if self.average is None else self.average.module
+
+    def _ranked(self, row: Mapping[str, Any]) -> float:
+        """Return what the recipe selects by, larger is better; an undefined value is the worst."""
+        rule = self.recipe["select"]
+        value = row["epoch"] if rule == "last" else -row["val_loss"] if rule == "val_loss" else row[rule]
+        return float(value) if math.isfinite(value) else -math.inf
+
+    def _improved(self) -> bool:
+        *before, last = (self._ranked(row) for row in self.outcome.history)
+        return not before or last > max(before)
+
+    def _exhausted(self) -> bool:
+        patience = self.recipe["early_stopping_patience"]
+        return bool(patience) and len(self.outcome.history) - self.outcome.best_epoch >= patience
+
+    def _keep(self) -> None:
+        state = self._evaluated().state_dict()
+        if not self.best:
+            self.best = {name: tensor.detach().clone() for name, tensor in state.items()}
+            return
+        for name, tensor in state.items():
+            self.best[name].copy_(tensor)
+
+
+def micro_batches(n: int, size: int) -> int:
+    """Return into how many parts a batch of ``n`` is cut so that none exceeds ``size`` and none is a single image."""
+    return 1 if size == 0 else max(1, min(math.ceil(n / size), n // 2))
+
+
+def _moving_average(model: nn.Module, decay: float) -> AveragedModel | None:
+    if not decay:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

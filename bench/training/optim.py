@@ -1,0 +1,93 @@
+"""What an optimizer step is made of: the loss of a task, the optimizer of a recipe, the layout of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+class Loss:
+    """The loss of each image, (B,), in float32: cross-entropy, or for multi-label the mean binary cross-entropy.
+
+    ``class_weights = "balanced"`` weights a class by N / (C x its images), and a label's positives by negatives /
+    positives, from the training labels; a class without images gets weight 0.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        recipe: Mapping[str, Any],
+        labels: npt.NDArray[np.int64],
+        n_classes: int,
+        device: torch.device,
+    ) -> None:
+        self.multi_label = task == "multi-label"
+        self.smoothing = float(recipe["label_smoothing"])
+        self.weights: torch.Tensor | None = None
+        if recipe["class_weights"] == "balanced":
+            weights = _balanced(labels, n_classes, self.multi_label)
+            self.weights = torch.tensor(weights, dtype=torch.float32, device=device)
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Return losses (B,) of logits (B, C) and labels (B,) or (B, L)."""
+        logits = logits.float()
+        if self.multi_label:
+            targets = labels.float()
+            return F.binary_cross_entropy_with_logits(logits, targets, pos_weight=self.weights, reduction="none").mean(
+                1
+            )
+        return F.cross_entropy(logits, labels, weight=self.weights, label_smoothing=self.smoothing, reduction="none")
+
+
+def _balanced(labels: npt.NDArray[np.int64], n_classes: int, multi_label: bool) -> npt.NDArray[np.float64]:
+    n = len(labels)
+    if multi_label:
+        positives = labels.sum(0)
+        return np.where(positives > 0, (n - positives) / np.maximum(positives, 1), 0.0)
+    counts = np.bincount(labels, minlength=n_classes)
+    return np.where(counts > 0, n / (n_classes * np.maximum(counts, 1)), 0.0)
+
+
+def make_optimizer(model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """Build the recipe's optimizer, fused; its learning rate is set at each step by the loop."""
+    groups = parameter_groups(model, recipe)
+    rate, betas = recipe["learning_rate"], tuple(recipe["betas"])
+    if recipe["optimizer"] == "sgd":
+        return torch.optim.SGD(groups, lr=rate, momentum=recipe["momentum"], fused=True)
+    kind = torch.optim.AdamW if recipe["optimizer"] == "adamw" else torch.optim.Adam
+    return kind(groups, lr=rate, betas=betas, fused=True)
+
+
+def parameter_groups(model: nn.Module, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Split trainable parameters into those with weight decay and those without.
+
+    Spared, when the recipe says so: tensors of one dimension or none (norms, biases), what the model names in timm's
+    ``no_weight_decay()`` and tensors marked ``_no_weight_decay`` (as Mamba marks its A and D).
+    """
+    trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decay = recipe["weight_decay"]
+    if recipe["decay_norm_and_bias"] or not decay:
+        return [{"params": [p for _, p in trainable], "weight_decay": decay}]
+    named: Callable[[], set[str]] = getattr(model, "no_weight_decay", set)
+    exempt = named()
+    spared = [p.ndim <= 1 or name in exempt or getattr(p, "_no_weight_decay", False) for name, p in trainable]
+    groups = [
+        {"params": [p for (_, p), spare in zip(trainable, spared, strict=True) if not spare], "weight_decay": decay},
+        {"params": [p for (_, p), spare in zip(trainable, spared, strict=True) if spare], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
+
+
+def prefers_channels_last(model: nn.Module) -> bool:
+    """Say whether most of a model's weights are in dense 2-D convolutions.
+
+    A rule, not a probe: a choice made by timing would let two runs of one Cell differ in their bits.
+    """
+    dense = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
+    return 2 * dense > sum(p.numel() for p in model.parameters())
