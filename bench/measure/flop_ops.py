@@ -187,6 +187,14 @@ def _convolution_by_name(inputs: list[Any], outputs: list[Any]) -> int:
     return prod(out) * prod(weight[1:])
 
 
+def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
+    """Every weight matrix meets every position once; ``inputs[2]`` (or 3 for an LSTM) lists weights and biases."""
+    positions = prod(shape_of(inputs[0])[:2])
+    lists = [v.node().inputs() for v in inputs[1:4] if v.node().kind() == "prim::ListConstruct"]
+    weights = [shape_of(v) for v in lists[-1]]
+    return positions * sum(prod(w) for w in weights if len(w) == 2)
+
+
 EXTRA_HANDLES: dict[str, Handle] = {
     "aten::scaled_dot_product_attention": _attention,
     "aten::matmul": _matmul,
@@ -198,6 +206,10 @@ EXTRA_HANDLES: dict[str, Handle] = {
     "aten::dot": _matmul,
     "aten::bilinear": _bilinear,
     "aten::_convolution_mode": _convolution_by_name,
+    "aten::lstm": _recurrent,
+    "aten::gru": _recurrent,
+    "aten::rnn_tanh": _recurrent,
+    "aten::rnn_relu": _recurrent,
 }
 
 
