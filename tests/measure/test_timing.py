@@ -1,0 +1,260 @@
+"""The timing instrument on a fake clock, where every answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.measure.combine import combine
+from bench.measure.timing import (
+    Budget,
+    HostClock,
+    Samples,
+    bootstrap_median,
+    latency_samples,
+    phase_seconds,
+    tail,
+    throughput_blocks,
+    warm_up,
+)
+
+
+class FakeDevice:
+    """A device that works through a queue behind the host's back, on simulated time.
+
+    The host needs ``launch_s`` to enqueue a step, the device ``work_s(step number)`` to do it. A mark is the device time at
+    which everything enqueued before it is done, as with CUDA events.
+    """
+
+    def __init__(self, launch_s: float, work_s) -> None:
+        self.host = 0.0
+        self.device = 0.0
+        self.launch_s = launch_s
+        self.work_s = work_s
+        self.steps = 0
+        self.most_ahead_s = 0.0
+        self.idle_s = 0.0
+
+    def step(self, number: int) -> None:
+        self.host += self.launch_s
+        self.idle_s += max(0.0, self.host - self.device) if self.steps else 0.0
+        self.device = max(self.device, self.host) + self.work_s(self.steps)
+        self.most_ahead_s = max(self.most_ahead_s, self.device - self.host)
+        self.steps += 1
+
+    def now(self) -> float:
+        return self.host
+
+    def mark(self) -> float:
+        return max(self.device, self.host)
+
+    def wait(self, mark: float) -> None:
+        self.host = max(self.host, mark)
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def synchronize(self) -> None:
+        self.host = max(self.host, self.device)
+
+
+BUDGET = Budget(throughput_s=2.0, latency_s=2.0, warmup_s=0.5, warmup_max_s=3.0, block_s=0.05)
+
+
+def test_throughput_is_the_device_rate_not_the_launch_rate() -> None:
+    device = FakeDevice(launch_s=0.0002, work_s=lambda n: 0.004)
+    blocks, per_block = throughput_blocks(device.step, device, BUDGET, step_s=0.004)
+    assert per_block == 12
+    assert np.allclose(blocks[1:], 0.004)  # the first block starts on an empty queue: one launch more
+    assert blocks[0] == pytest.approx(0.004, rel=0.01)
+
+
+def test_throughput_never_drains_the_queue_and_never_runs_far_ahead() -> None:
+    device = FakeDevice(launch_s=0.0002, work_s=lambda n: 0.004)
+    throughput_blocks(device.step, device, BUDGET, step_s=0.004)
+    assert device.idle_s == 0
+    assert device.most_ahead_s <= 3 * BUDGET.block_s
+    assert 2.0 <= device.host <= 2.0 + 4 * BUDGET.block_s
+
+
+def test_throughput_of_a_launch_bound_model_is_the_launch_rate() -> None:
+    device = FakeDevice(launch_s=0.004, work_s=lambda n: 0.001)
+    blocks, _ = throughput_blocks(device.step, device, BUDGET, step_s=0.004)
+    assert np.median(blocks) == pytest.approx(0.004)
+
+
+def test_a_slow_step_still_gives_the_least_number_of_blocks() -> None:
+    device = FakeDevice(launch_s=0.001, work_s=lambda n: 3.0)
+    blocks, per_block = throughput_blocks(device.step, device, BUDGET, step_s=3.0)
+    assert per_block == 1
+    assert len(blocks) == BUDGET.min_blocks
+
+
+def test_latency_contains_launch_and_work_of_each_step() -> None:
+    device = FakeDevice(launch_s=0.001, work_s=lambda n: 0.004 if n % 10 else 0.014)
+    samples = latency_samples(device.step, device, BUDGET)
+    assert np.median(samples) == pytest.approx(0.005)
+    assert max(samples) == pytest.approx(0.015)
+    assert sum(samples) == pytest.approx(2.0, rel=0.02)
+    assert tail(samples, 90) is not None
+    assert tail(samples, 99) is None  # about 330 samples
+
+
+def test_warm_up_goes_on_until_the_windows_agree() -> None:
+    device = FakeDevice(launch_s=0.0001, work_s=lambda n: 0.01 if n > 60 else 0.03 - n * 0.02 / 60)
+    warm = warm_up(device.step, device, BUDGET)
+    assert warm.stable
+    assert warm.step_s == pytest.approx(0.01, rel=0.05)
+    assert warm.steps > 60
+
+
+def test_warm_up_that_never_settles_says_so() -> None:
+    device = FakeDevice(launch_s=0.0001, work_s=lambda n: 0.01 * (1 + n // 9 % 2))
+    warm = warm_up(device.step, device, BUDGET)
+    assert not warm.stable
+    assert warm.spread > BUDGET.agree
+    assert 3.0 <= warm.seconds <= 3.5
+
+
+def test_the_first_call_is_in_no_window() -> None:
+    device = FakeDevice(launch_s=0.0001, work_s=lambda n: 100.0 if n == 0 else 0.01)
+    warm = warm_up(device.step, device, BUDGET)
+    assert warm.stable
+    assert warm.seconds < 1.0
+
+
+def test_split_of_a_step() -> None:
+    device = FakeDevice(launch_s=0.0, work_s=lambda n: (0.01, 0.02, 0.005)[n % 3])
+    phases = [(name, device.step) for name in ("forward", "backward", "optimizer")]
+    found = phase_seconds(phases, device, BUDGET)
+    assert {name: float(np.median(s)) for name, s in found.items()} == pytest.approx(
+        {"forward": 0.01, "backward": 0.02, "optimizer": 0.005}
+    )
+
+
+def test_host_clock_goes_forward() -> None:
+    clock = HostClock()
+    a, b = clock.mark(), clock.mark()
+    clock.wait(b)
+    assert 0 <= clock.seconds(a, b) < 1
+
+
+# ---- statistics -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("n", "percent", "given"), [(49, 90, False), (50, 90, True), (499, 99, False), (500, 99, True)]
+)
+def test_no_tail_from_too_few_samples(n: int, percent: float, given: bool) -> None:
+    assert (tail(np.arange(n, dtype=float), percent) is not None) is given
+
+
+def test_bootstrap_interval_covers_the_median_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(3)
+    hits = 0
+    for _ in range(200):
+        low, high = bootstrap_median([rng.lognormal(0, 0.1, 60)])
+        hits += low <= 1.0 <= high
+    assert 0.90 <= hits / 200 <= 0.99
+
+
+def test_bootstrap_over_rounds_knows_of_drift_between_them() -> None:
+    rng = np.random.default_rng(0)
+    steady = [1 + 0.001 * rng.standard_normal(40) for _ in range(4)]
+    drifting = [r + shift for r, shift in zip(steady, (0, 0.05, 0.1, 0.15), strict=True)]
+    narrow, wide = bootstrap_median(steady), bootstrap_median(drifting)
+    assert wide[1] - wide[0] > 20 * (narrow[1] - narrow[0])
+
+
+def test_bootstrap_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no samples"):
+        bootstrap_median([[]])
+
+
+def test_one_bad_round_in_three_does_not_move_the_figure() -> None:
+    assert Samples([[1.0, 1.0], [1.01, 1.01], [5.0, 5.0]]).centre() == 1.01
+
+
+# ---- rounds -> metrics ------------------------------------------------------------------------------------------------
+
+
+def a_round(number: int, step_s: float, device: str = "cpu", noise: float = 0.002, **more):
+    rng = np.random.default_rng(number + round(1e6 * step_s))
+    blocks = (step_s * (1 + noise * rng.standard_normal(40))).tolist()
+    return {
+        "round": number,
+        "batch": 8,
+        "mode": "infer",
+        "device": device,
+        "block_s": blocks,
+        "latency_s": blocks[:20],
+    } | more
+
+
+def test_metrics_of_rounds_have_units_and_order() -> None:
+    rounds = [a_round(n, 0.02, static={"macs_g": 2.0, "flops_g": 4.0} if n == 0 else {}) for n in (2, 0, 1)]
+    found = combine(rounds)
+    assert found["throughput_images_per_s_p50"] == pytest.approx(400, rel=0.01)
+    assert (
+        found["throughput_images_per_s_p10"]
+        < found["throughput_images_per_s_p50"]
+        < found["throughput_images_per_s_p90"]
+    )
+    assert found["throughput_images_per_s_ci_low"] < 400.5
+    assert found["throughput_images_per_s_ci_high"] > 399.5
+    assert found["latency_ms_p50"] == pytest.approx(20, rel=0.01)
+    assert found["latency_ms_p90"] is not None
+    assert found["latency_ms_p99"] is None
+    assert found["achieved_gflops_per_s"] == pytest.approx(4.0 * 400, rel=0.01)
+    assert found["noisy"] is False
+    assert found["noisy_evidence"] == []
+
+
+def test_an_aa_pair_does_not_differ_and_a_planted_slow_down_does() -> None:
+    first = combine([a_round(n, 0.020) for n in range(3)])
+    again = combine([a_round(n + 10, 0.020) for n in range(3)])
+    slower = combine([a_round(n + 20, 0.024) for n in range(3)])
+
+    def differ(a, b) -> bool:
+        floor = max(a["noise_rel"], b["noise_rel"], 0.01)
+        change = abs(a["throughput_images_per_s_p50"] / b["throughput_images_per_s_p50"] - 1)
+        apart = (
+            a["throughput_images_per_s_ci_low"] > b["throughput_images_per_s_ci_high"]
+            or b["throughput_images_per_s_ci_low"] > a["throughput_images_per_s_ci_high"]
+        )
+        return apart and change > 2 * floor
+
+    assert not differ(first, again)
+    assert differ(first, slower)
+
+
+@pytest.mark.parametrize(("device", "noisy"), [("cpu", False), ("cuda:0", True)])
+def test_noise_is_judged_by_device(device: str, noisy: bool) -> None:
+    found = combine([a_round(0, 0.0200, device), a_round(1, 0.0206, device)])  # 3 % between rounds, 2.1 % a run
+    assert 0.015 < found["noise_rel"] < 0.025
+    assert found["noisy"] is noisy
+    assert ("two runs would differ by" in " ".join(found["noisy_evidence"])) is noisy
+
+
+def test_disturbances_are_evidence_with_their_round() -> None:
+    disturbed = {"flags": ["other processes took 40% of the CPU"]}
+    warm = {"stable": False, "spread": 0.08, "seconds": 6.0}
+    found = combine([a_round(0, 0.02), a_round(1, 0.02, disturbances=disturbed, warmup=warm)])
+    assert found["noisy_evidence"] == [
+        "round 2: windows still 8.0% apart after 6.0 s of warm-up",
+        "round 2: other processes took 40% of the CPU",
+    ]
+
+
+def test_training_has_a_split_and_no_latency() -> None:
+    raw = a_round(0, 0.02, phase_s={"forward": [0.005] * 5, "backward": [0.01] * 5, "optimizer": [0.005] * 5})
+    del raw["latency_s"]
+    found = combine([raw])
+    assert found["backward_ms_p50"] == pytest.approx(10)
+    assert not any(name.startswith("latency") for name in found)
+    assert found["noise_rel"] is None
+
+
+def test_combine_of_nothing_is_an_error() -> None:
+    with pytest.raises(ValueError, match="no rounds"):
+        combine([])
