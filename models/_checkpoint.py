@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from timm.models._manipulate import adapt_input_conv
 from torch import Tensor, nn
@@ -83,7 +84,10 @@ def read_checkpoint(path: str | Path) -> StateDict:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint {path}: there is no such file")
     if path.suffix == ".safetensors":
-        return dict(load_file(path))
+        try:
+            return dict(load_file(path))
+        except SafetensorError as error:
+            raise ValueError(f"checkpoint {path} is no safetensors file: {_first_line(error)}") from error
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:

@@ -36,14 +36,17 @@ def init_linear(module: nn.Module) -> None:
 @contextmanager
 def _running_statistics_held(block: nn.Module) -> Any:
     """Batch norms in here use the batch but do not update: a recomputed forward must not count a batch twice."""
-    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.track_running_stats]
+    norms = [m for m in block.modules() if isinstance(m, nn.BatchNorm2d) and m.num_batches_tracked is not None]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum = 0.0
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+            if norm.training:
+                norm.num_batches_tracked.sub_(1)  # type: ignore[union-attr]
 
 
 class Stage(nn.Module):
@@ -157,7 +160,7 @@ class Hierarchy(nn.Module):
             x = stage(x)
             if i in take:
                 taken = self.norm(x) if norm and i == len(self.stages) - 1 else x
-                found.append(taken.permute(0, 3, 1, 2).contiguous() if str(output_fmt) == "NCHW" else taken)
+                found.append(taken.permute(0, 3, 1, 2).contiguous() if output_fmt == "NCHW" else taken)
         if intermediates_only:
             return found
         return self.norm(x) if not stop_early or last == len(self.stages) - 1 else x, found

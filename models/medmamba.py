@@ -288,7 +288,7 @@ default_cfgs = generate_default_cfgs({name: _cfg() for name in _NAMES})
 def _create_medmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
     if pretrained is True:
         raise ValueError(f"{variant}: there are no weights to download; give pretrained= the path of a checkpoint")
-    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True}
     model: MedMamba = build_model_with_cfg(MedMamba, variant, False, feature_cfg=feature_cfg, **kwargs)
     if pretrained:
         load_pretrained(model, pretrained, checkpoint_filter_fn, ("head", "head.fc"), ("patch_embed.proj",))

@@ -172,7 +172,7 @@ default_cfgs = generate_default_cfgs({name: _cfg() for name in ("vmamba_tiny", "
 def _create_vmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: Any) -> VMamba:
     if pretrained is True:
         raise ValueError(f"{variant}: nothing is downloaded; give pretrained= the path of a checkpoint of the authors")
-    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter"}
+    feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True}
     model: VMamba = build_model_with_cfg(VMamba, variant, False, feature_cfg=feature_cfg, **kwargs)
     if pretrained:
         stems = ("patch_embed.0", "patch_embed.conv1.conv")
