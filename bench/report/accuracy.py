@@ -20,6 +20,7 @@ from bench.report.tables import (
     Text,
     fixed,
     known,
+    listed,
     name,
     natural,
     rows_of,
@@ -80,9 +81,7 @@ def _rank(rows: Sequence[Row]) -> Overall:
             scored[row.model][row.dataset] = row
     datasets = tuple(sorted({row.dataset for row in rows}, key=natural))
     counted = common_datasets(scored)
-    standings = [
-        Standing(model, own, tuple(d for d in datasets if d not in own)) for model, own in scored.items()
-    ]
+    standings = [Standing(model, own, tuple(d for d in datasets if d not in own)) for model, own in scored.items()]
     complete = [s for s in standings if counted and all(d in s.rows for d in counted)]
     if complete:
         ranks = np.mean([rank(-np.array([s.rows[d].mean("test_auc") for s in complete])) for d in counted], axis=0)
@@ -152,19 +151,21 @@ def overall_section(board: Overall, cost: Mapping[str, Mapping[str, float | None
     blocks: list[Block] = [Text(_counted_note(board)), Table(columns, rows_of(lines)).without_empty()]
     if cost_note:
         blocks.append(Text(cost_note))
-    if gaps := [_gap(s) for s in board.standings if s.missing]:
+    if gaps := [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]:
         blocks.append(Bullets(tuple(gaps)))
-    return Section(f"Overall, {board.protocol.pixels} px, {board.protocol.training}", blocks)
+    return Section(f"Overall: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
 def _counted_note(board: Overall) -> str:
     if not board.counted:
-        return "No model has a test AUC under this protocol; what happened is listed under \"Without a result\"."
+        return 'No model has a test AUC under this protocol; what happened is listed under "Without a result".'
     which = ", ".join(name(d) for d in board.counted)
     n = len(board.counted)
     means = f"AUC and ACC are means over {n} datasets ({which})" if n > 1 else f"Only {which} counts here"
     seeds = board.seeds
-    over = f"each over {seeds} or more seeds" if seeds > 1 else "one training run (seed) each"
+    many = len({len(s.rows[d].ok) for s in board.ranked for d in board.counted}) > 1
+    over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"
+    over = over.replace("1 or more seeds", "one or more training runs")
     intervals = (
         " The interval resamples the test images (bootstrap, 1,000 resamples) and says nothing of retraining."
         if any(s.auc_samples is not None for s in board.ranked)
@@ -173,12 +174,24 @@ def _counted_note(board: Overall) -> str:
     return f"{means}, {over}, ordered by AUC; the mean rank is by AUC on each dataset.{intervals}"
 
 
+def _uncounted(board: Overall) -> list[str]:
+    """A sentence on the datasets that are not ranked over."""
+    left_out = [d for d in board.datasets if d not in board.counted]
+    if not left_out or not board.counted:
+        return []
+    verb = "does" if len(left_out) == 1 else "do"
+    return [
+        f"{listed(map(name, left_out))} {verb} not count, having results of too few models "
+        "(ranked is over the datasets that give the largest table without gaps)."
+    ]
+
+
 def _gap(standing: Standing) -> str:
-    shown = standing.missing[:MAX_MISSING_NAMED]
+    shown = [name(d) for d in standing.missing[:MAX_MISSING_NAMED]]
     more = len(standing.missing) - len(shown)
-    missing = ", ".join(name(d) for d in shown) + (f" and {more} more" if more else "")
-    ranked = "is ranked over the datasets that count" if standing.place else "is not ranked"
-    return f"{name(standing.model)} has no result on {missing} and {ranked}."
+    return (
+        f"{name(standing.model)} is not ranked: no result on {listed([*shown, *([f'{more} more'] if more else [])])}."
+    )
 
 
 # --- one dataset -----------------------------------------------------------------------------------------------
@@ -193,11 +206,10 @@ def dataset_sections(rows: Sequence[Row]) -> list[Section]:
 
 
 _DATASET_COLUMNS = (
-    Column("#"), Column("model", left=True, code=True), Column("input px", left=True, drop=3),
-    Column("recipe", left=True, drop=4), Column("AUC"), Column("± seeds", drop=5), Column("AUC 95 %", drop=1),
-    Column("above chance", left=True, drop=2), Column("ACC"), Column("± seeds", drop=8), Column("ACC 95 %", drop=7),
-    Column("bal. ACC", drop=6), Column("F1", drop=9), Column("MCC", drop=11), Column("ECE", drop=10),
-    Column("seeds", drop=5),
+    Column("#"), Column("model", left=True, code=True), Column("AUC"), Column("AUC sd", drop=4),
+    Column("AUC 95 %", drop=1), Column("AUC - 0.5", left=True, drop=2), Column("ACC"), Column("ACC sd", drop=6),
+    Column("ACC 95 %", drop=3), Column("bal. ACC", drop=5), Column("F1", drop=7), Column("MCC", drop=9),
+    Column("ECE", drop=8), Column("seeds", drop=4),
 )  # fmt: skip
 
 
@@ -205,34 +217,32 @@ def _dataset_section(dataset: str, rows: Sequence[Row]) -> Section:
     by_protocol: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         by_protocol[row.protocol.identity].append(row)
-    lines = []
+    blocks: list[Block] = [Text(_about(rows))]
     for members in sorted(by_protocol.values(), key=lambda g: g[0].protocol.order):
         members.sort(key=lambda r: (-(a if (a := r.mean("test_auc")) is not None else -1), natural(r.model), r.model))
-        place = 0
-        for row in members:
-            place += row.mean("test_auc") is not None
-            lines.append(_dataset_row(row, str(place) if row.mean("test_auc") is not None else MISSING))
-    table = Table(_DATASET_COLUMNS, rows_of(lines)).without_empty()
-    blocks: list[Block] = [Text(_about(rows)), table]
+        protocol = members[0].protocol
+        lines = [_dataset_row(row, place) for place, row in enumerate(members, start=1)]
+        blocks.append(Text(f"Fed at {protocol.pixels}; recipe {protocol.training}:"))
+        blocks.append(Table(_DATASET_COLUMNS, rows_of(lines)).without_empty())
     return Section(name(dataset), blocks, level=3)
 
 
-def _dataset_row(row: Row, place: str) -> tuple[str, ...]:
+def _dataset_row(row: Row, place: int) -> tuple[str, ...]:
     evidence = row.evidence
     auc_low, auc_high = interval(evidence.auc_samples) if evidence else (None, None)
     acc_low, acc_high = interval(evidence.acc_samples) if evidence else (None, None)
     seeds = f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
     status = ", ".join(sorted({r["status"] for r in row.other})) if not row.ok else ""
+    area = row.mean("test_auc")
     return (
-        place, row.model, row.protocol.pixels, row.protocol.training, status or fixed(row.mean("test_auc")),
-        fixed(row.spread("test_auc")), span(auc_low, auc_high), above_chance(row.mean("test_auc"), auc_low, auc_high),
-        fixed(row.mean("test_acc")), fixed(row.spread("test_acc")), span(acc_low, acc_high),
-        fixed(row.mean("test_balanced_acc")), fixed(row.mean("test_f1_macro")), fixed(row.mean("test_mcc")),
-        fixed(row.mean("test_ece")), seeds,
+        str(place) if area is not None else MISSING, row.model, status or fixed(area), fixed(row.spread("test_auc")),
+        span(auc_low, auc_high), from_chance(area, auc_low, auc_high), fixed(row.mean("test_acc")),
+        fixed(row.spread("test_acc")), span(acc_low, acc_high), fixed(row.mean("test_balanced_acc")),
+        fixed(row.mean("test_f1_macro")), fixed(row.mean("test_mcc")), fixed(row.mean("test_ece")), seeds,
     )  # fmt: skip
 
 
-def above_chance(auc: float | None, low: float | None, high: float | None) -> str:
+def from_chance(auc: float | None, low: float | None, high: float | None) -> str:
     """The distance of an AUC from chance, and whether its interval leaves chance out."""
     if auc is None or not known(auc):
         return MISSING
@@ -240,8 +250,8 @@ def above_chance(auc: float | None, low: float | None, high: float | None) -> st
     if low is None or high is None or not known(low) or not known(high):
         return distance
     if low > 0.5:
-        return f"{distance} yes"
-    return f"{distance} below" if high < 0.5 else f"{distance} no"
+        return f"{distance} clear"
+    return f"{distance} below" if high < 0.5 else f"{distance} unclear"
 
 
 def _about(rows: Sequence[Row]) -> str:
@@ -251,5 +261,5 @@ def _about(rows: Sequence[Row]) -> str:
     frequent = f", and ACC {' or '.join(fixed(m) for m in majority)} for the most frequent answer" if majority else ""
     parts.append(f"Chance is AUC 0.5{frequent}.")
     if any(row.evidence for row in rows):
-        parts.append('"Above chance" is AUC - 0.5; "yes" where the 95 % interval leaves 0.5 out.')
+        parts.append("AUC - 0.5 is clear (or below) where the 95 % interval leaves chance out, else unclear.")
     return " ".join(part for part in parts if part)

@@ -61,7 +61,7 @@ def setting(record: Record) -> Setting:
 
 
 def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
-    """Efficiency Records by table, tables in a fixed order: inference, fp32, eager first; rows by model, pixels, batch."""
+    """Efficiency Records by table: inference, eager, fp32 first; in a table by model, pixels, batch."""
     groups: dict[Setting, list[Record]] = defaultdict(list)
     for record in records:
         if record["kind"] == "efficiency":
@@ -82,17 +82,17 @@ def _setting_order(s: Setting) -> tuple[Any, ...]:
 
 
 _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
-    (Column("params M", drop=3), lambda m: significant(_scaled(m, "params", 1e-6))),
-    (Column("GMACs", drop=2), lambda m: significant(_scaled(m, "macs_g"))),
+    (Column("params M", drop=4), lambda m: significant(_scaled(m, "params", 1e-6))),
+    (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
     (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
     (Column("images/s", drop=0), lambda m: significant(_scaled(m, "throughput_images_per_s_p50"))),
     (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
     (Column("latency p50 ms", drop=1), lambda m: significant(_scaled(m, "latency_ms_p50"))),
     (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
     (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
-    (Column("peak memory MiB", drop=4), lambda m: significant(_scaled(m, "peak_memory_mib"))),
+    (Column("peak memory MiB", drop=2), lambda m: significant(_scaled(m, "peak_memory_mib"))),
     (Column("J/image", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
-    (Column("flags", left=True, drop=4), lambda m: ", ".join(sorted(map(str, m.get("flags") or ())))),
+    (Column("flags", left=True, drop=1), lambda m: ", ".join(sorted(map(str, m.get("flags") or ())))),
 )
 
 
@@ -150,7 +150,9 @@ def _noise_line(floor: float | None, members: Sequence[Record]) -> str:
 # --- growth ----------------------------------------------------------------------------------------------------
 
 
-def _curves(members: Iterable[Record], cost: Callable[[Mapping[str, Any]], float | None]) -> dict[Any, dict[int, float]]:
+def _curves(
+    members: Iterable[Record], cost: Callable[[Mapping[str, Any]], float | None]
+) -> dict[Any, dict[int, float]]:
     """(model, batch) -> resolution -> cost, of what was measured."""
     curves: dict[Any, dict[int, float]] = defaultdict(dict)
     for record in members:

@@ -53,12 +53,7 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
     Raises:
         StoreError: ``out`` cannot be written.
     """
-    report = Report(records, run_info or {}, out / "predictions")
-    texts = (markdown(report.sections()), report.accuracy_csv(), report.efficiency_csv())
-    paths = [out / name for name in FILES]
-    for path, text in zip(paths, texts, strict=True):
-        atomic_write(path, text.encode())
-    return paths
+    return Report(records, run_info, out / "predictions").write(out)
 
 
 def print_board(
@@ -75,26 +70,32 @@ def print_board(
         console: its width decides what is shown; plain text where it is not a terminal.
         predictions: the run's ``predictions`` folder, for the intervals.
     """
-    terminal(Report(records, run_info or {}, predictions).sections(), console)
+    Report(records, run_info, predictions).print(console)
 
 
 class Report:
-    """Everything the boards show, computed once."""
+    """Everything the boards show, computed once: to write and print one, make a Report and do both with it."""
 
-    def __init__(self, records: Iterable[Record], run_info: Mapping[str, Any], predictions: Path | None) -> None:
+    def __init__(
+        self, records: Iterable[Record], run_info: Mapping[str, Any] | None = None, predictions: Path | None = None
+    ) -> None:
         self.records = unique(records)
-        self.run_info = run_info
+        self.run_info = run_info or {}
         self.rows = accuracy_rows(self.records)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.boards = overall(self.rows)
 
-    def accuracy_csv(self) -> str:
-        """The accuracy tables as CSV."""
-        return accuracy_csv(self.rows, self.boards)
+    def write(self, out: Path) -> list[Path]:
+        """Write the three files into ``out``; see :func:`write_boards`."""
+        texts = (markdown(self.sections()), accuracy_csv(self.rows, self.boards), efficiency_csv(self.records))
+        paths = [out / name for name in FILES]
+        for path, text in zip(paths, texts, strict=True):
+            atomic_write(path, text.encode())
+        return paths
 
-    def efficiency_csv(self) -> str:
-        """The efficiency tables as CSV."""
-        return efficiency_csv(self.records)
+    def print(self, console: Console) -> None:
+        """Print the report; see :func:`print_board`."""
+        terminal(self.sections(), console)
 
     def sections(self) -> list[Section]:
         """The report from top to bottom."""

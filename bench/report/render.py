@@ -7,11 +7,12 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.report.tables import Block, Bullets, Code, Section, Table, Text
+from bench.report.tables import Block, Bullets, Code, Section, Table, name
 
 if TYPE_CHECKING:
-    import rich.table
     from rich.console import Console
+    from rich.table import Table as RichTable
+    from rich.text import Text as RichText
 
 _CODE = re.compile(r"(`[^`]*`)")
 
@@ -40,16 +41,22 @@ def _table(table: Table) -> str:
     lines = [_row(column.name for column in table.columns)]
     lines.append("|" + "|".join(":---" if column.left else "---:" for column in table.columns) + "|")
     for row in table.rows:
-        lines.append(_row(f"`{cell.replace('`', chr(39))}`" if column.code and cell else cell
-                          for cell, column in zip(row, table.columns, strict=True)))
+        pairs = zip(row, table.columns, strict=True)
+        lines.append(_row(name(cell) if column.code and cell else cell for cell, column in pairs))
     return "\n".join(lines)
 
 
 def _row(cells: Iterable[str]) -> str:
-    return "| " + " | ".join(_escape(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(_inline(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _escape(text: str) -> str:
+    """Like :func:`_inline`, for text that begins a line."""
+    escaped = _inline(text)
+    return f"\\{escaped}" if re.match(r"(#+|[+>-])(\s|$)", escaped) else escaped
+
+
+def _inline(text: str) -> str:
     """Keep data from being read as markup: everything outside backticks is literal, on one line."""
     text = " ".join(text.split())
     parts = _CODE.split(text)
@@ -57,8 +64,7 @@ def _escape(text: str) -> str:
         re.sub(r"(?<!\w)_|_(?!\w)", r"\\_", re.sub(r"([\\*<\[\]$~`])", r"\\\1", part)).replace("&", "&amp;")
         for part in parts[::2]
     ]
-    escaped = "".join(parts)
-    return re.sub(r"^([#+>-])", r"\\\1", escaped) if re.match(r"(#+|[+>-])(\s|$)", escaped) else escaped
+    return "".join(parts)
 
 
 def terminal(sections: Iterable[Section], console: Console) -> None:
@@ -67,7 +73,7 @@ def terminal(sections: Iterable[Section], console: Console) -> None:
 
     for section in sections:
         console.print()
-        console.print(RichText(section.title, style="bold" if section.level > 2 else "bold cyan"))
+        console.print(_spans(section.title, "bold" if section.level > 2 else "bold cyan"))
         for block in section.blocks:
             if isinstance(block, Table):
                 _print_table(block, console)
@@ -80,20 +86,20 @@ def terminal(sections: Iterable[Section], console: Console) -> None:
                 console.print(_spans(block.text))
 
 
-def _spans(text: str) -> object:
+def _spans(text: str, style: str = "") -> RichText:
     from rich.text import Text as RichText
 
-    spans = RichText()
+    spans = RichText(style=style)
     for part in _CODE.split(" ".join(text.split())):
         spans.append(part.strip("`") if part.startswith("`") else part, "bold" if part.startswith("`") else "")
     return spans
 
 
-def _indented(item: str) -> object:
-    from rich.table import Table as Grid
+def _indented(item: str) -> RichTable:
+    from rich.table import Table as RichTable
 
-    grid = Grid.grid(padding=(0, 1))
-    grid.add_row("-", _spans(item))  # type: ignore[arg-type]
+    grid = RichTable.grid(padding=(0, 1))
+    grid.add_row("-", _spans(item))
     return grid
 
 
@@ -101,7 +107,7 @@ def _print_table(table: Table, console: Console) -> None:
     shown, left_out = fit(table, console.width)
     console.print(_rich_table(shown, console.is_terminal))
     if left_out:
-        console.print(f"(not shown at this width: {', '.join(left_out)})", style="dim", markup=False)
+        console.print(f"(no room for: {', '.join(left_out)})", style="dim", markup=False, highlight=False)
 
 
 _WRAPPED_WIDTH = 28  # what a column of long text asks for; it takes more where there is room
@@ -132,7 +138,7 @@ def fit(table: Table, width: int) -> tuple[Table, list[str]]:
     return narrowed, left_out
 
 
-def _rich_table(table: Table, is_terminal: bool) -> rich.table.Table:
+def _rich_table(table: Table, is_terminal: bool) -> RichTable:
     from rich import box
     from rich.table import Table as RichTable
     from rich.text import Text as RichText

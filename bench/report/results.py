@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import zipfile
 from collections import defaultdict
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.statistics import Array, Replicates, auc, majority_acc, resample
+from bench.report.statistics import Array, Replicates, auc, correct, majority_acc, resample
 from bench.report.tables import known, natural
 
 Record = Mapping[str, Any]
@@ -20,7 +21,8 @@ Record = Mapping[str, Any]
 # What makes two runs of one model on one dataset two different models or datasets, beside the protocol.
 _OF_THE_MODEL = ("weights_sha256", "plugin_sha256")
 _OF_THE_DATA = ("data_fingerprint",)
-_AUC_TOLERANCE = 1e-6
+_TOLERANCE = 1e-6
+MAX_SETTINGS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,10 @@ class Protocol:
 
     @property
     def pixels(self) -> str:
-        """``28→64 nearest``, or ``64`` where images are fed as they are."""
+        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are."""
         if self.size == self.resolution:
-            return f"{self.resolution}"
-        return f"{self.size}→{self.resolution} {self.resize}"
+            return f"{self.resolution} px"
+        return f"{self.size}→{self.resolution} px ({self.resize})"
 
     @property
     def training(self) -> str:
@@ -166,7 +168,11 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
         keys = sorted({key for settings in flat.values() for key in settings})
         differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
         for identity, settings in flat.items():
-            variants[identity] = ", ".join(f"{k}={settings.get(k)}" for k in differing)
+            shown = [f"{k}={settings.get(k)}" for k in differing]
+            if len(shown) > MAX_SETTINGS_NAMED:
+                digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
+                shown[MAX_SETTINGS_NAMED:] = [f"{len(shown) - MAX_SETTINGS_NAMED} more ({digest})"]
+            variants[identity] = ", ".join(shown)
     return variants
 
 
@@ -208,7 +214,9 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
             continue
         test_set = _canonical([row.dataset, np.asarray(found[0][1]).tolist()])
         if any(not np.array_equal(labels, found[0][1]) for _, labels in found):
-            problems.append(f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given")
+            problems.append(
+                f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
+            )
             continue
         labels_of[test_set] = found[0][1]
         test_sets[test_set].append((row, [scores for scores, _ in found]))
@@ -232,19 +240,20 @@ def _resample_test_set(test_set: str, labels: Array, members: list[tuple[Row, li
 
 
 def _scores(record: Record, predictions: Path, problems: list[str]) -> tuple[Array, Array] | None:
-    """Test scores and labels of a Record, if they are there and give the AUC that it states."""
+    """Test scores and labels of a Record, if they are there and give the AUC and ACC that it states."""
     path = predictions / f"{record['key']}.npz"
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             scores, labels = file["test_scores"], file["test_labels"]
-        again = auc(scores, labels)
+        again = {"test_auc": auc(scores, labels), "test_acc": float(correct(scores, labels).mean())}
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None
-    stated = record["metrics"].get("test_auc")
-    if known(stated) and abs(again - stated) > _AUC_TOLERANCE:
-        problems.append(f"predictions/{path.name} gives AUC {again:.6f}, its record says {stated:.6f}: not used")
-        return None
-    return (scores, labels) if known(again) else None
+    for metric, value in again.items():
+        stated = record["metrics"].get(metric)
+        if known(stated) and not abs(value - stated) <= _TOLERANCE:
+            problems.append(f"predictions/{path.name} gives {metric} {value:.6f}, its record {stated:.6f}: not used")
+            return None
+    return (scores, labels) if known(again["test_auc"]) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -81,15 +82,13 @@ def crossovers(costs: Mapping[str, Mapping[int, float]], margin: float = 0.05) -
     return sorted(found, key=lambda c: (c.above, c.below, c.resolution))
 
 
-def _pair(
-    first: str, a: Mapping[int, float], second: str, b: Mapping[int, float], margin: float
-) -> list[Crossover]:
+def _pair(first: str, a: Mapping[int, float], second: str, b: Mapping[int, float], margin: float) -> list[Crossover]:
     common = sorted(r for r in a.keys() & b.keys() if a[r] > 0 and b[r] > 0)
     # Positive where the first is dearer. Resolutions at which they tie carry no order and are passed over.
     ratio = {r: float(np.log(a[r] / b[r])) for r in common}
     clear = [r for r in common if abs(ratio[r]) > margin]
     found = []
-    for left, right in zip(clear, clear[1:], strict=False):
+    for left, right in pairwise(clear):
         if ratio[left] * ratio[right] >= 0:
             continue
         share = ratio[left] / (ratio[left] - ratio[right])

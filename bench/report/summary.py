@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.accuracy import Overall, Standing
@@ -28,12 +28,13 @@ def summary(
         lines.append(f"{len(ranked) - MAX_PROTOCOLS} more protocols have tables of their own below.")
     if ranked:
         lines.append(_caution(ranked))
-    lines += [line for line in (_chance(rows), _speed(records), _gaps(records), _skipped(skipped)) if line]
+    shown = {board.protocol.resolution for board in ranked}
+    lines += [line for line in (_chance(rows), _speed(records, shown), _gaps(records), _skipped(skipped)) if line]
     return tuple(lines)
 
 
 def _leader(board: Overall, several: bool) -> str:
-    where = f"At {board.protocol.pixels} px ({board.protocol.training}): " if several else ""
+    where = f"{board.protocol.pixels}, {board.protocol.training}: " if several else ""
     first, *others = board.ranked
     n = len(board.counted)
     over = f"mean AUC over {n} datasets" if n > 1 else f"AUC on {name(board.counted[0])}"
@@ -58,17 +59,17 @@ def _named(models: Sequence[str]) -> list[str]:
 
 def _separation(first: Standing, others: Sequence[Standing]) -> str:
     """Whether the same resampled test images put the leader ahead of the next, and of how many it does."""
-    if first.auc_samples is None or any(s.auc_samples is None for s in others):
-        return "Without the saved scores nothing can be said on whether that difference is real."
+    if first.auc_samples is None or others[0].auc_samples is None:
+        return "Without their saved scores nothing can be said on whether that difference is real."
     bounds = [interval(first.auc_samples - s.auc_samples) for s in others if s.auc_samples is not None]
     low, high = bounds[0]
     gap = f"The difference is {signed((first.auc or 0) - (others[0].auc or 0))} (95 % {signed(low)} to {signed(high)})"
     if low > 0:
-        verdict = "more than the test images alone explain (retraining and the number of models compared not considered)"
+        verdict = "more than the choice of test images explains (retraining and the number of models not considered)"
     else:
         verdict = "which these test images cannot tell from zero"
     level = sum(low <= 0 for low, _ in bounds)
-    tail = f" {level} of the {len(others)} others cannot be told from the leader." if level and len(others) > 1 else ""
+    tail = f" {level} of the {len(bounds)} others cannot be told from the leader." if level and len(bounds) > 1 else ""
     return f"{gap}, {verdict}.{tail}"
 
 
@@ -78,11 +79,13 @@ def _caution(boards: Sequence[Overall]) -> str:
     few = f" and {counted(datasets, 'dataset')}" if datasets < 5 else ""
     if seeds < 2:
         return (
-            f"With one training run per model{few} the ranks are not significant: nobody knows how far a second run "
-            "would land from the first."
+            f"With one training run per model{few} the ranks are not significant: how far a second run would land from "
+            "the first has not been measured."
         )
     if seeds < 5 or few:
-        return f"With {seeds} seeds{few} neighbouring ranks are not significant; read the spread over seeds beside them."
+        return (
+            f"With {seeds} seeds{few} neighbouring ranks are not significant; read the spread over seeds beside them."
+        )
     return "Ranks of neighbours may still be chance: no test over seeds and datasets has been made here."
 
 
@@ -100,13 +103,14 @@ def _chance(rows: Iterable[Row]) -> str:
     return f"{line} {clear} of {counted(len(proven), 'result')} lie clear of chance." if proven else line
 
 
-def _speed(records: Sequence[Record]) -> str:
+def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
+    """The fastest model of the first setting, at a resolution of the accuracy tables if it was measured there."""
     for key, members in by_setting(records).items():
         done = [r for r in members if r["status"] == "ok" and r["metrics"].get("throughput_images_per_s_p50")]
         if len({r["spec"]["model"] for r in done}) < 2:
             continue
         most = Counter(int(r["spec"]["resolution"]) for r in done)
-        resolution = max(most, key=lambda r: (most[r], r))
+        resolution = max(most, key=lambda r: (r in shown, most[r], r))
         fastest = max(
             (r for r in done if r["spec"]["resolution"] == resolution),
             key=lambda r: r["metrics"]["throughput_images_per_s_p50"],

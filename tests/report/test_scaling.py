@@ -1,0 +1,63 @@
+"""Exponents against SciPy's regression and exact power laws; crossovers against the intersection of two of them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from bench.report.scaling import crossovers, fit_exponent
+
+
+def test_an_exact_power_law_is_found():
+    pixels = np.array([64, 128, 224, 512]) ** 2
+    fit = fit_exponent(pixels, 3e-7 * pixels**1.5)
+    assert fit is not None
+    assert (fit.exponent, fit.low, fit.high) == pytest.approx((1.5, 1.5, 1.5))
+    assert fit.r2 == pytest.approx(1)
+    assert fit.n == 4
+
+
+def test_interval_is_students():
+    from scipy import stats
+
+    pixels = np.array([64, 96, 128, 192, 256]) ** 2.0
+    cost = pixels**1.2 * np.exp(np.random.default_rng(0).normal(0, 0.1, 5))
+    fit = fit_exponent(pixels, cost)
+    expected = stats.linregress(np.log(pixels), np.log(cost))
+    half = stats.t.ppf(0.975, 3) * expected.stderr
+    assert fit is not None
+    assert fit.exponent == pytest.approx(expected.slope)
+    assert (fit.low, fit.high) == pytest.approx((expected.slope - half, expected.slope + half))
+    assert fit.r2 == pytest.approx(expected.rvalue**2)
+
+
+def test_too_little_to_fit():
+    assert fit_exponent([1, 4], [1, 2]) is None
+    assert fit_exponent([1, 4, 4], [1, 2, 3]) is None
+    assert fit_exponent([1, 4, 9], [1, 2, float("nan")]) is None
+    assert fit_exponent([1, 4, 9], [1, 2, 0]) is None
+    flat = fit_exponent([1, 4, 9], [2, 2, 2])
+    assert flat is not None
+    assert flat.exponent == 0
+
+
+def test_lengths_must_agree():
+    with pytest.raises(ValueError, match="3 image sizes for 2 costs"):
+        fit_exponent([1, 4, 9], [1, 2])
+
+
+def test_crossover_of_two_power_laws_is_their_intersection():
+    sides = (64, 128, 256, 512)
+    linear = {r: 1e-3 * (r / 200) ** 2 for r in sides}
+    quadratic = {r: 1e-3 * (r / 200) ** 4 for r in sides}
+    (found,) = crossovers({"linear": linear, "quadratic": quadratic})
+    assert (found.below, found.above, found.between) == ("quadratic", "linear", (128, 256))
+    assert found.resolution == pytest.approx(200)
+
+
+def test_a_difference_within_the_noise_is_no_crossover():
+    a = {64: 1.00, 128: 2.00, 256: 4.00}
+    assert crossovers({"a": a, "b": {64: 1.04, 128: 1.97, 256: 3.9}}, margin=0.05) == []
+    (found,) = crossovers({"a": a, "b": {64: 1.2, 128: 1.99, 256: 3.5}}, margin=0.05)
+    assert found.between == (64, 256)  # 128 is a tie and decides nothing
+    assert crossovers({"a": a, "b": {512: 1.0}}) == []

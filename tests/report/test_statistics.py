@@ -1,0 +1,153 @@
+"""AUC, ACC and their resamples against scikit-learn, SciPy and closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sklearn.metrics import roc_auc_score
+
+from bench.report import statistics
+from bench.report.statistics import auc, correct, interval, majority_acc, one_vs_rest, rank, resample
+
+
+def multi_class(n: int, classes: int, seed: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(seed)
+    labels = generator.integers(classes, size=n)
+    logits = generator.normal(size=(n, classes)) + strength * np.eye(classes)[labels]
+    return np.exp(logits) / np.exp(logits).sum(1, keepdims=True), labels
+
+
+def test_ranks_are_scipys():
+    from scipy.stats import rankdata
+
+    values = np.array([3.0, 1.0, 3.0, 2.0, -1.0, 3.0])
+    np.testing.assert_array_equal(rank(values), rankdata(values))
+
+
+@pytest.mark.parametrize("decimals", [1, 12])  # 1: many equal scores
+def test_auc_is_scikit_learns(decimals: int):
+    scores, labels = multi_class(300, 4, 0)
+    scores = scores.round(decimals)
+    expected = np.mean([roc_auc_score(labels == k, scores[:, k]) for k in range(4)])
+    assert auc(scores, labels) == pytest.approx(expected, abs=1e-12)
+    several = (np.random.default_rng(1).random((300, 4)) < 0.3).astype(int)
+    expected = np.mean([roc_auc_score(several[:, k], scores[:, k]) for k in range(4)])
+    assert auc(scores, several) == pytest.approx(expected, abs=1e-12)
+
+
+def test_two_classes_have_one_curve_however_the_scores_are_stored():
+    scores, labels = multi_class(200, 2, 3)
+    expected = roc_auc_score(labels, scores[:, 1])
+    for form in (scores, scores[:, 1], scores[:, 1:]):
+        assert auc(form, labels) == pytest.approx(expected, abs=1e-12)
+        assert auc(form, labels[:, None]) == pytest.approx(expected, abs=1e-12)
+        np.testing.assert_array_equal(correct(form, labels), (scores[:, 1] > 0.5) == labels)
+
+
+def test_correct_and_majority_by_hand():
+    scores = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7], [0.2, 0.5, 0.3]])
+    np.testing.assert_array_equal(correct(scores, np.array([0, 2, 2])), [1, 1, 0])
+    assert majority_acc(np.array([0, 2, 2])) == pytest.approx(2 / 3)
+    several = np.array([[1, 0, 0], [0, 0, 1], [0, 0, 1]])
+    np.testing.assert_allclose(correct(scores, several), [2 / 3, 1, 2 / 3])  # 0.5 is not above 0.5
+    assert majority_acc(several) == pytest.approx(np.mean([2 / 3, 1, 2 / 3]))
+
+
+def test_a_class_without_images_is_left_out_of_the_mean():
+    scores, labels = multi_class(100, 3, 4)
+    labels = np.where(labels == 2, 1, labels)
+    expected = np.mean([roc_auc_score(labels == k, scores[:, k]) for k in (0, 1)])
+    assert auc(scores, labels) == pytest.approx(expected)
+    assert np.isnan(auc(scores, np.zeros(100)))
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [(np.zeros((3, 2)), np.zeros(4)), (np.zeros((3, 4)), np.zeros((3, 2))), (np.zeros((0, 2)), np.zeros(0))],
+)
+def test_shapes_that_do_not_fit_are_errors(scores: np.ndarray, labels: np.ndarray):
+    with pytest.raises(ValueError, match="scores"):
+        one_vs_rest(scores, labels)
+
+
+@pytest.mark.parametrize("decimals", [1, 12])
+def test_each_resample_is_scikit_learns_weighted_auc(decimals: int):
+    generator = np.random.default_rng(5)
+    column, target = generator.random(80).round(decimals), generator.random(80) < 0.3
+    weights = generator.integers(0, 4, size=(80, 7)).astype(np.float32)
+    samples = statistics._weighted_auc(column, target, weights)
+    expected = [roc_auc_score(target, column, sample_weight=weights[:, i]) for i in range(7)]
+    np.testing.assert_allclose(samples, expected, atol=1e-6)
+
+
+def test_resamples_keep_the_size_of_every_class():
+    strata = np.array([0] * 5 + [1] * 40 + [7])
+    weights = statistics._weights(strata, 200, np.random.default_rng(0))
+    for stratum, size in ((0, 5), (1, 40), (7, 1)):
+        np.testing.assert_array_equal(weights[strata == stratum].sum(0), size)
+
+
+def test_spread_of_acc_is_the_closed_form():
+    scores, labels = multi_class(400, 5, 6)
+    right = correct(scores, labels)
+    variance = sum((labels == k).sum() * right[labels == k].var() for k in range(5)) / 400**2
+    (found,) = resample("x", labels, [scores], n=20_000)
+    assert found.acc == right.mean()
+    assert found.acc_samples.std() == pytest.approx(np.sqrt(variance), rel=0.03)
+
+
+def test_interval_of_auc_has_delongs_width_and_covers():
+    """Binormal scores: the spread agrees with DeLong's variance, and 95 % intervals hold the truth about as often."""
+    from scipy.stats import norm
+
+    truth, covered, ratios = norm.cdf(1 / np.sqrt(2)), 0, []
+    labels = (np.arange(156) < 114).astype(int)  # as BreastMNIST's test split
+    for seed in range(200):
+        scores = np.random.default_rng(seed).normal(labels, 1.0)
+        (found,) = resample(f"run {seed}", labels, [scores])
+        low, high = interval(found.auc_samples)
+        covered += low <= truth <= high
+        ratios.append(found.auc_samples.std() / np.sqrt(delong_variance(scores, labels)))
+    assert np.mean(ratios) == pytest.approx(1, abs=0.03)
+    assert 0.90 <= covered / 200 <= 0.985
+
+
+def delong_variance(scores: np.ndarray, labels: np.ndarray) -> float:
+    """DeLong, DeLong and Clarke-Pearson 1988, from all pairs."""
+    wins = (scores[labels == 1][:, None] > scores[labels == 0]) + 0.5 * (
+        scores[labels == 1][:, None] == scores[labels == 0]
+    )
+    return wins.mean(1).var(ddof=1) / wins.shape[0] + wins.mean(0).var(ddof=1) / wins.shape[1]
+
+
+@pytest.mark.parametrize("multi_label", [False, True])
+def test_the_expansion_agrees_with_exact_resampling(multi_label: bool, monkeypatch: pytest.MonkeyPatch):
+    scores, labels = multi_class(2_000, 5, 8)
+    if multi_label:
+        generator = np.random.default_rng(9)
+        labels = (generator.random((2_000, 5)) < 0.15).astype(int)
+        scores = np.clip(generator.random((2_000, 5)) + 0.3 * labels, 0, 1)
+    (exact,) = resample("x", labels, [scores], n=4_000)
+    monkeypatch.setattr(statistics, "EXACT_LIMIT", 0)
+    (expanded,) = resample("x", labels, [scores], n=4_000)
+    assert (expanded.auc, expanded.acc) == (exact.auc, exact.acc)
+    for name in ("auc_samples", "acc_samples"):
+        assert getattr(expanded, name).std() == pytest.approx(getattr(exact, name).std(), rel=0.06)
+        assert getattr(expanded, name).mean() == pytest.approx(getattr(exact, name).mean(), abs=1e-3)
+
+
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_models_are_seen_on_the_same_resampled_images(limit: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(statistics, "EXACT_LIMIT", limit)
+    scores, labels = multi_class(300, 3, 10)
+    first, second = resample("x", labels, [scores, scores])
+    np.testing.assert_array_equal(first.auc_samples, second.auc_samples)
+    (alone,) = resample("x", labels, [scores])
+    np.testing.assert_allclose(alone.auc_samples, first.auc_samples, atol=1e-9)
+    (elsewhere,) = resample("y", labels, [scores])
+    assert abs(np.corrcoef(elsewhere.auc_samples, first.auc_samples)[0, 1]) < 0.2
+
+
+def test_nothing_known_gives_no_interval():
+    assert all(np.isnan(interval(np.array([np.nan, np.nan]))))
+    assert interval(np.array([np.nan, 1.0, 1.0])) == (1.0, 1.0)
