@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from bench.report.results import Record
@@ -25,7 +26,8 @@ from bench.report.tables import (
     significant,
 )
 
-DEFAULT_MARGIN = 0.05  # two speeds closer than this, or than the noise floor, have no order
+DEFAULT_MARGIN = 0.05  # two speeds closer than this, or than twice the noise floor, have no order
+MAX_EVIDENCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +93,18 @@ _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
     (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
     (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
     (Column("peak memory MiB", drop=2), lambda m: significant(_scaled(m, "peak_memory_mib"))),
+    (Column("forward ms", drop=5), lambda m: significant(_scaled(m, "forward_ms_p50"))),
+    (Column("backward ms", drop=5), lambda m: significant(_scaled(m, "backward_ms_p50"))),
+    (Column("optimizer ms", drop=6), lambda m: significant(_scaled(m, "optimizer_ms_p50"))),
     (Column("J/image", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
-    (Column("flags", left=True, drop=1), lambda m: ", ".join(sorted(map(str, m.get("flags") or ())))),
+    (Column("flags", left=True, drop=1), lambda m: ", ".join(flags(m))),
 )
+
+
+def flags(metrics: Mapping[str, Any]) -> list[str]:
+    """What a reader of a row must know; the evidence stands below the table."""
+    found = ["noisy"] if metrics.get("noisy") else ["disturbed"] if metrics.get("noisy_evidence") else []
+    return [*found, "FLOPs not counted"] if metrics.get("flops_error") else found
 
 
 def _scaled(metrics: Mapping[str, Any], metric: str, factor: float = 1.0) -> float | None:
@@ -111,10 +122,11 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
     """For each setting: the table, its noise floor, growth with the image, and changes of order."""
     sections = []
     for key, members in by_setting(records).items():
-        floor = noise_floor_pct(members)
-        blocks: list[Block] = [_cost_table(members), Text(_noise_line(floor, members))]
+        blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
+        if evidence := _evidence(members):
+            blocks.append(Bullets(evidence))
         blocks += _growth(members)
-        if changes := _changes(members, floor):
+        if changes := _changes(members):
             blocks.append(Bullets(changes))
         title = str(key)
         sections.append(Section(title[0].upper() + title[1:], blocks, level=3))
@@ -133,18 +145,48 @@ def _cost_table(members: Sequence[Record]) -> Table:
     return Table(columns, rows_of(lines)).without_empty()
 
 
-def noise_floor_pct(members: Iterable[Record]) -> float | None:
-    """The largest A/A difference of the table's Records in percent: smaller differences mean nothing."""
-    floors = [float(v) for r in members if known(v := r["metrics"].get("noise_floor_pct"))]
-    return max(floors, default=None)
+def noise_floor(members: Iterable[Record]) -> float | None:
+    """The typical (median) relative difference between two runs of one Cell of a table; None without an A/A repeat."""
+    values = [float(v) for r in members if known(v := r["metrics"].get("noise_rel"))]
+    return median(values) if values else None
 
 
-def _noise_line(floor: float | None, members: Sequence[Record]) -> str:
-    flagged = sum(bool(r["metrics"].get("flags")) for r in members)
-    flags = f" Flagged: {flagged} of {len(members)}." if flagged else ""
+def _noise_line(members: Sequence[Record]) -> str:
+    floor = noise_floor(members)
     if floor is None:
-        return f"Noise floor: not measured (no A/A repeat), so small differences prove nothing.{flags}"
-    return f"Noise floor: {significant(floor, 2)} % (largest A/A difference); smaller differences mean nothing.{flags}"
+        return "Noise floor: not measured (no A/A repeat), so small differences prove nothing."
+    measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
+    worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], _row_order(r)))
+    return (
+        f"Noise floor: two runs of one row would differ by {_percent(floor)} of images/s (median of the A/A repeats of "
+        f"{len(measured)} rows; at most {_percent(worst['metrics']['noise_rel'])}, {_which(worst)}). "
+        "Smaller differences mean nothing."
+    )
+
+
+def _percent(share: float) -> str:
+    return f"{significant(100 * share, 2)} %"
+
+
+def _which(record: Record) -> str:
+    spec = record["spec"]
+    return f"{name(spec['model'])} at {spec.get('resolution')} px, batch {spec.get('batch')}"
+
+
+def _evidence(members: Iterable[Record]) -> tuple[str, ...]:
+    """Why rows are flagged, one sentence each; the rest is in the records."""
+    lines = []
+    for record in members:
+        metrics = record["metrics"]
+        reasons = [str(reason) for reason in metrics.get("noisy_evidence") or ()]
+        if metrics.get("flops_error"):
+            reasons.append(f"FLOPs not counted: {metrics['flops_error']}")
+        if reasons:
+            more = f" ({len(reasons) - 1} more in its record)" if len(reasons) > 1 else ""
+            lines.append(f"{_which(record)}: {reasons[0]}{more}.")
+    if len(lines) > MAX_EVIDENCE:
+        lines[MAX_EVIDENCE:] = [f"{len(lines) - MAX_EVIDENCE} more rows are flagged; their records say why."]
+    return tuple(lines)
 
 
 # --- growth ----------------------------------------------------------------------------------------------------
@@ -215,12 +257,12 @@ def family(model: str) -> str:
     return match[0] if match else model
 
 
-def _changes(members: Sequence[Record], floor: float | None) -> tuple[str, ...]:
+def _changes(members: Sequence[Record]) -> tuple[str, ...]:
     """Sentences on where a model of one family becomes faster than a model of another."""
     by_batch: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
     for (model, batch), curve in _curves(members, _seconds).items():
         by_batch[batch][model] = curve
-    margin = max(DEFAULT_MARGIN, (floor or 0) / 100)
+    margin = max(DEFAULT_MARGIN, 2 * (noise_floor(members) or 0))
     sentences = []
     for batch in sorted(by_batch):
         at = f" (batch {batch})" if len(by_batch) > 1 else ""

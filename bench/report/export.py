@@ -67,7 +67,7 @@ def _evidence(row: Row) -> dict[str, float | None]:
 def efficiency_csv(records: Iterable[Record]) -> str:
     """One row for each efficiency Record: what was measured, on what, and every figure."""
     records = [r for r in records if r["kind"] == "efficiency"]
-    metrics = sorted({m for r in records for m, v in r["metrics"].items() if isinstance(v, str) or known(v)})
+    metrics = sorted({m for r in records for m, v in r["metrics"].items() if isinstance(v, (str, bool)) or known(v)})
     lines = []
     for record in records:
         spec, where = record["spec"], setting(record)
@@ -85,7 +85,7 @@ def efficiency_csv(records: Iterable[Record]) -> str:
             "reason": record["reason"],
         }
         line.update({m: record["metrics"].get(m) for m in metrics if m not in line})
-        line["flags"] = " ".join(sorted(map(str, record["metrics"].get("flags") or ())))
+        line["noisy_evidence"] = "; ".join(map(str, record["metrics"].get("noisy_evidence") or ()))
         line["key"] = record["key"]
         lines.append(line)
     return _write(lines, ["model", "resolution", "status"])

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.accuracy import Overall, Standing
-from bench.report.efficiency import by_setting, noise_floor_pct
+from bench.report.efficiency import by_setting, noise_floor
 from bench.report.results import Record, Row
 from bench.report.statistics import interval
 from bench.report.tables import counted, fixed, listed, name, natural, signed, significant
@@ -116,8 +116,8 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
             key=lambda r: r["metrics"]["throughput_images_per_s_p50"],
         )
         speed = significant(fastest["metrics"]["throughput_images_per_s_p50"])
-        floor = noise_floor_pct(members)
-        noise = f"; the noise floor is {significant(floor, 2)} %" if floor is not None else ""
+        floor = noise_floor(members)
+        noise = f"; the noise floor is {significant(100 * floor, 2)} %" if floor is not None else ""
         return f"Fastest at {resolution} px ({key}): {name(fastest['spec']['model'])} with {speed} images/s{noise}."
     return ""
 
