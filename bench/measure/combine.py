@@ -25,7 +25,8 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % bootstrap interval of the median),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
-        ``forward_ms_p50`` ... (training), ``noise_rel``, ``noisy`` and ``noisy_evidence``.
+        ``forward_ms_p50`` ... (training), ``noise_rel`` (difference to expect between two runs), ``noise_floor_pct``
+        (largest difference seen between two rounds), ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
 
     Raises:
         ValueError: there are no rounds.
@@ -41,7 +42,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     latency = Samples([list(r["latency_s"]) for r in rounds if "latency_s" in r])
     if latency.rounds:
         metrics |= _latency(latency)
-    metrics |= _phases(rounds)
+    metrics |= _phases(rounds) | _energy(rounds)
     metrics |= _rates(metrics)
     metrics |= _noise(rounds, blocks, latency)
     return metrics
@@ -83,6 +84,15 @@ def _phases(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _energy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Median over the rounds of each energy figure; what is text stands as it is."""
+    found: dict[str, Any] = {}
+    for name in {name: None for r in rounds for name in r.get("energy", {})}:
+        values = [r["energy"][name] for r in rounds if r.get("energy", {}).get(name) is not None]
+        found[name] = None if not values else values[0] if isinstance(values[0], str) else float(np.median(values))
+    return found
+
+
 def _rates(metrics: Mapping[str, Any]) -> dict[str, Any]:
     """Return the arithmetic rate of the forward pass, 2 FLOPs a MAC (inference only; training does other work too)."""
     if metrics.get("flops_g") is None or "latency_ms_p50" not in metrics:
@@ -93,23 +103,28 @@ def _rates(metrics: Mapping[str, Any]) -> dict[str, Any]:
 def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Samples) -> dict[str, Any]:
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
-    noise = repeat_difference(blocks)
-    evidence = []
+    noise, spread = repeat_difference(blocks), blocks.spread()
+    flags, evidence = set[str](), list[str]()
     if noise is not None and noise > limit:
+        flags.add("noisy")
         seen = ", ".join(f"{1e3 * m:.4g}" for m in blocks.medians())
         evidence.append(f"rounds of {seen} ms a step: two runs would differ by {noise:.1%} (limit {limit:.0%})")
     for raw in rounds:
         where = f"round {raw['round'] + 1}: "
         warm = raw.get("warmup", {})
         if warm and not warm["stable"]:
+            flags.add("not warm")
             evidence.append(f"{where}windows still {warm['spread']:.1%} apart after {warm['seconds']:.1f} s of warm-up")
-        evidence += [where + flag for flag in raw.get("disturbances", {}).get("flags", ())]
+        disturbed = raw.get("disturbances", {})
+        flags.update(disturbed.get("flags", ()))
+        evidence += [where + text for text in disturbed.get("evidence", ())]
     return {
         "rounds": len(rounds),
         "noise_rel": noise,
         "noise_rel_latency": repeat_difference(latency) if latency.rounds else None,
-        "round_spread_rel": blocks.spread(),
-        "noisy": noise is not None and noise > limit,
+        "noise_floor_pct": None if spread is None else 100 * spread,
+        "noisy": "noisy" in flags,
+        "flags": sorted(flags),
         "noisy_evidence": evidence,
     }
 

@@ -18,7 +18,7 @@ import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
 from bench.cells import Context, EfficiencyCell, Result
-from bench.measure import flops, hardware, memory, timing
+from bench.measure import energy, flops, hardware, memory, timing
 from bench.measure.combine import combine
 from bench.measure.workload import Workload, touch_libraries
 
@@ -117,6 +117,9 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     else:
         phase("latency")
         raw["latency_s"] = timing.latency_samples(workload.step(batch=1), clock, budget)
+    if budget.energy_s and (joules := energy.counter_for(cell.device)):
+        phase("energy")
+        raw["energy"] = energy.measure(step, cell.batch, clock, joules, budget.energy_s)
     raw["disturbances"] = hardware.disturbances(before, hardware.snapshot(cell.device))
     raw["measured_s"] = time.perf_counter() - first
 

@@ -190,40 +190,43 @@ def _cpu_counters() -> dict[str, Any]:
 
 
 def disturbances(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What happened between two snapshots of one process: shares, GPU clocks, and ``flags`` in words.
+    """What happened between two snapshots of one process.
 
     Returns:
-        ``foreign_cpu_share`` and ``steal_share`` of the whole machine (0 to 1), ``gpu_before`` and ``gpu_after`` where
-        there is a GPU, and ``flags``, empty when nothing disturbed the block.
+        ``flags`` (short words for a table; empty when nothing disturbed the block) and ``evidence`` (a sentence for
+        each), ``foreign_cpu_share`` and ``steal_share`` of the whole machine (0 to 1), and ``gpu_before`` and
+        ``gpu_after`` where there is a GPU.
     """
-    flags: list[str] = []
-    found: dict[str, Any] = {"flags": flags}
+    found: dict[str, Any] = {"flags": [], "evidence": []}
     seconds = (after["at_s"] - before["at_s"]) * after["cores"]
     if seconds > 0 and "busy_s" in before and "busy_s" in after:
         own = after["own_cpu_s"] - before["own_cpu_s"]
-        # /proc/stat counts in ticks of 10 ms; shorter blocks cannot be judged better than that.
+        # /proc/stat counts in ticks of 10 ms: what is shorter cannot be seen.
         foreign = max(0.0, after["busy_s"] - before["busy_s"] - own - 0.02 * after["cores"]) / seconds
         steal = (after["steal_s"] - before["steal_s"]) / seconds
         found |= {"foreign_cpu_share": round(foreign, 4), "steal_share": round(steal, 4)}
         if foreign > FOREIGN_CPU_SHARE:
-            flags.append(f"other processes took {foreign:.0%} of the CPU")
+            _flag(found, "other processes", f"other processes took {foreign:.0%} of the CPU")
         if steal > STEAL_SHARE:
-            flags.append(f"the host took {steal:.0%} of the CPU (steal)")
+            _flag(found, "steal", f"the host of this virtual machine took {steal:.0%} of the CPU")
     if after.get("cpu_throttle_count", 0) > before.get("cpu_throttle_count", 0):
-        flags.append("the CPU throttled")
+        _flag(found, "throttled", "the CPU throttled")
     if "gpu" in before or "gpu" in after:
         found |= {"gpu_before": before.get("gpu"), "gpu_after": after.get("gpu")}
-        flags += _gpu_flags(before.get("gpu") or {}, after.get("gpu") or {})
+        _judge_gpu(found, before.get("gpu") or {}, after.get("gpu") or {})
     return found
 
 
-def _gpu_flags(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    flags = []
+def _flag(found: dict[str, Any], word: str, sentence: str) -> None:
+    found["flags"].append(word)
+    found["evidence"].append(sentence)
+
+
+def _judge_gpu(found: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
     reasons = sorted({*before.get("throttle", ()), *after.get("throttle", ())})
     if reasons:
-        flags.append(f"the GPU slowed itself: {', '.join(reasons)}")
+        _flag(found, "throttled", f"the GPU slowed itself: {', '.join(reasons)}")
     # Our own process holds a context in both snapshots, so one process is expected.
     others = max(before.get("processes") or 0, after.get("processes") or 0) - 1
     if others > 0:
-        flags.append(f"{others} other process{'es' if others > 1 else ''} on the GPU")
-    return flags
+        _flag(found, "shared GPU", f"{others} other process{'es' if others > 1 else ''} on the GPU")

@@ -22,8 +22,8 @@ from bench.measure.timing import (
 class FakeDevice:
     """A device that works through a queue behind the host's back, on simulated time.
 
-    The host needs ``launch_s`` to enqueue a step, the device ``work_s(step number)`` to do it. A mark is the device time at
-    which everything enqueued before it is done, as with CUDA events.
+    The host needs ``launch_s`` to enqueue a step, the device ``work_s(step number)`` to do it. A mark is the device
+    time at which everything enqueued before it is done, as with CUDA events.
     """
 
     def __init__(self, launch_s: float, work_s) -> None:
@@ -175,7 +175,7 @@ def test_one_bad_round_in_three_does_not_move_the_figure() -> None:
     assert Samples([[1.0, 1.0], [1.01, 1.01], [5.0, 5.0]]).centre() == 1.01
 
 
-# ---- rounds -> metrics ------------------------------------------------------------------------------------------------
+# ---- rounds -> metrics -----------------------------------------------------------------------------------------------
 
 
 def a_round(number: int, step_s: float, device: str = "cpu", noise: float = 0.002, **more):
@@ -233,17 +233,20 @@ def test_noise_is_judged_by_device(device: str, noisy: bool) -> None:
     found = combine([a_round(0, 0.0200, device), a_round(1, 0.0206, device)])  # 3 % between rounds, 2.1 % a run
     assert 0.015 < found["noise_rel"] < 0.025
     assert found["noisy"] is noisy
+    assert found["noise_floor_pct"] == pytest.approx(3, abs=0.3)  # the largest A/A difference seen
     assert ("two runs would differ by" in " ".join(found["noisy_evidence"])) is noisy
 
 
 def test_disturbances_are_evidence_with_their_round() -> None:
-    disturbed = {"flags": ["other processes took 40% of the CPU"]}
+    disturbed = {"flags": ["other processes"], "evidence": ["other processes took 40% of the CPU"]}
     warm = {"stable": False, "spread": 0.08, "seconds": 6.0}
     found = combine([a_round(0, 0.02), a_round(1, 0.02, disturbances=disturbed, warmup=warm)])
     assert found["noisy_evidence"] == [
         "round 2: windows still 8.0% apart after 6.0 s of warm-up",
         "round 2: other processes took 40% of the CPU",
     ]
+    assert found["flags"] == ["not warm", "other processes"]
+    assert found["noisy"] is False
 
 
 def test_training_has_a_split_and_no_latency() -> None:

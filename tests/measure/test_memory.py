@@ -1,0 +1,162 @@
+"""Memory figures: a fake allocator and planted allocations of known size, each in a process of its own."""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+from collections.abc import Iterator
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.measure import hardware, memory
+from bench.measure.memory import MIB, CudaMeter, RssMeter, peak_of, saved_for_backward
+
+
+@pytest.fixture(autouse=True)
+def _keep_limits() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def planted(connection, exact: bool, transient: int, leak: int) -> None:
+    meter = RssMeter(exact)
+    held = []
+
+    def work() -> None:
+        first = np.ones(transient * MIB // 8)
+        del first
+        for _ in range(3):
+            held.append(np.ones(leak * MIB // 8))
+
+    connection.send(peak_of(work, meter))
+
+
+def in_fresh_process(*args) -> dict:
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=planted, args=(sender, *args))
+    process.start()
+    found = receiver.recv()
+    process.join()
+    return found
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_a_transient_peak_is_seen_after_it_is_gone(exact: bool) -> None:
+    found = in_fresh_process(exact, 200, 0)
+    assert found["peak_memory_mib"] == pytest.approx(200, abs=8)
+    assert found["rss_method"] == ("kernel high-water mark" if exact else "sampled every 2 ms")
+
+
+def test_a_planted_leak_shows() -> None:
+    without, leaking = in_fresh_process(True, 50, 1), in_fresh_process(True, 50, 60)
+    assert without["peak_memory_mib"] == pytest.approx(50, abs=8)
+    assert leaking["peak_memory_mib"] == pytest.approx(180, abs=8)
+
+
+class FakeCuda:
+    """A caching allocator with known answers: reserved grows in blocks of 2 MiB and is kept until emptied."""
+
+    def __init__(self) -> None:
+        self.now = self.top = self.reserved = self.reserved_top = 0
+
+    def allocate(self, size: int) -> None:
+        self.now += size
+        self.top = max(self.top, self.now)
+        self.reserved = max(self.reserved, -(-self.now // (2 * MIB)) * 2 * MIB)
+        self.reserved_top = max(self.reserved_top, self.reserved)
+
+    def synchronize(self, device: str) -> None:
+        pass
+
+    def empty_cache(self) -> None:
+        self.reserved = -(-self.now // (2 * MIB)) * 2 * MIB
+
+    def reset_peak_memory_stats(self, device: str) -> None:
+        self.top, self.reserved_top = self.now, self.reserved
+
+    def max_memory_allocated(self, device: str) -> int:
+        return self.top
+
+    def max_memory_reserved(self, device: str) -> int:
+        return self.reserved_top
+
+
+def test_cuda_peaks_count_the_model_and_forget_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    cuda, context, stranger = FakeCuda(), 400 * MIB, 1000 * MIB
+    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=cuda))
+    used = iter([stranger, stranger + context + 112 * MIB])
+    monkeypatch.setattr(hardware, "device_memory_used", lambda device: next(used))
+    meter = CudaMeter("cuda:0")
+    cuda.allocate(100 * MIB)  # the model
+    cuda.allocate(700 * MIB)  # what the algorithm search of the first step takes and returns
+    cuda.now -= 700 * MIB
+
+    def step() -> None:
+        cuda.allocate(11 * MIB)
+        cuda.now -= 11 * MIB
+
+    assert peak_of(step, meter) == {
+        "peak_memory_mib": 111,
+        "peak_allocated_mib": 111,
+        "peak_reserved_mib": 112,
+        "peak_device_mib": 512,
+    }
+
+
+def test_without_nvml_there_is_no_device_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=FakeCuda()))
+    monkeypatch.setattr(hardware, "device_memory_used", lambda device: None)
+    assert "peak_device_mib" not in peak_of(lambda: None, CudaMeter("cuda:0"))
+
+
+def test_saved_activations_of_a_known_network() -> None:
+    net = nn.Sequential(nn.Linear(8, 16), nn.Sigmoid(), nn.Linear(16, 4), nn.ReLU())
+    images = torch.randn(32, 8)
+    found = saved_for_backward(net, images)
+    # Linear keeps its input (the first one is the given batch), sigmoid and ReLU their outputs; the sigmoid's output
+    # and the second linear's input are one storage.
+    assert found["saved_activations_mib"] * MIB == 4 * 32 * (16 + 4)
+    assert found["saved_activations_mib_per_image"] * MIB == 4 * (16 + 4)
+
+
+def test_gradient_checkpointing_saves_less() -> None:
+    class Checkpointed(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.utils.checkpoint.checkpoint(self.net, x, use_reentrant=False)
+
+    net = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 8))
+    images = torch.randn(16, 8)
+    full = saved_for_backward(net, images)["saved_activations_mib"]
+    assert saved_for_backward(Checkpointed(net), images)["saved_activations_mib"] < full / 2
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"), True),
+        (RuntimeError("[enforce fail at alloc_cpu.cpp:131] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_what_out_of_memory_looks_like(error: BaseException, is_memory: bool) -> None:
+    assert memory.is_out_of_memory(error) is is_memory
+
+
+def test_with_a_cap_the_cpu_raises_like_a_gpu() -> None:
+    memory.cap_data()
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(memory.available() * 2, dtype=torch.uint8).fill_(1)
+    assert memory.is_out_of_memory(caught.value)
