@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import time
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -99,7 +100,8 @@ def _after_fork() -> None:
     _Pool.lost = _Pool.lost or _Pool.used
 
 
-os.register_at_fork(after_in_child=_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _call(backward: bool, directions: Sequence[int], tensors: dict[str, Tensor | None], **counts: int) -> None:
@@ -129,6 +131,18 @@ def _ordered_sum(parts: Tensor) -> Tensor:
     for part in parts[1:]:
         total += part
     return total
+
+
+def exp_rate() -> float:
+    """Exponentials a second of the kernel's polynomial on torch's number of threads, from one loop of about 20 ms."""
+    function = _library().medbench_exp_loop
+    function.restype = ctypes.c_int64
+    function.argtypes = [ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p]
+    pool = None if _Pool.lost else _torch_threads()
+    _Pool.used = True
+    begin = time.perf_counter()
+    count = int(function(100_000, torch.get_num_threads(), pool))
+    return count / (time.perf_counter() - begin)
 
 
 # ---- streams: what both forms become -------------------------------------------------------------------------------

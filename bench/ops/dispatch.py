@@ -6,6 +6,7 @@ CPU the compiled kernel, then PyTorch. The kernel of mamba-ssm runs only when as
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ MODULES = {
 }
 PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("cpu", "reference")}
 
+_log = logging.getLogger(__name__)
 _override: str | None = None  # a plain global: torch.compile guards on it, so a change recompiles
 
 
@@ -118,9 +120,15 @@ def why_unavailable(name: str, device_type: str) -> str | None:
 
 @cache
 def _preferred(device_type: str) -> str:
-    for name in PREFERENCE.get(device_type, ()):
-        if why_unavailable(name, device_type) is None:
+    """First choice that runs; once a process, a line is logged when the slow fall-back has to do."""
+    reasons = []
+    for name in PREFERENCE.get(device_type, ("reference",)):
+        reason = why_unavailable(name, device_type)
+        if reason is None:
+            if reasons:
+                _log.warning("selective scan on %s: plain PyTorch, many times slower (%s)", device_type, reasons[0])
             return name
+        reasons.append(f"{name}: {reason}")
     return "reference"
 
 

@@ -335,9 +335,37 @@ int run(Work& work) {
     return work.out_of_memory ? 1 : 0;
 }
 
+// Exponentials alone, over and over in the first-level cache: what the machine can do at most (`bench ops`).
+struct ExpLoop {
+    int64_t rounds;
+    std::atomic<int64_t> next{0};
+    float sums[256];
+};
+
+void exp_body(void* argument) {
+    ExpLoop& loop = *static_cast<ExpLoop*>(argument);
+    V values[64];
+    for (int i = 0; i < 64; ++i) values[i] = splat(-0.01f * i);
+    for (int64_t round = 0; round < loop.rounds; ++round)
+        for (int i = 0; i < 64; ++i) values[i] = exp2v(-values[i]);
+    float sum = 0;  // kept, so that the loop is not removed
+    for (int i = 0; i < 64; ++i) sum += values[i][0];
+    loop.sums[loop.next++ % 256] = sum;
+}
+
 }  // namespace
 
 extern "C" {
+
+// Returns the exponentials evaluated by one call on `threads` threads of run_parallel (on one, if that is null).
+int64_t medbench_exp_loop(int64_t rounds, int64_t threads, void (*run_parallel)(void (*)(void*), void*, unsigned, unsigned)) {
+    ExpLoop loop{rounds};
+    if (run_parallel && threads > 1)
+        run_parallel(exp_body, &loop, unsigned(threads), 0);
+    else
+        exp_body(&loop), threads = 1;
+    return rounds * 64 * W * threads;
+}
 
 int64_t medbench_scan_problem_size() { return sizeof(Problem); }
 
