@@ -144,8 +144,8 @@ def gpu_state(device: str) -> dict[str, Any]:
     if found is None:
         return {}
     nvml, handle = found
-    asked = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", nvml.nvmlDeviceGetCurrentClocksThrottleReasons)
-    reasons = _ask(asked, handle) or 0
+    renamed = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
+    reasons = _ask(renamed or nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
     processes = _ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle)
     power = _ask(nvml.nvmlDeviceGetPowerUsage, handle)
     return {

@@ -94,14 +94,7 @@ def test_state_of_a_gpu() -> None:
 
 @pytest.mark.usefixtures("fake_nvml")
 @pytest.mark.parametrize(
-    ("visible", "names"),
-    [
-        (None, ["Board 0", "Board 1"]),
-        ("1", ["Board 1"]),
-        ("1,0", ["Board 1", "Board 0"]),
-        ("GPU-b", ["Board 1"]),
-        ("", []),
-    ],
+    ("visible", "boards"), [(None, "01"), ("1", "1"), ("1,0", "10"), ("GPU-b", "1"), ("", ""), ("0,9,1", "0")]
 )
 def test_gpus_are_numbered_as_cuda_numbers_them(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, boards: str
