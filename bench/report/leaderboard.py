@@ -183,9 +183,12 @@ def _made_by(records: Sequence[Record], run_info: Mapping[str, Any]) -> list[Sec
                 f"{done} with a result. The tables leave digits out; the CSV files beside this page have all of them."
             )
         )
-    for kind, title in (("accuracy", "Accuracy was measured with"), ("efficiency", "Efficiency was measured with")):
-        if lines := environment_lines(r for r in records if r["kind"] == kind):
-            blocks += [Text(f"{title}:"), Bullets(lines)]
+    found = {kind: environment_lines(r for r in records if r["kind"] == kind) for kind in ("accuracy", "efficiency")}
+    if found["accuracy"] == found["efficiency"]:
+        found = {"everything": found["accuracy"]}
+    for kind, lines in found.items():
+        if lines:
+            blocks += [Text(f"{kind.capitalize()} was measured with:"), Bullets(lines)]
     return [Section("How this was made", blocks)] if blocks else []
 
 

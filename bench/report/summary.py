@@ -82,11 +82,10 @@ def _caution(boards: Sequence[Overall]) -> str:
             f"With one training run per model{few} the ranks are not significant: how far a second run would land from "
             "the first has not been measured."
         )
-    if seeds < 5 or few:
-        return (
-            f"With {seeds} seeds{few} neighbouring ranks are not significant; read the spread over seeds beside them."
-        )
-    return "Ranks of neighbours may still be chance: no test over seeds and datasets has been made here."
+    return (
+        f"With {seeds} seeds per model{few} no test over seeds was made: hold the differences against the spread over "
+        "seeds (AUC sd) before reading the order of neighbours as a ranking."
+    )
 
 
 def _chance(rows: Iterable[Row]) -> str:

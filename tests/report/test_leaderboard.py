@@ -298,7 +298,7 @@ def test_terminal_holds_the_same_and_fits(full_run: Any, run_info: dict[str, Any
     for words in (
         "vit_tiny_patch16_224",
         "unsupported",
-        "Noise floor: two runs of one row would differ by 1.3 %",
+        "Noise floor: two runs of one row would differ by about 1.3 %",
         run_info["command"],
         "+0.4",
     ):
