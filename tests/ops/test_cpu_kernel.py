@@ -1,0 +1,227 @@
+"""The compiled CPU kernel: threads, forks, narrower vectors, and everything that can go wrong with its cache."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from bench.ops import cpu, cpu_build, cross_selective_scan
+
+_spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
+assert _spec and _spec.loader
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+
+ROOT = Path(__file__).parents[2]
+needs_kernel = pytest.mark.skipif(cpu.unavailable("cpu") is not None, reason=str(cpu.unavailable("cpu")))
+pytestmark = needs_kernel
+
+# Prints the backend in use, why, and the error of a small scan and of its gradient against the float64 reference.
+PROGRAM = f"""
+import sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import scan_cases
+from bench.ops import backend_report, cross_selective_scan
+def run(dtype, backend):
+    inputs = {{k: t.to(dtype).requires_grad_() for k, t in scan_cases.cross_inputs(2, 9, 8, 37, STATES, 3).items()}}
+    y = cross_selective_scan(**inputs, backend=backend)
+    y.backward(torch.ones_like(y))
+    return y.detach(), inputs["x_proj_weight"].grad
+name, _, reason = backend_report("cpu")[0]
+pairs = zip(run(torch.float32, None), run(torch.float64, "reference"))
+print(name, *("%.1e" % scan_cases.rel_to_max(*pair) for pair in pairs), "|", *backend_report("cpu"))
+"""
+
+
+def start(environment: dict[str, str], states: int = 16) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.replace("STATES", str(states))], cwd=ROOT, text=True, stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), **environment},
+    )  # fmt: skip
+
+
+def finish(process: subprocess.Popen) -> tuple[str, str, str]:
+    """Backend name, everything printed, everything on stderr; the errors must be small."""
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    name, forward, backward = out.split()[:3]
+    assert float(forward) <= 2e-6 and float(backward) <= 1e-5, out
+    return name, out, err
+
+
+# ---- results -------------------------------------------------------------------------------------------------------
+
+
+def gradients(sizes: tuple[int, ...]) -> list[Tensor]:
+    inputs = {k: t.clone().requires_grad_() for k, t in cases.cross_inputs(*sizes).items()}
+    y = cross_selective_scan(**inputs, backend="cpu")
+    y.square().sum().backward()
+    return [y.detach(), *(t.grad for t in inputs.values() if t.grad is not None)]
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("own_threads", [False, True], ids=["torch's threads", "own threads"])
+def test_same_bits_on_any_number_of_threads(own_threads: bool, threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where directions become tasks of their own: 9 threads are more than a small batch has blocks."""
+    monkeypatch.setattr(cpu._Pool, "lost", own_threads)
+    for sizes in ((1, 13, 11, 40, 16, 3), (3, 6, 5, 33, 1, 2), (20, 3, 4, 16, 5, 2)):
+        runs = []
+        for count in (1, 2, 3, 9):
+            threads(count)
+            runs.append(gradients(sizes))
+        first, *others = runs
+        for other in others:
+            assert torch.equal(first[0], other[0])
+            for a, b in zip(first, other, strict=True):
+                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("own_threads", [False, True], ids=["torch's threads", "own threads"])
+def test_operator_gradients_same_bits_on_any_number_of_threads(
+    own_threads: bool, threads, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cpu._Pool, "lost", own_threads)
+    for b, h, w, d, n, r in ((1, 13, 11, 40, 16, 3), (3, 6, 5, 33, 1, 2), (20, 3, 4, 16, 5, 2)):
+        p = cases.cross_inputs(b, h, w, d, n, r)
+        tensors = [p["x"], torch.randn(b, h, w, 4, r + 2 * n), *(p[k] for k in ("dt_proj_weight", "dt_bias", "A", "D"))]
+        runs = []
+        for count in (1, 2, 3, 9):
+            threads(count)
+            y, carry = cpu.cross_scan_forward(*tensors, [0, 1, 2, 3], True)
+            runs.append((y, *cpu.cross_scan_backward(torch.cos(y), *tensors, carry, [0, 1, 2, 3])))
+        for other in runs[1:]:
+            assert all(torch.equal(x, y) for x, y in zip(runs[0], other, strict=True))
+
+
+def test_fork_after_use_does_not_hang() -> None:
+    """The threads of the parent do not exist in the child; whoever waits for them waits forever.
+
+    The child runs the kernel alone: PyTorch's own operators may hang there, which nobody outside PyTorch can cure.
+    """
+    program = f"""
+import os, sys, torch
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import scan_cases
+from bench.ops import cpu
+torch.set_num_threads(2)
+p = scan_cases.cross_inputs(1, 9, 8, 37, 4, 3)
+t = [p["x"], torch.ones(1, 9, 8, 4, 11), p["dt_proj_weight"], p["dt_bias"], p["A"], p["D"]]
+wanted = cpu.cross_scan_forward(*t, [0, 1, 2, 3], False)[0].numpy()
+if os.fork() == 0:
+    same = (cpu.cross_scan_forward(*t, [0, 1, 2, 3], False)[0].numpy() == wanted).all()
+    os._exit(0 if same else 1)
+assert os.wait()[1] == 0
+print("both done")
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, text=True, capture_output=True, timeout=120,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})  # fmt: skip
+    assert "both done" in done.stdout, done.stderr
+
+
+def test_empty_batch() -> None:
+    inputs = cases.cross_inputs(0, 4, 4, 16, 4, 2)
+    assert cross_selective_scan(**inputs, backend="cpu").shape == (0, 4, 4, 16)
+
+
+# ---- building and the cache ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flags", ["-mno-avx512f", "-march=x86-64"])
+@pytest.mark.parametrize("states", [1, 16])
+def test_narrower_vectors_give_the_same_answers(flags: str, states: int, tmp_path: Path) -> None:
+    """AVX2 (8 lanes) and SSE2 (4 lanes, as on arm64)."""
+    if "x86" not in os.uname().machine:
+        pytest.skip("flags of x86")
+    environment = {"MEDBENCH_CACHE": str(tmp_path), "MEDBENCH_CXXFLAGS": flags}
+    assert finish(start(environment, states))[0] == "cpu"
+
+
+def test_processes_that_start_together_compile_once(tmp_path: Path) -> None:
+    environment = {"MEDBENCH_CACHE": str(tmp_path)}
+    processes = [start(environment) for _ in range(3)]
+    assert [finish(process)[0] for process in processes] == ["cpu"] * 3
+    assert len(list((tmp_path / "ops").glob("*.so"))) == 1
+    assert not list((tmp_path / "ops").glob("build-*"))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "no digest"])
+def test_damaged_library_is_compiled_again(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path))
+    first = cpu_build.load_library()
+    path = Path(first._name)
+    assert path.parent == tmp_path / "ops"
+    whole = path.read_bytes()
+    path.unlink()  # the loaded file itself stays mapped: damage a copy
+    path.write_bytes(whole[: len(whole) // 2] if damage == "truncated" else b"x" * 100)
+    if damage == "no digest":
+        path.write_bytes(whole)
+        path.with_suffix(".sha256").unlink()
+    again = cpu_build.load_library()
+    assert again.medbench_scan_problem_size() > 0
+    assert path.with_suffix(".sha256").read_text().strip() == cpu_build._digest(path)
+
+
+def test_changed_sources_flags_or_compiler_change_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler = cpu_build.find_compiler()
+    keys = {cpu_build.build_key(compiler, ()), cpu_build.build_key(compiler, ("-O1",))}
+    monkeypatch.setattr(cpu_build, "cpu_features", lambda: "another CPU")
+    keys.add(cpu_build.build_key(compiler, ()))
+    monkeypatch.setattr(cpu_build, "SOURCES", cpu_build.SOURCES[:1])
+    keys.add(cpu_build.build_key(compiler, ()))
+    monkeypatch.setattr(cpu_build, "_output_of", lambda *command: "version 99")
+    keys.add(cpu_build.build_key(compiler, ()))
+    assert len(keys) == 5
+
+
+def test_without_a_compiler_the_plain_backend_runs_and_one_line_says_so(tmp_path: Path) -> None:
+    environment = {"MEDBENCH_CACHE": str(tmp_path), "CXX": "/nonexistent/c++"}
+    name, out, err = finish(start(environment))
+    assert name == "reference"
+    assert "no C++ compiler (/nonexistent/c++ not found); install g++ or clang++" in out
+    assert err.count("plain PyTorch, many times slower") == 1
+
+
+def test_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
+    broken = tmp_path / "broken-c++"
+    broken.write_text("#!/bin/sh\necho 'error: out of cheese' >&2\nexit 1\n")
+    broken.chmod(0o755)
+    name, out, _ = finish(start({"MEDBENCH_CACHE": str(tmp_path), "CXX": str(broken)}))
+    assert name == "reference" and "failed on the scan kernel: error: out of cheese" in out
+
+
+def test_unwritable_cache_falls_back_to_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("a file where a folder should be: nothing can be created below it, even as root")
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("MEDBENCH_CACHE", str(blocked))
+    monkeypatch.setattr(cpu_build.tempfile, "gettempdir", lambda: str(temporary))
+    library = cpu_build.load_library()
+    assert Path(library._name).is_relative_to(temporary)
+    shutil.rmtree(temporary)
+    temporary.write_text("now this one too")
+    with pytest.raises(cpu_build.BuildError, match=r"no place for the compiled kernel .*set MEDBENCH_CACHE"):
+        cpu_build.load_library()
+
+
+def test_a_folder_others_can_write_is_not_trusted(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(0o777)
+    assert not cpu_build._usable(shared)
+    shared.chmod(0o700)
+    assert cpu_build._usable(shared)
