@@ -14,10 +14,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bench.ops import library as _library
-from bench.ops.dispatch import backend_report, overridden, resolve, use_backend
+from bench.ops.dispatch import backend_report, chosen_backend, overridden, resolve, use_backend
 from bench.ops.flops import fvcore_handles
 
-__all__ = ["backend_report", "cross_selective_scan", "fvcore_handles", "selective_scan", "use_backend"]
+__all__ = [
+    "backend_report",
+    "chosen_backend",
+    "cross_selective_scan",
+    "fvcore_handles",
+    "selective_scan",
+    "use_backend",
+]
 
 ALL_DIRECTIONS = (0, 1, 2, 3)
 

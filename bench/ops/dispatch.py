@@ -178,13 +178,18 @@ def overridden() -> str | None:
     return _override
 
 
+def chosen_backend(device: str | torch.device = "cpu") -> str:
+    """Name of the backend that scans of ordinary precision run on, on this device."""
+    return resolve(torch.device(device).type, False, _override)
+
+
 def backend_report(device: str | torch.device = "cpu") -> list[tuple[str, bool, str]]:
     """What `bench doctor` prints: (backend, available, reason), the chosen one first.
 
     The reason says why a backend cannot run, or, where it can, why it is or is not the one that runs.
     """
     device_type = torch.device(device).type
-    chosen = resolve(device_type, False, _override)
+    chosen = chosen_backend(device_type)
     forced = _override or os.environ.get(ENVIRONMENT)
     rows: list[tuple[str, bool, str]] = []
     for name in MODULES:
