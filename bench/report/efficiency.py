@@ -158,8 +158,8 @@ def _noise_line(members: Sequence[Record]) -> str:
     measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
     worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], _row_order(r)))
     return (
-        f"Noise floor: two runs of one row would differ by about {_percent(floor)} in images/s (median of the A/A repeats of "
-        f"{len(measured)} rows; at most {_percent(worst['metrics']['noise_rel'])}, {_which(worst)}). "
+        f"Noise floor: two runs of one row would differ by about {_percent(floor)} in images/s (median of the A/A "
+        f"repeats of {len(measured)} rows; at most {_percent(worst['metrics']['noise_rel'])}, {_which(worst)}). "
         "Smaller differences mean nothing."
     )
 

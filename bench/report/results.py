@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.statistics import Array, Replicates, auc, correct, majority_acc, resample
-from bench.report.tables import known, natural
+from bench.report.statistics import Array, Replicates, auc, correct, majority_acc, resample, seed_of_test_set
+from bench.report.tables import counted, known, natural
 
 Record = Mapping[str, Any]
 
@@ -48,7 +48,8 @@ class Protocol:
     @property
     def training(self) -> str:
         """Recipe, epochs, precision, and the setting that sets it apart from a recipe of the same name."""
-        parts = [self.recipe, f"{self.epochs} epochs" if self.epochs is not None else "", self.precision, self.variant]
+        length = counted(self.epochs, "epoch") if self.epochs is not None else ""
+        parts = [self.recipe, length, self.precision, self.variant]
         return ", ".join(part for part in parts if part)
 
     @property
@@ -212,7 +213,7 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
         # Every seed or none: an interval around another mean than the one shown would mislead.
         if not found or len(found) < len(row.ok):
             continue
-        test_set = _canonical([row.dataset, np.asarray(found[0][1]).tolist()])
+        test_set = f"{row.dataset} {np.shape(found[0][1])} {seed_of_test_set(row.dataset, found[0][1]):x}"
         if any(not np.array_equal(labels, found[0][1]) for _, labels in found):
             problems.append(
                 f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"

@@ -98,8 +98,18 @@ def _chance(rows: Iterable[Row]) -> str:
     frequent = ", ".join(f"{fixed(majority[d])} on {name(d)}" for d in shown[:MAX_NAMED])
     frequent += f" and others on {len(shown) - MAX_NAMED} more" if len(shown) > MAX_NAMED else ""
     line = f"Chance is AUC 0.5{f'; the most frequent answer alone gets ACC {frequent}' if frequent else ''}."
+    if not proven:
+        return line
     clear = sum(interval(row.evidence.auc_samples)[0] > 0.5 for row in proven if row.evidence)
-    return f"{line} {clear} of {counted(len(proven), 'result')} lie clear of chance." if proven else line
+    better = sum((row.mean("test_acc") or 0) > row.evidence.majority for row in proven if row.evidence)
+    return (
+        f"{line} Of {counted(len(proven), 'result')}, {clear} {_have(clear)} an AUC clear of chance and {better} "
+        f"{_have(better)} an ACC above the most frequent answer."
+    )
+
+
+def _have(n: int) -> str:
+    return "has" if n == 1 else "have"
 
 
 def _speed(records: Sequence[Record], shown: Collection[int]) -> str:

@@ -198,7 +198,7 @@ def test_distance_from_chance(run: Any, tmp_path: Path):
         run.accuracy(model, "breastmnist", scores=scores, labels=labels)
     words = {r["model"]: r["AUC - 0.5"].split()[-1] for r in table(page(run, tmp_path), "### `breastmnist`")}
     assert words == {"right": "clear", "blind": "unclear", "wrong": "below"}
-    assert "1 of 3 results lie clear of chance" in (tmp_path / "LEADERBOARD.md").read_text()
+    assert "Of 3 results, 1 has an AUC clear of chance and" in (tmp_path / "LEADERBOARD.md").read_text()
 
 
 def test_unicode_and_markup_in_names(run: Any, tmp_path: Path):
@@ -253,6 +253,17 @@ def test_machines_settings_and_batches_are_never_mixed(run: Any, tmp_path: Path)
     assert [(r["batch"], r["images/s"]) for r in table(text, headings[1])] == [("1", "10.0"), ("8", "50.0")]
     assert table(text, "## Overall: ")[0]["images/s"] == "900"
     assert "Cost at 64 px: inference, fp32, eager, cuda:0 (Some GPU);" in text
+
+
+def test_what_disturbed_a_row_and_what_was_not_counted_is_said(run: Any, tmp_path: Path):
+    run.efficiency(
+        "a", 64, speed=10.0, noisy=False, noisy_evidence=["round 1: another process on the GPU"], noise_rel=0.01
+    )
+    run.efficiency("b", 64, speed=10.0, macs_g=None, flops_error="operator aten::foo is neither counted nor free")
+    text = page(run, tmp_path)
+    assert [r["flags"] for r in table(text, "### Inference")] == ["disturbed", "FLOPs not counted"]
+    assert "`a` at 64 px, batch 8: round 1: another process on the GPU." in text
+    assert "`b` at 64 px, batch 8: FLOPs not counted: operator aten::foo is neither counted nor free." in text
 
 
 def test_every_cell_without_a_result_is_listed_with_its_reason(full_run: Any, tmp_path: Path):
