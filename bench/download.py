@@ -36,6 +36,10 @@ class FetchError(DataError):
     """A download failed for good; the message names the file, the URL and the cause."""
 
 
+class UnreachableError(FetchError):
+    """Not one byte came, because there is no way to the host."""
+
+
 def download(
     session: requests.Session,
     file: RemoteFile,
@@ -51,9 +55,9 @@ def download(
     """
     import requests
 
-    failed, had = 0, _size(part)
+    failed, most = 0, _size(part)
     while True:
-        wait_s = 0.0
+        wait_s, kind = 0.0, FetchError
         try:
             _stream(session, file, part, progress)
             return
@@ -62,14 +66,16 @@ def download(
             if not refused.temporary:
                 raise FetchError(f"{file.name}: {file.url}: {cause}") from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            cause = _plain(error)
+            cause, kind = _plain(error)
         except requests.RequestException as error:  # a malformed URL, a redirection loop
             raise FetchError(f"{file.name}: {file.url}: {error}") from error
-        failed = 1 if _size(part) > had else failed + 1
-        had = _size(part)
+        have = _size(part)
+        failed = 1 if have > most else failed + 1
+        most = max(most, have)  # a server without ranges starts again: only more than ever before is progress
         if failed >= attempts:
-            kept = f"; {had:,} bytes are kept and the next call goes on from there" if had else ""
-            raise FetchError(f"{file.name}: {file.url}: {cause} ({failed} attempts in a row){kept}")
+            tries = f" ({failed} attempts in a row)" if failed > 1 else ""
+            kept = f"; {have:,} bytes are kept and the next call goes on from there" if have else ""
+            raise kind(f"{file.name}: {file.url}: {cause}{tries}{kept}")
         time.sleep(min(max(pause_s * 2 ** (failed - 1), wait_s), _LONGEST_PAUSE_S))
 
 
@@ -84,15 +90,15 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _plain(error: Exception) -> str:
-    text = str(error)
-    if "NameResolution" in text or "resolve" in text.lower():
-        return "the host name cannot be resolved: is there a network?"
-    if "refused" in text.lower() or "unreachable" in text.lower():
-        return "no connection to the host: is there a network, does it need a proxy (HTTPS_PROXY)?"
-    if "timed out" in text.lower():
-        return "the server did not answer in time"
-    return f"the connection broke ({type(error).__name__})"
+def _plain(error: Exception) -> tuple[str, type[FetchError]]:
+    text = str(error).lower()
+    if "nameresolution" in text or "resolve" in text:
+        return "the host name cannot be resolved: is there a network?", UnreachableError
+    if "refused" in text or "unreachable" in text:
+        return "no connection to the host: is there a network, does it need a proxy (HTTPS_PROXY)?", UnreachableError
+    if "timed out" in text:
+        return "the server did not answer in time", FetchError
+    return f"the connection broke ({type(error).__name__})", FetchError
 
 
 def _stream(session: requests.Session, file: RemoteFile, part: Path, progress: Progress | None) -> None:

@@ -14,9 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from bench import registry
-from bench.download import HEADERS, DataError, FetchError, Progress, download
+from bench.download import HEADERS, DataError, FetchError, Progress, UnreachableError, download
 from bench.registry import DatasetInfo, RemoteFile
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ def missing_message(problems: Sequence[Problem]) -> str:
         root = problems[0].path.parents[len(PurePosixPath(problems[0].file.name).parts) - 1]
         lines += [
             "",
-            f"`bench fetch {names} --sizes {sizes} --data-root {root}` downloads them (it needs a network);",
+            f"`bench fetch --datasets {names} --sizes {sizes} --data-root {root}` downloads them (it needs a network);",
             "files you already have elsewhere are read with --data-root DIR; --skip-missing goes on without these.",
         ]
     return "\n".join(lines)
@@ -233,12 +234,17 @@ def fetch(
 
     paths: list[Path] = []
     failures: list[str] = []
+    cut_off: set[str] = set()  # hosts without a way to them: their other files are tried once, not patiently
     with requests.Session() as session:
         session.headers.update(HEADERS)
         for file in files:
+            host = urlsplit(file.url).netloc
             try:
-                paths.append(_fetch_one(session, file, root, progress, attempts, pause_s))
+                tries = 1 if host in cut_off else attempts
+                paths.append(_fetch_one(session, file, root, progress, tries, pause_s))
             except FetchError as error:
+                if isinstance(error, UnreachableError):
+                    cut_off.add(host)
                 failures.append(str(error))
             except OSError as error:
                 failures.append(f"{file.name}: cannot write to {root}: {error.strerror or error}")

@@ -92,7 +92,7 @@ class MedMNIST:
             with _open_npz(path) as archive:
                 return {split: self._split(archive, path, split, size) for split in _SPLITS}
         except FileNotFoundError:
-            raise MedMNISTError(f"{path} does not exist; run `bench fetch {self.info.name}`") from None
+            raise MedMNISTError(f"{path} does not exist; run `bench fetch --datasets {self.info.name}`") from None
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise MedMNISTError(f"{path} is not a readable npz file: {error}") from error
 

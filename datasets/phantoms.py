@@ -24,7 +24,7 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -124,24 +124,19 @@ def describe(kind: str, split: str, count: int) -> dict[str, Array]:
         ``right_x``, ``right_y`` of the nodules. Positions are in the body's frame, -1 to 1, y down.
     """
     scene = _Scene.of(kind, split, 0, count, STANDARD)
+    label = scene.label(kind)
     if kind == "phantom_small":
+        (lesion,) = scene.discs
         return {
-            "label": scene.label,
-            "lesion_diameter": scene.lesion_radius,  # a radius of the half-width is a diameter of the width
-            "lesion_contrast": scene.lesion_contrast,
-            "lesion_x": scene.lesion_x,
-            "lesion_y": scene.lesion_y,
+            "label": label,
+            "lesion_diameter": lesion.radius,  # a radius in half-widths is a diameter in widths
+            "lesion_contrast": lesion.contrast,
+            "lesion_x": lesion.x,
+            "lesion_y": lesion.y,
         }
-    (left_x, left_y), (right_x, right_y) = scene.nodules
-    return {
-        "label": scene.label,
-        "texture": scene.texture,
-        "relation": scene.relation,
-        "left_x": left_x,
-        "left_y": left_y,
-        "right_x": right_x,
-        "right_y": right_y,
-    }
+    left, right = scene.discs
+    places = {"left_x": left.x, "left_y": left.y, "right_x": right.x, "right_y": right.y}
+    return {"label": label, "texture": scene.texture, "relation": scene.relation, **places}
 
 
 # --- randomness ------------------------------------------------------------------------------------------------
@@ -192,31 +187,33 @@ def _folded(height: Array) -> Array:
     return np.where(below < -_RANGE, -2 * _RANGE - below, below)
 
 
+class _Disc(NamedTuple):
+    """A soft disc in every image; all arrays (n,)."""
+
+    x: Array
+    y: Array
+    radius: Array
+    contrast: Array
+
+
 @dataclass(slots=True)
 class _Scene:
-    """What is in the images and how they are taken; arrays of shape (n,)."""
+    """What images ``start`` to ``stop`` show and how they are taken; arrays of shape (n,)."""
 
     stream: str
     start: int
     stop: int
-    label: Array
+    texture: Array
+    relation: Array
     pose: dict[str, Array]
     anatomy: dict[str, Array]
     exposure: dict[str, Array]
-    texture: Array
-    relation: Array
     weave: dict[str, Array]
-    nodules: tuple[tuple[Array, Array], tuple[Array, Array]]
-    nodule_radius: Array
-    nodule_contrast: Array
-    lesion_radius: Array
-    lesion_contrast: Array
-    lesion_x: Array
-    lesion_y: Array
+    discs: tuple[_Disc, ...]
 
     @classmethod
     def of(cls, kind: str, split: str, start: int, stop: int, acquisition: Acquisition) -> _Scene:
-        """Draw the scenes of images ``start`` to ``stop``. The order of the draws is part of the version."""
+        """Draw the scenes. The order of the draws is part of the version."""
         if kind not in KINDS:
             raise ValueError(f"unknown phantom {kind!r}; there are {', '.join(KINDS)}")
         small = kind == "phantom_small"
@@ -231,41 +228,42 @@ class _Scene:
         exposure |= {"contrast": draw(*acquisition.contrast), "gamma": draw(0.85, 1.2)}
         exposure["noise"] = draw(*acquisition.noise)
         weave = {"angle": draw(0, 2 * np.pi), "turn_x": draw(-2, 2), "turn_y": draw(-2, 2)}
-        weave["amplitude"] = np.full(stop - start, 0.03) if small else draw(0.085, 0.095)
-        left_y = draw(-_RANGE, _RANGE)
-        across = left_y + _RANGE * relation  # half of the range further, round its end
-        right_y = _folded(np.where(across > _RANGE, across - 2 * _RANGE, across) + draw(-0.05, 0.05))
-        nodules = ((draw(-0.5, -0.36), left_y), (draw(0.36, 0.5), right_y))
-        radius, contrast = draw(0.105, 0.125), draw(0.36, 0.44)
-        lesion_radius = np.exp(draw(np.log(0.04), np.log(0.2)))
-        lesion_contrast, side = draw(0.06, 0.24), draw.coin()
-        lesion_x, lesion_y = (2 * side - 1) * draw(0.34, 0.52), draw(-0.42, 0.42)
-        labels = {
-            "phantom_local": texture,
-            "phantom_global": relation,
-            "phantom_mixed": 2 * texture + relation,
-            "phantom_small": relation,
-        }
-        there = relation if small else np.zeros_like(relation)
+        amplitude = draw(0.085, 0.095)
+        weave["amplitude"] = np.full_like(amplitude, 0.03) if small else amplitude
+        nodules, lesion = _nodules(draw, relation), _lesion(draw, relation)
         return cls(
             stream=stream,
             start=start,
             stop=stop,
-            label=labels[kind],
+            texture=np.zeros_like(texture) if small else texture,
+            relation=relation,
             pose=pose,
             anatomy=anatomy,
             exposure=exposure,
-            texture=np.zeros_like(texture) if small else texture,
-            relation=relation,
             weave=weave,
-            nodules=nodules,
-            nodule_radius=radius,
-            nodule_contrast=np.zeros_like(contrast) if small else contrast,
-            lesion_radius=lesion_radius * there,
-            lesion_contrast=lesion_contrast * there,
-            lesion_x=lesion_x,
-            lesion_y=lesion_y,
+            discs=(lesion,) if small else nodules,
         )
+
+    def label(self, kind: str) -> Array:
+        """Answer the question that ``kind`` asks; in ``phantom_small`` ``relation`` is whether there is a lesion."""
+        answers = {"phantom_local": self.texture, "phantom_mixed": 2 * self.texture + self.relation}
+        return answers.get(kind, self.relation)
+
+
+def _nodules(draw: _Draws, offset: Array) -> tuple[_Disc, _Disc]:
+    left_y = draw(-_RANGE, _RANGE)
+    across = left_y + _RANGE * offset  # half of the range further, round its end
+    right_y = _folded(np.where(across > _RANGE, across - 2 * _RANGE, across) + draw(-0.05, 0.05))
+    left_x, right_x = draw(-0.5, -0.36), draw(0.36, 0.5)
+    radius, contrast = draw(0.105, 0.125), draw(0.36, 0.44)
+    return _Disc(left_x, left_y, radius, contrast), _Disc(right_x, right_y, radius, contrast)
+
+
+def _lesion(draw: _Draws, present: Array) -> _Disc:
+    radius = np.exp(draw(np.log(0.04), np.log(0.2)))
+    contrast, side = draw(0.06, 0.24), draw.coin()
+    x = (2 * side - 1) * draw(0.34, 0.52)
+    return _Disc(x, draw(-0.42, 0.42), radius * present, contrast * present)
 
 
 # --- pictures: every function takes and gives arrays of shape (n, size, size) ----------------------------------
@@ -286,9 +284,8 @@ def _render(scene: _Scene, size: int) -> Array:
     u, v = _body_frame(scene.pose, size)
     image, lungs = _chest(scene.anatomy, u, v)
     image += lungs * _wide(scene.weave["amplitude"]) * _texture(scene, size)
-    for x, y in scene.nodules:
-        image += _wide(scene.nodule_contrast) * _disc(u, v, x, y, scene.nodule_radius)
-    image += _wide(scene.lesion_contrast) * _disc(u, v, scene.lesion_x, scene.lesion_y, scene.lesion_radius)
+    for disc in scene.discs:
+        image += _wide(disc.contrast) * _shape(disc, u, v)
     return _expose(scene, image, u, v)
 
 
@@ -321,10 +318,10 @@ def _chest(anatomy: dict[str, Array], u: Array, v: Array) -> tuple[Array, Array]
     return image, lungs
 
 
-def _disc(u: Array, v: Array, x: Array, y: Array, radius: Array) -> Array:
-    """A soft-edged disc; where ``radius`` is 0, nothing."""
-    distance = np.sqrt((u - _wide(x)) ** 2 + (v - _wide(y)) ** 2)
-    size = _wide(np.maximum(radius, 1e-9))
+def _shape(disc: _Disc, u: Array, v: Array) -> Array:
+    """A disc of height 1 with a soft edge; where its radius is 0, nothing."""
+    distance = np.sqrt((u - _wide(disc.x)) ** 2 + (v - _wide(disc.y)) ** 2)
+    size = _wide(np.maximum(disc.radius, 1e-9))
     return _step(1 - distance / size, 0.12)
 
 

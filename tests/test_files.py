@@ -39,6 +39,8 @@ class Server:
     shifted: bool = False  # answer every range from byte 0, and say so
     asked: list[str | None] = field(default_factory=list)
     agents: list[str] = field(default_factory=list)
+    stalls: bool = False  # accept the request and say nothing
+    released: threading.Event = field(default_factory=threading.Event)
     url: str = ""
 
 
@@ -56,6 +58,10 @@ def server():
             wanted = self.headers.get("Range")
             state.asked.append(wanted)
             state.agents.append(self.headers.get("User-Agent", ""))
+            if state.stalls:
+                state.released.wait(5)
+                self.close_connection = True
+                return
             if state.statuses:
                 self.answer(state.statuses.pop(0), {"Content-Length": "0", **state.headers})
                 return
@@ -88,6 +94,7 @@ def server():
     thread.start()
     state.url = f"http://127.0.0.1:{httpd.server_address[1]}/x.npz"
     yield state
+    state.released.set()
     httpd.shutdown()
     httpd.server_close()
 
@@ -206,6 +213,29 @@ def test_no_server_and_no_name(tmp_path):
         quick([closed._replace(url="http://nowhere.invalid/x.npz")], tmp_path, attempts=1)
     with pytest.raises(FetchError, match="gopher"):
         quick([closed._replace(url="gopher://nowhere.invalid/x.npz")], tmp_path)
+
+
+def test_a_server_that_stalls_is_not_waited_for(server, tmp_path, monkeypatch):
+    monkeypatch.setattr("bench.download._TIMEOUT_S", (0.2, 0.2))
+    server.stalls = True
+    with pytest.raises(FetchError, match="the server did not answer in time"):
+        quick([remote(server)], tmp_path, attempts=1)
+
+
+def test_without_a_network_only_the_first_file_is_tried_patiently(tmp_path, monkeypatch):
+    pauses = []
+    monkeypatch.setattr("time.sleep", pauses.append)
+    wanted = [RemoteFile(f"{n}.npz", f"http://127.0.0.1:9/{n}", md5(CONTENT)) for n in range(12)]
+    with pytest.raises(FetchError) as caught:
+        fetch(wanted, tmp_path, attempts=4, pause_s=1)
+    assert pauses == [1, 2, 4] and str(caught.value).count("no connection to the host") == 12
+
+
+def test_a_server_that_only_ever_sends_a_part_is_given_up(server, tmp_path):
+    server.ranges, server.cuts = False, [BLOCK, 3 * BLOCK] * 50
+    with pytest.raises(FetchError, match=r"\(4 attempts in a row\)"):
+        quick([remote(server)], tmp_path, attempts=4)
+    assert len(server.asked) < 10
 
 
 def test_all_failures_are_told_and_the_rest_is_fetched(server, tmp_path):

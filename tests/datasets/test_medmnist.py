@@ -118,7 +118,9 @@ def test_pickles_never_run(tiny, tmp_path):
 
 def test_unreadable_files(tiny, tmp_path):
     adapter = MedMNIST(registry.datasets["breastmnist"])
-    with pytest.raises(MedMNISTError, match=r"breastmnist.npz does not exist; run `bench fetch breastmnist`"):
+    with pytest.raises(
+        MedMNISTError, match=r"breastmnist.npz does not exist; run `bench fetch --datasets breastmnist`"
+    ):
         adapter.load(28, tmp_path)
     path = tmp_path / "breastmnist.npz"
     np.savez_compressed(path, **arrays("breastmnist", 28))
