@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import time
 from typing import Any
@@ -42,6 +44,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         return Result({}, status="unsupported", reason=reason)
     device = torch.device(ctx.device)
     _make_deterministic(device)
+    _keep_freed_memory()
     torch.set_num_threads(ctx.threads)
     timings: dict[str, float] = {}
 
@@ -112,6 +115,18 @@ def _make_deterministic(device: torch.device) -> None:
     torch.backends.cuda.matmul.fp32_precision = "ieee"
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep large freed blocks instead of giving each back and faulting its pages in again.
+
+    Measured on 2 cores: the data path at 28 -> 224 runs 3 times as fast, a training step of resnet18 at 64 pixels takes
+    a fifth less. Elsewhere than on glibc nothing happens.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(-3, 1 << 30)  # M_MMAP_THRESHOLD
+        libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
 def _result(
