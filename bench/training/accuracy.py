@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.cells import AccuracyCell, Context, Result
+from bench.cells import AccuracyCell, Context, Result, cell_key
 from bench.measure.classification import classification_metrics
 from bench.registry import DatasetInfo, Split
 from bench.training import augment, streams
 from bench.training.cache import open_dataset
+from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline
 from bench.training.loop import Outcome, Splits, Trainer
 from bench.training.optim import prefers_channels_last
@@ -76,6 +77,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         seed=cell.seed,
         precision=cell.precision,
         progress=ctx.progress,
+        checkpoint=Checkpoint(ctx.out / "checkpoints" / f"{cell_key(cell)}.pt", cell_key(cell)),
     )
     outcome = trainer.fit()
     metrics: dict[str, Any] = {

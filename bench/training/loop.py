@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.measure import classification
 from bench.training import streams
+from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline, batch_bounds
 from bench.training.optim import Loss, make_optimizer
 from bench.training.schedule import learning_rate
@@ -67,6 +68,7 @@ class Trainer:
         seed: of order, augmentation and dropout (the weights are the model's own).
         precision: ``fp32``, or ``bf16`` for autocast.
         progress: called with plain dicts, at most every half second within an epoch.
+        checkpoint: where to keep long trainings between epochs, and to go on from.
     """
 
     def __init__(
@@ -80,6 +82,7 @@ class Trainer:
         seed: int,
         precision: str = "fp32",
         progress: Progress = lambda event: None,
+        checkpoint: Checkpoint | None = None,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {precision!r}; training runs in fp32 or bf16")
@@ -93,24 +96,31 @@ class Trainer:
         self.average = _moving_average(model, recipe["ema_decay"])
         self.best: dict[str, torch.Tensor] = {}
         self.outcome = Outcome()
+        self.checkpoint = checkpoint
 
     def fit(self) -> Outcome:
         """Train all epochs, restore the chosen one and score the test split with it."""
-        started = time.perf_counter()
+        started = saved = time.perf_counter()
+        if self.checkpoint and self.checkpoint.restore(self):
+            self.outcome.timings["resumed_after_epoch"] = len(self.outcome.history)
         try:
-            for epoch in range(self.recipe["epochs"]):
-                row = self._epoch(epoch)
-                self.outcome.history.append(row)
+            for epoch in range(len(self.outcome.history), self.recipe["epochs"]):
+                if self._exhausted():
+                    break
+                self.outcome.history.append(self._epoch(epoch))
                 if self._improved():
                     self.outcome.best_epoch = epoch + 1
                     self._keep()
-                if self._exhausted():
-                    break
+                if self.checkpoint and time.perf_counter() - saved >= self.checkpoint.every_s:
+                    self.checkpoint.save(self)
+                    saved = time.perf_counter()
         except DivergedError as error:
             self.outcome.status, self.outcome.reason = "diverged", str(error)
         self.outcome.timings["train_s"] = time.perf_counter() - started
         if self.outcome.status == "ok":
             self._finish()
+        if self.checkpoint:
+            self.checkpoint.remove()
         return self.outcome
 
     def _finish(self) -> None:

@@ -1,6 +1,9 @@
 """The training loop against a plain PyTorch loop, torch's schedulers and closed forms; and what must never happen."""
 
+import contextlib
+import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +13,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from bench.training import streams
+from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline
 from bench.training.loop import Outcome, Splits, Trainer, micro_batches
 from bench.training.optim import Loss, parameter_groups, prefers_channels_last
@@ -228,6 +232,50 @@ def test_the_moving_average_is_what_is_evaluated() -> None:
     with torch.no_grad():
         scores = torch.softmax(expected(next(make_splits(two).test.eval_batches())), 1).numpy()
     assert np.allclose(averaged.test_scores, scores, atol=1e-6) and not np.allclose(scores, last.test_scores, atol=1e-6)
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9}, {"optimizer": "sgd"}, {"early_stopping_patience": 1}])
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, extra: dict[str, Any], killed_after: int) -> None:
+    recipe = resolve("standard", **AUGMENTED | {"epochs": 4} | extra)
+    straight, _ = train(recipe)
+    checkpoint = Checkpoint(tmp_path / "checkpoints" / "x.pt", "x", every_s=0.0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(event: dict[str, Any]) -> None:
+        if event.get("epoch", 0) > killed_after:
+            raise Killed
+
+    def trainer(**more: Any) -> Trainer:
+        torch.manual_seed(0)
+        return Trainer(Net(), make_splits(recipe), recipe, task="binary-class", n_classes=2, seed=0, **more)
+
+    with contextlib.suppress(Killed):
+        trainer(checkpoint=checkpoint, progress=kill).fit()
+    stopped_early = extra.get("early_stopping_patience") and len(straight.history) <= killed_after
+    assert checkpoint.path.exists() or stopped_early
+    torch.manual_seed(99)
+    resumed = trainer(checkpoint=checkpoint).fit()
+    assert np.array_equal(resumed.test_scores, straight.test_scores)
+    assert (resumed.best_epoch, len(resumed.history)) == (straight.best_epoch, len(straight.history))
+    assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in straight.history]
+    assert not list(checkpoint.path.parent.iterdir())
+
+
+def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path: Path) -> None:
+    recipe = resolve("quick", epochs=2, batch_size=8)
+    path = tmp_path / "x.pt"
+    make = functools.partial(
+        Trainer, splits=make_splits(recipe), recipe=recipe, task="binary-class", n_classes=2, seed=0
+    )
+    Checkpoint(path, "another").save(make(Net()))
+    assert not Checkpoint(path, "mine").restore(make(Net()))
+    path.write_bytes(path.read_bytes()[:1000])
+    assert not Checkpoint(path, "another").restore(make(Net()))
+    assert make(Net(), checkpoint=Checkpoint(path, "mine")).fit().status == "ok"
+    assert not path.exists()
 
 
 def test_progress_tells_epoch_loss_and_speed() -> None:
