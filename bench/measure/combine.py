@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.measure.roofline import Ceilings, place
 from bench.measure.timing import Samples, bootstrap_median, tail
 
 NOISY_REL = {"cpu": 0.03, "cuda": 0.01}  # two runs of a sweep should agree within this on an idle machine
@@ -26,7 +27,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % bootstrap interval of the median),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
         ``forward_ms_p50`` ... (training), ``noise_rel`` (difference to expect between two runs), ``noise_floor_pct``
-        (largest difference seen between two rounds), ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
+        (largest difference seen between two rounds), the place under the roofline (``mfu``, ``roofline_fraction``), ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
 
     Raises:
         ValueError: there are no rounds.
@@ -43,7 +44,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if latency.rounds:
         metrics |= _latency(latency)
     metrics |= _phases(rounds) | _energy(rounds)
-    metrics |= _rates(metrics)
+    metrics |= _roofline(rounds, metrics)
     metrics |= _noise(rounds, blocks, latency)
     return metrics
 
@@ -93,11 +94,22 @@ def _energy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _rates(metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arithmetic rate of the forward pass, 2 FLOPs a MAC (inference only; training does other work too)."""
-    if metrics.get("flops_g") is None or "latency_ms_p50" not in metrics:
+def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """Place the Cell under the measured roof; {} where FLOPs, traffic or ceilings are unknown."""
+    training = rounds[0].get("mode") == "train"
+    macs_g = metrics.get("train_macs_g" if training else "macs_g")
+    measured = next((r["ceilings"] for r in rounds if r.get("ceilings")), None)
+    if macs_g is None or measured is None or not metrics.get("traffic_mib_per_image"):
         return {}
-    return {"achieved_gflops_per_s": metrics["flops_g"] * metrics["throughput_images_per_s_p50"]}
+    ceilings = Ceilings(**measured)
+    (precision,) = ceilings.gflops_per_s
+    seconds = 1 / metrics["throughput_images_per_s_p50"]
+    placed = place(2e9 * macs_g, metrics["traffic_mib_per_image"] * 2**20, seconds, ceilings, precision)
+    return {
+        **placed.metrics(),
+        "ceiling_copy_gb_per_s": ceilings.copy_gb_per_s,
+        "ceiling_gflops_per_s": ceilings.gflops_per_s[precision],
+    }
 
 
 def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Samples) -> dict[str, Any]:
@@ -114,7 +126,8 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Sample
         warm = raw.get("warmup", {})
         if warm and not warm["stable"]:
             flags.add("not warm")
-            evidence.append(f"{where}windows still {warm['spread']:.1%} apart after {warm['seconds']:.1f} s of warm-up")
+            apart = f"windows still {warm['spread']:.1%} apart" if warm["spread"] >= 0 else "not even three windows"
+            evidence.append(f"{where}{apart} after {warm['seconds']:.1f} s of warm-up")
         disturbed = raw.get("disturbances", {})
         flags.update(disturbed.get("flags", ()))
         evidence += [where + text for text in disturbed.get("evidence", ())]

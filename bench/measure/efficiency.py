@@ -20,7 +20,8 @@ import torch
 from bench.cells import Context, EfficiencyCell, Result
 from bench.measure import energy, flops, hardware, memory, timing
 from bench.measure.combine import combine
-from bench.measure.workload import Workload, touch_libraries
+from bench.measure.roofline import kept_ceilings
+from bench.measure.workload import Workload, touch_libraries, traffic
 
 
 def run_efficiency(cell: EfficiencyCell, ctx: Context) -> Result:
@@ -98,6 +99,8 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     if number == 0:
         raw["static"] = {}
         workload = _static(cell, raw["static"], phase)
+        phase("ceilings")
+        raw["ceilings"] = asdict(kept_ceilings(cell.device, cell.threads, cell.precision, ctx.out / "ceilings"))
     else:
         phase("build")
         workload = Workload(cell)
@@ -139,13 +142,18 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workl
         found |= memory.saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
     phase("flops")
     found |= _flops(workload)
+    found["traffic_mib_per_image"] = traffic(workload) / cell.batch / memory.MIB
     return workload
 
 
 def _flops(workload: Workload) -> dict[str, Any]:
     """Count; a model that cannot be counted is still timed, and its record says why it has no FLOPs."""
-    side = workload.cell.resolution
+    cell = workload.cell
+    image = (flops.IN_CHANS, cell.resolution, cell.resolution)
     try:
-        return flops.count(workload.module, (1, flops.IN_CHANS, side, side))
+        found = flops.count(workload.module, (1, *image))
+        if cell.mode == "train":
+            found["train_macs_g"] = flops.count_training(workload.module, image) / 1e9
+        return found
     except flops.FlopsError as error:
         return {"macs_g": None, "flops_g": None, "flops_error": str(error)}

@@ -197,11 +197,9 @@ def _dispatch(model: torch.nn.Module, shape: tuple[int, ...], device: str) -> di
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
     import bench.ops  # registers the scan operators and their formulas  # noqa: F401
+    from bench.measure.recorder import OperatorRecorder
 
-    aten = torch.ops.aten
-    lacking = {}  # torch before 2.15 counts attention on the CPU as nothing (pytorch#195460)
-    if aten._scaled_dot_product_flash_attention_for_cpu not in flop_registry:
-        lacking[aten._scaled_dot_product_flash_attention_for_cpu] = _attention_flops
+    lacking = _lacking_formulas()
     parameter = next(model.parameters(), None)
     dtype = parameter.dtype if parameter is not None else torch.float32
     image = torch.zeros(shape, device=device, dtype=dtype)
@@ -233,50 +231,36 @@ def _dispatch(model: torch.nn.Module, shape: tuple[int, ...], device: str) -> di
     }
 
 
+def _lacking_formulas() -> dict[Any, Any]:
+    """Torch before 2.15 counts attention on the CPU as nothing (pytorch#195460)."""
+    import torch
+    from torch.utils.flop_counter import flop_registry
+
+    packet = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    return {} if packet in flop_registry else {packet: _attention_flops}
+
+
+def count_training(model: torch.nn.Module, shape: tuple[int, ...]) -> float:
+    """MACs of a forward and backward pass an image, by torch's counter; recomputation inside an operator included.
+
+    Args:
+        model: any module that maps one image tensor to one output.
+        shape: (channels, height, width) of an image. Two images are pushed through, because batch norm cannot be
+            trained on a single value a channel.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    import bench.ops  # registers the scan operators and their formulas  # noqa: F401
+
+    twin = on_meta(model).train()
+    with FlopCounterMode(display=False, custom_mapping=_lacking_formulas()) as mode:
+        twin(torch.zeros(2, *shape, device="meta")).sum().backward()
+    return mode.get_total_flops() / 2 / 2
+
+
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
     return 2 * flop_ops.attention_macs(query, key, value)
-
-
-class OperatorRecorder:
-    """Records every operator that reaches the dispatcher, with the elements it reads and writes.
-
-    Enter it *outside* FlopCounterMode: it then sees what that mode passed on, after decomposition.
-    """
-
-    def __init__(self) -> None:
-        self.calls: Counter[Any] = Counter()
-        self.read: Counter[Any] = Counter()
-        self.written: Counter[Any] = Counter()
-        self.read_bytes: Counter[Any] = Counter()
-        self.written_bytes: Counter[Any] = Counter()
-        self._mode: Any = None
-
-    def __enter__(self) -> OperatorRecorder:
-        import torch
-        from torch.utils._python_dispatch import TorchDispatchMode
-        from torch.utils._pytree import tree_leaves
-
-        record = self
-
-        class Recorder(TorchDispatchMode):
-            def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-                out = func(*args, **(kwargs or {}))
-                packet = getattr(func, "_overloadpacket", func)
-                reads = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-                writes = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
-                record.calls[packet] += 1
-                record.read[packet] += max((t.numel() for t in reads), default=0)
-                record.written[packet] += max((t.numel() for t in writes), default=0)
-                record.read_bytes[packet] += sum(t.numel() * t.element_size() for t in reads)
-                record.written_bytes[packet] += sum(t.numel() * t.element_size() for t in writes)
-                return out
-
-        self._mode = Recorder()
-        self._mode.__enter__()
-        return self
-
-    def __exit__(self, *exc: Any) -> None:
-        self._mode.__exit__(*exc)
 
 
 @contextlib.contextmanager

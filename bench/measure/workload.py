@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.cells import EfficiencyCell
 from bench.measure.build import IN_CHANS, NUM_CLASSES, build
+from bench.measure.recorder import OperatorRecorder
 from bench.measure.timing import Step
 
 POOL = 4  # batches that take turns as input, so that no cache holds the one input of every step
@@ -57,7 +58,8 @@ class Workload:
             held.append(torch.randn(shape, generator=_seeded(len(held))).to(self.device))
         return held[:wanted]
 
-    def _precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the context in which the forward pass runs."""
         if self.cell.precision != "bf16":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -75,7 +77,7 @@ class Workload:
         images = self.inputs(batch or self.cell.batch, pool)
 
         def infer(number: int) -> None:
-            with torch.inference_mode(), self._precision():
+            with torch.inference_mode(), self.precision():
                 self.model(images[number % len(images)])
 
         return infer
@@ -85,7 +87,7 @@ class Workload:
         images = self.inputs(self.cell.batch, pool)
 
         def forward(number: int) -> None:
-            with self._precision():
+            with self.precision():
                 output = self.model(images[number % len(images)])
                 self._loss = nn.functional.cross_entropy(output, self._labels)
 
@@ -99,6 +101,19 @@ class Workload:
             self._optimizer.zero_grad(set_to_none=True)
 
         return [("forward", forward), ("backward", backward), ("optimizer", optimizer)]
+
+
+def traffic(workload: Workload) -> int:
+    """Bytes that the operators of one step read and write at the Cell's batch, run eagerly (forward, or with backward)."""
+    images = workload.inputs(workload.cell.batch, 1)[0]
+    training = workload.cell.mode == "train"
+    recorder = OperatorRecorder()
+    with recorder, torch.set_grad_enabled(training), workload.precision():
+        output = workload.module(images)
+        if training:
+            output.float().square().mean().backward()
+    workload.module.zero_grad(set_to_none=True)
+    return recorder.total_traffic()
 
 
 def _seeded(seed: int) -> torch.Generator:

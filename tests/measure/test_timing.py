@@ -191,8 +191,12 @@ def a_round(number: int, step_s: float, device: str = "cpu", noise: float = 0.00
     } | more
 
 
+ROOF = {"device": "cpu", "threads": 1, "copy_gb_per_s": 500.0, "gflops_per_s": {"fp32": 4000.0}}
+
+
 def test_metrics_of_rounds_have_units_and_order() -> None:
-    rounds = [a_round(n, 0.02, static={"macs_g": 2.0, "flops_g": 4.0} if n == 0 else {}) for n in (2, 0, 1)]
+    first = {"static": {"macs_g": 2.0, "traffic_mib_per_image": 1e9 / 2**20}, "ceilings": ROOF}
+    rounds = [a_round(n, 0.02, **(first if n == 0 else {})) for n in (2, 0, 1)]
     found = combine(rounds)
     assert found["throughput_images_per_s_p50"] == pytest.approx(400, rel=0.01)
     assert (
@@ -206,6 +210,9 @@ def test_metrics_of_rounds_have_units_and_order() -> None:
     assert found["latency_ms_p90"] is not None
     assert found["latency_ms_p99"] is None
     assert found["achieved_gflops_per_s"] == pytest.approx(4.0 * 400, rel=0.01)
+    assert found["mfu"] == pytest.approx(0.4, rel=0.01)
+    assert found["roofline_fraction"] == pytest.approx(0.8, rel=0.01)  # 4 FLOPs a byte x 500 GB/s
+    assert found["bound"] == "memory"
     assert found["noisy"] is False
     assert found["noisy_evidence"] == []
 

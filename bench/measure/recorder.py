@@ -1,0 +1,63 @@
+"""Watches every operator that reaches the dispatcher: calls, elements, bytes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+# Views that their schema does not declare, and factories that only reserve memory.
+_NO_TRAFFIC = {
+    *("_unsafe_view", "_reshape_alias", "lift_fresh", "set_", "resize_", "sym_size"),
+    *("empty", "empty_like", "empty_strided", "empty_permuted", "new_empty", "new_empty_strided"),
+}
+
+
+class OperatorRecorder(TorchDispatchMode):
+    """Counts, by operator packet: ``calls``, elements ``read`` and ``written``, and the ``traffic`` in bytes.
+
+    Traffic is what an operator must move if it reads each input and writes each output once: views and reservations
+    move nothing, a broadcast input is read once, nothing is assumed to stay in a cache from one operator to the next.
+    Enter it *outside* FlopCounterMode to see what that mode passes on, and not under ``inference_mode``, which keeps
+    composite operators whole (a dropout that does nothing would then seem to copy).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[Any] = Counter()
+        self.read: Counter[Any] = Counter()
+        self.written: Counter[Any] = Counter()
+        self.traffic: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operator and note what it touched."""
+        out = func(*args, **(kwargs or {}))
+        packet = getattr(func, "_overloadpacket", func)
+        reads = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        writes = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+        self.calls[packet] += 1
+        self.read[packet] += max((t.numel() for t in reads), default=0)
+        self.written[packet] += max((t.numel() for t in writes), default=0)
+        if not _moves_nothing(func):
+            self.traffic[packet] += sum(map(_bytes, reads)) + sum(map(_bytes, writes))
+        return out
+
+    def total_traffic(self) -> int:
+        """Bytes moved by all operators."""
+        return sum(self.traffic.values())
+
+
+def _moves_nothing(func: Any) -> bool:
+    schema = getattr(func, "_schema", None)
+    if schema is None:
+        return False
+    if schema.name.partition("::")[2] in _NO_TRAFFIC:
+        return True
+    return any(a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments)
+
+
+def _bytes(tensor: torch.Tensor) -> int:
+    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())

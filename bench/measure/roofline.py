@@ -1,0 +1,123 @@
+"""Roofline: how near a model comes to what this machine was measured to do (Williams et al., 2009).
+
+The ceilings are measured, not read off a data sheet: the bandwidth of a large copy, and the rate of a large matrix
+product in each precision. A model's place follows from its FLOPs, its traffic (every operator reads its inputs and
+writes its outputs once) and its time. MFU is its rate over the matrix-product ceiling.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.measure.timing import Budget, Clock, clock_for, throughput_blocks, warm_up
+
+COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far above any cache
+MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
+
+
+@dataclass(frozen=True, slots=True)
+class Ceilings:
+    """What the machine was measured to do.
+
+    Attributes:
+        copy_gb_per_s: 10^9 bytes read and written in a second by a copy.
+        gflops_per_s: precision -> rate of a square matrix product, 2 FLOPs a multiply-add.
+    """
+
+    device: str
+    threads: int
+    copy_gb_per_s: float
+    gflops_per_s: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a workload lies under the roof.
+
+    Attributes:
+        intensity: FLOPs a byte.
+        achieved: 10^9 FLOPs a second.
+        attainable: what the roof allows at this intensity.
+        mfu: achieved over the matrix-product ceiling (0 to 1).
+        fraction: achieved over attainable.
+        bound: ``memory`` left of the ridge, ``compute`` right of it.
+    """
+
+    intensity: float
+    achieved: float
+    attainable: float
+    mfu: float
+    fraction: float
+    bound: str
+
+    def metrics(self) -> dict[str, Any]:
+        """Named as in records."""
+        return {
+            "intensity_flop_per_byte": self.intensity,
+            "achieved_gflops_per_s": self.achieved,
+            "attainable_gflops_per_s": self.attainable,
+            "roofline_fraction": self.fraction,
+            "mfu": self.mfu,
+            "bound": self.bound,
+        }
+
+
+def place(flops: float, traffic_bytes: float, seconds: float, ceilings: Ceilings, precision: str) -> Place:
+    """Place a workload of ``flops`` and ``traffic_bytes`` that took ``seconds`` under the roof of its precision."""
+    peak = ceilings.gflops_per_s[precision]
+    intensity = flops / traffic_bytes
+    slope = intensity * ceilings.copy_gb_per_s
+    achieved, attainable = flops / seconds / 1e9, min(peak, slope)
+    bound = "memory" if slope < peak else "compute"
+    return Place(intensity, achieved, attainable, achieved / peak, achieved / attainable, bound)
+
+
+def measure_ceilings(device: str, threads: int, precision: str = "fp32", seconds: float = 0.3) -> Ceilings:
+    """Measure the copy bandwidth and one matrix-product rate; about three times ``seconds`` each."""
+    import torch
+
+    from bench.measure.workload import set_precision
+
+    kind = torch.device(device).type
+    torch.set_num_threads(threads)
+    set_precision(precision)
+    clock = clock_for(device)
+    size = COPY_BYTES[kind] // 4
+    source, target = torch.ones(size, device=device), torch.empty(size, device=device)
+    copy_s = best_seconds(lambda n: target.copy_(source), clock, seconds)
+    del source, target
+    side = MATMUL_SIDE[kind]
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    product_s = best_seconds(lambda n: torch.mm(a, b, out=out), clock, seconds)
+    rates = {precision: 2 * side**3 / product_s / 1e9}
+    return Ceilings(device, threads, 2 * COPY_BYTES[kind] / copy_s / 1e9, rates)
+
+
+def best_seconds(step: Any, clock: Clock, seconds: float) -> float:
+    """Seconds of a step in its best block: a ceiling is what the machine can do, not what it usually does."""
+    budget = Budget(throughput_s=seconds, warmup_s=seconds / 2, warmup_max_s=seconds, block_s=seconds / 10)
+    warm = warm_up(step, clock, budget)
+    blocks, _ = throughput_blocks(step, clock, budget, warm.step_s)
+    return min(blocks)
+
+
+def kept_ceilings(device: str, threads: int, precision: str, directory: Path, seconds: float = 0.3) -> Ceilings:
+    """Read the ceilings of this run from ``directory``, or measure and keep them there (one file a precision)."""
+    path = directory / f"{device.replace(':', '_')}_{threads}_{precision}.json"
+    try:
+        return Ceilings(**json.loads(path.read_bytes()))
+    except (FileNotFoundError, ValueError, TypeError):
+        pass
+    found = measure_ceilings(device, threads, precision, seconds)
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    temporary.write_text(json.dumps(asdict(found)))
+    temporary.replace(path)
+    return found

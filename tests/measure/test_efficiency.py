@@ -1,0 +1,165 @@
+"""A whole efficiency Cell on networks with planted behaviour."""
+
+from __future__ import annotations
+
+import json
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from bench import registry
+from bench.cells import Context, EfficiencyCell
+from bench.measure import roofline
+from bench.measure.combine import combine
+from bench.measure.efficiency import measure_round, run_efficiency
+
+
+class Planted(nn.Module):
+    """A small convolution that also sleeps, fails or keeps what it should not."""
+
+    def __init__(self, num_classes: int, in_chans: int, img_size: int, **planted: Any) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_chans, 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.head = nn.Linear(4, num_classes)
+        self.planted = planted
+        self.kept: list[torch.Tensor] = []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.planted.get("sleep_ms", 0) / 1e3)
+        if len(x) > self.planted.get("fits", 1e9):
+            raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to allocate {len(x)} MiB.")
+        if self.planted.get("broken"):
+            raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+        if mib := self.planted.get("leak_mib"):
+            self.kept.append(torch.ones(mib * 2**18))
+        if self.planted.get("fourier"):
+            x = torch.fft.fft2(x).real
+        return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _register() -> Iterator[None]:
+    registry.register_model("planted_net", family="planted")(lambda **kw: Planted(**kw))
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, limits)
+
+
+@pytest.fixture(autouse=True)
+def _given_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
+    def given(device: str, threads: int, precision: str, seconds: float) -> roofline.Ceilings:
+        return roofline.Ceilings(device, threads, 10.0, {precision: 100.0})
+
+    monkeypatch.setattr(roofline, "measure_ceilings", given)
+
+
+def cell(model: str = "planted_net", **changes: Any) -> EfficiencyCell:
+    facts: dict[str, Any] = {
+        "model": model,
+        "resolution": 16,
+        "batch": 2,
+        "precision": "fp32",
+        "compile": False,
+        "mode": "infer",
+        "device": "cpu",
+        "hardware": "test",
+        "threads": 1,
+        "backend": "reference",
+        "versions": {},
+        "budget_s": 0.05,
+        "rounds": 2,
+    }
+    return EfficiencyCell(**facts | changes)
+
+
+@pytest.fixture
+def context(tmp_path: Path) -> Context:
+    return Context("cpu", 1, None, None, tmp_path, lambda event: None)
+
+
+def test_an_inference_cell_has_all_its_figures(context: Context) -> None:
+    result = run_efficiency(cell(), context)
+    assert result.status == "ok"
+    found = result.metrics
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["params"] == 4 * 28 + 8 + 4 * 1000 + 1000
+    assert found["macs_by_operator"] == {"conv": 14 * 14 * 4 * 27, "linear": 4000}
+    assert found["rounds"] == 2
+    for name in ("throughput_images_per_s_p50", "latency_ms_p50", "peak_memory_mib", "mfu", "traffic_mib_per_image"):
+        assert found[name] > 0, name
+    assert "forward_ms_p50" not in found
+
+
+def test_a_training_cell_has_its_split_and_what_backward_keeps(context: Context) -> None:
+    found = run_efficiency(cell(mode="train"), context).metrics
+    assert {"forward_ms_p50", "backward_ms_p50", "optimizer_ms_p50"} <= found.keys()
+    assert found["saved_activations_mib"] > 0
+    # Of three equal parts, forward and two gradients, the image's own gradient is not needed.
+    assert found["train_macs_g"] * 1e9 == 2 * 14 * 14 * 4 * 27 + 3 * 4000
+    assert "latency_ms_p50" not in found
+
+
+def test_phases_are_told_and_later_rounds_repeat_only_the_timing(tmp_path: Path) -> None:
+    phases: list[str] = []
+    context = Context("cpu", 1, None, None, tmp_path, lambda event: phases.append(event["phase"]))
+    first = measure_round(cell(), context, 0)
+    assert phases == ["memory", "flops", "ceilings", "warmup", "throughput", "latency"]
+    assert first.timings.keys() >= {"memory_s", "throughput_s"}
+    phases.clear()
+    second = measure_round(cell(), context, 1)
+    assert phases == ["build", "warmup", "throughput", "latency"]
+    assert "static" not in second.metrics
+
+
+def test_out_of_memory_is_a_result_that_says_what_failed(context: Context) -> None:
+    result = run_efficiency(cell("planted_net[fits=4]", batch=8), context)
+    assert result.status == "oom"
+    assert result.reason.startswith("out of memory in memory: batch 8, 16 px, fp32, infer; CUDA out of memory. Tried")
+    assert result.metrics["oom_batch"] == 8
+    assert result.metrics["params"] > 0
+
+
+def test_any_other_failure_is_raised(context: Context) -> None:
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        run_efficiency(cell("planted_net[broken=true]"), context)
+
+
+def test_a_model_that_cannot_be_counted_is_timed_and_says_why(context: Context) -> None:
+    found = run_efficiency(cell("planted_net[fourier=true]"), context).metrics
+    assert found["macs_g"] is None
+    assert "aten::fft_fft2" in found["flops_error"]
+    assert found["throughput_images_per_s_p50"] > 0
+    assert "mfu" not in found
+
+
+def test_a_planted_leak_shows_in_the_memory_figure(context: Context) -> None:
+    plain = measure_round(cell(), context, 0).metrics["static"]["peak_memory_mib"]
+    leaking = measure_round(cell("planted_net[leak_mib=40]"), context, 0).metrics["static"]["peak_memory_mib"]
+    assert leaking - plain > 100  # three steps of 40 MiB, that a correct model gives back
+
+
+def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context) -> None:
+    """Interleaved rounds of A, A and a B that sleeps 20 % longer; sleeping needs no processor, so load matters little."""
+    plan = {"a": "planted_net[sleep_ms=20]", "again": "planted_net[sleep_ms=20]", "slower": "planted_net[sleep_ms=24]"}
+    rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
+    for number in range(3):
+        for name, model in plan.items():
+            rounds[name].append(measure_round(cell(model, budget_s=0.15), context, number).metrics)
+    step = {name: combine(found)["step_ms_p50"] for name, found in rounds.items()}
+    assert step["slower"] / step["a"] == pytest.approx(1.2, abs=0.1)
+    assert step["again"] / step["a"] == pytest.approx(1.0, abs=0.08)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("mode", "precision"), [("infer", "bf16"), ("train", "fp32")])
+def test_compiled_cells(context: Context, mode: str, precision: str) -> None:
+    found = run_efficiency(cell("resnet18", resolution=64, compile=True, mode=mode, precision=precision), context)
+    assert found.status == "ok"
+    assert found.metrics["throughput_images_per_s_p50"] > 0
