@@ -1,0 +1,371 @@
+"""The Triton backend: fused scans on CUDA, compute capability 8.0 and later, or on the CPU under TRITON_INTERPRET=1.
+
+The kernels are in `triton_kernels.py`; this file chooses how they are cut into blocks and adds up what blocks leave
+behind, always in the same order: results are the same from run to run.
+
+A sequence is one warp's work for each 32 channels. Where images and channels are too few to fill the device, a
+sequence is cut into segments: a first walk finds what each segment adds to the state (the decay over it is
+exp(A * sum of steps)), a small kernel joins them, and the outputs are computed in a second walk.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+
+from bench.ops import triton_kernels as kernels
+
+NAME = "triton"
+CHANNELS = 32  # channels of a block: one warp
+CARRY_EVERY = 32  # positions between the states kept for the backward
+TILE = 16  # positions whose states the backward holds in registers at a time
+MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix product before the scan
+WARPS_PER_PROCESSOR = 4  # below this many sequences' warps for each multiprocessor, sequences are cut
+
+
+def unavailable(device_type: str) -> str | None:
+    """Say why the backend cannot run on a device, or None where it can."""
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    if device_type != "cuda":
+        return f"Triton compiles for CUDA, not for {device_type} (TRITON_INTERPRET=1 runs it slowly anywhere)"
+    if not torch.cuda.is_available():
+        return "torch finds no CUDA device"
+    major, minor = torch.cuda.get_device_capability()
+    if major < 8:
+        return f"needs compute capability 8.0 or later; this device has {major}.{minor}"
+    return None
+
+
+@lru_cache(maxsize=64)
+def _order(h: int, w: int, directions: tuple[int, ...], device: torch.device) -> Tensor:
+    """The pixel that each direction reads at each position, int32 (k, h*w)."""
+    rows = torch.arange(h * w, dtype=torch.int32, device=device)
+    columns = rows.view(h, w).t().reshape(-1)
+    tables = [columns if i % 2 else rows for i in directions]
+    return torch.stack([t.flip(0) if i >= 2 else t for i, t in zip(directions, tables, strict=True)])
+
+
+class _Layout(NamedTuple):
+    """Sizes, and where things lie; the strides are those of `triton_kernels.py`."""
+
+    batch: int
+    k: int
+    length: int
+    d: int  # channels of one direction
+    n: int
+    xb: int
+    xk: int
+    xs: int
+    yb: int
+    yk: int
+    ys: int
+    pb: int
+    pk: int
+    ps: int
+
+    @property
+    def blocks(self) -> int:
+        return -(-self.d // CHANNELS)
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.length // CARRY_EVERY)
+
+    @property
+    def sequences(self) -> int:
+        return self.batch * self.k
+
+    def segments(self, device: torch.device) -> tuple[int, int]:
+        """(segments, chunks a segment) that a sequence is cut into."""
+        warps = self.sequences * self.blocks
+        wanted = WARPS_PER_PROCESSOR * _processors(device)
+        if 2 * warps > wanted:  # cutting costs nearly twice the work
+            return 1, self.chunks
+        each = max(1, self.chunks * warps // wanted)
+        return -(-self.chunks // each), each
+
+    @property
+    def strides(self) -> tuple[int, ...]:
+        return self.xb, self.xk, self.xs, self.yb, self.yk, self.ys, self.pb, self.pk, self.ps
+
+    def state(self, segments: int, like: Tensor, zero: bool = False) -> Tensor:
+        """One state a segment, (s, segments, n, d) float32."""
+        make = torch.zeros if zero else torch.empty
+        return make((self.sequences, segments, self.n, self.d), dtype=torch.float32, device=like.device)
+
+
+class _Steps(NamedTuple):
+    """Step sizes: given (delta), or a product of rank r of the projections with weight (k,d,r); bias (k*d) or None."""
+
+    delta: Tensor | None
+    weight: Tensor | None
+    bias: Tensor | None
+    softplus: bool
+
+    @property
+    def constants(self) -> dict[str, Any]:
+        fused = self.delta is None and self.weight is not None
+        rank = self.weight.shape[-1] if fused and self.weight is not None else 0
+        return {"R": rank, "DIRECT": not fused, "SOFTPLUS": self.softplus, "HAS_BIAS": self.bias is not None}
+
+
+def _processors(device: torch.device) -> int:
+    if device.type != "cuda":
+        return 1
+    return torch.cuda.get_device_properties(device).multi_processor_count
+
+
+def _on(x: Tensor) -> AbstractContextManager[Any]:
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def _carry(p: _Layout, x: Tensor, save: bool) -> Tensor:
+    shape = (p.sequences, p.chunks, p.n, p.d) if save else (0,)
+    return torch.empty(shape, dtype=torch.float32, device=x.device)
+
+
+def _scan(
+    p: _Layout, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor, y: Tensor,
+    skip_features: int, save: bool,
+) -> Tensor:  # fmt: skip
+    """Write outputs to y (x's or the per-direction layout); returns the carry. B and C follow `skip_features`."""
+    segments, each = p.segments(x.device)
+    carry = _carry(p, x, save)
+    span = each * CARRY_EVERY
+    constants = {**steps.constants, "N": p.n, "NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY}
+    proj = _features(proj, skip_features, steps)
+    delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
+    grid = (p.blocks, segments, p.sequences)
+    sizes = (order, p.length, span, segments, p.chunks, p.k, p.d, *p.strides)
+    start, end, total = (y, y, y)
+    with _on(x):
+        if segments > 1:
+            start, end = p.state(segments, x), p.state(segments, x)
+            total = end.new_empty((p.sequences, segments, p.d))
+            kernels.walk_forward[grid](
+                x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, **constants,
+                HAS_D=False, START=False, END=True, SAVE=False, num_warps=1,
+            )  # fmt: skip
+            kernels.join_segments[(p.blocks, p.n, p.sequences)](
+                A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
+            )
+        kernels.walk_forward[grid](
+            x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes, **constants,
+            HAS_D=D is not None, START=segments > 1, END=False, SAVE=save, num_warps=1,
+        )  # fmt: skip
+    return carry
+
+
+def _features(proj: Tensor, skip: int, steps: _Steps) -> Tensor:
+    """The projections as the kernel sees them: without the step-size features where it does not use them."""
+    return proj.view(-1)[skip:] if steps.constants["DIRECT"] else proj
+
+
+class _Grads(NamedTuple):
+    raw: Tensor  # of the step size before softplus, per-direction layout, float32
+    A: Tensor  # (k, d, n) float32
+    bc: Tensor  # (blocks, s, 2n, l) float32, to be summed over blocks
+
+
+def _scan_backward(
+    p: _Layout, grad_y: Tensor, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor,
+    carry: Tensor, grad_x: Tensor, skip_features: int,
+) -> _Grads:  # fmt: skip
+    """Write the gradient of x to grad_x (per-direction layout) and return the others."""
+    segments, each = p.segments(x.device)
+    constants = {**steps.constants, "N": p.n, "CB": CHANNELS}
+    features = _features(proj, skip_features, steps)
+    delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
+    adjoint, grad_a = p.state(segments, x, zero=segments == 1), p.state(segments, x, zero=True)
+    fine = grad_a.new_empty((p.sequences, segments, CARRY_EVERY // TILE - 1, p.n, p.d))
+    grad_raw = torch.empty_like(grad_x, dtype=torch.float32)
+    grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length))
+    grid = (p.blocks, segments, p.sequences)
+    with _on(x):
+        if segments > 1:
+            end, total = p.state(segments, x), grad_a.new_empty((p.sequences, segments, p.d))
+            kernels.walk_adjoint[grid](
+                grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * CARRY_EVERY, segments,
+                p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), num_warps=1,
+            )  # fmt: skip
+            kernels.join_segments[(p.blocks, p.n, p.sequences)](
+                A, end, total, adjoint, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
+            )
+        kernels.scan_backward[grid](
+            grad_y, x, delta, features, weight, bias, A, A if D is None else D, carry, adjoint, fine, grad_x, grad_raw,
+            grad_a, grad_bc, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
+            **constants, HAS_D=D is not None, K=CARRY_EVERY, T=TILE, num_warps=1,
+        )  # fmt: skip
+    summed = grad_a.view(p.batch, p.k, segments, p.n, p.d).sum((0, 2)).transpose(1, 2).contiguous()
+    return _Grads(grad_raw, summed, grad_bc)
+
+
+def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor) -> None:
+    """Write parts.sum(0) + skip * other to out, with the sum in float32."""
+    k, rows, d = parts.shape
+    with _on(out):
+        kernels.merge[(triton.cdiv(rows, 8), triton.cdiv(d, 128))](parts, other, skip, out, rows, d, K=k, RB=8, CB=128)
+
+
+def _merge_bc(p: _Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank: int) -> None:
+    tile = 32
+    with _on(grad_proj):
+        kernels.merge_bc[(triton.cdiv(p.length, tile), p.sequences)](
+            grad_bc, grad_proj, order, p.length, p.k, p.sequences, p.blocks, p.pb, p.pk, p.ps, R=rank, N2=2 * p.n,
+            NP2=triton.next_power_of_2(2 * p.n), T=tile,
+        )  # fmt: skip
+
+
+# ---- the four-direction form ---------------------------------------------------------------------------------------
+
+
+def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
+    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
+    return (b * k, (h * w + CARRY_EVERY - 1) // CARRY_EVERY, n, d)
+
+
+def _cross_layout(x: Tensor, proj: Tensor, n: int) -> _Layout:
+    b, h, w, d = x.shape
+    k, features, length = proj.shape[3], proj.shape[4], h * w
+    return _Layout(b, k, length, d, n, length * d, 0, d, length * d, b * length * d, d, length * k * features,
+                   features, k * features)  # fmt: skip
+
+
+def _low_rank(proj: Tensor, r: int) -> Tensor:
+    """The step-size features, (k, pixels of all images, r) float32."""
+    return proj[..., :r].flatten(0, 2).transpose(0, 1).float()
+
+
+def _cross_steps(proj: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> _Steps:
+    r = dt_weight.shape[-1]
+    if r <= MAX_FUSED_RANK:
+        return _Steps(None, dt_weight.contiguous(), dt_bias.contiguous(), True)
+    return _Steps(torch.bmm(_low_rank(proj, r), dt_weight.transpose(1, 2)), None, dt_bias.contiguous(), True)
+
+
+def cross_scan_forward(
+    x: Tensor,
+    proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    directions: list[int],
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """Scan an image (b,h,w,d) in every direction and add the results; see `bench.ops.cross_selective_scan`."""
+    _, h, w, d = x.shape
+    p = _cross_layout(x, proj, A.shape[-1])
+    order = _order(h, w, tuple(directions), x.device)
+    parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
+    steps = _cross_steps(proj, dt_weight, dt_bias)
+    carry = _scan(p, x, proj, steps, A.contiguous(), None, order, parts, dt_weight.shape[-1], save)
+    y = torch.empty_like(x)
+    _merge(parts, x, D.sum(0), y)
+    return y, carry
+
+
+def cross_scan_backward(
+    grad_y: Tensor,
+    x: Tensor,
+    proj: Tensor,
+    dt_weight: Tensor,
+    dt_bias: Tensor,
+    A: Tensor,
+    D: Tensor,
+    carry: Tensor,
+    directions: list[int],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Gradients with respect to x, proj, dt_weight, dt_bias, A, D, in this order."""
+    _, h, w, d = x.shape
+    r = dt_weight.shape[-1]
+    p = _cross_layout(x, proj, A.shape[-1])
+    order = _order(h, w, tuple(directions), x.device)
+    parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
+    steps = _cross_steps(proj, dt_weight, dt_bias)
+    grads = _scan_backward(p, grad_y, x, proj, steps, A.contiguous(), None, order, carry, parts, r)
+    grad_x = torch.empty_like(x)
+    _merge(parts, grad_y, D.sum(0), grad_x)
+    grad_proj = torch.empty_like(proj)
+    _merge_bc(p, grads.bc, grad_proj, order, r)
+    low_rank = torch.bmm(grads.raw, dt_weight)
+    grad_proj.view(-1, p.k, proj.shape[-1])[..., :r] = low_rank.transpose(0, 1)
+    grad_weight = torch.bmm(grads.raw.transpose(1, 2), _low_rank(proj, r))
+    grad_d = (grad_y.float() * x.float()).sum((0, 1, 2)).expand_as(D).contiguous()
+    return grad_x, grad_proj, grad_weight, grads.raw.sum(1), grads.A, grad_d
+
+
+# ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
+
+
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
+    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
+    return (b * g, (length + CARRY_EVERY - 1) // CARRY_EVERY, n, d // g)
+
+
+def _sequence_layout(u: Tensor, B: Tensor) -> _Layout:
+    b, d, length = u.shape
+    g, n = B.shape[1], B.shape[2]
+    return _Layout(b, g, length, d // g, n, length * d, d // g, d, length * d, d // g, d, length * g * 2 * n, 2 * n,
+                   g * 2 * n)  # fmt: skip
+
+
+def _channels_last(t: Tensor) -> Tensor:
+    return t.transpose(1, 2).contiguous()
+
+
+def selective_scan_forward(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    save: bool,
+) -> tuple[Tensor, Tensor]:
+    """Scan sequences (b,d,l); see `bench.ops.selective_scan`. They are transposed to channels last and back."""
+    p = _sequence_layout(u, B)
+    order = _order(1, p.length, (0,) * p.k, u.device)
+    x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
+    y = torch.empty_like(x)
+    steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
+    carry = _scan(p, x, bc, steps, A.contiguous(), D, order, y, 0, save)
+    return _channels_last(y), carry
+
+
+def selective_scan_backward(
+    grad_out: Tensor,
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    delta_bias: Tensor | None,
+    delta_softplus: bool,
+    carry: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Gradients with respect to u, delta, A, B, C, D, delta_bias, in this order."""
+    p = _sequence_layout(u, B)
+    order = _order(1, p.length, (0,) * p.k, u.device)
+    x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
+    grad_y, grad_x, grad_bc = _channels_last(grad_out), torch.empty_like(x), torch.empty_like(bc)
+    steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
+    grads = _scan_backward(p, grad_y, x, bc, steps, A.contiguous(), D, order, carry, grad_x, 0)
+    _merge_bc(p, grads.bc, grad_bc, order, 0)
+    # Clones: an operator's outputs must not share memory.
+    grad_b, grad_c = (t.clone() for t in grad_bc.permute(0, 2, 3, 1).contiguous().split(p.n, dim=2))
+    grad_d = None if D is None else (grad_y.float() * x.float()).sum((0, 1))
+    grad_bias = None if delta_bias is None else grads.raw.sum((0, 1))
+    grad_delta = _channels_last(grads.raw.to(delta.dtype))
+    grad_a = grads.A.view(A.shape)
+    return _channels_last(grad_x), grad_delta, grad_a, grad_b, grad_c, grad_d, grad_bias

@@ -1,0 +1,64 @@
+"""The Triton kernels, run by Triton's interpreter: every stored fixture and whole cross scans, with all gradients."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest.importorskip("triton")
+
+WORKER = Path(__file__).with_name("triton_worker.py")
+
+
+def work(*arguments: str) -> dict[str, Any]:
+    root = Path(__file__).parents[2]
+    variables = {**os.environ, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (str(root), os.environ.get("PYTHONPATH"))))
+    done = subprocess.run([sys.executable, str(WORKER), *arguments], env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+@pytest.fixture(scope="module")
+def results() -> dict[str, Any]:
+    return work()
+
+
+def tolerance(case: str, quantity: str) -> float:
+    """From the README beside the fixtures."""
+    near_zero = case.startswith("x_near0")
+    return (3e-5 if near_zero else 2e-6) if quantity == "out" else (5e-5 if near_zero else 1e-5)
+
+
+def check_fixtures(found: dict[str, dict[str, float]]) -> None:
+    wrong = {f"{c}/{q}": e for c, errors in found.items() for q, e in errors.items() if not e <= tolerance(c, q)}
+    assert not wrong
+
+
+def test_every_fixture(results: dict[str, Any]) -> None:
+    assert len(results["fixtures"]) == 15
+    check_fixtures(results["fixtures"])
+
+
+def test_sequences_cut_into_segments(results: dict[str, Any]) -> None:
+    check_fixtures(results["cut"])
+
+
+@pytest.mark.parametrize("group", ["cross", "half", "directions"])
+def test_cross_scan_is_as_exact_as_pytorch(results: dict[str, Any], group: str) -> None:
+    """Outputs within twice, gradients within three times the error of the PyTorch backend in the same dtype."""
+    floor = 1e-3 if group == "half" else 1e-6  # one rounding more or less of the largest element is no error
+    for case, errors in results[group].items():
+        for name, (mine, plain) in errors.items():
+            assert mine <= max((2 if name == "y" else 3) * plain, floor), (case, name, mine, plain)
+
+
+@pytest.mark.slow
+def test_gradients_of_the_long_fixture() -> None:
+    check_fixtures(work("--long")["fixtures"])

@@ -1,0 +1,92 @@
+"""Runs the Triton backend under TRITON_INTERPRET=1 and prints its errors as JSON; started by test_triton_scan.py.
+
+A process of its own: the variable decides how Triton's functions are made when they are imported.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.ops import cross_selective_scan, selective_scan, triton_scan
+
+_spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
+assert _spec and _spec.loader
+cases = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(cases)
+
+# batch, height, width, channels, states, rank: one pixel, primes, tails of blocks and tiles, one state, high rank
+CROSS = [(1, 1, 1, 5, 1, 1), (1, 3, 5, 6, 3, 2), (1, 5, 7, 33, 1, 6), (1, 1, 37, 3, 2, 1), (1, 4, 4, 7, 4, 9)]
+
+
+def run_fixture(name: str, backend: str) -> dict[str, float]:
+    case = cases.load_case(name)
+    inputs = {k: case[k].clone().requires_grad_() for k in cases.INPUTS if k in case}
+    out = selective_scan(**inputs, delta_softplus=bool(case["delta_softplus"]), backend=backend)
+    out.backward(case["grad_out"])
+    found = {"out": out.detach()} | {f"grad_{k}": t.grad for k, t in inputs.items()}
+    return {k: cases.rel_to_max(t, case[k]) for k, t in found.items()}
+
+
+def forward_fixture(name: str) -> dict[str, float]:
+    case = cases.load_case(name)
+    inputs = {k: case[k] for k in cases.INPUTS if k in case}
+    out = selective_scan(**inputs, delta_softplus=bool(case["delta_softplus"]), backend="triton")
+    return {"out": cases.rel_to_max(out, case["out"])}
+
+
+def cross(inputs: dict[str, Tensor], grad: Tensor, backend: str | None, directions: tuple[int, ...]) -> list[Tensor]:
+    leaves = {k: t.clone().requires_grad_() for k, t in inputs.items()}
+    if backend is None:
+        y = cases.naive_cross(*leaves.values(), directions)
+    else:
+        y = cross_selective_scan(**leaves, directions=directions, backend=backend)
+    y.backward(grad.to(y.dtype))
+    return [y.detach(), *(t.grad for t in leaves.values())]
+
+
+def cross_errors(
+    sizes: tuple[int, ...], dtype: torch.dtype, directions: tuple[int, ...] = (0, 1, 2, 3)
+) -> dict[str, list[float]]:
+    """By tensor: the errors of Triton and of the PyTorch backend against float64, both in dtype."""
+    inputs = {k: t.to(dtype) for k, t in cases.cross_inputs(*sizes, k=len(directions)).items()}
+    grad = torch.randn(inputs["x"].shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    truth = cross({k: t.double() for k, t in inputs.items()}, grad.double(), None, directions)
+    mine, plain = (cross(inputs, grad, b, directions) for b in ("triton", "reference"))
+    names = ("y", *cases.CROSS_NAMES)
+    rows = zip(names, mine, plain, truth, strict=True)
+    return {n: [cases.rel_to_max(a, t), cases.rel_to_max(b, t)] for n, a, b, t in rows}
+
+
+def cut_fixture(name: str) -> dict[str, float]:
+    """A fixture with every sequence cut into segments of one chunk."""
+    before, triton_scan.WARPS_PER_PROCESSOR = triton_scan.WARPS_PER_PROCESSOR, 1 << 20
+    try:
+        return run_fixture(name, "triton")
+    finally:
+        triton_scan.WARPS_PER_PROCESSOR = before
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    long = "b1g2d4n16l1031"
+    if "--long" in sys.argv:
+        print(json.dumps({"fixtures": {long: run_fixture(long, "triton")}}))
+        return
+    results = {
+        "fixtures": {n: forward_fixture(n) if n == long else run_fixture(n, "triton") for n in cases.case_names()},
+        "cut": {n: cut_fixture(n) for n in ("b2g2d4n3l33_mixed", "b1g1d3n5l65_noD_raw")},
+        "cross": {str(s): cross_errors(s, torch.float32) for s in CROSS},
+        "half": {str(t)[6:]: cross_errors((1, 3, 5, 6, 3, 2), t) for t in (torch.bfloat16, torch.float16)},
+        "directions": {str(i): cross_errors((1, 3, 4, 2, 2, 1), torch.float32, i) for i in ((3,), (1, 2))},
+    }
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
