@@ -26,8 +26,9 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % bootstrap interval of the median),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
-        ``forward_ms_p50`` ... (training), ``noise_rel`` (difference to expect between two runs), ``noise_floor_pct``
-        (largest difference seen between two rounds), the place under the roofline (``mfu``, ``roofline_fraction``), ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
+        ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
+        ``noise_rel`` (difference to expect between two runs), ``noise_floor_pct`` (largest difference seen between two
+        rounds), ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
 
     Raises:
         ValueError: there are no rounds.

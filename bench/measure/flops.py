@@ -256,7 +256,7 @@ def count_training(model: torch.nn.Module, shape: tuple[int, ...]) -> float:
     twin = on_meta(model).train()
     with FlopCounterMode(display=False, custom_mapping=_lacking_formulas()) as mode:
         twin(torch.zeros(2, *shape, device="meta")).sum().backward()
-    return mode.get_total_flops() / 2 / 2
+    return float(mode.get_total_flops()) / 2 / 2
 
 
 def _attention_flops(query: Any, key: Any, value: Any, *args: Any, out_shape: Any = None, **kwargs: Any) -> int:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.measure.timing import Budget, Clock, clock_for, throughput_blocks, warm_up
+from bench.measure.timing import Budget, Clock, Step, clock_for, throughput_blocks, warm_up
 
 COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far above any cache
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -87,20 +87,30 @@ def measure_ceilings(device: str, threads: int, precision: str = "fp32", seconds
     torch.set_num_threads(threads)
     set_precision(precision)
     clock = clock_for(device)
-    size = COPY_BYTES[kind] // 4
-    source, target = torch.ones(size, device=device), torch.empty(size, device=device)
-    copy_s = best_seconds(lambda n: target.copy_(source), clock, seconds)
-    del source, target
+    copy_s = best_seconds(_copy(device, COPY_BYTES[kind]), clock, seconds)
     side = MATMUL_SIDE[kind]
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
-    out = torch.empty_like(a)
-    product_s = best_seconds(lambda n: torch.mm(a, b, out=out), clock, seconds)
+    product_s = best_seconds(_product(device, side, precision), clock, seconds)
     rates = {precision: 2 * side**3 / product_s / 1e9}
     return Ceilings(device, threads, 2 * COPY_BYTES[kind] / copy_s / 1e9, rates)
 
 
-def best_seconds(step: Any, clock: Clock, seconds: float) -> float:
+def _copy(device: str, size: int) -> Step:
+    import torch
+
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    return lambda number: target.copy_(source)
+
+
+def _product(device: str, side: int, precision: str) -> Step:
+    import torch
+
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b, out = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(3))
+    return lambda number: torch.mm(a, b, out=out)
+
+
+def best_seconds(step: Step, clock: Clock, seconds: float) -> float:
     """Seconds of a step in its best block: a ceiling is what the machine can do, not what it usually does."""
     budget = Budget(throughput_s=seconds, warmup_s=seconds / 2, warmup_max_s=seconds, block_s=seconds / 10)
     warm = warm_up(step, clock, budget)

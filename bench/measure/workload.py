@@ -104,7 +104,7 @@ class Workload:
 
 
 def traffic(workload: Workload) -> int:
-    """Bytes that the operators of one step read and write at the Cell's batch, run eagerly (forward, or with backward)."""
+    """Bytes that the operators of one eager step (forward, or with backward) read and write at the Cell's batch."""
     images = workload.inputs(workload.cell.batch, 1)[0]
     training = workload.cell.mode == "train"
     recorder = OperatorRecorder()

@@ -146,7 +146,7 @@ def test_a_planted_leak_shows_in_the_memory_figure(context: Context) -> None:
 
 
 def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context) -> None:
-    """Interleaved rounds of A, A and a B that sleeps 20 % longer; sleeping needs no processor, so load matters little."""
+    """Interleaved rounds of A, A and a B that sleeps 20 % longer: sleep needs no processor, so load matters little."""
     plan = {"a": "planted_net[sleep_ms=20]", "again": "planted_net[sleep_ms=20]", "slower": "planted_net[sleep_ms=24]"}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
     for number in range(3):
