@@ -75,12 +75,14 @@ class TestEveryModel:
     def test_reset_classifier_and_round_trip(self, name, tmp_path):
         model = built(name).eval()
         images = torch.randn(1, 3, 32, 32)
-        save_file(model.state_dict(), tmp_path / "model.safetensors")
-        state = load_file(tmp_path / "model.safetensors")
+        state = model.state_dict()
+        if name in SMALLEST:  # also through a file
+            save_file(state, tmp_path / "model.safetensors")
+            state = load_file(tmp_path / "model.safetensors")
         # Swin's index tables are not in its state, so it is built with real ones; the others need no initialisation.
         with torch.device("cpu" if name.startswith("swin") else "meta"):
             other = models[name].build(num_classes=5, in_chans=3, img_size=32).eval()
-        other.load_state_dict(state, strict=True, assign=True)
+        other.load_state_dict({key: value.clone() for key, value in state.items()}, strict=True, assign=True)
         with torch.no_grad():
             assert torch.equal(model(images), other(images))
         other.reset_classifier(7)
@@ -109,12 +111,11 @@ def runs_on_meta(name, resolution):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_resolution_claims(name):
-    # Every model at the resolutions that a sweep asks for; meta tensors carry shapes through the whole network.
-    everywhere = name in SMALLEST
-    for resolution in RESOLUTIONS if everywhere else (28, 224, 1024):
+    # What a sweep asks for; meta tensors carry shapes through the whole network, of the smallest of each family.
+    for resolution in RESOLUTIONS:
         reason = models[name].unsupported(resolution, {})
         assert (reason is not None) == (resolution == 28 and name in UNSUPPORTED_28), (resolution, reason)
-        if reason is None:
+        if reason is None and name in SMALLEST:
             assert runs_on_meta(name, resolution), resolution
 
 
@@ -141,14 +142,14 @@ def test_reasons_name_what_would_run():
 @pytest.mark.parametrize(
     ("name", "resolution"),
     [
-        *((name, resolution) for name in SMALLEST for resolution in (64, 112)),
+        *((name, 112) for name in SMALLEST),
         *((name, 28) for name in SMALLEST if name not in UNSUPPORTED_28),
         ("medmamba_tiny[patch_size=2]", 28),
         ("medmamba_tiny[patch_size=1]", 28),
     ],
 )
-@pytest.mark.parametrize("in_chans", [1, 3])
-def test_real_images(name, resolution, in_chans):
+def test_real_images(name, resolution):
+    in_chans = 1  # test_forward_backward_and_head has three
     spec = expand_models([name])[0]
     model = models[spec.name].build(num_classes=4, in_chans=in_chans, img_size=resolution, **dict(spec.options)).eval()
     with silence(), torch.no_grad():
