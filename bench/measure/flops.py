@@ -199,7 +199,7 @@ def _dispatch(model: torch.nn.Module, shape: tuple[int, ...], device: str) -> di
     import bench.ops  # registers the scan operators and their formulas  # noqa: F401
     from bench.measure.recorder import OperatorRecorder
 
-    lacking = _lacking_formulas()
+    lacking = lacking_formulas()
     parameter = next(model.parameters(), None)
     dtype = parameter.dtype if parameter is not None else torch.float32
     image = torch.zeros(shape, device=device, dtype=dtype)
@@ -231,7 +231,7 @@ def _dispatch(model: torch.nn.Module, shape: tuple[int, ...], device: str) -> di
     }
 
 
-def _lacking_formulas() -> dict[Any, Any]:
+def lacking_formulas() -> dict[Any, Any]:
     """Torch before 2.15 counts attention on the CPU as nothing (pytorch#195460)."""
     import torch
     from torch.utils.flop_counter import flop_registry
@@ -254,7 +254,7 @@ def count_training(model: torch.nn.Module, shape: tuple[int, ...]) -> float:
     import bench.ops  # registers the scan operators and their formulas  # noqa: F401
 
     twin = on_meta(model).train()
-    with FlopCounterMode(display=False, custom_mapping=_lacking_formulas()) as mode:
+    with FlopCounterMode(display=False, custom_mapping=lacking_formulas()) as mode:
         twin(torch.zeros(2, *shape, device="meta")).sum().backward()
     return float(mode.get_total_flops()) / 2 / 2
 

@@ -41,8 +41,8 @@ class OperatorRecorder(TorchDispatchMode):
         self.calls[packet] += 1
         self.read[packet] += max((t.numel() for t in reads), default=0)
         self.written[packet] += max((t.numel() for t in writes), default=0)
-        if not _moves_nothing(func):
-            self.traffic[packet] += sum(map(_bytes, reads)) + sum(map(_bytes, writes))
+        if not moves_nothing(func):
+            self.traffic[packet] += sum(map(tensor_bytes, reads)) + sum(map(tensor_bytes, writes))
         return out
 
     def total_traffic(self) -> int:
@@ -50,7 +50,8 @@ class OperatorRecorder(TorchDispatchMode):
         return sum(self.traffic.values())
 
 
-def _moves_nothing(func: Any) -> bool:
+def moves_nothing(func: Any) -> bool:
+    """Whether an operator (an OpOverload) only makes a view or reserves memory."""
     schema = getattr(func, "_schema", None)
     if schema is None:
         return False
@@ -59,5 +60,6 @@ def _moves_nothing(func: Any) -> bool:
     return any(a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments)
 
 
-def _bytes(tensor: torch.Tensor) -> int:
+def tensor_bytes(tensor: torch.Tensor) -> int:
+    """Bytes behind a tensor; a broadcast one counts what it holds, not what it looks like."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
