@@ -1,7 +1,8 @@
 """The compiled CPU backend: `scan_cpu.cpp` through ctypes (compiled at first use, see `cpu_build`).
 
 The kernel computes in float32 on channels-last data; here tensors are converted, outputs allocated and partial sums
-added in a fixed order, so that results depend on shapes alone and not on the number of threads.
+added in a fixed order. Results do not depend on the number of threads, except the last bits of the gradients of the
+projections where there are more threads than scans (batch x directions).
 
 Threads are those of torch's own OpenMP: they are awake between two operators, while a second pool would fight them
 for the cores. Without them (macOS, or after a fork of a process that has used them) a call starts its own.
@@ -24,7 +25,6 @@ from bench.ops.cpu_build import BuildError, load_library
 NAME = "cpu"
 CHUNK = 64  # steps between two saved states; CHUNK and PAD as in scan_cpu.cpp
 PAD = 16
-BACKWARD_TASKS = 16  # independent pieces of a backward; more pieces need more memory for partial sums
 
 
 class _Problem(ctypes.Structure):
@@ -53,8 +53,7 @@ def _library() -> ctypes.CDLL:
     library.medbench_scan_problem_size.restype = ctypes.c_int64
     library.medbench_scan_blocks.restype = ctypes.c_int64
     library.medbench_scan_blocks.argtypes = [ctypes.c_int64]
-    for function in (library.medbench_scan_forward, library.medbench_scan_backward):
-        function.argtypes = [ctypes.POINTER(_Problem)]
+    library.medbench_scan.argtypes = [ctypes.POINTER(_Problem), ctypes.c_int]
     size = library.medbench_scan_problem_size()
     if size != ctypes.sizeof(_Problem):
         raise BuildError(f"the kernel's arguments take {size} bytes, not {ctypes.sizeof(_Problem)}: please report it")
@@ -114,15 +113,19 @@ def _call(backward: bool, directions: Sequence[int], tensors: dict[str, Tensor |
     if problem.threads > 1 and not _Pool.lost:
         _Pool.used = True
         problem.run_parallel = _torch_threads()
-    library = _library()
-    status = (library.medbench_scan_backward if backward else library.medbench_scan_forward)(ctypes.byref(problem))
-    if status:
+    if _library().medbench_scan(ctypes.byref(problem), int(backward)):
         raise MemoryError("the selective scan could not allocate its working memory")
 
 
 def _own(t: Tensor) -> Tensor:
     """A contiguous copy, also where a view would do: outputs of an operator may not share memory."""
     return t.clone(memory_format=torch.contiguous_format)
+
+
+@cache
+def _even_groups(tasks: int, blocks: int, threads: int) -> int:
+    """Into how many parts to divide the blocks of each task so that all threads end together; few, as parts cost."""
+    return min(range(1, blocks + 1), key=lambda parts: (-(-tasks * parts // threads) * -(-blocks // parts), parts))
 
 
 def _ordered_sum(parts: Tensor) -> Tensor:
@@ -206,19 +209,22 @@ class _Scan:
 
     def forward(self, carry: Tensor | None) -> Tensor:
         """The output, float32. Streams become separate tasks only where there would be too few."""
-        split = self.streams > 1 and self.counts["batch"] * self.blocks < torch.get_num_threads()
+        batch, threads = self.counts["batch"], torch.get_num_threads()
+        split = self.streams > 1 and batch * self.blocks < threads
         y = self._images(split)
         if y.numel():
+            groups = _even_groups(batch * (self.streams if split else 1), self.blocks, threads)
             tensors = {**self.tensors, "y": y, "carry": carry}
-            _call(False, self.directions, tensors, split=int(split), groups=1, **self.counts)
+            _call(False, self.directions, tensors, split=int(split), groups=groups, **self.counts)
         return _ordered_sum(y)
 
     def backward(self, grad_y: Tensor, carry: Tensor) -> dict[str, Tensor]:
         """Gradients in float32, by the names of the arguments; those of parameters stream by stream."""
         b, h, w, _ = grad_y.shape
-        pieces = -(-BACKWARD_TASKS // max(b, 1))
-        split = self.streams > 1 and pieces > 1
-        groups = min(self.blocks, -(-pieces // self.streams) if split else pieces)
+        threads = torch.get_num_threads()
+        split = self.streams > 1 and b < threads  # one more grad_x a stream, but nothing else
+        tasks = max(b, 1) * (self.streams if split else 1)
+        groups = min(self.blocks, -(-threads // tasks))  # one more grad_proj a group: only when threads would idle
         grad_x = self._images(split)
         grad_proj = grad_x.new_empty(groups, b, h, w, self.streams, self.rank + 2 * self.states)
         grad_delta = None if self.tensors["delta"] is None else grad_x.new_empty(grad_y.shape)

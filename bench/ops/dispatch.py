@@ -121,7 +121,7 @@ def why_unavailable(name: str, device_type: str) -> str | None:
 @cache
 def _preferred(device_type: str) -> str:
     """First choice that runs; once a process, a line is logged when the slow fall-back has to do."""
-    reasons = []
+    reasons: list[str] = []
     for name in PREFERENCE.get(device_type, ("reference",)):
         reason = why_unavailable(name, device_type)
         if reason is None:
@@ -180,7 +180,8 @@ def overridden() -> str | None:
 
 def chosen_backend(device: str | torch.device = "cpu") -> str:
     """Name of the backend that scans of ordinary precision run on, on this device."""
-    return resolve(torch.device(device).type, False, _override)
+    name: str = resolve(torch.device(device).type, False, _override)
+    return name
 
 
 def backend_report(device: str | torch.device = "cpu") -> list[tuple[str, bool, str]]:

@@ -1,10 +1,10 @@
 // The selective scan over images and sequences on the CPU, forward and backward; called through ctypes by cpu.py.
 //
-// A vector lane is a channel (channels are last in memory); the n states of W channels stay in registers or the
-// first-level cache while a thread walks along a direction's pixels in chunks of CHUNK. Step sizes are made in the
-// chunk, so nothing of size channels x length x n ever exists. The backward recomputes a chunk's states from the
-// state before it, which the forward has kept. All sums run in an order given by the shapes alone: results do not
-// depend on the number of threads.
+// A vector lane is a channel (channels are last in memory). A task walks along a direction's pixels in chunks of
+// CHUNK steps; within a chunk it takes its blocks of W channels in turn, the n states of a block in registers. So B, C
+// and the step-size features of a chunk are read once for all blocks, and every row of a pixel is read whole. Step
+// sizes are made in the chunk: nothing of size channels x length x n ever exists. The backward recomputes a chunk's
+// states from the state before it, which the forward has kept. Every sum runs in a fixed order.
 //
 // A "stream" is one scan with its own parameters: a direction over all channels of an image, or a group of channels
 // of a sequence (an image of height 1). Only float32 enters; cpu.py converts.
@@ -28,16 +28,16 @@ struct Problem {  // mirrored by cpu.py; all counts in elements
     int64_t stream_channels;  // channels a stream scans, starting at stream * stream_offset
     int64_t stream_offset;
     int64_t streams, states, rank, softplus;
-    int64_t split;   // streams are separate tasks with outputs of their own
-    int64_t groups;  // backward: tasks the channel blocks are divided among
+    int64_t split;   // streams are tasks of their own; where they share channels each has its own output
+    int64_t groups;  // tasks the blocks of channels are divided among; backward: each has its own grad_proj
     int64_t threads;
-    const int64_t* directions;                      // one a stream: 0 rows, 1 columns, 2 and 3 backwards
-    const float *x, *proj, *delta;                  // (b,l,c), (b,l,streams,rank+2n), (b,l,c) or null
+    const int64_t* directions;                        // one a stream: 0 rows, 1 columns, 2 and 3 backwards
+    const float *x, *proj, *delta;                    // (b,l,c), (b,l,streams,rank+2n), (b,l,c) or null
     const float *dt_weight, *dt_bias, *decay, *skip;  // (c,rank), (c) or null, (c,n), (c) or null, c over all streams
-    float *y, *carry;                               // (split?,b,l,c), (b,streams,chunks,n,padded) or null
-    const float* grad_y;                            // (b,l,c)
-    float *grad_x, *grad_proj, *grad_delta;         // (split?,b,l,c), (groups,b,l,streams,rank+2n), (b,l,c)
-    float* grad_parameters;                         // (b,streams,rank+n+2,padded): dt_weight, decay, bias, skip
+    float *y, *carry;                                 // (split?,b,l,c), (b,streams,chunks,n,padded) or null
+    const float* grad_y;                              // (b,l,c)
+    float *grad_x, *grad_proj, *grad_delta;           // (split?,b,l,c), (groups,b,l,streams,rank+2n), (b,l,c)
+    float* grad_parameters;                           // (b,streams,rank+n+2,padded): dt_weight, decay, bias, skip
     void (*run_parallel)(void (*)(void*), void*, unsigned, unsigned);  // GOMP_parallel of torch's libgomp, or null
 
     int64_t length() const { return height * width; }
@@ -45,51 +45,52 @@ struct Problem {  // mirrored by cpu.py; all counts in elements
     int64_t blocks() const { return (stream_channels + W - 1) / W; }
     int64_t padded() const { return (stream_channels + PAD - 1) / PAD * PAD; }
     int64_t rows() const { return rank + 2 * states; }
-    float* carry_at(int64_t b, int64_t stream, int64_t chunk, int64_t channel) const {
-        return carry + (((b * streams + stream) * chunks() + chunk) * states * padded()) + channel;
-    }
 };
 
-// The scratch of one task. Vectors first: every array is aligned to a vector.
-struct Scratch {
-    V *x, *step, *slope, *grad, *h, *decay, *decay2, *dt_weight;  // chunk, chunk, chunk, chunk, n, n, n, rank
-    V *states, *factors, *sums, *grad_decay, *grad_dt_weight;     // backward: (chunk+1)n, chunk n, chunk rows, n, rank
+// One block of W channels of one stream: its parameters, and what it carries from chunk to chunk.
+struct Block {
+    int lanes;          // channels in it: fewer than W at the end
+    int64_t at;         // its first channel within a pixel of x
+    int64_t channel;    // and within the stream
     V bias, skip, grad_bias, grad_skip;
-    float *proj, *reduced;  // chunk rows, each
+    V *decay, *decay2, *h, *grad_decay;  // n each; h: the state, or backwards exp(s A) times the gradient of the state
+    V *dt_weight, *grad_dt_weight;       // rank each
+};
+
+// What a thread works with. Vectors come first in its memory, so that all are aligned.
+struct Scratch {
+    void* memory = nullptr;
+    Block* blocks;
+    V *x, *step, *slope, *grad;  // one block's chunk
+    V *states, *factors, *sums;  // backward: (chunk+1) n, chunk n, chunk rows
+    float* proj;                 // chunk rows: features, B and C of the stream
     int64_t pixel[CHUNK];
-};
 
-bool allocate(const Problem& p, bool backward, Scratch& s, void*& memory) {
-    const int64_t n = p.states, r = p.rank, rows = p.rows();
-    const int64_t row_vectors = (CHUNK * rows + W - 1) / W + 1;
-    int64_t vectors = 4 * CHUNK + 3 * n + r + row_vectors;
-    if (backward) vectors += (2 * CHUNK + 1) * n + CHUNK * rows + W + n + r + row_vectors;
-    memory = std::aligned_alloc(64, (vectors * sizeof(V) + 63) / 64 * 64);
-    if (!memory) return false;
-    V* next = static_cast<V*>(memory);
-    auto take = [&next](int64_t count) { V* at = next; next += count; return at; };
-    s.x = take(CHUNK), s.step = take(CHUNK), s.slope = take(CHUNK), s.grad = take(CHUNK);
-    s.h = take(n), s.decay = take(n), s.decay2 = take(n), s.dt_weight = take(r);
-    s.proj = reinterpret_cast<float*>(take(row_vectors));
-    if (backward) {
-        s.states = take((CHUNK + 1) * n), s.factors = take(CHUNK * n), s.sums = take(CHUNK * rows + W);
-        s.grad_decay = take(n), s.grad_dt_weight = take(r);
-        s.reduced = reinterpret_cast<float*>(take(row_vectors));
+    bool allocate(const Problem& p, bool backward) {
+        const int64_t n = p.states, r = p.rank, chunk_rows = (CHUNK * p.rows() + W - 1) / W * W;
+        const int64_t count = (p.blocks() + p.groups - 1) / p.groups;
+        int64_t vectors = 4 * CHUNK + chunk_rows / W + count * (4 * n + 2 * r);
+        if (backward) vectors += (2 * CHUNK + 1) * n + chunk_rows;
+        const size_t bytes = vectors * sizeof(V) + count * sizeof(Block);
+        memory = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+        if (!memory) return false;
+        V* next = static_cast<V*>(memory);
+        auto take = [&next](int64_t size) { V* at = next; next += size; return at; };
+        x = take(CHUNK), step = take(CHUNK), slope = take(CHUNK), grad = take(CHUNK);
+        proj = reinterpret_cast<float*>(take(chunk_rows / W));
+        if (backward) states = take((CHUNK + 1) * n), factors = take(CHUNK * n), sums = take(chunk_rows);
+        V* of_blocks = take(count * (4 * n + 2 * r));
+        blocks = reinterpret_cast<Block*>(next);
+        for (int64_t i = 0; i < count; ++i) {
+            V* v = of_blocks + i * (4 * n + 2 * r);
+            blocks[i].decay = v, blocks[i].decay2 = v + n, blocks[i].h = v + 2 * n, blocks[i].grad_decay = v + 3 * n;
+            blocks[i].dt_weight = v + 4 * n, blocks[i].grad_dt_weight = v + 4 * n + r;
+        }
+        return true;
     }
-    return true;
-}
-
-// Where a task is: a batch item, a stream and W of its channels.
-struct Place {
-    int64_t b, stream, channel;  // channel: first of the block, within the stream
-    int lanes;
-    int64_t at;      // the block's first channel within a pixel of x
-    int64_t parameter;  // and among the parameters of all streams
-    Place(const Problem& p, int64_t b, int64_t stream, int64_t block)
-        : b(b), stream(stream), channel(block * W),
-          lanes(p.stream_channels - channel < W ? int(p.stream_channels - channel) : W),
-          at(stream * p.stream_offset + channel), parameter(stream * p.stream_channels + channel) {}
 };
+
+// ---- what both directions of time share ----------------------------------------------------------------------------
 
 V gather(const float* p, int64_t stride, int lanes) {
     V v{};
@@ -97,73 +98,119 @@ V gather(const float* p, int64_t stride, int lanes) {
     return v;
 }
 
-void load_parameters(const Problem& p, const Place& o, Scratch& s) {
+// Prepare block number `index` of a stream: its parameters, and zeros.
+void load_block(const Problem& p, int64_t stream, int64_t index, Block& k) {
+    k.channel = index * W;
+    k.lanes = p.stream_channels - k.channel < W ? int(p.stream_channels - k.channel) : W;
+    k.at = stream * p.stream_offset + k.channel;
+    const int64_t parameter = stream * p.stream_channels + k.channel;
     for (int64_t i = 0; i < p.states; ++i) {
-        s.decay[i] = gather(p.decay + o.parameter * p.states + i, p.states, o.lanes);
-        s.decay2[i] = s.decay[i] * LOG2E;
+        k.decay[i] = gather(p.decay + parameter * p.states + i, p.states, k.lanes);
+        k.decay2[i] = k.decay[i] * LOG2E;
+        k.h[i] = V{};
     }
-    for (int64_t i = 0; i < p.rank; ++i) s.dt_weight[i] = gather(p.dt_weight + o.parameter * p.rank + i, p.rank, o.lanes);
-    s.bias = p.dt_bias ? load(p.dt_bias + o.parameter, o.lanes) : V{};
-    s.skip = p.skip ? load(p.skip + o.parameter, o.lanes) : V{};
+    for (int64_t i = 0; i < p.rank; ++i) k.dt_weight[i] = gather(p.dt_weight + parameter * p.rank + i, p.rank, k.lanes);
+    k.bias = p.dt_bias ? load(p.dt_bias + parameter, k.lanes) : V{};
+    k.skip = p.skip ? load(p.skip + parameter, k.lanes) : V{};
 }
 
-// Read a chunk in the order of travel and make its step sizes. Returns its number of steps.
-int load_chunk(const Problem& p, const Place& o, int64_t chunk, Scratch& s) {
-    const int64_t length = p.length(), start = chunk * CHUNK, direction = p.directions[o.stream];
+int64_t pixel_at(const Problem& p, int64_t direction, int64_t t) {
+    const int64_t at = direction >= 2 ? p.length() - 1 - t : t;
+    return direction & 1 ? at % p.height * p.width + at / p.height : at;
+}
+
+void prefetch(const float* p, int64_t count) {
+    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i);
+}
+
+// Find the pixels of a chunk in the order of travel and read their features, B and C. Returns the number of steps.
+// Along columns every step is on another page, which no hardware prefetcher foresees: ask for the chunk after this.
+int load_chunk(const Problem& p, int64_t b, int64_t stream, int64_t chunk, int64_t after, int64_t first, int64_t channels,
+               Scratch& s) {
+    const int64_t length = p.length(), direction = p.directions[stream], rows = p.rows(), start = chunk * CHUNK;
     const int count = length - start < CHUNK ? int(length - start) : CHUNK;
-    const int64_t rows = p.rows(), proj_pixel = p.streams * rows;
+    const float* proj = p.proj + stream * rows;
     for (int t = 0; t < count; ++t) {
-        int64_t at = direction >= 2 ? length - 1 - (start + t) : start + t;
-        s.pixel[t] = o.b * length + (direction & 1 ? at % p.height * p.width + at / p.height : at);
+        s.pixel[t] = b * length + pixel_at(p, direction, start + t);
+        std::memcpy(s.proj + t * rows, proj + s.pixel[t] * p.streams * rows, rows * sizeof(float));
     }
-    for (int t = 0; t < count; ++t) {
-        s.x[t] = load(p.x + s.pixel[t] * p.pixel_channels + o.at, o.lanes);
-        std::memcpy(s.proj + t * rows, p.proj + s.pixel[t] * proj_pixel + o.stream * rows, rows * sizeof(float));
-    }
-    for (int t = 0; t < count; ++t) {
-        V z = s.bias;
-        if (p.delta) z += load(p.delta + s.pixel[t] * p.pixel_channels + o.at, o.lanes);
-        const float* low_rank = s.proj + t * rows;
-        for (int64_t i = 0; i < p.rank; ++i) z += s.dt_weight[i] * low_rank[i];
-        s.slope[t] = splat(1.0f);
-        s.step[t] = p.softplus ? softplus(z, s.slope[t]) : z;
-    }
+    if ((direction & 1) && after >= 0 && after < p.chunks())
+        for (int64_t t = after * CHUNK; t < (after + 1) * CHUNK && t < length; ++t) {
+            const int64_t pixel = b * length + pixel_at(p, direction, t);
+            prefetch(proj + pixel * p.streams * rows, rows);
+            prefetch(p.x + pixel * p.pixel_channels + first, channels);
+            if (p.grad_y) prefetch(p.grad_y + pixel * p.pixel_channels + first, channels);
+        }
     return count;
 }
 
-// N is the number of states where it is known to the compiler (h then lives in registers), otherwise 0.
+// Read a block's inputs of the chunk and make its step sizes.
+void load_steps(const Problem& p, const Block& k, int count, Scratch& s) {
+    for (int t = 0; t < count; ++t) {
+        const int64_t at = s.pixel[t] * p.pixel_channels + k.at;
+        s.x[t] = load(p.x + at, k.lanes);
+        V z = k.bias;
+        if (p.delta) z += load(p.delta + at, k.lanes);
+        const float* low_rank = s.proj + t * p.rows();
+        for (int64_t i = 0; i < p.rank; ++i) z += k.dt_weight[i] * low_rank[i];
+        s.slope[t] = splat(1.0f);
+        s.step[t] = p.softplus ? softplus(z, s.slope[t]) : z;
+    }
+}
+
+float* carry_at(const Problem& p, int64_t b, int64_t stream, int64_t chunk, const Block& k) {
+    return p.carry + ((b * p.streams + stream) * p.chunks() + chunk) * p.states * p.padded() + k.channel;
+}
+
+// ---- forward -------------------------------------------------------------------------------------------------------
+// N is the number of states where it is known to the compiler (they then live in registers), otherwise 0.
+
 template <int N>
-void forward_block(const Problem& p, const Place& o, Scratch& s, float* y, bool add) {
+void forward_steps(const Problem& p, Block& k, int count, Scratch& s, float* y, bool add) {
     const int64_t n = N ? N : p.states, rows = p.rows();
-    load_parameters(p, o, s);
     V registers[N ? N : 1];
-    V* h = N ? registers : s.h;
-    for (int64_t i = 0; i < n; ++i) h[i] = V{};
-    for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
-        if (p.carry)
-            for (int64_t i = 0; i < n; ++i) store(p.carry_at(o.b, o.stream, chunk, o.channel) + i * p.padded(), h[i]);
-        const int count = load_chunk(p, o, chunk, s);
-        for (int t = 0; t < count; ++t) {
-            const float *B = s.proj + t * rows + p.rank, *C = B + n;
-            const V step = s.step[t], input = step * s.x[t];
-            V sum[2] = {s.skip * s.x[t], V{}};  // two sums: one would wait for itself
+    V* h = N ? registers : k.h;
+    if (N)
+        for (int64_t i = 0; i < n; ++i) h[i] = k.h[i];
+    for (int t = 0; t < count; ++t) {
+        const float *B = s.proj + t * rows + p.rank, *C = B + n;
+        const V step = s.step[t], input = step * s.x[t];
+        V sum[2] = {k.skip * s.x[t], V{}};  // two sums: one would wait for itself
 #pragma GCC unroll 16
-            for (int64_t i = 0; i < n; ++i) {
-                h[i] = exp2v(step * s.decay2[i]) * h[i] + input * B[i];
-                sum[i & 1] += h[i] * C[i];
-            }
-            float* out = y + s.pixel[t] * p.pixel_channels + o.at;
-            V total = sum[0] + sum[1];
-            store(out, add ? load(out, o.lanes) + total : total, o.lanes);
+        for (int64_t i = 0; i < n; ++i) {
+            h[i] = exp2v(step * k.decay2[i]) * h[i] + input * B[i];
+            sum[i & 1] += h[i] * C[i];
+        }
+        float* out = y + s.pixel[t] * p.pixel_channels + k.at;
+        const V total = sum[0] + sum[1];
+        store(out, add ? load(out, k.lanes) + total : total, k.lanes);
+    }
+    if (N)
+        for (int64_t i = 0; i < n; ++i) k.h[i] = h[i];
+}
+
+template <int N>
+void forward_stream(const Problem& p, int64_t b, int64_t stream, int64_t blocks, Scratch& s, float* y, bool add) {
+    const Block &first = s.blocks[0], &last = s.blocks[blocks - 1];
+    for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
+        const int count = load_chunk(p, b, stream, chunk, chunk + 1, first.at, last.at + last.lanes - first.at, s);
+        for (int64_t j = 0; j < blocks; ++j) {
+            Block& k = s.blocks[j];
+            if (p.carry)
+                for (int64_t i = 0; i < p.states; ++i) store(carry_at(p, b, stream, chunk, k) + i * p.padded(), k.h[i]);
+            load_steps(p, k, count, s);
+            forward_steps<N>(p, k, count, s, y, add);
         }
     }
 }
 
+// ---- backward ------------------------------------------------------------------------------------------------------
+
 // The states after every step of a chunk (the first is the one before it), and the factors exp(s A).
 template <int N>
-void recompute_states(const Problem& p, const Place& o, int64_t chunk, int count, Scratch& s) {
+void recompute_states(const Problem& p, const Block& k, const float* carry, int count, Scratch& s) {
     const int64_t n = N ? N : p.states, rows = p.rows();
-    for (int64_t i = 0; i < n; ++i) s.states[i] = load(p.carry_at(o.b, o.stream, chunk, o.channel) + i * p.padded());
+    for (int64_t i = 0; i < n; ++i) s.states[i] = load(carry + i * p.padded());
     for (int t = 0; t < count; ++t) {
         const float* B = s.proj + t * rows + p.rank;
         const V step = s.step[t], input = step * s.x[t];
@@ -171,82 +218,94 @@ void recompute_states(const Problem& p, const Place& o, int64_t chunk, int count
         V *after = s.states + (t + 1) * n, *factor = s.factors + t * n;
 #pragma GCC unroll 16
         for (int64_t i = 0; i < n; ++i) {
-            factor[i] = exp2v(step * s.decay2[i]);
+            factor[i] = exp2v(step * k.decay2[i]);
             after[i] = factor[i] * before[i] + input * B[i];
         }
     }
 }
 
-// One step backwards. q holds exp(s_{t+1} A) q_{t+1} and receives the same of t, with q_t the gradient of h_t.
-// What must be summed over channels (for the step's features, B and C) goes to sums, one vector a number.
+// The steps of a chunk backwards. q holds exp(s_{t+1} A) q_{t+1} and receives the same of t, with q_t the gradient of
+// h_t. What is summed over channels (for the features, B and C) is added to s.sums, one vector a number.
 template <int N>
-INLINE void backward_step(const Problem& p, const Place& o, int t, V* q, Scratch& s, float* grad_x, bool add) {
+void backward_steps(const Problem& p, Block& k, int count, bool first_block, Scratch& s, float* grad_x, bool add) {
     const int64_t n = N ? N : p.states, rows = p.rows();
-    const float *low_rank = s.proj + t * rows, *B = low_rank + p.rank, *C = B + n;
-    const V *before = s.states + t * n, *after = before + n, *factor = s.factors + t * n;
-    V *sums = s.sums + t * rows, *sums_B = sums + p.rank, *sums_C = sums_B + n;
-    const V grad = s.grad[t], x = s.x[t], step = s.step[t], input = step * x;
-    V to_input{}, to_step{};
+    V registers[N ? N : 1];
+    V* q = N ? registers : k.h;
+    if (N)
+        for (int64_t i = 0; i < n; ++i) q[i] = k.h[i];
+    for (int t = count - 1; t >= 0; --t) {
+        const float *low_rank = s.proj + t * rows, *B = low_rank + p.rank, *C = B + n;
+        const V *before = s.states + t * n, *after = before + n, *factor = s.factors + t * n;
+        V *sums = s.sums + t * rows, *sums_B = sums + p.rank, *sums_C = sums_B + n;
+        const V grad = s.grad[t], x = s.x[t], step = s.step[t], input = step * x;
+        V to_input{}, to_step{};
 #pragma GCC unroll 16
-    for (int64_t i = 0; i < n; ++i) {
-        const V g = grad * C[i] + q[i];
-        sums_B[i] = g * input;
-        sums_C[i] = grad * after[i];
-        to_input += g * B[i];
-        q[i] = factor[i] * g;
-        const V to_exponent = q[i] * before[i];
-        to_step += to_exponent * s.decay[i];
-        s.grad_decay[i] += to_exponent * step;
+        for (int64_t i = 0; i < n; ++i) {
+            const V g = grad * C[i] + q[i];
+            sums_B[i] = first_block ? g * input : sums_B[i] + g * input;
+            sums_C[i] = first_block ? grad * after[i] : sums_C[i] + grad * after[i];
+            to_input += g * B[i];
+            q[i] = factor[i] * g;
+            const V to_exponent = q[i] * before[i];
+            to_step += to_exponent * k.decay[i];
+            k.grad_decay[i] += to_exponent * step;
+        }
+        const int64_t at = s.pixel[t] * p.pixel_channels + k.at;
+        const V to_x = to_input * step + k.skip * grad;
+        store(grad_x + at, add ? load(grad_x + at, k.lanes) + to_x : to_x, k.lanes);
+        k.grad_skip += grad * x;
+        const V to_z = (to_step + to_input * x) * s.slope[t];
+        k.grad_bias += to_z;
+        for (int64_t i = 0; i < p.rank; ++i) {
+            sums[i] = first_block ? to_z * k.dt_weight[i] : sums[i] + to_z * k.dt_weight[i];
+            k.grad_dt_weight[i] += to_z * low_rank[i];
+        }
+        if (p.grad_delta) store(p.grad_delta + at, to_z, k.lanes);
     }
-    float* out = grad_x + s.pixel[t] * p.pixel_channels + o.at;
-    const V to_x = to_input * step + s.skip * grad;
-    store(out, add ? load(out, o.lanes) + to_x : to_x, o.lanes);
-    s.grad_skip += grad * x;
-    const V to_z = (to_step + to_input * x) * s.slope[t];
-    s.grad_bias += to_z;
-    for (int64_t i = 0; i < p.rank; ++i) {
-        sums[i] = to_z * s.dt_weight[i];
-        s.grad_dt_weight[i] += to_z * low_rank[i];
-    }
-    if (p.grad_delta) store(p.grad_delta + s.pixel[t] * p.pixel_channels + o.at, to_z, o.lanes);
+    if (N)
+        for (int64_t i = 0; i < n; ++i) k.h[i] = q[i];
+}
+
+void clear_parameter_gradients(const Problem& p, Block& k) {
+    for (int64_t i = 0; i < p.states; ++i) k.grad_decay[i] = V{};
+    for (int64_t i = 0; i < p.rank; ++i) k.grad_dt_weight[i] = V{};
+    k.grad_bias = k.grad_skip = V{};
 }
 
 // Gradients of a block's parameters, summed chunk by chunk: two short sums round less than one long one.
-void add_parameter_gradients(const Problem& p, const Place& o, bool first, Scratch& s) {
+void add_parameter_gradients(const Problem& p, int64_t b, int64_t stream, bool first_chunk, const Block& k) {
     const int64_t n = p.states, r = p.rank;
-    float* out = p.grad_parameters + (o.b * p.streams + o.stream) * (r + n + 2) * p.padded() + o.channel;
+    float* out = p.grad_parameters + (b * p.streams + stream) * (r + n + 2) * p.padded() + k.channel;
     auto add = [&](int64_t row, V value) {
         float* at = out + row * p.padded();
-        store(at, first ? value : load(at) + value);
+        store(at, first_chunk ? value : load(at) + value);
     };
-    for (int64_t i = 0; i < r; ++i) add(i, s.grad_dt_weight[i]);
-    for (int64_t i = 0; i < n; ++i) add(r + i, s.grad_decay[i]);
-    add(r + n, s.grad_bias);
-    add(r + n + 1, s.grad_skip);
+    for (int64_t i = 0; i < r; ++i) add(i, k.grad_dt_weight[i]);
+    for (int64_t i = 0; i < n; ++i) add(r + i, k.grad_decay[i]);
+    add(r + n, k.grad_bias);
+    add(r + n + 1, k.grad_skip);
 }
 
 template <int N>
-void backward_block(const Problem& p, const Place& o, Scratch& s, float* grad_x, bool add_x, float* grad_proj, bool add_proj) {
-    const int64_t n = N ? N : p.states, rows = p.rows();
-    load_parameters(p, o, s);
-    V registers[N ? N : 1];
-    V* q = N ? registers : s.h;
-    for (int64_t i = 0; i < n; ++i) q[i] = V{};
+void backward_stream(const Problem& p, int64_t b, int64_t stream, int64_t blocks, Scratch& s, float* grad_x, bool add,
+                     float* grad_proj) {
+    const int64_t rows = p.rows();
+    const Block &first = s.blocks[0], &last = s.blocks[blocks - 1];
     for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk) {
-        const int count = load_chunk(p, o, chunk, s);
-        for (int t = 0; t < count; ++t) s.grad[t] = load(p.grad_y + s.pixel[t] * p.pixel_channels + o.at, o.lanes);
-        recompute_states<N>(p, o, chunk, count, s);
-        for (int64_t i = 0; i < n; ++i) s.grad_decay[i] = V{};
-        for (int64_t i = 0; i < p.rank; ++i) s.grad_dt_weight[i] = V{};
-        s.grad_bias = s.grad_skip = V{};
-        for (int t = count - 1; t >= 0; --t) backward_step<N>(p, o, t, q, s, grad_x, add_x);
-        add_parameter_gradients(p, o, chunk == p.chunks() - 1, s);
-        for (int64_t i = 0; i < count * rows; i += W) store(s.reduced + i, lane_sums(s.sums + i));
-        for (int t = 0; t < count; ++t) {
-            const float* from = s.reduced + t * rows;
-            float* to = grad_proj + (s.pixel[t] * p.streams + o.stream) * rows;
-            for (int64_t i = 0; i < rows; ++i) to[i] = add_proj ? to[i] + from[i] : from[i];
+        const int count = load_chunk(p, b, stream, chunk, chunk - 1, first.at, last.at + last.lanes - first.at, s);
+        for (int64_t j = 0; j < blocks; ++j) {
+            Block& k = s.blocks[j];
+            load_steps(p, k, count, s);
+            for (int t = 0; t < count; ++t) s.grad[t] = load(p.grad_y + s.pixel[t] * p.pixel_channels + k.at, k.lanes);
+            recompute_states<N>(p, k, carry_at(p, b, stream, chunk, k), count, s);
+            clear_parameter_gradients(p, k);
+            backward_steps<N>(p, k, count, j == 0, s, grad_x, add);
+            add_parameter_gradients(p, b, stream, chunk == p.chunks() - 1, k);
         }
+        float* reduced = s.proj;  // its contents have served
+        for (int64_t i = 0; i < count * rows; i += W) store(reduced + i, lane_sums(s.sums + i));
+        for (int t = 0; t < count; ++t)
+            std::memcpy(grad_proj + (s.pixel[t] * p.streams + stream) * rows, reduced + t * rows, rows * sizeof(float));
     }
 }
 
@@ -260,46 +319,35 @@ struct Work {
     std::atomic<bool> out_of_memory{false};
 };
 
-// Forward: a task owns a batch item and a block of channels (of one stream, if they are split).
+// A task owns a batch item, a run of blocks, and all streams (one after another) or one of them.
 template <int N>
-void forward_task(const Problem& p, int64_t task, Scratch& s) {
-    const int64_t block = task % p.blocks(), rest = task / p.blocks();
-    const int64_t b = p.split ? rest / p.streams : rest;
-    const int64_t first = p.split ? rest % p.streams : 0, last = p.split ? first + 1 : p.streams;
-    const bool shared = p.stream_offset == 0;  // all streams add to the same channels
-    for (int64_t stream = first; stream < last; ++stream) {
-        float* y = p.y + (p.split && shared ? stream * p.batch * p.length() * p.pixel_channels : 0);
-        forward_block<N>(p, Place(p, b, stream, block), s, y, shared && stream > first);
-    }
-}
-
-// Backward: a task owns a batch item and a run of blocks, whose sums for B, C and the features it adds up in order.
-template <int N>
-void backward_task(const Problem& p, int64_t task, Scratch& s) {
+void do_task(const Problem& p, bool backward, int64_t task, Scratch& s) {
     const int64_t group = task % p.groups, rest = task / p.groups;
     const int64_t b = p.split ? rest / p.streams : rest;
     const int64_t first = p.split ? rest % p.streams : 0, last = p.split ? first + 1 : p.streams;
-    const int64_t begin = p.blocks() * group / p.groups, end = p.blocks() * (group + 1) / p.groups;
-    const bool shared = p.stream_offset == 0;
-    float* grad_proj = p.grad_proj + group * p.batch * p.length() * p.streams * p.rows();
-    for (int64_t block = begin; block < end; ++block)
-        for (int64_t stream = first; stream < last; ++stream) {
-            float* grad_x = p.grad_x + (p.split && shared ? stream * p.batch * p.length() * p.pixel_channels : 0);
-            backward_block<N>(p, Place(p, b, stream, block), s, grad_x, shared && stream > first, grad_proj, block > begin);
-        }
+    const int64_t begin = p.blocks() * group / p.groups, blocks = p.blocks() * (group + 1) / p.groups - begin;
+    const bool shared = p.stream_offset == 0;  // all streams add to the same channels
+    for (int64_t stream = first; stream < last; ++stream) {
+        for (int64_t j = 0; j < blocks; ++j) load_block(p, stream, begin + j, s.blocks[j]);
+        const int64_t image = p.split && shared ? stream * p.batch * p.length() * p.pixel_channels : 0;
+        const bool add = shared && stream > first;
+        if (backward)
+            backward_stream<N>(p, b, stream, blocks, s, p.grad_x + image, add,
+                               p.grad_proj + group * p.batch * p.length() * p.streams * p.rows());
+        else
+            forward_stream<N>(p, b, stream, blocks, s, p.y + image, add);
+    }
 }
 
 template <int N>
 void work_through(Work& work) {
     Scratch scratch;
-    void* memory;
-    if (!allocate(work.p, work.backward, scratch, memory)) {
+    if (!scratch.allocate(work.p, work.backward)) {
         work.out_of_memory = true;
         return;
     }
-    for (int64_t task; (task = work.next++) < work.tasks;)
-        work.backward ? backward_task<N>(work.p, task, scratch) : forward_task<N>(work.p, task, scratch);
-    std::free(memory);
+    for (int64_t task; (task = work.next++) < work.tasks;) do_task<N>(work.p, work.backward, task, scratch);
+    std::free(scratch.memory);
 }
 
 void thread_body(void* argument) {
@@ -373,13 +421,8 @@ int64_t medbench_scan_blocks(int64_t channels) { return (channels + W - 1) / W; 
 
 const char* medbench_scan_version() { return MEDBENCH_SCAN_KEY; }
 
-int medbench_scan_forward(const Problem* p) {
-    Work work{*p, false, p->batch * p->blocks() * (p->split ? p->streams : 1)};
-    return run(work);
-}
-
-int medbench_scan_backward(const Problem* p) {
-    Work work{*p, true, p->batch * p->groups * (p->split ? p->streams : 1)};
+int medbench_scan(const Problem* p, int backward) {
+    Work work{*p, backward != 0, p->batch * p->groups * (p->split ? p->streams : 1)};
     return run(work);
 }
 }

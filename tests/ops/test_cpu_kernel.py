@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from bench.ops import cpu, cpu_build, cross_selective_scan
 
@@ -60,13 +59,6 @@ def finish(process: subprocess.Popen) -> tuple[str, str, str]:
 # ---- results -------------------------------------------------------------------------------------------------------
 
 
-def gradients(sizes: tuple[int, ...]) -> list[Tensor]:
-    inputs = {k: t.clone().requires_grad_() for k, t in cases.cross_inputs(*sizes).items()}
-    y = cross_selective_scan(**inputs, backend="cpu")
-    y.square().sum().backward()
-    return [y.detach(), *(t.grad for t in inputs.values() if t.grad is not None)]
-
-
 @pytest.fixture
 def threads():
     before = torch.get_num_threads()
@@ -76,35 +68,24 @@ def threads():
 
 @pytest.mark.parametrize("own_threads", [False, True], ids=["torch's threads", "own threads"])
 def test_same_bits_on_any_number_of_threads(own_threads: bool, threads, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where directions become tasks of their own: 9 threads are more than a small batch has blocks."""
-    monkeypatch.setattr(cpu._Pool, "lost", own_threads)
-    for sizes in ((1, 13, 11, 40, 16, 3), (3, 6, 5, 33, 1, 2), (20, 3, 4, 16, 5, 2)):
-        runs = []
-        for count in (1, 2, 3, 9):
-            threads(count)
-            runs.append(gradients(sizes))
-        first, *others = runs
-        for other in others:
-            assert torch.equal(first[0], other[0])
-            for a, b in zip(first, other, strict=True):
-                torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    """Also where directions become tasks of their own, and blocks of channels (9 threads are more than 4 scans).
 
-
-@pytest.mark.parametrize("own_threads", [False, True], ids=["torch's threads", "own threads"])
-def test_operator_gradients_same_bits_on_any_number_of_threads(
-    own_threads: bool, threads, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    Only in the last case may the projection's gradient differ in its last bits: it is summed in another order.
+    """
     monkeypatch.setattr(cpu._Pool, "lost", own_threads)
     for b, h, w, d, n, r in ((1, 13, 11, 40, 16, 3), (3, 6, 5, 33, 1, 2), (20, 3, 4, 16, 5, 2)):
         p = cases.cross_inputs(b, h, w, d, n, r)
         tensors = [p["x"], torch.randn(b, h, w, 4, r + 2 * n), *(p[k] for k in ("dt_proj_weight", "dt_bias", "A", "D"))]
         runs = []
-        for count in (1, 2, 3, 9):
+        for count in (1, 1, 2, 3, 9):
             threads(count)
             y, carry = cpu.cross_scan_forward(*tensors, [0, 1, 2, 3], True)
             runs.append((y, *cpu.cross_scan_backward(torch.cos(y), *tensors, carry, [0, 1, 2, 3])))
-        for other in runs[1:]:
-            assert all(torch.equal(x, y) for x, y in zip(runs[0], other, strict=True))
+            for i, (wanted, found) in enumerate(zip(runs[0], runs[-1], strict=True)):
+                if i == 2 and count > 4 * b:
+                    torch.testing.assert_close(found, wanted)
+                else:
+                    assert torch.equal(found, wanted), (i, count)
 
 
 def test_fork_after_use_does_not_hang() -> None:
