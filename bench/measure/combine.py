@@ -27,8 +27,8 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % bootstrap interval of the median),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
         ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
-        ``noise_rel`` (difference to expect between two runs), ``noise_floor_pct`` (largest difference seen between two
-        rounds), ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
+        ``noise_rel`` (difference to expect between two runs), ``round_spread_rel`` (largest seen between two rounds),
+        ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
 
     Raises:
         ValueError: there are no rounds.
@@ -38,13 +38,13 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     rounds = sorted(rounds, key=lambda r: int(r["round"]))
     metrics: dict[str, Any] = {}
     for raw in rounds:
-        metrics |= raw.get("static", {})
+        metrics |= raw.get("static", {}) | raw.get("largest", {})
     blocks = Samples([list(r["block_s"]) for r in rounds])
     metrics |= _throughput(blocks, int(rounds[0]["batch"]))
     latency = Samples([list(r["latency_s"]) for r in rounds if "latency_s" in r])
     if latency.rounds:
         metrics |= _latency(latency)
-    metrics |= _phases(rounds) | _energy(rounds)
+    metrics |= _phases(rounds) | _energy(rounds) | _clocks(rounds)
     metrics |= _roofline(rounds, metrics)
     metrics |= _noise(rounds, blocks, latency)
     return metrics
@@ -86,6 +86,17 @@ def _phases(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
+def _clocks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The GPU's state in the middle of the throughput passes, the mean over rounds."""
+    busy = [r["gpu_busy"] for r in rounds if r.get("gpu_busy")]
+    found = {}
+    for name in ("sm_mhz", "memory_mhz", "temperature_c", "power_w"):
+        values = [state[name] for state in busy if state.get(name) is not None]
+        if values:
+            found[f"gpu_{name}"] = float(np.mean(values))
+    return found
+
+
 def _energy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Median over the rounds of each energy figure; what is text stands as it is."""
     found: dict[str, Any] = {}
@@ -116,7 +127,7 @@ def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -
 def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Samples) -> dict[str, Any]:
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
-    noise, spread = repeat_difference(blocks), blocks.spread()
+    noise = repeat_difference(blocks)
     flags, evidence = set[str](), list[str]()
     if noise is not None and noise > limit:
         flags.add("noisy")
@@ -136,7 +147,7 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Sample
         "rounds": len(rounds),
         "noise_rel": noise,
         "noise_rel_latency": repeat_difference(latency) if latency.rounds else None,
-        "noise_floor_pct": None if spread is None else 100 * spread,
+        "round_spread_rel": blocks.spread(),
         "noisy": "noisy" in flags,
         "flags": sorted(flags),
         "noisy_evidence": evidence,

@@ -11,17 +11,21 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
-from bench.cells import Context, EfficiencyCell, Result
+from bench.cells import Context, EfficiencyCell, Result, cell_key
 from bench.measure import energy, flops, hardware, memory, timing
 from bench.measure.combine import combine
+from bench.measure.largest_batch import largest_batch
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
+
+LARGEST = 0  # as a Cell's batch: the largest that fits
 
 
 def run_efficiency(cell: EfficiencyCell, ctx: Context) -> Result:
@@ -42,7 +46,8 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
     """Measure one round of a Cell.
 
     Args:
-        cell: what to measure; ``budget_s`` is the time of the throughput pass of one round.
+        cell: what to measure; ``budget_s`` is the time of the throughput pass of one round, and batch 0 stands for
+            the largest that fits.
         ctx: where; ``progress`` hears the phases.
         number: the round; round 0 also takes memory and FLOPs.
 
@@ -50,8 +55,14 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         Raw samples in ``metrics``, plain JSON data for :func:`combine`; or status ``oom`` with what failed.
     """
     phase = _Phase(ctx.progress)
-    raw: dict[str, Any] = {"round": number, "batch": cell.batch, "mode": cell.mode, "device": cell.device}
+    raw: dict[str, Any] = {"round": number, "mode": cell.mode, "device": cell.device}
     failure = ""
+    if cell.batch == LARGEST:
+        phase("largest batch")
+        found, failed = _kept_largest(cell, ctx.out / "largest_batch")
+        cell = replace(cell, batch=max(found, 1))
+        raw["largest"] = {"largest_batch": found, "smallest_failing_batch": failed}
+    raw["batch"] = cell.batch
     try:
         _measure(cell, ctx, number, raw, phase)
     except (RuntimeError, MemoryError) as error:
@@ -71,6 +82,20 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         "oom_resolution": cell.resolution,
     }
     return Result(metrics, "oom", f"{reason}; {failure}"[:400], timings=phase.seconds())
+
+
+def _kept_largest(cell: EfficiencyCell, directory: Path) -> tuple[int, int | None]:
+    """The largest batch, searched in round 0 and read by the later ones."""
+    path = directory / f"{cell_key(cell)}.json"
+    if path.is_file():
+        found, failed = json.loads(path.read_bytes())
+        return found, failed
+    answer = largest_batch(cell)
+    directory.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(answer))
+    temporary.replace(path)
+    return answer
 
 
 class _Phase:
@@ -113,7 +138,11 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     warm = timing.warm_up(step, clock, budget)
     raw["warmup"] = asdict(warm)
     phase("throughput")
-    raw["block_s"], raw["steps_per_block"] = timing.throughput_blocks(step, clock, budget, warm.step_s)
+    busy: dict[str, Any] = {}  # clocks are only telling while the device works
+    look = (lambda: busy.update(hardware.gpu_state(cell.device))) if cuda else None
+    raw["block_s"], raw["steps_per_block"] = timing.throughput_blocks(step, clock, budget, warm.step_s, look)
+    if busy:
+        raw["gpu_busy"] = busy
     if cell.mode == "train":
         phase("split")
         raw["phase_s"] = timing.phase_seconds(workload.phases(), clock, budget)
@@ -123,7 +152,9 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     if budget.energy_s and (joules := energy.counter_for(cell.device)):
         phase("energy")
         raw["energy"] = energy.measure(step, cell.batch, clock, joules, budget.energy_s)
-    raw["disturbances"] = hardware.disturbances(before, hardware.snapshot(cell.device))
+    after = hardware.snapshot(cell.device)
+    after |= {"gpu": after["gpu"] | {"throttle": busy.get("throttle", [])}} if busy else {}
+    raw["disturbances"] = hardware.disturbances(before, after)
     raw["measured_s"] = time.perf_counter() - first
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 FOREIGN_CPU_SHARE = 0.05  # of the machine, by other processes: above it the CPU figures are suspect
 STEAL_SHARE = 0.02  # of the machine's time taken by the host of a virtual machine
+HELD_BACK_SHARE = 0.02  # of the time, below the GPU's clocks for power or heat
 _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a running kernel
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -155,10 +156,20 @@ def gpu_state(device: str) -> dict[str, Any]:
         "temperature_c": _ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
         "power_w": None if power is None else power / 1e3,
         "throttle": [name for bit, name in _THROTTLE.items() if reasons & bit],
+        "held_back_s": {
+            word: _violation_s(nvml, handle, policy)
+            for word, policy in (("power cap", "NVML_PERF_POLICY_POWER"), ("thermal", "NVML_PERF_POLICY_THERMAL"))
+        },
         # In a container the driver reports the host's process numbers, so only their count can be compared.
         "processes": None if processes is None else len(processes),
         "own_process_seen": None if processes is None else os.getpid() in [p.pid for p in processes],
     }
+
+
+def _violation_s(nvml: Any, handle: Any, policy: str) -> float | None:
+    """Seconds that the board has run below its clocks for one reason, since some moment; None if it does not count."""
+    status = _ask(nvml.nvmlDeviceGetViolationStatus, handle, getattr(nvml, policy))
+    return None if status is None else float(status.violationTime) / 1e9
 
 
 # ---- snapshots -----------------------------------------------------------------------------------------------------
@@ -213,7 +224,7 @@ def disturbances(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any
         _flag(found, "throttled", "the CPU throttled")
     if "gpu" in before or "gpu" in after:
         found |= {"gpu_before": before.get("gpu"), "gpu_after": after.get("gpu")}
-        _judge_gpu(found, before.get("gpu") or {}, after.get("gpu") or {})
+        _judge_gpu(found, before.get("gpu") or {}, after.get("gpu") or {}, after["at_s"] - before["at_s"])
     return found
 
 
@@ -222,10 +233,14 @@ def _flag(found: dict[str, Any], word: str, sentence: str) -> None:
     found["evidence"].append(sentence)
 
 
-def _judge_gpu(found: dict[str, Any], before: dict[str, Any], after: dict[str, Any]) -> None:
-    reasons = sorted({*before.get("throttle", ()), *after.get("throttle", ())})
+def _judge_gpu(found: dict[str, Any], before: dict[str, Any], after: dict[str, Any], seconds: float) -> None:
+    reasons = {*before.get("throttle", ()), *after.get("throttle", ())}
+    for word, start in before.get("held_back_s", {}).items():
+        end = after.get("held_back_s", {}).get(word)
+        if start is not None and end is not None and end - start > HELD_BACK_SHARE * seconds:
+            reasons.add(f"{word} for {end - start:.1f} s of {seconds:.1f} s")
     if reasons:
-        _flag(found, "throttled", f"the GPU slowed itself: {', '.join(reasons)}")
+        _flag(found, "throttled", f"the GPU slowed itself: {', '.join(sorted(reasons))}")
     # Our own process holds a context in both snapshots, so one process is expected.
     others = max(before.get("processes") or 0, after.get("processes") or 0) - 1
     if others > 0:

@@ -168,7 +168,9 @@ def warm_up(step: Step, clock: Clock, budget: Budget) -> WarmUp:
             return WarmUp(elapsed, steps, stable, spread if np.isfinite(spread) else -1.0, windows[-1])
 
 
-def throughput_blocks(step: Step, clock: Clock, budget: Budget, step_s: float) -> tuple[list[float], int]:
+def throughput_blocks(
+    step: Step, clock: Clock, budget: Budget, step_s: float, midway: Callable[[], None] | None = None
+) -> tuple[list[float], int]:
     """Time blocks of un-synchronised steps.
 
     At most two blocks are in flight: before the third, the host waits for the first one's end mark, which lies in
@@ -179,6 +181,7 @@ def throughput_blocks(step: Step, clock: Clock, budget: Budget, step_s: float) -
         clock: the device's clock.
         budget: ``throughput_s``, ``block_s`` and ``min_blocks`` are used.
         step_s: seconds a step, from the warm-up; sets the steps of a block.
+        midway: called once in the middle, while the device is busy (to read its clocks).
 
     Returns:
         Seconds a step for each block, and the steps in a block.
@@ -192,6 +195,9 @@ def throughput_blocks(step: Step, clock: Clock, budget: Budget, step_s: float) -
             step(done)
             done += 1
         marks.append(clock.mark())
+        if midway and clock.now() - begin >= budget.throughput_s / 2:
+            midway()
+            midway = None
         if len(marks) > 2:
             clock.wait(marks[-3])
     clock.synchronize()

@@ -36,6 +36,8 @@ class Workload:
     def __init__(self, cell: EfficiencyCell, module: nn.Module | None = None) -> None:
         self.cell = cell
         self.device = torch.device(cell.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # kernels launched by name go to the current device
         set_precision(cell.precision)
         self.module = (module or build(cell.model, cell.resolution)).to(self.device)
         self.module.train(cell.mode == "train")

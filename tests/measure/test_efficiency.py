@@ -126,6 +126,15 @@ def test_out_of_memory_is_a_result_that_says_what_failed(context: Context) -> No
     assert result.metrics["params"] > 0
 
 
+def test_batch_zero_is_the_largest_that_fits(context: Context) -> None:
+    found = run_efficiency(cell("planted_net[fits=37]", batch=0), context).metrics
+    assert (found["largest_batch"], found["smallest_failing_batch"]) == (36, 38)  # within a sixteenth
+    assert len(list((context.out / "largest_batch").iterdir())) == 1
+    nothing = run_efficiency(cell("planted_net[fits=0]", batch=0), context)
+    assert nothing.status == "oom"
+    assert "batch 1, 16 px" in nothing.reason
+
+
 def test_any_other_failure_is_raised(context: Context) -> None:
     with pytest.raises(RuntimeError, match="mat1 and mat2"):
         run_efficiency(cell("planted_net[broken=true]"), context)

@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from dataclasses import replace
+
 import pytest
 
 from bench.cells import EfficiencyCell
-from bench.measure.largest_batch import Prober, largest_fitting
+from bench.measure import largest_batch
+from bench.measure.largest_batch import fits, largest_fitting
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8, 15, 16])
 def test_small_answers_are_exact(capacity: int) -> None:
-    assert largest_fitting(lambda batch: batch <= capacity) == (capacity, capacity + 1)
+    assert largest_fitting(lambda batch: batch <= capacity, 4096) == (capacity, capacity + 1)
 
 
 @pytest.mark.parametrize("capacity", [17, 100, 777, 1000, 3000])
 def test_large_answers_are_within_a_sixteenth_and_bracketed(capacity: int) -> None:
     tried: list[int] = []
 
-    def fits(batch: int) -> bool:
+    def try_one(batch: int) -> bool:
         tried.append(batch)
         return batch <= capacity
 
-    good, bad = largest_fitting(fits)
+    good, bad = largest_fitting(try_one, 4096)
     assert good <= capacity < bad
     assert bad - good <= max(1, good // 16)
     assert len(tried) == len(set(tried)) <= 17
 
 
 def test_nothing_fits_and_everything_fits() -> None:
-    assert largest_fitting(lambda batch: False) == (0, 1)
+    assert largest_fitting(lambda batch: False, limit=100) == (0, 1)
     assert largest_fitting(lambda batch: True, limit=100) == (100, None)
 
 
@@ -51,10 +56,18 @@ def a_cell(**changes) -> EfficiencyCell:
     return EfficiencyCell(**facts | changes)
 
 
-def test_each_try_is_a_process_of_its_own() -> None:
-    with Prober(a_cell(mode="train")) as prober:
-        assert prober(2)
-        assert not prober(4_000_000)  # 48 GB of images in one batch: more than the cap on this machine's memory
-        with pytest.raises(RuntimeError, match=r"batch 1 failed, but not for want of memory: .*1 value per channel"):
-            prober(1)  # batch norm cannot be trained on a single value
-        assert prober(2)  # what failed before leaves no trace
+def test_each_try_is_a_process_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    cell = a_cell(mode="train")
+    assert fits(replace(cell, batch=2))
+    assert not fits(replace(cell, batch=4_000_000))  # 48 GB of images: more than the cap on this machine's memory
+    with pytest.raises(RuntimeError, match=r"batch 1 failed, but not for want of memory: .*1 value per channel"):
+        fits(cell)  # batch norm cannot be trained on a single value
+    assert fits(replace(cell, batch=2))  # what failed before leaves no trace
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    with pytest.raises(RuntimeError, match="before this process uses CUDA"):
+        fits(cell)
+
+
+def test_a_try_that_is_killed_did_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(largest_batch, "try_batch", lambda cell: os.kill(os.getpid(), signal.SIGKILL))
+    assert not fits(a_cell())
