@@ -79,11 +79,14 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         progress=ctx.progress,
         checkpoint=Checkpoint(ctx.out / "checkpoints" / f"{cell_key(cell)}.pt", cell_key(cell)),
     )
+    blank = torch.zeros(2, channels, cell.resolution, cell.resolution, device=device)
+    deterministic = _runs_deterministically(trainer, blank)
     outcome = trainer.fit()
     metrics: dict[str, Any] = {
         "params": sum(p.numel() for p in model.parameters()),
         "flipped": augment.flips_allowed(cell.recipe, info.mirror_safe),
         "channels_last": channels_last,
+        "deterministic": deterministic,
         "resident": splits.train.resident,
     }
     return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
@@ -105,18 +108,38 @@ def _pipeline(
 
 
 def _make_deterministic(device: torch.device) -> None:
-    """Ask for the same bits every time, and for true float32: no TF32, no algorithm chosen by timing.
-
-    An operation that has no deterministic form only warns (the Cell's log shows it), so that it can still be measured.
-    """
+    """Ask for the same bits every time, and for true float32: no TF32, no algorithm chosen by timing."""
     if device.type == "cuda":
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.cuda.set_device(device)
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
     torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
+    """Try one forward and backward pass; where an operation has no deterministic form, allow the other ones.
+
+    Merely warning from the start would not do: attention then takes its non-deterministic backward although it has
+    another. The model is left as it was.
+    """
+    model = trainer.model.train()
+    before = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    try:
+        trainer.forward(model, images).float().sum().backward()
+        return True
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        print(f"not deterministic: {error}")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        return False
+    finally:
+        model.zero_grad(set_to_none=True)
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before[name])
 
 
 def _keep_freed_memory() -> None:

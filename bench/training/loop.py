@@ -188,7 +188,7 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         parts = micro_batches(len(images), self.recipe["micro_batch_size"])
         for part_images, part_labels in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
-            losses = self.loss(self._forward(self.model, part_images), part_labels).sum()
+            losses = self.loss(self.forward(self.model, part_images), part_labels).sum()
             (losses / len(images)).backward()
             total += losses.detach()
         if self.recipe["gradient_clip"]:
@@ -198,7 +198,8 @@ class Trainer:
             self.average.update_parameters(self.model)
         return total
 
-    def _forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        """Return logits in the training's precision."""
         with self._autocast():
             logits: torch.Tensor = model(images)
         return logits
@@ -210,7 +211,7 @@ class Trainer:
         """Return probabilities (N, C) in float64, computed from float32 logits."""
         model.eval()
         with torch.inference_mode():
-            logits = [self._forward(model, images).float() for images in pipeline.eval_batches()]
+            logits = [self.forward(model, images).float() for images in pipeline.eval_batches()]
             wide = torch.cat(logits).cpu().double()
         scores = torch.sigmoid(wide) if self.task == "multi-label" else torch.softmax(wide, dim=1)
         return scores.numpy()

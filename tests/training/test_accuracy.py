@@ -16,6 +16,7 @@ from bench import registry
 from bench.cells import AccuracyCell, Context, Result
 from bench.registry import RemoteFile, Split, register_dataset, register_model
 from bench.training.accuracy import run_accuracy
+from bench.training.loop import Trainer
 from bench.training.recipes import resolve
 
 TASKS = {"binary-class": 2, "multi-class": 3, "ordinal-regression": 4, "multi-label": 3}
@@ -159,6 +160,22 @@ def test_divergence_is_a_result_with_history_and_without_scores(run: Any) -> Non
     result = run(cell(recipe=wild))
     assert result.status == "diverged" and "epoch" in result.reason and result.history
     assert not result.arrays and "test_auc" not in result.metrics
+
+
+def test_an_operation_without_a_deterministic_form_is_measured_and_reported(run: Any, monkeypatch: Any) -> None:
+    assert run(cell()).metrics["deterministic"] is True
+    asked: list[bool] = []
+
+    def forward(trainer: Any, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        if not torch.is_deterministic_algorithms_warn_only_enabled():
+            asked.append(True)
+            raise RuntimeError("put_ does not have a deterministic implementation")
+        return original(trainer, model, images)
+
+    original = Trainer.forward
+    monkeypatch.setattr(Trainer, "forward", forward)
+    result = run(cell())
+    assert result.status == "ok" and result.metrics["deterministic"] is False and asked == [True]
 
 
 def test_progress_goes_through_its_phases(run: Any) -> None:
