@@ -52,7 +52,7 @@ def test_import_alone_registers_and_does_no_work():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [True, True, True]
-    assert done.stderr == ""
+    assert "medmamba" not in done.stderr  # timm itself may warn
 
 
 def test_features_and_head(model, image):
