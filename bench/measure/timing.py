@@ -20,7 +20,8 @@ import numpy as np
 
 Step = Callable[[int], Any]  # one step; the argument is the step's number, so that inputs can rotate
 MIN_BEYOND = 5  # samples that must lie beyond a tail percentile before it is reported: p90 from 50, p99 from 500
-RESAMPLES = 2000
+RESAMPLES = 1000
+DRAWN = 300  # of a round at most: the spread of larger medians follows from that of these
 
 
 class Clock(Protocol):
@@ -111,8 +112,8 @@ class Budget:
     warmup_s: float = 1.0  # the least; it goes on until the windows agree
     warmup_max_s: float = 6.0
     block_s: float = 0.05
-    min_blocks: int = 5
-    min_samples: int = 10
+    min_blocks: int = 3  # a step of many seconds must not make a round of many minutes: rounds add up
+    min_samples: int = 5
     agree: float = 0.03  # relative spread of the last windows that counts as warm
     energy_s: float = 0.0
 
@@ -264,8 +265,10 @@ def bootstrap_median(rounds: Sequence[Sequence[float]], level: float = 0.95, see
         raise ValueError("bootstrap_median: no samples")
     medians = np.empty((len(arrays), RESAMPLES))
     for row, values in enumerate(arrays):
-        drawn = values[rng.integers(0, len(values), (RESAMPLES, min(len(values), 1000)))]
-        medians[row] = np.median(drawn, axis=1)
+        size = min(len(values), DRAWN)
+        drawn = np.median(values[rng.integers(0, len(values), (RESAMPLES, size))], axis=1)
+        centre = np.median(values)
+        medians[row] = centre + (drawn - centre) * np.sqrt(size / len(values))  # errors shrink with the root of n
     picked = rng.integers(0, len(arrays), (len(arrays), RESAMPLES))
     estimate = np.median(np.take_along_axis(medians, picked, axis=0), axis=0)
     low, high = np.quantile(estimate, [(1 - level) / 2, (1 + level) / 2])

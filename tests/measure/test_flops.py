@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from bench import registry
 from bench.measure import flop_ops
 from bench.measure.build import build
 from bench.measure.flops import TOLERANCE, FlopsError, count, count_fvcore, count_model, count_torch
@@ -104,6 +105,15 @@ def test_vmamba_equals_the_original_count_with_our_scan_formula(size: str) -> No
     found = count(build(f"vmamba_{size}", 224), (1, 3, 224, 224))
     assert sum(found["macs_by_operator"].values()) == expected["conv_linear_macs"] + 3 * elements
     assert found["params"] == FIXTURE["vmamba"][size]["n_parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [spec.name for spec in registry.expand_models(["all"])])
+def test_the_counters_agree_on_every_registered_model(name: str) -> None:
+    found = count_model(name, 224)
+    assert found["macs_disagreement_rel"] == 0
+    facts = registry.models[name]
+    assert facts.params is None or found["params"] == pytest.approx(facts.params, rel=0.005)
 
 
 @pytest.mark.parametrize("name", ["aten::add_", "aten::__ior__", "aten::index_put_", "aten.relu.default", "aten::set_"])

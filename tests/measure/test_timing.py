@@ -158,11 +158,12 @@ def test_no_tail_from_too_few_samples(n: int, percent: float, given: bool) -> No
     assert (tail(np.arange(n, dtype=float), percent) is not None) is given
 
 
-def test_bootstrap_interval_covers_the_median_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("samples", [60, 1500])  # all drawn, and a part of them
+def test_bootstrap_interval_covers_the_median_as_often_as_it_says(samples: int) -> None:
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(200):
-        low, high = bootstrap_median([rng.lognormal(0, 0.1, 60)])
+        low, high = bootstrap_median([rng.lognormal(0, 0.1, samples)])
         hits += low <= 1.0 <= high
     assert 0.90 <= hits / 200 <= 0.99
 
