@@ -1,7 +1,7 @@
 """One efficiency Cell: what a worker measures in one round, in a fresh process.
 
 Order, because each pass must not disturb the next: memory (the process is still clean), FLOPs, warm-up,
-throughput, split or latency, energy. The figures that do not change with time come from round 0 alone. The runner
+throughput, split or latency, energy. Energy and what does not change with time come from round 0 alone. The runner
 calls :func:`measure_round` in rounds interleaved over all models; :func:`bench.measure.combine.combine` makes one set
 of metrics of them, with the difference between rounds as the noise.
 """
@@ -149,7 +149,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     else:
         phase("latency")
         raw["latency_s"] = timing.latency_samples(workload.step(batch=1), clock, budget)
-    if budget.energy_s and (joules := energy.counter_for(cell.device)):
+    if number == 0 and budget.energy_s and (joules := energy.counter_for(cell.device)):
         phase("energy")
         raw["energy"] = energy.measure(step, cell.batch, clock, joules, budget.energy_s)
     after = hardware.snapshot(cell.device)

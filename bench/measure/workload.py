@@ -44,20 +44,21 @@ class Workload:
         self.model: Callable[[torch.Tensor], torch.Tensor] = (
             torch.compile(self.module, dynamic=False) if cell.compile else self.module
         )
-        self._inputs: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self._inputs: dict[int, list[torch.Tensor]] = {}
         self._loss: torch.Tensor | None = None
         if cell.mode == "train":
             self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
-            self._labels = torch.randint(NUM_CLASSES, (cell.batch,), generator=_seeded(0)).to(self.device)
+            generator = self._seeded(0)
+            self._labels = torch.randint(NUM_CLASSES, (cell.batch,), generator=generator, device=self.device)
 
     def inputs(self, batch: int, pool: int = POOL) -> list[torch.Tensor]:
         """Random images (batch, 3, resolution, resolution), float32, standard normal; ``pool`` of them."""
         shape = (batch, IN_CHANS, self.cell.resolution, self.cell.resolution)
         size = 4 * batch * IN_CHANS * self.cell.resolution**2
         wanted = max(1, min(pool, POOL_BYTES // size))
-        held = self._inputs.setdefault((batch, 0), [])
+        held = self._inputs.setdefault(batch, [])
         while len(held) < wanted:
-            held.append(torch.randn(shape, generator=_seeded(len(held))).to(self.device))
+            held.append(torch.randn(shape, generator=self._seeded(len(held)), device=self.device))
         return held[:wanted]
 
     def precision(self) -> AbstractContextManager[Any]:
@@ -65,6 +66,9 @@ class Workload:
         if self.cell.precision != "bf16":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
+
+    def _seeded(self, seed: int) -> torch.Generator:
+        return torch.Generator(self.device).manual_seed(seed)
 
     def step(self, batch: int | None = None, pool: int = POOL) -> Step:
         """Return the step of this mode: a forward pass, or a whole training step."""
@@ -116,10 +120,6 @@ def traffic(workload: Workload) -> int:
             output.float().square().mean().backward()
     workload.module.zero_grad(set_to_none=True)
     return recorder.total_traffic()
-
-
-def _seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def touch_libraries(device: str) -> None:
