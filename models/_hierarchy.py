@@ -193,7 +193,7 @@ class Hierarchy(nn.Module):
         self.head.reset(num_classes, pool_type=global_pool)
         self.head.to(next(self.parameters()).device)
         self.head.apply(init_linear)
-        self.head_hidden_size = self.head.num_features
+        self.head_hidden_size = self.num_features * self.head.global_pool.feat_mult()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block's activations in the backward pass instead of keeping them."""
