@@ -15,7 +15,9 @@ if TYPE_CHECKING:
     from bench.training.cache import LoadedDataset
 
 
-def create_model(name: str, num_classes: int = 1000, in_chans: int = 3, img_size: int = 224, **options: Any) -> nn.Module:
+def create_model(
+    name: str, num_classes: int = 1000, in_chans: int = 3, img_size: int = 224, **options: Any
+) -> nn.Module:
     """Build a registered model, a variant (``medmamba_tiny[branch=ssm]``) or ``timm:<name>``.
 
     Args:

@@ -1,6 +1,5 @@
 """Cells, the units of work, and what a worker is given and returns. Torch-free plain data."""
 
-
 from __future__ import annotations
 
 import hashlib
@@ -88,10 +87,8 @@ def cell_label(cell: Cell) -> str:
     """One line for people: what the Cell does."""
     if isinstance(cell, AccuracyCell):
         return f"{cell.model} on {cell.dataset} ({cell.size}->{cell.resolution} px, seed {cell.seed})"
-    compiled = ", compiled" if cell.compile else ""
-    return (
-        f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {cell.precision}, {cell.mode}{compiled} on {cell.device}"
-    )
+    how = f"{cell.precision}, {cell.mode}{', compiled' if cell.compile else ''} on {cell.device}"
+    return f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {how}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 SWEEP_FLAGS: dict[str, tuple[str, str]] = {
-    "--models": ("sweep.models", "all, a family, ablations, twins, globs, name[key=value], timm:<name>; comma-separated"),
+    "--models": (
+        "sweep.models",
+        "all, a family, ablations, twins, globs, name[key=value], timm:<name>; comma-separated",
+    ),
     "--datasets": ("sweep.datasets", "all, medmnist, phantoms, globs, names; comma-separated"),
     "--sizes": ("sweep.sizes", "the datasets' own side lengths in pixels: 28,64,128,224"),
     "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
@@ -72,7 +75,7 @@ def _expected(error: Exception) -> bool:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="bench",
-        description="Which architecture for which medical images: accuracy, FLOPs, speed and memory, measured together.",
+        description="Which architecture for which medical images: accuracy, FLOPs, speed, memory, measured together.",
         epilog="examples:\n"
         "  bench run --preset quick                              a sweep in minutes, nothing to download\n"
         "  bench run --models all --datasets medmnist            the main job\n"

@@ -213,7 +213,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         if section == "plugins":
             extra = set(content) - {"paths"} if isinstance(content, dict) else set()
             if not isinstance(content, dict) or extra:
-                raise ConfigError(f"{where(section, '')}: [plugins] has one key, paths = [\"file.py\", \"module\"]")
+                raise ConfigError(f'{where(section, "")}: [plugins] has one key, paths = ["file.py", "module"]')
             values["plugins"], origins["plugins"] = content.get("paths", []), where(section, "paths")
             continue
         if not isinstance(content, dict):
@@ -285,7 +285,9 @@ def load(
 
 def _preset(name: Any, origin: str) -> dict[str, Any]:
     if name not in PRESETS:
-        raise ConfigError(f"{origin}: unknown preset {name!r}{nearest(str(name), PRESETS)}; presets: {', '.join(PRESETS)}")
+        raise ConfigError(
+            f"{origin}: unknown preset {name!r}{nearest(str(name), PRESETS)}; presets: {', '.join(PRESETS)}"
+        )
     return PRESETS[name]
 
 

@@ -76,15 +76,14 @@ def _cuda() -> list[Finding]:
 def _scan_backends() -> list[Finding]:
     import torch
 
-    from bench.ops.dispatch import backend_report, resolve
+    from bench.ops import backend_report, chosen_backend
 
     found = []
     for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        chosen = resolve(device, False, None)
+        chosen = chosen_backend(device)
         for name, available, reason in backend_report(device):
-            state = OK if name == chosen else NOTE
-            text = ("chosen: " if name == chosen else "") + reason
-            found.append(Finding(f"scan on {device}: {name}", state if available else NOTE, text, _scan_meaning(name)))
+            state = OK if available and name == chosen else NOTE
+            found.append(Finding(f"scan on {device}: {name}", state, reason, _scan_meaning(name)))
     return found
 
 
@@ -104,7 +103,11 @@ def _mamba_ssm() -> Finding:
         return Finding("mamba-ssm", NOTE, "not installed", "not needed; an extra for comparing kernels on CUDA")
     kernel = importlib.util.find_spec("selective_scan_cuda") is not None
     text = f"{version}, " + ("with" if kernel else "without") + " its mamba-1 kernel"
-    hint = "comparison possible" if kernel else "build it with MAMBA_KEEP_CUDA_BUILD=TRUE and no build isolation to compare"
+    hint = (
+        "comparison possible"
+        if kernel
+        else "build it with MAMBA_KEEP_CUDA_BUILD=TRUE and no build isolation to compare"
+    )
     return Finding("mamba-ssm", OK if kernel else NOTE, text, hint)
 
 
@@ -112,7 +115,9 @@ def _compiler() -> Finding:
     for name in filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")):
         if path := shutil.which(name):
             return Finding("C++ compiler", OK, path, "builds the CPU scan kernel at first use, then it is cached")
-    return Finding("C++ compiler", NOTE, "none", "scans run in plain PyTorch; install g++ or clang++ for the fast kernel")
+    return Finding(
+        "C++ compiler", NOTE, "none", "scans run in plain PyTorch; install g++ or clang++ for the fast kernel"
+    )
 
 
 def _memory() -> Finding:
@@ -130,9 +135,13 @@ def _data(data_root: Path | None) -> Finding:
     root = (data_root or default_root()).expanduser()
     files = sorted(root.glob("*.npz")) if root.is_dir() else []
     if not files:
-        return Finding("data root", NOTE, f"{root}: no .npz files", "`bench fetch medmnist` fills it; phantoms need none")
+        return Finding(
+            "data root", NOTE, f"{root}: no .npz files", "`bench fetch medmnist` fills it; phantoms need none"
+        )
     free = shutil.disk_usage(root).free / 2**30
-    return Finding("data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "verified when a run first reads them")
+    return Finding(
+        "data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "verified when a run first reads them"
+    )
 
 
 def _cache() -> Finding:

@@ -129,7 +129,9 @@ def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
     for size in section.sizes:
         if size not in info.sizes:
             have = ", ".join(map(str, info.sizes))
-            raise ConfigError(f"{loaded.origin('sweep.sizes')}: {info.name} has no size {size}; it exists in {have} pixels")
+            raise ConfigError(
+                f"{loaded.origin('sweep.sizes')}: {info.name} has no size {size}; it exists in {have} pixels"
+            )
     return list(section.sizes)
 
 
@@ -223,7 +225,9 @@ def resolve_device(wanted: str) -> str:
         return "cpu"
     index = int(wanted.partition(":")[2] or 0)
     if index >= count:
-        raise ConfigError(f"--device {wanted}: this machine has {count} CUDA device{'s' * (count != 1)}; try --device cpu")
+        raise ConfigError(
+            f"--device {wanted}: this machine has {count} CUDA device{'s' * (count != 1)}; try --device cpu"
+        )
     return f"cuda:{index}"
 
 

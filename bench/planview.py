@@ -75,7 +75,7 @@ def print_models(console: Console) -> None:
         for members in families.values():
             for facts in members:
                 macs = f"{facts.macs_g_224:.2f}" if facts.macs_g_224 else ""
-                table.add_row(facts.name, _million(facts.params), macs, facts.summary)
+                table.add_row(facts.name, _million(facts.params), macs, facts.summary.partition(";")[0])
             table.add_section()
     console.print(table)
     options = [facts for facts in registry.models.values() if facts.options and facts.group == "main"]
@@ -122,7 +122,9 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
     if len(todo) > len(shown):
         console.print(f"... and {len(todo) - len(shown)} more (--json lists all)", highlight=False)
     for reason, count in Counter(_unsupported_lines(plan)).items():
-        console.print(f"unsupported: {reason}" + (f" ({count} cells)" if count > 1 else ""), markup=False, highlight=False)
+        console.print(
+            f"unsupported: {reason}" + (f" ({count} cells)" if count > 1 else ""), markup=False, highlight=False
+        )
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     if plan.problems:
@@ -176,5 +178,3 @@ def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
         "missing": [str(problem) for problem in plan.problems],
         "skipped": plan.skipped,
     }
-
-

@@ -85,7 +85,9 @@ class PlainObserver:
         """Print the job's line."""
         self.pace.done(self.estimate_s, seconds)
         said = describe(record) if record else "round done"
-        self.note(f"[{self.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {clock(self.pace.remaining_s())} left)")
+        self.note(
+            f"[{self.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {clock(self.pace.remaining_s())} left)"
+        )
 
     def skip(self, estimate_s: float) -> None:
         """Count a job that is not needed any more."""
@@ -136,7 +138,9 @@ class RichObserver(PlainObserver):
         self.bar.update(self.task, completed=self.index, left=f"{clock(self.pace.remaining_s())} left")
         if record:
             mark, style = MARKS.get(record["status"], (record["status"].upper(), "yellow"))
-            line = Text.assemble((mark.rjust(4), style), " ", label, "  ", (describe(record), "bold"), f"  {seconds:.1f} s")
+            line = Text.assemble(
+                (mark.rjust(4), style), " ", label, "  ", (describe(record), "bold"), f"  {seconds:.1f} s"
+            )
             self.console.print(line)
 
     def close(self) -> None:

@@ -87,7 +87,9 @@ class ModelFacts:
 
     def build(self, num_classes: int, in_chans: int, img_size: int, **options: Any) -> Any:
         """Import the builder if needed and build the network."""
-        return _resolve(self.builder, self.name)(num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options)
+        return _resolve(self.builder, self.name)(
+            num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options
+        )
 
 
 class RemoteFile(NamedTuple):
@@ -171,6 +173,12 @@ def _resolve(target: str | Callable[..., Any], name: str) -> Callable[..., Any]:
     return resolved
 
 
+def _words_of(facts: ModelFacts | DatasetInfo) -> tuple[str, ...]:
+    if isinstance(facts, DatasetInfo):
+        return facts.groups
+    return (facts.family,) if facts.group == "main" else ()
+
+
 class Registry(Generic[Facts]):
     """Names to facts: duplicates are errors that show both origins; built-ins are read at first look-up."""
 
@@ -184,11 +192,13 @@ class Registry(Generic[Facts]):
         """Register ``facts``; the same name from the same place replaces itself (a re-imported plug-in)."""
         known = self._facts.get(facts.name) if self._builtin_module is None else None
         if not re.fullmatch(r"[a-z0-9_.\-]+", facts.name):
-            raise RegistryError(f"{self.kind} {facts.name!r} ({facts.origin}): names are lower case, digits, '_', '.', '-'")
+            raise RegistryError(
+                f"{self.kind} {facts.name!r} ({facts.origin}): names are lower case, digits, '_', '.', '-'"
+            )
         if known is None:
             self._load_builtins()
             known = self._facts.get(facts.name)
-        taken = known.origin if known else self._aliases.get(facts.name, ((), ""))[1] if facts.name in self._aliases else None
+        taken = known.origin if known else self._aliases.get(facts.name, ((), None))[1]
         if taken is not None and taken != facts.origin:
             raise RegistryError(
                 f"{self.kind} {facts.name!r} is registered twice: at {taken} and at {facts.origin}; rename one of them"
@@ -229,13 +239,13 @@ class Registry(Generic[Facts]):
     def words(self) -> dict[str, tuple[str, ...]]:
         """Words that stand for several names: aliases, families or groups, and ``all``."""
         self._load_builtins()
-        words = {name: patterns for name, (patterns, _) in self._aliases.items()}
-        for facts in self._facts.values():
-            groups = (facts.family,) if isinstance(facts, ModelFacts) else facts.groups
-            listed = isinstance(facts, DatasetInfo) or facts.group == "main"
-            for group in groups if listed else ():
-                words[group] = (*words.get(group, ()), facts.name)
-        return words
+        found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
+        pairs: list[tuple[str, str]] = [
+            (word, facts.name) for facts in self._facts.values() for word in _words_of(facts)
+        ]
+        for word, name in pairs:
+            found[word] = (*found.get(word, ()), name)
+        return found
 
     def expand(self, pattern: str) -> list[str]:
         """Names that a word, a glob or a name stands for. Raises RegistryError when there are none."""
@@ -300,7 +310,9 @@ def register_dataset(name: str, **facts: Any) -> Callable[[type[Any]], type[Any]
         source = inspect.getsourcefile(adapter) or "?"
         line = inspect.getsourcelines(adapter)[1]
         origin = f"{source}:{line}"
-        datasets.add(DatasetInfo(name=name, adapter=adapter, origin=origin, plugin_file=_plugin_file or source, **facts))
+        datasets.add(
+            DatasetInfo(name=name, adapter=adapter, origin=origin, plugin_file=_plugin_file or source, **facts)
+        )
         return adapter
 
     return wrap
@@ -449,7 +461,9 @@ def load_plugins(plugins: Sequence[str], base: Path) -> None:
         except RegistryError:
             raise
         except Exception as error:
-            raise RegistryError(f"entry point {entry.name!r} ({entry.value}) failed: {type(error).__name__}: {error}") from error
+            raise RegistryError(
+                f"entry point {entry.name!r} ({entry.value}) failed: {type(error).__name__}: {error}"
+            ) from error
 
 
 def _import_file(path: Path) -> None:

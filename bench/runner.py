@@ -141,9 +141,7 @@ def _jobs(loaded: Loaded, plan: Plan, out: Path, todo: dict[str, Cell]) -> Itera
         for key, cell in efficiency.items():
             if number < cell.rounds and not _round_path(out, key, number).is_file():
                 yield Job(key, cell, number, **common)
-    for key, cell in todo.items():
-        if isinstance(cell, AccuracyCell):
-            yield Job(key, cell, None, **common)
+    yield from (Job(key, cell, None, **common) for key, cell in todo.items() if isinstance(cell, AccuracyCell))
 
 
 def _estimate_s(job: Job) -> float:

@@ -97,7 +97,7 @@ def write_record(
         import numpy as np
 
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **dict(arrays))
+        np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
         atomic_write(out / "predictions" / f"{key}.npz", buffer.getvalue())
     if history:
         text = io.StringIO()

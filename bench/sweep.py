@@ -11,7 +11,7 @@ from bench.config import Loaded
 from bench.files import MissingFilesError
 from bench.plan import Plan, make_plan
 from bench.progress import make_observer
-from bench.report.leaderboard import print_board, write_boards
+from bench.report.leaderboard import Report
 from bench.runner import Outcome, execute
 
 
@@ -53,6 +53,7 @@ def rebuild_boards(out: Path, console: Console) -> None:
     for problem in problems:
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
     info = store.read_run(out)
-    paths = write_boards(out, records, info)
-    print_board(records, info, console, predictions=out / "predictions")
+    report = Report(records, info, out / "predictions")
+    paths = report.write(out)
+    report.print(console)
     console.print("written: " + ", ".join(str(path) for path in paths), soft_wrap=True, markup=False, highlight=False)

@@ -39,7 +39,7 @@ class Job:
 
 
 def work(connection: Connection, job: Job) -> None:
-    """Entry point of the worker process. Sends progress dicts, then ``("done", Result, environment)`` or ``("error", ...)``."""
+    """Run a Job in this process: send ``("progress", dict)``, then ``("done", Result, dict)`` or ``("error", ...)``."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     _die_with_driver()
@@ -116,7 +116,7 @@ def environment(device: str) -> dict[str, Any]:
     import torch
 
     from bench.measure.hardware import machine_facts
-    from bench.ops.dispatch import resolve
+    from bench.ops import chosen_backend
     from bench.plan import hardware_name, library_versions
 
     facts = machine_facts()
@@ -129,7 +129,7 @@ def environment(device: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "platform": platform.platform(),
         "python": platform.python_version(),
-        "scan_backend": resolve(torch.device(device).type, False, None),
+        "scan_backend": chosen_backend(device),
         "versions": library_versions(),
     }
     if device.startswith("cuda"):

@@ -1,4 +1,4 @@
-"""The package imports from a wheel, an editable install and the checkout, and never shadows Hugging Face's `datasets`."""
+"""The package imports from a wheel, an editable install and the checkout; Hugging Face's `datasets` stays itself."""
 
 import os
 import subprocess

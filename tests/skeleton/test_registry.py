@@ -119,7 +119,9 @@ def test_a_plugin_cannot_take_a_builtin_name(clean_registries, tmp_path):
     assert "_facts.py" in str(caught.value) and "thief.py" in str(caught.value)
 
 
-@pytest.mark.parametrize("code", ["import bench", "import bench.cli", "import bench.planview, bench.report.leaderboard"])
+@pytest.mark.parametrize(
+    "code", ["import bench", "import bench.cli", "import bench.planview, bench.report.leaderboard"]
+)
 def test_no_torch_is_imported(code):
     script = textwrap.dedent(f"""
         import sys
