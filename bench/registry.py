@@ -173,10 +173,13 @@ def _resolve(target: str | Callable[..., Any], name: str) -> Callable[..., Any]:
     return resolved
 
 
-def _words_of(facts: ModelFacts | DatasetInfo) -> tuple[str, ...]:
-    if isinstance(facts, DatasetInfo):
-        return facts.groups
-    return (facts.family,) if facts.group == "main" else ()
+def _words_of(registered: Iterable[ModelFacts | DatasetInfo]) -> Iterator[tuple[str, str]]:
+    """Pairs of a word (a dataset's group, a main model's family) and a name it stands for."""
+    for facts in registered:
+        if isinstance(facts, DatasetInfo):
+            yield from ((group, facts.name) for group in facts.groups)
+        elif facts.group == "main":
+            yield facts.family, facts.name
 
 
 class Registry(Generic[Facts]):
@@ -240,10 +243,7 @@ class Registry(Generic[Facts]):
         """Words that stand for several names: aliases, families or groups, and ``all``."""
         self._load_builtins()
         found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
-        pairs: list[tuple[str, str]] = [
-            (word, facts.name) for facts in self._facts.values() for word in _words_of(facts)
-        ]
-        for word, name in pairs:
+        for word, name in _words_of(self._facts.values()):
             found[word] = (*found.get(word, ()), name)
         return found
 
