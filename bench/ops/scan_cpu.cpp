@@ -64,7 +64,8 @@ struct Scratch {
     V *x, *step, *slope, *grad;  // one block's chunk
     V *states, *factors, *sums;  // backward: (chunk+1) n, chunk n, chunk rows
     float* proj;                 // chunk rows: features, B and C of the stream
-    int64_t pixel[CHUNK];
+    int64_t pixel[CHUNK], next_pixel[CHUNK];  // of this chunk and of the one after it (backwards: before it)
+    bool has_next;
 
     bool allocate(const Problem& p, bool backward) {
         const int64_t n = p.states, r = p.rank, chunk_rows = (CHUNK * p.rows() + W - 1) / W * W;
@@ -119,29 +120,34 @@ int64_t pixel_at(const Problem& p, int64_t direction, int64_t t) {
     return direction & 1 ? at % p.height * p.width + at / p.height : at;
 }
 
-void prefetch(const float* p, int64_t count) {
-    for (int64_t i = 0; i < count; i += 16) __builtin_prefetch(p + i);
-}
-
 // Find the pixels of a chunk in the order of travel and read their features, B and C. Returns the number of steps.
-// Along columns every step is on another page, which no hardware prefetcher foresees: ask for the chunk after this.
-int load_chunk(const Problem& p, int64_t b, int64_t stream, int64_t chunk, int64_t after, int64_t first, int64_t channels,
-               Scratch& s) {
+int load_chunk(const Problem& p, int64_t b, int64_t stream, int64_t chunk, int64_t next, Scratch& s) {
     const int64_t length = p.length(), direction = p.directions[stream], rows = p.rows(), start = chunk * CHUNK;
     const int count = length - start < CHUNK ? int(length - start) : CHUNK;
-    const float* proj = p.proj + stream * rows;
     for (int t = 0; t < count; ++t) {
         s.pixel[t] = b * length + pixel_at(p, direction, start + t);
-        std::memcpy(s.proj + t * rows, proj + s.pixel[t] * p.streams * rows, rows * sizeof(float));
+        std::memcpy(s.proj + t * rows, p.proj + (s.pixel[t] * p.streams + stream) * rows, rows * sizeof(float));
     }
-    if ((direction & 1) && after >= 0 && after < p.chunks())
-        for (int64_t t = after * CHUNK; t < (after + 1) * CHUNK && t < length; ++t) {
-            const int64_t pixel = b * length + pixel_at(p, direction, t);
-            prefetch(proj + pixel * p.streams * rows, rows);
-            prefetch(p.x + pixel * p.pixel_channels + first, channels);
-            if (p.grad_y) prefetch(p.grad_y + pixel * p.pixel_channels + first, channels);
-        }
+    s.has_next = next >= 0 && next < p.chunks();
+    for (int t = 0; s.has_next && t < CHUNK; ++t) {
+        const int64_t at = next * CHUNK + t;
+        s.next_pixel[t] = b * length + pixel_at(p, direction, at < length ? at : length - 1);
+    }
     return count;
+}
+
+// Large images lie in main memory, and along columns every step is on another page, which no hardware prefetcher
+// foresees. So each step asks for what the same step of the next chunk will read: its part of x and of the output, and
+// (the blocks share the work) of the features, B and C.
+INLINE void prefetch_step(const Problem& p, int64_t stream, const Block& k, int64_t block, int64_t blocks, int t,
+                          const float* out, const Scratch& s) {
+    if (!s.has_next) return;
+    const int64_t at = s.next_pixel[t] * p.pixel_channels + k.at, rows = p.rows();
+    __builtin_prefetch(p.x + at);
+    __builtin_prefetch(out + at, 1);
+    if (p.grad_y) __builtin_prefetch(p.grad_y + at);
+    const float* proj = p.proj + (s.next_pixel[t] * p.streams + stream) * rows;
+    for (int64_t i = block * 16; i < rows; i += blocks * 16) __builtin_prefetch(proj + i);
 }
 
 // Read a block's inputs of the chunk and make its step sizes.
@@ -166,13 +172,16 @@ float* carry_at(const Problem& p, int64_t b, int64_t stream, int64_t chunk, cons
 // N is the number of states where it is known to the compiler (they then live in registers), otherwise 0.
 
 template <int N>
-void forward_steps(const Problem& p, Block& k, int count, Scratch& s, float* y, bool add) {
+void forward_steps(const Problem& p, int64_t stream, int64_t block, int64_t blocks, int count, Scratch& s, float* y,
+                   bool add) {
+    Block& k = s.blocks[block];
     const int64_t n = N ? N : p.states, rows = p.rows();
     V registers[N ? N : 1];
     V* h = N ? registers : k.h;
     if (N)
         for (int64_t i = 0; i < n; ++i) h[i] = k.h[i];
     for (int t = 0; t < count; ++t) {
+        prefetch_step(p, stream, k, block, blocks, t, y, s);
         const float *B = s.proj + t * rows + p.rank, *C = B + n;
         const V step = s.step[t], input = step * s.x[t];
         V sum[2] = {k.skip * s.x[t], V{}};  // two sums: one would wait for itself
@@ -191,15 +200,14 @@ void forward_steps(const Problem& p, Block& k, int count, Scratch& s, float* y, 
 
 template <int N>
 void forward_stream(const Problem& p, int64_t b, int64_t stream, int64_t blocks, Scratch& s, float* y, bool add) {
-    const Block &first = s.blocks[0], &last = s.blocks[blocks - 1];
     for (int64_t chunk = 0; chunk < p.chunks(); ++chunk) {
-        const int count = load_chunk(p, b, stream, chunk, chunk + 1, first.at, last.at + last.lanes - first.at, s);
+        const int count = load_chunk(p, b, stream, chunk, chunk + 1, s);
         for (int64_t j = 0; j < blocks; ++j) {
             Block& k = s.blocks[j];
             if (p.carry)
                 for (int64_t i = 0; i < p.states; ++i) store(carry_at(p, b, stream, chunk, k) + i * p.padded(), k.h[i]);
             load_steps(p, k, count, s);
-            forward_steps<N>(p, k, count, s, y, add);
+            forward_steps<N>(p, stream, j, blocks, count, s, y, add);
         }
     }
 }
@@ -227,13 +235,17 @@ void recompute_states(const Problem& p, const Block& k, const float* carry, int 
 // The steps of a chunk backwards. q holds exp(s_{t+1} A) q_{t+1} and receives the same of t, with q_t the gradient of
 // h_t. What is summed over channels (for the features, B and C) is added to s.sums, one vector a number.
 template <int N>
-void backward_steps(const Problem& p, Block& k, int count, bool first_block, Scratch& s, float* grad_x, bool add) {
+void backward_steps(const Problem& p, int64_t stream, int64_t block, int64_t blocks, int count, Scratch& s,
+                    float* grad_x, bool add) {
+    Block& k = s.blocks[block];
+    const bool first_block = block == 0;
     const int64_t n = N ? N : p.states, rows = p.rows();
     V registers[N ? N : 1];
     V* q = N ? registers : k.h;
     if (N)
         for (int64_t i = 0; i < n; ++i) q[i] = k.h[i];
     for (int t = count - 1; t >= 0; --t) {
+        prefetch_step(p, stream, k, block, blocks, t, grad_x, s);
         const float *low_rank = s.proj + t * rows, *B = low_rank + p.rank, *C = B + n;
         const V *before = s.states + t * n, *after = before + n, *factor = s.factors + t * n;
         V *sums = s.sums + t * rows, *sums_B = sums + p.rank, *sums_C = sums_B + n;
@@ -290,16 +302,15 @@ template <int N>
 void backward_stream(const Problem& p, int64_t b, int64_t stream, int64_t blocks, Scratch& s, float* grad_x, bool add,
                      float* grad_proj) {
     const int64_t rows = p.rows();
-    const Block &first = s.blocks[0], &last = s.blocks[blocks - 1];
     for (int64_t chunk = p.chunks() - 1; chunk >= 0; --chunk) {
-        const int count = load_chunk(p, b, stream, chunk, chunk - 1, first.at, last.at + last.lanes - first.at, s);
+        const int count = load_chunk(p, b, stream, chunk, chunk - 1, s);
         for (int64_t j = 0; j < blocks; ++j) {
             Block& k = s.blocks[j];
             load_steps(p, k, count, s);
             for (int t = 0; t < count; ++t) s.grad[t] = load(p.grad_y + s.pixel[t] * p.pixel_channels + k.at, k.lanes);
             recompute_states<N>(p, k, carry_at(p, b, stream, chunk, k), count, s);
             clear_parameter_gradients(p, k);
-            backward_steps<N>(p, k, count, j == 0, s, grad_x, add);
+            backward_steps<N>(p, stream, j, blocks, count, s, grad_x, add);
             add_parameter_gradients(p, b, stream, chunk == p.chunks() - 1, k);
         }
         float* reduced = s.proj;  // its contents have served
