@@ -9,6 +9,7 @@ four sequences, and parameters are stored per direction, (k,d,n) instead of (k*d
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from bench.ops import cross_selective_scan
 
-__all__ = ["DIRECTIONS", "SS2D", "CrossScan", "GlobalAttention"]
+__all__ = ["DIRECTIONS", "SS2D", "CrossScan", "GlobalAttention", "Mixing"]
 
 # Directions: 0 rows, 1 columns, 2 and 3 the same two from the end. One is a causal raster scan, two make it
 # bidirectional (Vim's choice), four are VMamba's cross scan.
@@ -29,6 +30,35 @@ DT_MIN, DT_MAX = 0.001, 0.1
 HEAD_DIM = 32
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """What mixes the tokens of an SS2D layer.
+
+    Attributes:
+        d_state: States per channel of the scan.
+        directions: 4 scan directions, 2 (rows both ways) or 1.
+        mixer: ``scan``; or in its place ``attention`` over all tokens, or ``none``.
+    """
+
+    d_state: int
+    directions: int = 4
+    mixer: str = "scan"
+
+    def build(self, dim: int, dt_rank: int) -> nn.Module:
+        """Build the layer that maps (b,h,w,dim) to (b,h,w,dim)."""
+        if self.directions not in DIRECTIONS:
+            raise ValueError(f"directions={self.directions} is none of {', '.join(map(str, DIRECTIONS))}")
+        if self.d_state < 1:
+            raise ValueError(f"d_state={self.d_state}: a scan needs at least one state per channel")
+        if self.mixer == "scan":
+            return CrossScan(dim, self.d_state, dt_rank, self.directions)
+        if self.mixer == "attention":
+            return GlobalAttention(dim)
+        if self.mixer == "none":
+            return nn.Identity()
+        raise ValueError(f"mixer={self.mixer!r} is none of scan, attention, none")
+
+
 class CrossScan(nn.Module):
     """Selective scans of one feature map in ``k`` directions, summed at the pixel they come from.
 
@@ -37,10 +67,6 @@ class CrossScan(nn.Module):
 
     def __init__(self, dim: int, d_state: int, dt_rank: int, directions: int = 4) -> None:
         super().__init__()
-        if directions not in DIRECTIONS:
-            raise ValueError(f"directions={directions} is none of {', '.join(map(str, DIRECTIONS))}")
-        if d_state < 1:
-            raise ValueError(f"d_state={d_state}: a scan needs at least one state per channel")
         self.directions = DIRECTIONS[directions]
         k = directions
         self.x_proj_weight = nn.Parameter(torch.empty(k, dt_rank + 2 * d_state, dim))
@@ -93,41 +119,20 @@ class SS2D(nn.Module):
 
     Args:
         dim: Channels in and out.
-        inner_dim: Channels of the convolution and the scan.
-        d_state: States per channel.
+        inner_dim: Channels of the convolution and of what mixes.
+        mixing: The scan, or what an ablation puts in its place.
         gate: Multiply the normed output by SiLU of a second projection (MedMamba), or not (VMamba's "noz").
         conv_bias: Whether the depthwise convolution has a bias.
-        directions: 4, 2 or 1 scan directions.
-        mixer: ``scan``, or in an ablation ``attention`` over all tokens or ``none`` (the layer without mixing).
     """
 
-    def __init__(
-        self,
-        dim: int,
-        inner_dim: int,
-        d_state: int,
-        gate: bool,
-        conv_bias: bool,
-        directions: int = 4,
-        mixer: str = "scan",
-    ) -> None:
+    def __init__(self, dim: int, inner_dim: int, mixing: Mixing, gate: bool, conv_bias: bool) -> None:
         super().__init__()
         self.gate = gate
         self.in_proj = nn.Linear(dim, inner_dim * (2 if gate else 1), bias=False)
         self.conv = nn.Conv2d(inner_dim, inner_dim, 3, padding=1, groups=inner_dim, bias=conv_bias)
-        self.mixer = self._mixer(mixer, dim, inner_dim, d_state, directions)
+        self.mixer = mixing.build(inner_dim, dt_rank=math.ceil(dim / 16))
         self.out_norm = nn.LayerNorm(inner_dim, eps=1e-5)
         self.out_proj = nn.Linear(inner_dim, dim, bias=False)
-
-    @staticmethod
-    def _mixer(mixer: str, dim: int, inner_dim: int, d_state: int, directions: int) -> nn.Module:
-        if mixer == "scan":
-            return CrossScan(inner_dim, d_state, dt_rank=math.ceil(dim / 16), directions=directions)
-        if mixer == "attention":
-            return GlobalAttention(inner_dim)
-        if mixer == "none":
-            return nn.Identity()
-        raise ValueError(f"mixer={mixer!r} is none of scan, attention, none")
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c)."""

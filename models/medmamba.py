@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bench.models._checkpoint import Rules, StateDict, load_pretrained, translate
 from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
-from bench.models._ssm import SS2D
+from bench.models._ssm import SS2D, Mixing
 
 __all__ = ["MedMamba"]
 
@@ -83,59 +83,69 @@ class ConvBranch(nn.Module):
         return F.relu(self.conv3(x)).permute(0, 2, 3, 1)
 
 
-def shuffle_halves(left: Tensor, right: Tensor) -> Tensor:
-    """Interleave two halves (b,h,w,c/2) channel by channel: ShuffleNet's shuffle with two groups."""
-    return torch.stack((left, right), dim=-1).flatten(-2)
+def join_halves(left: Tensor, right: Tensor, shuffle: bool) -> Tensor:
+    """Put two halves (b,h,w,c/2) together, channel by channel in turn (ShuffleNet's shuffle with two groups) or not."""
+    return torch.stack((left, right), dim=-1).flatten(-2) if shuffle else torch.cat((left, right), dim=-1)
 
 
 class Block(nn.Module):
-    """SS-Conv-SSM: x + shuffle(conv(left half), drop_path(ssm(norm(right half)))).
+    """SS-Conv-SSM: x + shuffle(conv(left half), drop_path(ssm(norm(right half))))."""
 
-    Without one branch (an ablation) its half passes through unchanged. ``twin_dim`` instead gives the one branch all
-    channels and this inner width.
+    def __init__(self, dim: int, mixing: Mixing, shuffle: bool = True, drop_path: float = 0.0) -> None:
+        super().__init__()
+        half = dim // 2
+        self.shuffle = shuffle
+        self.conv = ConvBranch(half, half)
+        self.norm = nn.LayerNorm(half, eps=1e-5)
+        self.ssm = SS2D(half, 2 * half, mixing, gate=True, conv_bias=True)
+        self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (b,h,w,c) to (b,h,w,c)."""
+        left, right = x.chunk(2, dim=-1)
+        left, right = self.conv(left), self.drop_path(self.ssm(self.norm(right)))
+        return x + join_halves(left, right, self.shuffle)
+
+
+class OneBranchBlock(nn.Module):
+    """Ablation: one branch alone. It keeps its half of the channels and the other half passes through.
+
+    With ``twin_dim`` the branch has all channels and this inner width instead.
     """
 
     def __init__(
         self,
         dim: int,
+        mixing: Mixing,
         branch: str,
-        shuffle: bool,
-        drop_path: float,
-        d_state: int,
-        directions: int,
-        mixer: str,
+        shuffle: bool = True,
+        drop_path: float = 0.0,
         twin_dim: int | None = None,
     ) -> None:
         super().__init__()
-        half = dim // 2 if twin_dim is None else dim
-        self.has_conv, self.has_ssm = branch != "ssm", branch != "conv"
-        self.shuffle, self.split = shuffle, twin_dim is None
-        if self.has_conv:
-            self.conv = ConvBranch(half, twin_dim or half)
-        if self.has_ssm:
-            self.norm = nn.LayerNorm(half, eps=1e-5)
-            self.ssm = SS2D(
-                half, twin_dim or 2 * half, d_state, gate=True, conv_bias=True, directions=directions, mixer=mixer
-            )
+        width = dim if twin_dim else dim // 2
+        self.branch, self.shuffle, self.twin = branch, shuffle, twin_dim is not None
+        if branch == "conv":
+            self.conv = ConvBranch(width, twin_dim or width)
+        else:
+            self.norm = nn.LayerNorm(width, eps=1e-5)
+            self.ssm = SS2D(width, twin_dim or 2 * width, mixing, gate=True, conv_bias=True)
             self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c)."""
-        left, right = x.chunk(2, dim=-1) if self.split else (x, x)
-        local = self.conv(left) if self.has_conv else None
-        distant = self.drop_path(self.ssm(self.norm(right))) if self.has_ssm else None
-        return x + self.join(local, distant)
+        if self.twin:
+            return x + self.change(x)
+        left, right = x.chunk(2, dim=-1)
+        if self.branch == "conv":
+            return x + join_halves(self.change(left), torch.zeros_like(right), self.shuffle)
+        return x + join_halves(torch.zeros_like(left), self.change(right), self.shuffle)
 
-    def join(self, local: Tensor | None, distant: Tensor | None) -> Tensor:
-        """Put the branches' channels in the block's order; zeros stand for a branch that is not there."""
-        if not self.split:
-            return distant if local is None else local  # type: ignore[return-value]
-        if local is None or distant is None:
-            only = distant if local is None else local
-            assert only is not None
-            zeros = torch.zeros_like(only)
-            local, distant = (zeros, only) if local is None else (only, zeros)
-        return shuffle_halves(local, distant) if self.shuffle else torch.cat((local, distant), dim=-1)
+    def change(self, x: Tensor) -> Tensor:
+        """Map the branch's channels to what it adds to them."""
+        if self.branch == "conv":
+            return self.conv(x)  # type: ignore[no-any-return]
+        return self.drop_path(self.ssm(self.norm(x)))  # type: ignore[no-any-return]
 
 
 class MedMamba(Hierarchy):
@@ -186,26 +196,20 @@ class MedMamba(Hierarchy):
             raise ValueError("twin_dims needs branch=conv or branch=ssm: it is the width of the only branch")
         if any(dim % 2 for dim in dims):
             raise ValueError(f"dims={tuple(dims)}: each is split in two halves, so it must be even")
-        rates = drop_path_rates(drop_path_rate, depths)
+        mixing = Mixing(d_state, directions, mixer)
         stages = []
-        for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
-            twin_dim = twin_dims[i] if twin_dims is not None else None
-            blocks = [
-                Block(dim, branch, shuffle, rates[i][j], d_state, directions, mixer, twin_dim) for j in range(depth)
-            ]
+        for i, (dim, rates) in enumerate(zip(dims, drop_path_rates(drop_path_rate, depths), strict=True)):
+            blocks: list[nn.Module] = []
+            for rate in rates:
+                if branch == "both":
+                    blocks.append(Block(dim, mixing, shuffle, rate))
+                else:
+                    twin_dim = twin_dims[i] if twin_dims else None
+                    blocks.append(OneBranchBlock(dim, mixing, branch, shuffle, rate, twin_dim))
             stages.append(Stage(PatchMerging(dims[i - 1], dim) if i else nn.Identity(), blocks))
-        super().__init__(
-            PatchEmbed(in_chans, dims[0], patch_size),
-            stages,
-            dims,
-            nn.Identity(),
-            patch_size,
-            num_classes,
-            in_chans,
-            global_pool,
-            drop_rate,
-        )
-        self.min_size = patch_size * 2 ** (len(depths) - 1)
+        stem = PatchEmbed(in_chans, dims[0], patch_size)
+        super().__init__(stem, stages, dims, nn.Identity(), patch_size, num_classes, in_chans, global_pool, drop_rate)
+        self.patch_size = patch_size
         self.apply(self._init)
         if img_size is not None:
             self._check_size(*((img_size, img_size) if isinstance(img_size, int) else img_size))
@@ -217,12 +221,16 @@ class MedMamba(Hierarchy):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         init_linear(module)
 
+    @property
+    def min_size(self) -> int:
+        """Smallest side in pixels: each merging halves the grid of patches."""
+        return self.patch_size << (len(self.stages) - 1)
+
     def _check_size(self, height: int, width: int) -> None:
         if min(height, width) < self.min_size:
-            patch = self.patch_embed.proj.kernel_size[0]  # type: ignore[union-attr, index]
             raise ValueError(
-                f"MedMamba with patches of {patch} px needs at least {self.min_size} x {self.min_size} px, not "
-                f"{height} x {width}: its grid is halved {len(self.stages) - 1} times. Feed larger images or build it "
+                f"MedMamba with patches of {self.patch_size} px needs at least {self.min_size} x {self.min_size} px, "
+                f"not {height} x {width}: its grid is halved {len(self.stages) - 1} times. Feed larger images or build it "
                 "with a smaller patch_size"
             )
 

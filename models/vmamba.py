@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from bench.models._checkpoint import Rules, StateDict, load_pretrained, translate
 from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
-from bench.models._ssm import SS2D
+from bench.models._ssm import SS2D, Mixing
 
 __all__ = ["VMamba"]
 
@@ -56,16 +56,12 @@ class Stem(nn.Module):
 class Block(nn.Module):
     """VSS block: x + ssm(norm(x)), then x + mlp(norm(x))."""
 
-    def __init__(
-        self, dim: int, ssm_ratio: float, d_state: int, directions: int, mixer: str, mlp_ratio: float, drop_path: float
-    ) -> None:
+    def __init__(self, dim: int, inner_dim: int, mlp_dim: int, mixing: Mixing, drop_path: float = 0.0) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-5)
-        self.ssm = SS2D(
-            dim, int(ssm_ratio * dim), d_state, gate=False, conv_bias=False, directions=directions, mixer=mixer
-        )
+        self.ssm = SS2D(dim, inner_dim, mixing, gate=False, conv_bias=False)
         self.norm2 = nn.LayerNorm(dim, eps=1e-5)
-        self.mlp = Mlp(dim, int(mlp_ratio * dim))
+        self.mlp = Mlp(dim, mlp_dim)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,10 +109,10 @@ class VMamba(Hierarchy):
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
-        rates = drop_path_rates(drop_path_rate, depths)
+        mixing = Mixing(d_state, directions, mixer)
         stages = []
-        for i, (depth, dim) in enumerate(zip(depths, dims, strict=True)):
-            blocks = [Block(dim, ssm_ratio, d_state, directions, mixer, mlp_ratio, rates[i][j]) for j in range(depth)]
+        for i, (dim, rates) in enumerate(zip(dims, drop_path_rates(drop_path_rate, depths), strict=True)):
+            blocks = [Block(dim, int(ssm_ratio * dim), int(mlp_ratio * dim), mixing, rate) for rate in rates]
             stages.append(Stage(ConvNorm(dims[i - 1], dim) if i else nn.Identity(), blocks))
         norm = nn.LayerNorm(dims[-1], eps=1e-5)
         super().__init__(Stem(in_chans, dims[0]), stages, dims, norm, 4, num_classes, in_chans, global_pool, drop_rate)

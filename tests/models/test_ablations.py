@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from bench.models import medmamba, vmamba
-from bench.models._ssm import SS2D, CrossScan, GlobalAttention
+from bench.models._ssm import SS2D, CrossScan, GlobalAttention, Mixing
 from bench.registry import RegistryError, expand_models, models, parse_model
 
 ABLATIONS = [str(spec) for spec in expand_models(["ablations"])]
@@ -75,8 +75,8 @@ def test_branches_add_up():
 @pytest.mark.parametrize("branch", ["conv", "ssm"])
 @pytest.mark.parametrize("shuffle", [True, False])
 def test_a_removed_branch_lets_its_half_pass(branch, shuffle):
-    both = medmamba.Block(16, "both", shuffle, 0.0, 4, 4, "scan").eval()
-    one = medmamba.Block(16, branch, shuffle, 0.0, 4, 4, "scan").eval()
+    both = medmamba.Block(16, Mixing(4), shuffle).eval()
+    one = medmamba.OneBranchBlock(16, Mixing(4), branch, shuffle).eval()
     one.load_state_dict({k: v for k, v in both.state_dict().items() if k in one.state_dict()}, strict=True)
     x = torch.randn(2, 5, 6, 16)
     kept = slice(0, None, 2) if branch == "conv" else slice(1, None, 2)  # shuffled: channels alternate
@@ -90,7 +90,7 @@ def test_a_removed_branch_lets_its_half_pass(branch, shuffle):
 
 
 def test_shuffle_moves_channels_and_nothing_else():
-    shuffled, plain = (medmamba.Block(8, "both", s, 0.0, 4, 4, "scan").eval() for s in (True, False))
+    shuffled, plain = (medmamba.Block(8, Mixing(4), s).eval() for s in (True, False))
     plain.load_state_dict(shuffled.state_dict())
     x = torch.randn(1, 4, 4, 8)
     order = [0, 4, 1, 5, 2, 6, 3, 7]
@@ -138,7 +138,7 @@ def test_one_direction_is_causal_and_two_or_four_are_not():
 
 @pytest.mark.parametrize(("mixer", "everywhere"), [("scan", True), ("attention", True), ("none", False)])
 def test_mixers_see_everything_or_their_neighbours(mixer, everywhere):
-    layer = SS2D(8, 16, 4, gate=True, conv_bias=True, mixer=mixer)
+    layer = SS2D(8, 16, Mixing(4, mixer=mixer), gate=True, conv_bias=True)
     seen = influence(layer)
     rows, columns = torch.arange(25) // 5, torch.arange(25) % 5
     near = ((rows[:, None] - rows).abs() <= 1) & ((columns[:, None] - columns).abs() <= 1)

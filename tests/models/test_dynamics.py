@@ -39,7 +39,7 @@ def test_state_is_bounded(side, dtype, trained):
     scan = CrossScan(d, 1, 1)
     if trained:
         trained_like(scan)
-    A, bias = -scan.A_log[0].exp(), scan.dt_proj_bias[0]
+    A, bias = -scan.A_log[0].detach().exp(), scan.dt_proj_bias[0].detach()
     u = torch.randn(1, d, length).to(dtype)
     b = (1 + torch.rand(1, 1, 1, length)).to(dtype)  # of one sign, so that the state has every chance to grow
     delta = torch.randn(1, d, length).to(dtype)

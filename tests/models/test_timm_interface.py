@@ -13,6 +13,7 @@ from timm.optim import create_optimizer_v2, param_groups_layer_decay, param_grou
 from torch import nn
 
 from bench.models import medmamba, vmamba
+from bench.models._ssm import Mixing
 
 NAMES = ["medmamba_tiny", "vmamba_tiny"]
 SMALL = {"depths": (1, 1, 2, 1), "dims": (16, 32, 64, 128), "num_classes": 5}
@@ -180,7 +181,7 @@ def test_drop_path_acts_in_training_only(name, image):
 
 
 def test_drop_path_of_medmamba_spares_the_convolutions():
-    block = medmamba.Block(16, "both", False, 0.999999, 4, 4, "scan").train()
+    block = medmamba.Block(16, Mixing(4), shuffle=False, drop_path=0.999999).train()
     x = torch.randn(4, 8, 8, 16)
     change = block(x) - x
     assert (change[..., :8] != 0).any()
@@ -189,7 +190,8 @@ def test_drop_path_of_medmamba_spares_the_convolutions():
 
 def test_channel_shuffle_alternates():
     left, right = torch.arange(3.0).expand(1, 1, 1, 3), 10 + torch.arange(3.0).expand(1, 1, 1, 3)
-    assert medmamba.shuffle_halves(left, right).flatten().tolist() == [0, 10, 1, 11, 2, 12]
+    assert medmamba.join_halves(left, right, shuffle=True).flatten().tolist() == [0, 10, 1, 11, 2, 12]
+    assert medmamba.join_halves(left, right, shuffle=False).flatten().tolist() == [0, 1, 2, 10, 11, 12]
 
 
 def test_merging_order():
