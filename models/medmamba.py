@@ -230,8 +230,8 @@ class MedMamba(Hierarchy):
         if min(height, width) < self.min_size:
             raise ValueError(
                 f"MedMamba with patches of {self.patch_size} px needs at least {self.min_size} x {self.min_size} px, "
-                f"not {height} x {width}: its grid is halved {len(self.stages) - 1} times. Feed larger images or build it "
-                "with a smaller patch_size"
+                f"not {height} x {width}: its grid is halved {len(self.stages) - 1} times. Feed larger images or build "
+                "it with a smaller patch_size"
             )
 
     def check_input(self, x: Tensor) -> None:
