@@ -1,0 +1,255 @@
+"""Runs of real worker processes: every kind of fault, resuming, kills and Ctrl-C."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+
+import bench
+from bench import store
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A user's folder: a bench.toml that names a plug-in."""
+    path = tmp_path_factory.mktemp("a user é")
+    shutil.copy(HERE / "faulty_plugin.py", path / "mine.py")
+    (path / "bench.toml").write_text(
+        '[plugins]\npaths = ["mine.py"]\n'
+        '[sweep]\ndatasets = "fake_data"\nresolutions = [28]\nrecipe = "quick"\nepochs = 2\n'
+        "[efficiency]\nbatches = [4]\nbudget_s = 0.02\nrounds = 2\n"
+        "[run]\nthreads = 1\n"
+    )
+    return path
+
+
+def command(folder, *arguments, **environment):
+    env = {**os.environ, "COLUMNS": "200", "MEDBENCH_CACHE": str(folder / "cache"), **environment}
+    return subprocess.Popen(
+        [sys.executable, "-m", "bench", *arguments],
+        cwd=folder,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def finish(process):
+    said, _ = process.communicate(timeout=240)
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def faulty_run(folder):
+    """One sweep over models that fail in all ways, and what it printed."""
+    code, said = finish(command(folder, "run", "--models", "fake", "--timeout", "20", "--out", "faulty"))
+    return folder / "faulty", code, said
+
+
+def test_every_fault_is_a_record_and_the_sweep_goes_on(faulty_run):
+    out, code, said = faulty_run
+    frame = store.load_records(out)
+    accuracy = frame[frame.kind == "accuracy"].set_index("model")
+    assert accuracy.status.to_dict() == {
+        "fake_fine": "ok",
+        "fake_raises": "failed",
+        "fake_killed": "failed",
+        "fake_oom": "oom",
+        "fake_hangs": "timeout",
+        "fake_picky": "unsupported",
+    }
+    assert "a planted fault" in accuracy.reason["fake_raises"] and "mine.py" in accuracy.reason["fake_raises"]
+    assert "SIGKILL" in accuracy.reason["fake_killed"]
+    assert "20 s" in accuracy.reason["fake_hangs"]
+    assert accuracy.reason["fake_picky"] == "only at 29 pixels"
+    efficiency = frame[frame.kind == "efficiency"].set_index("model")
+    assert efficiency.status["fake_fine"] == "ok" and efficiency.status["fake_killed"] == "failed"
+    assert code == 1 and "--retry" in said
+    board = (out / "LEADERBOARD.md").read_text()
+    for model in accuracy.index:
+        assert model in board
+    (raised,) = [
+        r for r in store.read_records(out)[0] if r["spec"]["model"] == "fake_raises" and r["kind"] == "accuracy"
+    ]
+    assert any("planted" in line for line in raised["log_tail"])
+
+
+def test_a_good_cell_has_all_its_parts(faulty_run):
+    out, _, _ = faulty_run
+    (record,) = [r for r in store.read_records(out)[0] if (r["spec"]["model"], r["kind"]) == ("fake_fine", "accuracy")]
+    spec = record["spec"]
+    assert {k: spec[k] for k in ("dataset", "size", "resolution", "resize", "recipe", "seed")} == {
+        "dataset": "fake_data", "size": 28, "resolution": 28, "resize": "native", "recipe": "quick", "seed": 0,
+    }  # fmt: skip
+    scores = np.load(out / "predictions" / f"{record['key']}.npz", allow_pickle=False)
+    assert scores["test_scores"].shape == (12, 2) and scores["val_labels"].shape == (12,)
+    np.testing.assert_allclose(scores["test_scores"].sum(1), 1)
+    assert (scores["test_scores"].argmax(1) == scores["test_labels"]).mean() == record["metrics"]["test_acc"]
+    assert len((out / "history" / f"{record['key']}.csv").read_text().splitlines()) == 3
+    assert record["environment"]["threads"] == 1 and record["environment"]["versions"]["torch"]
+
+
+def test_efficiency_rounds_are_combined_and_cleared(faulty_run):
+    out, _, _ = faulty_run
+    (record,) = [
+        r for r in store.read_records(out)[0] if (r["spec"]["model"], r["kind"]) == ("fake_fine", "efficiency")
+    ]
+    assert record["metrics"]["params"] == 16 * 3 * 1000 + 1000
+    assert record["metrics"]["throughput_images_per_s_p50"] > 0 and record["metrics"]["latency_ms_p50"] > 0
+    assert not list((out / "rounds").glob("*/*"))
+
+
+def stamps(out):
+    return {path.name: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
+
+
+def test_a_second_run_does_nothing_and_a_lost_record_alone_is_done_again(folder, faulty_run, monkeypatch):
+    out, _, _ = faulty_run
+    before = stamps(out)
+    code, said = finish(command(folder, "run", "--models", "fake", "--timeout", "20", "--out", "faulty"))
+    assert code == 0 and stamps(out) == before and "0 jobs" in said
+    fine = store.load_records(out).query("model == 'fake_fine' and kind == 'accuracy'").iloc[0]
+    path = out / "cells" / f"{fine.key}.json"
+    first = json.loads(path.read_text())
+    path.write_bytes(path.read_bytes()[:100])
+    code, said = finish(command(folder, "run", "--models", "fake", "--timeout", "20", "--out", "faulty"))
+    assert "damaged" in said and "1 jobs" in said
+    again = json.loads(path.read_text())
+    steady = {k: v for k, v in first["metrics"].items() if "per_s" not in k}
+    assert {k: again["metrics"][k] for k in steady} == steady
+    assert {k: v for k, v in stamps(out).items() if k != path.name} == {
+        k: v for k, v in before.items() if k != path.name
+    }
+
+
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.05)
+    return False
+
+
+SEEDS = ["run", "--models", "fake_fine", "--kinds", "accuracy", "--seeds", "0,1,2,3,4,5", "--out"]
+
+
+def test_a_killed_driver_loses_at_most_the_cell_in_flight(folder):
+    out = folder / "killed"
+    process = command(folder, *SEEDS, "killed")
+    assert wait_for(lambda: len(stamps(out)) >= 2)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive, "workers outlive their driver"
+    before = stamps(out)
+    code, said = finish(command(folder, *SEEDS, "killed"))
+    assert code == 0 and f"{len(before)} cells are done already" in said
+    records, problems = store.read_records(out)
+    assert not problems and sorted(r["spec"]["seed"] for r in records) == [0, 1, 2, 3, 4, 5]
+    assert {k: v for k, v in stamps(out).items() if k in before} == before
+    assert not [path for path in out.rglob(".*")], "temporary files are left"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_writes_its_board(folder, number):
+    out = folder / f"interrupted{number}"
+    process = command(folder, *SEEDS, out.name)
+    assert wait_for(lambda: len(stamps(out)) >= 1)
+    process.send_signal(number)
+    code, said = finish(process)
+    assert code == 130 and "goes on where it stopped" in said
+    assert "fake_fine" in (out / "LEADERBOARD.md").read_text()
+    assert not store.read_records(out)[1]
+
+
+def test_the_python_api_runs_and_returns_records(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("MEDBENCH_CACHE", str(folder / "cache"))
+    frame = bench.run("fake_fine", "fake_data", kinds=["accuracy"], out=folder / "api", seeds=[0, 1])
+    assert len(frame) == 2 and set(frame.status) == {"ok"} and frame.test_auc.between(0, 1).all()
+    again = bench.run("fake_fine", "fake_data", kinds=["accuracy"], out=folder / "api", seeds=[0, 1])
+    assert frame.equals(again)
+
+
+def test_a_script_without_a_main_guard_can_call_run(folder):
+    script = folder / "script.py"
+    script.write_text(
+        "import bench\nprint(len(bench.run('fake_fine', 'fake_data', kinds=['accuracy'], out='guard')))\n"
+    )
+    env = {**os.environ, "MEDBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
+    ran = subprocess.run([sys.executable, script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
+    assert ran.stdout.strip() == "1", ran.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--models", "resnet81"], ["--models", "'resnet18'"]),
+        (["--datasets", "brestmnist"], ["--datasets", "'breastmnist'"]),
+        (["--datasets", "breastmnist", "--sizes", "32"], ["--sizes", "28, 64, 128, 224"]),
+        (["--recipe", "medmnits"], ["'medmnist'"]),
+        (["--kinds", "speed"], ["--kinds"]),
+        (["--device", "cuda:7"], ["--device cuda:7", "--device cpu"]),
+        (["--set", "run.thread=1"], ["'run.threads'"]),
+        (["--config", "none.toml"], ["none.toml"]),
+        (["--models", "medmamba_tiny[pretrained=none.pth]"], ["none.pth"]),
+    ],
+)
+def test_a_wrong_sweep_runs_nothing_and_says_why(folder, arguments, said):
+    code, text = finish(command(folder, "run", "--models", "fake_fine", *arguments, "--out", "wrong"))
+    assert code == 2 and not (folder / "wrong").exists()
+    assert "Traceback" not in text
+    for part in said:
+        assert part in text
+
+
+def test_missing_data_is_told_before_anything_runs(folder):
+    arguments = ["--models", "fake_fine", "--datasets", "medmnist", "--data-root", "nowhere", "--kinds", "accuracy"]
+    code, said = finish(command(folder, "run", *arguments, "--out", "nodata"))
+    assert code == 2 and not (folder / "nodata").exists()
+    for name in ("pathmnist.npz", "organsmnist.npz", "750601b1f35ba3300ea97c75c52ff8f6", "nowhere"):
+        assert name in said
+    code, said = finish(
+        command(folder, "run", *arguments, "--skip-missing", "--datasets", "breastmnist,fake_data", "--out", "nodata")
+    )
+    assert code == 0 and "breastmnist" in (folder / "nodata" / "LEADERBOARD.md").read_text()
+
+
+def test_results_path_that_is_a_file(folder):
+    (folder / "file").write_text("")
+    code, said = finish(command(folder, "run", "--models", "fake_fine", "--kinds", "accuracy", "--out", "file"))
+    assert code == 2 and "--out" in said and "Traceback" not in said
+
+
+def test_leaderboard_of_no_run(folder):
+    code, said = finish(command(folder, "leaderboard", "nothing"))
+    assert code == 2 and "no run directory" in said
+
+
+def test_leaderboard_again_gives_the_same_bytes(folder, faulty_run):
+    out, _, _ = faulty_run
+    before = {path.name: path.read_bytes() for path in out.iterdir() if path.suffix in (".md", ".csv")}
+    code, _ = finish(command(folder, "leaderboard", str(out)))
+    assert code == 0 and before == {p.name: p.read_bytes() for p in out.iterdir() if p.suffix in (".md", ".csv")}
+
+
+def test_plan_json(folder):
+    code, said = finish(command(folder, "plan", "--models", "fake_fine,fake_picky", "--json", "--out", "planned"))
+    plan = json.loads(said)
+    assert code == 0 and len(plan["cells"]) == 4
+    assert {cell["state"] for cell in plan["cells"]} == {"to run", "unsupported"}
+    assert len({cell["key"] for cell in plan["cells"]}) == 4 and not (folder / "planned").exists()
