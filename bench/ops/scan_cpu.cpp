@@ -65,7 +65,7 @@ struct Scratch {
     V *states, *factors, *sums;  // backward: (chunk+1) n, chunk n, chunk rows
     float* proj;                 // chunk rows: features, B and C of the stream
     int64_t pixel[CHUNK], next_pixel[CHUNK];  // of this chunk and of the one after it (backwards: before it)
-    bool has_next;
+    bool has_next = false;
 
     bool allocate(const Problem& p, bool backward) {
         const int64_t n = p.states, r = p.rank, chunk_rows = (CHUNK * p.rows() + W - 1) / W * W;
@@ -125,7 +125,8 @@ int load_chunk(const Problem& p, int64_t b, int64_t stream, int64_t chunk, int64
     const int64_t length = p.length(), direction = p.directions[stream], rows = p.rows(), start = chunk * CHUNK;
     const int count = length - start < CHUNK ? int(length - start) : CHUNK;
     for (int t = 0; t < count; ++t) {
-        s.pixel[t] = b * length + pixel_at(p, direction, start + t);
+        // Where the chunk before this one (of the same stream) has looked ahead, the pixels are known.
+        s.pixel[t] = s.has_next ? s.next_pixel[t] : b * length + pixel_at(p, direction, start + t);
         std::memcpy(s.proj + t * rows, p.proj + (s.pixel[t] * p.streams + stream) * rows, rows * sizeof(float));
     }
     s.has_next = next >= 0 && next < p.chunks();
@@ -150,7 +151,8 @@ INLINE void prefetch_step(const Problem& p, int64_t stream, const Block& k, int6
     for (int64_t i = block * 16; i < rows; i += blocks * 16) __builtin_prefetch(proj + i);
 }
 
-// Read a block's inputs of the chunk and make its step sizes.
+// Read a block's inputs of the chunk and make its step sizes; for the backward also softplus's derivatives.
+template <bool backward>
 void load_steps(const Problem& p, const Block& k, int count, Scratch& s) {
     for (int t = 0; t < count; ++t) {
         const int64_t at = s.pixel[t] * p.pixel_channels + k.at;
@@ -159,8 +161,8 @@ void load_steps(const Problem& p, const Block& k, int count, Scratch& s) {
         if (p.delta) z += load(p.delta + at, k.lanes);
         const float* low_rank = s.proj + t * p.rows();
         for (int64_t i = 0; i < p.rank; ++i) z += k.dt_weight[i] * low_rank[i];
-        s.slope[t] = splat(1.0f);
-        s.step[t] = p.softplus ? softplus(z, s.slope[t]) : z;
+        if (backward) s.slope[t] = splat(1.0f);
+        s.step[t] = p.softplus ? softplus<backward>(z, s.slope[t]) : z;
     }
 }
 
@@ -206,7 +208,7 @@ void forward_stream(const Problem& p, int64_t b, int64_t stream, int64_t blocks,
             Block& k = s.blocks[j];
             if (p.carry)
                 for (int64_t i = 0; i < p.states; ++i) store(carry_at(p, b, stream, chunk, k) + i * p.padded(), k.h[i]);
-            load_steps(p, k, count, s);
+            load_steps<false>(p, k, count, s);
             forward_steps<N>(p, stream, j, blocks, count, s, y, add);
         }
     }
@@ -306,7 +308,7 @@ void backward_stream(const Problem& p, int64_t b, int64_t stream, int64_t blocks
         const int count = load_chunk(p, b, stream, chunk, chunk - 1, s);
         for (int64_t j = 0; j < blocks; ++j) {
             Block& k = s.blocks[j];
-            load_steps(p, k, count, s);
+            load_steps<true>(p, k, count, s);
             for (int t = 0; t < count; ++t) s.grad[t] = load(p.grad_y + s.pixel[t] * p.pixel_channels + k.at, k.lanes);
             recompute_states<N>(p, k, carry_at(p, b, stream, chunk, k), count, s);
             clear_parameter_gradients(p, k);

@@ -69,8 +69,9 @@ INLINE V exp2v(V x) {
 #endif
 }
 
-// softplus(z) and its derivative. log(1 + e) = 2 atanh(e / (2 + e)) keeps full relative accuracy for small e;
-// above 20 the sum is z to the last bit, which is where torch switches to z.
+// softplus(z) and, where asked for, its derivative (which costs a division). log(1 + e) = 2 atanh(e / (2 + e)) keeps
+// full relative accuracy for small e; above 20 the sum is z to the last bit, which is where torch switches to z.
+template <bool with_derivative>
 INLINE V softplus(V z, V& derivative) {
     V e = exp2v((V)((I)z | (int32_t)0x80000000) * 1.44269504f);  // exp(-|z|)
     V w = e / (e + 2.0f), w2 = w * w;
@@ -78,7 +79,7 @@ INLINE V softplus(V z, V& derivative) {
     p = p * w2 + 0.200107636f;
     p = p * w2 + 0.333332081f;
     V log1p = (w + w) + (w + w) * (p * w2);
-    derivative = (z > V{} ? splat(1.0f) : e) / (e + 1.0f);
+    if (with_derivative) derivative = (z > V{} ? splat(1.0f) : e) / (e + 1.0f);
     return (z > V{} ? z : V{}) + log1p;
 }
 
