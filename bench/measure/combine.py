@@ -46,6 +46,8 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         metrics |= _latency(latency)
     metrics |= _phases(rounds) | _energy(rounds) | _clocks(rounds)
     metrics |= _roofline(rounds, metrics)
+    phases = [r.get("phases_s", {}) for r in rounds]
+    metrics["phases_s"] = {name: sum(p.get(name, 0.0) for p in phases) for name in {n: None for p in phases for n in p}}
     metrics |= _noise(rounds, blocks, latency)
     return metrics
 

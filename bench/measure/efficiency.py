@@ -71,6 +71,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         failure = str(error).strip().splitlines()[0]
     # Outside the except clause: a caught exception holds its frames, and they hold the tensors.
     if not failure:
+        raw["phases_s"] = phase.seconds()
         return Result(json.loads(json.dumps(raw)), timings=phase.seconds())
     if cell.device.startswith("cuda"):
         torch.cuda.empty_cache()
