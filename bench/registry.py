@@ -173,13 +173,18 @@ def _resolve(target: str | Callable[..., Any], name: str) -> Callable[..., Any]:
     return resolved
 
 
-def _words_of(registered: Iterable[ModelFacts | DatasetInfo]) -> Iterator[tuple[str, str]]:
-    """Pairs of a word (a dataset's group, a main model's family) and a name it stands for."""
+def _gather(
+    words: dict[str, tuple[str, ...]], registered: Iterable[ModelFacts | DatasetInfo]
+) -> dict[str, tuple[str, ...]]:
+    """Add to the aliases the groups of datasets and the families of main models."""
     for facts in registered:
         if isinstance(facts, DatasetInfo):
-            yield from ((group, facts.name) for group in facts.groups)
-        elif facts.group == "main":
-            yield facts.family, facts.name
+            groups = facts.groups
+        else:
+            groups = (facts.family,) if facts.group == "main" else ()
+        for group in groups:
+            words[group] = (*words.get(group, ()), facts.name)
+    return words
 
 
 class Registry(Generic[Facts]):
@@ -242,10 +247,7 @@ class Registry(Generic[Facts]):
     def words(self) -> dict[str, tuple[str, ...]]:
         """Words that stand for several names: aliases, families or groups, and ``all``."""
         self._load_builtins()
-        found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
-        for word, name in _words_of(self._facts.values()):
-            found[word] = (*found.get(word, ()), name)
-        return found
+        return _gather({name: patterns for name, (patterns, _) in self._aliases.items()}, self._facts.values())
 
     def expand(self, pattern: str) -> list[str]:
         """Names that a word, a glob or a name stands for. Raises RegistryError when there are none."""
