@@ -1,8 +1,8 @@
 """The compiled CPU backend: `scan_cpu.cpp` through ctypes (compiled at first use, see `cpu_build`).
 
 The kernel computes in float32 on channels-last data; here tensors are converted, outputs allocated and partial sums
-added in a fixed order. Results do not depend on the number of threads, except the last bits of the gradients of the
-projections where there are more threads than scans (batch x directions).
+added in a fixed order: the same bits on every run. Nor do they depend on the number of threads, except the last bits of
+the gradient of proj (B, C) where the batch does not divide evenly among the threads.
 
 Threads are those of torch's own OpenMP: they are awake between two operators, while a second pool would fight them
 for the cores. Without them (macOS, or after a fork of a process that has used them) a call starts its own.
@@ -124,8 +124,9 @@ def _own(t: Tensor) -> Tensor:
 
 @cache
 def _even_groups(tasks: int, blocks: int, threads: int) -> int:
-    """Into how many parts to divide the blocks of each task so that all threads end together; few, as parts cost."""
-    return min(range(1, blocks + 1), key=lambda parts: (-(-tasks * parts // threads) * -(-blocks // parts), parts))
+    """Into how many parts to divide the blocks of each task: the fewest that keep all threads busy to within 15 %."""
+    rounds = {parts: -(-tasks * parts // threads) * -(-blocks // parts) for parts in range(1, blocks + 1)}
+    return next(parts for parts in rounds if rounds[parts] <= 1.15 * min(rounds.values()))
 
 
 def _ordered_sum(parts: Tensor) -> Tensor:
@@ -201,6 +202,16 @@ class _Scan:
         }
         self.tensors = {k: None if t is None else t.float().contiguous() for k, t in self.tensors.items()}
 
+    def _division(self) -> tuple[bool, int]:
+        """Whether streams are tasks of their own, and the parts the blocks of channels are divided into.
+
+        Both cost memory: streams that share channels one more image each, parts (backwards) one more gradient of proj
+        each. So there are no more tasks than the threads need; with a batch of as many images there is one an image.
+        """
+        batch, threads = max(self.counts["batch"], 1), torch.get_num_threads()
+        split = self.streams > 1 and (not self.shared or batch * self.blocks < threads)
+        return split, _even_groups(batch * (self.streams if split else 1), self.blocks, threads)
+
     def _images(self, split: bool) -> Tensor:
         """Float32 memory for an output of x's shape; one a stream where streams are split and share channels."""
         x = self.tensors["x"]
@@ -208,12 +219,10 @@ class _Scan:
         return x.new_empty((self.streams if split and self.shared else 1, *x.shape))
 
     def forward(self, carry: Tensor | None) -> Tensor:
-        """The output, float32. Streams become separate tasks only where there would be too few."""
-        batch, threads = self.counts["batch"], torch.get_num_threads()
-        split = self.streams > 1 and batch * self.blocks < threads
+        """The output, float32."""
+        split, groups = self._division()
         y = self._images(split)
         if y.numel():
-            groups = _even_groups(batch * (self.streams if split else 1), self.blocks, threads)
             tensors = {**self.tensors, "y": y, "carry": carry}
             _call(False, self.directions, tensors, split=int(split), groups=groups, **self.counts)
         return _ordered_sum(y)
@@ -221,10 +230,7 @@ class _Scan:
     def backward(self, grad_y: Tensor, carry: Tensor) -> dict[str, Tensor]:
         """Gradients in float32, by the names of the arguments; those of parameters stream by stream."""
         b, h, w, _ = grad_y.shape
-        threads = torch.get_num_threads()
-        split = self.streams > 1 and b < threads  # one more grad_x a stream, but nothing else
-        tasks = max(b, 1) * (self.streams if split else 1)
-        groups = min(self.blocks, -(-threads // tasks))  # one more grad_proj a group: only when threads would idle
+        split, groups = self._division()
         grad_x = self._images(split)
         grad_proj = grad_x.new_empty(groups, b, h, w, self.streams, self.rank + 2 * self.states)
         grad_delta = None if self.tensors["delta"] is None else grad_x.new_empty(grad_y.shape)

@@ -72,7 +72,8 @@ def threads():
 def test_same_bits_on_any_number_of_threads(own_threads: bool, threads, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where directions become tasks of their own, and blocks of channels (9 threads are more than 4 scans).
 
-    Only in the last case may the projection's gradient differ in its last bits: it is summed in another order.
+    Only where the batch does not divide among the threads may the projection's gradient differ in its last bits: it is
+    then summed over parts of the channels.
     """
     monkeypatch.setattr(cpu._Pool, "lost", own_threads)
     for b, h, w, d, n, r in ((1, 13, 11, 40, 16, 3), (3, 6, 5, 33, 1, 2), (20, 3, 4, 16, 5, 2)):
@@ -84,10 +85,23 @@ def test_same_bits_on_any_number_of_threads(own_threads: bool, threads, monkeypa
             y, carry = cpu.cross_scan_forward(*tensors, [0, 1, 2, 3], True)
             runs.append((y, *cpu.cross_scan_backward(torch.cos(y), *tensors, carry, [0, 1, 2, 3])))
             for i, (wanted, found) in enumerate(zip(runs[0], runs[-1], strict=True)):
-                if i == 2 and count > 4 * b:
+                if i == 2 and b % count:
                     torch.testing.assert_close(found, wanted)
                 else:
                     assert torch.equal(found, wanted), (i, count)
+
+
+@pytest.mark.parametrize(("tasks", "blocks", "threads", "parts"), [
+    (1, 6, 1, 1),  # one thread: nothing to divide
+    (1, 6, 2, 2),  # two threads and one image: half the channels each
+    (2, 6, 2, 1),  # an image each
+    (65, 6, 2, 1),  # one odd image in 65 is not worth another copy of a gradient
+    (3, 6, 2, 2),  # one odd image in 3 is
+    (1, 6, 4, 3),  # three threads of two blocks are as quick as four
+    (1, 2, 16, 2),  # never more parts than blocks
+])  # fmt: skip
+def test_channels_are_divided_only_where_threads_would_idle(tasks: int, blocks: int, threads: int, parts: int) -> None:
+    assert cpu._even_groups(tasks, blocks, threads) == parts
 
 
 def test_fork_after_use_does_not_hang() -> None:
