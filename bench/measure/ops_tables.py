@@ -20,7 +20,8 @@ def tables(rows: Sequence[Row]) -> Group:
         parts += [_check_table(checks), *_failures(checks)]
     times = [row for row in rows if row["kind"] == "time"]
     for one in dict.fromkeys(row["pass"] for row in times):
-        parts.append(_time_table(one, [row for row in times if row["pass"] == one]))
+        of_pass = [row for row in times if row["pass"] == one]
+        parts += [_time_table(one, of_pass), *_left_out(of_pass)]
     return Group(*parts)
 
 
@@ -50,6 +51,16 @@ def _failures(rows: list[Row]) -> list[Text]:
     return [Text(f"{row['backend']}, {row['case']}: {', '.join(row['failures'])}") for row in rows if not row["ok"]]
 
 
+def _short(row: Row) -> str:
+    return f"{row['model']} s{row['stage']} {row['size']} px b{row['batch']}"
+
+
+def _left_out(rows: list[Row]) -> list[Text]:
+    """Why a backend has no figure."""
+    missing = [row for row in rows if row["status"] != "ok"]
+    return [Text(f"{_short(row)}, {row['backend']}: {row['status']}, {row['reason']}", style="dim") for row in missing]
+
+
 def _time_table(one: str, rows: list[Row]) -> Table:
     table = Table(title=f"{one}: one block's core", title_justify="left")
     table.add_column("case", no_wrap=True)
@@ -58,13 +69,13 @@ def _time_table(one: str, rows: list[Row]) -> Table:
         table.add_column(name, justify="left" if name in ("backend", "floor by") else "right", no_wrap=True)
     before = None
     for row in rows:
-        case = f"{row['model']} s{row['stage']} {row['size']} px b{row['batch']}"
+        case = _short(row)
         shown = case if case != before else ""
         if before and shown:
             table.add_section()
         before = case
         if row["status"] != "ok":
-            table.add_row(shown, row["backend"], Text(f"{row['status']}: {row['reason']}", style="dim"))
+            table.add_row(shown, row["backend"], Text(row["status"], style="dim"))
             continue
         table.add_row(shown, row["backend"], f"{row['ms']:.3f}", f"{row['updates_per_s'] / 1e9:.3f}",
                       f"{row['bytes_per_s'] / 1e9:.1f}", f"{row['fraction_of_floor']:.1%}", row["floor_by"],
