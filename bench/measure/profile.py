@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 import sys
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -77,7 +78,8 @@ class Profile:
     """One forward pass of a model, taken apart.
 
     Attributes:
-        step_s: seconds of an undisturbed step; what the calls do not explain is Python, launches and waiting.
+        step_s: median seconds of an undisturbed step.
+        outside: share of the profiled steps that was in no operator (0 to 1): Python, launches, waiting.
     """
 
     model: str
@@ -86,6 +88,7 @@ class Profile:
     device: str
     threads: int
     step_s: float
+    outside: float
     calls: tuple[Call, ...]
 
     @property
@@ -194,8 +197,10 @@ def profile_model(
     with torch.no_grad():
         calls = record_calls(net, images)
     steps = max(1, min(STEPS, int(MAX_SECONDS / step_s)))
-    times = _operator_seconds(step, steps, device, trace)
-    return Profile(name, resolution, batch, device, torch.get_num_threads(), step_s, _timed(calls, times, steps))
+    times, wall_s = _operator_seconds(step, steps, device, trace, {call.operator for call in calls})
+    outside = max(0.0, 1 - sum(map(sum, times.values())) / wall_s)
+    threads = torch.get_num_threads()
+    return Profile(name, resolution, batch, device, threads, step_s, outside, _timed(calls, times, steps))
 
 
 def record_calls(net: torch.nn.Module, images: torch.Tensor) -> list[Call]:
@@ -242,8 +247,14 @@ def _paths(net: torch.nn.Module, path: list[str]) -> Iterator[None]:
             hook.remove()
 
 
-def _operator_seconds(step: Any, steps: int, device: str, trace: Path | None) -> dict[str, list[float]]:
-    """Operator name -> seconds of each of its calls, in order, over all profiled steps."""
+def _operator_seconds(
+    step: Any, steps: int, device: str, trace: Path | None, wanted: set[str]
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each call of the ``wanted`` operators, in order, over all profiled steps; and of the steps in all.
+
+    What a wanted operator calls itself (a convolution that reserves memory and copies) is part of it, and no call of
+    its own, as it is to the dispatch mode.
+    """
     import torch
     from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
@@ -251,18 +262,30 @@ def _operator_seconds(step: Any, steps: int, device: str, trace: Path | None) ->
     cuda = device.startswith("cuda")
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
     with profile(activities=activities) as run:
+        begin = time.perf_counter()
         for number in range(steps):
             step(number)
         if cuda:
             torch.cuda.synchronize(device)
+        wall_s = time.perf_counter() - begin
     if trace:
         trace.parent.mkdir(parents=True, exist_ok=True)
         run.export_chrome_trace(str(trace))
     found: dict[str, list[float]] = defaultdict(list)
-    events = [event for event in run.events() or () if event.device_type == DeviceType.CPU]
+    events = [event for event in run.events() or () if event.device_type == DeviceType.CPU and event.name in wanted]
     for event in sorted(events, key=lambda event: event.time_range.start):
-        found[event.name].append((event.device_time_total if cuda else event.cpu_time_total) / 1e6)
-    return found
+        if not _within(event, wanted):
+            found[event.name].append((event.device_time_total if cuda else event.cpu_time_total) / 1e6)
+    return found, wall_s
+
+
+def _within(event: Any, names: set[str]) -> bool:
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name in names:
+            return True
+        parent = parent.cpu_parent
+    return False
 
 
 def _timed(calls: Sequence[Call], times: dict[str, list[float]], steps: int) -> tuple[Call, ...]:

@@ -27,10 +27,9 @@ def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> 
 
     console = console or Console()
     threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}" if profile.device == "cpu" else ""
-    outside = max(0.0, profile.step_s - profile.operators_s)
     console.print(
         f"{profile.model} at {profile.resolution} px, batch {profile.batch}, fp32, {profile.device}{threads}: "
-        f"{1e3 * profile.step_s:.4g} ms a step, {outside / profile.step_s:.0%} of it outside operators "
+        f"{1e3 * profile.step_s:.4g} ms a step, {profile.outside:.0%} of it outside operators "
         "(Python, launches, waiting)",
         highlight=False,
     )
