@@ -44,7 +44,12 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, rest = parser.parse_known_args(argv)
+    if options.handler is _ops:
+        options.arguments = rest
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}; see `bench {argv[0]} --help`")
     options.command_line = shlex.join(["bench", *argv])
     try:
         return int(options.handler(options))
@@ -113,14 +118,13 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--data-root", type=Path)
     doctor.add_argument("--json", action="store_true", help="machine-readable")
 
-    from_rooms(commands)
+    _add_instruments(commands)
     return parser
 
 
-def from_rooms(commands: Any) -> None:
-    """Add the instruments: ``bench ops`` and ``bench profile``."""
-    ops = _command(commands, "ops", _ops, "check and time the selective-scan backends side by side")
-    ops.add_argument("arguments", nargs=argparse.REMAINDER, help="see `bench ops --help`")
+def _add_instruments(commands: Any) -> None:
+    # The instrument parses its own flags, --help included: it also runs as `python -m bench.measure.ops_bench`.
+    _command(commands, "ops", _ops, "check and time the selective-scan backends side by side", add_help=False)
     profile = _command(commands, "profile", _profile, "where a model's time goes: per stage and per operator")
     profile.add_argument("model")
     profile.add_argument("--resolution", type=int, default=224)
@@ -137,8 +141,9 @@ def _version() -> str:
     return f"medbench {bench.__version__}"
 
 
-def _command(commands: Any, name: str, handler: Any, text: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
+def _command(commands: Any, name: str, handler: Any, text: str, **more: Any) -> argparse.ArgumentParser:
+    description = text[0].upper() + text[1:] + "."
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description, **more)
     parser.set_defaults(handler=handler)
     return parser
 

@@ -64,7 +64,7 @@ class EfficiencySection(_Section):
     """The grid of the efficiency cells; without ``resolutions`` those of the sweep."""
 
     resolutions: PixelList | None = None
-    batches: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed), Field(min_length=1)] = [16]
+    batches: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)] = [16]
     precisions: Annotated[list[Precision], BeforeValidator(_listed), Field(min_length=1)] = ["fp32"]
     compile: Annotated[list[bool], BeforeValidator(_listed), Field(min_length=1)] = [False]
     modes: Annotated[list[Literal["infer", "train"]], BeforeValidator(_listed), Field(min_length=1)] = ["infer"]
