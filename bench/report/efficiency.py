@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from bench.report.results import Record
-from bench.report.scaling import Fit, crossovers, fit_exponent
+from bench.report.scaling import Fit, crossovers, fit_common_exponent, fit_exponent
 from bench.report.tables import (
     MISSING,
     Block,
@@ -225,6 +225,30 @@ def _fit(curve: Mapping[int, float]) -> Fit | None:
     return fit_exponent([r * r for r in sorted(curve)], [curve[r] for r in sorted(curve)])
 
 
+def family_exponents(members: Iterable[Record]) -> dict[str, tuple[int, Fit | None, Fit | None]]:
+    """Family -> its number of models and the exponents common to them, of families with two models or more."""
+    members = list(members)
+    costs = _curves(members, _seconds), _curves(members, lambda m: _scaled(m, "peak_memory_mib"))
+    families: dict[str, set[str]] = defaultdict(set)
+    for model, _ in costs[0].keys() | costs[1].keys():
+        families[family(model)].add(model)
+    found = {}
+    for name_, models in sorted(families.items()):
+        if len(models) < 2:
+            continue  # the model's own row says it
+        fits = [
+            fit_common_exponent(
+                ([r * r for r in sorted(curve)], [curve[r] for r in sorted(curve)])
+                for (model, _), curve in sorted(curves.items())
+                if model in models
+            )
+            for curves in costs
+        ]
+        if any(fits):
+            found[name_] = (len(models), fits[0], fits[1])
+    return found
+
+
 def _growth(members: Sequence[Record]) -> list[Block]:
     fits = exponents(members)
     if not fits:
@@ -232,15 +256,19 @@ def _growth(members: Sequence[Record]) -> list[Block]:
     columns = (
         Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
         Column("time 95 %", drop=1), Column("time R²", drop=3), Column("memory exponent"),
-        Column("memory 95 %", drop=2), Column("memory R²", drop=4), Column("resolutions", drop=6),
+        Column("memory 95 %", drop=2), Column("memory R²", drop=4), Column("points", drop=6),
     )  # fmt: skip
     lines = []
     for (model, batch), (time, memory) in fits.items():
         n = max(fit.n for fit in (time, memory) if fit)
         lines.append((model, str(batch or ""), *_fit_cells(time), *_fit_cells(memory), str(n)))
+    for name_, (count, time, memory) in family_exponents(members).items():
+        n = max(fit.n for fit in (time, memory) if fit)
+        lines.append((f"all {name_} ({count} models)", "", *_fit_cells(time), *_fit_cells(memory), str(n)))
     note = (
         "Growth with the image: cost is proportional to pixels (side squared) to the power of the exponent, so 1 is "
-        "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions."
+        "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions. "
+        "A family's exponent is common to its models, each with a factor of its own."
     )
     return [Text(note), Table(columns, rows_of(lines)).without_empty()]
 

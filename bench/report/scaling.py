@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -40,22 +40,40 @@ def fit_exponent(pixels: Sequence[float], cost: Sequence[float]) -> Fit | None:
     Returns:
         None when fewer than three different image sizes have a positive finite cost.
     """
-    x_all, y_all = np.asarray(pixels, dtype=np.float64), np.asarray(cost, dtype=np.float64)
-    if x_all.shape != y_all.shape:
-        raise ValueError(f"{x_all.size} image sizes for {y_all.size} costs")
-    known = np.isfinite(x_all) & np.isfinite(y_all) & (x_all > 0) & (y_all > 0)
-    if len(np.unique(x_all[known])) < 3:
+    return fit_common_exponent([(pixels, cost)])
+
+
+def fit_common_exponent(curves: Iterable[tuple[Sequence[float], Sequence[float]]]) -> Fit | None:
+    """Fit one exponent to several models, each with a factor of its own (analysis of covariance on logarithms).
+
+    Args:
+        curves: (pixels, cost) of each model, as for :func:`fit_exponent`; curves with fewer than three different
+            image sizes are left out.
+
+    Returns:
+        The common exponent; ``r2`` is the share of the variation within the models that it explains, ``n`` the
+        number of points. None when no curve is long enough.
+    """
+    x_parts, y_parts = [], []
+    for pixels, cost in curves:
+        x_all, y_all = np.asarray(pixels, dtype=np.float64), np.asarray(cost, dtype=np.float64)
+        if x_all.shape != y_all.shape:
+            raise ValueError(f"{x_all.size} image sizes for {y_all.size} costs")
+        known = np.isfinite(x_all) & np.isfinite(y_all) & (x_all > 0) & (y_all > 0)
+        if len(np.unique(x_all[known])) >= 3:
+            x, y = np.log(x_all[known]), np.log(y_all[known])
+            x_parts.append(x - x.mean())
+            y_parts.append(y - y.mean())
+    if not x_parts:
         return None
-    x, y = np.log(x_all[known]), np.log(y_all[known])
-    spread = float(((x - x.mean()) ** 2).sum())
-    slope = float(((x - x.mean()) * (y - y.mean())).sum()) / spread
-    residual = y - y.mean() - slope * (x - x.mean())
-    free = len(x) - 2
-    error = float(np.sqrt((residual**2).sum() / free / spread))
-    half = _t_quantile(free) * error
-    total = float(((y - y.mean()) ** 2).sum())
-    r2 = 1 - float((residual**2).sum()) / total if total > 0 else 1.0
-    return Fit(slope, slope - half, slope + half, r2, len(x))
+    x, y = np.concatenate(x_parts), np.concatenate(y_parts)
+    spread = float((x**2).sum())
+    slope = float((x * y).sum()) / spread
+    unexplained = float(((y - slope * x) ** 2).sum())
+    free = len(x) - len(x_parts) - 1
+    half = _t_quantile(free) * float(np.sqrt(unexplained / free / spread))
+    total = float((y**2).sum())
+    return Fit(slope, slope - half, slope + half, 1 - unexplained / total if total > 0 else 1.0, len(x))
 
 
 def _t_quantile(degrees: int) -> float:

@@ -221,7 +221,7 @@ def test_only_efficiency(run: Any, tmp_path: Path):
     assert "## Overall" not in text
     assert "## By dataset" not in text
     (row,) = table(text, "Growth with the image")
-    assert (row["time exponent"], row["memory exponent"], row["resolutions"]) == ("1.00", "0.50", "3")
+    assert (row["time exponent"], row["memory exponent"], row["points"]) == ("1.00", "0.50", "3")
     assert "Noise floor: not measured" in text
     assert len(accuracy_csv(tmp_path)) == 0
 

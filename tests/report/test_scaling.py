@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from bench.report.scaling import crossovers, fit_exponent
+from bench.report.scaling import crossovers, fit_common_exponent, fit_exponent
 
 
 def test_an_exact_power_law_is_found():
@@ -61,3 +62,25 @@ def test_a_difference_within_the_noise_is_no_crossover():
     (found,) = crossovers({"a": a, "b": {64: 1.2, 128: 1.99, 256: 3.5}}, margin=0.05)
     assert found.between == (64, 256)  # 128 is a tie and decides nothing
     assert crossovers({"a": a, "b": {512: 1.0}}) == []
+
+
+def test_a_familys_exponent_is_the_covariance_fit():
+    """One slope, a factor for each model: the same as least squares with a dummy column per model."""
+    rng = np.random.default_rng(3)
+    pixels = np.array([64.0, 128, 224, 384, 512]) ** 2
+    curves = [
+        (pixels[:k], f * pixels[:k] ** 1.3 * np.exp(rng.normal(0, 0.05, k))) for f, k in ((1, 5), (7, 4), (0.2, 3))
+    ]
+    design = np.zeros((12, 4))
+    at = 0
+    for i, (x, _) in enumerate(curves):
+        design[at : at + len(x), 0], design[at : at + len(x), i + 1] = np.log(x), 1
+        at += len(x)
+    y = np.log(np.concatenate([c for _, c in curves]))
+    solution, residual, *_ = np.linalg.lstsq(design, y, rcond=None)
+    fit = fit_common_exponent([*curves, (pixels[:2], pixels[:2])])  # two sizes say nothing about growth
+    assert fit is not None and fit.n == 12
+    assert fit.exponent == pytest.approx(solution[0])
+    error = np.sqrt(residual[0] / 8 * np.linalg.inv(design.T @ design)[0, 0])
+    assert fit.high - fit.exponent == pytest.approx(stats.t.ppf(0.975, 8) * error)
+    assert fit_common_exponent([]) is None
