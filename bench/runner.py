@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import os
 import shutil
 import signal
 import sys
@@ -266,7 +267,13 @@ def _driver_environment(plan: Plan) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _forkserver() -> Iterator[Any]:
-    """Provide a multiprocessing context whose server has torch, timm and our rooms imported, CUDA untouched."""
+    """Provide a multiprocessing context whose server has torch, timm and our rooms imported, CUDA untouched.
+
+    OpenMP's threads wait asleep, not spinning (a user's own setting stands): where anything else runs on the
+    machine, spinning threads keep the cores from the thread they wait for. Measured here beside one busy process:
+    Swin-T at 64 pixels, batch 8, takes 3.7 s a forward when they spin and 0.15 s when they sleep.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.preload"])
     yield context

@@ -127,6 +127,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu_cores": facts["cpu_cores"],
         "memory_gib": facts["memory_gib"],
         "threads": torch.get_num_threads(),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "scan_backend": chosen_backend(device),
