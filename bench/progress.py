@@ -53,9 +53,10 @@ class _Pace:
         self.estimated_s += estimate_s
         self.taken_s += seconds
 
-    def remaining_s(self) -> float:
+    def remaining_s(self, spent_s: float = 0.0) -> float:
+        """Seconds to the end; ``spent_s`` of the current job's estimate have passed."""
         ratio = (self.taken_s + SMOOTHING_S) / (self.estimated_s + SMOOTHING_S)
-        return self.left_s * ratio
+        return max(0.0, self.left_s - spent_s) * ratio
 
 
 class PlainObserver:
@@ -117,6 +118,7 @@ class RichObserver(PlainObserver):
             expand=True,
         )
         self.task = self.bar.add_task("cells", total=jobs, left="")
+        self.estimate_s = 0.0
         self.label = ""
         self.event: dict[str, Any] = {}
         self.began = time.monotonic()
@@ -135,7 +137,7 @@ class RichObserver(PlainObserver):
     def finish(self, label: str, record: Record | None, seconds: float) -> None:
         """Move the bar; print a line for a finished Cell."""
         self.pace.done(self.estimate_s, seconds)
-        self.bar.update(self.task, completed=self.index, left=f"{clock(self.pace.remaining_s())} left")
+        self.bar.update(self.task, completed=self.index)
         if record:
             mark, style = MARKS.get(record["status"], (record["status"].upper(), "yellow"))
             line = Text.assemble(
@@ -157,6 +159,8 @@ class RichObserver(PlainObserver):
         if event.get("images_per_s"):
             parts.append(f"{event['images_per_s']:.0f} images/s")
         parts.append(f"{time.monotonic() - self.began:.0f} s")
+        spent_s = min(time.monotonic() - self.began, self.estimate_s)
+        self.bar.update(self.task, left=f"about {clock(self.pace.remaining_s(spent_s))} left")
         current = Text(f"{self.label}: {', '.join(parts)}", overflow="ellipsis", no_wrap=True)
         return Group(current, self.bar)
 

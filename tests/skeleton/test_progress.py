@@ -1,0 +1,59 @@
+"""What a run shows while it goes, and the pace that corrects the estimate."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from bench.progress import SMOOTHING_S, PlainObserver, RichObserver, _Pace, clock, describe, make_observer
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"), [(3.2, "3 s"), (89, "89 s"), (600, "10 min"), (5300, "88 min"), (11100, "3 h 05 min")]
+)
+def test_clock(seconds, said):
+    assert clock(seconds) == said
+
+
+def test_pace_learns_from_what_took_longer():
+    pace = _Pace(1000.0)
+    assert pace.remaining_s() == 1000 and pace.remaining_s(spent_s=100) == 900
+    pace.done(200.0, 400.0)
+    assert pace.remaining_s() == pytest.approx(800 * (400 + SMOOTHING_S) / (200 + SMOOTHING_S))
+
+
+RECORD = {"kind": "accuracy", "status": "ok", "reason": "", "metrics": {"test_auc": 0.75, "test_acc": None}}
+
+
+def test_a_log_has_one_line_a_job():
+    out = io.StringIO()
+    observer = make_observer(Console(file=out, width=40))
+    assert type(observer) is PlainObserver
+    observer.begin(2, 3, 60.0)
+    for record in (None, RECORD):
+        observer.start("a long label that must not be broken or cut", 30.0)
+        observer.progress({"epoch": 1})
+        observer.finish("a long label that must not be broken or cut", record, 12.0)
+    observer.close()
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "3 cells are done already" and len(lines) == 4
+    assert "[2/2] a long label that must not be broken or cut: test AUC 0.750, ACC n/a (12.0 s" in lines[3]
+
+
+def test_a_terminal_shows_phase_epoch_loss_and_pace():
+    console = Console(file=io.StringIO(), width=120, force_terminal=True)
+    observer = make_observer(console)
+    assert isinstance(observer, RichObserver)
+    observer.begin(4, 0, 400.0)
+    observer.start("net on data", 100.0)
+    observer.progress({"phase": "train", "epoch": 2, "epochs": 9, "loss": 0.5, "images_per_s": 321.0})
+    with console.capture() as captured:
+        console.print(observer._view())
+    said = captured.get()
+    for part in ("net on data", "train", "epoch 2/9", "loss 0.500", "321 images/s", "0/4", "about 7 min left"):
+        assert part in said
+    observer.close()
+
+
+def test_a_failed_record_says_why():
+    assert describe({**RECORD, "status": "failed", "reason": "ValueError: no"}) == "failed: ValueError: no"
