@@ -213,7 +213,7 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(plan_json(plan, out), indent=1))
     else:
         print_plan(plan, out, _console())
-    return USAGE if plan.problems else 0
+    return 0 if plan.runnable else USAGE
 
 
 def _plugins(options: argparse.Namespace) -> None:

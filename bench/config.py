@@ -80,6 +80,7 @@ class RunSection(_Section):
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
+    download: bool = True
     skip_missing: bool = False
     retry: Annotated[list[Literal["failed", "timeout", "oom", "diverged"]], BeforeValidator(_listed)] = []
 

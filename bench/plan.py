@@ -39,7 +39,7 @@ class Plan:
         cells: key -> Cell, in the order they run.
         unsupported: key -> reason, for those of ``cells`` that cannot run.
         problems: files that are missing or damaged, each needed by some Cell.
-        skipped: one line for each dataset left out by ``--skip-missing``.
+        skipped: one line for each dataset left out by ``--skip-missing``; with it, no Cell needs a missing file.
     """
 
     device: str
@@ -49,6 +49,11 @@ class Plan:
     unsupported: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+
+    @property
+    def runnable(self) -> bool:
+        """Whether every Cell has its files."""
+        return len(self.problems) == len(self.skipped)
 
     def add(self, cell: Cell, reason: str | None) -> None:
         """Add a Cell once; remember why it cannot run."""
@@ -92,11 +97,10 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
     wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
     problems = preflight(wanted, plan.data_root)
     damaged = {(problem.dataset, problem.size) for problem in problems}
+    plan.problems = problems
     if loaded.sweep.run.skip_missing:
         plan.skipped = [str(problem) for problem in problems]
         wanted = [pair for pair in wanted if (pair[0].name, pair[1]) not in damaged]
-    else:
-        plan.problems = problems
     precision = section.precision
     if precision == "auto":
         precision = "bf16" if plan.device.startswith("cuda") else "fp32"

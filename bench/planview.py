@@ -127,7 +127,7 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
         )
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
-    if plan.problems:
+    if not plan.runnable:
         from bench.files import missing_message
 
         console.print(missing_message(plan.problems), markup=False, highlight=False, soft_wrap=True)
@@ -175,6 +175,6 @@ def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
             }
             for key, cell in plan.cells.items()
         ],
-        "missing": [str(problem) for problem in plan.problems],
+        "missing": [] if plan.runnable else [str(problem) for problem in plan.problems],
         "skipped": plan.skipped,
     }

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from bench import store
 from bench.config import Loaded
-from bench.files import MissingFilesError
+from bench.download import FetchError
+from bench.files import MissingFilesError, default_root, fetch
 from bench.plan import Plan, make_plan
-from bench.progress import make_observer
+from bench.progress import fetch_bars, make_observer
 from bench.report.leaderboard import Report
 from bench.runner import Outcome, execute
 
@@ -21,10 +22,26 @@ def run_directory(loaded: Loaded) -> Path:
     return Path(run.out).expanduser() if run.out else Path("results") / (loaded.sweep.sweep.preset or "sweep")
 
 
-def checked_plan(loaded: Loaded) -> Plan:
-    """Make the plan; raise MissingFilesError with one message on all files that are missing or damaged."""
+def ready_plan(loaded: Loaded, console: Console) -> Plan:
+    """Make the plan and download what files it misses; damaged files are the user's to replace.
+
+    Raises:
+        MissingFilesError: one message on all files that are still missing or damaged.
+    """
     plan = make_plan(loaded)
-    if plan.problems:
+    missing = [problem for problem in plan.problems if problem.reason == "missing"]
+    if missing and loaded.sweep.run.download:
+        root = plan.data_root or default_root()
+        console.print(f"downloading {len(missing)} files to {root}", soft_wrap=True, markup=False, highlight=False)
+        try:
+            with fetch_bars(console) as progress:
+                # One try without pause: without a network the answer should come at once; `bench fetch` is patient.
+                fetch([problem.file for problem in missing], root, progress, attempts=1)
+        except FetchError as error:
+            reason = str(error).splitlines()[0]
+            console.print(f"could not download: {reason}", soft_wrap=True, markup=False, highlight=False)
+        plan = make_plan(loaded)
+    if not plan.runnable:
         raise MissingFilesError(plan.problems)
     return plan
 
@@ -36,7 +53,7 @@ def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
         ConfigError, MissingFilesError: nothing has run.
         StoreError: the run directory cannot be written.
     """
-    plan = checked_plan(loaded)
+    plan = ready_plan(loaded, console)
     for line in plan.skipped:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)

@@ -1,11 +1,14 @@
 """Runs of real worker processes: every kind of fault, resuming, kills and Ctrl-C."""
 
+import functools
+import http.server
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +32,7 @@ def folder(tmp_path_factory):
         '[plugins]\npaths = ["mine.py"]\n'
         '[sweep]\ndatasets = "fake_data"\nresolutions = [28]\nrecipe = "quick"\nepochs = 2\n'
         "[efficiency]\nbatches = [4]\nbudget_s = 0.02\nrounds = 2\n"
-        "[run]\nthreads = 1\n"
+        "[run]\nthreads = 1\ndownload = false\n"
     )
     return path
 
@@ -227,6 +230,41 @@ def test_missing_data_is_told_before_anything_runs(folder):
         command(folder, "run", *arguments, "--skip-missing", "--datasets", "breastmnist,fake_data", "--out", "nodata")
     )
     assert code == 0 and "breastmnist" in (folder / "nodata" / "LEADERBOARD.md").read_text()
+
+
+REMOTE = """
+import hashlib
+from bench.registry import RemoteFile, register_dataset
+from mine_base import FakeData
+
+@register_dataset("remote", task="binary-class", classes=("a", "b"), channels=1, sizes=(28,), n_train=24)
+class Remote(FakeData):
+    def files(self, size):
+        return (RemoteFile("remote.npz", "URL", hashlib.md5(b"what the server sends").hexdigest()),)
+"""
+
+
+def test_missing_files_are_downloaded_before_anything_runs(folder, tmp_path):
+    (tmp_path / "served").mkdir()
+    (tmp_path / "served" / "remote.npz").write_bytes(b"what the server sends")
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path / "served"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/remote.npz"
+        shutil.copy(HERE / "faulty_plugin.py", folder / "mine_base.py")
+        (folder / "remote.py").write_text(REMOTE.replace("URL", url))
+        arguments = ["run", "--models", "fake_fine", "--datasets", "remote", "--kinds", "accuracy", "--dry-run"]
+        more = ["--set", 'plugins=["mine_base.py", "remote.py"]', "--data-root", "fetched", "--out", "fetched-run"]
+        code, said = finish(command(folder, *arguments, *more, PYTHONPATH=f"{folder}:{ROOT}"))
+        assert code == 2 and "remote.npz" in said and not (folder / "fetched").exists()
+        arguments.remove("--dry-run")
+        more += ["--set", "run.download=true"]
+        code, said = finish(command(folder, *arguments, *more, PYTHONPATH=f"{folder}:{ROOT}"))
+        server.shutdown()
+    assert code == 0 and (folder / "fetched" / "remote.npz").read_bytes() == b"what the server sends", said
+    (folder / "fetched" / "remote.npz").unlink()
+    code, said = finish(command(folder, *arguments, *more, PYTHONPATH=f"{folder}:{ROOT}"))
+    assert code == 2 and "could not download" in said and "put it at" in said
 
 
 def test_results_path_that_is_a_file(folder):
