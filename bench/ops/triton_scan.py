@@ -1,7 +1,7 @@
 """The Triton backend: fused scans on CUDA, compute capability 8.0 and later, or on the CPU under TRITON_INTERPRET=1.
 
-The kernels are in `triton_kernels.py`; this file chooses how they are cut into blocks and adds up what blocks leave
-behind, always in the same order: results are the same from run to run.
+The kernels are in `triton_walks.py`, `triton_backward.py` and `triton_sums.py`; this file chooses how work is cut into
+blocks and adds up what blocks leave behind, always in the same order: results are the same from run to run.
 
 A sequence is one warp's work for each 32 channels. Where images and channels are too few to fill the device, a
 sequence is cut into segments: a first walk finds what each segment adds to the state (the decay over it is
@@ -16,17 +16,23 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from bench.ops import triton_kernels as kernels
+from bench.ops import triton_backward, triton_sums, triton_walks
 
 NAME = "triton"
 CHANNELS = 32  # channels of a block: one warp
 CARRY_EVERY = 32  # positions between the states kept for the backward
+WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; the longer for 512 positions and more
 TILE = 16  # positions whose states the backward holds in registers at a time
 MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix product before the scan
-WARPS_PER_PROCESSOR = 4  # below this many sequences' warps for each multiprocessor, sequences are cut
+# Warps a multiprocessor runs at once without slowing each other down: the walk forward is limited by its schedulers,
+# the backward by its registers (both measured on an H200).
+FORWARD_SLOTS, BACKWARD_SLOTS = 6, 8
+MAX_SEGMENTS = 32
+MERGE_ROWS, BC_TILE = 8, 32  # rows and positions of a block in the kernels that add or reorder
 
 
 def unavailable(device_type: str) -> str | None:
@@ -53,7 +59,7 @@ def _order(h: int, w: int, directions: tuple[int, ...], device: torch.device) ->
 
 
 class _Layout(NamedTuple):
-    """Sizes, and where things lie; the strides are those of `triton_kernels.py`."""
+    """Sizes, and where things lie; the strides are those of `triton_walks.py`."""
 
     batch: int
     k: int
@@ -82,14 +88,9 @@ class _Layout(NamedTuple):
     def sequences(self) -> int:
         return self.batch * self.k
 
-    def segments(self, device: torch.device) -> tuple[int, int]:
-        """(segments, chunks a segment) that a sequence is cut into."""
-        warps = self.sequences * self.blocks
-        wanted = WARPS_PER_PROCESSOR * _processors(device)
-        if 2 * warps > wanted:  # cutting costs nearly twice the work
-            return 1, self.chunks
-        each = max(1, self.chunks * warps // wanted)
-        return -(-self.chunks // each), each
+    def segments(self, device: torch.device, slots: int, extra: float) -> tuple[int, int]:
+        """(segments, chunks a segment) that sequences are cut into; see `_cut`."""
+        return _cut(self.sequences * self.blocks, self.chunks, slots * _processors(device), extra)
 
     @property
     def strides(self) -> tuple[int, ...]:
@@ -116,6 +117,24 @@ class _Steps(NamedTuple):
         return {"R": rank, "DIRECT": not fused, "SOFTPLUS": self.softplus, "HAS_BIAS": self.bias is not None}
 
 
+@lru_cache(maxsize=1024)
+def _cut(warps: int, chunks: int, room: int, extra: float) -> tuple[int, int]:
+    """Cut sequences of `chunks` chunks, the work of `warps` warps, into (segments, chunks a segment).
+
+    The device runs `room` warps at once, in waves; each segment but one costs `extra` of its time again for the walk
+    that finds what it passes on. Fewer waves of shorter segments win.
+    """
+    best, best_time = 1, float(-(-warps // room))
+    for wanted in range(2, min(chunks, MAX_SEGMENTS) + 1):
+        each = -(-chunks // wanted)
+        segments = -(-chunks // each)
+        waves = -(-warps * segments // room) + extra * -(-warps * (segments - 1) // room)
+        if waves * each / chunks < 0.95 * best_time:
+            best, best_time = segments, waves * each / chunks
+    return best, -(-chunks // best)
+
+
+@lru_cache(maxsize=16)
 def _processors(device: torch.device) -> int:
     if device.type != "cuda":
         return 1
@@ -131,15 +150,22 @@ def _carry(p: _Layout, x: Tensor, save: bool) -> Tensor:
     return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
+def _decays(A: Tensor, p: _Layout) -> Tensor:
+    """A as (k,n,d), so that neighbouring channels read neighbouring words."""
+    return A.view(p.k, p.d, p.n).transpose(1, 2).contiguous()
+
+
 def _scan(
     p: _Layout, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor, y: Tensor,
     skip_features: int, save: bool,
 ) -> Tensor:  # fmt: skip
     """Write outputs to y (x's or the per-direction layout); returns the carry. B and C follow `skip_features`."""
-    segments, each = p.segments(x.device)
+    segments, each = p.segments(x.device, FORWARD_SLOTS, 1.0)
+    tile = LONG_WALK_TILE if p.length >= 512 else WALK_TILE
     carry = _carry(p, x, save)
     span = each * CARRY_EVERY
-    constants = {**steps.constants, "N": p.n, "NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY}
+    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY, "T": tile}
+    constants = {**steps.constants, "N": p.n, **sizes_of_blocks}
     proj = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     grid = (p.blocks, segments, p.sequences)
@@ -149,14 +175,14 @@ def _scan(
         if segments > 1:
             start, end = p.state(segments, x), p.state(segments, x)
             total = end.new_empty((p.sequences, segments, p.d))
-            kernels.walk_forward[grid](
+            triton_walks.walk_forward[(p.blocks, segments - 1, p.sequences)](
                 x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, **constants,
                 HAS_D=False, START=False, END=True, SAVE=False, num_warps=1,
             )  # fmt: skip
-            kernels.join_segments[(p.blocks, p.n, p.sequences)](
+            triton_walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
-        kernels.walk_forward[grid](
+        triton_walks.walk_forward[grid](
             x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes, **constants,
             HAS_D=D is not None, START=segments > 1, END=False, SAVE=save, num_warps=1,
         )  # fmt: skip
@@ -179,47 +205,63 @@ def _scan_backward(
     carry: Tensor, grad_x: Tensor, skip_features: int,
 ) -> _Grads:  # fmt: skip
     """Write the gradient of x to grad_x (per-direction layout) and return the others."""
-    segments, each = p.segments(x.device)
+    segments, each = p.segments(x.device, BACKWARD_SLOTS, 0.2)
     constants = {**steps.constants, "N": p.n, "CB": CHANNELS}
     features = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     adjoint, grad_a = p.state(segments, x, zero=segments == 1), p.state(segments, x, zero=True)
-    fine = grad_a.new_empty((p.sequences, segments, CARRY_EVERY // TILE - 1, p.n, p.d))
+    fine = grad_a.new_empty((p.sequences, p.chunks, CARRY_EVERY // TILE - 1, p.n, p.d))
     grad_raw = torch.empty_like(grad_x, dtype=torch.float32)
     grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length))
+    bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
     grid = (p.blocks, segments, p.sequences)
     with _on(x):
+        triton_sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
+            features, bc, order, p.length, p.k, p.pb, p.pk, p.ps, R=constants["R"], N2=2 * p.n,
+            NP2=triton.next_power_of_2(2 * p.n), T=BC_TILE,
+        )  # fmt: skip
         if segments > 1:
             end, total = p.state(segments, x), grad_a.new_empty((p.sequences, segments, p.d))
-            kernels.walk_adjoint[grid](
+            triton_walks.walk_adjoint[(p.blocks, segments - 1, p.sequences)](
                 grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * CARRY_EVERY, segments,
-                p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), num_warps=1,
+                p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), T=WALK_TILE,
+                num_warps=1,
             )  # fmt: skip
-            kernels.join_segments[(p.blocks, p.n, p.sequences)](
+            triton_walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, adjoint, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
             )
-        kernels.scan_backward[grid](
-            grad_y, x, delta, features, weight, bias, A, A if D is None else D, carry, adjoint, fine, grad_x, grad_raw,
-            grad_a, grad_bc, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
+        if CARRY_EVERY > TILE:
+            triton_backward.refine_states[(p.blocks, p.chunks, p.sequences)](
+                x, delta, features, bc, weight, bias, A, carry, fine, order, p.length, p.chunks, p.k, p.d, *p.strides,
+                **constants, K=CARRY_EVERY, T=TILE, num_warps=1,
+            )  # fmt: skip
+        triton_backward.scan_backward[grid](
+            grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, fine, grad_x,
+            grad_raw, grad_a, grad_bc, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
             **constants, HAS_D=D is not None, K=CARRY_EVERY, T=TILE, num_warps=1,
         )  # fmt: skip
     summed = grad_a.view(p.batch, p.k, segments, p.n, p.d).sum((0, 2)).transpose(1, 2).contiguous()
     return _Grads(grad_raw, summed, grad_bc)
 
 
-def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor) -> None:
-    """Write parts.sum(0) + skip * other to out, with the sum in float32."""
+def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor, x: Tensor | None = None) -> Tensor:
+    """Write parts.sum(0) + skip * other to out, with the sum in float32; with x, return the sum of other * x, (d,)."""
     k, rows, d = parts.shape
+    grid = (triton.cdiv(rows, MERGE_ROWS), triton.cdiv(d, 128))
+    grad_d = skip.new_empty((grid[0] if x is not None else 0, d))
     with _on(out):
-        kernels.merge[(triton.cdiv(rows, 8), triton.cdiv(d, 128))](parts, other, skip, out, rows, d, K=k, RB=8, CB=128)
+        triton_sums.merge[grid](
+            parts, other, skip, out, other if x is None else x, grad_d, rows, d, K=k, RB=MERGE_ROWS, CB=128,
+            WITH_D=x is not None,
+        )  # fmt: skip
+    return grad_d.sum(0)
 
 
 def _merge_bc(p: _Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank: int) -> None:
-    tile = 32
     with _on(grad_proj):
-        kernels.merge_bc[(triton.cdiv(p.length, tile), p.sequences)](
+        triton_sums.merge_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
             grad_bc, grad_proj, order, p.length, p.k, p.sequences, p.blocks, p.pb, p.pk, p.ps, R=rank, N2=2 * p.n,
-            NP2=triton.next_power_of_2(2 * p.n), T=tile,
+            NP2=triton.next_power_of_2(2 * p.n), T=BC_TILE,
         )  # fmt: skip
 
 
@@ -266,7 +308,7 @@ def cross_scan_forward(
     order = _order(h, w, tuple(directions), x.device)
     parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
-    carry = _scan(p, x, proj, steps, A.contiguous(), None, order, parts, dt_weight.shape[-1], save)
+    carry = _scan(p, x, proj, steps, _decays(A, p), None, order, parts, dt_weight.shape[-1], save)
     y = torch.empty_like(x)
     _merge(parts, x, D.sum(0), y)
     return y, carry
@@ -290,16 +332,18 @@ def cross_scan_backward(
     order = _order(h, w, tuple(directions), x.device)
     parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
-    grads = _scan_backward(p, grad_y, x, proj, steps, A.contiguous(), None, order, carry, parts, r)
+    grads = _scan_backward(p, grad_y, x, proj, steps, _decays(A, p), None, order, carry, parts, r)
     grad_x = torch.empty_like(x)
-    _merge(parts, grad_y, D.sum(0), grad_x)
+    grad_d = _merge(parts, grad_y, D.sum(0), grad_x, x)
     grad_proj = torch.empty_like(proj)
     _merge_bc(p, grads.bc, grad_proj, order, r)
-    low_rank = torch.bmm(grads.raw, dt_weight)
-    grad_proj.view(-1, p.k, proj.shape[-1])[..., :r] = low_rank.transpose(0, 1)
-    grad_weight = torch.bmm(grads.raw.transpose(1, 2), _low_rank(proj, r))
-    grad_d = (grad_y.float() * x.float()).sum((0, 1, 2)).expand_as(D).contiguous()
-    return grad_x, grad_proj, grad_weight, grads.raw.sum(1), grads.A, grad_d
+    grad_proj.view(-1, p.k, proj.shape[-1])[..., :r] = torch.bmm(grads.raw, dt_weight).transpose(0, 1)
+    # One product an image, then their sum: as one product over all pixels it has too few outputs to fill a device.
+    features = F.pad(_low_rank(proj, r), (0, 1), value=1.0)  # the last column sums the bias's gradient
+    images = (p.k * p.batch, p.length, -1)
+    both = torch.bmm(grads.raw.view(images).transpose(1, 2), features.view(images)).view(p.k, p.batch, d, r + 1).sum(1)
+    grad_weight, grad_bias = both[..., :r].contiguous(), both[..., r].contiguous()
+    return grad_x, grad_proj, grad_weight, grad_bias, grads.A, grad_d.expand_as(D).contiguous()
 
 
 # ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
@@ -338,7 +382,7 @@ def selective_scan_forward(
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
     y = torch.empty_like(x)
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
-    carry = _scan(p, x, bc, steps, A.contiguous(), D, order, y, 0, save)
+    carry = _scan(p, x, bc, steps, _decays(A, p), D, order, y, 0, save)
     return _channels_last(y), carry
 
 
@@ -360,7 +404,7 @@ def selective_scan_backward(
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
     grad_y, grad_x, grad_bc = _channels_last(grad_out), torch.empty_like(x), torch.empty_like(bc)
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
-    grads = _scan_backward(p, grad_y, x, bc, steps, A.contiguous(), D, order, carry, grad_x, 0)
+    grads = _scan_backward(p, grad_y, x, bc, steps, _decays(A, p), D, order, carry, grad_x, 0)
     _merge_bc(p, grads.bc, grad_bc, order, 0)
     # Clones: an operator's outputs must not share memory.
     grad_b, grad_c = (t.clone() for t in grad_bc.permute(0, 2, 3, 1).contiguous().split(p.n, dim=2))

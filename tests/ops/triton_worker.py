@@ -65,11 +65,12 @@ def cross_errors(
 
 def cut_fixture(name: str) -> dict[str, float]:
     """A fixture with every sequence cut into segments of one chunk."""
-    before, triton_scan.WARPS_PER_PROCESSOR = triton_scan.WARPS_PER_PROCESSOR, 1 << 20
+    before = triton_scan._processors
+    triton_scan._processors = lambda device: 1 << 20
     try:
         return run_fixture(name, "triton")
     finally:
-        triton_scan.WARPS_PER_PROCESSOR = before
+        triton_scan._processors = before
 
 
 def main() -> None:
