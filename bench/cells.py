@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Raised when the way a Cell is computed changes, so that old records are not taken for new ones.
 ACCURACY_PROTOCOL = 1
-EFFICIENCY_PROTOCOL = 1
+EFFICIENCY_PROTOCOL = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class AccuracyCell:
     precision: str
     data_fingerprint: str
     weights_sha256: str | None = None
-    plugin_sha256: str | None = None
+    model_plugin_sha256: str | None = None
+    data_plugin_sha256: str | None = None
     protocol: int = ACCURACY_PROTOCOL
 
     kind = "accuracy"
@@ -64,7 +65,8 @@ class EfficiencyCell:
     versions: Mapping[str, str]
     budget_s: float
     rounds: int
-    plugin_sha256: str | None = None
+    omp_wait_policy: str = ""
+    model_plugin_sha256: str | None = None
     protocol: int = EFFICIENCY_PROTOCOL
 
     kind = "efficiency"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -133,6 +134,7 @@ def _add_instruments(commands: Any) -> None:
     profile.add_argument("--picture", type=Path, help="write a flame-style picture (PNG)")
     profile.add_argument("--trace", type=Path, help="write the Chrome trace (JSON)")
     profile.add_argument("--json", action="store_true", help="machine-readable")
+    _add_config(profile)
 
 
 def _version() -> str:
@@ -285,6 +287,10 @@ def _ops(options: argparse.Namespace) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
+    from bench.plan import omp_wait_policy
+
+    _plugins(options)
+    os.environ["OMP_WAIT_POLICY"] = omp_wait_policy()  # as in the efficiency cells; read when torch is imported
     from bench.measure.profile import main as profile_main
 
     return int(profile_main(options))

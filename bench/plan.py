@@ -119,7 +119,8 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
             precision=precision,
             data_fingerprint=_fingerprint(info, size, plan.data_root, (info.name, size) in damaged),
             weights_sha256=_weights_sha256(spec),
-            plugin_sha256=_plugin_sha256(facts, info),
+            model_plugin_sha256=_plugin_sha256(facts),
+            data_plugin_sha256=_plugin_sha256(info),
         )
         plan.add(cell, facts.unsupported(resolution, dict(spec.options)))
 
@@ -166,9 +167,8 @@ def _weights_sha256(spec: ModelSpec) -> str | None:
     return file_sha256(str(path.resolve()))
 
 
-def _plugin_sha256(*facts: ModelFacts | DatasetInfo) -> str | None:
-    files = sorted({item.plugin_file for item in facts if item.plugin_file})
-    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest() if files else None
+def _plugin_sha256(facts: ModelFacts | DatasetInfo) -> str | None:
+    return file_sha256(facts.plugin_file) if facts.plugin_file else None
 
 
 @functools.cache
@@ -201,7 +201,8 @@ def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None
             versions=versions,
             budget_s=section.budget_s,
             rounds=section.rounds,
-            plugin_sha256=_plugin_sha256(model),
+            omp_wait_policy=omp_wait_policy(),
+            model_plugin_sha256=_plugin_sha256(model),
         )
         reason = model.unsupported(resolution, dict(spec.options))
         if precision == "tf32" and plan.device == "cpu":
@@ -253,6 +254,16 @@ def scan_backend(device: str) -> str:
         return "triton" if util.find_spec("triton") else "reference"
     compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++")
     return "cpu" if any(name and shutil.which(name) for name in compilers) else "reference"
+
+
+def omp_wait_policy() -> str:
+    """Return how workers' OpenMP threads wait; asleep unless the user's own environment says otherwise.
+
+    Where anything else runs on the machine, spinning threads keep the cores from the thread they wait for. Measured
+    on 2 cores beside one busy process: Swin-T at 64 pixels, batch 8, takes 3.7 s a forward when they spin and 0.15 s
+    when they sleep.
+    """
+    return os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @functools.cache

@@ -25,7 +25,8 @@ from bench import store
 from bench.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label
 from bench.config import Loaded
 from bench.estimate import estimate_s
-from bench.plan import Plan
+from bench.measure.combine import combine
+from bench.plan import Plan, omp_wait_policy
 from bench.store import Record
 from bench.worker import Job, work
 
@@ -93,6 +94,11 @@ def execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: 
             result = Result({}, "unsupported", reason)
             outcome.written.append(_write(out, key, plan.cells[key], _Finished(result, _driver_environment(plan), 0.0)))
     todo = {key: cell for key, cell in plan.cells.items() if key not in done and key not in plan.unsupported}
+    for key, cell in todo.items():  # killed between the last round and the Record
+        if isinstance(cell, EfficiencyCell) and (record := _combined(out, key, cell)):
+            done.add(key)
+            outcome.written.append(record)
+    todo = {key: cell for key, cell in todo.items() if key not in done}
     jobs = list(_jobs(loaded, plan, out, todo))
     observer.begin(len(jobs), outcome.resumed, sum(_estimate_s(job) for job in jobs))
     try:
@@ -139,8 +145,10 @@ def _jobs(loaded: Loaded, plan: Plan, out: Path, todo: dict[str, Cell]) -> Itera
     }
     efficiency = {key: cell for key, cell in todo.items() if isinstance(cell, EfficiencyCell)}
     for number in range(max((cell.rounds for cell in efficiency.values()), default=0)):
-        for key, cell in efficiency.items():
-            if number < cell.rounds and not _round_path(out, key, number).is_file():
+        # Every other round backwards: else a model always follows the same neighbour, and its heat shows in no spread.
+        order = list(efficiency.items())[:: -1 if number % 2 else 1]
+        for key, cell in order:
+            if number < cell.rounds and _read_round(out, key, number) is None:
                 yield Job(key, cell, number, **common)
     yield from (Job(key, cell, None, **common) for key, cell in todo.items() if isinstance(cell, AccuracyCell))
 
@@ -162,20 +170,23 @@ def _do(context: Any, job: Job, out: Path, observer: Observer) -> Record | None:
     assert isinstance(job.cell, EfficiencyCell)
     entry = {"metrics": finished.result.metrics, "environment": finished.environment, "seconds": finished.seconds}
     store.write_json(_round_path(out, job.key, job.round), entry)
-    rounds = [_read_round(_round_path(out, job.key, n)) for n in range(job.cell.rounds)]
-    if any(item is None for item in rounds):
-        return None
-    from bench.measure.combine import combine
+    return _combined(out, job.key, job.cell)
 
-    complete = [item for item in rounds if item]
+
+def _combined(out: Path, key: str, cell: EfficiencyCell) -> Record | None:
+    """Write the Record of a Cell whose rounds are all there; None while one is missing."""
+    rounds = [_read_round(out, key, number) for number in range(cell.rounds)]
+    complete = [item for item in rounds if item is not None]
+    if len(complete) < cell.rounds:
+        return None
     result = Result(combine([item["metrics"] for item in complete]))
     seconds = sum(item["seconds"] for item in complete)
-    return _write(out, job.key, job.cell, _Finished(result, complete[0]["environment"], seconds))
+    return _write(out, key, cell, _Finished(result, complete[0]["environment"], seconds))
 
 
-def _read_round(path: Path) -> dict[str, Any] | None:
+def _read_round(out: Path, key: str, number: int) -> dict[str, Any] | None:
     try:
-        return dict(json.loads(path.read_bytes()))
+        return dict(json.loads(_round_path(out, key, number).read_bytes()))
     except (FileNotFoundError, ValueError):
         return None
 
@@ -267,13 +278,8 @@ def _driver_environment(plan: Plan) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _forkserver() -> Iterator[Any]:
-    """Provide a multiprocessing context whose server has torch, timm and our rooms imported, CUDA untouched.
-
-    OpenMP's threads wait asleep, not spinning (a user's own setting stands): where anything else runs on the
-    machine, spinning threads keep the cores from the thread they wait for. Measured here beside one busy process:
-    Swin-T at 64 pixels, batch 8, takes 3.7 s a forward when they spin and 0.15 s when they sleep.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    """Provide a multiprocessing context whose server has torch, timm and our rooms imported, CUDA untouched."""
+    os.environ["OMP_WAIT_POLICY"] = omp_wait_policy()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.preload"])
     yield context

@@ -114,6 +114,26 @@ def test_efficiency_rounds_are_combined_and_cleared(faulty_run):
     assert not list((out / "rounds").glob("*/*"))
 
 
+def test_rounds_without_their_record_are_combined_and_a_torn_round_is_measured_again(folder):
+    arguments = ["run", "--models", "fake_fine", "--kinds", "efficiency", "--set", "efficiency.rounds=3"]
+    process = command(folder, *arguments, "--out", "rounds")
+    assert wait_for(lambda: len(list((folder / "rounds" / "rounds").glob("*/*.json"))) == 2)
+    process.kill()
+    process.communicate()
+    (kept,) = (folder / "rounds" / "rounds").iterdir()
+    torn, whole = kept / "0.json", (kept / "1.json").read_bytes()
+    torn.write_bytes(whole[:50])
+    (kept / "2.json").write_bytes(whole)
+    code, said = finish(command(folder, *arguments, "--out", "rounds"))
+    assert code == 0 and "1 jobs" in said and not kept.exists()
+    (folder / "rounds" / "cells" / f"{kept.name}.json").unlink()
+    kept.mkdir()
+    for number in range(3):
+        (kept / f"{number}.json").write_bytes(whole)
+    code, said = finish(command(folder, *arguments, "--out", "rounds"))
+    assert code == 0 and "0 jobs" in said and store.read_records(folder / "rounds")[0][0]["key"] == kept.name
+
+
 def stamps(out):
     return {path.name: path.stat().st_mtime_ns for path in (out / "cells").glob("*.json")}
 
