@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from contextlib import AbstractContextManager, nullcontext
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -21,17 +20,15 @@ import triton
 from torch import Tensor
 
 from bench.ops import triton_backward, triton_sums, triton_walks
+from bench.ops.triton_layout import CARRY_EVERY, CHANNELS, Layout, order_table
 
 NAME = "triton"
-CHANNELS = 32  # channels of a block: one warp
-CARRY_EVERY = 32  # positions between the states kept for the backward
 WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; the longer for 512 positions and more
 TILE = 16  # positions whose states the backward holds in registers at a time
 MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix product before the scan
 # Warps a multiprocessor runs at once without slowing each other down: the walk forward is limited by its schedulers,
 # the backward by its registers (both measured on an H200).
 FORWARD_SLOTS, BACKWARD_SLOTS = 6, 8
-MAX_SEGMENTS = 32
 MERGE_ROWS, BC_TILE = 8, 32  # rows and positions of a block in the kernels that add or reorder
 
 
@@ -49,59 +46,6 @@ def unavailable(device_type: str) -> str | None:
     return None
 
 
-@lru_cache(maxsize=64)
-def _order(h: int, w: int, directions: tuple[int, ...], device: torch.device) -> Tensor:
-    """The pixel that each direction reads at each position, int32 (k, h*w)."""
-    rows = torch.arange(h * w, dtype=torch.int32, device=device)
-    columns = rows.view(h, w).t().reshape(-1)
-    tables = [columns if i % 2 else rows for i in directions]
-    return torch.stack([t.flip(0) if i >= 2 else t for i, t in zip(directions, tables, strict=True)])
-
-
-class _Layout(NamedTuple):
-    """Sizes, and where things lie; the strides are those of `triton_walks.py`."""
-
-    batch: int
-    k: int
-    length: int
-    d: int  # channels of one direction
-    n: int
-    xb: int
-    xk: int
-    xs: int
-    yb: int
-    yk: int
-    ys: int
-    pb: int
-    pk: int
-    ps: int
-
-    @property
-    def blocks(self) -> int:
-        return -(-self.d // CHANNELS)
-
-    @property
-    def chunks(self) -> int:
-        return -(-self.length // CARRY_EVERY)
-
-    @property
-    def sequences(self) -> int:
-        return self.batch * self.k
-
-    def segments(self, device: torch.device, slots: int, extra: float) -> tuple[int, int]:
-        """(segments, chunks a segment) that sequences are cut into; see `_cut`."""
-        return _cut(self.sequences * self.blocks, self.chunks, slots * _processors(device), extra)
-
-    @property
-    def strides(self) -> tuple[int, ...]:
-        return self.xb, self.xk, self.xs, self.yb, self.yk, self.ys, self.pb, self.pk, self.ps
-
-    def state(self, segments: int, like: Tensor, zero: bool = False) -> Tensor:
-        """One state a segment, (s, segments, n, d) float32."""
-        make = torch.zeros if zero else torch.empty
-        return make((self.sequences, segments, self.n, self.d), dtype=torch.float32, device=like.device)
-
-
 class _Steps(NamedTuple):
     """Step sizes: given (delta), or a product of rank r of the projections with weight (k,d,r); bias (k*d) or None."""
 
@@ -117,46 +61,22 @@ class _Steps(NamedTuple):
         return {"R": rank, "DIRECT": not fused, "SOFTPLUS": self.softplus, "HAS_BIAS": self.bias is not None}
 
 
-@lru_cache(maxsize=1024)
-def _cut(warps: int, chunks: int, room: int, extra: float) -> tuple[int, int]:
-    """Cut sequences of `chunks` chunks, the work of `warps` warps, into (segments, chunks a segment).
-
-    The device runs `room` warps at once, in waves; each segment but one costs `extra` of its time again for the walk
-    that finds what it passes on. Fewer waves of shorter segments win.
-    """
-    best, best_time = 1, float(-(-warps // room))
-    for wanted in range(2, min(chunks, MAX_SEGMENTS) + 1):
-        each = -(-chunks // wanted)
-        segments = -(-chunks // each)
-        waves = -(-warps * segments // room) + extra * -(-warps * (segments - 1) // room)
-        if waves * each / chunks < 0.95 * best_time:
-            best, best_time = segments, waves * each / chunks
-    return best, -(-chunks // best)
-
-
-@lru_cache(maxsize=16)
-def _processors(device: torch.device) -> int:
-    if device.type != "cuda":
-        return 1
-    return torch.cuda.get_device_properties(device).multi_processor_count
-
-
 def _on(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def _carry(p: _Layout, x: Tensor, save: bool) -> Tensor:
+def _carry(p: Layout, x: Tensor, save: bool) -> Tensor:
     shape = (p.sequences, p.chunks, p.n, p.d) if save else (0,)
     return torch.empty(shape, dtype=torch.float32, device=x.device)
 
 
-def _decays(A: Tensor, p: _Layout) -> Tensor:
+def _decays(A: Tensor, p: Layout) -> Tensor:
     """A as (k,n,d), so that neighbouring channels read neighbouring words."""
     return A.view(p.k, p.d, p.n).transpose(1, 2).contiguous()
 
 
 def _scan(
-    p: _Layout, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor, y: Tensor,
+    p: Layout, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor, y: Tensor,
     skip_features: int, save: bool,
 ) -> Tensor:  # fmt: skip
     """Write outputs to y (x's or the per-direction layout); returns the carry. B and C follow `skip_features`."""
@@ -201,7 +121,7 @@ class _Grads(NamedTuple):
 
 
 def _scan_backward(
-    p: _Layout, grad_y: Tensor, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor,
+    p: Layout, grad_y: Tensor, x: Tensor, proj: Tensor, steps: _Steps, A: Tensor, D: Tensor | None, order: Tensor,
     carry: Tensor, grad_x: Tensor, skip_features: int,
 ) -> _Grads:  # fmt: skip
     """Write the gradient of x to grad_x (per-direction layout) and return the others."""
@@ -257,7 +177,7 @@ def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor, x: Tensor | 
     return grad_d.sum(0)
 
 
-def _merge_bc(p: _Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank: int) -> None:
+def _merge_bc(p: Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank: int) -> None:
     with _on(grad_proj):
         triton_sums.merge_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
             grad_bc, grad_proj, order, p.length, p.k, p.sequences, p.blocks, p.pb, p.pk, p.ps, R=rank, N2=2 * p.n,
@@ -273,10 +193,10 @@ def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: in
     return (b * k, (h * w + CARRY_EVERY - 1) // CARRY_EVERY, n, d)
 
 
-def _cross_layout(x: Tensor, proj: Tensor, n: int) -> _Layout:
+def _cross_layout(x: Tensor, proj: Tensor, n: int) -> Layout:
     b, h, w, d = x.shape
     k, features, length = proj.shape[3], proj.shape[4], h * w
-    return _Layout(b, k, length, d, n, length * d, 0, d, length * d, b * length * d, d, length * k * features,
+    return Layout(b, k, length, d, n, length * d, 0, d, length * d, b * length * d, d, length * k * features,
                    features, k * features)  # fmt: skip
 
 
@@ -305,7 +225,7 @@ def cross_scan_forward(
     """Scan an image (b,h,w,d) in every direction and add the results; see `bench.ops.cross_selective_scan`."""
     _, h, w, d = x.shape
     p = _cross_layout(x, proj, A.shape[-1])
-    order = _order(h, w, tuple(directions), x.device)
+    order = order_table(h, w, tuple(directions), x.device)
     parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
     carry = _scan(p, x, proj, steps, _decays(A, p), None, order, parts, dt_weight.shape[-1], save)
@@ -329,7 +249,7 @@ def cross_scan_backward(
     _, h, w, d = x.shape
     r = dt_weight.shape[-1]
     p = _cross_layout(x, proj, A.shape[-1])
-    order = _order(h, w, tuple(directions), x.device)
+    order = order_table(h, w, tuple(directions), x.device)
     parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
     grads = _scan_backward(p, grad_y, x, proj, steps, _decays(A, p), None, order, carry, parts, r)
@@ -354,10 +274,10 @@ def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> t
     return (b * g, (length + CARRY_EVERY - 1) // CARRY_EVERY, n, d // g)
 
 
-def _sequence_layout(u: Tensor, B: Tensor) -> _Layout:
+def _sequence_layout(u: Tensor, B: Tensor) -> Layout:
     b, d, length = u.shape
     g, n = B.shape[1], B.shape[2]
-    return _Layout(b, g, length, d // g, n, length * d, d // g, d, length * d, d // g, d, length * g * 2 * n, 2 * n,
+    return Layout(b, g, length, d // g, n, length * d, d // g, d, length * d, d // g, d, length * g * 2 * n, 2 * n,
                    g * 2 * n)  # fmt: skip
 
 
@@ -378,7 +298,7 @@ def selective_scan_forward(
 ) -> tuple[Tensor, Tensor]:
     """Scan sequences (b,d,l); see `bench.ops.selective_scan`. They are transposed to channels last and back."""
     p = _sequence_layout(u, B)
-    order = _order(1, p.length, (0,) * p.k, u.device)
+    order = order_table(1, p.length, (0,) * p.k, u.device)
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
     y = torch.empty_like(x)
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
@@ -400,7 +320,7 @@ def selective_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients with respect to u, delta, A, B, C, D, delta_bias, in this order."""
     p = _sequence_layout(u, B)
-    order = _order(1, p.length, (0,) * p.k, u.device)
+    order = order_table(1, p.length, (0,) * p.k, u.device)
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
     grad_y, grad_x, grad_bc = _channels_last(grad_out), torch.empty_like(x), torch.empty_like(bc)
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)

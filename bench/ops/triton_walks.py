@@ -88,6 +88,8 @@ def walk_forward(
             carry += N * d
         for t in range(chunk, tl.minimum(chunk + K, last), T):
             live = t + tt < last
+            if R > 4:  # held through the loop, many weights would spill
+                weights = load_weights(weight, bias, direction * d + c, mask, R, HAS_BIAS, CB)
             step = raw_steps(parts, weights, R, DIRECT, T, CB)
             if SOFTPLUS:
                 step = softplus(step)

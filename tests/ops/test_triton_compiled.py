@@ -34,6 +34,7 @@ FORWARD = COMMON | {"NP": STATES, "T": triton_scan.WALK_TILE, "HAS_D": False, "S
 BACKWARD = COMMON | {"T": triton_scan.TILE}
 KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward": (triton_walks.walk_forward, FORWARD | {"SAVE": True}),
+    "long walk": (triton_walks.walk_forward, FORWARD | {"R": 6, "T": triton_scan.LONG_WALK_TILE, "SAVE": False}),
     "refine": (triton_backward.refine_states, BACKWARD),
     "backward": (triton_backward.scan_backward, BACKWARD | {"HAS_D": False}),
 }
@@ -82,8 +83,9 @@ class Compiled:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Compiled]:
     folder = tmp_path_factory.mktemp("cubins")
-    # sm_90 for the counts that are compared with the public kernel's; sm_80 is the oldest supported.
-    wanted = [("forward", 90), ("refine", 90), ("backward", 90), ("forward", 80), ("backward", 80)]
+    # sm_90 for the counts that are compared with the public kernel's; sm_80 is the oldest supported. The long walk
+    # needs the most registers: tiles of 16 positions, weights of rank 6 (MedMamba's second stage).
+    wanted = [("forward", 90), ("refine", 90), ("backward", 90), ("long walk", 90), ("forward", 80), ("backward", 80)]
     return {(name, arch): Compiled(name, arch, folder) for name, arch in wanted}
 
 

@@ -14,7 +14,7 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench.ops import mamba_ssm, reference, triton_scan
+from bench.ops import mamba_ssm, reference, triton_layout, triton_scan
 
 WORKER = Path(__file__).with_name("triton_worker.py")
 
@@ -71,13 +71,13 @@ def test_order_is_that_of_the_pytorch_backend() -> None:
     h, w, directions = 3, 5, (2, 0, 3, 1)
     pixels = torch.arange(h * w, dtype=torch.int32).view(1, h, w, 1)
     expected = reference.to_sequences(pixels, directions)[0, :, 0]
-    assert torch.equal(triton_scan._order(h, w, directions, torch.device("cpu")), expected)
+    assert torch.equal(triton_layout.order_table(h, w, directions, torch.device("cpu")), expected)
 
 
 @pytest.mark.parametrize("warps", [1, 96, 768, 1536, 12288])
 @pytest.mark.parametrize("chunks", [1, 2, 7, 98])
 def test_segments_cover_every_chunk_once(warps: int, chunks: int) -> None:
-    segments, each = triton_scan._cut(warps, chunks, 1056, 0.2)
+    segments, each = triton_layout.cut(warps, chunks, 1056, 0.2)
     assert segments * each >= chunks > (segments - 1) * each
     assert segments == 1 or warps < 8 * 1056  # a device that is full is not cut up
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.ops import cross_selective_scan, selective_scan, triton_scan
+from bench.ops import cross_selective_scan, selective_scan, triton_layout
 
 _spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
 assert _spec and _spec.loader
@@ -65,12 +65,12 @@ def cross_errors(
 
 def cut_fixture(name: str) -> dict[str, float]:
     """A fixture with every sequence cut into segments of one chunk."""
-    before = triton_scan._processors
-    triton_scan._processors = lambda device: 1 << 20
+    before = triton_layout.processors
+    triton_layout.processors = lambda device: 1 << 20
     try:
         return run_fixture(name, "triton")
     finally:
-        triton_scan._processors = before
+        triton_layout.processors = before
 
 
 def main() -> None:
