@@ -65,7 +65,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
     raw["batch"] = cell.batch
     try:
         _measure(cell, ctx, number, raw, phase)
-    except (RuntimeError, MemoryError) as error:
+    except Exception as error:
         if not memory.is_out_of_memory(error):
             raise
         failure = str(error).strip().splitlines()[0]
@@ -171,7 +171,8 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workl
     step(0)  # lazy state: algorithm search, optimizer moments
     found |= memory.peak_of(lambda: (step(1), step(2)), meter)
     if cell.mode == "train":
-        found |= memory.saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
+        with workload.precision():
+            found |= memory.saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
     phase("flops")
     found |= _flops(workload)
     found["traffic_mib_per_image"] = traffic(workload) / cell.batch / memory.MIB
@@ -182,10 +183,14 @@ def _flops(workload: Workload) -> dict[str, Any]:
     """Count; a model that cannot be counted is still timed, and its record says why it has no FLOPs."""
     cell = workload.cell
     image = (flops.IN_CHANS, cell.resolution, cell.resolution)
+    found: dict[str, Any] = {"macs_g": None, "flops_g": None}
     try:
-        found = flops.count(workload.module, (1, *image))
+        found |= flops.count(workload.module, (1, *image))
         if cell.mode == "train":
             found["train_macs_g"] = flops.count_training(workload.module, image) / 1e9
-        return found
-    except flops.FlopsError as error:
-        return {"macs_g": None, "flops_g": None, "flops_error": str(error)}
+    except Exception as error:  # tracing runs the model's own code: it may raise anything
+        if memory.is_out_of_memory(error):
+            raise
+        name = "" if isinstance(error, flops.FlopsError) else f"{type(error).__name__}: "
+        found["flops_error"] = f"{name}{error}"[:1000]
+    return found

@@ -8,6 +8,7 @@ before the model was built. Call these first in a fresh process: earlier work le
 from __future__ import annotations
 
 import ctypes
+import errno
 import gc
 import threading
 import time
@@ -190,13 +191,18 @@ def available() -> int:
     return max(free, 0)
 
 
-OOM_WORDS = ("out of memory", "can't allocate memory", "std::bad_alloc", "could not create a memory object")
+OOM_WORDS = (
+    *("out of memory", "can't allocate memory", "std::bad_alloc", "could not create a memory object"),
+    "_alloc_failed",  # cuBLAS, cuDNN, cuFFT: their workspaces and handles
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on either kind of device."""
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in OOM_WORDS)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.cells import Context, EfficiencyCell
-from bench.measure import roofline, timing
+from bench.measure import flops, roofline, timing
 from bench.measure.combine import combine
 from bench.measure.efficiency import measure_round, run_efficiency
 
@@ -42,6 +42,10 @@ class Planted(nn.Module):
             self.kept.append(torch.ones(mib * 2**18))
         if self.planted.get("fourier"):
             x = torch.fft.fft2(x).real
+        if self.planted.get("untraceable") and torch.jit.is_tracing():
+            raise TypeError("this network asks for a plain number")
+        if self.planted.get("untrainable") and x.device.type == "meta" and torch.is_grad_enabled() and self.training:
+            raise KeyError("no such kernel")
         return self.head(self.norm(self.conv(x)).relu().mean((2, 3)))
 
 
@@ -147,6 +151,37 @@ def test_a_model_that_cannot_be_counted_is_timed_and_says_why(context: Context) 
     assert "aten::fft_fft2" in found["flops_error"]
     assert found["throughput_images_per_s_p50"] > 0
     assert "mfu" not in found
+
+
+def test_whatever_stops_the_counters_is_named_and_the_model_timed(context: Context) -> None:
+    found = run_efficiency(cell("planted_net[untraceable=true]"), context).metrics
+    assert found["macs_g"] is None
+    assert found["flops_error"] == "TypeError: this network asks for a plain number"
+    assert found["throughput_images_per_s_p50"] > 0
+    trained = run_efficiency(cell("planted_net[untrainable=true]", mode="train"), context).metrics
+    assert trained["macs_g"] > 0  # the forward pass was counted
+    assert "train_macs_g" not in trained
+    assert trained["flops_error"] == "KeyError: 'no such kernel'"
+
+
+def test_memory_that_runs_out_while_counting_is_no_counting_error(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(model: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(flops, "count", full)
+    result = measure_round(cell(), context)
+    assert result.status == "oom"
+    assert result.metrics["oom_phase"] == "flops"
+
+
+def test_activations_are_saved_in_the_precision_of_the_cell(context: Context) -> None:
+    fp32, bf16 = (
+        measure_round(cell(mode="train", batch=64, precision=name), context).metrics["static"]
+        for name in ("fp32", "bf16")
+    )
+    assert bf16["saved_activations_mib"] < 0.8 * fp32["saved_activations_mib"]
 
 
 def test_a_planted_leak_shows_in_the_memory_figure(context: Context) -> None:
