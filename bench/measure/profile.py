@@ -162,10 +162,10 @@ def profile_model(
     trace: Path | None = None,
     model: torch.nn.Module | None = None,
 ) -> Profile:
-    """Profile a forward pass in evaluation mode, float32, eager.
+    """Profile a forward pass in evaluation mode, float32 (no TF32), eager.
 
     Args:
-        name: a registered model, with options in brackets.
+        name: a registered model, with options in brackets; plug-ins are loaded already.
         resolution: side of the square images in pixels.
         batch: images a step.
         device: ``cpu`` or ``cuda:N``.
@@ -173,15 +173,19 @@ def profile_model(
         model: the network itself, when it is built already.
 
     Raises:
-        RegistryError: the model is unknown.
+        RegistryError: the model is unknown, or cannot run at this resolution.
     """
+    if model is None:
+        _refuse_unsupported(name, resolution)
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: without a GPU its profiler complains of that
 
     import torch
 
     from bench.measure.build import IN_CHANS, build
     from bench.measure.timing import Budget, clock_for, throughput_blocks, warm_up
+    from bench.measure.workload import set_precision
 
+    set_precision("fp32")
     net = (model or build(name, resolution)).to(device).eval()
     images = torch.randn(batch, IN_CHANS, resolution, resolution, device=device)
 
@@ -201,6 +205,14 @@ def profile_model(
     outside = max(0.0, 1 - sum(map(sum, times.values())) / wall_s)
     threads = torch.get_num_threads()
     return Profile(name, resolution, batch, device, threads, step_s, outside, _timed(calls, times, steps))
+
+
+def _refuse_unsupported(name: str, resolution: int) -> None:
+    from bench.registry import RegistryError, model_facts, parse_model
+
+    spec = parse_model(name)
+    if reason := model_facts(spec.name).unsupported(resolution, dict(spec.options)):
+        raise RegistryError(f"model {spec} at {resolution} pixels: {reason}")
 
 
 def record_calls(net: torch.nn.Module, images: torch.Tensor) -> list[Call]:

@@ -29,8 +29,8 @@ def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> 
     threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}" if profile.device == "cpu" else ""
     console.print(
         f"{profile.model} at {profile.resolution} px, batch {profile.batch}, fp32, {profile.device}{threads}: "
-        f"{1e3 * profile.step_s:.4g} ms a step, {profile.outside:.0%} of it outside operators "
-        "(Python, launches, waiting)",
+        f"{1e3 * profile.step_s:.4g} ms a step; under the profiler {profile.outside:.0%} of the time "
+        "was outside operators (Python, launches, waiting, the profiler itself)",
         highlight=False,
     )
     stages, by_operator = profile.by_stage(), profile.by_operator()

@@ -16,6 +16,8 @@ from bench.measure import profile_view
 from bench.measure.build import build
 from bench.measure.flops import count
 from bench.measure.profile import Call, Profile, _operator_seconds, _timed, main, profile_model, record_calls, stage_of
+from bench.measure.workload import set_precision
+from bench.registry import RegistryError
 
 
 class Block(nn.Module):
@@ -116,6 +118,27 @@ def test_profile_of_a_real_model_explains_its_time(tmp_path: Path) -> None:
     assert found.operators_s < found.step_s * 20  # what an operator calls itself is not counted again
 
 
+def test_float32_is_not_tf32() -> None:
+    set_precision("tf32")  # as an earlier user of the process may have left it
+    seen: list[tuple[str, bool]] = []
+
+    class Looking(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.append((torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32))
+            return super().forward(x)
+
+    try:
+        profile_model("net", 8, 1, model=Looking())
+    finally:
+        set_precision("fp32")
+    assert set(seen) == {("highest", False)}
+
+
+def test_what_a_model_cannot_do_is_refused_before_it_is_built() -> None:
+    with pytest.raises(RegistryError, match=r"model vit_tiny_patch16_224 at 33 pixels: .*16"):
+        profile_model("vit_tiny_patch16_224", 33)
+
+
 def test_what_an_operator_calls_itself_is_part_of_it() -> None:
     """A convolution reserves memory by ``aten::empty``, which the network also calls on its own."""
 
@@ -137,7 +160,10 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     out = io.StringIO()
     profile_view.print_tables(KNOWN, Console(file=out, width=100), operators=2)
     text = out.getvalue()
-    assert "1.25e+04 ms a step, 20% of it outside operators" in text
+    words = " ".join(text.split())
+    # The two figures are of different steps: the profiled ones carry the profiler's own work.
+    assert "1.25e+04 ms a step; under the profiler" in words
+    assert "20% of the time was outside operators" in words
     assert "stages.1" in text
     assert "3 more" in text
     picture = tmp_path / "deep" / "net.png"
