@@ -12,9 +12,12 @@ from typing import Any
 import numpy as np
 
 from bench.measure.roofline import Ceilings, place
-from bench.measure.timing import Samples, bootstrap_median, tail
+from bench.measure.timing import Samples, median_interval, tail
 
-NOISY_REL = {"cpu": 0.03, "cuda": 0.01}  # two runs of a sweep should agree within this on an idle machine
+NOISY_REL = {"cpu": 0.03, "cuda": 0.01}  # 95 % of repeats of a sweep should agree within this on an idle machine
+Z_95 = 1.96
+# Standard deviation of the median of R normal values, that of one being 1; beyond 10, 1.2533 / sqrt(R) is within 6 %.
+MEDIAN_DEVIATION = {2: 0.707, 3: 0.670, 4: 0.546, 5: 0.536, 6: 0.463, 7: 0.459, 8: 0.411, 9: 0.407, 10: 0.372}
 
 
 def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -24,11 +27,13 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         rounds: what :func:`bench.measure.efficiency.measure_round` put into ``Result.metrics``, any order.
 
     Returns:
-        Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % bootstrap interval of the median),
+        Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % interval of the median, Student's
+        t over the rounds),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
         ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
-        ``noise_rel`` (difference to expect between two runs), ``round_spread_rel`` (largest seen between two rounds),
-        ``noisy``, ``flags`` (short words) and ``noisy_evidence``.
+        ``noise_rel`` (standard deviation of the difference of two runs), ``round_spread_rel`` (largest difference
+        seen between two rounds), ``noisy`` (the 95 % bound of a difference of two runs exceeds the limit), ``flags``
+        (short words) and ``noisy_evidence``.
 
     Raises:
         ValueError: there are no rounds.
@@ -54,7 +59,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _throughput(blocks: Samples, batch: int) -> dict[str, Any]:
     seconds = np.asarray(blocks.pooled())
-    low, high = bootstrap_median(blocks.rounds)
+    low, high = median_interval(blocks.rounds)
     return {
         "throughput_images_per_s_p50": batch / blocks.centre(),
         "throughput_images_per_s_p10": batch / float(np.percentile(seconds, 90)),
@@ -69,7 +74,7 @@ def _throughput(blocks: Samples, batch: int) -> dict[str, Any]:
 
 def _latency(latency: Samples) -> dict[str, Any]:
     pooled = latency.pooled()
-    low, high = bootstrap_median(latency.rounds)
+    low, high = median_interval(latency.rounds)
     tails = {f"latency_ms_p{p}": tail(pooled, p) for p in (90, 99)}
     return {
         "latency_ms_p50": 1e3 * latency.centre(),
@@ -131,10 +136,12 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Sample
     limit = NOISY_REL[kind]
     noise = repeat_difference(blocks)
     flags, evidence = set[str](), list[str]()
-    if noise is not None and noise > limit:
+    if noise is not None and Z_95 * noise > limit:
         flags.add("noisy")
         seen = ", ".join(f"{1e3 * m:.4g}" for m in blocks.medians())
-        evidence.append(f"rounds of {seen} ms a step: two runs would differ by {noise:.1%} (limit {limit:.0%})")
+        evidence.append(
+            f"rounds of {seen} ms a step: two runs would differ by up to {Z_95 * noise:.1%} (limit {limit:.0%})"
+        )
     for raw in rounds:
         where = f"round {raw['round'] + 1}: "
         warm = raw.get("warmup", {})
@@ -157,13 +164,14 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Sample
 
 
 def repeat_difference(samples: Samples) -> float | None:
-    """Relative difference to expect between two runs of this many rounds (one standard deviation); None for one round.
+    """Standard deviation of the relative difference of two runs of this many rounds; None for one round.
 
-    The standard error of a median of R rounds is 1.2533 s / sqrt(R) (s / sqrt(2) for two rounds, whose median is
-    their mean); the difference of two such medians is sqrt(2) times that.
+    The figure of a run is the median of its rounds; the difference of two such medians has sqrt(2) times the deviation
+    of one. 95 % of repeats lie within ``Z_95`` times the root mean square of this over many rows.
     """
     medians = np.asarray(samples.medians())
-    if len(medians) < 2:
+    count = len(medians)
+    if count < 2:
         return None
-    error = np.std(medians, ddof=1) / np.sqrt(len(medians))
-    return float(np.sqrt(2) * (1.2533 if len(medians) > 2 else 1.0) * error / samples.centre())
+    factor = MEDIAN_DEVIATION.get(count, 1.2533 / np.sqrt(count))
+    return float(np.sqrt(2) * factor * np.std(medians, ddof=1) / samples.centre())

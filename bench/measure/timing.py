@@ -250,27 +250,41 @@ def tail(samples: Sequence[float], percent: float) -> float | None:
     return float(np.percentile(np.asarray(samples), percent))
 
 
-def bootstrap_median(rounds: Sequence[Sequence[float]], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
-    """Bootstrap interval of the median over rounds of samples.
+def median_interval(rounds: Sequence[Sequence[float]], level: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the median over rounds of samples.
 
-    Samples of one round share its drift, so whole rounds are drawn first and samples within them second; with one
-    round it is the ordinary bootstrap, which knows nothing of drift between processes.
+    Samples of one round share its drift, so the rounds are the sample: Student's t on the logarithms of their medians
+    (a bootstrap of two or three rounds covers far less than it says). One round has only its own samples, which know
+    nothing of drift between processes: :func:`bootstrap_median`.
+
+    Returns:
+        Lower and upper bound, in the samples' unit; the median of the rounds' medians lies between them.
+    """
+    kept = [values for values in rounds if len(values)]
+    if not kept:
+        raise ValueError("median_interval: no samples")
+    if len(kept) == 1:
+        return bootstrap_median(kept[0], level)
+    from scipy.special import stdtrit
+
+    medians = np.log([np.median(values) for values in kept])
+    half = float(stdtrit(len(medians) - 1, (1 + level) / 2) * np.std(medians, ddof=1) / np.sqrt(len(medians)))
+    mean, median = float(np.mean(medians)), float(np.median(medians))
+    return float(np.exp(min(mean - half, median))), float(np.exp(max(mean + half, median)))
+
+
+def bootstrap_median(samples: Sequence[float], level: float = 0.95, seed: int = 0) -> tuple[float, float]:
+    """Bootstrap interval of the median of independent samples.
 
     Returns:
         Lower and upper bound, in the samples' unit.
     """
     rng = np.random.default_rng(seed)
-    arrays = [np.asarray(r, dtype=float) for r in rounds if len(r)]
-    if not arrays:
-        raise ValueError("bootstrap_median: no samples")
-    medians = np.empty((len(arrays), RESAMPLES))
-    for row, values in enumerate(arrays):
-        size = min(len(values), DRAWN)
-        drawn = np.median(values[rng.integers(0, len(values), (RESAMPLES, size))], axis=1)
-        centre = np.median(values)
-        medians[row] = centre + (drawn - centre) * np.sqrt(size / len(values))  # errors shrink with the root of n
-    picked = rng.integers(0, len(arrays), (len(arrays), RESAMPLES))
-    estimate = np.median(np.take_along_axis(medians, picked, axis=0), axis=0)
+    values = np.asarray(samples, dtype=float)
+    size = min(len(values), DRAWN)
+    drawn = np.median(values[rng.integers(0, len(values), (RESAMPLES, size))], axis=1)
+    centre = np.median(values)
+    estimate = centre + (drawn - centre) * np.sqrt(size / len(values))  # errors shrink with the root of n
     low, high = np.quantile(estimate, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
