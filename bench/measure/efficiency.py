@@ -166,6 +166,7 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workl
         touch_libraries(cell.device)
     meter = memory.meter_for(cell.device)
     workload = Workload(cell)
+    found |= workload.facts()
     found["params"] = sum(p.numel() for p in workload.module.parameters())
     step = workload.step(pool=1)
     step(0)  # lazy state: algorithm search, optimizer moments

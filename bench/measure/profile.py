@@ -90,6 +90,7 @@ class Profile:
     step_s: float
     outside: float
     calls: tuple[Call, ...]
+    channels_last: bool = False
 
     @property
     def operators_s(self) -> float:
@@ -182,12 +183,15 @@ def profile_model(
     import torch
 
     from bench.measure.build import IN_CHANS, build
+    from bench.measure.layout import layout_of
     from bench.measure.timing import Budget, clock_for, throughput_blocks, warm_up
     from bench.measure.workload import set_precision
 
     set_precision("fp32")
     net = (model or build(name, resolution)).to(device).eval()
-    images = torch.randn(batch, IN_CHANS, resolution, resolution, device=device)
+    layout = layout_of(net)
+    net = net.to(memory_format=layout)  # type: ignore[call-overload]
+    images = torch.randn(batch, IN_CHANS, resolution, resolution, device=device).contiguous(memory_format=layout)
 
     def step(number: int) -> None:
         with torch.no_grad():
@@ -204,7 +208,8 @@ def profile_model(
     times, wall_s = _operator_seconds(step, steps, device, trace, {call.operator for call in calls})
     outside = max(0.0, 1 - sum(map(sum, times.values())) / wall_s)
     threads = torch.get_num_threads()
-    return Profile(name, resolution, batch, device, threads, step_s, outside, _timed(calls, times, steps))
+    timed, last = _timed(calls, times, steps), layout == torch.channels_last
+    return Profile(name, resolution, batch, device, threads, step_s, outside, timed, last)
 
 
 def _refuse_unsupported(name: str, resolution: int) -> None:

@@ -27,8 +27,9 @@ def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> 
 
     console = console or Console()
     threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}" if profile.device == "cpu" else ""
+    layout = ", channels last" if profile.channels_last else ""
     console.print(
-        f"{profile.model} at {profile.resolution} px, batch {profile.batch}, fp32, {profile.device}{threads}: "
+        f"{profile.model} at {profile.resolution} px, batch {profile.batch}, fp32{layout}, {profile.device}{threads}: "
         f"{1e3 * profile.step_s:.4g} ms a step; under the profiler {profile.outside:.0%} of the time "
         "was outside operators (Python, launches, waiting, the profiler itself)",
         highlight=False,

@@ -14,9 +14,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench.measure.timing import Budget, Clock, Step, clock_for, throughput_blocks, warm_up
+
+if TYPE_CHECKING:
+    import torch
 
 COPY_BYTES = {"cpu": 256 * 2**20, "cuda": 2**30}  # far above any cache
 MATMUL_SIDE = {"cpu": 2048, "cuda": 8192}
@@ -94,7 +97,8 @@ def measure_ceilings(device: str, threads: int, precision: str = "fp32", seconds
     side = MATMUL_SIDE[kind]
     rates = [2 * side**3 / best_seconds(_product(device, side, precision), clock, seconds)]
     if kind == "cpu":  # on a GPU it might save multiplications by Winograd's method, and be no ceiling
-        rates.append(CONVOLUTION_FLOPS / best_seconds(_convolution(precision), clock, seconds))
+        for layout in (torch.contiguous_format, torch.channels_last):
+            rates.append(CONVOLUTION_FLOPS / best_seconds(_convolution(precision, layout), clock, seconds))
     return Ceilings(device, threads, 2 * COPY_BYTES[kind] / copy_s / 1e9, {precision: max(rates) / 1e9})
 
 
@@ -114,11 +118,12 @@ def _product(device: str, side: int, precision: str) -> Step:
     return lambda number: torch.mm(a, b, out=out)
 
 
-def _convolution(precision: str) -> Step:
+def _convolution(precision: str, layout: torch.memory_format) -> Step:
     import torch
 
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     x, weight = torch.randn(8, 256, 14, 14, dtype=dtype), torch.randn(256, 256, 3, 3, dtype=dtype)
+    x, weight = x.contiguous(memory_format=layout), weight.contiguous(memory_format=layout)
     return lambda number: torch.conv2d(x, weight, padding=1)
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.cells import EfficiencyCell
 from bench.measure.build import IN_CHANS, NUM_CLASSES, build
+from bench.measure.layout import layout_of
 from bench.measure.recorder import OperatorRecorder
 from bench.measure.timing import Step
 
@@ -31,6 +32,7 @@ class Workload:
 
     Attributes:
         module: the eager model (FLOPs and saved activations are taken from it); compiled or not, ``step`` runs it.
+        layout: of its weights and images, by the rule that training follows.
     """
 
     def __init__(self, cell: EfficiencyCell, module: nn.Module | None = None) -> None:
@@ -40,6 +42,8 @@ class Workload:
             torch.cuda.set_device(self.device)  # kernels launched by name go to the current device
         set_precision(cell.precision)
         self.module = (module or build(cell.model, cell.resolution)).to(self.device)
+        self.layout = layout_of(self.module)
+        self.module = self.module.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.module.train(cell.mode == "train")
         self.model: Callable[[torch.Tensor], torch.Tensor] = (
             torch.compile(self.module, dynamic=False) if cell.compile else self.module
@@ -47,9 +51,14 @@ class Workload:
         self._inputs: dict[int, list[torch.Tensor]] = {}
         self._loss: torch.Tensor | None = None
         if cell.mode == "train":
-            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4)
+            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=True)
             generator = self._seeded(0)
             self._labels = torch.randint(NUM_CLASSES, (cell.batch,), generator=generator, device=self.device)
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of how the work is done: ``channels_last`` and, in training, the ``optimizer``."""
+        found: dict[str, Any] = {"channels_last": self.layout == torch.channels_last}
+        return found | ({"optimizer": "AdamW (fused)"} if self.cell.mode == "train" else {})
 
     def inputs(self, batch: int, pool: int = POOL) -> list[torch.Tensor]:
         """Random images (batch, 3, resolution, resolution), float32, standard normal; ``pool`` of them."""
@@ -58,7 +67,8 @@ class Workload:
         wanted = max(1, min(pool, POOL_BYTES // size))
         held = self._inputs.setdefault(batch, [])
         while len(held) < wanted:
-            held.append(torch.randn(shape, generator=self._seeded(len(held)), device=self.device))
+            images = torch.randn(shape, generator=self._seeded(len(held)), device=self.device)
+            held.append(images.contiguous(memory_format=self.layout))
         return held[:wanted]
 
     def precision(self) -> AbstractContextManager[Any]:

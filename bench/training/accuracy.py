@@ -15,13 +15,13 @@ from torch import nn
 from bench import registry
 from bench.cells import AccuracyCell, Context, Result, cell_key
 from bench.measure.classification import classification_metrics
+from bench.measure.layout import prefers_channels_last
 from bench.registry import DatasetInfo, Split
 from bench.training import augment, streams
 from bench.training.cache import open_dataset
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline
 from bench.training.loop import Outcome, Splits, Trainer
-from bench.training.optim import prefers_channels_last
 
 __all__ = ["run_accuracy"]
 

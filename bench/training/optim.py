@@ -1,4 +1,4 @@
-"""What an optimizer step is made of: the loss of a task, the optimizer of a recipe, the layout of a model."""
+"""What an optimizer step is made of: the loss of a task, the optimizer of a recipe."""
 
 from __future__ import annotations
 
@@ -82,12 +82,3 @@ def parameter_groups(model: nn.Module, recipe: Mapping[str, Any]) -> list[dict[s
         {"params": [p for (_, p), spare in zip(trainable, spared, strict=True) if spare], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
-
-
-def prefers_channels_last(model: nn.Module) -> bool:
-    """Say whether most of a model's weights are in dense 2-D convolutions.
-
-    A rule, not a probe: a choice made by timing would let two runs of one Cell differ in their bits.
-    """
-    dense = sum(m.weight.numel() for m in model.modules() if isinstance(m, nn.Conv2d) and m.groups == 1)
-    return 2 * dense > sum(p.numel() for p in model.parameters())

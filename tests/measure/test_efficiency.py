@@ -19,6 +19,7 @@ from bench.cells import Context, EfficiencyCell
 from bench.measure import flops, roofline, timing
 from bench.measure.combine import combine
 from bench.measure.efficiency import measure_round, run_efficiency
+from bench.measure.workload import Workload
 
 
 class Planted(nn.Module):
@@ -109,6 +110,18 @@ def test_a_training_cell_has_its_split_and_what_backward_keeps(context: Context)
     # Of three equal parts, forward and two gradients, the image's own gradient is not needed.
     assert found["train_macs_g"] * 1e9 == 2 * 14 * 14 * 4 * 27 + 3 * 4000
     assert "latency_ms_p50" not in found
+
+
+@pytest.mark.parametrize(("model", "last"), [("resnet18", True), ("vit_tiny_patch16_224", False)])
+def test_layout_and_optimizer_are_those_of_training(model: str, last: bool) -> None:
+    work = Workload(cell(model, mode="train", resolution=32))
+    (images,) = work.inputs(2, 1)
+    assert images.is_contiguous(memory_format=torch.channels_last) is last
+    weights = [m.weight for m in work.module.modules() if isinstance(m, nn.Conv2d) and m.kernel_size != (1, 1)]
+    assert all(w.is_contiguous(memory_format=torch.channels_last) is last for w in weights)
+    assert work._optimizer.defaults["fused"] is True
+    assert work.facts() == {"channels_last": last, "optimizer": "AdamW (fused)"}
+    assert Workload(cell(model, resolution=32)).facts() == {"channels_last": last}
 
 
 def test_phases_are_told_and_later_rounds_repeat_only_the_timing(tmp_path: Path) -> None:

@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bench.measure.layout import prefers_channels_last
 from bench.training import streams
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline
 from bench.training.loop import Outcome, Splits, Trainer, micro_batches
-from bench.training.optim import Loss, parameter_groups, prefers_channels_last
+from bench.training.optim import Loss, parameter_groups
 from bench.training.recipes import resolve
 from bench.training.schedule import learning_rate
 
