@@ -82,12 +82,17 @@ def _t_quantile(degrees: int) -> float:
     return float(stdtrit(degrees, 0.975))
 
 
-def crossovers(costs: Mapping[str, Mapping[int, float]], margin: float = 0.05) -> list[Crossover]:
+Curves = Mapping[str, Mapping[int, float]]
+
+
+def crossovers(costs: Curves, margin: float = 0.05, noise: Curves | None = None) -> list[Crossover]:
     """Find where the cheaper of two models becomes the dearer one as the resolution grows.
 
     Args:
         costs: model -> resolution (pixels a side) -> cost per image.
         margin: relative difference that must hold on both sides; smaller ones are ties (use the noise floor).
+        noise: model -> resolution -> relative standard deviation of a cost. Two costs that differ by less than twice
+            the larger of theirs are a tie too.
 
     Returns:
         One entry for each pair and change of order, sorted by names; the resolution is interpolated on logarithms.
@@ -96,21 +101,23 @@ def crossovers(costs: Mapping[str, Mapping[int, float]], margin: float = 0.05) -
     names = sorted(costs)
     for i, first in enumerate(names):
         for second in names[i + 1 :]:
-            found += _pair(first, costs[first], second, costs[second], np.log1p(margin))
+            found += _pair((first, second), costs, margin, noise or {})
     return sorted(found, key=lambda c: (c.above, c.below, c.resolution))
 
 
-def _pair(first: str, a: Mapping[int, float], second: str, b: Mapping[int, float], margin: float) -> list[Crossover]:
+def _pair(names: tuple[str, str], costs: Curves, margin: float, noise: Curves) -> list[Crossover]:
+    a, b = (costs[n] for n in names)
     common = sorted(r for r in a.keys() & b.keys() if a[r] > 0 and b[r] > 0)
     # Positive where the first is dearer. Resolutions at which they tie carry no order and are passed over.
     ratio = {r: float(np.log(a[r] / b[r])) for r in common}
-    clear = [r for r in common if abs(ratio[r]) > margin]
+    least = {r: max(margin, *(2 * noise.get(n, {}).get(r, 0.0) for n in names)) for r in common}
+    clear = [r for r in common if abs(ratio[r]) > np.log1p(least[r])]
     found = []
     for left, right in pairwise(clear):
         if ratio[left] * ratio[right] >= 0:
             continue
         share = ratio[left] / (ratio[left] - ratio[right])
         at = float(np.exp(np.log(left) + share * (np.log(right) - np.log(left))))
-        below, above = (first, second) if ratio[left] < 0 else (second, first)
+        below, above = names if ratio[left] < 0 else names[::-1]
         found.append(Crossover(below, above, at, (left, right)))
     return found

@@ -64,6 +64,15 @@ def test_a_difference_within_the_noise_is_no_crossover():
     assert crossovers({"a": a, "b": {512: 1.0}}) == []
 
 
+def test_a_pair_is_judged_by_the_noise_of_its_own_cells():
+    a, b = {64: 1.0, 128: 2.0, 256: 4.0}, {64: 1.2, 128: 1.8, 256: 3.5}
+    (found,) = crossovers({"a": a, "b": b}, noise={"a": {64: 0.09}, "b": {128: 0.04}})
+    assert found.between == (64, 128)
+    (found,) = crossovers({"a": a, "b": b}, noise={"a": {64: 0.09}, "b": {128: 0.06}})
+    assert found.between == (64, 256)  # at 128 they are 11 % apart, and 12 % may be noise
+    assert crossovers({"a": a, "b": b}, noise={"a": {64: 0.11}}) == []
+
+
 def test_a_familys_exponent_is_the_covariance_fit():
     """One slope, a factor for each model: the same as least squares with a dummy column per model."""
     rng = np.random.default_rng(3)
