@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.results import Protocol, Row
+from bench.report.results import Code, Protocol, Row
 from bench.report.statistics import Array, interval, rank
 from bench.report.tables import (
     MISSING,
@@ -37,6 +37,7 @@ class Standing:
     """One model of an overall table; ``place`` and the means are None where a counted dataset is missing."""
 
     model: str
+    code: Code
     rows: dict[str, Row]
     missing: tuple[str, ...]
     place: int | None = None
@@ -81,7 +82,10 @@ def _rank(rows: Sequence[Row]) -> Overall:
             scored[row.model][row.dataset] = row
     datasets = tuple(sorted({row.dataset for row in rows}, key=natural))
     counted = common_datasets(scored)
-    standings = [Standing(model, own, tuple(d for d in datasets if d not in own)) for model, own in scored.items()]
+    codes = {row.model: row.code for row in rows}
+    standings = [
+        Standing(model, codes[model], own, tuple(d for d in datasets if d not in own)) for model, own in scored.items()
+    ]
     complete = [s for s in standings if counted and all(d in s.rows for d in counted)]
     if complete:
         ranks = np.mean([rank(-np.array([s.rows[d].mean("test_auc") for s in complete])) for d in counted], axis=0)
@@ -124,12 +128,13 @@ def _fill(standing: Standing, counted: Sequence[str], mean_rank: float) -> None:
         standing.auc_samples = np.mean(samples, axis=0)
 
 
-def overall_section(board: Overall, cost: Mapping[str, Mapping[str, float | None]], cost_note: str) -> Section:
+def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]], cost_note: str) -> Section:
     """Accuracy beside efficiency, one line a model.
 
     Args:
         board: the ranking.
-        cost: for a model, what is known of ``params``, ``macs_g``, ``throughput``, ``latency_ms``, ``memory_mib``.
+        cost: for the code of a model, what is known of ``params``, ``macs_g``, ``throughput``, ``latency_ms`` and
+            ``memory_mib``.
         cost_note: how those were measured.
     """
     columns = (
@@ -139,7 +144,7 @@ def overall_section(board: Overall, cost: Mapping[str, Mapping[str, float | None
     )  # fmt: skip
     lines = []
     for s in board.standings:
-        has = cost.get(s.model, {})
+        has = cost.get(s.code, {})
         params = has.get("params")
         low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
         lines.append((

@@ -1,16 +1,16 @@
-"""The efficiency part of a leaderboard: cost by resolution, its growth, and where models overtake each other."""
+"""The efficiency part of a leaderboard: cost by resolution with its noise, and cost beside accuracy."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from statistics import median
+from math import log, sqrt
+from statistics import fmean
 from typing import Any
 
-from bench.report.results import Record
-from bench.report.scaling import Fit, crossovers, fit_common_exponent, fit_exponent
+from bench.report.growth import changes, growth_blocks
+from bench.report.results import Code, Record, code_of
+from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
 from bench.report.tables import (
     MISSING,
     Block,
@@ -19,68 +19,15 @@ from bench.report.tables import (
     Section,
     Table,
     Text,
+    counted,
     known,
     name,
-    natural,
     rows_of,
     significant,
 )
 
-DEFAULT_MARGIN = 0.05  # two speeds closer than this, or than twice the noise floor, have no order
 MAX_EVIDENCE = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """What must be equal for two speeds to stand in one table (the batch is a column)."""
-
-    hardware: str
-    device: str
-    threads: int
-    precision: str
-    compiled: bool
-    mode: str
-
-    def __str__(self) -> str:
-        where = f"{self.device} ({self.hardware})" if self.hardware and self.hardware != self.device else self.device
-        threads = f", {self.threads} thread{'s' * (self.threads != 1)}" if self.threads and self.device == "cpu" else ""
-        compiled = "compiled" if self.compiled else "eager"
-        mode = {"infer": "inference", "train": "training step"}.get(self.mode, self.mode)
-        return f"{mode}, {self.precision}, {compiled}, {where}{threads}"
-
-
-def setting(record: Record) -> Setting:
-    """The table that an efficiency Record belongs to."""
-    spec = record["spec"]
-    return Setting(
-        hardware=str(spec.get("hardware") or record["environment"].get("hardware") or ""),
-        device=str(spec.get("device") or ""),
-        threads=int(spec.get("threads") or 0),
-        precision=str(spec.get("precision") or ""),
-        compiled=bool(spec.get("compile")),
-        mode=str(spec.get("mode") or ""),
-    )
-
-
-def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
-    """Efficiency Records by table: inference, eager, fp32 first; in a table by model, pixels, batch."""
-    groups: dict[Setting, list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "efficiency":
-            groups[setting(record)].append(record)
-    for members in groups.values():
-        members.sort(key=_row_order)
-    return {key: groups[key] for key in sorted(groups, key=_setting_order)}
-
-
-def _row_order(record: Record) -> tuple[Any, ...]:
-    spec = record["spec"]
-    return natural(spec["model"]), spec["model"], spec.get("resolution") or 0, spec.get("batch") or 0, record["key"]
-
-
-def _setting_order(s: Setting) -> tuple[Any, ...]:
-    precision = {"fp32": 0, "tf32": 1, "bf16": 2}.get(s.precision, 3)
-    return s.mode != "infer", s.compiled, precision, s.precision, not s.device.startswith("cuda"), str(s)
+NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
 
 
 _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
@@ -96,7 +43,8 @@ _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
     (Column("forward ms", drop=5), lambda m: significant(_scaled(m, "forward_ms_p50"))),
     (Column("backward ms", drop=5), lambda m: significant(_scaled(m, "backward_ms_p50"))),
     (Column("optimizer ms", drop=6), lambda m: significant(_scaled(m, "optimizer_ms_p50"))),
-    (Column("J/image", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
+    (Column("J/image (est.)", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
+    (Column("idle W", drop=8), lambda m: significant(_scaled(m, "power_idle_w"))),
     (Column("flags", left=True, drop=1), lambda m: ", ".join(flags(m))),
 )
 
@@ -125,9 +73,9 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
         blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
         if evidence := _evidence(members):
             blocks.append(Bullets(evidence))
-        blocks += _growth(members)
-        if changes := _changes(members):
-            blocks.append(Bullets(changes))
+        blocks += growth_blocks(members)
+        if overtaken := changes(members, noise_floor(members)):
+            blocks.append(Bullets(overtaken))
         title = str(key)
         sections.append(Section(title[0].upper() + title[1:], blocks, level=3))
     return sections
@@ -137,18 +85,21 @@ def _cost_table(members: Sequence[Record]) -> Table:
     columns = (Column("model", left=True, code=True), Column("px"), Column("batch", drop=5), *(c for c, _ in _COLUMNS))
     lines = []
     for record in members:
-        spec = record["spec"]
         cells = [show(record["metrics"]) for _, show in _COLUMNS]
         if record["status"] != "ok":  # the reason is listed under "Without a result"
             cells[3] = record["status"]
-        lines.append((spec["model"], str(spec.get("resolution", "")), str(spec.get("batch", "")), *cells))
+        lines.append((record["label"], str(record["spec"].get("resolution", "")), batch_text(record), *cells))
     return Table(columns, rows_of(lines)).without_empty()
 
 
 def noise_floor(members: Iterable[Record]) -> float | None:
-    """The typical (median) relative difference between two runs of one Cell of a table; None without an A/A repeat."""
-    values = [float(v) for r in members if known(v := r["metrics"].get("noise_rel"))]
-    return median(values) if values else None
+    """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
+
+    1.96 times the root mean square over rows: ``noise_rel`` is one standard deviation of such a difference, estimated
+    from few rounds, and only its square is right on average.
+    """
+    squares = [float(v) ** 2 for r in members if known(v := r["metrics"].get("noise_rel"))]
+    return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
 def _noise_line(members: Sequence[Record]) -> str:
@@ -156,11 +107,12 @@ def _noise_line(members: Sequence[Record]) -> str:
     if floor is None:
         return "Noise floor: not measured (no A/A repeat), so small differences prove nothing."
     measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
-    worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], _row_order(r)))
+    worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], row_order(r)))
+    most = f"; {_percent(NORMAL_95 * worst['metrics']['noise_rel'])} for the worst, {_which(worst)}"
     return (
-        f"Noise floor: two runs of one row would differ by about {_percent(floor)} in images/s (median of the A/A "
-        f"repeats of {len(measured)} rows; at most {_percent(worst['metrics']['noise_rel'])}, {_which(worst)}). "
-        "Smaller differences mean nothing."
+        f"Noise floor: {_percent(floor)} in images/s; 95 % of repeats of one row differ by less (A/A repeats of "
+        f"{counted(len(measured), 'row')}{most if len(measured) > 1 else ''}). Smaller differences between rows mean "
+        "nothing."
     )
 
 
@@ -169,8 +121,7 @@ def _percent(share: float) -> str:
 
 
 def _which(record: Record) -> str:
-    spec = record["spec"]
-    return f"{name(spec['model'])} at {spec.get('resolution')} px, batch {spec.get('batch')}"
+    return f"{name(record['label'])} at {record['spec'].get('resolution')} px, batch {batch_text(record)}"
 
 
 def _evidence(members: Iterable[Record]) -> tuple[str, ...]:
@@ -189,154 +140,48 @@ def _evidence(members: Iterable[Record]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-# --- growth ----------------------------------------------------------------------------------------------------
-
-
-def _curves(
-    members: Iterable[Record], cost: Callable[[Mapping[str, Any]], float | None]
-) -> dict[Any, dict[int, float]]:
-    """(model, batch) -> resolution -> cost, of what was measured."""
-    curves: dict[Any, dict[int, float]] = defaultdict(dict)
-    for record in members:
-        spec, value = record["spec"], cost(record["metrics"])
-        if record["status"] == "ok" and value is not None and value > 0:
-            curves[spec["model"], spec.get("batch") or 0][int(spec["resolution"])] = value
-    return curves
-
-
-def _seconds(metrics: Mapping[str, Any]) -> float | None:
-    speed = _scaled(metrics, "throughput_images_per_s_p50")
-    return 1 / speed if speed else None
-
-
-def exponents(members: Iterable[Record]) -> dict[tuple[str, int], tuple[Fit | None, Fit | None]]:
-    """(model, batch) -> fits of seconds per image and of peak memory against pixels, where 3 resolutions allow one."""
-    members = list(members)
-    time, memory = _curves(members, _seconds), _curves(members, lambda m: _scaled(m, "peak_memory_mib"))
-    found = {}
-    for key in sorted(time.keys() | memory.keys(), key=lambda k: (natural(k[0]), k)):
-        fits = [_fit(curves.get(key, {})) for curves in (time, memory)]
-        if any(fits):
-            found[key] = (fits[0], fits[1])
-    return found
-
-
-def _fit(curve: Mapping[int, float]) -> Fit | None:
-    return fit_exponent([r * r for r in sorted(curve)], [curve[r] for r in sorted(curve)])
-
-
-def family_exponents(members: Iterable[Record]) -> dict[str, tuple[int, Fit | None, Fit | None]]:
-    """Family -> its number of models and the exponents common to them, of families with two models or more."""
-    members = list(members)
-    costs = _curves(members, _seconds), _curves(members, lambda m: _scaled(m, "peak_memory_mib"))
-    families: dict[str, set[str]] = defaultdict(set)
-    for model, _ in costs[0].keys() | costs[1].keys():
-        families[family(model)].add(model)
-    found = {}
-    for name_, models in sorted(families.items()):
-        if len(models) < 2:
-            continue  # the model's own row says it
-        fits = [
-            fit_common_exponent(
-                ([r * r for r in sorted(curve)], [curve[r] for r in sorted(curve)])
-                for (model, _), curve in sorted(curves.items())
-                if model in models
-            )
-            for curves in costs
-        ]
-        if any(fits):
-            found[name_] = (len(models), fits[0], fits[1])
-    return found
-
-
-def _growth(members: Sequence[Record]) -> list[Block]:
-    fits = exponents(members)
-    if not fits:
-        return []
-    columns = (
-        Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
-        Column("time 95 %", drop=1), Column("time R²", drop=3), Column("memory exponent"),
-        Column("memory 95 %", drop=2), Column("memory R²", drop=4), Column("points", drop=6),
-    )  # fmt: skip
-    lines = []
-    for (model, batch), (time, memory) in fits.items():
-        n = max(fit.n for fit in (time, memory) if fit)
-        lines.append((model, str(batch or ""), *_fit_cells(time), *_fit_cells(memory), str(n)))
-    for name_, (count, time, memory) in family_exponents(members).items():
-        n = max(fit.n for fit in (time, memory) if fit)
-        lines.append((f"all {name_} ({count} models)", "", *_fit_cells(time), *_fit_cells(memory), str(n)))
-    note = (
-        "Growth with the image: cost is proportional to pixels (side squared) to the power of the exponent, so 1 is "
-        "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions. "
-        "A family's exponent is common to its models, each with a factor of its own."
-    )
-    return [Text(note), Table(columns, rows_of(lines)).without_empty()]
-
-
-def _fit_cells(fit: Fit | None) -> tuple[str, str, str]:
-    if fit is None:
-        return MISSING, MISSING, MISSING
-    return f"{fit.exponent:.2f}", f"{fit.low:.2f} to {fit.high:.2f}", f"{fit.r2:.3f}"
-
-
-def family(model: str) -> str:
-    """The family a name begins with: ``vit`` of ``timm:vit_small_patch16_224``."""
-    match = re.match(r"[^\W\d_]+", model.removeprefix("timm:"))
-    return match[0] if match else model
-
-
-def _changes(members: Sequence[Record]) -> tuple[str, ...]:
-    """Sentences on where a model of one family becomes faster than a model of another."""
-    by_batch: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
-    for (model, batch), curve in _curves(members, _seconds).items():
-        by_batch[batch][model] = curve
-    margin = max(DEFAULT_MARGIN, 2 * (noise_floor(members) or 0))
-    sentences = []
-    for batch in sorted(by_batch):
-        at = f" (batch {batch})" if len(by_batch) > 1 else ""
-        for c in crossovers(by_batch[batch], margin):
-            if family(c.below) != family(c.above):
-                low, high = c.between
-                sentences.append(
-                    f"Above about {c.resolution:.0f} px {name(c.above)} is faster than {name(c.below)}{at}: "
-                    f"slower at {low} px, faster at {high} px."
-                )
-    return tuple(sentences)
-
-
 # --- beside accuracy -------------------------------------------------------------------------------------------
 
+_EACH_IMAGE = {"params": "params", "macs_g": "macs_g", "latency_ms": "latency_ms_p50"}
+_EACH_BATCH = {"throughput": "throughput_images_per_s_p50", "memory_mib": "peak_memory_mib"}
 
-def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[str, dict[str, float | None]], str]:
-    """Cost of each model at ``resolution`` for the overall table, from one setting, and a sentence that names it.
 
-    Taken is the setting that covers the most models: inference and eager before others, a GPU before the CPU; of its
-    batches the one that most models have, the larger of equals.
+def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[Code, dict[str, float | None]], str]:
+    """Cost of each model for the overall table, from one setting, and a sentence that names it.
+
+    Taken is what was measured at ``resolution``, or at the nearest to it; of that the setting that covers the most
+    models: inference and eager before others, a GPU before the CPU; of its batches the one that most models have, the
+    larger of equals. The largest batch that fits is another one for each model: with it alone nothing is said that
+    depends on the batch.
     """
-    groups = {
-        key: [r for r in members if r["status"] == "ok" and r["spec"].get("resolution") == resolution]
-        for key, members in by_setting(records).items()
-    }
-    groups = {key: members for key, members in groups.items() if members}
-    if not groups:
+    groups = {key: [r for r in members if r["status"] == "ok"] for key, members in by_setting(records).items()}
+    measured = {int(r["spec"]["resolution"]) for members in groups.values() for r in members}
+    if not measured:
         return {}, ""
-    order = list(groups)
-    best = min(order, key=lambda k: (k.mode != "infer", -len({r["spec"]["model"] for r in groups[k]}), order.index(k)))
-    batches = Counter(int(r["spec"].get("batch") or 0) for r in groups[best])
-    batch = max(batches, key=lambda b: (batches[b], b))
-    cost = {}
-    for record in groups[best]:
-        if int(record["spec"].get("batch") or 0) == batch:
-            m = record["metrics"]
-            cost[record["spec"]["model"]] = {
-                "params": _scaled(m, "params"),
-                "macs_g": _scaled(m, "macs_g"),
-                "throughput": _scaled(m, "throughput_images_per_s_p50"),
-                "latency_ms": _scaled(m, "latency_ms_p50"),
-                "memory_mib": _scaled(m, "peak_memory_mib"),
-            }
+    at = min(measured, key=lambda r: (abs(log(r / resolution)) if resolution else 0, r))
+    groups = {key: [r for r in members if r["spec"]["resolution"] == at] for key, members in groups.items()}
+    best = _widest({key: members for key, members in groups.items() if members})
+    batches = Counter(_batch(r) for r in groups[best] if _batch(r) != LARGEST)
+    batch = max(batches, key=lambda b: (batches[b], b)) if batches else LARGEST
+    shown = _EACH_IMAGE if batch == LARGEST else _EACH_IMAGE | _EACH_BATCH
+    cost = {
+        code_of(r["spec"]): {name_: _scaled(r["metrics"], source) for name_, source in shown.items()}
+        for r in groups[best]
+        if _batch(r) == batch
+    }
+    nearest = "" if at == resolution else f" (nothing was measured at {resolution} px; this is the nearest)"
+    per_batch = "" if batch == LARGEST else f"images/s and peak memory at batch {batch}, "
     note = (
-        f"Cost at {resolution} px: {best}; 3 channels and 1,000 classes; images/s and peak memory at batch {batch}, "
-        "latency (median) at batch 1; GMACs are 10⁹ multiply-adds per image."
+        f"Cost at {at} px{nearest}: {best}; 3 channels and 1,000 classes; {per_batch}latency (median) at batch 1; "
+        "GMACs are 10⁹ multiply-adds per image."
     )
     return cost, note
+
+
+def _widest(groups: Mapping[Setting, Sequence[Record]]) -> Setting:
+    order = list(groups)
+    return min(order, key=lambda k: (k.mode != "infer", -len({r["label"] for r in groups[k]}), order.index(k)))
+
+
+def _batch(record: Record) -> int:
+    return int(record["spec"].get("batch") or LARGEST)

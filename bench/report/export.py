@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.accuracy import Overall
-from bench.report.efficiency import setting
 from bench.report.results import Record, Row
+from bench.report.settings import setting
 from bench.report.statistics import interval
 from bench.report.tables import known
 
@@ -67,12 +67,15 @@ def _evidence(row: Row) -> dict[str, float | None]:
 def efficiency_csv(records: Iterable[Record]) -> str:
     """One row for each efficiency Record: what was measured, on what, and every figure."""
     records = [r for r in records if r["kind"] == "efficiency"]
-    metrics = sorted({m for r in records for m, v in r["metrics"].items() if isinstance(v, (str, bool)) or known(v)})
+    metrics = sorted(
+        {m for r in records for m, v in r["metrics"].items() if isinstance(v, (str, bool, list)) or known(v)}
+    )
     lines = []
     for record in records:
         spec, where = record["spec"], setting(record)
         line: dict[str, Any] = {
             "model": spec["model"],
+            "model_plugin_sha256": spec.get("model_plugin_sha256"),
             "resolution": spec.get("resolution"),
             "batch": spec.get("batch"),
             "precision": where.precision,
@@ -81,11 +84,15 @@ def efficiency_csv(records: Iterable[Record]) -> str:
             "device": where.device,
             "hardware": where.hardware,
             "threads": spec.get("threads"),
+            "backend": spec.get("backend"),
+            "versions": ", ".join(f"{k} {v}" for k, v in sorted((spec.get("versions") or {}).items())),
+            "omp_wait_policy": spec.get("omp_wait_policy"),
+            "budget_s": spec.get("budget_s"),
+            "rounds_planned": spec.get("rounds"),
             "status": record["status"],
             "reason": record["reason"],
         }
         line.update({m: record["metrics"].get(m) for m in metrics if m not in line})
-        line["noisy_evidence"] = "; ".join(map(str, record["metrics"].get("noisy_evidence") or ()))
         line["key"] = record["key"]
         lines.append(line)
     return _write(lines, ["model", "resolution", "status"])
@@ -104,6 +111,8 @@ def _write(lines: Sequence[Mapping[str, Any]], headings: Sequence[str]) -> str:
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and not known(value)):
         return ""
+    if isinstance(value, list):  # numbers, or sentences
+        return ("; " if any(isinstance(v, str) for v in value) else " ").join(str(_cell(v)) for v in value)
     if isinstance(value, bool):
         return str(value).lower()
     return " ".join(value.split()) if isinstance(value, str) else value

@@ -16,6 +16,7 @@ from bench.report.efficiency import cost_beside, efficiency_sections
 from bench.report.export import accuracy_csv, efficiency_csv
 from bench.report.render import markdown, terminal
 from bench.report.results import Record, accuracy_rows, add_evidence, unique
+from bench.report.settings import batch_text
 from bench.report.summary import skipped_datasets, summary
 from bench.report.tables import (
     Block,
@@ -152,7 +153,7 @@ def _where(record: Record) -> str:
         return f"{spec.get('dataset')} {spec.get('size')}→{spec.get('resolution')} px, seed {spec.get('seed')}"
     compiled = ", compiled" if spec.get("compile") else ""
     return (
-        f"{spec.get('mode')} at {spec.get('resolution')} px, batch {spec.get('batch')}, {spec.get('precision')}"
+        f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
         f"{compiled}, {spec.get('device')}"
     )
 

@@ -17,11 +17,14 @@ from bench.report.statistics import Array, Replicates, auc, correct, majority_ac
 from bench.report.tables import counted, known, natural
 
 Record = Mapping[str, Any]
+Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
 
-# What makes two runs of one model on one dataset two different models or datasets, beside the protocol.
-_OF_THE_MODEL = ("weights_sha256", "plugin_sha256")
-_OF_THE_DATA = ("data_fingerprint",)
+# What makes two runs of one model on one dataset two different models or datasets, beside the protocol. Older records
+# have one ``plugin_sha256`` of both files: it is taken for the model's, so that no two of them become one.
+_OF_THE_MODEL = ("weights_sha256", "model_plugin_sha256", "plugin_sha256")
+_OF_THE_DATA = ("data_fingerprint", "data_plugin_sha256")
 _TOLERANCE = 1e-6
+MAX_DETAIL = 12  # a longer fingerprint that is no digest is shown as the digest of itself
 MAX_SETTINGS_NAMED = 3
 
 
@@ -79,6 +82,7 @@ class Row:
     ok: list[Record] = field(default_factory=list)
     other: list[Record] = field(default_factory=list)
     evidence: Evidence | None = None
+    code: Code = ("", None)
 
     def values(self, metric: str) -> list[float]:
         """The metric of each seed that has it, by seed."""
@@ -128,33 +132,69 @@ def _spec_order(spec: Mapping[str, Any]) -> tuple[Any, ...]:
 def accuracy_rows(records: Iterable[Record]) -> list[Row]:
     """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model."""
     records = [r for r in records if r["kind"] == "accuracy"]
-    models = _labels(records, "model", _OF_THE_MODEL)
-    datasets = _labels(records, "dataset", _OF_THE_DATA)
+    models = labels(records, "model", _OF_THE_MODEL)
+    # A fingerprint holds the size: only two of one size are two versions of the data.
+    datasets = labels(records, "dataset", _OF_THE_DATA, ("size",))
     variants = _recipe_variants(records)
-    rows: dict[str, Row] = {}
-    for record in records:
-        spec = record["spec"]
-        identity = _canonical({k: v for k, v in spec.items() if k != "seed"})
-        if identity not in rows:
-            rows[identity] = Row(models[record["key"]], datasets[record["key"]], _protocol(spec, variants))
-        (rows[identity].ok if record["status"] == "ok" else rows[identity].other).append(record)
+    rows: dict[tuple[str, str, str], Row] = {}
+    for record in _one_a_seed(records, models, datasets):
+        protocol = _protocol(record["spec"], variants)
+        model, dataset = models[record["key"]], datasets[record["key"]]
+        row = rows.setdefault(
+            (model, dataset, protocol.identity), Row(model, dataset, protocol, code=code_of(record["spec"]))
+        )
+        (row.ok if record["status"] == "ok" else row.other).append(record)
     return sorted(rows.values(), key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
 
 
-def _labels(records: Iterable[Record], name: str, details: tuple[str, ...]) -> dict[str, str]:
-    """Name of each Record's model or dataset; with what tells two of one name apart, where there are two."""
-    versions: dict[str, set[str]] = defaultdict(set)
-    own: dict[str, tuple[str, str]] = {}
+def code_of(spec: Mapping[str, Any]) -> Code:
+    """The model and the plug-in it comes from, of either kind of Cell."""
+    return str(spec["model"]), spec.get("model_plugin_sha256")
+
+
+def _one_a_seed(records: Iterable[Record], models: Mapping[str, str], datasets: Mapping[str, str]) -> list[Record]:
+    """Leave out what says the same again: a Cell whose key an earlier version of the program computed otherwise."""
+    found: dict[tuple[str, ...], Record] = {}
     for record in records:
         spec = record["spec"]
-        detail = _canonical([spec.get(d) for d in details])
-        versions[spec[name]].add(detail)
-        own[record["key"]] = (spec[name], detail)
-    labels = {}
-    for key, (text, detail) in own.items():
-        shown = [str(value)[:8] for value in json.loads(detail) if value]
-        labels[key] = f"{text} ({', '.join(shown) or 'as built in'})" if len(versions[text]) > 1 else text
-    return labels
+        identity = (models[record["key"]], datasets[record["key"]], _identity(spec), str(spec.get("seed")))
+        if identity not in found or (found[identity]["status"] != "ok" and record["status"] == "ok"):
+            found[identity] = record
+    return list(found.values())
+
+
+def labels(
+    records: Iterable[Record], name: str, details: tuple[str, ...], within: tuple[str, ...] = ()
+) -> dict[str, str]:
+    """Key of each Record -> the name of its model or dataset, with what tells two of one name apart where there are.
+
+    Args:
+        records: Cells of one kind.
+        name: the field of the spec with the name.
+        details: fields that tell versions of one name apart.
+        within: fields in which two must agree to be versions of one another.
+    """
+    versions: dict[str, set[str]] = defaultdict(set)
+    own: dict[str, tuple[str, str, str]] = {}
+    for record in records:
+        spec = record["spec"]
+        detail, group = _canonical([spec.get(d) for d in details]), _canonical([spec.get(f) for f in (name, *within)])
+        versions[group].add(detail)
+        own[record["key"]] = (str(spec[name]), group, detail)
+    found = {}
+    for key, (text, group, detail) in own.items():
+        shown = [_short(str(value)) for value in json.loads(detail) if value]
+        found[key] = f"{text} ({', '.join(shown) or 'as built in'})" if len(versions[group]) > 1 else text
+    return found
+
+
+def _short(detail: str) -> str:
+    """The beginning of a digest; of other long text its digest, for fingerprints of one dataset begin alike."""
+    if len(detail) <= MAX_DETAIL:
+        return detail
+    if all(c in "0123456789abcdef" for c in detail):
+        return detail[:8]
+    return hashlib.sha256(detail.encode()).hexdigest()[:8]
 
 
 def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
@@ -184,11 +224,16 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def _identity(spec: Mapping[str, Any]) -> str:
+    """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
+    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
+    return _canonical({k: v for k, v in spec.items() if k not in apart and v is not None})
+
+
 def _protocol(spec: Mapping[str, Any], variants: Mapping[str, str]) -> Protocol:
     settings = spec.get("recipe_settings") or {}
-    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
     return Protocol(
-        identity=_canonical({k: v for k, v in spec.items() if k not in apart}),
+        identity=_identity(spec),
         size=spec.get("size") or 0,
         resolution=spec.get("resolution") or 0,
         resize=spec.get("resize") or "",

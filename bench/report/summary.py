@@ -7,8 +7,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.accuracy import Overall, Standing
-from bench.report.efficiency import by_setting, noise_floor
+from bench.report.efficiency import noise_floor
 from bench.report.results import Record, Row
+from bench.report.settings import by_setting
 from bench.report.statistics import interval
 from bench.report.tables import counted, fixed, listed, name, natural, signed, significant
 
@@ -127,7 +128,7 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
         speed = significant(fastest["metrics"]["throughput_images_per_s_p50"])
         floor = noise_floor(members)
         noise = f"; the noise floor is {significant(100 * floor, 2)} %" if floor is not None else ""
-        return f"Fastest at {resolution} px ({key}): {name(fastest['spec']['model'])} with {speed} images/s{noise}."
+        return f"Fastest at {resolution} px ({key}): {name(fastest['label'])} with {speed} images/s{noise}."
     return ""
 
 

@@ -47,7 +47,7 @@ def record(
 
 
 class Run:
-    """Collects records; ``write`` lays them out as a run directory."""
+    """Collects records; ``write`` lays them out as a run directory. ``of`` are fields of a spec other than usual."""
 
     def __init__(self) -> None:
         self.records: list[store.Record] = []
@@ -69,6 +69,7 @@ class Run:
         fingerprint: str = "f0",
         scores: np.ndarray | None = None,
         labels: np.ndarray | None = None,
+        of: dict[str, Any] | None = None,
         **metrics: Any,
     ) -> store.Record:
         recipe = recipe or RECIPE
@@ -84,8 +85,10 @@ class Run:
             "precision": "fp32",
             "data_fingerprint": fingerprint,
             "weights_sha256": None,
-            "plugin_sha256": None,
+            "model_plugin_sha256": None,
+            "data_plugin_sha256": None,
             "protocol": 1,
+            **(of or {}),
         }
         if scores is not None:
             auc, acc = official(scores, labels)
@@ -109,6 +112,7 @@ class Run:
         device: str = "cpu",
         status: str = "ok",
         reason: str = "",
+        of: dict[str, Any] | None = None,
         **metrics: Any,
     ) -> store.Record:
         spec = {
@@ -125,8 +129,10 @@ class Run:
             "versions": {"torch": "2.15.0"},
             "budget_s": 1.0,
             "rounds": 3,
-            "plugin_sha256": None,
-            "protocol": 1,
+            "omp_wait_policy": "PASSIVE",
+            "model_plugin_sha256": None,
+            "protocol": 2,
+            **(of or {}),
         }
         found = (
             {"throughput_images_per_s_p50": speed, "peak_memory_mib": memory, **metrics} if status == "ok" else metrics
@@ -194,7 +200,7 @@ def full_run() -> Run:
                 model,
                 resolution,
                 speed=speed / growth,
-                memory=100 * growth,
+                memory=4 * 11_689_512 / 2**20 + 50 * growth,  # weights and activations
                 params=11_689_512,
                 macs_g=0.15 * growth,
                 throughput_images_per_s_p10=0.97 * speed / growth,

@@ -80,7 +80,7 @@ def test_seeds_are_averaged_and_protocols_are_not(run: Any, tmp_path: Path):
     assert three.test_auc == pytest.approx(np.mean([0.80, 0.84, 0.91]))
     assert three.test_auc_sd == pytest.approx(np.std([0.80, 0.84, 0.91], ddof=1))
     assert text.count("## Overall: ") == 3
-    assert {"breastmnist (f0)", "breastmnist (other fi)"} <= set(frame.dataset)
+    assert {"breastmnist (f0)", "breastmnist (other file)"} <= set(frame.dataset)
     assert "28→224 px (nearest), quick, 3 epochs" in text
     assert "28→64 px (nearest), quick, 50 epochs" in text
 
@@ -105,6 +105,62 @@ def test_models_of_one_name_with_other_weights_are_two(run: Any, tmp_path: Path)
         "resnet18 (abcdef01)",
         "resnet18 (as built in)",
     }
+
+
+def test_two_sizes_are_not_two_versions_of_a_dataset(run: Any, tmp_path: Path):
+    for model in ("a", "b"):
+        run.accuracy(model, "breastmnist", 0.8, size=28, fingerprint="medmnist-1-750601b1f35ba330")
+        run.accuracy(model, "breastmnist", 0.9, size=64, fingerprint="medmnist-1-cc4b2d9a10b7d9fe")
+    text = page(run, tmp_path)
+    assert set(accuracy_csv(tmp_path).dataset) == {"breastmnist"}
+    assert "breastmnist (" not in text
+
+
+def test_versions_of_a_dataset_have_labels_of_their_own(run: Any, tmp_path: Path):
+    """Fingerprints of one dataset begin alike, and those of phantoms end alike too."""
+    for value, noise in ((0.8, 0.01), (0.9, 0.02)):
+        run.accuracy("a", "phantom_local", value, fingerprint=f"phantom-1-phantom_local-64-{noise}-scale=(0.94, 1.06)")
+    run.accuracy("a", "phantom_local", 0.7, size=64, fingerprint="phantom-1-phantom_local-64-0.01-scale=(0.94, 1.06)")
+    text = page(run, tmp_path)
+    frame = accuracy_csv(tmp_path)
+    assert frame[frame["size"] == 28].dataset.nunique() == 2
+    assert list(frame[frame["size"] == 64].dataset) == ["phantom_local"]
+    assert "AUC and ACC are means over 2 datasets" in text
+
+
+def test_a_plug_in_dataset_does_not_split_its_models(run: Any, tmp_path: Path):
+    """Of a model's plug-in there may be two versions; a dataset's says nothing of the model."""
+    run.accuracy("resnet18", "breastmnist", 0.8)
+    run.accuracy("resnet18", "mine", 0.9, of={"data_plugin_sha256": 64 * "d"})
+    for digest, value in (("1", 0.6), ("2", 0.7)):
+        plugin = {"model_plugin_sha256": 64 * digest}
+        run.accuracy("net", "breastmnist", value, of=plugin)
+        run.efficiency("net", 64, speed=100 * float(digest), of=plugin)
+    text = page(run, tmp_path)
+    assert set(accuracy_csv(tmp_path).model) == {"resnet18", "net (11111111)", "net (22222222)"}
+    rows = {r["model"]: r["images/s"] for r in table(text, "## Overall: ")}
+    assert rows == {"resnet18": "–", "net (11111111)": "100", "net (22222222)": "200"}
+    assert [r["model"] for r in table(text, "### Inference")] == ["net (11111111)", "net (22222222)"]
+
+
+def test_a_dataset_plug_in_that_changed_is_another_dataset(run: Any, tmp_path: Path):
+    for digest, value in (("d", 0.6), ("e", 0.7)):
+        run.accuracy("a", "mine", value, of={"data_plugin_sha256": 64 * digest})
+    page(run, tmp_path)
+    assert set(accuracy_csv(tmp_path).dataset) == {"mine (f0, dddddddd)", "mine (f0, eeeeeeee)"}
+
+
+def test_records_of_earlier_versions_are_the_same_rows(run: Any, tmp_path: Path):
+    """Fields that came later are empty in old records; a Cell that ran under both keys counts once."""
+    for seed in (0, 1):
+        made = run.accuracy("a", "one", 0.8, seed=seed)
+        for name in ("model_plugin_sha256", "data_plugin_sha256"):
+            del made["spec"][name]
+        made["spec"]["plugin_sha256"] = None
+    run.accuracy("a", "one", 0.9, seed=1)["key"] = "f" * 20
+    run.accuracy("a", "one", 0.7, seed=2)
+    page(run, tmp_path)
+    assert list(accuracy_csv(tmp_path).seeds) == [3]
 
 
 def test_ranked_over_the_largest_table_without_gaps(run: Any, tmp_path: Path):
@@ -216,7 +272,7 @@ def test_unicode_and_markup_in_names(run: Any, tmp_path: Path):
 
 def test_only_efficiency(run: Any, tmp_path: Path):
     for resolution in (64, 128, 256):
-        run.efficiency("resnet18", resolution, speed=1e6 / resolution**2, memory=10.0 * resolution)
+        run.efficiency("resnet18", resolution, speed=1e6 / resolution**2, memory=10.0 * resolution, params=0)
     text = page(run, tmp_path)
     assert "## Overall" not in text
     assert "## By dataset" not in text
@@ -309,7 +365,7 @@ def test_terminal_holds_the_same_and_fits(full_run: Any, run_info: dict[str, Any
     for words in (
         "vit_tiny_patch16_224",
         "unsupported",
-        "Noise floor: two runs of one row would differ by about 1.3 %",
+        "Noise floor: 4.1 % in images/s",
         run_info["command"],
         "+0.4",
     ):

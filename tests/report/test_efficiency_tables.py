@@ -1,0 +1,221 @@
+"""The efficiency tables: what is kept apart, what the noise floor means, what the exponents are fitted to."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from bench.report.leaderboard import write_boards
+
+MIB = 2**20
+
+
+def page(run: Any, out: Path) -> str:
+    return write_boards(out, run.records)[0].read_text()
+
+
+def table(text: str, heading: str) -> list[dict[str, str]]:
+    """The first table below ``heading``."""
+    lines = [line for line in text.split(heading, 1)[1].split("\n\n| ", 1)[1].split("\n\n", 1)[0].splitlines()]
+    cells = [[cell.strip().strip("`") for cell in line.strip("| ").split(" |")] for line in lines]
+    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def headings(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.startswith("### ")]
+
+
+def csv(out: Path) -> pd.DataFrame:
+    return pd.read_csv(out / "leaderboard_efficiency.csv", engine="python")
+
+
+# --- settings --------------------------------------------------------------------------------------------------
+
+
+def test_other_libraries_are_another_table_and_only_what_differs_is_named(run: Any, tmp_path: Path):
+    for torch, speed in (("2.9.0", 10.0), ("2.15.0", 20.0)):
+        run.efficiency("a", 64, speed=speed, of={"versions": {"torch": torch, "timm": "1.0.31"}})
+    text = page(run, tmp_path)
+    assert headings(text) == [
+        "### Inference, fp32, eager, cpu (Some CPU), 2 threads, torch 2.15.0",
+        "### Inference, fp32, eager, cpu (Some CPU), 2 threads, torch 2.9.0",
+    ]
+    assert [r["images/s"] for r in table(text, "torch 2.9.0")] == ["10.0"]
+    assert set(csv(tmp_path).versions) == {"timm 1.0.31, torch 2.15.0", "timm 1.0.31, torch 2.9.0"}
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"backend": "reference"}, ("scan backend cpu", "scan backend reference")),
+        ({"rounds": 1}, ("3 rounds", "1 round")),
+        ({"budget_s": 0.5}, ("1.0 s a pass", "0.5 s a pass")),
+        ({"omp_wait_policy": None}, ("omp_wait_policy PASSIVE", "omp_wait_policy not recorded")),
+        ({"versions": {"torch": "2.15.0", "mamba-ssm": "2.3"}}, ("without mamba-ssm", "mamba-ssm 2.3")),
+    ],
+)
+def test_what_decides_a_speed_is_never_mixed(run: Any, tmp_path: Path, other: dict[str, Any], words: tuple[str, str]):
+    run.efficiency("a", 64, speed=10.0)
+    run.efficiency("a", 64, speed=20.0, of=other)
+    text = page(run, tmp_path)
+    assert {heading.split("2 threads, ")[1] for heading in headings(text)} == set(words)
+    assert {column for column in other if column != "rounds"} <= set(csv(tmp_path).columns)
+
+
+def test_settings_that_differ_otherwise_need_no_further_words(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=10.0)
+    run.efficiency("a", 64, speed=20.0, precision="bf16", of={"versions": {"torch": "2.16.0"}})
+    assert "2.16.0" not in "".join(headings(page(run, tmp_path)))
+
+
+# --- noise -----------------------------------------------------------------------------------------------------
+
+
+def test_noise_floor_is_what_95_percent_of_repeats_stay_below(run: Any, tmp_path: Path):
+    """noise_rel is one standard deviation of a difference; squares are averaged, for only they are unbiased."""
+    for resolution, noise in ((64, 0.01), (128, 0.02), (256, 0.02)):
+        run.efficiency("a", resolution, speed=10.0, noise_rel=noise)
+    assert 100 * 1.96 * math.sqrt((0.01**2 + 2 * 0.02**2) / 3) == pytest.approx(3.395, abs=1e-3)
+    text = page(run, tmp_path)
+    assert "Noise floor: 3.4 % in images/s; 95 % of repeats of one row differ by less" in text
+    assert "3.9 % for the worst, `a` at 256 px, batch 8" in text
+
+
+def test_no_change_of_order_within_the_noise_of_the_two_rows(run: Any, tmp_path: Path):
+    for model, speeds in {"resnet18": (100, 80), "vit_tiny": (120, 60)}.items():
+        for resolution, speed in zip((64, 128), speeds, strict=True):
+            run.efficiency(model, resolution, speed=float(speed), noise_rel=0.001)
+    for resolution in (128, 256, 512, 1024):  # quiet rows of another model keep the floor low
+        run.efficiency("swin", resolution, speed=1.0, noise_rel=0.001)
+    assert "`resnet18` is faster than `vit_tiny`" in page(run, tmp_path)
+    run.records[0]["metrics"]["noise_rel"] = 0.11
+    assert "is faster than `vit_tiny`" not in page(run, tmp_path)
+
+
+# --- growth ----------------------------------------------------------------------------------------------------
+
+PARAMS = 11_689_512
+
+
+def test_memory_exponent_is_that_of_the_activations(run: Any, tmp_path: Path):
+    """Constant weights beside activations that grow as the pixels do: the exponent is 1, not the 0.3 of their sum."""
+    for resolution in (64, 128, 256):
+        memory = 4 * PARAMS / MIB + 5 * (resolution / 64) ** 2
+        run.efficiency("a", resolution, speed=10.0, memory=memory, params=PARAMS)
+    text = page(run, tmp_path)
+    (row,) = table(text, "Growth with the image")
+    assert row["memory exponent"] == "1.00"
+    assert "memory is peak memory less 4 bytes a parameter (weights)" in text
+
+
+@pytest.mark.parametrize("saved", [False, True])
+def test_in_training_it_is_what_is_kept_for_the_backward_pass(run: Any, tmp_path: Path, saved: bool):
+    for resolution in (64, 128, 256):
+        activations = 50 * (resolution / 64) ** 2
+        more = {"saved_activations_mib": activations} if saved else {}
+        memory = 16 * PARAMS / MIB + (activations if not saved else 7 * resolution)
+        run.efficiency("a", resolution, mode="train", speed=10.0, memory=memory, params=PARAMS, **more)
+    text = page(run, tmp_path)
+    assert [r["memory exponent"] for r in table(text, "Growth with the image")] == ["1.00"]
+    words = "what the forward keeps" if saved else "less 16 bytes a parameter (weights, gradients and moments)"
+    assert words in text
+
+
+def test_activations_lost_beside_the_weights_are_not_fitted(run: Any, tmp_path: Path):
+    """A remainder of a hundredth of the peak is the error of the meter."""
+    for resolution, rest in ((64, -0.4), (128, 0.5), (256, 40.0), (384, 90.0), (512, 160.0)):
+        run.efficiency("a", resolution, speed=1e5 / resolution**2, memory=4 * PARAMS / MIB + rest, params=PARAMS)
+    (row,) = table(page(run, tmp_path), "Growth with the image")
+    assert row["memory exponent"] == "1.00"
+
+
+def test_a_familys_exponent_is_of_its_plain_models_at_one_batch(run: Any, tmp_path: Path):
+    twin, variant = "medmamba_tiny_ssm_twin", "medmamba_tiny[branch=ssm]"
+    powers = {"medmamba_tiny": 1.0, "medmamba_small": 1.0, twin: 2.0, variant: 3.0, "timm:medmamba_x": 2.0}
+    for model, power in powers.items():
+        for resolution in (64, 128, 256):
+            for batch in (1, 8):
+                speed = (64 / resolution) ** (2 * power * (1 if batch == 8 else 0.5))
+                run.efficiency(model, resolution, speed=speed, batch=batch)
+    rows = [r for r in table(page(run, tmp_path), "Growth with the image") if r["model"].startswith("all ")]
+    assert [(r["model"], r["batch"], r["time exponent"]) for r in rows] == [
+        ("all medmamba (2 models)", "1", "0.50"),
+        ("all medmamba (2 models)", "8", "1.00"),
+    ]
+
+
+# --- the largest batch -----------------------------------------------------------------------------------------
+
+
+def test_the_largest_batch_is_named_and_never_compared(run: Any, tmp_path: Path):
+    for model in ("resnet18", "vit_tiny"):
+        for resolution, largest in ((64, 512), (128, 130), (256, 37)):
+            speed = (1e6 if model == "resnet18" else 2e8 / resolution) / resolution**2
+            run.efficiency(model, resolution, batch=0, speed=speed, memory=20_000.0, largest_batch=largest, params=1)
+    run.efficiency("resnet18", 512, batch=0, status="oom", reason="too much", largest_batch=0)
+    text = page(run, tmp_path)
+    assert [r["batch"] for r in table(text, "### Inference")][:4] == [
+        "largest (512)", "largest (130)", "largest (37)", "largest"]  # fmt: skip
+    assert "Growth with the image" not in text
+    assert "is faster than" not in text
+    assert "infer at 512 px, batch largest, fp32, cpu" in text
+
+
+def test_the_largest_batch_is_no_cost_beside_accuracy(run: Any, tmp_path: Path):
+    run.accuracy("a", "one", 0.9)
+    more = {"params": 2_000_000, "latency_ms_p50": 3.0}
+    run.efficiency("a", 64, batch=0, speed=99.0, memory=20_000.0, largest_batch=37, **more)
+    text = page(run, tmp_path)
+    (row,) = table(text, "## Overall")
+    assert (row["params M"], row["latency ms"]) == ("2.00", "3.00")
+    assert "images/s" not in row and "memory MiB" not in row
+    assert "1,000 classes; latency (median) at batch 1;" in text
+    run.efficiency("a", 64, batch=8, speed=50.0, memory=100.0, **more)
+    text = page(run, tmp_path)
+    assert [(r["images/s"], r["memory MiB"]) for r in table(text, "## Overall")] == [("50.0", "100")]
+    assert "images/s and peak memory at batch 8" in text
+
+
+# --- beside accuracy -------------------------------------------------------------------------------------------
+
+
+def test_cost_comes_from_the_nearest_resolution_where_none_was_timed_at_the_same(run: Any, tmp_path: Path):
+    run.accuracy("a", "one", 0.9, resolution=32)
+    for resolution in (64, 128):
+        run.efficiency("a", resolution, speed=6400.0 / resolution)
+    text = page(run, tmp_path)
+    assert [r["images/s"] for r in table(text, "## Overall")] == ["100"]
+    assert "Cost at 64 px (nothing was measured at 32 px; this is the nearest): inference, fp32" in text
+
+
+def test_a_resolution_where_nothing_worked_is_not_the_nearest(run: Any, tmp_path: Path):
+    run.accuracy("a", "one", 0.9, resolution=512)
+    run.efficiency("a", 512, status="oom", reason="too much")
+    run.efficiency("a", 64, speed=100.0)
+    assert "Cost at 64 px (nothing was measured at 512 px" in page(run, tmp_path)
+
+
+# --- figures ---------------------------------------------------------------------------------------------------
+
+
+def test_energy_is_called_an_estimate_and_stands_beside_the_idle_power(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=10.0, device="cuda:0", energy_j_per_image=0.0123, power_idle_w=71.4)
+    (row,) = table(page(run, tmp_path), "### Inference")
+    assert (row["J/image (est.)"], row["idle W"]) == ("0.0123", "71.4")
+
+
+def test_the_csv_has_flags_and_every_round(run: Any, tmp_path: Path):
+    rounds = [10.123456789012345, 9.5]
+    run.efficiency("a", 64, speed=10.0, flags=["noisy", "not warm"], throughput_images_per_s_rounds=rounds,
+                   noisy_evidence=["first, of two", "second"])  # fmt: skip
+    run.efficiency("b", 64, speed=10.0, flags=[])
+    page(run, tmp_path)
+    a, b = (line for _, line in csv(tmp_path).iterrows())
+    assert a["flags"] == "noisy; not warm"
+    assert a["noisy_evidence"] == "first, of two; second"
+    assert [float(v) for v in a["throughput_images_per_s_rounds"].split()] == rounds
+    assert pd.isna(b["flags"])
