@@ -126,7 +126,9 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
         raw["static"] = {}
         workload = _static(cell, raw["static"], phase)
         phase("ceilings")
-        raw["ceilings"] = asdict(kept_ceilings(cell.device, cell.threads, cell.precision, ctx.out / "ceilings"))
+        raw["ceilings"] = asdict(
+            kept_ceilings(cell.device, cell.threads, cell.precision, ctx.out / "ceilings", cell.hardware)
+        )
     else:
         phase("build")
         workload = Workload(cell)
@@ -134,29 +136,32 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     clock = timing.clock_for(cell.device)
     phase("warmup")
     step = workload.step()
-    first = time.perf_counter()
-    before = hardware.snapshot(cell.device)
     warm = timing.warm_up(step, clock, budget)
     raw["warmup"] = asdict(warm)
+    single = None if cell.mode == "train" else workload.step(batch=1)
+    if single:
+        single(0)  # compiles for this batch
+        clock.synchronize()
+    before = hardware.snapshot(cell.device)
     phase("throughput")
     busy: dict[str, Any] = {}  # clocks are only telling while the device works
     look = (lambda: busy.update(hardware.gpu_state(cell.device))) if cuda else None
     raw["block_s"], raw["steps_per_block"] = timing.throughput_blocks(step, clock, budget, warm.step_s, look)
     if busy:
         raw["gpu_busy"] = busy
-    if cell.mode == "train":
+    if single:
+        phase("latency")
+        raw["latency_s"] = timing.latency_samples(single, clock, budget)
+    else:
         phase("split")
         raw["phase_s"] = timing.phase_seconds(workload.phases(), clock, budget)
-    else:
-        phase("latency")
-        raw["latency_s"] = timing.latency_samples(workload.step(batch=1), clock, budget)
     if number == 0 and budget.energy_s and (joules := energy.counter_for(cell.device)):
         phase("energy")
         raw["energy"] = energy.measure(step, cell.batch, clock, joules, budget.energy_s)
     after = hardware.snapshot(cell.device)
     after |= {"gpu": after["gpu"] | {"throttle": busy.get("throttle", [])}} if busy else {}
     raw["disturbances"] = hardware.disturbances(before, after)
-    raw["measured_s"] = time.perf_counter() - first
+    raw["measured_s"] = after["at_s"] - before["at_s"]
 
 
 def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workload:

@@ -30,7 +30,8 @@ _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a runn
 def machine_facts() -> dict[str, Any]:
     """What identifies the machine: processor, cores this process may use, memory, GPUs visible to it, system.
 
-    Reads /proc, the environment and NVML; imports no torch. Enters the key of efficiency Cells.
+    Reads /proc, the environment and NVML; imports no torch. Of these only the name of the device that a Cell runs on,
+    and of a CPU the number of cores, enter the key of efficiency Cells.
     """
     return {
         "cpu_model": _cpu_model(),
@@ -184,8 +185,7 @@ def snapshot(device: str) -> dict[str, Any]:
 
 
 def _cpu_counters() -> dict[str, Any]:
-    own = time.process_time()
-    counters: dict[str, Any] = {"own_cpu_s": own, "cores": os.cpu_count() or 1}
+    counters: dict[str, Any] = {"own_cpu_s": _own_cpu_s(), "cores": os.cpu_count() or 1}
     with suppress(OSError, ValueError, IndexError):
         ticks = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         hertz = os.sysconf("SC_CLK_TCK")
@@ -198,6 +198,20 @@ def _cpu_counters() -> dict[str, Any]:
         khz = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()
         counters["cpu_mhz"] = int(khz) / 1e3
     return counters
+
+
+def _own_cpu_s() -> float:
+    """CPU seconds of this process and all that it started (compilers), finished or still running."""
+    import psutil
+
+    times = os.times()
+    own = time.process_time() + times.children_user + times.children_system
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                spent = child.cpu_times()
+                own += spent.user + spent.system + spent.children_user + spent.children_system
+    return own
 
 
 def disturbances(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

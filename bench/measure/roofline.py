@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -135,9 +136,16 @@ def best_seconds(step: Step, clock: Clock, seconds: float) -> float:
     return min(blocks)
 
 
-def kept_ceilings(device: str, threads: int, precision: str, directory: Path, seconds: float = 0.3) -> Ceilings:
-    """Read the ceilings of this run from ``directory``, or measure and keep them there (one file a precision)."""
-    path = directory / f"{device.replace(':', '_')}_{threads}_{precision}.json"
+def kept_ceilings(
+    device: str, threads: int, precision: str, directory: Path, hardware: str, seconds: float = 0.3
+) -> Ceilings:
+    """Read the ceilings of this run from ``directory``, or measure and keep them there.
+
+    One file for each ``hardware`` (its name), device, number of threads and precision: several machines may share the
+    directory.
+    """
+    name = f"{hardware}_{device}_{threads}_{precision}"
+    path = directory / f"{re.sub(r'[^A-Za-z0-9.]+', '_', name)}.json"
     try:
         return Ceilings(**json.loads(path.read_bytes()))
     except (FileNotFoundError, ValueError, TypeError):

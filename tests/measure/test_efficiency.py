@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.cells import Context, EfficiencyCell
-from bench.measure import flops, roofline, timing
+from bench.measure import flops, hardware, roofline, timing
 from bench.measure.combine import combine
 from bench.measure.efficiency import measure_round, run_efficiency
 from bench.measure.workload import Workload
@@ -110,6 +110,42 @@ def test_a_training_cell_has_its_split_and_what_backward_keeps(context: Context)
     # Of three equal parts, forward and two gradients, the image's own gradient is not needed.
     assert found["train_macs_g"] * 1e9 == 2 * 14 * 14 * 4 * 27 + 3 * 4000
     assert "latency_ms_p50" not in found
+
+
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_disturbances_are_looked_for_around_the_timed_passes_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """Warm-up and compilation, also that of the latency pass's own batch, lie before the first look."""
+    events: list[str] = []
+    snapshot, warm_up, forward = hardware.snapshot, timing.warm_up, Planted.forward
+
+    def looked(device: str) -> dict[str, Any]:
+        events.append("look")
+        return snapshot(device)
+
+    def warmed(*args: Any) -> timing.WarmUp:
+        found = warm_up(*args)
+        events.append("warm")
+        return found
+
+    def watched(self: Planted, x: torch.Tensor) -> torch.Tensor:
+        if "warm" in events and len(x) == 1:
+            events.append("batch 1")
+        return forward(self, x)
+
+    monkeypatch.setattr(hardware, "snapshot", looked)
+    monkeypatch.setattr(timing, "warm_up", warmed)
+    monkeypatch.setattr(Planted, "forward", watched)
+    context = Context("cpu", 1, None, None, tmp_path, lambda event: events.append(event["phase"]))
+    measure_round(cell(mode=mode), context, 1)
+    if mode == "infer":
+        assert events[:6] == ["build", "warmup", "warm", "batch 1", "look", "throughput"]
+        assert events.index("latency") < len(events) - 1
+    else:
+        assert events == ["build", "warmup", "warm", "look", "throughput", "split", "look"]
+    assert events[-1] == "look"
+    assert events.count("look") == 2
 
 
 @pytest.mark.parametrize(("model", "last"), [("resnet18", True), ("vit_tiny_patch16_224", False)])

@@ -39,6 +39,23 @@ def test_disturbances_are_named(changes: dict[str, float], flag: str, sentence: 
     assert found["evidence"] == [sentence]
 
 
+@pytest.mark.parametrize("ends", [True, False])
+def test_the_work_of_children_is_our_own(ends: bool) -> None:
+    """A compiler or its workers that this process started, finished or not."""
+    before = hardware.snapshot("cpu")["own_cpu_s"]
+    last = "" if ends else "; print('done', flush=True); time.sleep(60)"
+    code = f"import time\nwhile time.process_time() < 0.4: pass\n{last.removeprefix('; ')}"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as child:
+        if ends:
+            child.wait()
+        else:
+            assert child.stdout is not None
+            child.stdout.readline()
+        own = hardware.snapshot("cpu")["own_cpu_s"] - before
+        child.kill()
+    assert own > 0.35
+
+
 class NotSupported(Exception):  # noqa: N818
     pass
 

@@ -82,13 +82,19 @@ def test_ceilings_are_measured_once_a_run(tmp_path: Path, monkeypatch: pytest.Mo
         return MACHINE
 
     monkeypatch.setattr(roofline, "measure_ceilings", measured)
-    first = kept_ceilings("cuda:0", 4, "fp32", tmp_path / "ceilings")
-    assert kept_ceilings("cuda:0", 4, "fp32", tmp_path / "ceilings") == first == MACHINE
+
+    def kept(hardware: str) -> Ceilings:
+        return kept_ceilings("cuda:0", 4, "fp32", tmp_path / "ceilings", hardware)
+
+    assert kept("Board A") == kept("Board A") == MACHINE
     assert len(calls) == 1
     (path,) = (tmp_path / "ceilings").iterdir()
     path.write_text(json.dumps({"torn": 1}))
-    assert kept_ceilings("cuda:0", 4, "fp32", tmp_path / "ceilings") == MACHINE
+    assert kept("Board A") == MACHINE
     assert len(calls) == 2
+    kept("Board/B (8 cores)")  # another machine, on the same file system
+    assert len(calls) == 3
+    assert len(list((tmp_path / "ceilings").iterdir())) == 2
 
 
 def test_measured_ceilings_are_plausible(monkeypatch: pytest.MonkeyPatch) -> None:
