@@ -31,13 +31,11 @@ def create_model(
         RegistryError: unknown name or option (with the nearest right one), or a resolution it cannot take.
     """
     spec = registry.parse_model(name)
-    if options:
-        settings = ",".join(f"{key}={value}" for key, value in {**dict(spec.options), **options}.items())
-        spec = registry.parse_model(f"{spec.name}[{settings}]")
+    settings = registry.check_options(spec.name, {**dict(spec.options), **options})
     facts = registry.model_facts(spec.name)
-    if reason := facts.unsupported(img_size, dict(spec.options)):
+    if reason := facts.unsupported(img_size, settings):
         raise registry.RegistryError(f"model {spec} at {img_size} pixels: {reason}")
-    model: nn.Module = facts.build(num_classes, in_chans, img_size, **dict(spec.options))
+    model: nn.Module = facts.build(num_classes, in_chans, img_size, **settings)
     return model
 
 
@@ -62,12 +60,12 @@ def load_dataset(name: str, size: int = 28, root: str | Path | None = None) -> L
         root: folder of its files; by default the user's cache (``bench fetch`` puts them there).
 
     Raises:
-        RegistryError: unknown name or size.
-        MissingFilesError: a file is missing or damaged; says which, where from and where to put it.
+        RegistryError: unknown name.
+        DataError: the dataset has no such size, or a file is missing or damaged; says which and what to do.
     """
     from bench.training.cache import load_dataset as load
 
-    return load(name, size=size, root=Path(root) if root else None)
+    return load(name, size=size, root=Path(root).expanduser() if root else None)
 
 
 def run(
@@ -92,11 +90,12 @@ def run(
         **keys: any other key of the configuration, as ``resolutions=[64]`` or ``efficiency={"rounds": 2}``.
 
     Returns:
-        One row a Record: the Cell's spec, its metrics, status and reason.
+        One row for each Record of this sweep: the Cell's spec, its metrics, status and reason.
 
     Raises:
         ConfigError: something is unknown or impossible; nothing has run.
         MissingFilesError: files are missing or damaged; nothing has run.
+        KeyboardInterrupt: the run was interrupted; what is done is on disk, and its boards are written.
     """
     from rich.console import Console
 
@@ -108,7 +107,7 @@ def run(
     flags["run.out"] = str(out) if out else None
     for name, value in keys.items():
         if isinstance(value, dict):
-            flags.update({f"{name}.{key}": item for key, item in value.items()})
+            flags.update({configuration.find_key(f"{name}.{key}"): item for key, item in value.items()})
         else:
             flags[configuration.find_key(name)] = str(value) if isinstance(value, Path) else value
     if flags.get("sweep.resolutions") and "efficiency.resolutions" not in flags:
@@ -116,4 +115,7 @@ def run(
     loaded = configuration.load(Path(config) if config else None, preset, flags)
     console = Console(quiet=quiet)
     outcome = run_sweep(loaded, console, "bench.run(...)")
-    return store.load_records(outcome.out)
+    if outcome.interrupted:
+        raise KeyboardInterrupt(f"interrupted; the same call goes on where it stopped ({outcome.out})")
+    frame = store.load_records(outcome.out)
+    return frame[frame["key"].isin(outcome.keys)].reset_index(drop=True) if len(frame) else frame

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.config import Loaded
+    from bench.config import Loaded, Sweep
     from bench.plan import Plan
 
-# Exit codes: 0 fine; 1 cells failed; 2 usage, configuration or data; 130 interrupted.
+# Exit codes: 0 fine; 1 cells failed, or doctor misses something; 2 usage, configuration or data; 130 interrupted.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 
 SWEEP_FLAGS: dict[str, tuple[str, str]] = {
@@ -35,9 +35,12 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
     "--data-root": ("run.data_root", "folder of the dataset files"),
-    "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>)"),
+    "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>, else results/sweep)"),
     "--threads": ("run.threads", "CPU threads of a worker"),
-    "--timeout": ("run.timeout_s", "seconds after which a cell ends as timeout"),
+    "--timeout": (
+        "run.timeout_s",
+        "seconds after which a job (a cell, or one round of an efficiency cell) ends as timeout",
+    ),
     "--retry": ("run.retry", "statuses to run again: failed,timeout,oom,diverged"),
 }
 
@@ -108,8 +111,8 @@ def _parser() -> argparse.ArgumentParser:
 
     fetch = _command(commands, "fetch", _fetch, "download dataset files, resumed and verified")
     fetch.add_argument("--datasets", required=True, help="medmnist, globs, names; comma-separated")
-    fetch.add_argument("--sizes", default="28", help="comma-separated side lengths (default 28)")
-    fetch.add_argument("--data-root", help="folder to put them in (default: the user's cache)")
+    fetch.add_argument("--sizes", help="comma-separated side lengths (default: those of bench.toml, else 28)")
+    fetch.add_argument("--data-root", help="folder to put them in (default: that of bench.toml, else the user's)")
     _add_config(fetch)
 
     board = _command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
@@ -117,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
 
     doctor = _command(commands, "doctor", _doctor, "what this machine has, and what that means")
     doctor.add_argument("--data-root", type=Path)
+    _add_config(doctor)
     doctor.add_argument("--json", action="store_true", help="machine-readable")
 
     _add_instruments(commands)
@@ -171,8 +175,6 @@ def _loaded(options: argparse.Namespace) -> Loaded:
     flags: dict[str, Any] = {}
     for flag, (key, _) in SWEEP_FLAGS.items():
         value = getattr(options, key)
-        if value is not None and key in ("run.retry", "sweep.kinds"):
-            value = value.split(",")
         flags[key] = value
         if flag == "--resolutions":
             flags["efficiency.resolutions"] = value
@@ -197,10 +199,12 @@ def _run(options: argparse.Namespace) -> int:
     if outcome.interrupted:
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
         return INTERRUPTED
-    bad = [record for record in outcome.written if record["status"] in ("failed", "timeout")]
-    if bad:
-        print(f"{len(bad)} cells failed; --retry failed,timeout runs them again", file=sys.stderr)
-    return FAILED if bad else 0
+    if not outcome.keys:
+        print("bench: no cell was left to run", file=sys.stderr)
+        return USAGE
+    if outcome.failed:
+        print(f"{outcome.failed} cells failed; --retry failed,timeout runs them again", file=sys.stderr)
+    return FAILED if outcome.failed else 0
 
 
 def _plan(options: argparse.Namespace) -> int:
@@ -218,24 +222,19 @@ def _plan(options: argparse.Namespace) -> int:
     return 0 if plan.runnable else USAGE
 
 
-def _plugins(options: argparse.Namespace) -> None:
-    """Load the plug-ins of the configuration, where there is one that names any."""
-    from bench import registry
+def _configured(options: argparse.Namespace) -> Sweep:
+    """Read the configuration and load its plug-ins."""
+    from bench import config, registry
 
-    path: Path = options.config or Path("bench.toml")
-    if options.config or path.is_file():
-        from bench import config
-
-        loaded = config.load(options.config)
-        registry.load_plugins(loaded.sweep.plugins, loaded.base)
-    else:
-        registry.load_plugins([], Path.cwd())
+    loaded = config.load(options.config)
+    registry.load_plugins(loaded.sweep.plugins, loaded.base)
+    return loaded.sweep
 
 
 def _list(options: argparse.Namespace) -> int:
     from bench.planview import datasets_json, models_json, print_datasets, print_models
 
-    _plugins(options)
+    _configured(options)
     if options.json:
         print(json.dumps(models_json() if options.what == "models" else datasets_json(), indent=1, ensure_ascii=False))
     elif options.what == "models":
@@ -250,12 +249,13 @@ def _fetch(options: argparse.Namespace) -> int:
     from bench.files import fetch_datasets
     from bench.progress import fetch_bars
 
-    _plugins(options)
+    sweep = _configured(options)
     try:
-        sizes = [int(size) for size in options.sizes.split(",")]
+        sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else sweep.sweep.sizes
     except ValueError:
         raise config.ConfigError(f"--sizes {options.sizes}: write side lengths in pixels, as 28,64") from None
-    root = Path(options.data_root).expanduser() if options.data_root else None
+    named = options.data_root or sweep.run.data_root
+    root = Path(named).expanduser() if named else None
     with fetch_bars(_console()) as progress:
         paths = fetch_datasets(registry.split_names(options.datasets), sizes, root, progress)
     print("\n".join(f"verified: {path}" for path in paths) or "nothing to fetch: these datasets need no files")
@@ -270,14 +270,15 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from bench.doctor import examine, print_findings
+    from bench.doctor import BAD, examine, print_findings
 
-    findings = examine(options.data_root)
+    named = options.data_root or _configured(options).run.data_root
+    findings = examine(Path(named) if named else None)
     if options.json:
         print(json.dumps([finding._asdict() for finding in findings], indent=1))
     else:
         print_findings(findings, _console())
-    return 0
+    return FAILED if any(finding.state == BAD for finding in findings) else 0
 
 
 def _ops(options: argparse.Namespace) -> int:
@@ -289,7 +290,7 @@ def _ops(options: argparse.Namespace) -> int:
 def _profile(options: argparse.Namespace) -> int:
     from bench.plan import omp_wait_policy
 
-    _plugins(options)
+    _configured(options)
     os.environ["OMP_WAIT_POLICY"] = omp_wait_policy()  # as in the efficiency cells; read when torch is imported
     from bench.measure.profile import main as profile_main
 

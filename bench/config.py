@@ -29,10 +29,6 @@ def _listed(value: Any) -> Any:
     return value if isinstance(value, (list, tuple)) else [value]
 
 
-def _unique(value: list[Any]) -> list[Any]:
-    return list(dict.fromkeys(value))
-
-
 Pixels = Annotated[int, Field(ge=8, le=8192)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
 PixelList = Annotated[list[Pixels], BeforeValidator(_listed), Field(min_length=1)]
@@ -41,7 +37,7 @@ Precision = Literal["fp32", "tf32", "bf16"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class SweepSection(_Section):
@@ -160,14 +156,14 @@ def _keys() -> dict[str, Any]:
 def find_key(name: str) -> str:
     """Resolve ``models`` or ``sweep.models`` to ``sweep.models``. Raises ConfigError with the nearest key."""
     keys = _keys()
-    if name in keys or name.startswith("recipe."):
-        return name
-    name = name.replace("-", "_")
-    bare = [key for key in keys if key.rpartition(".")[2] == name]
-    if len(bare) == 1:
-        return bare[0]
+    # The section [recipe] holds single values; the bare word is the recipe's name, the common wish.
+    aliases = {"recipe": "sweep.recipe", "plugins.paths": "plugins"}
+    if name in aliases or name in keys or name.startswith("recipe."):
+        return aliases.get(name, name)
+    word = name.replace("-", "_")
+    bare = [key for key in keys if key.rpartition(".")[2] == word]
     if bare:
-        raise ConfigError(f"key {name!r} is ambiguous: {' or '.join(bare)}")
+        return bare[0]  # of two, the sweep's: it is declared first
     shorts = {key.rpartition(".")[2] for key in keys}
     raise ConfigError(f"unknown key {name!r}{nearest(name, [*keys, *shorts])}; keys: {', '.join(keys)}")
 
@@ -189,7 +185,7 @@ def _line_of(text: str, section: str, key: str) -> int | None:
 def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
     """Flatten a TOML file into ``section.key`` -> value, and the same keys -> ``file, line n``."""
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         tree = tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"there is no configuration file {path}") from None
@@ -197,6 +193,8 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ConfigError(f"{path} is a directory; --config takes a TOML file") from None
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
     values: dict[str, Any] = {}
@@ -238,7 +236,9 @@ def _parse_set(item: str) -> tuple[str, Any]:
         raise ConfigError(f"--set {item}: {error}") from None
     try:
         return key, tomllib.loads(f"v = {text}")["v"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip()[:1] in ("[", "{", '"', "'"):
+            raise ConfigError(f"--set {item}: {error}") from None
         return key, text
 
 
@@ -261,6 +261,15 @@ def load(
     """
     path = config or (Path(CONFIG_NAME) if Path(CONFIG_NAME).is_file() else None)
     file_values, file_origins = _read_file(path) if path else ({}, {})
+    parsed = [(*_parse_set(item), f"--set {item}") for item in sets]
+    asked = {key: value for key, value in (flags or {}).items() if value is not None}
+    preset_origin = f"--preset {preset}"
+    if "sweep.preset" in asked:
+        preset = asked.pop("sweep.preset")
+    for key, value, origin in parsed:
+        if key == "sweep.preset":
+            preset, preset_origin = value, origin
+    parsed = [entry for entry in parsed if entry[0] != "sweep.preset"]
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
 
@@ -272,14 +281,12 @@ def load(
     if in_file := file_values.get("sweep.preset"):
         layer(_preset(in_file, file_origins["sweep.preset"]), f"preset {in_file}")
     layer(file_values, file_origins)
-    if preset:
-        layer({**_preset(preset, "--preset"), "sweep.preset": preset}, f"--preset {preset}")
-    for key, value in (flags or {}).items():
-        if value is not None:
-            layer({key: value}, f"--{key.rpartition('.')[2].replace('_', '-')}")
-    for item in sets:
-        key, value = _parse_set(item)
-        layer({key: value}, f"--set {item}")
+    if preset is not None:
+        layer({**_preset(preset, preset_origin), "sweep.preset": preset}, preset_origin)
+    for key, value in asked.items():
+        layer({key: value}, f"--{key.rpartition('.')[2].replace('_', '-')}")
+    for key, value, origin in parsed:
+        layer({key: value}, origin)
     base = path.resolve().parent if path else Path.cwd()
     return Loaded(_validate(values, origins), origins, base)
 

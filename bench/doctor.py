@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 OK, NOTE, BAD = "ok", "note", "missing"
 
@@ -35,7 +37,9 @@ def _version(name: str) -> str | None:
 
 def examine(data_root: Path | None = None) -> list[Finding]:
     """Look at everything a run depends on."""
-    findings = [_python(), _torch(), *_cuda(), *_scan_backends(), _mamba_ssm(), _compiler(), _memory()]
+    torch_found = _torch()
+    needs_torch = [] if torch_found.state == BAD else [*_cuda(), *_scan_backends()]
+    findings = [_python(), torch_found, *needs_torch, _mamba_ssm(), _compiler(), _memory()]
     return [*findings, _data(data_root), _cache(), *_libraries()]
 
 
@@ -47,7 +51,7 @@ def _python() -> Finding:
 def _torch() -> Finding:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # OSError: a shared library of it cannot be loaded
         return Finding("torch", BAD, str(error), "nothing can be measured; install it with `pip install medbench`")
     threads = f"{torch.get_num_threads()} threads, {_cpu_capability()}"
     return Finding("torch", OK, f"{torch.__version__}, {threads}", "models are built and trained with it")
@@ -155,8 +159,8 @@ def _cache() -> Finding:
 
 
 def _libraries() -> list[Finding]:
-    needed = ("timm", "torchvision", "fvcore", "medmnist", "datasets", "triton", "ray")
-    meanings = {"triton": "needed for the fused kernel on CUDA", "ray": "an extra, for clusters"}
+    needed = ("timm", "torchvision", "fvcore", "medmnist", "datasets", "triton")
+    meanings = {"triton": "needed for the fused kernel on CUDA"}
     found = []
     for name in needed:
         version = _version(name)
@@ -174,5 +178,5 @@ def print_findings(findings: list[Finding], console: Console) -> None:
         table.add_column(column, overflow="fold")
     for finding in findings:
         style = styles[finding.state]
-        table.add_row(finding.what, f"[{style}]{finding.state}[/{style}]", finding.found, finding.meaning)
+        table.add_row(escape(finding.what), Text(finding.state, style), escape(finding.found), escape(finding.meaning))
     console.print(table)

@@ -11,7 +11,7 @@ from bench.cells import AccuracyCell, Cell
 from bench.training.recipes import estimate_steps
 
 # Multiply-adds per second (10^9) usually reached in training: per CPU core, and on a data-centre GPU in bf16.
-CPU_GMACS_PER_CORE = 12.0
+CPU_GMACS_PER_CORE = 25.0
 GPU_GMACS = 20_000.0
 DEFAULT_MACS_G_224 = 4.0  # a plug-in that publishes no figure
 OVERHEAD_S = 1.5  # building the network, loading data, computing metrics
@@ -24,7 +24,9 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
         return cell.rounds * (OVERHEAD_S + 2.0 * passes * cell.budget_s)
     facts = registry.model_facts(registry.parse_model(cell.model).name)
     info = registry.datasets[cell.dataset]
-    train_images, eval_images = estimate_steps(info.n_train or 1000, dict(cell.recipe))
+    train_images, eval_images = estimate_steps(
+        info.n_train or 1000, dict(cell.recipe), n_val=info.n_val or 0, n_test=info.n_test or 0
+    )
     macs_g = (facts.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
     rate = GPU_GMACS if device.startswith("cuda") else CPU_GMACS_PER_CORE * threads
     return OVERHEAD_S + macs_g * (3 * train_images + eval_images) / rate

@@ -28,7 +28,7 @@ __all__ = [
     "AccuracyCell", "Cell", "Context", "EfficiencyCell", "Plan", "Result", "cell_key", "cell_label", "make_plan",
 ]  # fmt: skip
 
-VERSIONED = ("torch", "timm", "triton", "mamba-ssm", "medbench")
+VERSIONED = ("torch", "timm", "triton", "mamba-ssm", "fvcore", "medbench")
 
 
 @dataclass(slots=True)
@@ -70,7 +70,10 @@ def make_plan(loaded: Loaded) -> Plan:
         ConfigError: an unknown name or an impossible value, with its origin and the nearest right one.
     """
     sweep = loaded.sweep
-    registry.load_plugins(sweep.plugins, loaded.base)
+    try:
+        registry.load_plugins(sweep.plugins, loaded.base)
+    except RegistryError as error:
+        raise ConfigError(f"{loaded.origin('plugins')}: {error}") from error
     specs = _resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
     device = resolve_device(sweep.run.device)
     root = sweep.run.data_root
@@ -149,8 +152,8 @@ def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
     try:
         return recipes.resolve(name, epochs=section.epochs, overrides=dict(loaded.sweep.recipe))
     except recipes.RecipeError as error:
-        origins = {loaded.origin(f"recipe.{key}") for key in loaded.sweep.recipe} or {loaded.origin("sweep.recipe")}
-        raise ConfigError(f"{', '.join(sorted(origins))}: {error}") from None
+        origins = [loaded.origin("sweep.recipe"), *(loaded.origin(f"recipe.{key}") for key in loaded.sweep.recipe)]
+        raise ConfigError(f"{', '.join(dict.fromkeys(origins))}: {error}") from None
 
 
 def _fingerprint(info: DatasetInfo, size: int, root: Path | None, damaged: bool) -> str:
@@ -168,14 +171,39 @@ def _weights_sha256(spec: ModelSpec) -> str | None:
 
 
 def _plugin_sha256(facts: ModelFacts | DatasetInfo) -> str | None:
-    return file_sha256(facts.plugin_file) if facts.plugin_file else None
+    if facts.plugin_file is None:
+        return None
+    source = facts.builder if isinstance(facts, ModelFacts) else facts.adapter
+    if getattr(source, "__module__", "") == "__main__" or not os.path.isfile(facts.plugin_file):
+        raise ConfigError(
+            f"{facts.name} was registered in a script or notebook, where workers cannot find it; "
+            "put it in a file and name that under [plugins]"
+        )
+    return file_sha256(facts.plugin_file)
+
+
+def file_sha256(path: str) -> str:
+    """Return the SHA-256 of a file's bytes, read once as long as its size and time stay the same."""
+    status = os.stat(path)
+    return _file_sha256(path, status.st_size, status.st_mtime_ns)
 
 
 @functools.cache
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file's bytes."""
+def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def changed_since(cell: Cell) -> str | None:
+    """Name a plug-in or weights file that is no longer what the Cell's key says, or return None."""
+    spec = registry.parse_model(cell.model)
+    if isinstance(cell, AccuracyCell):
+        if _weights_sha256(spec) != cell.weights_sha256:
+            return f"the weights of {cell.model}"
+        if _plugin_sha256(registry.datasets[cell.dataset]) != cell.data_plugin_sha256:
+            return f"the plug-in of {cell.dataset}"
+    same = _plugin_sha256(registry.model_facts(spec.name)) == cell.model_plugin_sha256
+    return None if same else f"the plug-in of {cell.model}"
 
 
 def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
@@ -187,6 +215,7 @@ def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None
     grid = itertools.product(resolutions, section.batches, section.precisions, section.compile, section.modes, specs)
     for resolution, batch, precision, compiled, mode, spec in grid:
         model = registry.model_facts(spec.name)
+        _weights_sha256(spec)  # speed does not depend on the weights, but their file must be there to build with
         cell = EfficiencyCell(
             model=str(spec),
             resolution=resolution,

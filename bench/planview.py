@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from bench import registry, store
@@ -75,7 +76,7 @@ def print_models(console: Console) -> None:
         for members in families.values():
             for facts in members:
                 macs = f"{facts.macs_g_224:.2f}" if facts.macs_g_224 else ""
-                table.add_row(facts.name, _million(facts.params), macs, facts.summary.partition(";")[0])
+                table.add_row(facts.name, _million(facts.params), macs, escape(facts.summary.partition(";")[0]))
             table.add_section()
     console.print(table)
     options = [facts for facts in registry.models.values() if facts.options and facts.group == "main"]
@@ -113,12 +114,13 @@ def print_datasets(console: Console) -> None:
 
 def print_plan(plan: Plan, out: Path, console: Console) -> None:
     """Print the Cells, what is unsupported and why, missing files, and a rough time."""
-    done = {path.stem for path in (out / "cells").glob("*.json")}
+    done = _statuses(out)
     todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
     shown = list(todo.items())[:SHOWN_CELLS]
     for key, cell in shown:
-        state = "done" if key in done else clock(estimate_s(cell, plan.threads, plan.device))
-        console.print(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{state}]", markup=False, highlight=False)
+        state = done.get(key) or clock(estimate_s(cell, plan.threads, plan.device))
+        line = f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{state}]"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(todo) > len(shown):
         console.print(f"... and {len(todo) - len(shown)} more (--json lists all)", highlight=False)
     for reason, count in Counter(_unsupported_lines(plan)).items():
@@ -142,6 +144,11 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
     )
 
 
+def _statuses(out: Path) -> dict[str, str]:
+    """Status of each Cell that has a readable Record in a run directory."""
+    return {record["key"]: record["status"] for record in store.read_records(out)[0]}
+
+
 def _unsupported_lines(plan: Plan) -> list[str]:
     lines = []
     for key, reason in plan.unsupported.items():
@@ -152,12 +159,13 @@ def _unsupported_lines(plan: Plan) -> list[str]:
 
 def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
     """The plan as plain data: every Cell with its key, spec, state and estimate."""
-    done = {path.stem for path in (out / "cells").glob("*.json")}
+    done = _statuses(out)
 
     def state(key: str) -> str:
-        if key in done:
-            return "done"
-        return "unsupported" if key in plan.unsupported else "to run"
+        if key in plan.unsupported:
+            return "unsupported"
+        status = done.get(key)
+        return {None: "to run", "ok": "done"}.get(status, str(status))
 
     return {
         "out": str(out),

@@ -15,6 +15,7 @@ from rich.text import Text
 from bench.store import Record
 
 MARKS = {"ok": ("ok", "green"), "unsupported": ("unsupported", "dim"), "failed": ("FAILED", "bold red")}
+QUIET_S = 60.0  # a log hears of a running job this often
 SMOOTHING_S = 20.0  # seconds of estimates that must have passed before the measured pace corrects the rest
 
 
@@ -60,15 +61,15 @@ class _Pace:
 
 
 class PlainObserver:
-    """One line when a job starts to take long, one when it ends: for logs and CI."""
+    """A line when a job ends, and one a minute from a job that takes longer: for logs and CI."""
 
     def __init__(self, console: Console) -> None:
         self.console = console
         self.index = 0
 
-    def begin(self, jobs: int, done: int, estimate_s: float) -> None:
+    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
         """Say how much there is to do."""
-        self.jobs = jobs
+        self.jobs, self.cells, self.done = jobs, cells, done
         self.pace = _Pace(estimate_s)
         if done:
             self.note(f"{done} cells are done already")
@@ -77,10 +78,29 @@ class PlainObserver:
     def start(self, label: str, estimate_s: float) -> None:
         """Remember what runs."""
         self.index += 1
-        self.estimate_s = estimate_s
+        self.label, self.estimate_s = label, estimate_s
+        self.event: dict[str, Any] = {}
+        self.began = self.spoke = time.monotonic()
 
     def progress(self, event: dict[str, Any]) -> None:
-        """Epochs are not printed: a log has one line a job."""
+        """Say once a minute where a long job is."""
+        self.event = {**self.event, **event}
+        if time.monotonic() - self.spoke >= QUIET_S:
+            self.spoke = time.monotonic()
+            self.note(f"[{self.index}/{self.jobs}] {self.label}: {self._now()}")
+
+    def _now(self) -> str:
+        """Where the current job is: phase, epoch, loss, pace, seconds."""
+        event = self.event
+        parts = [str(event.get("phase", "starting"))]
+        if "epoch" in event:
+            parts.append(f"epoch {event['epoch']}/{event.get('epochs', '?')}")
+        if event.get("loss") is not None:
+            parts.append(f"loss {event['loss']:.3f}")
+        if event.get("images_per_s"):
+            parts.append(f"{event['images_per_s']:.0f} images/s")
+        parts.append(f"{time.monotonic() - self.began:.0f} s")
+        return ", ".join(parts)
 
     def finish(self, label: str, record: Record | None, seconds: float) -> None:
         """Print the job's line."""
@@ -106,9 +126,9 @@ class PlainObserver:
 class RichObserver(PlainObserver):
     """A bar over all jobs and a line on the current one, below the lines of what is done."""
 
-    def begin(self, jobs: int, done: int, estimate_s: float) -> None:
+    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
         """Open the live display."""
-        super().begin(jobs, done, estimate_s)
+        super().begin(jobs, cells, done, estimate_s)
         self.bar = Progress(
             TextColumn("[bold]cells"),
             BarColumn(bar_width=None),
@@ -117,18 +137,11 @@ class RichObserver(PlainObserver):
             console=self.console,
             expand=True,
         )
-        self.task = self.bar.add_task("cells", total=jobs, left="")
-        self.estimate_s = 0.0
-        self.label = ""
-        self.event: dict[str, Any] = {}
+        self.task = self.bar.add_task("cells", total=cells, completed=done, left="")
+        self.label, self.event, self.estimate_s = "", {}, 0.0
         self.began = time.monotonic()
         self.live = Live(get_renderable=self._view, console=self.console, refresh_per_second=4)
         self.live.start()
-
-    def start(self, label: str, estimate_s: float) -> None:
-        """Show what runs now."""
-        super().start(label, estimate_s)
-        self.label, self.event, self.began = label, {}, time.monotonic()
 
     def progress(self, event: dict[str, Any]) -> None:
         """Show the phase, epoch, loss and pace of the running Cell."""
@@ -137,8 +150,8 @@ class RichObserver(PlainObserver):
     def finish(self, label: str, record: Record | None, seconds: float) -> None:
         """Move the bar; print a line for a finished Cell."""
         self.pace.done(self.estimate_s, seconds)
-        self.bar.update(self.task, completed=self.index)
         if record:
+            self.bar.advance(self.task)
             mark, style = MARKS.get(record["status"], (record["status"].upper(), "yellow"))
             line = Text.assemble(
                 (mark.rjust(4), style), " ", label, "  ", (describe(record), "bold"), f"  {seconds:.1f} s"
@@ -150,19 +163,9 @@ class RichObserver(PlainObserver):
         self.live.stop()
 
     def _view(self) -> Group:
-        event = self.event
-        parts = [str(event.get("phase", "starting"))]
-        if "epoch" in event:
-            parts.append(f"epoch {event['epoch']}/{event.get('epochs', '?')}")
-        if event.get("loss") is not None:
-            parts.append(f"loss {event['loss']:.3f}")
-        if event.get("images_per_s"):
-            parts.append(f"{event['images_per_s']:.0f} images/s")
-        parts.append(f"{time.monotonic() - self.began:.0f} s")
-        spent_s = min(time.monotonic() - self.began, self.estimate_s)
-        self.bar.update(self.task, left=f"about {clock(self.pace.remaining_s(spent_s))} left")
-        current = Text(f"{self.label}: {', '.join(parts)}", overflow="ellipsis", no_wrap=True)
-        return Group(current, self.bar)
+        left_s = self.pace.remaining_s(min(time.monotonic() - self.began, self.estimate_s))
+        self.bar.update(self.task, left=f"about {clock(left_s)} left")
+        return Group(Text(f"{self.label}: {self._now()}", overflow="ellipsis", no_wrap=True), self.bar)
 
 
 def make_observer(console: Console) -> PlainObserver:

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -207,11 +209,18 @@ class Registry(Generic[Facts]):
             self._load_builtins()
             known = self._facts.get(facts.name)
         taken = known.origin if known else self._aliases.get(facts.name, ((), None))[1]
+        if taken is None and facts.name in self.words() and getattr(facts, "family", None) != facts.name:
+            taken = "the built-in families and groups"
         if taken is not None and taken != facts.origin:
             raise RegistryError(
                 f"{self.kind} {facts.name!r} is registered twice: at {taken} and at {facts.origin}; rename one of them"
             )
         self._facts[facts.name] = facts
+
+    def forget(self, plugin_file: str) -> None:
+        """Drop what a plug-in file registered, before it is imported again."""
+        for name in [name for name, facts in self._facts.items() if facts.plugin_file == plugin_file]:
+            del self._facts[name]
 
     def alias(self, name: str, patterns: Sequence[str]) -> None:
         """Let ``name`` stand for several names or variants (``ablations``, ``phantoms``)."""
@@ -273,6 +282,14 @@ def _origin(depth: int) -> str:
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
 
 
+def _place(thing: Callable[..., Any]) -> tuple[str, int]:
+    """File and line where a function or class stands; unknown for what was typed into an interpreter."""
+    try:
+        return inspect.getsourcefile(thing) or "?", inspect.getsourcelines(thing)[1]
+    except (OSError, TypeError):
+        return "?", 0
+
+
 _plugin_file: str | None = None  # set while a plug-in is imported, so that what it registers knows its file
 
 
@@ -289,8 +306,7 @@ def register_model(name: str | None = None, **facts: Any) -> Callable[[Callable[
     def wrap(builder: Callable[..., Any]) -> Callable[..., Any]:
         own = name or builder.__name__
         rest = {"family": own, "options": None, **facts}
-        line = inspect.getsourcelines(builder)[1] if inspect.isfunction(builder) else 0
-        source = inspect.getsourcefile(builder) or "?"
+        source, line = _place(builder)
         models.add(
             ModelFacts(name=own, builder=builder, origin=f"{source}:{line}", plugin_file=_plugin_file or source, **rest)
         )
@@ -309,8 +325,7 @@ def register_dataset(name: str, **facts: Any) -> Callable[[type[Any]], type[Any]
             raise RegistryError(f"register_dataset({name!r}): {key} is needed")
 
     def wrap(adapter: type[Any]) -> type[Any]:
-        source = inspect.getsourcefile(adapter) or "?"
-        line = inspect.getsourcelines(adapter)[1]
+        source, line = _place(adapter)
         origin = f"{source}:{line}"
         datasets.add(
             DatasetInfo(name=name, adapter=adapter, origin=origin, plugin_file=_plugin_file or source, **facts)
@@ -361,6 +376,8 @@ def _read(text: str) -> Any:
 
 def split_names(text: str) -> list[str]:
     """Split ``"a,b[c=1,d=2]"`` at the commas outside brackets."""
+    if not re.fullmatch(r"(?:[^\[\]]|\[[^\[\]]*\])*", text):
+        return [text]  # brackets that do not match: whoever reads the name says so
     return [part.strip() for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text) if part.strip()]
 
 
@@ -378,26 +395,60 @@ def parse_model(text: str) -> ModelSpec:
         options[key.strip()] = _read(value.strip())
     if not options:
         return ModelSpec(name)
-    known = model_facts(name).options
-    return ModelSpec(name, tuple(sorted(_checked(name, options, known).items())))
+    return ModelSpec(name, tuple(sorted(check_options(name, options).items())))
 
 
-def _checked(name: str, options: dict[str, Any], known: Mapping[str, Option] | None) -> dict[str, Any]:
+def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Check ``options`` against what the model takes; drop those equal to their default.
+
+    Raises:
+        RegistryError: an unknown option or a value it does not take, with the nearest right one.
+    """
+    facts = model_facts(name)
+    known = facts.options if facts.options is not None else _signature_options(facts.builder)
     if known is None:
         return options
+    checked: dict[str, Any] = {}
     for key, value in options.items():
         if key not in known:
             have = ", ".join(known) or "it has none"
             raise RegistryError(f"model {name!r} has no option {key!r}{nearest(key, known)}; options: {have}")
-        choices = known[key].choices
-        if choices and value not in choices:
-            raise RegistryError(f"model {name!r}: {key}={_spell(value)} is none of {', '.join(map(_spell, choices))}")
-        kind = type(known[key].default)
-        if not choices and known[key].default is not None and not isinstance(value, kind):
-            if not (kind is float and isinstance(value, int)):
-                raise RegistryError(f"model {name!r}: {key}={_spell(value)} should be of type {kind.__name__}")
-            options = {**options, key: float(value)}
-    return {key: value for key, value in options.items() if value != known[key].default}
+        value = _option_value(name, key, value, known[key])
+        if value != known[key].default or isinstance(value, bool) != isinstance(known[key].default, bool):
+            checked[key] = value
+    return checked
+
+
+def _option_value(name: str, key: str, value: Any, option: Option) -> Any:
+    """Return ``value`` in the option's own type, or raise RegistryError."""
+    said = f"model {name!r}: {key}={_spell(value)}"
+    if option.choices:
+        for choice in option.choices:
+            if value == choice and isinstance(value, bool) == isinstance(choice, bool):
+                return choice
+        raise RegistryError(f"{said} is none of {', '.join(map(_spell, option.choices))}")
+    kind = type(option.default)
+    if option.default is None or (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):
+        pass
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    else:
+        raise RegistryError(f"{said} should be of type {kind.__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise RegistryError(f"{said} is not a finite number")
+    return value
+
+
+def _signature_options(builder: str | Callable[..., Any]) -> dict[str, Option] | None:
+    """Read a plug-in's options off its builder; None where any keyword goes (``**options``, or a lazy builder)."""
+    if isinstance(builder, str):
+        return None
+    parameters = inspect.signature(builder).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return None
+    given = ("num_classes", "in_chans", "img_size")
+    empty = inspect.Parameter.empty
+    return {p.name: Option(None if p.default is empty else p.default) for p in parameters if p.name not in given}
 
 
 def model_facts(name: str) -> ModelFacts:
@@ -450,6 +501,8 @@ def load_plugins(plugins: Sequence[str], base: Path) -> None:
                 _plugin_file = str(path.resolve())
                 _import_file(path.resolve())
             else:
+                if str(base) not in sys.path:
+                    sys.path.append(str(base))  # a module beside the configuration, also for the installed script
                 importlib.import_module(plugin)
         except RegistryError:
             raise
@@ -468,10 +521,18 @@ def load_plugins(plugins: Sequence[str], base: Path) -> None:
             ) from error
 
 
+_imported: dict[Path, tuple[int, int]] = {}  # plug-in file -> its size and time when it was imported
+
+
 def _import_file(path: Path) -> None:
-    name = f"_bench_plugin_{re.sub(r'[^0-9a-zA-Z]', '_', str(path))}"
-    if name in sys.modules:
+    """Import a plug-in file; again, in place of its former self, when it has changed since."""
+    status = path.stat()
+    stamp = (status.st_size, status.st_mtime_ns)
+    if _imported.get(path) == stamp:
         return
+    for registry in (models, datasets):
+        registry.forget(str(path))
+    name = f"_bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -481,3 +542,4 @@ def _import_file(path: Path) -> None:
     except BaseException:
         del sys.modules[name]
         raise
+    _imported[path] = stamp

@@ -21,6 +21,8 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Protocol
 
+from filelock import FileLock, Timeout
+
 from bench import store
 from bench.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label
 from bench.config import Loaded
@@ -36,8 +38,8 @@ LOG_TAIL_LINES = 30
 class Observer(Protocol):
     """Hears what happens, to show it."""
 
-    def begin(self, jobs: int, done: int, estimate_s: float) -> None:
-        """The run starts: ``jobs`` to do, ``done`` Cells found finished."""
+    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
+        """The run starts: ``jobs`` (trips to a worker) to do; ``done`` of its ``cells`` are finished already."""
 
     def start(self, label: str, estimate_s: float) -> None:
         """A worker starts on what ``label`` says."""
@@ -60,11 +62,13 @@ class Observer(Protocol):
 
 @dataclass(slots=True)
 class Outcome:
-    """What a run did: Records written now, Cells found done, and whether it was interrupted."""
+    """What a run did: the keys of its Cells, Records written now, Cells found done, how many of all failed."""
 
     out: Path
+    keys: tuple[str, ...]
     written: list[Record] = field(default_factory=list)
     resumed: int = 0
+    failed: int = 0
     interrupted: bool = False
 
 
@@ -81,13 +85,34 @@ def execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: 
     Raises:
         StoreError: the run directory cannot be written.
     """
-    outcome = Outcome(out)
-    store.write_json(out / "run.json", run_info(loaded, plan, command))
+    with _only_driver(out):
+        return _execute(loaded, plan, out, observer, command)
+
+
+@contextlib.contextmanager
+def _only_driver(out: Path) -> Iterator[None]:
+    """Keep a second driver out of a run directory; the lock ends with its process, however that ends."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(out / ".lock", timeout=0)
+        with lock:
+            yield
+    except Timeout:
+        raise store.StoreError(f"another bench run is using {out}; wait for it, or choose another --out") from None
+    except FileExistsError:
+        raise store.StoreError(f"{out} is a file, not a run directory; choose another with --out") from None
+
+
+def _execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: str) -> Outcome:
+    outcome = Outcome(out, tuple(plan.cells))
+    store.write_json(out / "run.json", run_info(loaded, plan, command, store.read_run(out)))
     records, problems = store.read_records(out)
     for line in store.set_aside(out, problems):
         observer.note(line)
     retry = set(loaded.sweep.run.retry)
     done = {record["key"] for record in records if record["status"] not in retry}
+    # What could not run once and can run now, after an upgrade, is no longer done.
+    done -= {r["key"] for r in records if r["status"] == "unsupported" and r["key"] not in plan.unsupported}
     outcome.resumed = len(done & set(plan.cells))
     for key, reason in plan.unsupported.items():
         if key not in done:
@@ -100,7 +125,9 @@ def execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: 
             outcome.written.append(record)
     todo = {key: cell for key, cell in todo.items() if key not in done}
     jobs = list(_jobs(loaded, plan, out, todo))
-    observer.begin(len(jobs), outcome.resumed, sum(_estimate_s(job) for job in jobs))
+    runnable = len(plan.cells) - len(plan.unsupported)
+    found = len(done & set(plan.cells) - set(plan.unsupported))
+    observer.begin(len(jobs), runnable, found, sum(_estimate_s(job) for job in jobs))
     try:
         with _driver_signals(), _forkserver() as context:
             for job in jobs:
@@ -119,14 +146,17 @@ def execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: 
         outcome.interrupted = True
     finally:
         observer.close()
+    kept = {record["key"]: record for record in (*records, *outcome.written)}  # what was written now wins
+    outcome.failed = sum(kept[key]["status"] in ("failed", "timeout") for key in plan.cells if key in kept)
     return outcome
 
 
-def run_info(loaded: Loaded, plan: Plan, command: str) -> dict[str, Any]:
-    """What is written to ``run.json``: enough to say on the leaderboard what was asked."""
+def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:
+    """What is written to ``run.json``: what was asked, by all commands that ran into this directory."""
+    commands = [*str(before.get("command", "")).splitlines(), command]
     return {
         "schema": store.SCHEMA,
-        "command": command,
+        "command": "\n".join(dict.fromkeys(filter(None, commands))),
         "preset": loaded.sweep.sweep.preset,
         "sweep": loaded.sweep.model_dump(mode="json"),
         "skipped": plan.skipped,
@@ -196,9 +226,9 @@ def _in_worker(context: Any, job: Job, observer: Observer) -> _Finished:
     log = job.out / "logs" / f"{job.key}.log"
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=work, args=(sender, job), daemon=True)
-    started = time.monotonic()
     with _without_main():
-        process.start()
+        process.start()  # the first one waits for the forkserver's imports, which are no part of a Cell's time
+    started = time.monotonic()
     sender.close()
     message: tuple[Any, ...] | None = None
     try:
@@ -224,7 +254,8 @@ def _in_worker(context: Any, job: Job, observer: Observer) -> _Finished:
         _end(process)
     if message[0] == "done":
         return _Finished(message[1], message[2], seconds)
-    return _Finished(Result({"log_tail": _tail(log)}, message[1], message[2]), {}, seconds)
+    environment = {"device": job.device, "threads": job.threads}
+    return _Finished(Result({"log_tail": _tail(log)}, message[1], message[2]), environment, seconds)
 
 
 def _end(process: Any) -> None:

@@ -96,13 +96,16 @@ def write_record(
     if arrays:
         import numpy as np
 
+        if pickled := [name for name, array in arrays.items() if array.dtype.hasobject]:
+            raise StoreError(f"refusing to pickle the arrays {', '.join(pickled)} of {key}")
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, allow_pickle=False, **dict(arrays))
+        columns: Any = dict(arrays)
+        np.savez_compressed(buffer, **columns)
         atomic_write(out / "predictions" / f"{key}.npz", buffer.getvalue())
     if history:
         text = io.StringIO()
-        columns = list(dict.fromkeys(column for row in history for column in row))
-        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        names = list(dict.fromkeys(column for row in history for column in row))
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
         atomic_write(out / "history" / f"{key}.csv", text.getvalue().encode())
@@ -119,6 +122,9 @@ def invalid(record: Any) -> str | None:
         return f"it lacks {', '.join(missing)}"
     if record["schema"] != SCHEMA:
         return f"its schema is {record['schema']!r}, this version reads {SCHEMA}"
+    for name in ("spec", "metrics", "environment"):
+        if not isinstance(record[name], dict):
+            return f"its {name} is no JSON object"
     if record["status"] not in STATUSES:
         return f"its status is {record['status']!r}, none of {', '.join(STATUSES)}"
     return None
@@ -149,10 +155,16 @@ def read_records(out: Path) -> tuple[list[Record], list[str]]:
 
 
 def set_aside(out: Path, problems: Iterable[str]) -> list[str]:
-    """Move damaged Record files to ``cells/damaged/`` so that their Cells run again; say where they went."""
+    """Move damaged Record files to ``cells/damaged/`` so that their Cells run again; say where they went.
+
+    Raises:
+        StoreError: a Record is whole but of another schema, written by another version: it is not ours to move.
+    """
     moved = []
     for problem in problems:
         path = Path(problem.split(".json:", 1)[0] + ".json")
+        if "its schema is" in problem:
+            raise StoreError(f"{problem}; use the version that wrote it, or another --out")
         target = path.parent / "damaged" / path.name
         target.parent.mkdir(exist_ok=True)
         os.replace(path, target)
@@ -163,11 +175,14 @@ def set_aside(out: Path, problems: Iterable[str]) -> list[str]:
 def read_run(out: Path) -> dict[str, Any]:
     """Read ``run.json``; empty where there is none (records copied together by hand)."""
     try:
-        return dict(json.loads((out / "run.json").read_bytes()))
+        info = json.loads((out / "run.json").read_bytes())
     except FileNotFoundError:
         return {}
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise StoreError(f"{out / 'run.json'}: {error}") from error
+    if not isinstance(info, dict):
+        raise StoreError(f"{out / 'run.json'}: it is no JSON object; remove it, the records do not need it")
+    return info
 
 
 def load_records(path: str | Path) -> pd.DataFrame:

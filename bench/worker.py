@@ -83,7 +83,11 @@ def _execute(connection: Connection, job: Job) -> tuple[Result, dict[str, Any]]:
     from bench import registry
 
     torch.set_num_threads(job.threads)
+    from bench.plan import changed_since
+
     registry.load_plugins(job.plugins, job.plugin_base)
+    if changed := changed_since(job.cell):
+        raise RuntimeError(f"{changed} changed after the run was planned; run again")
 
     def progress(event: dict[str, Any]) -> None:
         connection.send(("progress", event))

@@ -77,7 +77,10 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path, text, said):
         ({"flags": {"run.device": "gpu"}}, ["--device", "gpu"]),
         ({"flags": {"sweep.resolutions": "big"}}, ["--resolutions", "big"]),
         ({"preset": "fast"}, ["--preset", "quick, standard, paper"]),
-        ({"sets": ["resolutions=[64]"]}, ["ambiguous", "efficiency.resolutions"]),
+        ({"sets": ["seeds=[0,1"]}, ["--set seeds=[0,1"]),
+        ({"sets": ["efficiency.budget_s=inf"]}, ["budget_s", "finite"]),
+        ({"sets": ["preset=quik"]}, ["--set preset=quik", "'quick'"]),
+        ({"preset": ""}, ["--preset", "quick, standard, paper"]),
     ],
 )
 def test_a_wrong_flag_is_named(empty, arguments, said):
@@ -103,3 +106,22 @@ def test_several_mistakes_are_told_together(tmp_path):
     with pytest.raises(ConfigError) as caught:
         load(path)
     assert "line 2" in str(caught.value) and "line 3" in str(caught.value) and "'bicubic'" in str(caught.value)
+
+
+def test_a_preset_counts_wherever_it_is_named(empty):
+    quick = load(preset="quick").sweep
+    assert load(sets=["preset=quick"]).sweep == quick == load(flags={"sweep.preset": "quick"}).sweep
+    assert load(sets=["sweep.preset=quick", "seeds=[4]"]).sweep.sweep.seeds == [4]
+
+
+def test_words_as_people_write_them(empty):
+    assert load(sets=["recipe=quick"]).sweep.sweep.recipe == "quick"
+    assert load(sets=["recipe.flip=0.0"]).sweep.recipe == {"flip": 0.0}
+    assert load(sets=["plugins.paths=mine.py"]).sweep.plugins == ["mine.py"]
+    assert load(sets=["resolutions=[64]"]).sweep.sweep.resolutions == [64]
+    assert load(flags={"sweep.kinds": "accuracy, efficiency"}).sweep.sweep.kinds == ["accuracy", "efficiency"]
+
+
+def test_a_byte_order_mark_is_no_mistake(empty):
+    (empty / "bench.toml").write_bytes(b"\xef\xbb\xbf[sweep]\nseeds = [3]\n")
+    assert load().sweep.sweep.seeds == [3]

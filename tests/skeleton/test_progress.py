@@ -29,7 +29,7 @@ def test_a_log_has_one_line_a_job():
     out = io.StringIO()
     observer = make_observer(Console(file=out, width=40))
     assert type(observer) is PlainObserver
-    observer.begin(2, 3, 60.0)
+    observer.begin(2, 4, 3, 60.0)
     for record in (None, RECORD):
         observer.start("a long label that must not be broken or cut", 30.0)
         observer.progress({"epoch": 1})
@@ -40,17 +40,31 @@ def test_a_log_has_one_line_a_job():
     assert "[2/2] a long label that must not be broken or cut: test AUC 0.750, ACC n/a (12.0 s" in lines[3]
 
 
+def test_a_log_hears_of_a_long_job_once_a_minute(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("bench.progress.time.monotonic", lambda: now[0])
+    out = io.StringIO()
+    observer = PlainObserver(Console(file=out))
+    observer.begin(1, 1, 0, 600.0)
+    observer.start("net on data", 600.0)
+    for second in range(0, 130, 5):
+        now[0] = second
+        observer.progress({"phase": "train", "epoch": second})
+    said = [line for line in out.getvalue().splitlines() if "epoch" in line]
+    assert len(said) == 2 and "epoch 60/?" in said[0] and "60 s" in said[0]
+
+
 def test_a_terminal_shows_phase_epoch_loss_and_pace():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
     observer = make_observer(console)
     assert isinstance(observer, RichObserver)
-    observer.begin(4, 0, 400.0)
+    observer.begin(4, 9, 5, 400.0)
     observer.start("net on data", 100.0)
     observer.progress({"phase": "train", "epoch": 2, "epochs": 9, "loss": 0.5, "images_per_s": 321.0})
     with console.capture() as captured:
         console.print(observer._view())
     said = captured.get()
-    for part in ("net on data", "train", "epoch 2/9", "loss 0.500", "321 images/s", "0/4", "about 7 min left"):
+    for part in ("net on data", "train", "epoch 2/9", "loss 0.500", "321 images/s", "5/9", "about 7 min left"):
         assert part in said
     observer.close()
 

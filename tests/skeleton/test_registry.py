@@ -38,6 +38,9 @@ def test_a_variant_is_canonical():
         ("medmamba_tiny[branch]", "key=value"),
         ("medmamba_tiny[d_state=big]", "type int"),
         ("resnet18[x=1]", "no option 'x'"),
+        ("medmamba_tiny[shuffle=0]", "true, false"),
+        ("medmamba_tiny[drop_path_rate=nan]", "finite"),
+        ("medmamba_tiny[drop_path_rate=true]", "type float"),
         ("nothing*", "no model matches"),
         ("medmamba_tiny[branch=ssm", "write name or name"),
     ],
@@ -107,6 +110,34 @@ def test_plugins(clean_registries, tmp_path):
     for name, said in (("bad.py", "ZeroDivisionError"), ("none.py", "no file"), ("no_such_module_x", "No module")):
         with pytest.raises(RegistryError, match=said):
             registry.load_plugins([name], tmp_path)
+
+
+def test_a_changed_plugin_takes_the_place_of_its_former_self(clean_registries, tmp_path):
+    file = tmp_path / "mine.py"
+    text = "from bench.registry import register_model\n@register_model()\n"
+    text += "def changing(num_classes, in_chans, img_size, a=1):\n"
+    file.write_text(text + "    return 1\n")
+    registry.load_plugins(["mine.py"], tmp_path)
+    file.write_text("\n" + text + "    return 22\n")
+    registry.load_plugins(["mine.py"], tmp_path)
+    assert registry.models["changing"].build(1, 1, 1) == 22
+    with pytest.raises(RegistryError, match="options: a"):
+        registry.parse_model("changing[b=1]")
+
+
+def test_a_plugin_cannot_take_a_family_or_register_twice(clean_registries, tmp_path):
+    (tmp_path / "family.py").write_text(
+        "from bench.registry import register_model\n@register_model(family='x')\n"
+        "def resnet(num_classes, in_chans, img_size):\n    return 1\n"
+    )
+    with pytest.raises(RegistryError, match="families"):
+        registry.load_plugins(["family.py"], tmp_path)
+    (tmp_path / "twice.py").write_text(
+        "from bench.registry import register_model\n"
+        "@register_model(name='twice')\nclass A: pass\n@register_model(name='twice')\nclass B: pass\n"
+    )
+    with pytest.raises(RegistryError, match=r"twice\.py:2.*twice\.py:4"):
+        registry.load_plugins(["twice.py"], tmp_path)
 
 
 def test_a_plugin_cannot_take_a_builtin_name(clean_registries, tmp_path):

@@ -142,7 +142,7 @@ def test_a_second_run_does_nothing_and_a_lost_record_alone_is_done_again(folder,
     out, _, _ = faulty_run
     before = stamps(out)
     code, said = finish(command(folder, "run", "--models", "fake", "--timeout", "20", "--out", "faulty"))
-    assert code == 0 and stamps(out) == before and "0 jobs" in said
+    assert code == 1 and stamps(out) == before and "0 jobs" in said and "cells failed" in said
     fine = store.load_records(out).query("model == 'fake_fine' and kind == 'accuracy'").iloc[0]
     path = out / "cells" / f"{fine.key}.json"
     first = json.loads(path.read_text())
@@ -184,7 +184,17 @@ def test_a_killed_driver_loses_at_most_the_cell_in_flight(folder):
     records, problems = store.read_records(out)
     assert not problems and sorted(r["spec"]["seed"] for r in records) == [0, 1, 2, 3, 4, 5]
     assert {k: v for k, v in stamps(out).items() if k in before} == before
-    assert not [path for path in out.rglob(".*")], "temporary files are left"
+    assert not [path for path in out.rglob(".*") if path.name != ".lock"], "temporary files are left"
+
+
+def test_a_second_driver_is_kept_out(folder):
+    out = folder / "shared"
+    process = command(folder, "run", "--models", "fake_hangs", "--kinds", "accuracy", "--out", "shared")
+    assert wait_for(lambda: list(out.glob("logs/*.log")))
+    code, said = finish(command(folder, *SEEDS, "shared"))
+    assert code == 2 and "another bench run is using" in said
+    process.terminate()
+    assert finish(process)[0] == 130 and not stamps(out), "the running cell leaves no record"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -250,6 +260,8 @@ def test_missing_data_is_told_before_anything_runs(folder):
         command(folder, "run", *arguments, "--skip-missing", "--datasets", "breastmnist,fake_data", "--out", "nodata")
     )
     assert code == 0 and "breastmnist" in (folder / "nodata" / "LEADERBOARD.md").read_text()
+    code, said = finish(command(folder, "run", *arguments, "--skip-missing", "--out", "nothing-left"))
+    assert code == 2 and "no cell" in said
 
 
 REMOTE = """
