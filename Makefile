@@ -23,7 +23,8 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 gpu: $(STAMP)
-	$(BIN)/python -m bench.measure.ops_bench --device cuda
+	$(BIN)/python -m bench.measure.ops_bench --device cuda --models medmamba vmamba --sizes 224 --batches 64 --json gpu_ops.json
+	$(BIN)/python -m bench.measure.gpu_check --json gpu_train.json
 
 clean:
 	rm -rf $(VENV) build *.egg-info
