@@ -114,7 +114,13 @@ def _energy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """Place the Cell under the measured roof; {} where FLOPs, traffic or ceilings are unknown."""
+    """Place the Cell under the measured roof; {} where FLOPs, traffic or ceilings are unknown.
+
+    In training over forward and backward alone, whose FLOPs are counted. ``mfu`` is of the model's own FLOPs (three
+    forward passes, or less where a gradient is not needed), ``hfu`` of all that run, recomputed ones included
+    (Chowdhery et al., 2022, appendix B). The traffic is counted on the eager model: what a compiler fuses moves less,
+    so a compiled Cell has its ``mfu`` and no place.
+    """
     training = rounds[0].get("mode") == "train"
     macs_g = metrics.get("train_macs_g" if training else "macs_g")
     measured = next((r["ceilings"] for r in rounds if r.get("ceilings")), None)
@@ -123,12 +129,19 @@ def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -
     ceilings = Ceilings(**measured)
     (precision,) = ceilings.gflops_per_s
     seconds = 1 / metrics["throughput_images_per_s_p50"]
+    if training:
+        seconds = (metrics["forward_ms_p50"] + metrics["backward_ms_p50"]) / 1e3 / int(rounds[0]["batch"])
     placed = place(2e9 * macs_g, metrics["traffic_mib_per_image"] * 2**20, seconds, ceilings, precision)
-    return {
+    found = {
         **placed.metrics(),
         "ceiling_copy_gb_per_s": ceilings.copy_gb_per_s,
         "ceiling_gflops_per_s": ceilings.gflops_per_s[precision],
     }
+    if training:
+        found |= {"mfu": placed.mfu * min(1.0, 3 * metrics["macs_g"] / macs_g), "hfu": placed.mfu}
+    if rounds[0].get("compile"):
+        return {name: found[name] for name in ("mfu", "ceiling_gflops_per_s")}
+    return found
 
 
 def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Samples) -> dict[str, Any]:

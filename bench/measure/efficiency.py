@@ -55,7 +55,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         Raw samples in ``metrics``, plain JSON data for :func:`combine`; or status ``oom`` with what failed.
     """
     phase = _Phase(ctx.progress)
-    raw: dict[str, Any] = {"round": number, "mode": cell.mode, "device": cell.device}
+    raw: dict[str, Any] = {"round": number, "mode": cell.mode, "device": cell.device, "compile": cell.compile}
     failure = ""
     if cell.batch == LARGEST:
         phase("largest batch")
@@ -174,7 +174,9 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workl
     found |= workload.facts()
     found["params"] = sum(p.numel() for p in workload.module.parameters())
     step = workload.step(pool=1)
-    step(0)  # lazy state: algorithm search, optimizer moments
+    step(0)  # lazy state: algorithm search, optimizer moments, compilation
+    if cell.compile and isinstance(meter, memory.RssMeter):
+        meter.rebase(workload.held_bytes())
     found |= memory.peak_of(lambda: (step(1), step(2)), meter)
     if cell.mode == "train":
         with workload.precision():

@@ -48,6 +48,14 @@ class RssMeter:
         self._exact = exact
         self._sampler: _Sampler | None = None
 
+    def rebase(self, held: int) -> None:
+        """Take the baseline anew: what the process holds now, less the ``held`` bytes that count as the model's.
+
+        For compiled Cells: compilers leave graphs, caches and libraries in this process that no step needs.
+        """
+        release_unused()
+        self._baseline = resident() - held
+
     def start(self) -> None:
         """Give freed memory back and reset the mark."""
         release_unused()

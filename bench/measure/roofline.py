@@ -4,7 +4,7 @@ The ceilings are measured, not read off a data sheet: the bandwidth of a large c
 each precision, that of a large matrix product. On a CPU a dense convolution is tried too and the better one taken: the
 matrix products of some libraries reach a third of what their convolutions do (MKL and oneDNN on an AMD processor). A
 model's place follows from its FLOPs, its traffic (every operator reads its inputs and writes its outputs once) and its
-time. MFU is its rate over the arithmetic ceiling.
+time. MFU is the rate of the model's own FLOPs over the arithmetic ceiling.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Place:
         intensity: FLOPs a byte.
         achieved: 10^9 FLOPs a second.
         attainable: what the roof allows at this intensity.
-        mfu: achieved over the arithmetic ceiling (0 to 1).
+        mfu: achieved over the arithmetic ceiling (0 to 1); of all FLOPs given, recomputed ones too if they are.
         fraction: achieved over attainable.
         bound: ``memory`` left of the ridge, ``compute`` right of it.
     """

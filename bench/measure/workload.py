@@ -14,6 +14,7 @@ from bench.measure.build import IN_CHANS, NUM_CLASSES, build
 from bench.measure.layout import layout_of
 from bench.measure.recorder import OperatorRecorder
 from bench.measure.timing import Step
+from bench.ops import chosen_backend, selective_scan
 
 POOL = 4  # batches that take turns as input, so that no cache holds the one input of every step
 POOL_BYTES = 256 * 2**20
@@ -59,6 +60,18 @@ class Workload:
         """What a record says of how the work is done: ``channels_last`` and, in training, the ``optimizer``."""
         found: dict[str, Any] = {"channels_last": self.layout == torch.channels_last}
         return found | ({"optimizer": "AdamW (fused)"} if self.cell.mode == "train" else {})
+
+    def held_bytes(self) -> int:
+        """Bytes of what stays from step to step: weights, buffers, the optimizer's state, labels, images."""
+        tensors = [
+            *self.module.parameters(),
+            *self.module.buffers(),
+            *(i for held in self._inputs.values() for i in held),
+        ]
+        if self.cell.mode == "train":
+            states = (value for state in self._optimizer.state.values() for value in state.values())
+            tensors += [self._labels, *(value for value in states if isinstance(value, torch.Tensor))]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
 
     def inputs(self, batch: int, pool: int = POOL) -> list[torch.Tensor]:
         """Random images (batch, 3, resolution, resolution), float32, standard normal; ``pool`` of them."""
@@ -140,3 +153,7 @@ def touch_libraries(device: str) -> None:
     y = nn.functional.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None])[:, 0]
     y = nn.functional.layer_norm(nn.functional.linear(y, torch.randn(64, 32, device=device)), (64,)).softmax(-1)
     y.mean().backward()  # type: ignore[no-untyped-call]
+    if chosen_backend(device) == "cpu":
+        u = torch.randn(1, 4, 8, device=device, requires_grad=True)
+        b = torch.randn(1, 1, 2, 8, device=device)
+        selective_scan(u, u.sigmoid(), -torch.ones(4, 2, device=device), b, b).sum().backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,9 @@ from bench.cells import Context, EfficiencyCell
 from bench.measure import flops, hardware, roofline, timing
 from bench.measure.combine import combine
 from bench.measure.efficiency import measure_round, run_efficiency
-from bench.measure.workload import Workload
+from bench.measure.recorder import OperatorRecorder
+from bench.measure.workload import Workload, touch_libraries
+from bench.ops import chosen_backend
 
 
 class Planted(nn.Module):
@@ -237,6 +239,42 @@ def test_a_planted_leak_shows_in_the_memory_figure(context: Context) -> None:
     plain = measure_round(cell(), context, 0).metrics["static"]["peak_memory_mib"]
     leaking = measure_round(cell("planted_net[leak_mib=40]"), context, 0).metrics["static"]["peak_memory_mib"]
     assert leaking - plain > 100  # three steps of 40 MiB, that a correct model gives back
+
+
+def test_what_the_compiler_keeps_is_not_the_models_memory(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    hoard: list[torch.Tensor] = []
+
+    def pretended(module: nn.Module, dynamic: bool) -> Any:
+        def run(x: torch.Tensor) -> torch.Tensor:
+            if not hoard:
+                hoard.append(torch.ones(150 * 2**18))  # compilation: graphs, caches, libraries
+            return module(x)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", pretended)
+    for mode in ("infer", "train"):
+        hoard.clear()
+        found = measure_round(cell(compile=True, mode=mode), context, 0).metrics["static"]
+        assert found["peak_memory_mib"] < 30
+        leaking = measure_round(cell("planted_net[leak_mib=40]", compile=True, mode=mode), context, 0)
+        assert leaking.metrics["static"]["peak_memory_mib"] > 70  # two steps of 40 MiB after the first
+
+
+def test_what_a_model_holds_is_its_own_memory_when_compiled() -> None:
+    work = Workload(cell("resnet18", mode="train", resolution=32))
+    work.step(pool=1)(0)
+    weights = sum(t.nbytes for t in (*work.module.parameters(), *work.module.buffers()))
+    moments = 2 * sum(p.nbytes for p in work.module.parameters())
+    assert work.held_bytes() == pytest.approx(weights + moments + 4 * 2 * 3 * 32 * 32, rel=1e-4)
+
+
+def test_the_scan_library_is_not_charged_to_the_first_model_that_scans() -> None:
+    recorder = OperatorRecorder()
+    with recorder:
+        touch_libraries("cpu")
+    touched = {packet._qualified_op_name for packet in recorder.calls}
+    assert any("scan" in name for name in touched) == (chosen_backend("cpu") == "cpu")
 
 
 class PretendedTime:

@@ -246,6 +246,27 @@ def test_metrics_of_rounds_have_units_and_order() -> None:
     assert found["noisy_evidence"] == []
 
 
+def test_the_roof_of_a_training_step_is_over_what_does_the_counted_work() -> None:
+    """The optimizer's time does none of the counted FLOPs; recomputed FLOPs are the hardware's, not the model's."""
+    static = {"macs_g": 2.0, "train_macs_g": 8.0, "traffic_mib_per_image": 4e9 / 2**20}
+    phases = {"forward": [0.01] * 5, "backward": [0.03] * 5, "optimizer": [0.04] * 5}
+    raw = a_round(0, 0.08, mode="train", static=static, ceilings=ROOF, phase_s=phases)
+    del raw["latency_s"]
+    found = combine([raw])
+    assert found["achieved_gflops_per_s"] == pytest.approx(16 / (0.04 / 8))
+    assert found["hfu"] == pytest.approx(0.8)
+    assert found["mfu"] == pytest.approx(0.6)  # three forward passes of 4 GFLOPs
+    less = combine([raw | {"static": static | {"train_macs_g": 5.0}}])  # the image's gradient is not needed
+    assert less["mfu"] == less["hfu"] == pytest.approx(0.5)
+
+
+def test_a_compiled_step_has_no_place_under_a_roof_of_eager_traffic() -> None:
+    static = {"macs_g": 2.0, "traffic_mib_per_image": 1e9 / 2**20}
+    found = combine([a_round(0, 0.02, static=static, ceilings=ROOF, compile=True)])
+    assert found["mfu"] == pytest.approx(0.4, rel=0.01)
+    assert not {"bound", "roofline_fraction", "attainable_gflops_per_s", "intensity_flop_per_byte"} & found.keys()
+
+
 def test_an_aa_pair_does_not_differ_and_a_planted_slow_down_does() -> None:
     first = combine([a_round(n, 0.020) for n in range(3)])
     again = combine([a_round(n + 10, 0.020) for n in range(3)])
