@@ -21,7 +21,7 @@ import torch
 from bench.cells import Context, EfficiencyCell, Result, cell_key
 from bench.measure import energy, flops, hardware, memory, timing
 from bench.measure.combine import combine
-from bench.measure.largest_batch import largest_batch
+from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
 
@@ -60,7 +60,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
     if cell.batch == LARGEST:
         phase("largest batch")
         found, failed = _kept_largest(cell, ctx.out / "largest_batch")
-        cell = replace(cell, batch=max(found, 1))
+        cell = replace(cell, batch=max(found, least_batch(cell.mode)))
         raw["largest"] = {"largest_batch": found, "smallest_failing_batch": failed}
     raw["batch"] = cell.batch
     try:
@@ -78,6 +78,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
     reason = f"out of memory in {phase.name}: batch {cell.batch}, {cell.resolution} px, {cell.precision}, {cell.mode}"
     metrics = {
         **raw.get("static", {}),
+        **raw.get("largest", {}),
         "oom_phase": phase.name,
         "oom_batch": cell.batch,
         "oom_resolution": cell.resolution,

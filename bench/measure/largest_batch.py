@@ -21,25 +21,31 @@ from bench.measure.workload import Workload
 LIMIT = {"cpu": 512, "cuda": 8192}  # a CPU runs out of patience before it runs out of memory
 
 
-def largest_fitting(fits: Callable[[int], bool], limit: int) -> tuple[int, int | None]:
+def least_batch(mode: str) -> int:
+    """The smallest batch that is tried: batch norm cannot be trained on a single value a channel."""
+    return 2 if mode == "train" else 1
+
+
+def largest_fitting(fits: Callable[[int], bool], limit: int, least: int = 1) -> tuple[int, int | None]:
     """Search the largest batch for which ``fits`` holds, assuming that whatever is larger than a failure fails.
 
     Args:
         fits: tries a batch; called once for each size.
         limit: no batch above this is tried.
+        least: nor any below this.
 
     Returns:
-        The largest batch that fits (0 if not even 1 does), and the smallest seen to fail (None up to ``limit``). The
-        two are at most a sixteenth apart: finer is not worth a process each.
+        The largest batch that fits (0 if not even ``least`` does), and the smallest seen to fail (None up to
+        ``limit``). The two are at most a sixteenth apart: finer is not worth a process each.
     """
     good, bad = 0, None
-    batch = 1
+    batch = least
     while bad is None and good < limit:
         if fits(batch):
             good, batch = batch, min(2 * batch, limit)
         else:
             bad = batch
-    while bad is not None and bad - good > max(1, good // 16):
+    while bad is not None and bad > least and bad - good > max(1, good // 16):
         middle = (good + bad) // 2
         if fits(middle):
             good = middle
@@ -54,7 +60,8 @@ def largest_batch(cell: EfficiencyCell) -> tuple[int, int | None]:
     Raises:
         RuntimeError: a try failed for another reason than memory, or this process has used CUDA already.
     """
-    return largest_fitting(lambda batch: fits(replace(cell, batch=batch)), LIMIT[torch.device(cell.device).type])
+    limit = LIMIT[torch.device(cell.device).type]
+    return largest_fitting(lambda batch: fits(replace(cell, batch=batch)), limit, least_batch(cell.mode))
 
 
 def fits(cell: EfficiencyCell) -> bool:
@@ -94,7 +101,7 @@ def try_batch(cell: EfficiencyCell) -> dict[str, str]:
     try:
         if not cell.device.startswith("cuda"):
             memory.cap_data()
-        step = Workload(cell).step(pool=1)
+        step = Workload(cell).step()  # with all the inputs that the throughput pass holds
         step(0)
         step(1)
         clock_for(cell.device).synchronize()

@@ -189,6 +189,9 @@ def test_batch_zero_is_the_largest_that_fits(context: Context) -> None:
     nothing = run_efficiency(cell("planted_net[fits=0]", batch=0), context)
     assert nothing.status == "oom"
     assert "batch 1, 16 px" in nothing.reason
+    assert (nothing.metrics["largest_batch"], nothing.metrics["smallest_failing_batch"]) == (0, 1)
+    untrained = run_efficiency(cell("planted_net[fits=1]", batch=0, mode="train"), context)
+    assert untrained.metrics["oom_batch"] == untrained.metrics["smallest_failing_batch"] == 2
 
 
 def test_any_other_failure_is_raised(context: Context) -> None:

@@ -7,10 +7,12 @@ import signal
 from dataclasses import replace
 
 import pytest
+import torch
 
 from bench.cells import EfficiencyCell
 from bench.measure import largest_batch
 from bench.measure.largest_batch import fits, largest_fitting
+from bench.measure.workload import POOL, Workload
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8, 15, 16])
@@ -35,6 +37,34 @@ def test_large_answers_are_within_a_sixteenth_and_bracketed(capacity: int) -> No
 def test_nothing_fits_and_everything_fits() -> None:
     assert largest_fitting(lambda batch: False, limit=100) == (0, 1)
     assert largest_fitting(lambda batch: True, limit=100) == (100, None)
+
+
+def test_training_is_tried_from_two_images() -> None:
+    """Batch norm cannot be trained on one value a channel, which would not be for want of memory."""
+    tried: list[int] = []
+    assert largest_fitting(lambda batch: tried.append(batch) or batch <= 5, 64, least=2) == (5, 6)
+    assert min(tried) == 2
+    assert largest_fitting(lambda batch: False, 64, least=2) == (0, 2)
+    assert largest_fitting(lambda batch: True, 2, least=2) == (2, None)
+
+
+def test_training_where_one_image_has_one_value_a_channel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(largest_batch.LIMIT, "cpu", 4)
+    assert largest_batch.largest_batch(a_cell(mode="train")) == (4, None)
+
+
+def test_a_try_holds_all_the_inputs_that_the_timed_pass_takes_turns_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    held: list[int] = []
+
+    class Watched(Workload):
+        def inputs(self, batch: int, pool: int = POOL) -> list[torch.Tensor]:
+            held.append(len(found := super().inputs(batch, pool)))
+            return found
+
+    monkeypatch.setattr(largest_batch, "Workload", Watched)
+    monkeypatch.setattr(largest_batch.memory, "cap_data", lambda: None)
+    assert largest_batch.try_batch(a_cell(batch=2)) == {"outcome": "fits"}
+    assert max(held) == POOL
 
 
 def a_cell(**changes) -> EfficiencyCell:
