@@ -8,10 +8,12 @@ of metrics of them, with the difference between rounds as the noise.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import torch
 from bench.cells import Context, EfficiencyCell, Result, cell_key
 from bench.measure import energy, flops, hardware, memory, timing
 from bench.measure.combine import combine
+from bench.measure.kept import kept
 from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
@@ -88,16 +91,8 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
 
 def _kept_largest(cell: EfficiencyCell, directory: Path) -> tuple[int, int | None]:
     """The largest batch, searched in round 0 and read by the later ones."""
-    path = directory / f"{cell_key(cell)}.json"
-    if path.is_file():
-        found, failed = json.loads(path.read_bytes())
-        return found, failed
-    answer = largest_batch(cell)
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(answer))
-    temporary.replace(path)
-    return answer
+    found, failed = kept(directory / f"{cell_key(cell)}.json", lambda: largest_batch(cell))
+    return found, failed
 
 
 class _Phase:
@@ -125,7 +120,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
         memory.cap_data()
     if number == 0:
         raw["static"] = {}
-        workload = _static(cell, raw["static"], phase)
+        workload = _static(cell, raw["static"], phase, ctx.out / "flops")
         phase("ceilings")
         raw["ceilings"] = asdict(
             kept_ceilings(cell.device, cell.threads, cell.precision, ctx.out / "ceilings", cell.hardware)
@@ -165,7 +160,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     raw["measured_s"] = after["at_s"] - before["at_s"]
 
 
-def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workload:
+def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase, directory: Path) -> Workload:
     """Take what needs a clean process or no clock: memory, FLOPs, activations. Fills ``found`` as it goes."""
     phase("memory")
     if not cell.device.startswith("cuda"):
@@ -183,23 +178,42 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase) -> Workl
         with workload.precision():
             found |= memory.saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
     phase("flops")
-    found |= _flops(workload)
+    found |= _flops(workload, directory)
     found["traffic_mib_per_image"] = traffic(workload) / cell.batch / memory.MIB
     return workload
 
 
-def _flops(workload: Workload) -> dict[str, Any]:
-    """Count; a model that cannot be counted is still timed, and its record says why it has no FLOPs."""
+def _flops(workload: Workload, directory: Path) -> dict[str, Any]:
+    """Count; a model that cannot be counted is still timed, and its record says why it has no FLOPs.
+
+    Counts are kept in ``directory``: they are the same for every batch, precision and mode.
+    """
     cell = workload.cell
     image = (flops.IN_CHANS, cell.resolution, cell.resolution)
     found: dict[str, Any] = {"macs_g": None, "flops_g": None}
     try:
-        found |= flops.count(workload.module, (1, *image))
+        forward = directory / f"{_flops_key(cell)}.json"
+        found |= kept(forward, lambda: flops.count(workload.module, (1, *image)))
         if cell.mode == "train":
-            found["train_macs_g"] = flops.count_training(workload.module, image) / 1e9
+            training = forward.with_stem(f"{forward.stem}_train")
+            found["train_macs_g"] = kept(training, lambda: flops.count_training(workload.module, image) / 1e9)
     except Exception as error:  # tracing runs the model's own code: it may raise anything
         if memory.is_out_of_memory(error):
             raise
         name = "" if isinstance(error, flops.FlopsError) else f"{type(error).__name__}: "
         found["flops_error"] = f"{name}{error}"[:1000]
     return found
+
+
+def _flops_key(cell: EfficiencyCell) -> str:
+    """Twenty hex digits of everything that a count depends on."""
+    facts = {
+        "model": cell.model,
+        "resolution": cell.resolution,
+        "device": cell.device.partition(":")[0],
+        "backend": cell.backend,
+        "versions": {**cell.versions, "fvcore": metadata.version("fvcore")},
+        "plugin": cell.model_plugin_sha256,
+        "formulas": flops.FORMULA_VERSION,
+    }
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:20]

@@ -238,6 +238,31 @@ def test_activations_are_saved_in_the_precision_of_the_cell(context: Context) ->
     assert bf16["saved_activations_mib"] < 0.8 * fp32["saved_activations_mib"]
 
 
+def test_flops_are_counted_once_for_all_batches_precisions_and_modes(
+    context: Context, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, trainings = [], []
+    count, count_training = flops.count, flops.count_training
+    monkeypatch.setattr(flops, "count", lambda *args: counts.append(1) or count(*args))
+    monkeypatch.setattr(flops, "count_training", lambda *args: trainings.append(1) or count_training(*args))
+
+    def static(**changes: Any) -> dict[str, Any]:
+        return dict(measure_round(cell(**changes), context).metrics["static"])
+
+    first = static()
+    again = static(batch=4, precision="bf16")
+    assert {k: v for k, v in again.items() if "macs" in k} == {k: v for k, v in first.items() if "macs" in k}
+    assert static(mode="train")["train_macs_g"] == static(mode="train", batch=4)["train_macs_g"] > 0
+    assert (len(counts), len(trainings)) == (1, 1)
+    for changes in ({"resolution": 24}, {"versions": {"torch": "9"}}, {"model_plugin_sha256": "ab"}):
+        before = len(counts)
+        static(**changes)
+        assert len(counts) == before + 1, changes
+    monkeypatch.setattr(flops, "FORMULA_VERSION", 99)
+    static()
+    assert len(counts) == 5
+
+
 def test_a_planted_leak_shows_in_the_memory_figure(context: Context) -> None:
     plain = measure_round(cell(), context, 0).metrics["static"]["peak_memory_mib"]
     leaking = measure_round(cell("planted_net[leak_mib=40]"), context, 0).metrics["static"]["peak_memory_mib"]
