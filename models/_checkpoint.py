@@ -36,6 +36,11 @@ def rename(key: str, rules: Rules) -> str:
     return key
 
 
+def _bare(state_dict: Mapping[str, Tensor]) -> StateDict:
+    """Drop the prefix that DataParallel puts before every name."""
+    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+
+
 def _listed(keys: Sequence[str]) -> str:
     more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
     return ", ".join(keys[:_SHOWN]) + more
@@ -49,7 +54,7 @@ def translate(state_dict: Mapping[str, Tensor], model: nn.Module, rules: Rules) 
             are those of ``state_dict`` where it has them, else the model's.
     """
     expected = model.state_dict()
-    given = {key.removeprefix("module."): value for key, value in state_dict.items()}
+    given = _bare(state_dict)
     ours = {key if key in expected else rename(key, rules): key for key in given}
     problems = []
     if odd := [public for key, public in ours.items() if key not in expected]:
@@ -149,7 +154,7 @@ def load_pretrained(
         FileNotFoundError: If there is no such file.
         ValueError: naming the file and what in it does not fit; see :func:`read_checkpoint` and :func:`translate`.
     """
-    state_dict = fit_ends(read_checkpoint(path), model, classifiers, stems)
+    state_dict = fit_ends(_bare(read_checkpoint(path)), model, classifiers, stems)
     try:
         model.load_state_dict(filter_fn(state_dict, model))
     except (ValueError, RuntimeError) as error:

@@ -123,6 +123,12 @@ def test_other_classes_keep_a_fresh_head(public, tmp_path):
     model = medmamba.medmamba_tiny(pretrained=tmp_path / "w.safetensors", num_classes=9, **SMALL)
     assert model.head.fc.weight.shape == (9, 128)
     assert torch.equal(model.patch_embed.proj.weight, state["patch_embed.proj.weight"])
+    # DataParallel's prefix hides neither end: the head stays fresh and the stem is folded under it too.
+    save_file({f"module.{key}": value for key, value in state.items()}, tmp_path / "p.safetensors")
+    prefixed = medmamba.medmamba_tiny(pretrained=tmp_path / "p.safetensors", num_classes=9, in_chans=1, **SMALL)
+    assert prefixed.head.fc.weight.shape == (9, 128)
+    stem = state["patch_embed.proj.weight"].sum(1, keepdim=True)
+    torch.testing.assert_close(prefixed.patch_embed.proj.weight.detach(), stem)
     headless = medmamba.medmamba_tiny(pretrained=tmp_path / "w.safetensors", num_classes=0, **SMALL)
     assert torch.equal(headless.patch_embed.proj.weight, state["patch_embed.proj.weight"])
 
