@@ -138,7 +138,7 @@ def _refusal(status: int, headers: Mapping[str, str]) -> _RefusalError:
 
 
 def _start(status: int, headers: Mapping[str, str], have: int) -> int:
-    """Offset of the first byte sent: a server that ignores or misreads the range makes us start again."""
+    """Offset of the first byte sent: a server that ignores the range makes us start again, a wrong range is refused."""
     if status == 200:
         return 0
     begins = headers.get("Content-Range", "").removeprefix("bytes ").split("-")[0]

@@ -14,7 +14,8 @@
 
 Nuisances in all: pose, size, rib phase, heart, exposure, gamma, shading, noise. Lengths are fractions of the image's
 half-width, so a scene is the same at every resolution; only the pixel noise is drawn anew. Image ``i`` of a split
-does not depend on how many are made, on threads, or on numpy's version (raw Philox words, no numpy distributions).
+does not depend on how many are made or on threads, nor its draws on numpy's version (raw Philox words, no numpy
+distributions); a pixel may still round otherwise where another numpy or processor computes sines and exponentials.
 Mirror images are as likely as the images themselves.
 """
 

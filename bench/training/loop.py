@@ -243,7 +243,11 @@ class Trainer:
 
 
 def micro_batches(n: int, size: int) -> int:
-    """Return into how many parts a batch of ``n`` is cut so that none exceeds ``size`` and none is a single image."""
+    """Return into how many parts a batch of ``n`` is cut: of at most ``size`` images, and of no fewer than two.
+
+    Two go before ``size`` (batch norm cannot be trained on one image): with size 1 parts have two images or three. A
+    batch of one image stays what it is. Size 0 cuts nothing.
+    """
     return 1 if size == 0 else max(1, min(math.ceil(n / size), n // 2))
 
 
