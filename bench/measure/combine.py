@@ -53,7 +53,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     metrics |= _roofline(rounds, metrics)
     phases = [r.get("phases_s", {}) for r in rounds]
     metrics["phases_s"] = {name: sum(p.get(name, 0.0) for p in phases) for name in {n: None for p in phases for n in p}}
-    metrics |= _noise(rounds, blocks, latency)
+    metrics |= _noise(rounds, blocks)
     return metrics
 
 
@@ -144,7 +144,7 @@ def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -
     return found
 
 
-def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Samples) -> dict[str, Any]:
+def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples) -> dict[str, Any]:
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
     noise = repeat_difference(blocks)
@@ -168,7 +168,6 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, latency: Sample
     return {
         "rounds": len(rounds),
         "noise_rel": noise,
-        "noise_rel_latency": repeat_difference(latency) if latency.rounds else None,
         "round_spread_rel": blocks.spread(),
         "noisy": "noisy" in flags,
         "flags": sorted(flags),

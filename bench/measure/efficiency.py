@@ -22,27 +22,13 @@ import torch
 
 from bench.cells import Context, EfficiencyCell, Result, cell_key
 from bench.measure import energy, flops, hardware, memory, timing
-from bench.measure.combine import combine
+from bench.measure.build import IN_CHANS
 from bench.measure.kept import kept
 from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
-
-
-def run_efficiency(cell: EfficiencyCell, ctx: Context) -> Result:
-    """Measure a Cell completely in this process: all its rounds, combined.
-
-    The runner interleaves rounds over Cells instead, which sees drift that this cannot.
-    """
-    rounds: list[dict[str, Any]] = []
-    for number in range(cell.rounds):
-        result = measure_round(cell, ctx, number)
-        if result.status != "ok":
-            return result
-        rounds.append(result.metrics)
-    return Result(combine(rounds))
 
 
 def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result:
@@ -55,7 +41,8 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         number: the round; round 0 also takes memory and FLOPs.
 
     Returns:
-        Raw samples in ``metrics``, plain JSON data for :func:`combine`; or status ``oom`` with what failed.
+        Raw samples in ``metrics``, plain JSON data for :func:`bench.measure.combine.combine`; or status ``oom`` with
+        what failed.
     """
     phase = _Phase(ctx.progress)
     raw: dict[str, Any] = {"round": number, "mode": cell.mode, "device": cell.device, "compile": cell.compile}
@@ -189,7 +176,7 @@ def _flops(workload: Workload, directory: Path) -> dict[str, Any]:
     Counts are kept in ``directory``: they are the same for every batch, precision and mode.
     """
     cell = workload.cell
-    image = (flops.IN_CHANS, cell.resolution, cell.resolution)
+    image = (IN_CHANS, cell.resolution, cell.resolution)
     found: dict[str, Any] = {"macs_g": None, "flops_g": None}
     try:
         forward = directory / f"{_flops_key(cell)}.json"

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 FORMULA_VERSION = 1  # raise when any formula or category changes: figures of different versions are not comparable
 TOLERANCE = 0.005
-NUM_CLASSES, IN_CHANS = 1000, 3  # of every efficiency cell
 
 
 class FlopsError(RuntimeError):
@@ -86,19 +85,6 @@ def count(model: torch.nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
         "macs_g_torch": other / 1e9,
         "macs_disagreement_rel": difference,
     }
-
-
-def count_model(name: str, resolution: int) -> dict[str, Any]:
-    """:func:`count` for a registered model, 3 channels and 1,000 classes, once a process."""
-    key = (name, resolution)
-    if key not in _counted:
-        from bench.measure.build import build
-
-        _counted[key] = count(build(name, resolution), (1, IN_CHANS, resolution, resolution))
-    return copy.deepcopy(_counted[key])
-
-
-_counted: dict[tuple[str, int], dict[str, Any]] = {}
 
 
 # ---- fvcore -------------------------------------------------------------------------------------------------------

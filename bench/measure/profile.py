@@ -222,28 +222,20 @@ def _refuse_unsupported(name: str, resolution: int) -> None:
 
 def record_calls(net: torch.nn.Module, images: torch.Tensor) -> list[Call]:
     """Every operator call of one forward pass in order, with its module, MACs and traffic, no times yet."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-    from torch.utils._pytree import tree_leaves
     from torch.utils.flop_counter import flop_registry
 
     import bench.ops  # registers the scan operators and their formulas  # noqa: F401
     from bench.measure.flops import lacking_formulas
-    from bench.measure.recorder import moves_nothing, tensor_bytes
+    from bench.measure.recorder import OperatorRecorder
 
     formulas = {**flop_registry, **lacking_formulas()}
     calls: list[Call] = []
     path: list[str] = [""]
 
-    class Recorder(TorchDispatchMode):
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            out = func(*args, **(kwargs or {}))
-            packet = func._overloadpacket
-            macs = formulas[packet](*args, **(kwargs or {}), out_val=out) // 2 if packet in formulas else 0
-            tensors = [t for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)]
-            traffic = 0 if moves_nothing(func) else sum(map(tensor_bytes, tensors))
+    class Recorder(OperatorRecorder):
+        def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
+            macs = formulas[packet](*args, **kwargs, out_val=out) // 2 if packet in formulas else 0
             calls.append(Call(path[-1], packet._qualified_op_name, macs, traffic))
-            return out
 
     with _paths(net, path), Recorder():
         net(images)

@@ -41,9 +41,13 @@ class OperatorRecorder(TorchDispatchMode):
         self.calls[packet] += 1
         self.read[packet] += max((t.numel() for t in reads), default=0)
         self.written[packet] += max((t.numel() for t in writes), default=0)
-        if not moves_nothing(func):
-            self.traffic[packet] += sum(map(tensor_bytes, reads)) + sum(map(tensor_bytes, writes))
+        moved = 0 if moves_nothing(func) else sum(map(tensor_bytes, reads)) + sum(map(tensor_bytes, writes))
+        self.traffic[packet] += moved
+        self.note(packet, args, kwargs or {}, out, moved)
         return out
+
+    def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
+        """Hear of each call, in order; for those who want more than sums."""
 
     def total_traffic(self) -> int:
         """Bytes moved by all operators."""

@@ -15,10 +15,10 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.cells import Context, EfficiencyCell
+from bench.cells import Context, EfficiencyCell, Result
 from bench.measure import flops, hardware, roofline, timing
 from bench.measure.combine import combine
-from bench.measure.efficiency import measure_round, run_efficiency
+from bench.measure.efficiency import measure_round
 from bench.measure.recorder import OperatorRecorder
 from bench.measure.workload import Workload, touch_libraries
 from bench.ops import chosen_backend
@@ -90,6 +90,17 @@ def cell(model: str = "planted_net", **changes: Any) -> EfficiencyCell:
 @pytest.fixture
 def context(tmp_path: Path) -> Context:
     return Context("cpu", 1, None, None, tmp_path, lambda event: None)
+
+
+def run_efficiency(cell: EfficiencyCell, context: Context) -> Result:
+    """All rounds of a Cell in this process, combined; or the first that did not go well."""
+    rounds: list[dict[str, Any]] = []
+    for number in range(cell.rounds):
+        result = measure_round(cell, context, number)
+        if result.status != "ok":
+            return result
+        rounds.append(result.metrics)
+    return Result(combine(rounds))
 
 
 def test_an_inference_cell_has_all_its_figures(context: Context) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from bench import registry
 from bench.measure import flop_ops
 from bench.measure.build import build
-from bench.measure.flops import TOLERANCE, FlopsError, count, count_fvcore, count_model, count_torch
+from bench.measure.flops import TOLERANCE, FlopsError, count, count_fvcore, count_torch
 
 FIXTURE = json.loads((Path(__file__).parents[1] / "fixtures" / "flops.json").read_text())
 
@@ -78,7 +78,7 @@ def test_norms_and_elementwise_work_stay_out_of_the_macs() -> None:
     ],
 )
 def test_reference_models(name: str, gmacs: float, millions: float, activations: float) -> None:
-    found = count_model(name, 224)
+    found = count(build(name, 224), (1, 3, 224, 224))
     assert round(found["macs_g"], 1) == gmacs
     assert round(found["params"] / 1e6, 2) == millions
     assert found["activations_m"] == pytest.approx(activations, abs=0.05)
@@ -110,7 +110,7 @@ def test_vmamba_equals_the_original_count_with_our_scan_formula(size: str) -> No
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [spec.name for spec in registry.expand_models(["all"])])
 def test_the_counters_agree_on_every_registered_model(name: str) -> None:
-    found = count_model(name, 224)
+    found = count(build(name, 224), (1, 3, 224, 224))
     assert found["macs_disagreement_rel"] == 0
     facts = registry.models[name]
     assert facts.params is None or found["params"] == pytest.approx(facts.params, rel=0.005)
@@ -220,9 +220,3 @@ def test_counting_leaves_the_model_as_it_was() -> None:
     assert net.training
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert torch.backends.mha.get_fastpath_enabled()
-
-
-def test_counted_once_a_process_and_not_shared() -> None:
-    first = count_model("resnet18", 64)
-    first["macs_g"] = 0
-    assert count_model("resnet18", 64)["macs_g"] > 0
