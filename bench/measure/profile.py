@@ -184,7 +184,6 @@ def profile_model(
 
     from bench.measure.build import IN_CHANS, build
     from bench.measure.layout import layout_of
-    from bench.measure.timing import Budget, clock_for, throughput_blocks, warm_up
     from bench.measure.workload import set_precision
 
     set_precision("fp32")
@@ -197,11 +196,7 @@ def profile_model(
         with torch.no_grad():
             net(images)
 
-    clock = clock_for(device)
-    budget = Budget(throughput_s=1.0, warmup_s=0.3, warmup_max_s=2.0)
-    warm = warm_up(step, clock, budget)
-    blocks, _ = throughput_blocks(step, clock, budget, warm.step_s)
-    step_s = sorted(blocks)[len(blocks) // 2]
+    step_s = _undisturbed_seconds(step, device)
     with torch.no_grad():
         calls = record_calls(net, images)
     steps = max(1, min(STEPS, int(MAX_SECONDS / step_s)))
@@ -210,6 +205,17 @@ def profile_model(
     threads = torch.get_num_threads()
     timed, last = _timed(calls, times, steps), layout == torch.channels_last
     return Profile(name, resolution, batch, device, threads, step_s, outside, timed, last)
+
+
+def _undisturbed_seconds(step: Any, device: str) -> float:
+    """Median seconds of a warm step that nobody watches."""
+    from bench.measure.timing import Budget, clock_for, throughput_blocks, warm_up
+
+    clock = clock_for(device)
+    budget = Budget(throughput_s=1.0, warmup_s=0.3, warmup_max_s=2.0)
+    warm = warm_up(step, clock, budget)
+    blocks, _ = throughput_blocks(step, clock, budget, warm.step_s)
+    return sorted(blocks)[len(blocks) // 2]
 
 
 def _refuse_unsupported(name: str, resolution: int) -> None:
