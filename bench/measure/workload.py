@@ -150,6 +150,7 @@ def touch_libraries(device: str) -> None:
     x = torch.randn(2, 16, 16, 16, device=device)
     net = nn.Sequential(nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32), nn.GELU(), nn.Conv2d(32, 32, 3, groups=32)).to(device)
     y = net(x).flatten(2).transpose(1, 2)
+    net.to(memory_format=torch.channels_last)(x.contiguous(memory_format=torch.channels_last)).mean().backward()
     y = nn.functional.scaled_dot_product_attention(y[:, None], y[:, None], y[:, None])[:, 0]
     y = nn.functional.layer_norm(nn.functional.linear(y, torch.randn(64, 32, device=device)), (64,)).softmax(-1)
     y.mean().backward()  # type: ignore[no-untyped-call]
