@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Raised when the way a Cell is computed changes, so that old records are not taken for new ones.
 ACCURACY_PROTOCOL = 1
-EFFICIENCY_PROTOCOL = 2
+EFFICIENCY_PROTOCOL = 3
 
 
 @dataclass(frozen=True, slots=True)

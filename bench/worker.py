@@ -143,9 +143,9 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def _status(error: BaseException) -> str:
-    import torch
+    from bench.measure.memory import is_out_of_memory
 
-    return "oom" if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) else "failed"
+    return "oom" if is_out_of_memory(error) else "failed"
 
 
 def _reason(error: BaseException) -> str:

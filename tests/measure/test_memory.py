@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import resource
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -30,6 +31,7 @@ def planted(connection, exact: bool, transient: int, leak: int) -> None:
 
     def work() -> None:
         first = np.ones(transient * MIB // 8)
+        time.sleep(0.1)  # a sampler sees what lasts longer than its interval, on a busy machine too
         del first
         for _ in range(3):
             held.append(np.ones(leak * MIB // 8))
