@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -288,10 +287,10 @@ def _ops(options: argparse.Namespace) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
-    from bench.plan import omp_wait_policy
+    from bench.plan import set_omp_wait_policy
 
     _configured(options)
-    os.environ["OMP_WAIT_POLICY"] = omp_wait_policy()  # as in the efficiency cells; read when torch is imported
+    set_omp_wait_policy()  # as in the efficiency cells; read when torch is imported
     from bench.measure.profile import main as profile_main
 
     return int(profile_main(options))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import sys
@@ -28,7 +27,7 @@ from bench.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label
 from bench.config import Loaded
 from bench.estimate import estimate_s
 from bench.measure.combine import combine
-from bench.plan import Plan, omp_wait_policy
+from bench.plan import Plan, set_omp_wait_policy
 from bench.store import Record
 from bench.worker import Job, work
 
@@ -310,7 +309,7 @@ def _driver_environment(plan: Plan) -> dict[str, Any]:
 @contextlib.contextmanager
 def _forkserver() -> Iterator[Any]:
     """Provide a multiprocessing context whose server has torch, timm and our rooms imported, CUDA untouched."""
-    os.environ["OMP_WAIT_POLICY"] = omp_wait_policy()
+    set_omp_wait_policy()
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["bench.preload"])
     yield context

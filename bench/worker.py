@@ -121,7 +121,7 @@ def environment(device: str) -> dict[str, Any]:
 
     from bench.measure.hardware import machine_facts
     from bench.ops import chosen_backend
-    from bench.plan import hardware_name, library_versions
+    from bench.plan import hardware_name, library_versions, omp_wait_policy
 
     facts = machine_facts()
     found = {
@@ -131,7 +131,7 @@ def environment(device: str) -> dict[str, Any]:
         "cpu_cores": facts["cpu_cores"],
         "memory_gib": facts["memory_gib"],
         "threads": torch.get_num_threads(),
-        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY", ""),
+        "omp_wait_policy": omp_wait_policy(),
         "platform": platform.platform(),
         "python": platform.python_version(),
         "scan_backend": chosen_backend(device),
