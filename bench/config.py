@@ -94,7 +94,7 @@ class Sweep(_Section):
 SMALLEST = ["medmamba_tiny", "vmamba_tiny", "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Under ten minutes on two cores: the smallest model of each family, trained at 32 pixels, timed at 64.
+    # About six minutes on two cores: the smallest model of each family, trained at 32 pixels, timed at 64.
     "quick": {
         "sweep.models": SMALLEST,
         "sweep.resolutions": [32],
