@@ -32,6 +32,7 @@ def _listed(value: Any) -> Any:
 Pixels = Annotated[int, Field(ge=8, le=8192)]
 Names = Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)]
 PixelList = Annotated[list[Pixels], BeforeValidator(_listed), Field(min_length=1)]
+Transfers = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Kind = Literal["accuracy", "efficiency"]
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -47,12 +48,13 @@ class SweepSection(_Section):
     datasets: Names = ["phantoms"]
     sizes: PixelList = [28]
     resolutions: PixelList = [224]
-    resize: Literal["nearest", "bilinear", "bicubic", "pad"] = "nearest"
+    resize: Literal["auto", "native", "nearest", "bilinear", "bicubic", "pad"] = "auto"
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)] = [0]
     recipe: str = "medmnist"
     epochs: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)] = ["accuracy", "efficiency"]
+    transfer: Transfers = []
     preset: Literal["quick", "standard", "paper"] | None = None
 
 
@@ -76,6 +78,7 @@ class RunSection(_Section):
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
+    keep_weights: bool = False
     download: bool = True
     skip_missing: bool = False
     retry: Annotated[list[Literal["failed", "timeout", "oom", "diverged"]], BeforeValidator(_listed)] = []
@@ -89,6 +92,7 @@ class Sweep(_Section):
     run: RunSection = RunSection()
     plugins: Annotated[list[str], BeforeValidator(_listed)] = []
     recipe: dict[str, Any] = {}
+    transfer: dict[str, dict[str, str | list[str]]] = {}
 
 
 SMALLEST = ["medmamba_tiny", "vmamba_tiny", "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
@@ -156,8 +160,8 @@ def _keys() -> dict[str, Any]:
 def find_key(name: str) -> str:
     """Resolve ``models`` or ``sweep.models`` to ``sweep.models``. Raises ConfigError with the nearest key."""
     keys = _keys()
-    # The section [recipe] holds single values; the bare word is the recipe's name, the common wish.
-    aliases = {"recipe": "sweep.recipe", "plugins.paths": "plugins"}
+    # The sections [recipe] and [transfer] hold single values; the bare words are the sweep's, the common wish.
+    aliases = {"recipe": "sweep.recipe", "transfer": "sweep.transfer", "plugins.paths": "plugins"}
     if name in aliases or name in keys or name.startswith("recipe."):
         return aliases.get(name, name)
     word = name.replace("-", "_")
@@ -219,7 +223,7 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
             raise ConfigError(f"{where('', section)}: {section!r} is a section: write [{section}] on a line of its own")
         for key, value in content.items():
             full = f"{section}.{key}"
-            if section != "recipe" and full not in keys:
+            if section not in ("recipe", "transfer") and full not in keys:
                 own = [k.partition(".")[2] for k in keys if k.startswith(section + ".")]
                 raise ConfigError(f"{where(section, key)}: unknown key {key!r} in [{section}]{nearest(key, own)}")
             values[full], origins[full] = value, where(section, key)

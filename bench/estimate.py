@@ -23,7 +23,7 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
         passes = 2 if cell.mode == "infer" else 1
         return cell.rounds * (OVERHEAD_S + 2.0 * passes * cell.budget_s)
     facts = registry.model_facts(registry.parse_model(cell.model).name)
-    info = registry.datasets[cell.dataset]
+    info = registry.dataset_facts(cell.dataset)
     train_images, eval_images = estimate_steps(
         info.n_train or 1000, dict(cell.recipe), n_val=info.n_val or 0, n_test=info.n_test or 0
     )

@@ -194,7 +194,7 @@ def fetch_datasets(
         FetchError: listing every file that could not be had.
     """
     files: dict[RemoteFile, None] = {}
-    for info in (registry.datasets[name] for name in registry.expand_datasets(names)):
+    for info in (registry.dataset_facts(name) for name in registry.expand_datasets(names)):
         chosen = info.sizes if len(info.sizes) < 2 else tuple(sizes)
         for size in chosen:
             if size not in info.sizes:

@@ -13,166 +13,42 @@ registers with a decorator instead::
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
-import hashlib
 import importlib
-import importlib.metadata
-import importlib.util
 import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
-if TYPE_CHECKING:
-    import numpy as np
+from bench.facts import (
+    TASKS,
+    Adapter,
+    BlockSplit,
+    DatasetInfo,
+    LazySplit,
+    ModelFacts,
+    Option,
+    RegistryError,
+    RemoteFile,
+    Split,
+    nearest,
+    resolve,
+)
+from bench.names import ModelSpec, SourceName, file_stem, is_source, parse_source, read, spell, split_names
+from bench.plugins import load, plugin_being_imported
 
-TASKS = ("multi-class", "binary-class", "multi-label", "ordinal-regression")
-ENTRY_POINT_GROUP = "medbench"
-
-
-class RegistryError(ValueError):
-    """A name, option or registration is wrong; the message says which and what would be right."""
-
-
-def nearest(name: str, candidates: Iterable[str], label: str = "did you mean") -> str:
-    """Return ``" (did you mean 'x'?)"`` for the candidate closest to ``name``, or an empty string."""
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
-    return f" ({label} {close[0]!r}?)" if close else ""
-
-
-@dataclass(frozen=True, slots=True)
-class Option:
-    """One keyword of a model that a variant ``name[key=value]`` may set."""
-
-    default: Any
-    choices: tuple[Any, ...] = ()
-    help: str = ""
-
-
-def _runs_everywhere(resolution: int, options: Mapping[str, Any]) -> str | None:
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class ModelFacts:
-    """What is known about a model without building it.
-
-    Attributes:
-        params: published or exact parameter count at 1,000 classes and 3 channels.
-        macs_g_224: published multiply-adds (10^9, one image, 224 x 224), as its paper counts them.
-        unsupported: ``(resolution, options) -> reason or None``; decides in the plan what cannot run.
-        options: keywords a variant may set. ``None`` accepts any keyword (passed on to the builder).
-        group: ``main`` models make up ``all``; ``twin`` and ``extra`` models are reached by name.
-        builder: ``(num_classes, in_chans, img_size, **options) -> nn.Module``, or its ``"module:attribute"``.
-        plugin_file: the file that registered it when it is not built in; its bytes enter the Cell's key.
-    """
-
-    name: str
-    family: str
-    builder: str | Callable[..., Any]
-    summary: str = ""
-    paper: str = ""
-    licence: str = ""
-    params: int | None = None
-    macs_g_224: float | None = None
-    published_note: str = ""
-    group: str = "main"
-    options: Mapping[str, Option] | None = field(default_factory=dict)
-    unsupported: Callable[[int, Mapping[str, Any]], str | None] = _runs_everywhere
-    origin: str = ""
-    plugin_file: str | None = None
-
-    def build(self, num_classes: int, in_chans: int, img_size: int, **options: Any) -> Any:
-        """Import the builder if needed and build the network."""
-        return _resolve(self.builder, self.name)(
-            num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options
-        )
-
-
-class RemoteFile(NamedTuple):
-    """A file a dataset needs on disk."""
-
-    name: str
-    url: str
-    md5: str
-    size_bytes: int | None = None
-
-
-class Split(NamedTuple):
-    """One split: ``images`` uint8 (N, H, W, C); ``labels`` int64 (N,), or (N, L) in {0, 1} for multi-label."""
-
-    images: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
-
-
-class Adapter(Protocol):
-    """Locates, verifies and decodes one source. Constructed with its ``DatasetInfo``."""
-
-    def files(self, size: int) -> tuple[RemoteFile, ...]:
-        """Files needed under the data root for images of ``size`` pixels; empty if nothing is read from disk."""
-
-    def fingerprint(self, size: int, root: Path | None) -> str:
-        """A string that changes whenever the decoded data would; reads no images where checksums are published."""
-
-    def load(self, size: int, root: Path | None) -> dict[str, Split]:
-        """Decode the splits ``train``, ``val`` and ``test``."""
-
-
-@dataclass(frozen=True, slots=True)
-class DatasetInfo:
-    """What is known about a dataset without reading it.
-
-    Attributes:
-        sizes: side lengths in pixels it exists in; empty if images are made at whatever resolution is asked for.
-        mirror_safe: a left-right flip keeps every label (false for left/right organs, for example).
-        traps: known defects that a reader of a score should know.
-        adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
-    """
-
-    name: str
-    task: str
-    classes: tuple[str, ...]
-    channels: int
-    adapter: str | Callable[[DatasetInfo], Adapter]
-    sizes: tuple[int, ...] = ()
-    n_train: int | None = None
-    n_val: int | None = None
-    n_test: int | None = None
-    modality: str = ""
-    summary: str = ""
-    licence: str = ""
-    citation: str = ""
-    source: str = ""
-    groups: tuple[str, ...] = ()
-    mirror_safe: bool = False
-    traps: tuple[str, ...] = ()
-    origin: str = ""
-    plugin_file: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise RegistryError(f"dataset {self.name!r}: task {self.task!r} is none of {', '.join(TASKS)}")
-
-    def open(self) -> Adapter:
-        """Import the adapter if needed and construct it."""
-        adapter: Adapter = _resolve(self.adapter, self.name)(self)
-        return adapter
-
+__all__ = [
+    "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "LazySplit", "ModelFacts", "ModelSpec", "Option",
+    "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options", "dataset_facts",
+    "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models", "nearest",
+    "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
+]  # fmt: skip
 
 Facts = TypeVar("Facts", ModelFacts, DatasetInfo)
-
-
-def _resolve(target: str | Callable[..., Any], name: str) -> Callable[..., Any]:
-    if not isinstance(target, str):
-        return target
-    module, _, attribute = target.partition(":")
-    resolved: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
-    return resolved
 
 
 def _gather(
@@ -290,9 +166,6 @@ def _place(thing: Callable[..., Any]) -> tuple[str, int]:
         return "?", 0
 
 
-_plugin_file: str | None = None  # set while a plug-in is imported, so that what it registers knows its file
-
-
 def register_model(name: str | None = None, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a builder ``(num_classes, in_chans, img_size, **options) -> nn.Module`` under its own name.
 
@@ -308,7 +181,13 @@ def register_model(name: str | None = None, **facts: Any) -> Callable[[Callable[
         rest = {"family": own, "options": None, **facts}
         source, line = _place(builder)
         models.add(
-            ModelFacts(name=own, builder=builder, origin=f"{source}:{line}", plugin_file=_plugin_file or source, **rest)
+            ModelFacts(
+                name=own,
+                builder=builder,
+                origin=f"{source}:{line}",
+                plugin_file=plugin_being_imported() or source,
+                **rest,
+            )
         )
         return builder
 
@@ -328,7 +207,9 @@ def register_dataset(name: str, **facts: Any) -> Callable[[type[Any]], type[Any]
         source, line = _place(adapter)
         origin = f"{source}:{line}"
         datasets.add(
-            DatasetInfo(name=name, adapter=adapter, origin=origin, plugin_file=_plugin_file or source, **facts)
+            DatasetInfo(
+                name=name, adapter=adapter, origin=origin, plugin_file=plugin_being_imported() or source, **facts
+            )
         )
         return adapter
 
@@ -346,41 +227,6 @@ def add_builtin(facts: ModelFacts | DatasetInfo) -> None:
 # --- names of models -------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
-    """A model's name and the options its brackets set, as in ``medmamba_tiny[branch=ssm]``."""
-
-    name: str
-    options: tuple[tuple[str, Any], ...] = ()
-
-    def __str__(self) -> str:
-        if not self.options:
-            return self.name
-        return f"{self.name}[{','.join(f'{k}={_spell(v)}' for k, v in self.options)}]"
-
-
-def _spell(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _read(text: str) -> Any:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
-
-
-def split_names(text: str) -> list[str]:
-    """Split ``"a,b[c=1,d=2]"`` at the commas outside brackets."""
-    if not re.fullmatch(r"(?:[^\[\]]|\[[^\[\]]*\])*", text):
-        return [text]  # brackets that do not match: whoever reads the name says so
-    return [part.strip() for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text) if part.strip()]
-
-
 def parse_model(text: str) -> ModelSpec:
     """Parse one name with optional ``[key=value,...]``; options equal to their default are dropped."""
     match = re.fullmatch(r"(timm:)?([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
@@ -392,7 +238,7 @@ def parse_model(text: str) -> ModelSpec:
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise RegistryError(f"model {text!r}: {item!r} is not key=value")
-        options[key.strip()] = _read(value.strip())
+        options[key.strip()] = read(value.strip())
     if not options:
         return ModelSpec(name)
     return ModelSpec(name, tuple(sorted(check_options(name, options).items())))
@@ -421,12 +267,12 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
 
 def _option_value(name: str, key: str, value: Any, option: Option) -> Any:
     """Return ``value`` in the option's own type, or raise RegistryError."""
-    said = f"model {name!r}: {key}={_spell(value)}"
+    said = f"model {name!r}: {key}={spell(value)}"
     if option.choices:
         for choice in option.choices:
             if value == choice and isinstance(value, bool) == isinstance(choice, bool):
                 return choice
-        raise RegistryError(f"{said} is none of {', '.join(map(_spell, option.choices))}")
+        raise RegistryError(f"{said} is none of {', '.join(map(spell, option.choices))}")
     kind = type(option.default)
     if option.default is None or (isinstance(value, kind) and isinstance(value, bool) == (kind is bool)):
         pass
@@ -476,12 +322,50 @@ def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
     return list(found)
 
 
+# --- names of datasets -----------------------------------------------------------------------------------------
+
+# Datasets named by where they lie: scheme -> "module:function" (or a function) from the whole name to its facts, which
+# imports no torch, reads no image, and whose `name` is a spelling that gives the same facts again.
+SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
+    "folder": "bench.datasets.folder:facts",
+    "csv": "bench.datasets.csv_file:facts",
+    "hf": "bench.datasets.huggingface:facts",
+}
+_source_facts: dict[str, DatasetInfo] = {}
+
+
+def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
+    """Facts of a registered dataset, or of one named by where it lies (``folder:scans``, ``csv:...``, ``hf:...``).
+
+    Those of a source are remembered, as every Cell asks for them; ``refresh`` looks at the source again.
+
+    Raises:
+        RegistryError: an unknown name or scheme, or a source that is not what its scheme expects.
+    """
+    if not is_source(name):
+        return datasets[name]
+    source = parse_source(name)
+    spelt = str(source)
+    if refresh or spelt not in _source_facts:
+        if source.scheme not in SCHEMES:
+            raise RegistryError(
+                f"dataset {name!r}: unknown scheme {source.scheme!r}{nearest(source.scheme, SCHEMES)}; "
+                f"schemes: {', '.join(SCHEMES)}"
+            )
+        facts: DatasetInfo = resolve(SCHEMES[source.scheme])(spelt)
+        _source_facts[spelt] = _source_facts[facts.name] = facts
+    return _source_facts[spelt]
+
+
 def expand_datasets(patterns: Sequence[str]) -> list[str]:
-    """Resolve ``all``, groups (``medmnist``, ``phantoms``), globs and names, without repeats."""
-    return list(dict.fromkeys(name for pattern in patterns for name in datasets.expand(pattern)))
-
-
-# --- plug-ins --------------------------------------------------------------------------------------------------
+    """Resolve ``all``, groups (``medmnist``, ``phantoms``), globs, names and sources (``folder:PATH``), once each."""
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        if is_source(pattern):
+            found[dataset_facts(pattern, refresh=True).name] = None
+        else:
+            found.update(dict.fromkeys(datasets.expand(pattern)))
+    return list(found)
 
 
 def load_plugins(plugins: Sequence[str], base: Path) -> None:
@@ -490,56 +374,9 @@ def load_plugins(plugins: Sequence[str], base: Path) -> None:
     Raises:
         RegistryError: naming the plug-in, and the exception it raised.
     """
-    global _plugin_file
-    for plugin in plugins:
-        path = base / plugin
-        is_file = plugin.endswith(".py")
-        if is_file and not path.is_file():
-            raise RegistryError(f"plug-in {plugin!r}: there is no file {path}")
-        try:
-            if is_file:
-                _plugin_file = str(path.resolve())
-                _import_file(path.resolve())
-            else:
-                if str(base) not in sys.path:
-                    sys.path.append(str(base))  # a module beside the configuration, also for the installed script
-                importlib.import_module(plugin)
-        except RegistryError:
-            raise
-        except Exception as error:
-            raise RegistryError(f"plug-in {plugin!r} could not be imported: {type(error).__name__}: {error}") from error
-        finally:
-            _plugin_file = None
-    for entry in importlib.metadata.entry_points(group=ENTRY_POINT_GROUP):
-        try:
-            entry.load()
-        except RegistryError:
-            raise
-        except Exception as error:
-            raise RegistryError(
-                f"entry point {entry.name!r} ({entry.value}) failed: {type(error).__name__}: {error}"
-            ) from error
 
+    def forget(plugin_file: str) -> None:
+        for registry in (models, datasets):
+            registry.forget(plugin_file)
 
-_imported: dict[Path, tuple[int, int]] = {}  # plug-in file -> its size and time when it was imported
-
-
-def _import_file(path: Path) -> None:
-    """Import a plug-in file; again, in place of its former self, when it has changed since."""
-    status = path.stat()
-    stamp = (status.st_size, status.st_mtime_ns)
-    if _imported.get(path) == stamp:
-        return
-    for registry in (models, datasets):
-        registry.forget(str(path))
-    name = f"_bench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    _imported[path] = stamp
+    load(plugins, base, forget)

@@ -51,7 +51,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
 
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
-    info = registry.datasets[cell.dataset]
+    info = registry.dataset_facts(cell.dataset)
     data = open_dataset(info, cell.size, ctx.data_root, ctx.cache_dir)
     timings["load_s"] = time.perf_counter() - started
 

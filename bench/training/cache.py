@@ -87,7 +87,7 @@ def load_dataset(
         RegistryError: an unknown name.
         DataError: a file is missing or damaged, or holds something else than the facts say.
     """
-    info = registry.datasets[name]
+    info = registry.dataset_facts(name, refresh=True)
     splits = open_dataset(info, size, Path(root) if root else None, Path(cache_dir) if cache_dir else None)
     return LoadedDataset(info, size, splits, info.open().fingerprint(size, _root(root)))
 
@@ -147,7 +147,7 @@ def _decode(info: DatasetInfo, size: int, root: Path | None) -> dict[str, Split]
     return {name: _checked(info, size, name, splits[name]) for name in SPLITS}
 
 
-def _checked(info: DatasetInfo, size: int, name: str, split: Split) -> Split:
+def _checked(info: DatasetInfo, size: int, name: str, split: Any) -> Split:
     """Hold what an adapter returned to the contract, whoever wrote it."""
     where = f"{info.name}, split {name}"
     images, labels = np.asarray(split[0]), np.asarray(split[1])

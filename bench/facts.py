@@ -1,0 +1,196 @@
+"""Facts of models and datasets: plain data, torch-free, and what a dataset adapter gives.
+
+:mod:`bench.registry` maps names to them and is where everybody imports them from.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TASKS = ("multi-class", "binary-class", "multi-label", "ordinal-regression")
+
+
+class RegistryError(ValueError):
+    """A name, option or registration is wrong; the message says which and what would be right."""
+
+
+def nearest(name: str, candidates: Iterable[str], label: str = "did you mean") -> str:
+    """Return ``" (did you mean 'x'?)"`` for the candidate closest to ``name``, or an empty string."""
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f" ({label} {close[0]!r}?)" if close else ""
+
+
+def resolve(target: str | Callable[..., Any]) -> Callable[..., Any]:
+    """Import ``"module:attribute"``; anything else is what it is."""
+    if not isinstance(target, str):
+        return target
+    module, _, attribute = target.partition(":")
+    resolved: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
+    return resolved
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """One keyword of a model that a variant ``name[key=value]`` may set."""
+
+    default: Any
+    choices: tuple[Any, ...] = ()
+    help: str = ""
+
+
+def _runs_everywhere(resolution: int, options: Mapping[str, Any]) -> str | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFacts:
+    """What is known about a model without building it.
+
+    Attributes:
+        params: published or exact parameter count at 1,000 classes and 3 channels.
+        macs_g_224: published multiply-adds (10^9, one image, 224 x 224), as its paper counts them.
+        unsupported: ``(resolution, options) -> reason or None``; decides in the plan what cannot run.
+        options: keywords a variant may set. ``None`` accepts any keyword (passed on to the builder).
+        group: ``main`` models make up ``all``; ``twin`` and ``extra`` models are reached by name.
+        builder: ``(num_classes, in_chans, img_size, **options) -> nn.Module``, or its ``"module:attribute"``.
+        plugin_file: the file that registered it when it is not built in; its bytes enter the Cell's key.
+    """
+
+    name: str
+    family: str
+    builder: str | Callable[..., Any]
+    summary: str = ""
+    paper: str = ""
+    licence: str = ""
+    params: int | None = None
+    macs_g_224: float | None = None
+    published_note: str = ""
+    group: str = "main"
+    options: Mapping[str, Option] | None = field(default_factory=dict)
+    unsupported: Callable[[int, Mapping[str, Any]], str | None] = _runs_everywhere
+    origin: str = ""
+    plugin_file: str | None = None
+
+    def build(self, num_classes: int, in_chans: int, img_size: int, **options: Any) -> Any:
+        """Import the builder if needed and build the network."""
+        return resolve(self.builder)(num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options)
+
+
+class RemoteFile(NamedTuple):
+    """A file a dataset needs on disk."""
+
+    name: str
+    url: str
+    md5: str
+    size_bytes: int | None = None
+
+
+class Split(NamedTuple):
+    """One split: ``images`` uint8 (N, H, W, C); ``labels`` int64 (N,), or (N, L) in {0, 1} for multi-label."""
+
+    images: np.ndarray[Any, Any]
+    labels: np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class LazySplit:
+    """One split whose images are decoded one by one, each in its own size.
+
+    The cache resizes them to the size asked for by the Cell's resize rule, in several processes.
+
+    Attributes:
+        labels: as in :class:`Split`; their number is the number of images.
+        read: gives image ``i`` as uint8 (H, W, C), C as in the dataset's facts. It is pickled, so it is a function of a
+            module, a ``functools.partial`` of one, or an object with ``__call__``. Raises ValueError or OSError naming
+            the file.
+        names: of each image: its path relative to the data root, for messages and the split file.
+        groups: what must not be torn apart by a split (patient, lesion), or "" where unknown.
+    """
+
+    labels: np.ndarray[Any, Any]
+    read: Callable[[int], np.ndarray[Any, Any]]
+    names: Sequence[str] = ()
+    groups: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlockSplit:
+    """One split read block by block in its order, so that it never lies in memory as a whole.
+
+    Attributes:
+        labels: as in :class:`Split`.
+        blocks: starts a new pass; gives uint8 (n, size, size, C), any n > 0 a block.
+        names, groups: as in :class:`LazySplit`.
+    """
+
+    labels: np.ndarray[Any, Any]
+    blocks: Callable[[], Iterator[np.ndarray[Any, Any]]]
+    names: Sequence[str] = ()
+    groups: Sequence[str] = ()
+
+
+class Adapter(Protocol):
+    """Locates, verifies and decodes one source. Constructed with its ``DatasetInfo``."""
+
+    def files(self, size: int) -> tuple[RemoteFile, ...]:
+        """Files needed under the data root for images of ``size`` pixels; empty if nothing is read from disk."""
+
+    def fingerprint(self, size: int, root: Path | None) -> str:
+        """A string that changes whenever the decoded data would; reads no images where checksums are published."""
+
+    def load(self, size: int, root: Path | None) -> Mapping[str, Split | LazySplit | BlockSplit]:
+        """Give the splits ``train``, ``val`` and ``test``: decoded, or in a form that decodes them piece by piece."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetInfo:
+    """What is known about a dataset without reading it.
+
+    Attributes:
+        sizes: side lengths in pixels it exists in; empty if images are made at whatever resolution is asked for.
+        varied: images have sizes of their own; they are brought to the resolution when they are decoded, by the
+            Cell's resize rule (``sizes`` is empty then).
+        mirror_safe: a left-right flip keeps every label (false for left/right organs, for example).
+        traps: known defects that a reader of a score should know.
+        adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
+    """
+
+    name: str
+    task: str
+    classes: tuple[str, ...]
+    channels: int
+    adapter: str | Callable[[DatasetInfo], Adapter]
+    sizes: tuple[int, ...] = ()
+    varied: bool = False
+    n_train: int | None = None
+    n_val: int | None = None
+    n_test: int | None = None
+    modality: str = ""
+    summary: str = ""
+    licence: str = ""
+    citation: str = ""
+    source: str = ""
+    groups: tuple[str, ...] = ()
+    mirror_safe: bool = False
+    traps: tuple[str, ...] = ()
+    origin: str = ""
+    plugin_file: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise RegistryError(f"dataset {self.name!r}: task {self.task!r} is none of {', '.join(TASKS)}")
+        if self.varied and self.sizes:
+            raise RegistryError(f"dataset {self.name!r}: images of varied size have no list of sizes")
+
+    def open(self) -> Adapter:
+        """Import the adapter if needed and construct it."""
+        adapter: Adapter = resolve(self.adapter)(self)
+        return adapter

@@ -1,0 +1,120 @@
+"""How models and datasets are spelt: lists, variants in brackets, sources of a user's own.
+
+Only spelling: whether a name exists is :mod:`bench.registry`'s to say.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from dataclasses import dataclass
+from typing import Any
+
+from bench.facts import RegistryError
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model's name and the options its brackets set, as in ``medmamba_tiny[branch=ssm]``."""
+
+    name: str
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def __str__(self) -> str:
+        if not self.options:
+            return self.name
+        return f"{self.name}[{','.join(f'{k}={spell(v)}' for k, v in self.options)}]"
+
+
+def spell(value: Any) -> str:
+    """Write an option's value as it is written in brackets."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def read(text: str) -> Any:
+    """Read an option's value: a truth value, a whole number, a number, or the text itself."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
+
+
+def split_names(text: str) -> list[str]:
+    """Split ``"a,b[c=1,d=2]"`` at the commas outside brackets."""
+    if not re.fullmatch(r"(?:[^\[\]]|\[[^\[\]]*\])*", text):
+        return [text]  # brackets that do not match: whoever reads the name says so
+    return [part.strip() for part in re.findall(r"(?:[^,\[\]]|\[[^\]]*\])+", text) if part.strip()]
+
+
+# --- sources of a user's own -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SourceName:
+    """A dataset named by where it lies, as ``csv:scans/list.csv[image=file,label=finding]``.
+
+    Attributes:
+        scheme: what stands before the first colon.
+        place: a path, or a name on a hub; ``~`` is expanded and ``..`` folded. May hold blanks, any letters, and
+            brackets where a path of that spelling exists.
+        config: the one item in brackets that is not ``key=value`` (``hf:NAME[config]``), or "".
+        options: the others, as text, sorted by key.
+    """
+
+    scheme: str
+    place: str
+    config: str = ""
+    options: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        items = [*([self.config] if self.config else []), *(f"{key}={value}" for key, value in self.options)]
+        return f"{self.scheme}:{self.place}" + (f"[{','.join(items)}]" if items else "")
+
+
+def is_source(name: str) -> bool:
+    """Whether a dataset is named by a scheme (``folder:...``) rather than by a registered name."""
+    return re.match(r"[a-z][a-z0-9_]+:", name) is not None
+
+
+def parse_source(text: str) -> SourceName:
+    """Parse ``scheme:place[config,key=value]``.
+
+    Raises:
+        RegistryError: there is no place, or an item in brackets is said twice or has no key.
+    """
+    scheme, _, rest = text.strip().partition(":")
+    place, inside = rest.strip(), ""
+    if place.endswith("]") and "[" in place and not os.path.exists(os.path.expanduser(place)):
+        place, _, inside = place[:-1].rpartition("[")
+    if not place.strip():
+        raise RegistryError(f"dataset {text!r}: nothing stands after {scheme + ':'!r}; write {scheme}:PATH")
+    config, options = "", {}
+    for item in filter(None, (part.strip() for part in inside.split(","))):
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if not equals and not config:
+            config = key
+        elif not equals or not key or key in options:
+            raise RegistryError(f"dataset {text!r}: {item!r} is not key=value, or is said twice")
+        else:
+            options[key] = value
+    return SourceName(scheme, _folded(place.strip()), config, tuple(sorted(options.items())))
+
+
+def _folded(place: str) -> str:
+    """Fold a path's ``~``, ``.`` and ``..``; a name on a hub (``owner/name``) stays what it is."""
+    return os.path.normpath(os.path.expanduser(place))
+
+
+def file_stem(name: str) -> str:
+    """Return a file name without suffix for a model or dataset: its name, or what is legible of it and a hash."""
+    if re.fullmatch(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*", name):
+        return name
+    source = parse_source(name) if is_source(name) else None
+    legible = f"{source.scheme}-{os.path.basename(source.place)}" if source else name
+    legible = re.sub(r"[^A-Za-z0-9_\-]+", "_", legible).strip("_")[:60]
+    return f"{legible}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
