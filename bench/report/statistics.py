@@ -102,6 +102,17 @@ def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
     return float(low), float(high)
 
 
+def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's interval of the mean of ``values`` (seeds); NaN for fewer than two."""
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    from scipy.special import stdtrit  # light, unlike scipy.stats
+
+    half = float(stdtrit(len(values) - 1, 0.5 + level / 2)) * float(np.std(values, ddof=1)) / len(values) ** 0.5
+    middle = float(np.mean(values))
+    return middle - half, middle + half
+
+
 def seed_of_test_set(dataset: str, labels: Array) -> int:
     """The seed of a test set's resamples: its name and labels, and nothing of the model."""
     digest = hashlib.sha256(dataset.encode() + np.ascontiguousarray(labels, dtype=np.int64).tobytes())
@@ -196,13 +207,13 @@ def _expanded(
     models: Sequence[Array], labels: Array, strata: Array, n: int, generator: np.random.Generator
 ) -> list[Replicates]:
     """First-order bootstrap: each image's influence on AUC and ACC times a standard normal weight."""
-    influence = np.stack([part for scores in models for part in _influence(scores, labels)], axis=1)
+    moves = np.stack([part for scores in models for part in influence(scores, labels)], axis=1)
     for stratum in np.unique(strata):
         members = strata == stratum
-        influence[members] -= influence[members].mean(0)
-    moved = np.zeros((n, influence.shape[1]))
-    for start in range(0, len(influence), 4096):  # bounds the memory; the draws do not depend on the models
-        part = influence[start : start + 4096]
+        moves[members] -= moves[members].mean(0)
+    moved = np.zeros((n, moves.shape[1]))
+    for start in range(0, len(moves), 4096):  # bounds the memory; the draws do not depend on the models
+        part = moves[start : start + 4096]
         moved += generator.standard_normal((n, len(part)), dtype=np.float32) @ part
     found = []
     for i, scores in enumerate(models):
@@ -212,7 +223,7 @@ def _expanded(
     return found
 
 
-def _influence(scores: Array, labels: Array) -> tuple[Array, Array]:
+def influence(scores: Array, labels: Array) -> tuple[Array, Array]:
     """What drawing image i once more adds to AUC (DeLong's structural components) and to ACC, each (N,)."""
     columns, targets = one_vs_rest(scores, labels)
     total = np.zeros(len(columns))
