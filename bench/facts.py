@@ -161,6 +161,8 @@ class DatasetInfo:
         mirror_safe: a left-right flip keeps every label (false for left/right organs, for example).
         traps: known defects that a reader of a score should know.
         adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
+        variant: ``"module:function"`` from these facts and the options in brackets behind the name (key to text) to the
+            facts of that variant; "" where the dataset has no options.
     """
 
     name: str
@@ -181,6 +183,7 @@ class DatasetInfo:
     groups: tuple[str, ...] = ()
     mirror_safe: bool = False
     traps: tuple[str, ...] = ()
+    variant: str = ""
     origin: str = ""
     plugin_file: str | None = None
 

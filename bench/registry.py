@@ -328,7 +328,7 @@ def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
 # imports no torch, reads no image, and whose `name` is a spelling that gives the same facts again.
 SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
     "folder": "bench.datasets.folder:facts",
-    "csv": "bench.datasets.csv_file:facts",
+    "csv": "bench.datasets.csv_table:facts",
     "hf": "bench.datasets.huggingface:facts",
 }
 _source_facts: dict[str, DatasetInfo] = {}
@@ -343,7 +343,7 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
         RegistryError: an unknown name or scheme, or a source that is not what its scheme expects.
     """
     if not is_source(name):
-        return datasets[name]
+        return _variant(name) if "[" in name else datasets[name]
     source = parse_source(name)
     spelt = str(source)
     if refresh or spelt not in _source_facts:
@@ -357,11 +357,22 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
     return _source_facts[spelt]
 
 
+def _variant(name: str) -> DatasetInfo:
+    """Facts of a registered dataset with options in brackets, as ``kvasir_v1[split=author]``."""
+    source = parse_source(f"variant:{name}")
+    info = datasets[source.place]
+    if not info.variant or source.config:
+        known = "write name[key=value]" if info.variant else "it has no options"
+        raise RegistryError(f"dataset {name!r}: {known}")
+    facts: DatasetInfo = resolve(info.variant)(info, dict(source.options))
+    return facts
+
+
 def expand_datasets(patterns: Sequence[str]) -> list[str]:
     """Resolve ``all``, groups (``medmnist``, ``phantoms``), globs, names and sources (``folder:PATH``), once each."""
     found: dict[str, None] = {}
     for pattern in patterns:
-        if is_source(pattern):
+        if is_source(pattern) or "[" in pattern:
             found[dataset_facts(pattern, refresh=True).name] = None
         else:
             found.update(dict.fromkeys(datasets.expand(pattern)))

@@ -1,0 +1,236 @@
+"""What the adapters of published sets share: where the archive lies, whether all of it is there, and the split.
+
+A set is read from ``DATA_ROOT/<name>/``: the official archive as it was downloaded, or what it unpacks to, wherever
+below that folder. Options in brackets:
+
+    split=author   image by image in the papers' proportions; images of one patient lie on both sides
+    subset=true    what is there may be less than what was published (a subset of one's own: not comparable)
+    seed=N         another split
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from bench.datasets import _images, _splits
+from bench.datasets._archives import Member, Tree
+from bench.datasets._listing import Array, Listing, MemberReader
+from bench.registry import DatasetInfo, LazySplit, RegistryError, nearest, parse_source
+
+FRACTIONS = (0.6, 0.1, 0.3)  # as MedMamba splits what has no published split
+_OPTIONS = {"split": ("author",), "subset": ("true",), "seed": ()}
+
+
+class MissingArchiveError(ValueError):
+    """A published set is not where it should be; the message says what to put where, and where to get it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """The images of a published set.
+
+    Attributes:
+        names: what the set itself calls each image, however it is packed; decides the split.
+        groups: patient (or lesion), or "".
+        published: 0, 1 or 2 for each image where the set comes with a split.
+    """
+
+    members: tuple[Member, ...]
+    names: tuple[str, ...]
+    labels: Array
+    groups: tuple[str, ...] = ()
+    published: Array | None = None
+
+
+class NamedSet:
+    """Adapter of a published set; a subclass says what is in it. See :class:`bench.registry.Adapter`.
+
+    Attributes:
+        version: raise it when load() gives something else for the same files.
+        archive: what to put into the folder.
+        per_class: published number of images of each class; empty where only the total is known.
+        total: published number of images.
+        author: train, val and test of the papers' image-level split.
+        lookalikes: number of images of sets that are easily mistaken for this one.
+    """
+
+    version: ClassVar[int] = 1
+    archive: str = ""
+    per_class: Mapping[str, int] = {}
+    total: int = 0
+    author: tuple[int, int, int] = (6, 1, 3)
+    lookalikes: Mapping[int, str] = {}
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+        source = parse_source(f"variant:{info.name}")
+        self.name, self.options = source.place, dict(source.options)
+
+    def files(self, size: int) -> tuple[()]:
+        """Nothing is fetched: no checksum of these archives is published."""
+        return ()
+
+    def fingerprint(self, size: int, root: Path | None) -> str:
+        """Checksums in the archive, or names, sizes and times of unpacked files; and what decides the split.
+
+        Raises:
+            ValueError: the archive is not there, damaged or not to be trusted.
+        """
+        tree = self._tree(root, inner=False)
+        options = sorted(item for item in self.options.items() if item[0] != "subset")
+        text = f"{self.version} {_splits.VERSION} {options} {tree.digest()}"
+        return f"{self.name}-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+
+    def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
+        """List the images and split them; they are decoded one by one, out of the archive.
+
+        Raises:
+            ValueError: something is missing or not as published; the message names it.
+        """
+        tree = self._tree(root, inner=True)
+        images = self.images(tree)
+        self._complete(images)
+        splits = self._splits(images)
+        _splits.check_classes(splits, images.labels, self.info.classes, self.info.name)
+        listing = Listing(self.info.classes, images.names, images.labels, splits, images.groups)
+
+        def reader(chosen: Array) -> MemberReader:
+            members = tuple(images.members[i] for i in chosen)
+            return MemberReader(members, self.info.channels, mix=True, tree=tree)
+
+        made: dict[str, LazySplit] = listing.split(reader)
+        return made
+
+    def images(self, tree: Tree) -> Images:
+        """Find images and labels among the files; every set has its own way."""
+        raise TypeError(f"{type(self).__name__} does not say what is in it")
+
+    def _tree(self, root: Path | None, inner: bool) -> Tree:
+        place = Path(root or ".") / self.name
+        try:
+            tree = Tree(place, inner=inner)
+        except (FileNotFoundError, NotADirectoryError):
+            raise MissingArchiveError(self._wanted(place)) from None
+        if not tree.members:
+            raise MissingArchiveError(self._wanted(place))
+        return tree
+
+    def _wanted(self, place: Path) -> str:
+        return f"{self.name}: there is nothing in {place}; put there {self.archive}"
+
+    def _complete(self, images: Images) -> None:
+        found = Counter(images.labels.tolist())
+        count = len(images.names)
+        wanted = self.total or sum(self.per_class.values())
+        wrong = [
+            f"{name} {found[i]:,} instead of {self.per_class[name]:,}"
+            for i, name in enumerate(self.info.classes)
+            if name in self.per_class and found[i] != self.per_class[name]
+        ]
+        if (count == wanted and not wrong) or (self.options.get("subset") == "true" and count):
+            return
+        other = f" (as many as {self.lookalikes[count]} has)" if count in self.lookalikes else ""
+        detail = f": {', '.join(wrong[:3])}" if wrong and count else ""
+        raise ValueError(
+            f"{self.name}: found {count:,} images{other}, the published set has {wanted:,}{detail}; expected "
+            f"{self.archive}. A subset of your own is read as {self.name}[subset=true]"
+        )
+
+    def _splits(self, images: Images) -> Array:
+        seed, classes = int(self.options.get("seed", "0")), self.info.classes
+        if self.options.get("split") == "author":
+            return _splits.by_count(images.labels, images.names, self.author, seed)
+        if images.published is not None:
+            return _splits.complete(images.published, images.labels, images.names, images.groups, seed, classes)[0]
+        return _splits.make(images.labels, images.names, images.groups, FRACTIONS, seed, classes)
+
+
+def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
+    """Facts of a published set with options.
+
+    Raises:
+        RegistryError: an unknown option or value, with the nearest right one.
+    """
+    for key, value in options.items():
+        said = f"dataset {info.name!r}: {key}={value}"
+        if key not in _OPTIONS:
+            raise RegistryError(f"{said}: no such option{nearest(key, _OPTIONS)}; options: {', '.join(_OPTIONS)}")
+        if _OPTIONS[key] and value not in _OPTIONS[key]:
+            raise RegistryError(f"{said}: the only value is {key}={_OPTIONS[key][0]}")
+        if key == "seed" and not value.isdecimal():
+            raise RegistryError(f"{said}: a seed is a whole number")
+    if not options:
+        return info
+    name = f"{info.name}[{','.join(f'{key}={options[key]}' for key in sorted(options))}]"
+    traps, count = info.traps, (info.n_train, info.n_val, info.n_test)
+    if options.get("split") == "author":
+        author: tuple[int, int, int] = getattr(info.open(), "author", (0, 0, 0))
+        count = author if sum(author) > 100 else (None, None, None)  # else only the proportions are known
+        traps = (
+            "the split is by image, as in the papers: images of one patient or lesion lie on both sides, so scores "
+            "are too high; proportions are theirs, the images are not, since their lists are not published",
+            *traps,
+        )
+    if options.get("subset") == "true":
+        count = (None, None, None)
+        traps = ("a subset of the published images: not comparable with published scores", *traps)
+    return replace(info, name=name, traps=traps, n_train=count[0], n_val=count[1], n_test=count[2])
+
+
+# --- helps for subclasses --------------------------------------------------------------------------------------
+
+
+def once(members: Sequence[Member]) -> list[Member]:
+    """Return images only, without the unpacked copies of those that lie in an archive too."""
+    images = [member for member in members if _images.is_image(member.path)]
+    packed = {(m.folder, m.name, m.size_bytes) for m in images if _is_packed(m)}
+    return [m for m in images if _is_packed(m) or (m.folder, m.name, m.size_bytes) not in packed]
+
+
+def _is_packed(member: Member) -> bool:
+    return bool(member.inner) or member.holder.size_bytes >= 0
+
+
+def by_name(members: Sequence[Member]) -> dict[str, Member]:
+    """Map file names to images; the names of such a set are all different."""
+    return {member.name: member for member in once(members)}
+
+
+def table_named(tree: Tree, name: str, wanted: str) -> Member:
+    """Return the table of that name.
+
+    Raises:
+        MissingArchiveError: there is none.
+    """
+    for member in tree.members:
+        if member.name.lower() == name.lower():
+            return member
+    raise MissingArchiveError(f"{tree.place} holds no {name}; put there {wanted}")
+
+
+def twins(members: Sequence[Member]) -> tuple[str, ...]:
+    """Give images whose files are the same to the byte one group, and others none."""
+    sizes: dict[int, list[int]] = defaultdict(list)
+    for index, member in enumerate(members):
+        sizes[member.size_bytes].append(index)
+    groups = [""] * len(members)
+    for size, same in sizes.items():
+        if len(same) > 1:
+            sums = [members[i].crc32() for i in same]
+            count = Counter(sums)
+            for index, crc in zip(same, sums, strict=True):
+                groups[index] = f"same-{crc:08x}-{size}" if count[crc] > 1 else ""
+    return tuple(groups) if any(groups) else ()
+
+
+def labels_of(values: Sequence[str], classes: Sequence[str]) -> Array:
+    """Turn class names into numbers."""
+    index = {name: i for i, name in enumerate(classes)}
+    return np.asarray([index[value] for value in values], np.int64)

@@ -1,0 +1,249 @@
+"""Splits that are made here: grouped by patient, stratified by class, and the same on every machine for ever.
+
+Groups are drawn in the order of a hash of seed and group name, not by a random generator: the result depends on
+neither the order of the files nor a library's version, and adding a patient moves hardly any other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+SPLITS = ("train", "val", "test")
+FRACTIONS = (0.7, 0.1, 0.2)
+VERSION = 1  # part of the fingerprints: raise it when the same images would be split otherwise
+_WORDS = {
+    "train": ("train", "training", "trn", "tr"),
+    "val": ("val", "valid", "validation", "dev", "development"),
+    "test": ("test", "testing", "tst", "te"),
+}
+
+
+class SplitError(ValueError):
+    """A split cannot be made or is not usable; the message says why."""
+
+
+def split_of(word: str) -> str | None:
+    """Return ``train``, ``val`` or ``test`` for one of the words that people use for it, else None."""
+    return next((split for split, words in _WORDS.items() if word.strip().lower() in words), None)
+
+
+def natural(text: str) -> tuple[Any, ...]:
+    """Key to sort by as people count: ``stage 2`` before ``stage 10``; case decides last."""
+    parts = re.split(r"(\d+)", text)
+    return ([(0, int(p), "") if p.isdecimal() else (1, 0, p.lower()) for p in parts if p], text)
+
+
+def make(
+    labels: Array,
+    keys: Sequence[str],
+    groups: Sequence[str] = (),
+    fractions: tuple[float, float, float] = FRACTIONS,
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> Array:
+    """Split images so that no group is torn apart and each class has its share in each split.
+
+    Args:
+        labels: classes (N,), or findings (N, L) in {0, 1}.
+        keys: one different name an image; it draws the lot of images without a group.
+        groups: patient or lesion of each image, "" where unknown.
+        fractions: of train, val and test; 0 leaves a split empty.
+        seed: another one gives another split.
+        classes: their names, for errors.
+
+    Returns:
+        0, 1 or 2 (train, val, test) for each image.
+
+    Raises:
+        SplitError: a class has too few groups to be in each split.
+    """
+    owner = _owners(keys, groups)
+    several = labels.ndim == 2
+    counts = labels.astype(np.int64) if several else np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
+    if several:  # images without a finding are a stratum too
+        counts = np.column_stack([counts, counts.sum(axis=1) == 0])
+    names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
+    held = np.zeros((len(names), counts.shape[1]), np.int64)
+    np.add.at(held, place, counts)
+    lots = np.asarray([hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names], dtype="S32")
+    alone = bool((held.sum(axis=1) == 1).all())
+    chosen = _by_class(held, lots, fractions) if alone else _by_deficit(held, lots, fractions)
+    result: Array = chosen[place]
+    if not several:
+        _check(result, labels, held, fractions, classes)
+    return result
+
+
+def _owners(keys: Sequence[str], groups: Sequence[str]) -> list[str]:
+    if not groups:
+        return [f"i {key}" for key in keys]
+    return [f"g {group}" if group else f"i {key}" for key, group in zip(keys, groups, strict=True)]
+
+
+def _lot_order(lots: Array) -> Array:
+    order: Array = np.argsort(lots, kind="stable")
+    return order
+
+
+def quotas(total: int, fractions: Sequence[float]) -> list[int]:
+    """Share ``total`` out by largest remainder; a split that shall have any gets at least one if there are enough."""
+    exact = [total * fraction / sum(fractions) for fraction in fractions]
+    shares = [int(np.floor(value + 1e-9)) for value in exact]
+    for index in sorted(range(len(exact)), key=lambda i: (shares[i] - exact[i], i))[: total - sum(shares)]:
+        shares[index] += 1
+    for index, fraction in enumerate(fractions):
+        if fraction > 0 and not shares[index] and max(shares) > 1:
+            shares[int(np.argmax(shares))] -= 1
+            shares[index] = 1
+    return shares
+
+
+def _by_class(held: Array, lots: Array, fractions: tuple[float, float, float]) -> Array:
+    """Every group is one image of one class: its class's images are dealt out in the order of their lots."""
+    chosen = np.zeros(len(held), np.int64)
+    kind = held.argmax(axis=1)
+    order = _lot_order(lots)
+    for label in range(held.shape[1]):
+        mine = order[kind[order] == label]
+        train, val, _ = quotas(len(mine), fractions)
+        chosen[mine[train : train + val]] = 1
+        chosen[mine[train + val :]] = 2
+    return chosen
+
+
+def _by_deficit(held: Array, lots: Array, fractions: tuple[float, float, float]) -> Array:
+    """The largest groups first, each to the split that lacks most of what it holds; rare classes count more."""
+    total = held.sum(axis=0)
+    wanted = np.array([quotas(int(n), fractions) for n in total], float).T  # (3, classes)
+    weight = 1 / np.maximum(total, 1)
+    chosen = np.zeros(len(held), np.int64)
+    order = np.lexsort((np.argsort(_lot_order(lots)), -held.sum(axis=1)))
+    allowed = np.asarray(fractions) > 0
+    for index in order:
+        lack = (wanted * (held[index] * weight)).sum(axis=1)
+        # A split that the group would overfill is the worse, the more it would.
+        over = (np.maximum(held[index] - np.maximum(wanted, 0), 0) * weight * held[index]).sum(axis=1)
+        chosen[index] = int(np.argmax(np.where(allowed, lack - over, -np.inf)))
+        wanted[chosen[index]] -= held[index]
+    return chosen
+
+
+def _check(
+    chosen: Array, labels: Array, held: Array, fractions: tuple[float, float, float], classes: Sequence[str]
+) -> None:
+    for label in range(held.shape[1]):
+        for split, name in enumerate(SPLITS):
+            if fractions[split] > 0 and not ((chosen == split) & (labels == label)).any():
+                owners, images = int((held[:, label] > 0).sum()), int((labels == label).sum())
+                which = repr(classes[label]) if classes else label
+                of = f"{images} images" if owners == images else f"{images} images of {owners} patients"
+                raise SplitError(f"class {which} has {of}, too few to give {name} a share; 3 are needed, 10 are better")
+
+
+def by_count(labels: Array, keys: Sequence[str], counts: tuple[int, int, int], seed: int = 0) -> Array:
+    """Split image by image, stratified, in the proportion of ``counts``, and exactly so where they add up to N.
+
+    This is how the papers split (groups are torn apart, so test images resemble train images).
+
+    Returns:
+        0, 1 or 2 (train, val, test) for each image.
+    """
+    strata = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
+    share = len(labels) / sum(counts)
+    wanted = [_column([len(s) for s in strata], round(counts[split] * share)) for split in (1, 2)]
+    chosen = np.zeros(len(labels), np.int64)
+    for label, members in enumerate(strata):
+        lots = [hashlib.sha256(f"{seed} {keys[i]}".encode()).digest() for i in members.tolist()]
+        dealt = members[np.argsort(np.asarray(lots, dtype="S32"), kind="stable")]
+        val, test = wanted[0][label], wanted[1][label]
+        chosen[dealt[:val]] = 1
+        chosen[dealt[val : val + test]] = 2
+    return chosen
+
+
+def _column(sizes: Sequence[int], total: int) -> list[int]:
+    """Share ``total`` out over strata in proportion to their sizes."""
+    whole = sum(sizes)
+    return quotas(total, [size / whole for size in sizes]) if total else [0] * len(sizes)
+
+
+def complete(
+    splits: Array,
+    labels: Array,
+    keys: Sequence[str],
+    groups: Sequence[str] = (),
+    seed: int = 0,
+    classes: Sequence[str] = (),
+) -> tuple[Array, tuple[str, ...]]:
+    """Take from train what a published split lacks: a tenth for val, a fifth for test.
+
+    Args:
+        splits: 0, 1 or 2 for each image, as published.
+        labels: as in :func:`make`, and so are the others.
+        keys: one different name an image.
+        groups: patient or lesion of each image.
+        seed: another one gives another split.
+        classes: their names, for errors.
+
+    Returns:
+        The completed splits, and the names of those that were taken from train.
+    """
+    lacking = [index for index in (1, 2) if not (splits == index).any()]
+    members = np.flatnonzero(splits == 0)
+    if not lacking or not len(members):
+        return splits, ()
+    shares = (0.0, FRACTIONS[1] if 1 in lacking else 0.0, FRACTIONS[2] if 2 in lacking else 0.0)
+    part = make(
+        labels[members],
+        [keys[i] for i in members.tolist()],
+        [groups[i] for i in members.tolist()] if groups else (),
+        (1 - sum(shares), shares[1], shares[2]),
+        seed,
+        classes,
+    )
+    done = splits.copy()
+    done[members] = part
+    return done, tuple(SPLITS[index] for index in lacking)
+
+
+def check_classes(splits: Array, labels: Array, classes: Sequence[str], where: str) -> None:
+    """Refuse a split that is empty or lacks a class.
+
+    Raises:
+        SplitError: naming the class and the split.
+    """
+    for index, name in enumerate(SPLITS):
+        members = splits == index
+        if not members.any():
+            raise SplitError(f"{where}: there are no {name} images")
+        if labels.ndim == 2:
+            lacking = [c for c, found in zip(classes, labels[members].any(axis=0), strict=True) if not found]
+        else:
+            present = set(np.unique(labels[members]).tolist())
+            lacking = [c for i, c in enumerate(classes) if i not in present]
+        if lacking:
+            raise SplitError(f"{where}: no {name} image is of class {listed(lacking)}; no score could be given for it")
+
+
+def torn(groups: Iterable[str], splits: Array) -> int:
+    """Count groups that have images in more than one split."""
+    seen: dict[str, set[int]] = {}
+    for group, split in zip(groups, splits.tolist(), strict=True):
+        if group:
+            seen.setdefault(group, set()).add(split)
+    return sum(len(found) > 1 for found in seen.values())
+
+
+def listed(items: Sequence[Any], most: int = 3) -> str:
+    """Write ``a, b and c``, or the first ``most`` and how many more there are."""
+    words = [repr(item) if isinstance(item, str) else str(item) for item in items]
+    if len(words) > most:
+        return f"{', '.join(words[:most])} and {len(words) - most} more"
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
