@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bench import registry
+from bench import registry, stamps
 from bench.download import HEADERS, DataError, FetchError, Progress, UnreachableError, download
 from bench.registry import DatasetInfo, RemoteFile
 
@@ -30,6 +29,7 @@ __all__ = [
     "Problem",
     "Progress",
     "check",
+    "default_cache_dir",
     "default_root",
     "fetch",
     "fetch_datasets",
@@ -38,8 +38,6 @@ __all__ = [
     "place",
     "preflight",
 ]
-
-_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,29 +81,29 @@ def default_root() -> Path:
     return Path(platformdirs.user_data_dir("medbench", appauthor=False))
 
 
+def default_cache_dir() -> Path:
+    """Where decoded arrays are kept: ``$MEDBENCH_CACHE``, else the user's cache folder."""
+    if named := os.environ.get("MEDBENCH_CACHE"):
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("medbench", appauthor=False))
+
+
 # --- verifying -------------------------------------------------------------------------------------------------
 
-_verified: dict[tuple[str, int, int, int, int, int], str] = {}
 
+def md5_of(path: Path, fresh: bool = False) -> str:
+    """MD5 of a file, read once as long as its inode, size and times stay the same (:mod:`bench.stamps`).
 
-def md5_of(path: Path) -> str:
-    """MD5 of a file, read once a process as long as its inode, size and times stay the same."""
-    status = path.stat()
-    key = (
-        str(path.absolute()),
-        status.st_dev,
-        status.st_ino,
-        status.st_size,
-        status.st_mtime_ns,
-        status.st_ctime_ns,
-    )
-    if key not in _verified:
-        digest = hashlib.md5(usedforsecurity=False)  # the published checksums are MD5
-        with path.open("rb") as stream:
-            while block := stream.read(_BLOCK):
-                digest.update(block)
-        _verified[key] = digest.hexdigest()
-    return _verified[key]
+    Args:
+        path: the file.
+        fresh: do not believe what another process found.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return stamps.md5_of(path, default_cache_dir(), fresh)
 
 
 def place(file: RemoteFile, root: Path) -> Path:
@@ -120,10 +118,10 @@ def place(file: RemoteFile, root: Path) -> Path:
     return root / name
 
 
-def _problem(file: RemoteFile, root: Path, dataset: str = "", size: int = 0) -> Problem | None:
+def _problem(file: RemoteFile, root: Path, dataset: str = "", size: int = 0, fresh: bool = False) -> Problem | None:
     path = place(file, root)
     try:
-        found = md5_of(path)
+        found = md5_of(path, fresh)
     except (FileNotFoundError, NotADirectoryError):
         return Problem(file, path, "missing", None, dataset, size)
     except OSError as error:
@@ -136,10 +134,13 @@ def check(files: Iterable[RemoteFile], root: Path) -> list[Problem]:
     return [problem for file in files if (problem := _problem(file, root))]
 
 
-def preflight(wanted: Iterable[tuple[DatasetInfo, int]], root: Path | None) -> list[Problem]:
-    """Verify all files of ``wanted`` (dataset, size in pixels) and return every missing or damaged one."""
+def preflight(wanted: Iterable[tuple[DatasetInfo, int]], root: Path | None, *, fresh: bool = False) -> list[Problem]:
+    """Verify all files of ``wanted`` (dataset, size in pixels) and return every missing or damaged one.
+
+    A file that was verified before, by whatever process, and did not change since is not read again unless ``fresh``.
+    """
     folder = root or default_root()
-    needs = [(file, folder, info.name, size) for info, size in wanted for file in info.open().files(size)]
+    needs = [(file, folder, info.name, size, fresh) for info, size in wanted for file in info.open().files(size)]
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
         found = list(pool.map(lambda need: _problem(*need), dict.fromkeys(needs)))
     return [problem for problem in found if problem]

@@ -7,18 +7,21 @@ of the right name for the right file, and importing it imports torch, torchvisio
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import importlib.util
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from bench.registry import DatasetInfo, RemoteFile, Split
+from bench.registry import BlockSplit, DatasetInfo, RemoteFile
 
 _SPLITS = ("train", "val", "test")
+_BLOCK_BYTES = 1 << 24
 
 
 class MedMNISTError(ValueError):
@@ -46,14 +49,71 @@ def official_info() -> dict[str, dict[str, Any]]:
     raise MedMNISTError(f"{path} defines no INFO; install medmnist 3.0.2 or later 3.x")
 
 
-def _open_npz(path: Path) -> Any:
+def _open_npz(path: Path) -> zipfile.ZipFile:
     try:
-        archive = np.load(path, allow_pickle=False)
-    except ValueError as error:  # numpy's word for a pickle
-        raise MedMNISTError(f"{path} is not a readable npz file: {error}") from error
-    if not isinstance(archive, np.lib.npyio.NpzFile):
-        raise MedMNISTError(f"{path} is not an npz file but a single array of shape {archive.shape}")
-    return archive
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        said = f"is not a readable npz file: {error}"
+        with contextlib.suppress(ValueError, EOFError, OSError):  # numpy's words for what is no array
+            shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+            said = f"is not an npz file but a single array of shape {shape}"
+        raise MedMNISTError(f"{path} {said}") from error
+
+
+class _Member(NamedTuple):
+    """An array in an npz file that is read block by block.
+
+    Attributes:
+        key: its name, without ``.npy``.
+        in_columns: stored column by column (Fortran order), which cannot be read in blocks of rows.
+    """
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    in_columns: bool
+
+    def whole(self) -> np.ndarray[Any, Any]:
+        """Read all of it."""
+        blocks = list(self.blocks(max(1, self.shape[0] if self.shape else 1)))
+        return blocks[0] if blocks else np.empty(self.shape, self.dtype)
+
+    def blocks(self, rows: int) -> Iterator[np.ndarray[Any, Any]]:
+        """Yield (``rows``, ...) arrays in order.
+
+        Raises:
+            MedMNISTError: the file is cut off or damaged (the archive's own checksum is compared at the end).
+        """
+        row_bytes = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
+        try:
+            with zipfile.ZipFile(self.path) as archive, archive.open(f"{self.key}.npy") as stream:
+                _header(stream)
+                if self.in_columns:
+                    flat = np.frombuffer(stream.read(), self.dtype)
+                    yield np.ascontiguousarray(flat.reshape(self.shape, order="F"))
+                    return
+                for start in range(0, self.shape[0], rows):
+                    count = min(rows, self.shape[0] - start)
+                    content = stream.read(count * row_bytes)
+                    if len(content) != count * row_bytes:
+                        raise EOFError(f"{self.key} ends after {start + len(content) // row_bytes} of {self.shape[0]}")
+                    yield np.frombuffer(content, self.dtype).reshape(count, *self.shape[1:])
+                stream.read(1)  # at the end, the archive's checksum is compared
+        except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+            raise MedMNISTError(f"{self.path} is not a readable npz file: {error}") from error
+
+
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the header of a ``.npy`` file: shape, Fortran order, dtype."""
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    return read(stream)  # type: ignore[no-any-return]
+
+
+def _images(member: _Member, size: int, channels: int) -> Iterator[np.ndarray[Any, Any]]:
+    for block in member.blocks(max(1, _BLOCK_BYTES // (size * size * channels))):
+        yield block.reshape(len(block), size, size, channels)
 
 
 class MedMNIST:
@@ -81,8 +141,8 @@ class MedMNIST:
         """The published MD5: a file with another one is never read."""
         return f"medmnist-{self.version}-{self.files(size)[0].md5}"
 
-    def load(self, size: int, root: Path | None) -> dict[str, Split]:
-        """Decode the official splits; nothing in the file is trusted but plain arrays.
+    def load(self, size: int, root: Path | None) -> dict[str, BlockSplit]:
+        """Give the official splits, read block by block; nothing in the file is trusted but plain arrays.
 
         Raises:
             MedMNISTError: naming the file, the key, what was expected and what was found.
@@ -96,35 +156,41 @@ class MedMNIST:
         except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
             raise MedMNISTError(f"{path} is not a readable npz file: {error}") from error
 
-    def _split(self, archive: Any, path: Path, split: str, size: int) -> Split:
-        images = self._array(archive, path, f"{split}_images")
-        labels = self._array(archive, path, f"{split}_labels")
+    def _split(self, archive: zipfile.ZipFile, path: Path, split: str, size: int) -> BlockSplit:
+        images = self._member(archive, path, f"{split}_images")
+        labels = self._member(archive, path, f"{split}_labels")
         count = official_info()[self.info.name]["n_samples"][split]
         colour = (self.info.channels,) if self.info.channels > 1 else ()
-        self._expect(path, f"{split}_images", images, (count, size, size, *colour))
+        self._expect(images, (count, size, size, *colour))
         width = len(self.info.classes) if self.info.task == "multi-label" else 1
-        self._expect(path, f"{split}_labels", labels, (count, width))
+        self._expect(labels, (count, width))
+        wide = labels.whole().astype(np.int64)
         top = 1 if self.info.task == "multi-label" else len(self.info.classes) - 1
-        if labels.size and (labels.min() < 0 or labels.max() > top):
-            found = f"{labels.min()}..{labels.max()}"
-            raise MedMNISTError(f"{path}: {split}_labels should lie in 0..{top}, found {found}")
-        wide = labels.astype(np.int64)
-        return Split(
-            images=images.reshape(count, size, size, self.info.channels),
-            labels=wide if self.info.task == "multi-label" else wide[:, 0],
+        if wide.size and (wide.min() < 0 or wide.max() > top):
+            raise MedMNISTError(f"{path}: {labels.key} should lie in 0..{top}, found {wide.min()}..{wide.max()}")
+        return BlockSplit(
+            wide if self.info.task == "multi-label" else wide[:, 0],
+            functools.partial(_images, images, size, self.info.channels),
         )
 
-    def _array(self, archive: Any, path: Path, key: str) -> np.ndarray[Any, Any]:
-        if key not in archive:
-            raise MedMNISTError(f"{path}: expected an array {key!r}, found {', '.join(archive.files) or 'none'}")
+    def _member(self, archive: zipfile.ZipFile, path: Path, key: str) -> _Member:
+        if f"{key}.npy" not in archive.namelist():
+            found = ", ".join(name.removesuffix(".npy") for name in archive.namelist()) or "none"
+            raise MedMNISTError(f"{path}: expected an array {key!r}, found {found}")
         try:
-            array: np.ndarray[Any, Any] = archive[key]
-        except ValueError as error:  # a pickled object array
+            with archive.open(f"{key}.npy") as stream:
+                shape, in_columns, dtype = _header(stream)
+        except ValueError as error:
             raise MedMNISTError(f"{path}: {key} is not a plain array ({error})") from error
-        return array
+        if dtype.hasobject:
+            raise MedMNISTError(f"{path}: {key} is not a plain array (it holds pickled objects, which are never read)")
+        return _Member(path, key, shape, dtype, in_columns)
 
-    def _expect(self, path: Path, key: str, array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> None:
-        integer = array.dtype == np.uint8 if key.endswith("images") else array.dtype.kind in "iu"
-        if array.shape != shape or not integer:
-            kind = "uint8" if key.endswith("images") else "an integer type"
-            raise MedMNISTError(f"{path}: {key} should be {shape} of {kind}, found {array.shape} of {array.dtype}")
+    def _expect(self, member: _Member, shape: tuple[int, ...]) -> None:
+        pictures = member.key.endswith("images")
+        right = member.dtype == np.uint8 if pictures else member.dtype.kind in "iu"
+        if member.shape != shape or not right:
+            kind = "uint8" if pictures else "an integer type"
+            raise MedMNISTError(
+                f"{member.path}: {member.key} should be {shape} of {kind}, found {member.shape} of {member.dtype}"
+            )

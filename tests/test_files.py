@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import files, registry
+from bench import files, registry, stamps
 from bench.files import DataError, FetchError, Problem, check, fetch, missing_message, preflight
 from bench.registry import RemoteFile
 
@@ -305,7 +305,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path, monkeypatch):
     path.write_bytes(CONTENT)
     hashed = []
     plain = hashlib.md5
-    monkeypatch.setattr(files.hashlib, "md5", lambda **kw: (hashed.append(1), plain())[1])
+    monkeypatch.setattr(stamps.hashlib, "md5", lambda **kw: (hashed.append(1), plain())[1])
     assert check([wanted], tmp_path) == check([wanted], tmp_path) == [] and len(hashed) == 1
     status = path.stat()
     path.write_bytes(CONTENT[:-1] + b"!")

@@ -29,7 +29,7 @@ def test_official_file_equals_medmnist_s_own_loader(name, channels):
     theirs = pytest.importorskip("medmnist")
     info = registry.datasets[name]
     splits = info.open().load(28, root)
-    for split, (images, labels) in splits.items():
+    for split, (images, labels) in read(splits).items():
         reference = getattr(theirs, theirs.INFO[name]["python_class"])(split=split, root=str(root))
         np.testing.assert_array_equal(images.squeeze(), reference.imgs)
         np.testing.assert_array_equal(labels[:, None], reference.labels)
@@ -70,12 +70,17 @@ def test_official_layout_of_every_set(tiny, tmp_path, name, size):
     np.savez_compressed(tmp_path / file.name, **made)
     splits = info.open().load(size, tmp_path)
     assert list(splits) == ["train", "val", "test"]
-    for split, (images, labels) in splits.items():
+    for split, (images, labels) in read(splits).items():
         assert images.shape == (COUNTS[split], size, size, info.channels)
         np.testing.assert_array_equal(images.reshape(made[f"{split}_images"].shape), made[f"{split}_images"])
         expected = made[f"{split}_labels"]
         np.testing.assert_array_equal(labels, expected if info.task == "multi-label" else expected[:, 0])
         assert labels.dtype == np.int64
+
+
+def read(splits):
+    """Read splits that come in blocks."""
+    return {name: (np.concatenate(list(split.blocks())), split.labels) for name, split in splits.items()}
 
 
 def load_with(tmp_path: Path, **changes) -> str:
@@ -131,6 +136,26 @@ def test_unreadable_files(tiny, tmp_path):
         np.save(stream, np.zeros(3))
     with pytest.raises(MedMNISTError, match=r"single array of shape \(3,\)"):
         adapter.load(28, tmp_path)
+
+
+def test_streamed_in_blocks_in_either_order_and_damage_is_noticed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(adapter_module, "_BLOCK_BYTES", 2 * 28 * 28)  # two images at a time
+    adapter, made = MedMNIST(registry.datasets["breastmnist"]), arrays("breastmnist", 28)
+    path = tmp_path / "breastmnist.npz"
+    np.savez_compressed(path, **{key: np.asfortranarray(value) for key, value in made.items()})
+    columns = read(adapter.load(28, tmp_path))
+    np.savez_compressed(path, **made)
+    splits = adapter.load(28, tmp_path)
+    assert [len(block) for block in splits["train"].blocks()] == [2, 2, 1]
+    for split, (images, _) in read(splits).items():
+        np.testing.assert_array_equal(images[..., 0], made[f"{split}_images"])
+        np.testing.assert_array_equal(images, columns[split][0])
+    np.savez(path, **made)
+    content = bytearray(path.read_bytes())
+    content[content.index(made["val_images"].tobytes()) + 5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(MedMNISTError, match=r"breastmnist.npz is not a readable npz file: Bad CRC-32"):
+        list(adapter.load(28, tmp_path)["val"].blocks())
 
 
 def test_unknown_size_and_fingerprint():

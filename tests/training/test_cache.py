@@ -16,6 +16,7 @@ from bench import registry
 from bench.files import DataError, MissingFilesError
 from bench.registry import DatasetInfo, RemoteFile, Split
 from bench.training import cache
+from bench.training import entry as entries
 from bench.training.cache import load_dataset, open_dataset
 
 REAL = Path(os.environ.get("MEDBENCH_TEST_DATA", Path(__file__).parents[3] / "shared" / "data" / "medmnist"))
@@ -73,7 +74,7 @@ def test_decoded_once_then_mapped(info, tmp_path):
                 split.images[0] = 0
     entry = entry_of(tmp_path)
     manifest = json.loads((entry / "manifest.json").read_text())
-    assert sorted(os.listdir(entry)) == sorted([*manifest["arrays"], "manifest.json"])
+    assert sorted(os.listdir(entry)) == sorted([*manifest["files"], "manifest.json"])
     assert not list(entry.parent.glob(".*.tmp-*"))
 
 
@@ -94,7 +95,7 @@ def test_size_fingerprint_name_format_and_plugin_make_other_entries(info, tmp_pa
     assert opened(plugin_file=str(plugin)) == 5
     plugin.write_text("version = 2")  # an edited adapter may decode otherwise
     assert opened(plugin_file=str(plugin)) == 6
-    monkeypatch.setattr(cache, "FORMAT", 99)
+    monkeypatch.setattr(entries, "FORMAT", 99)
     assert opened() == 7
 
 
@@ -112,7 +113,7 @@ DAMAGES = {
     "a file gone": lambda entry: (entry / "test_images.npy").unlink(),
     "no manifest": lambda entry: (entry / "manifest.json").unlink(),
     "half a manifest": lambda entry: os.truncate(entry / "manifest.json", 50),
-    "another manifest": lambda entry: (entry / "manifest.json").write_text('{"identity": {}, "arrays": []}'),
+    "another manifest": lambda entry: (entry / "manifest.json").write_text('{"identity": {}, "files": []}'),
     "a list for a manifest": lambda entry: (entry / "manifest.json").write_text("[]"),
     "an empty folder": lambda entry: [path.unlink() for path in entry.iterdir()],
     "a pickle": lambda entry: np.save(entry / "val_labels.npy", np.array([{}], dtype=object)),
@@ -131,16 +132,23 @@ def test_a_damaged_entry_is_made_anew(info, tmp_path, damage):
     assert Source.decoded == 2
 
 
-def test_large_entries_are_checked_by_size_and_header(info, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache, "_CRC_LIMIT_BYTES", 10)
+def test_large_entries_are_read_in_full_only_when_touched(info, tmp_path, monkeypatch):
+    monkeypatch.setattr(entries, "CRC_LIMIT_BYTES", 10)
     open_dataset(info, 8, None, tmp_path)
-    monkeypatch.setattr(cache, "_crc32", lambda path: pytest.fail("read a large file in full"))
+    read = []
+    plain = entries.crc32_of
+    monkeypatch.setattr(entries, "crc32_of", lambda path: (read.append(path.name), plain(path))[1])
     open_dataset(info, 8, None, tmp_path)
+    assert read == [] and Source.decoded == 1
     entry = entry_of(tmp_path)
-    os.truncate(entry / "val_images.npy", 200)
-    monkeypatch.undo()
+    os.utime(entry / "val_images.npy")  # as after copying a cache: read once a process, and found to be in order
     open_dataset(info, 8, None, tmp_path)
-    assert (entry / "val_images.npy").stat().st_size > 200
+    assert read == ["val_images.npy"] and Source.decoded == 1
+    for damage in (lambda: os.truncate(entry / "val_images.npy", 200), lambda: flip_a_byte(entry / "train_images.npy")):
+        damage()
+        before = Source.decoded
+        open_dataset(info, 8, None, tmp_path)
+        assert Source.decoded == before + 1
 
 
 def test_remains_of_a_killed_process_are_cleared(info, tmp_path):
@@ -155,7 +163,7 @@ def test_remains_of_a_killed_process_are_cleared(info, tmp_path):
 
 
 def test_a_failed_decoding_leaves_nothing(info, tmp_path, monkeypatch):
-    monkeypatch.setattr(cache.np, "save", lambda *args, **kw: (_ for _ in ()).throw(OSError(28, "No space left")))
+    monkeypatch.setattr(entries.os, "fsync", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(DataError, match=r"made_up: cannot use the cache .* No space left.*MEDBENCH_CACHE"):
         open_dataset(info, 8, None, tmp_path)
     assert [p.name for p in (tmp_path / "decoded").iterdir() if not p.name.endswith(".lock")] == []

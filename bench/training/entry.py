@@ -1,0 +1,259 @@
+"""Entries of the decoded cache on disk: a folder of plain ``.npy`` arrays, a table of their members, and a manifest.
+
+An entry is written beside its place and renamed into it, so a reader sees all of it or nothing. Arrays are written
+block by block and checked block by block: an entry of any size needs a few MiB of memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bench.files import DataError
+from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, file_stem
+from bench.training.decode import blocks_of, check_labels
+
+FORMAT = 2  # raise it when the layout of an entry, or how images are resized, changes
+SPLITS = ("train", "val", "test")
+MEMBERS = "members.csv"
+CRC_LIMIT_BYTES = 1 << 30  # larger entries are read in full only when a file's time says that it was touched
+_BLOCK = 1 << 24
+_SPARE_BYTES = 1 << 26
+
+Progress = Callable[[int, int], None]  # images done, images in all
+AnySplit = Split | LazySplit | BlockSplit
+
+
+class Entry(NamedTuple):
+    """What is read back: the splits, memory-mapped, the folder they lie in, and the source's fingerprint."""
+
+    splits: dict[str, Split]
+    folder: Path
+    fingerprint: str
+
+
+def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> dict[str, Any]:
+    """Everything that decides the bytes of an entry; the resize rule only where images are resized when decoded."""
+    source = Path(info.plugin_file or "")  # an edited plug-in may decode otherwise
+    plugin = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None
+    identity = {"format": FORMAT, "dataset": info.name, "size": size, "fingerprint": fingerprint}
+    identity |= {"plugin_sha256": plugin, "classes": list(info.classes), "channels": info.channels}
+    return identity | ({"resize": rule} if info.varied else {})
+
+
+def entry_name(identity: Mapping[str, Any]) -> str:
+    """A folder's name: legible, and another one for every identity."""
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+    return f"{file_stem(identity['dataset'])}-{identity['size']}-{digest}"
+
+
+@contextlib.contextmanager
+def only_one(entry: Path) -> Iterator[None]:
+    """Hold the entry's lock: one process makes it, the others wait."""
+    from filelock import FileLock
+
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(entry.parent / f".{entry.name}.lock"):
+        yield
+
+
+# --- writing ---------------------------------------------------------------------------------------------------
+
+
+def write(
+    entry: Path, identity: Mapping[str, Any], info: DatasetInfo, splits: Mapping[str, AnySplit], progress: Progress
+) -> None:
+    """Decode ``splits`` into an entry beside its place and rename it; the caller holds the entry's lock.
+
+    Raises:
+        DataError: the splits are not what the facts say, or the disk has no room for them.
+        OSError: the disk cannot be written.
+    """
+    size, rule = identity["size"], identity.get("resize", "native")
+    labels = {name: check_labels(info, name, splits[name]) for name in SPLITS}
+    total = sum(len(part) for part in labels.values())
+    for remains in entry.parent.glob(f".{entry.name}.tmp-*"):  # of a process that was killed
+        shutil.rmtree(remains, ignore_errors=True)
+    _check_room(entry.parent, info, size, total, sum(part.nbytes for part in labels.values()))
+    temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}.tmp-", dir=entry.parent))
+    try:
+        progress(0, total)
+        files: dict[str, dict[str, Any]] = {}
+        done = 0
+        for name in SPLITS:
+            shape = (len(labels[name]), size, size, info.channels)
+            blocks = _counted(blocks_of(info, name, splits[name], size, rule), done, total, progress)
+            path = temporary / f"{name}_images.npy"
+            files[path.name] = _write_array(path, f"{info.name}, split {name}", shape, np.dtype(np.uint8), blocks)
+            path = temporary / f"{name}_labels.npy"
+            files[path.name] = _write_array(path, path.name, labels[name].shape, np.dtype(np.int64), [labels[name]])
+            done += len(labels[name])
+        if any(_names(split) or _groups(split) for split in splits.values()):
+            files[MEMBERS] = _write_members(temporary / MEMBERS, info, splits, labels)
+        _publish(temporary, entry, {"identity": dict(identity), "files": files})
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _names(split: AnySplit) -> Sequence[str]:
+    return () if isinstance(split, Split) else split.names
+
+
+def _groups(split: AnySplit) -> Sequence[str]:
+    return () if isinstance(split, Split) else split.groups
+
+
+def _counted(
+    blocks: Iterable[np.ndarray[Any, Any]], done: int, total: int, progress: Progress
+) -> Iterator[np.ndarray[Any, Any]]:
+    """Pass blocks on, telling how many images have been written when the next one is asked for."""
+    for block in blocks:
+        yield block
+        done += len(block)
+        progress(done, total)
+
+
+def _publish(temporary: Path, entry: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest, last of all, and rename the folder into its place."""
+    with (temporary / "manifest.json").open("w", encoding="utf-8") as stream:
+        json.dump(manifest, stream, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.chmod(0o755)
+    if entry.exists():  # damaged, or it would have been read; processes that map its files keep them
+        damaged = Path(tempfile.mkdtemp(prefix=f".{entry.name}.tmp-", dir=entry.parent))
+        os.replace(entry, damaged)
+        shutil.rmtree(damaged, ignore_errors=True)
+    os.replace(temporary, entry)
+
+
+def _check_room(folder: Path, info: DatasetInfo, size: int, count: int, label_bytes: int) -> None:
+    needed = count * size * size * info.channels + label_bytes + _SPARE_BYTES
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise DataError(
+            f"{info.name} at {size} pixels: {count:,} decoded images take {needed / 2**30:.1f} GiB, but {folder} has "
+            f"{free / 2**30:.1f} GiB free; make room (entries there may be deleted), or set MEDBENCH_CACHE to a folder "
+            "on a larger disk"
+        )
+
+
+def _write_array(
+    path: Path, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[np.ndarray[Any, Any]]
+) -> dict[str, Any]:
+    """Write a ``.npy`` file block by block; return what its manifest says."""
+    header = io.BytesIO()
+    plain = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, plain)
+    rows, crc = 0, zlib.crc32(header.getvalue())
+    with path.open("wb") as stream:
+        stream.write(header.getvalue())
+        for block in blocks:
+            rows += len(block)
+            content = np.ascontiguousarray(block).data.cast("B") if block.size else b""
+            crc = zlib.crc32(content, crc)
+            stream.write(content)
+        if rows != shape[0]:
+            raise DataError(f"{where}: the adapter gave {rows:,} images for {shape[0]:,} labels")
+        stream.flush()
+        os.fsync(stream.fileno())
+    return {**_facts(path, crc), "shape": list(shape), "dtype": str(dtype)}
+
+
+def _facts(path: Path, crc: int) -> dict[str, Any]:
+    status = path.stat()
+    return {"bytes": status.st_size, "crc32": crc, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+
+
+def _write_members(
+    path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray[Any, Any]]
+) -> dict[str, Any]:
+    """Write the table (name, label, split, group): what is in which split, for anyone to use again."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(("name", "label", "split", "group"))
+    for split in SPLITS:
+        names, groups = _names(splits[split]), _groups(splits[split])
+        for index, label in enumerate(labels[split]):
+            said = "|".join(info.classes[c] for c in np.flatnonzero(label)) if label.ndim else info.classes[int(label)]
+            table.writerow((names[index] if names else "", said, split, groups[index] if groups else ""))
+    content = text.getvalue().encode("utf-8", "surrogateescape")
+    path.write_bytes(content)
+    return _facts(path, zlib.crc32(content))
+
+
+# --- reading ---------------------------------------------------------------------------------------------------
+
+
+def read(entry: Path, identity: Mapping[str, Any]) -> Entry | None:
+    """Map an entry's arrays; None if there is none, or if it is damaged in any way."""
+    try:
+        manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
+        files: dict[str, dict[str, Any]] = manifest["files"]
+        if manifest["identity"] != identity:
+            return None
+        whole = sum(facts["bytes"] for facts in files.values()) <= CRC_LIMIT_BYTES
+        for name, facts in files.items():
+            _check(entry / name, facts, whole)
+        found = {name: _mapped(entry / name, facts) for name, facts in files.items() if name.endswith(".npy")}
+        splits = {name: Split(found[f"{name}_images.npy"], found[f"{name}_labels.npy"]) for name in SPLITS}
+        return Entry(splits, entry, identity["fingerprint"])
+    except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, EOFError):
+        return None
+
+
+def _check(path: Path, facts: Mapping[str, Any], whole: bool) -> None:
+    status = path.stat()
+    touched = (status.st_mtime_ns, status.st_ino) != (facts["mtime_ns"], facts["inode"])
+    if status.st_size != facts["bytes"] or ((whole or touched) and crc32_of(path) != facts["crc32"]):
+        raise ValueError(f"{path} is damaged")
+
+
+def crc32_of(path: Path) -> int:
+    """CRC-32 of a file, read block by block."""
+    value = 0
+    with path.open("rb") as stream:
+        while block := stream.read(_BLOCK):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _mapped(path: Path, facts: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    if list(array.shape) != facts["shape"] or str(array.dtype) != facts["dtype"]:
+        raise ValueError(f"{path} is not what its manifest says")
+    return array
+
+
+class Members(NamedTuple):
+    """What the images of a split are called and which belong together; "" where unknown."""
+
+    names: tuple[str, ...]
+    groups: tuple[str, ...]
+
+
+def members(folder: Path) -> dict[str, Members]:
+    """Read the table of an entry; no split where its source has no names."""
+    path = folder / MEMBERS
+    if not path.is_file():
+        return {}
+    found: dict[str, tuple[list[str], list[str]]] = {split: ([], []) for split in SPLITS}
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
+        for row in csv.DictReader(stream):
+            names, groups = found[row["split"]]
+            names.append(row["name"])
+            groups.append(row["group"])
+    return {split: Members(tuple(names), tuple(groups)) for split, (names, groups) in found.items()}
