@@ -29,7 +29,8 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     Returns:
         Static figures, ``throughput_images_per_s_p50/p10/p90/ci_low/ci_high`` (95 % interval of the median, Student's
         t over the rounds),
-        ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None),
+        ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None)
+        with ``latency_noise_rel``,
         ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
         ``noise_rel`` (standard deviation of the difference of two runs), ``round_spread_rel`` (largest difference
         seen between two rounds), ``noisy`` (the 95 % bound of a difference of two runs exceeds the limit), ``flags``
@@ -82,6 +83,8 @@ def _latency(latency: Samples) -> dict[str, Any]:
         "latency_ms_ci_high": 1e3 * high,
         **{name: None if value is None else 1e3 * value for name, value in tails.items()},
         "latency_samples": len(pooled),
+        "latency_ms_rounds": [1e3 * m for m in latency.medians()],
+        "latency_noise_rel": repeat_difference(latency),
     }
 
 

@@ -147,6 +147,33 @@ def test_saved_activations_of_a_known_network() -> None:
     assert found["saved_activations_mib_per_image"] * MIB == 4 * (16 + 4)
 
 
+@pytest.mark.parametrize("hidden", [16, 1600])
+def test_the_short_copies_of_weights_are_no_activations(hidden: int) -> None:
+    net = nn.Sequential(nn.Linear(8, hidden), nn.Sigmoid(), nn.Linear(hidden, 4), nn.ReLU())
+    images = torch.randn(32, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = saved_for_backward(net, images)
+    # The first linear keeps the batch cast to bfloat16, which is a copy; then as in float32, two bytes each.
+    assert found["saved_activations_mib"] * MIB == 2 * 32 * (8 + hidden + 4)
+
+
+def test_what_a_weight_is_made_into_is_kept_in_float32_too() -> None:
+    """As a scan keeps exp(A_log): counted before, counted still, under autocast as well."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_scale = nn.Parameter(torch.zeros(64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x * self.log_scale.exp()
+
+    images = torch.randn(4, 64)
+    assert saved_for_backward(Scaled(), images)["saved_activations_mib"] * MIB == 4 * 64
+    with torch.autocast("cpu", torch.bfloat16):
+        assert saved_for_backward(Scaled(), images)["saved_activations_mib"] * MIB == 4 * 64
+
+
 def test_gradient_checkpointing_saves_less() -> None:
     class Checkpointed(nn.Module):
         def __init__(self, net: nn.Module) -> None:

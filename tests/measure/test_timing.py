@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 
@@ -18,6 +20,7 @@ from bench.measure.timing import (
     throughput_blocks,
     warm_up,
 )
+from bench.report.repeats import speed_change
 
 
 class FakeDevice:
@@ -272,17 +275,19 @@ def test_an_aa_pair_does_not_differ_and_a_planted_slow_down_does() -> None:
     again = combine([a_round(n + 10, 0.020) for n in range(3)])
     slower = combine([a_round(n + 20, 0.024) for n in range(3)])
 
-    def differ(a, b) -> bool:
-        floor = max(a["noise_rel"], b["noise_rel"], 0.01)
-        change = abs(a["throughput_images_per_s_p50"] / b["throughput_images_per_s_p50"] - 1)
-        apart = (
-            a["throughput_images_per_s_ci_low"] > b["throughput_images_per_s_ci_high"]
-            or b["throughput_images_per_s_ci_low"] > a["throughput_images_per_s_ci_high"]
-        )
-        return apart and change > 2 * floor
+    for metric in ("throughput_images_per_s", "latency_ms"):
+        same, change = speed_change(first, again, metric), speed_change(first, slower, metric)
+        assert same is not None and same.verdict == "same"
+        assert change is not None and change.verdict == ("lower" if metric.startswith("throughput") else "higher")
+    assert speed_change(first, slower).ratio == pytest.approx(1 / 1.2, rel=0.01)
 
-    assert not differ(first, again)
-    assert differ(first, slower)
+
+def test_the_noise_of_the_latency_is_its_own() -> None:
+    rounds = [a_round(n, 0.02, noise=0) | {"latency_s": [0.01 + 0.0001 * n] * 20} for n in range(3)]
+    found = combine(rounds)
+    assert found["noise_rel"] == 0
+    assert found["latency_noise_rel"] == pytest.approx(math.sqrt(2) * 0.670 * 0.0001 / 0.0101)
+    assert found["latency_ms_rounds"] == pytest.approx([10.0, 10.1, 10.2])
 
 
 @pytest.mark.parametrize(("device", "noisy"), [("cpu", False), ("cuda:0", True)])
