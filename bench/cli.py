@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -122,8 +123,48 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(doctor)
     doctor.add_argument("--json", action="store_true", help="machine-readable")
 
+    _add_gate(commands)
     _add_instruments(commands)
     return parser
+
+
+def _add_gate(commands: Any) -> None:
+    compare = _command(commands, "compare", _compare, "two runs, or two models: what differs, and is it significant")
+    compare.add_argument("a", metavar="A", help="RUN or RUN:model")
+    compare.add_argument("b", metavar="B", help="the same of the other side; differences are of B against A")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+    baseline = _command(commands, "baseline", _baseline, "write the compact file that `bench check` compares with")
+    baseline.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds"
+    )
+    baseline.add_argument("--out", required=True, type=Path, metavar="FILE")
+    baseline.add_argument("--images", type=int, default=2000, help="test images kept of a larger set (default 2000)")
+
+    check = _command(
+        commands, "check", _check, "compare a run with a baseline and fail where it got worse",
+        epilog="exit codes: 0 fine, 1 regression, 2 usage or broken input, 3 nothing comparable, 4 cells failed or "
+        "absent (where several hold: 2, 1, 4, 3)",
+    )  # fmt: skip
+    check.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds")
+    check.add_argument("--baseline", required=True, type=Path, metavar="FILE", help="of `bench baseline`")
+    check.add_argument("--allow-missing", action="store_true", help="cells that the run does not have are no failure")
+    check.add_argument("--alpha", type=_share, default=0.05, help="family-wise error of the whole check (0.05)")
+    for flag, least, text in (
+        ("--min-accuracy", 0.01, "AUC or ACC"),
+        ("--min-speed", 0.05, "throughput"),
+        ("--min-memory", 0.05, "peak memory"),
+    ):  # fmt: skip
+        check.add_argument(flag, type=_share, default=least, help=f"the smallest loss of {text} that counts ({least})")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number between 0 and 1, as 0.05")
+    return value
 
 
 def _add_instruments(commands: Any) -> None:
@@ -266,6 +307,30 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
     rebuild_boards(options.directory, _console())
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench.report.compare import run_compare
+
+    return run_compare(options.a, options.b, _console(), options.json)
+
+
+def _baseline(options: argparse.Namespace) -> int:
+    from bench.report.gate_output import run_baseline
+
+    return run_baseline(options.runs, options.out, options.images, _console())
+
+
+def _check(options: argparse.Namespace) -> int:
+    from bench.report.gate import Options
+    from bench.report.gate_output import run_check
+
+    least = Options(options.alpha, options.min_accuracy, options.min_speed, options.min_memory, options.allow_missing)
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    return run_check(
+        options.runs, options.baseline, least, _console(),
+        json_path=options.json, junit_path=options.junit, summary_path=Path(summary) if summary else None,
+    )  # fmt: skip
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -177,7 +177,7 @@ def strata(labels: Array) -> Array:
 
 def _mean_influence(scores: Scores, labels: Array) -> tuple[float, Array]:
     """AUC and each image's influence on it, (N,); means over seeds if there are several."""
-    seeds = list(scores) if isinstance(scores, (list, tuple)) else [scores]
+    seeds: list[Array] = list(scores) if isinstance(scores, (list, tuple)) else [np.asarray(scores)]
     if not seeds:
         raise ValueError("delong: no scores")
     for one in seeds:

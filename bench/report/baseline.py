@@ -1,0 +1,339 @@
+"""What a comparison needs of a run, in one compact form: taken from run directories, or read from a baseline file.
+
+A baseline is JSON with one line a Cell, so that git shows which Cells changed. It holds the Cells' identities, the
+exact figures, the throughput of each round, the memory of each run, and the test scores (``baseline_scores``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench import store
+from bench.report.baseline_scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
+from bench.report.statistics import auc, correct
+from bench.report.tables import counted, known, natural
+
+SCHEMA = 1
+EXACT = ("params", "macs_g", "train_macs_g")
+SHOWN = ("test_auc", "test_acc", "throughput_images_per_s_p50", "latency_ms_p50")
+# Fields of a spec that say on what, or by which version, a Cell ran, and not what was asked. A comparison is there to
+# find what a changed plug-in, library or kernel did; the machine is compared on its own.
+NOT_ASKED = frozenset({
+    "hardware", "threads", "device", "versions", "backend", "budget_s", "rounds", "omp_wait_policy", "source_key",
+    "model_plugin_sha256", "data_plugin_sha256", "plugin_sha256", "weights_sha256",
+})  # fmt: skip
+_TOLERANCE = 1e-6
+
+Machine = tuple[str, str, int]
+
+
+class BaselineError(store.StoreError):
+    """A baseline file or a run cannot be compared; the message names the file and what to do."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """One Cell as a comparison sees it.
+
+    Attributes:
+        kind: ``accuracy``, ``transfer`` or ``efficiency``.
+        identity: what was asked: the spec without ``NOT_ASKED`` and without empty fields.
+        machine: device (``cpu``, ``cuda``), its name, threads.
+        exact: those of ``EXACT`` that are known.
+        shown: those of ``SHOWN`` that are known.
+        speed: images/s of each round.
+        memory: peak MiB of each run.
+        noisy: a run's own rounds lay too far apart.
+        arrays: name -> [dtype, shape] of each array of saved predictions.
+    """
+
+    kind: str
+    identity: dict[str, Any]
+    machine: Machine
+    status: str
+    reason: str = ""
+    exact: dict[str, float] = field(default_factory=dict)
+    shown: dict[str, float] = field(default_factory=dict)
+    speed: list[float] = field(default_factory=list)
+    memory: list[float] = field(default_factory=list)
+    noisy: bool = False
+    arrays: dict[str, list[Any]] = field(default_factory=dict)
+    scores: Scores | None = None
+
+    @property
+    def asked(self) -> str:
+        """``identity`` and kind as one text: equal where two Cells ask the same."""
+        return canonical([self.kind, self.identity])
+
+    @property
+    def row(self) -> str:
+        """The same without the seed."""
+        return canonical([self.kind, {k: v for k, v in self.identity.items() if k != "seed"}])
+
+    def title(self, seed: bool = True, model: bool = True) -> str:
+        """The Cell in words."""
+        has = self.identity.get
+        name = f"{has('model')} " if model else ""
+        if self.kind == "efficiency":
+            parts = [f"batch {has('batch') or 'largest'}", str(has("precision")), str(has("mode"))]
+            parts += ["compiled"] if has("compile") else []
+            return f"{name}at {has('resolution')} px, {', '.join(parts)}"
+        pixels = f"{has('size')}→{has('resolution')} px"
+        source = f" from {has('source')}" if has("source") else ""
+        seeds = f", seed {has('seed')}" if seed and has("seed") is not None else ""
+        return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"
+
+    @property
+    def order(self) -> tuple[Any, ...]:
+        """Sort key: kind, dataset, model, size."""
+        has = self.identity.get
+        numbers = tuple(has(name) or 0 for name in ("size", "resolution", "batch", "seed"))
+        return self.kind, natural(str(has("dataset", ""))), natural(str(has("model", ""))), numbers, self.asked
+
+
+@dataclass(slots=True)
+class Snapshot:
+    """Runs, or a baseline file, in the compact form.
+
+    Attributes:
+        about: where it comes from, for people: commands and versions.
+        problems: damaged files that were found; what they hold is missing.
+    """
+
+    entries: list[Entry]
+    about: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    max_images: int = MAX_IMAGES
+
+    @property
+    def machines(self) -> list[Machine]:
+        """Those that efficiency was measured on."""
+        return sorted({e.machine for e in self.entries if e.kind == "efficiency" and e.status == "ok"})
+
+
+def canonical(value: Any) -> str:
+    """JSON in one spelling."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))
+
+
+def shown_machine(machine: Machine) -> str:
+    """``cpu (AMD EPYC, 2 threads)``."""
+    device, hardware, threads = machine
+    return f"{device} ({hardware}, {counted(threads, 'thread')})"
+
+
+# --- from runs -------------------------------------------------------------------------------------------------
+
+
+def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
+    """Read one run, or several of one version whose rounds are put together.
+
+    Args:
+        runs: run directories; their efficiency Cells give more rounds, their accuracy Cells must not contradict.
+        max_images: of a larger test set a fixed part is kept.
+
+    Raises:
+        BaselineError: one is no run directory.
+    """
+    grouped: dict[tuple[str, str], list[tuple[Path, store.Record]]] = defaultdict(list)
+    problems: list[str] = []
+    commands: list[str] = []
+    for run in runs:
+        if not (run / "cells").is_dir():
+            raise BaselineError(f"{run} is no run directory: it has no cells/; give the --out of a `bench run`")
+        records, damaged = store.read_records(run)
+        problems += damaged
+        commands.append(str(store.read_run(run).get("command", run)))
+        for record in records:
+            asked = canonical([record["kind"], _identity(record["spec"])])
+            machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
+            grouped[asked, machine].append((run, record))
+    entries = [_entry(_newest(group), max_images, problems) for group in grouped.values()]
+    versions = [e[1].get("environment", {}).get("versions", {}) for group in grouped.values() for e in group]
+    about = {"commands": commands, "versions": {k: v for found in versions for k, v in sorted(found.items())}}
+    return Snapshot(sorted(entries, key=lambda e: (e.order, e.machine)), about, problems, max_images)
+
+
+def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in spec.items() if k not in NOT_ASKED and v is not None}
+
+
+def _machine(record: store.Record) -> Machine:
+    facts = {**record["environment"], **{k: v for k, v in record["spec"].items() if k in NOT_ASKED}}
+    device = str(facts.get("device", "")).partition(":")[0]
+    return device, str(facts.get("hardware", "")), int(facts.get("threads") or 0)
+
+
+def _newest(group: list[tuple[Path, store.Record]]) -> list[tuple[Path, store.Record]]:
+    """A run directory may hold a Cell of several versions of the libraries: the newest counts."""
+
+    def versions(record: store.Record) -> tuple[Any, ...]:
+        return tuple((k, natural(str(v))) for k, v in sorted(record["spec"].get("versions", {}).items()))
+
+    newest = max(versions(record) for _, record in group)
+    return [(run, record) for run, record in group if versions(record) == newest]
+
+
+def _entry(group: list[tuple[Path, store.Record]], max_images: int, problems: list[str]) -> Entry:
+    """One Cell of one run, or the same of several; one that failed in any of them has failed."""
+    run, record = next(((run, r) for run, r in group if r["status"] != "ok"), group[0])
+    entry = Entry(
+        record["kind"], _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
+    )
+    if entry.status != "ok":
+        return entry
+    metrics = record["metrics"]
+    entry.exact = {name: metrics[name] for name in EXACT if known(metrics.get(name))}
+    entry.shown = {name: float(f"{metrics[name]:.7g}") for name in SHOWN if known(metrics.get(name))}
+    entry.noisy = any(bool(other["metrics"].get("noisy")) for _, other in group)
+    for _, other in group:
+        again = {name: other["metrics"][name] for name in EXACT if known(other["metrics"].get(name))}
+        if again != entry.exact:
+            problems.append(f"{entry.title()}: {entry.exact} in one run and {again} in another: not one version")
+        entry.speed += [float(f"{v:.6g}") for v in other["metrics"].get("throughput_images_per_s_rounds", ()) if v]
+        if known(memory := other["metrics"].get("peak_memory_mib")) and entry.identity.get("batch") != 0:
+            entry.memory.append(float(f"{memory:.6g}"))
+    if entry.kind != "efficiency":
+        _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
+    return entry
+
+
+def _add_scores(entry: Entry, record: store.Record, path: Path, max_images: int, problems: list[str]) -> None:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in sorted(file.files)}
+        entry.arrays = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
+        if not {"test_scores", "test_labels"} <= set(arrays):
+            return  # the comparison of the arrays' names says so
+        scores, labels = arrays["test_scores"], arrays["test_labels"]
+        again = {"test_auc": auc(scores, labels), "test_acc": float(correct(scores, labels).mean())}
+        for metric, value in again.items():
+            stated = record["metrics"].get(metric)
+            if known(stated) and not abs(value - stated) <= _TOLERANCE:
+                raise ValueError(f"its scores give {metric} {value:.6f}, its record says {stated:.6f}")
+        entry.scores = pack_scores(str(entry.identity.get("dataset")), scores, labels, max_images)
+    except FileNotFoundError:
+        problems.append(f"{path}: the record says ok, its predictions are missing; copy predictions/ with cells/")
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        problems.append(f"{path}: {error}; run this cell again")
+
+
+# --- the file --------------------------------------------------------------------------------------------------
+
+
+def to_bytes(snapshot: Snapshot) -> bytes:
+    """The baseline file: JSON, one line a Cell, the same bytes for the same content."""
+    recipes: dict[str, Any] = {}
+    test_sets: dict[str, Any] = {}
+    lines = []
+    for entry in snapshot.entries:
+        identity = dict(entry.identity)
+        if "recipe_settings" in identity:
+            digest = hashlib.sha256(canonical(identity["recipe_settings"]).encode()).hexdigest()[:12]
+            recipes[digest] = identity["recipe_settings"]
+            identity["recipe_settings"] = digest
+        line: dict[str, Any] = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
+        for name in ("reason", "exact", "shown", "speed", "memory", "noisy", "arrays"):
+            if value := getattr(entry, name):
+                line[name] = value
+        if scores := entry.scores:
+            test_sets[scores.test_set] = {"images": scores.images, "labels": to_text(scores.labels.astype(np.int16))}
+            line["test_set"] = scores.test_set
+            line["scores"] = to_text(scores.log_odds)
+        lines.append(json.dumps(line, allow_nan=False, ensure_ascii=False))
+    head = {
+        "medbench_baseline": SCHEMA,
+        "about": snapshot.about,
+        "max_images": snapshot.max_images,
+        "recipes": recipes,
+        "test_sets": test_sets,
+    }
+    text = ",\n".join(
+        f'"{key}": {json.dumps(value, sort_keys=True, ensure_ascii=False)}' for key, value in head.items()
+    )
+    return ("{" + text + ',\n"cells": [\n' + ",\n".join(lines) + "\n]}\n").encode()
+
+
+def write(snapshot: Snapshot, path: Path) -> int:
+    """Write the baseline file; return its size in bytes.
+
+    Raises:
+        BaselineError: there is no Cell with a result, or files of the run were damaged.
+    """
+    if snapshot.problems:
+        raise BaselineError(f"no baseline of a damaged run:\n  {listed_lines(snapshot.problems)}")
+    if not any(entry.status == "ok" for entry in snapshot.entries):
+        raise BaselineError("no baseline: the run has no cell with a result")
+    data = to_bytes(snapshot)
+    store.atomic_write(path, data)
+    return len(data)
+
+
+def listed_lines(lines: Iterable[str]) -> str:
+    """Lines under one another, indented."""
+    return "\n  ".join(lines)
+
+
+def read(path: Path) -> Snapshot:
+    """Read a baseline file.
+
+    Raises:
+        BaselineError: it is missing, damaged or of another schema.
+    """
+    again = f"make it with `bench baseline RUN --out {path}`"
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise BaselineError(f"{path}: there is no such baseline; {again}") from error
+    except (OSError, ValueError) as error:
+        raise BaselineError(f"{path}: {error}; {again}") from error
+    if not isinstance(content, dict) or "medbench_baseline" not in content:
+        raise BaselineError(f"{path}: this is no baseline file; {again}")
+    if content["medbench_baseline"] != SCHEMA:
+        raise BaselineError(f"{path}: its schema is {content['medbench_baseline']!r}, ours {SCHEMA}; {again}")
+    try:
+        sets = {key: (int(v["images"]), from_text(v["labels"])) for key, v in content["test_sets"].items()}
+        entries = [_read_entry(cell, content["recipes"], sets) for cell in content["cells"]]
+        return Snapshot(entries, dict(content["about"]), [], int(content["max_images"]))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise BaselineError(f"{path}: damaged ({type(error).__name__}: {error}); {again}") from error
+
+
+def _read_entry(
+    cell: Mapping[str, Any], recipes: Mapping[str, Any], sets: Mapping[str, tuple[int, np.ndarray[Any, Any]]]
+) -> Entry:
+    identity = dict(cell["asked"])
+    if "recipe_settings" in identity:
+        identity["recipe_settings"] = recipes[identity["recipe_settings"]]
+    device, hardware, threads = cell["machine"]
+    if cell["status"] not in store.STATUSES:
+        raise ValueError(f"status {cell['status']!r}")
+    entry = Entry(
+        str(cell["kind"]),
+        identity,
+        (str(device), str(hardware), int(threads)),
+        cell["status"],
+        str(cell.get("reason", "")),
+        {str(k): v for k, v in cell.get("exact", {}).items() if known(v)},
+        {str(k): v for k, v in cell.get("shown", {}).items() if known(v)},
+        [float(v) for v in cell.get("speed", ())],
+        [float(v) for v in cell.get("memory", ())],
+        bool(cell.get("noisy")),
+        {str(k): list(v) for k, v in cell.get("arrays", {}).items()},
+    )
+    if "scores" in cell:
+        images, labels = sets[cell["test_set"]]
+        scores = from_text(cell["scores"])
+        if len(scores) != len(labels) or scores.ndim != 2:
+            raise ValueError(f"{entry.title()}: {scores.shape} scores for {len(labels)} labels")
+        entry.scores = Scores(scores, labels.astype(np.int64), str(cell["test_set"]), images)
+    return entry

@@ -1,0 +1,396 @@
+"""``bench compare A B``: two runs, or two models, side by side: what differs, and whether the data can tell.
+
+Differences and ratios are of B against A. p-values are two-sided, adjusted by Holm over one table.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench import store
+from bench.report.baseline import BaselineError, Entry, Snapshot, canonical, shown_machine, take
+from bench.report.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
+from bench.report.gate_statistics import (
+    Evidence,
+    accuracy_evidence,
+    least_p,
+    memory_evidence,
+    memory_noise,
+    speed_evidence,
+)
+from bench.report.paired import holm
+from bench.report.render import terminal
+from bench.report.tables import (
+    MISSING,
+    Block,
+    Bullets,
+    Column,
+    Section,
+    Table,
+    Text,
+    counted,
+    fixed,
+    listed,
+    name,
+    rows_of,
+    signed,
+    significant,
+    span,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+ALPHA = 0.05
+REPEATS_WITHIN = 0.03  # the share of ratios within this is what a repeated measurement is judged by
+MAX_NAMED = 3
+SPEED, LATENCY = "throughput_images_per_s_p50", "latency_ms_p50"
+
+Pair = tuple[Entry, Entry]
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """A run, or one model of it."""
+
+    name: str
+    model: str | None
+    snapshot: Snapshot
+
+    def matched(self, entry: Entry) -> str:
+        """What two Cells must agree in to be compared: all that was asked, but for the model where one is named."""
+        identity = {k: v for k, v in entry.identity.items() if not (self.model and k == "model")}
+        return canonical([entry.kind, identity])
+
+
+@dataclass(slots=True)
+class Comparison:
+    """Two sides, and the Cells that both have with a result."""
+
+    a: Side
+    b: Side
+    pairs: list[Pair]
+    only_a: list[Entry]
+    only_b: list[Entry]
+
+    @property
+    def of_models(self) -> bool:
+        """Whether two models are compared, and not two runs."""
+        return self.a.model is not None
+
+    def kind(self, efficiency: bool) -> list[Pair]:
+        """The pairs of efficiency, or of the other kinds."""
+        return [pair for pair in self.pairs if (pair[0].kind == "efficiency") == efficiency]
+
+
+def side(text: str) -> Side:
+    """Read ``RUN`` or ``RUN:model``.
+
+    Raises:
+        BaselineError: there is no such run, or it has no such model (the ones it has are named).
+    """
+    run, separator, model = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
+    snapshot = take([Path(run or text)])
+    if not separator:
+        return Side(text, None, snapshot)
+    models = sorted({str(entry.identity.get("model")) for entry in snapshot.entries})
+    if model not in models:
+        raise BaselineError(f"{run} has no model {model!r}; it has {listed(models)}")
+    entries = [entry for entry in snapshot.entries if entry.identity.get("model") == model]
+    return Side(model, model, Snapshot(entries, snapshot.about, snapshot.problems))
+
+
+def compare(a: Side, b: Side) -> Comparison:
+    """Match the Cells of two sides.
+
+    Raises:
+        BaselineError: a model is named on one side only, or no Cell is common.
+    """
+    if (a.model is None) != (b.model is None):
+        raise BaselineError("name a model on both sides (RUN:model) or on neither")
+    there: dict[str, list[Entry]] = defaultdict(list)
+    for entry in b.snapshot.entries:
+        there[b.matched(entry)].append(entry)
+    pairs, only_a = [], []
+    used: set[int] = set()
+    for entry in a.snapshot.entries:
+        found = there.get(a.matched(entry), [])
+        other = next((e for e in found if e.machine == entry.machine), found[0] if found else None)
+        if other is None:
+            only_a.append(entry)
+            continue
+        used.add(id(other))
+        pairs.append((entry, other))
+    if not pairs:
+        raise BaselineError(f"{a.name} and {b.name} have no cell in common")
+    return Comparison(a, b, pairs, only_a, [e for e in b.snapshot.entries if id(e) not in used])
+
+
+def run_compare(a: str, b: str, console: Console, json_path: Path | None = None) -> int:
+    """Compare, print, and write JSON if asked; return 0.
+
+    Raises:
+        StoreError: a side cannot be read or the file cannot be written.
+    """
+    found = compare(side(a), side(b))
+    terminal(sections(found), console)
+    if json_path:
+        store.write_json(json_path, to_json(found))
+    return 0
+
+
+# --- the page --------------------------------------------------------------------------------------------------
+
+
+def sections(found: Comparison) -> list[Section]:
+    """The comparison as a page."""
+    page = [Section(f"{found.b.name} against {found.a.name}", _about(found))]
+    accuracy = _accuracy(found)
+    if accuracy:
+        page.append(Section("Accuracy", accuracy))
+    if found.kind(efficiency=True):
+        page.append(Section("Efficiency", _efficiency(found)))
+    return page
+
+
+def _about(found: Comparison) -> list[Block]:
+    """What is compared, and what differs around it."""
+    lines = [*found.a.snapshot.problems, *found.b.snapshot.problems]
+    before, now = (s.snapshot.about.get("versions", {}) for s in (found.a, found.b))
+    if apart := [f"{k} {before.get(k, MISSING)} → {now.get(k, MISSING)}" for k in sorted({*before, *now})
+                 if before.get(k) != now.get(k)]:  # fmt: skip
+        lines.append("versions: " + ", ".join(apart))
+    for where, entries in ((found.a.name, found.only_a), (found.b.name, found.only_b)):
+        if entries:
+            named = [e.title() for e in entries[:MAX_NAMED]]
+            more = [f"{len(entries) - MAX_NAMED} more"] if len(entries) > MAX_NAMED else []
+            lines.append(f"only in {where}: {listed([*named, *more])}")
+    for a, b in found.pairs:
+        if a.status != "ok" or b.status != "ok":
+            lines.append(f"{a.title()}: {a.status} → {b.status} {b.reason or a.reason}".rstrip())
+    text = f"{counted(len(found.pairs), 'cell')} in common. Differences and ratios are of {name(found.b.name)} "
+    blocks: list[Block] = [Text(text + f"against {name(found.a.name)}.")]
+    return [*blocks, Bullets(tuple(lines))] if lines else blocks
+
+
+def _accuracy(found: Comparison) -> list[Block]:
+    pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
+    blocks: list[Block] = []
+    for metric, heading in METRICS.items():
+        tested = tested_accuracy(pairs, metric)
+        if not tested:
+            continue
+        rows = [
+            (
+                entry.title(seed=False, model=not found.of_models), str(seeds), before, now, signed(-e.effect),
+                _interval(e), f"{p:.2g}", _told(-e.effect, p, "higher", "lower"),
+            )
+            for entry, seeds, before, now, e, p in tested
+        ]  # fmt: skip
+        columns = (
+            Column("where", left=True, wrap=True), Column("seeds", drop=2), Column(f"{heading} A"),
+            Column(f"{heading} B"), Column("difference"), Column("95 %", drop=1),
+            Column("p (Holm)", drop=1), Column("B is", left=True),
+        )  # fmt: skip
+        blocks.append(Table(columns, rows_of(rows)))
+    if blocks:
+        one = any(e[1] == 1 for e in tested_accuracy(pairs, "auc"))
+        about = " One seed speaks of the trained networks, not of training once more." if one else ""
+        blocks.insert(0, Text("Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC." + about))
+    return blocks
+
+
+Tested = tuple[Entry, int, str, str, Evidence, float]
+
+
+def tested_accuracy(pairs: Sequence[Pair], metric: str) -> list[Tested]:
+    """For each row: an Entry that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
+    rows = accuracy_parts(pairs, metric)
+    pooled = of_one_dataset(rows)
+    found = [
+        (e, len(part.seeds), a, b, accuracy_evidence(part, 0.0, pooled[row])) for row, (e, part, a, b) in rows.items()
+    ]
+    adjusted = holm([evidence.two_sided for *_, evidence in found])
+    return [(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
+
+
+def _interval(evidence: Evidence) -> str:
+    half = evidence.half_width()
+    return span(-evidence.effect - half, -evidence.effect + half) if half is not None else MISSING
+
+
+def _told(difference: float, p: float, more: str, less: str) -> str:
+    if not p <= ALPHA:
+        return "not told apart"
+    return more if difference > 0 else less
+
+
+# --- efficiency ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """One efficiency Cell on both sides; ratios B / A, noise as the 95 % bound of a ratio."""
+
+    a: Entry
+    b: Entry
+    speed: float | None
+    noise: float | None
+    p: float | None
+    latency: float | None
+    memory: float | None
+
+    @property
+    def noisy(self) -> bool:
+        """Whether either side was flagged."""
+        return self.a.noisy or self.b.noisy
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both were measured on one kind of machine."""
+        return self.a.machine == self.b.machine
+
+
+def timed(pairs: Sequence[Pair]) -> list[Timed]:
+    """Ratios and noise of all Cells with a result on both sides; p-values adjusted over those of one machine."""
+    rows = []
+    for a, b in pairs:
+        if a.status != "ok" or b.status != "ok":
+            continue
+        evidence = speed_evidence(a.speed, b.speed, 0.0) if a.machine == b.machine else None
+        memory = memory_evidence(a.memory, b.memory, 0.0, memory_noise({})["cpu"])
+        rows.append((a, b, evidence, memory.effect + 1 if memory else None))
+    adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
+    return [
+        Timed(
+            a, b, _ratio(a, b, SPEED), e.limit if e else None, float(p) if e else None,
+            _ratio(a, b, LATENCY), memory,
+        )
+        for (a, b, e, memory), p in zip(rows, adjusted, strict=True)
+    ]  # fmt: skip
+
+
+def _ratio(a: Entry, b: Entry, metric: str) -> float | None:
+    before, now = a.shown.get(metric), b.shown.get(metric)
+    return now / before if before and now else None
+
+
+def _efficiency(found: Comparison) -> list[Block]:
+    rows = timed(found.kind(efficiency=True))
+    blocks: list[Block] = [Text(text) for text in _statements(found, rows)]
+    columns = (
+        Column("where", left=True, wrap=True), Column("img/s A"), Column("img/s B"), Column("B / A"),
+        Column("noise ±", drop=1), Column("p (Holm)", drop=3), Column("latency B / A", drop=4),
+        Column("memory B / A", drop=2), Column("B is", left=True),
+    )  # fmt: skip
+    lines = [
+        (
+            row.a.title(model=not found.of_models), *(significant(e.shown.get(SPEED)) for e in (row.a, row.b)),
+            fixed(row.speed), f"{row.noise:.1%}" if row.noise is not None else MISSING,
+            f"{row.p:.2g}" if row.p is not None else MISSING, fixed(row.latency), fixed(row.memory), _speed_word(row),
+        )
+        for row in rows
+    ]  # fmt: skip
+    return [*blocks, Table(columns, rows_of(lines)).without_empty()] if lines else blocks
+
+
+def _speed_word(row: Timed) -> str:
+    if not row.comparable:
+        return "elsewhere"
+    if row.speed is None or row.noise is None or row.p is None:
+        return "noise unknown"
+    flag = ", noisy" if row.noisy else ""
+    if abs(row.speed - 1) <= row.noise:
+        return f"within noise{flag}"
+    word = "faster" if row.speed > 1 else "slower"
+    return f"{word}{flag}" if row.p <= ALPHA else f"{word}? few rounds{flag}"
+
+
+def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
+    texts = []
+    if apart := _exact_differences(rows):
+        texts.append(("" if found.of_models else "Counts differ: ") + "; ".join(apart) + ".")
+    else:
+        texts.append(f"Parameters and MACs are equal in all {len(rows)} cells.")
+    if elsewhere := [row for row in rows if not row.comparable]:
+        a, b = shown_machine(elsewhere[0].a.machine), shown_machine(elsewhere[0].b.machine)
+        texts.append(f"{counted(len(elsewhere), 'cell')} on different machines: {a}, {b}.")
+    if not found.of_models:
+        texts += repeatability(rows)
+    rounds = [min(len(r.a.speed), len(r.b.speed)) for r in rows if r.comparable]
+    if rounds and 2 * least_p(min(rounds), min(rounds)) * len(rows) > ALPHA:
+        texts.append(
+            f"With {counted(min(rounds), 'round')} a side no speed among {len(rows)} can be significant by "
+            "Mann-Whitney; the noise is what the rounds show."
+        )
+    return texts
+
+
+def _exact_differences(rows: Sequence[Timed]) -> list[str]:
+    """``parameters 11,176,512 → 21,284,672``, each once, with where it holds if not everywhere."""
+    cells: dict[str, list[Entry]] = defaultdict(list)
+    for row in rows:
+        for metric, text in EXACT_NAMES.items():
+            before, now = row.a.exact.get(metric), row.b.exact.get(metric)
+            if before != now and (before is not None or now is not None):
+                values = [significant(v, 4) if v is not None else MISSING for v in (before, now)]
+                cells[f"{text} {values[0]} → {values[1]}"].append(row.a)
+    return [
+        text if len(where) == len(rows) else f"{text} ({where[0].title()}{' and more' if len(where) > 1 else ''})"
+        for text, where in cells.items()
+    ]
+
+
+def repeatability(rows: Sequence[Timed]) -> list[str]:
+    """How well the second run repeats the first: one sentence for each of speed, latency, memory."""
+    texts = []
+    for word, metric in (("throughput", "speed"), ("latency", "latency"), ("peak memory", "memory")):
+        known = [(row, ratio) for row in rows if row.comparable and (ratio := getattr(row, metric)) is not None]
+        if not known:
+            continue
+        apart = np.abs(np.array([ratio for _, ratio in known]) - 1)
+        quiet = np.array([not row.noisy for row, _ in known])
+        text = (
+            f"Repeats of {word}: median ratio {np.median([r for _, r in known]):.3f}, "
+            f"{(apart <= REPEATS_WITHIN).sum()} of {counted(len(known), 'cell')} "
+            f"({(apart <= REPEATS_WITHIN).mean():.0%}) within {REPEATS_WITHIN:.0%}, "
+            f"95 % of them within {np.quantile(apart, 0.95):.1%}"
+        )
+        if metric != "memory" and not quiet.all() and quiet.any():
+            text += f"; without the {(~quiet).sum()} flagged noisy {(apart[quiet] <= REPEATS_WITHIN).mean():.0%}"
+        texts.append(text + ".")
+    told = [row for row in rows if row.comparable and row.noise is not None and row.speed is not None]
+    if told:
+        inside = sum(abs(row.speed - 1) <= row.noise for row in told if row.speed is not None and row.noise is not None)
+        texts.append(f"{inside} of {len(told)} ratios lie within the noise that their rounds predict (95 % expected).")
+    return texts
+
+
+def to_json(found: Comparison) -> dict[str, Any]:
+    """The figures of the tables."""
+    pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
+    accuracy = [
+        {
+            "where": entry.identity, "metric": metric, "seeds": seeds, "difference": -e.effect,
+            "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,
+        }
+        for metric in METRICS
+        for entry, seeds, _, _, e, p in tested_accuracy(pairs, metric)
+    ]  # fmt: skip
+    efficiency = [
+        {
+            "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
+            "noise_95": row.noise, "p_holm": row.p, "latency_ratio": row.latency, "memory_ratio": row.memory,
+            "noisy": row.noisy,
+            "exact_a": row.a.exact, "exact_b": row.b.exact,
+        }
+        for row in timed(found.kind(efficiency=True))
+    ]  # fmt: skip
+    only = {"only_a": [e.title() for e in found.only_a], "only_b": [e.title() for e in found.only_b]}
+    return {"a": found.a.name, "b": found.b.name, **only, "accuracy": accuracy, "efficiency": efficiency}

@@ -1,0 +1,391 @@
+"""The regression check: every Cell of a baseline against a current run, and what that comes to. Pure functions.
+
+Exact: parameters, MACs, the arrays of saved predictions. Tested: AUC and ACC over the same test images, throughput over
+rounds, peak memory over runs; one-sided, adjusted by Holm over all tests of the check, and only an effect of at least
+the minimum counts. Tests that have too few samples to ever fire are left out and named.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Any
+
+import numpy as np
+
+from bench.report.baseline import EXACT, Entry, Snapshot, shown_machine
+from bench.report.baseline_scores import Scores
+from bench.report.gate_statistics import (
+    Evidence,
+    Parts,
+    accuracy_evidence,
+    memory_evidence,
+    memory_noise,
+    parts,
+    pooled_seed_variance,
+    rounds_needed,
+    speed_evidence,
+    testable,
+)
+from bench.report.paired import holm
+from bench.report.tables import MISSING, fixed, significant
+
+FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
+EXACT_NAMES = {"params": "parameters", "macs_g": "GMACs", "train_macs_g": "training GMACs"}
+METRICS = {"auc": "AUC", "acc": "ACC"}
+MAX_FIELDS_NAMED = 3
+
+
+class Outcome(StrEnum):
+    """What became of one check of one baseline Cell."""
+
+    FINE = "fine"
+    BETTER = "better"
+    REGRESSION = "regression"
+    FAILED = "failed"
+    ABSENT = "absent"
+    ALLOWED = "allowed"
+    FEW = "few samples"
+    OTHER = "not compared"
+    NOTHING = "no baseline"
+
+
+COMPARED = frozenset({Outcome.FINE, Outcome.BETTER, Outcome.REGRESSION})
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What counts: the family-wise level, the smallest effects (points, or shares), and whether Cells may be absent."""
+
+    alpha: float = 0.05
+    min_accuracy: float = 0.01
+    min_speed: float = 0.05
+    min_memory: float = 0.05
+    allow_missing: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check of one Cell (or of all seeds of one row).
+
+    Attributes:
+        kind: of the Cell.
+        cell: in words.
+        check: ``AUC``, ``ACC``, ``speed``, ``memory``, ``parameters``, ``GMACs``, ``predictions``, ``status``.
+        before: the baseline's figure as text.
+        now: the current one.
+        message: a sentence.
+        evidence: of a test.
+        adjusted: its p after Holm.
+    """
+
+    kind: str
+    cell: str
+    check: str
+    outcome: Outcome
+    before: str = ""
+    now: str = ""
+    message: str = ""
+    evidence: Evidence | None = None
+    adjusted: float | None = None
+
+
+@dataclass(slots=True)
+class Verdict:
+    """All findings, and what they come to."""
+
+    findings: list[Finding]
+    options: Options
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    tests: int = 0
+
+    def count(self, *outcomes: Outcome) -> int:
+        """How many findings have one of these outcomes."""
+        return sum(f.outcome in outcomes for f in self.findings)
+
+    @property
+    def exit_code(self) -> int:
+        """2 broken input, before 1 regression, before 4 Cells failed or absent, before 3 nothing comparable, else 0."""
+        if self.problems:
+            return BROKEN
+        if self.count(Outcome.REGRESSION):
+            return REGRESSION
+        if self.count(Outcome.FAILED, Outcome.ABSENT):
+            return INCOMPLETE
+        return FINE if self.count(*COMPARED) else INCOMPARABLE
+
+
+def check(baseline: Snapshot, current: Snapshot, options: Options | None = None) -> Verdict:
+    """Compare a current run with a baseline.
+
+    Args:
+        baseline: of :func:`bench.report.baseline.read`.
+        current: of :func:`bench.report.baseline.take`, with the baseline's ``max_images``.
+        options: what counts.
+    """
+    options = options or Options()
+    there: dict[str, list[Entry]] = defaultdict(list)
+    for entry in current.entries:
+        there[entry.asked].append(entry)
+    findings: list[Finding] = []
+    pairs: list[tuple[Entry, Entry]] = []
+    for before in baseline.entries:
+        now = _counterpart(before, there)
+        finding = _presence(before, now, current, options)
+        if finding:
+            findings.append(finding)
+        elif now:
+            pairs.append((before, now))
+    asked: list[tuple[Finding, Evidence | None]] = []
+    for before, now in pairs:
+        findings += [*_exact(before, now), *_arrays(before, now)]
+    asked += _accuracy(pairs, options)
+    efficiency = [(before, now) for before, now in pairs if before.kind == "efficiency"]
+    same = [(before, now) for before, now in efficiency if before.machine == now.machine]
+    asked += _speed(same, options) + _memory(same, memory_noise(_repeats(baseline, current)), options)
+    findings += [_elsewhere(before, now) for before, now in efficiency if before.machine != now.machine]
+    judged, tests = judge(asked, options)
+    verdict = Verdict(
+        [*findings, *judged], options, [*baseline.problems, *current.problems], _notes(baseline, current), tests
+    )
+    return verdict
+
+
+# --- is it there? ----------------------------------------------------------------------------------------------
+
+
+def _counterpart(before: Entry, there: Mapping[str, Sequence[Entry]]) -> Entry | None:
+    """The current Cell that asks the same, of the same machine if there is one."""
+    found = there.get(before.asked, ())
+    return next((now for now in found if now.machine == before.machine), found[0] if found else None)
+
+
+def _presence(before: Entry, now: Entry | None, current: Snapshot, options: Options) -> Finding | None:
+    """What there is to say of a Cell that cannot be compared; None if it can."""
+
+    def found(outcome: Outcome, message: str) -> Finding:
+        return Finding(
+            before.kind, before.title(), "status", outcome, before.status, now.status if now else "–", message
+        )
+
+    if before.status != "ok":
+        return found(Outcome.NOTHING, f"the baseline has no result ({before.status}), so there is nothing to lose")
+    if now is None:
+        absent = Outcome.ALLOWED if options.allow_missing else Outcome.ABSENT
+        return found(absent, _why_absent(before, current))
+    if now.status != "ok":
+        return found(Outcome.FAILED, f"{now.status}: {now.reason or 'no reason given'}")
+    return None
+
+
+def _why_absent(before: Entry, current: Snapshot) -> str:
+    """Whether the run has the nearly same Cell: another recipe, size or data version."""
+    wanted = _flat(before.identity)
+    best: tuple[int, list[str]] | None = None
+    for entry in current.entries:
+        has = _flat(entry.identity)
+        if entry.kind != before.kind or any(has.get(k) != wanted.get(k) for k in ("model", "dataset", "mode")):
+            continue
+        apart = [k for k in sorted({*wanted, *has}) if wanted.get(k) != has.get(k)]
+        if best is None or len(apart) < best[0]:
+            best = len(apart), [f"{k} {has.get(k)} instead of {wanted.get(k)}" for k in apart]
+    if best is None:
+        return "the current run has no such cell"
+    more = f" and {best[0] - MAX_FIELDS_NAMED} more" if best[0] > MAX_FIELDS_NAMED else ""
+    return f"the current run has it with {', '.join(best[1][:MAX_FIELDS_NAMED])}{more}; if meant, make a new baseline"
+
+
+def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, item in value.items():
+        flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
+    return flat
+
+
+# --- exact -----------------------------------------------------------------------------------------------------
+
+
+def _exact(before: Entry, now: Entry) -> list[Finding]:
+    findings = []
+    for name in EXACT:
+        if name not in before.exact:
+            continue
+        old, new = before.exact[name], now.exact.get(name)
+        finding = Finding(
+            before.kind, before.title(), EXACT_NAMES[name], Outcome.FINE, _number(old), _number(new) if new else "–"
+        )
+        if new is None:
+            finding = replace(finding, outcome=Outcome.REGRESSION, message="no longer counted; the record says why")
+        elif abs(new - old) > 1e-9 * abs(old):  # a decimal fraction may lose its last bit on the way through text
+            change = f"{EXACT_NAMES[name]} changed by {new / old - 1:+.3%}; if meant, make a new baseline"
+            finding = replace(finding, outcome=Outcome.REGRESSION, message=change)
+        findings.append(finding)
+    return findings
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
+
+
+def _arrays(before: Entry, now: Entry) -> list[Finding]:
+    """The schema of saved predictions: names, types, shapes, and the same test labels."""
+    if before.kind == "efficiency":
+        return []
+    wrong = [
+        f"{name} is {_array(now.arrays.get(name))} instead of {_array(before.arrays.get(name))}"
+        for name in sorted({*before.arrays, *now.arrays})
+        if before.arrays.get(name) != now.arrays.get(name)
+    ]
+    if before.scores and now.scores and before.scores.test_set != now.scores.test_set:
+        wrong.append("the test labels are others")
+    outcome = Outcome.REGRESSION if wrong else Outcome.FINE
+    return [Finding(before.kind, before.title(), "predictions", outcome, message="; ".join(wrong))]
+
+
+def _array(value: Sequence[Any] | None) -> str:
+    return f"{value[0]} {'x'.join(map(str, value[1]))}" if value else "absent"
+
+
+# --- tested ----------------------------------------------------------------------------------------------------
+
+Asked = list[tuple[Finding, Evidence | None]]
+
+
+def accuracy_parts(pairs: Sequence[tuple[Entry, Entry]], metric: str) -> dict[str, tuple[Entry, Parts, str, str]]:
+    """For each row, its seeds put together: an Entry that names it, what its images and seeds say, the two means."""
+    rows: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
+    for before, now in pairs:
+        if before.scores and now.scores and before.scores.test_set == now.scores.test_set:
+            rows[before.row].append((before, now))
+    found = {}
+    for row, seeds in rows.items():
+        scores: list[tuple[Scores, Scores]] = [(n.scores, b.scores) for b, n in seeds if n.scores and b.scores]
+        if any(now.log_odds.shape != before.log_odds.shape for now, before in scores):
+            continue
+        means = [
+            fixed(float(np.mean([e.shown.get(f"test_{metric}", np.nan) for e in side])))
+            for side in zip(*seeds, strict=True)
+        ]
+        found[row] = (seeds[0][0], parts(scores, metric), means[0], means[1])
+    return {row: f for row, f in found.items() if np.isfinite(f[1].difference)}
+
+
+def of_one_dataset(rows: Mapping[str, tuple[Entry, Parts, str, str]]) -> dict[str, tuple[float, int]]:
+    """For each row the variance between seeds, pooled over the models of its dataset."""
+    datasets: dict[str, list[Parts]] = defaultdict(list)
+    for entry, part, _, _ in rows.values():
+        datasets[entry.kind + str(entry.identity.get("dataset"))].append(part)
+    pooled = {name: pooled_seed_variance(members) for name, members in datasets.items()}
+    return {row: pooled[e.kind + str(e.identity.get("dataset"))] for row, (e, _, _, _) in rows.items()}
+
+
+def _accuracy(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
+    asked: Asked = []
+    for metric, name in METRICS.items():
+        rows = accuracy_parts(pairs, metric)
+        pooled = of_one_dataset(rows)
+        for row, (entry, part, before, now) in rows.items():
+            seeds = len(part.seeds)
+            cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
+            finding = Finding(entry.kind, cell, name, Outcome.FINE, before, now)
+            asked.append((finding, accuracy_evidence(part, options.min_accuracy, pooled[row])))
+    return asked
+
+
+def _speed(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
+    asked: Asked = []
+    for before, now in pairs:
+        finding = Finding("efficiency", before.title(), "speed", Outcome.FEW, _middle(before.speed), _middle(now.speed))
+        if evidence := speed_evidence(before.speed, now.speed, options.min_speed):
+            asked.append((finding, evidence))
+        elif before.speed:
+            rounds = f"{len(before.speed)} and {len(now.speed)} rounds"
+            asked.append((replace(finding, message=f"not enough samples: {rounds}, so the noise is unknown"), None))
+    return asked
+
+
+def _memory(pairs: Sequence[tuple[Entry, Entry]], noise: Mapping[str, tuple[float, float]], options: Options) -> Asked:
+    asked: Asked = []
+    for before, now in pairs:
+        own = noise.get(before.machine[0], noise["cpu"])
+        if evidence := memory_evidence(before.memory, now.memory, options.min_memory, own):
+            old, new = _middle(before.memory), _middle(now.memory)
+            asked.append((Finding("efficiency", before.title(), "memory", Outcome.FINE, old, new), evidence))
+    return asked
+
+
+def _middle(values: Sequence[float]) -> str:
+    return significant(float(np.median(values))) if values else MISSING
+
+
+def _repeats(*snapshots: Snapshot) -> dict[str, list[list[float]]]:
+    found: dict[str, list[list[float]]] = defaultdict(list)
+    for snapshot in snapshots:
+        for entry in snapshot.entries:
+            found[entry.machine[0]].append(entry.memory)
+    return found
+
+
+def _elsewhere(before: Entry, now: Entry) -> Finding:
+    places = f"{shown_machine(before.machine)}, now {shown_machine(now.machine)}"
+    return Finding(
+        "efficiency",
+        before.title(),
+        "speed and memory",
+        Outcome.OTHER,
+        message=f"measured on another machine: {places}",
+    )
+
+
+def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:
+    """Adjust all tests together and say what each comes to; also how many were tested."""
+    questions = [(finding, evidence) for finding, evidence in asked if evidence]
+    can = testable([evidence.least_p for _, evidence in questions], options.alpha)
+    judged = [finding for finding, evidence in asked if not evidence]
+    tested = [question for question, possible in zip(questions, can, strict=True) if possible]
+    few = [question for question, possible in zip(questions, can, strict=True) if not possible]
+    needed = rounds_needed(len(questions), options.alpha)
+    for finding, evidence in few:
+        enough = f"{len(questions)} tests need {needed} rounds a side (efficiency.rounds, or several runs)"
+        message = f"not enough samples: {enough}"
+        judged.append(replace(finding, outcome=Outcome.FEW, message=message, evidence=evidence))
+    worse = holm([evidence.p for _, evidence in tested])
+    better = holm([evidence.p_better for _, evidence in tested])
+    for (finding, evidence), p, other in zip(tested, worse, better, strict=True):
+        outcome = Outcome.FINE
+        if evidence.beyond and p <= options.alpha:
+            outcome = Outcome.REGRESSION
+        elif -evidence.effect >= evidence.limit and other <= options.alpha:
+            outcome = Outcome.BETTER
+        message = _sentence(finding, evidence, float(other if outcome == Outcome.BETTER else p), len(tested))
+        judged.append(replace(finding, outcome=outcome, message=message, evidence=evidence, adjusted=float(p)))
+    return judged, len(tested)
+
+
+def _sentence(finding: Finding, evidence: Evidence, p: float, tests: int) -> str:
+    if finding.check in METRICS.values():
+        size, verbs = f"{abs(evidence.effect):.3f}", ("rose", "fell")
+    else:
+        size = f"{abs(evidence.effect):.1%}"
+        verbs = ("rose", "fell") if finding.check == "speed" else ("fell", "rose")
+    probability = f"p {p:.2g} after Holm over {tests} tests" if tests > 1 else f"p {p:.2g}"
+    floor = f"; what counts begins at {evidence.limit:.3g}" if 0 < evidence.effect < evidence.limit else ""
+    return f"{finding.check} {verbs[evidence.effect > 0]} by {size} ({probability}{floor})" if evidence.effect else ""
+
+
+def _notes(baseline: Snapshot, current: Snapshot) -> list[str]:
+    """What a reader should know beside the findings."""
+    notes = []
+    known = {entry.asked for entry in baseline.entries}
+    if new := sum(entry.asked not in known for entry in current.entries):
+        notes.append(f"{new} cells of the current run are not in the baseline")
+    before, now = (s.about.get("versions", {}) for s in (baseline, current))
+    if moved := [f"{k} {before[k]} → {now[k]}" for k in sorted({*before} & {*now}) if before[k] != now[k]]:
+        notes.append("versions: " + ", ".join(moved))
+    there, here = set(baseline.machines), set(current.machines)
+    if there and here and (apart := there ^ here):
+        notes.append("machines that only one side has: " + "; ".join(map(shown_machine, sorted(apart))))
+    return notes

@@ -1,0 +1,237 @@
+"""What the regression check says: in the terminal, as Markdown for GitHub, JUnit XML for CI, and JSON."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from xml.etree import ElementTree
+
+from bench import store
+from bench.report import baseline as baselines
+from bench.report.gate import (
+    BROKEN,
+    FINE,
+    INCOMPARABLE,
+    INCOMPLETE,
+    REGRESSION,
+    Finding,
+    Options,
+    Outcome,
+    Verdict,
+    check,
+)
+from bench.report.render import markdown, terminal
+from bench.report.tables import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SCHEMA = 1
+WORDS = {
+    FINE: "nothing got worse",
+    REGRESSION: "regression",
+    BROKEN: "broken input",
+    INCOMPARABLE: "nothing could be compared",
+    INCOMPLETE: "cells failed or absent",
+}
+SHOWN = (Outcome.REGRESSION, Outcome.FAILED, Outcome.ABSENT, Outcome.BETTER)
+MAX_ROWS = 200  # GitHub cuts a summary at 1 MiB
+_COUNTED = {
+    Outcome.REGRESSION: ("regression", ""),
+    Outcome.FAILED: ("failed cell", ""),
+    Outcome.ABSENT: ("absent cell", ""),
+    Outcome.ALLOWED: ("absent cell that is allowed", "absent cells that are allowed"),
+    Outcome.BETTER: ("better", "better"),
+    Outcome.FINE: ("fine", "fine"),
+    Outcome.FEW: ("with too few samples", "with too few samples"),
+    Outcome.OTHER: ("not compared", "not compared"),
+    Outcome.NOTHING: ("without a result in the baseline", "without a result in the baseline"),
+}
+# XML 1.0 has no way to write these, not even escaped.
+_NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def run_check(
+    runs: Sequence[Path],
+    baseline: Path,
+    options: Options,
+    console: Console,
+    *,
+    json_path: Path | None = None,
+    junit_path: Path | None = None,
+    summary_path: Path | None = None,
+) -> int:
+    """Compare runs with a baseline file, print and write what was found; return the exit code.
+
+    Args:
+        runs: run directories of one version; their rounds are put together.
+        baseline: of ``bench baseline``.
+        options: what counts.
+        console: prints the table.
+        json_path: where to write all findings.
+        junit_path: where to write them for a CI system.
+        summary_path: a Markdown file to append to (``$GITHUB_STEP_SUMMARY``).
+
+    Raises:
+        StoreError: the baseline or a run cannot be read, or an output cannot be written.
+    """
+    before = baselines.read(baseline)
+    verdict = check(before, baselines.take(runs, before.max_images), options)
+    found = sections(verdict)
+    terminal(found, console)
+    if json_path:
+        store.write_json(json_path, to_json(verdict))
+    if junit_path:
+        store.atomic_write(junit_path, junit(verdict))
+    if summary_path:
+        append(summary_path, markdown(found))
+    return verdict.exit_code
+
+
+def append(path: Path, text: str) -> None:
+    """Add to a step summary. Raises StoreError where that cannot be."""
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise store.StoreError(f"cannot write {path}: {error.strerror}; unset GITHUB_STEP_SUMMARY") from error
+
+
+def sections(verdict: Verdict) -> list[Section]:
+    """The verdict as a page: what it comes to, what got worse, what could not be compared."""
+    shown = [f for outcome in SHOWN for f in verdict.findings if f.outcome == outcome]
+    blocks: list[Block] = [Text(_summary(verdict))]
+    if shown:
+        rows = [(f.outcome.value, f"{f.cell}: {f.check}", f.before, f.now, f.message) for f in shown[:MAX_ROWS]]
+        columns = (
+            Column("outcome", left=True), Column("what", left=True, wrap=True), Column("baseline", drop=2),
+            Column("now", drop=1), Column("why", left=True, wrap=True),
+        )  # fmt: skip
+        blocks.append(Table(columns, rows_of(rows)))
+    more = [f"{len(shown) - MAX_ROWS} more are in the JSON"] if len(shown) > MAX_ROWS else []
+    if lines := [*verdict.problems, *more, *_grouped(verdict.findings), *verdict.notes]:
+        blocks.append(Bullets(tuple(lines)))
+    code = verdict.exit_code
+    return [Section(f"Regression check: {WORDS[code]} (exit code {code})", blocks)]
+
+
+def _summary(verdict: Verdict) -> str:
+    parts = [counted(n, *words) for outcome, words in _COUNTED.items() if (n := verdict.count(outcome))]
+    checks = counted(len(verdict.findings), "check")
+    options = verdict.options
+    return (
+        f"{checks}: {listed(parts) or 'nothing to compare'}. {counted(verdict.tests, 'test')} at a family-wise level "
+        f"of {options.alpha:.0%} (Holm), one-sided; what counts begins at {options.min_accuracy:g} AUC or ACC, "
+        f"{options.min_speed:.0%} speed, {options.min_memory:.0%} memory, or the noise where that is more."
+    )
+
+
+def _grouped(findings: Sequence[Finding]) -> list[str]:
+    """One line for all checks that were not made for one reason."""
+    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    for finding in findings:
+        if finding.outcome in (Outcome.FEW, Outcome.OTHER, Outcome.NOTHING, Outcome.ALLOWED):
+            groups[finding.outcome, finding.check, finding.message].append(finding)
+    lines = []
+    for (_, what, message), members in groups.items():
+        one = members[0].cell
+        which = one if len(members) == 1 else f"{one} and {counted(len(members) - 1, 'more cell')}"
+        lines.append(f"{what} of {which}: {message}")
+    return lines
+
+
+def to_json(verdict: Verdict) -> dict[str, Any]:
+    """All of it, for programs."""
+    return {
+        "schema": SCHEMA,
+        "exit_code": verdict.exit_code,
+        "verdict": WORDS[verdict.exit_code],
+        "options": asdict(verdict.options),
+        "tests": verdict.tests,
+        "counts": {outcome.value: verdict.count(outcome) for outcome in Outcome},
+        "problems": verdict.problems,
+        "notes": verdict.notes,
+        "findings": [asdict(finding) for finding in verdict.findings],
+    }
+
+
+def junit(verdict: Verdict) -> bytes:
+    """JUnit XML: a suite a kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
+    suites = ElementTree.Element("testsuites", name="bench check")
+    totals: dict[str, int] = defaultdict(int)
+    groups: dict[str, list[Finding]] = defaultdict(list)
+    for finding in verdict.findings:
+        groups[finding.kind].append(finding)
+    for kind, members in groups.items():
+        suite = ElementTree.SubElement(suites, "testsuite", name=kind)
+        counts: dict[str, int] = {"tests": len(members), "failures": 0, "errors": 0, "skipped": 0}
+        for finding in members:
+            if name := _case(suite, finding):
+                counts[name] += 1
+        _count(suite, counts, totals)
+    if verdict.problems:
+        suite = ElementTree.SubElement(suites, "testsuite", name="input")
+        for number, problem in enumerate(verdict.problems, start=1):
+            case = ElementTree.SubElement(suite, "testcase", classname="input", name=f"file {number}")
+            ElementTree.SubElement(case, "error", type="broken input", message=_xml(problem))
+        n = len(verdict.problems)
+        _count(suite, {"tests": n, "failures": 0, "errors": n, "skipped": 0}, totals)
+    for name, value in totals.items():
+        suites.set(name, str(value))
+    ElementTree.indent(suites)
+    text: bytes = ElementTree.tostring(suites, encoding="utf-8", xml_declaration=True)
+    return text + b"\n"
+
+
+def _count(suite: ElementTree.Element, counts: dict[str, int], totals: dict[str, int]) -> None:
+    for name, value in counts.items():
+        suite.set(name, str(value))
+        totals[name] += value
+
+
+def _case(suite: ElementTree.Element, finding: Finding) -> str:
+    """Add a test case; return which count it belongs to."""
+    case = ElementTree.SubElement(suite, "testcase", classname=_xml(finding.cell), name=finding.check)
+    message = _xml(finding.message)
+    if finding.outcome == Outcome.REGRESSION:
+        text = f"{finding.message}\nbaseline {finding.before}, now {finding.now}"
+        ElementTree.SubElement(case, "failure", type="regression", message=message).text = _xml(text)
+        return "failures"
+    if finding.outcome in (Outcome.FAILED, Outcome.ABSENT):
+        ElementTree.SubElement(case, "error", type=finding.outcome.value, message=message)
+        return "errors"
+    if finding.outcome in (Outcome.FINE, Outcome.BETTER):
+        return ""
+    ElementTree.SubElement(case, "skipped", message=message)
+    return "skipped"
+
+
+def _xml(text: str) -> str:
+    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def run_baseline(runs: Sequence[Path], out: Path, max_images: int, console: Console) -> int:
+    """Write the baseline file of runs and say what is in it; return 0.
+
+    Raises:
+        StoreError: a run cannot be read, is damaged or has no result, or the file cannot be written.
+    """
+    snapshot = baselines.take(runs, max_images)
+    size = baselines.write(snapshot, out)
+    good = [entry for entry in snapshot.entries if entry.status == "ok"]
+    without = len(snapshot.entries) - len(good)
+    rounds = [len(entry.speed) for entry in good if entry.speed]
+    lines = [f"{out}: {counted(len(good), 'cell')}, {size / 1024:,.0f} KiB"]
+    if without:
+        lines.append(f"{counted(without, 'cell')} without a result: nothing of them can get worse")
+    if rounds and min(rounds) < 6:
+        lines.append(
+            f"{min(rounds)} rounds a cell: speed needs 6 a side or more; give several runs, or efficiency.rounds=6"
+        )
+    for line in lines:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
+    return 0

@@ -1,0 +1,265 @@
+"""Did it get worse? One-sided evidence for accuracy, speed and memory, and how many such questions a run may ask.
+
+Pure functions. An effect is how much worse the current run is: points of AUC or ACC, or a share of speed or memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.report.baseline_scores import Scores
+from bench.report.paired import Z_95, acc_components, auc_components, mcnemar_worse
+from bench.report.statistics import Array, correct
+
+# Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:
+# resident memory of a process on the CPU (0.031 over 35 Cells of two sweeps of one version, by `bench compare`), the
+# allocator's own count on a GPU, which repeats but for the libraries' workspaces.
+MEMORY_NOISE_REL = {"cpu": 0.031, "cuda": 0.005}
+ENOUGH_REPEATS = 10  # degrees of freedom from which a measured noise is taken instead
+# A side: with five, the smallest two-sided p is 0.8 %, and one disturbed round decides.
+LEAST_ROUNDS = 6
+_EXACT_ROUNDS = 25  # up to here a side, Mann-Whitney's exact distribution
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """The answer to one question.
+
+    Attributes:
+        effect: how much worse; negative is better.
+        limit: a smaller effect does not count: the minimum asked for, or the noise floor where that is higher.
+        p: of this effect or a worse one if nothing had changed.
+        p_better: the same of the other direction.
+        least_p: the smallest p that so many samples can give.
+        spread: standard deviation of the effect, where it is estimated, with its degrees of ``freedom``.
+    """
+
+    effect: float
+    limit: float
+    p: float
+    p_better: float
+    least_p: float = 0.0
+    spread: float | None = None
+    freedom: float = math.inf
+
+    @property
+    def two_sided(self) -> float:
+        """The p of so large an effect in either direction."""
+        return min(1.0, 2 * min(self.p, self.p_better))
+
+    def half_width(self) -> float | None:
+        """Half the width of the effect's 95 % interval."""
+        from scipy.special import stdtrit  # light, unlike scipy.stats
+
+        if self.spread is None:
+            return None
+        return self.spread * (float(stdtrit(self.freedom, 0.975)) if math.isfinite(self.freedom) else Z_95)
+
+    @property
+    def beyond(self) -> bool:
+        """Whether the effect is one that counts."""
+        return self.effect >= self.limit
+
+
+# --- accuracy --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the test images and the seeds of one row say about a metric (current less baseline).
+
+    Attributes:
+        seeds: the difference of each seed.
+        variance: that a new draw of test images would give to the mean over seeds, with ``freedom``.
+        only: for one seed and answers that are right or wrong: images that only the current, only the baseline answers.
+    """
+
+    seeds: tuple[float, ...]
+    variance: float
+    freedom: float
+    only: tuple[int, int] | None = None
+
+    @property
+    def difference(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.seeds))
+
+    @property
+    def seed_variance(self) -> float | None:
+        """Variance of one seed's difference on these images; None for one seed."""
+        return float(np.var(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
+
+
+def parts(pairs: Sequence[tuple[Scores, Scores]], metric: str) -> Parts:
+    """Compare (current, baseline) of each seed on their common test images.
+
+    Args:
+        pairs: at least one; all of one test set.
+        metric: ``auc`` or ``acc``.
+    """
+    compare = auc_components if metric == "auc" else acc_components
+    labels = pairs[0][0].labels
+    found = [compare(now.probabilities(), before.probabilities(), labels) for now, before in pairs]
+    mean = type(found[0])(
+        float(np.mean([f.difference for f in found])), np.mean([f.of_image for f in found], axis=0), found[0].strata
+    )
+    variance, freedom = mean.variance()
+    only = _discordant(*pairs[0]) if metric == "acc" and len(pairs) == 1 and labels.ndim == 1 else None
+    return Parts(tuple(f.difference for f in found), variance, freedom, only)
+
+
+def _discordant(now: Scores, before: Scores) -> tuple[int, int]:
+    a, b = (correct(s.probabilities(), s.labels).astype(bool) for s in (now, before))
+    return int((a & ~b).sum()), int((b & ~a).sum())
+
+
+def pooled_seed_variance(rows: Sequence[Parts]) -> tuple[float, int]:
+    """Variance of one seed's difference over all rows of one dataset, and its degrees of freedom."""
+    known = [(v, len(row.seeds) - 1) for row in rows if (v := row.seed_variance) is not None]
+    freedom = sum(n for _, n in known)
+    return (sum(v * n for v, n in known) / freedom if freedom else 0.0), freedom
+
+
+def accuracy_evidence(row: Parts, least: float, pooled: tuple[float, int] = (0.0, 0)) -> Evidence:
+    """Test whether a row's AUC or ACC fell, over new test images and, from two seeds on, over new trainings.
+
+    The two variances are added. That of training is the row's own, but never less than ``pooled`` over the dataset's
+    rows: a few seeds can agree by chance. One seed: McNemar's exact test for ACC, and the answer is about these two
+    trained networks alone.
+
+    Args:
+        row: of :func:`parts`.
+        least: the smallest fall that counts.
+        pooled: of :func:`pooled_seed_variance`.
+    """
+    fall = -row.difference
+    if row.only is not None:
+        now, before = row.only
+        return Evidence(fall, least, mcnemar_worse(now, before), mcnemar_worse(before, now), 0.0, row.variance**0.5)
+    seed, seed_freedom = _of_training(row, pooled)
+    seed /= len(row.seeds)
+    variance = row.variance + seed
+    if variance <= 0:
+        return Evidence(fall, least, float(fall <= 0), float(fall >= 0), 0.0, 0.0)
+    squares = row.variance**2 / row.freedom + (seed**2 / seed_freedom if seed_freedom else 0.0)
+    t, freedom = fall / math.sqrt(variance), variance**2 / squares if squares else math.inf
+    return Evidence(fall, least, _beyond(t, freedom), _beyond(-t, freedom), 0.0, math.sqrt(variance), freedom)
+
+
+def _of_training(row: Parts, pooled: tuple[float, int]) -> tuple[float, int]:
+    own = row.seed_variance
+    if own is None:
+        return 0.0, 0
+    return (own, len(row.seeds) - 1) if own > pooled[0] else pooled
+
+
+def _beyond(t: float, freedom: float) -> float:
+    """Upper tail of Student's t."""
+    from scipy.special import ndtr, stdtr  # light, unlike scipy.stats
+
+    return float(stdtr(freedom, -t)) if math.isfinite(freedom) else float(ndtr(-t))
+
+
+# --- speed and memory ------------------------------------------------------------------------------------------
+
+
+def speed_evidence(before: Sequence[float], now: Sequence[float], least: float) -> Evidence | None:
+    """Test whether throughput fell: Mann-Whitney on the rounds; None with fewer than two rounds a side.
+
+    The fall also has to leave the noise floor: the 95 % bound of the difference of two such medians, from the spread
+    between rounds (other models ran between them, so it holds the machine's drift).
+
+    Args:
+        before: images/s of each round of the baseline.
+        now: the same of the current run.
+        least: the smallest relative fall that counts.
+    """
+    from scipy.stats import mannwhitneyu
+
+    if min(len(before), len(now)) < 2:
+        return None
+    noise = math.sqrt(sum(np.var(np.log(side), ddof=1) * _of_median(len(side)) for side in (before, now)))
+    method = "exact" if max(len(before), len(now)) <= _EXACT_ROUNDS else "asymptotic"
+    worse, better = (float(mannwhitneyu(now, before, alternative=a, method=method).pvalue) for a in ("less", "greater"))
+    effect = 1 - float(np.median(now) / np.median(before))
+    return Evidence(effect, max(least, Z_95 * noise), worse, better, least_p(len(before), len(now)), noise)
+
+
+def _of_median(n: int) -> float:
+    """Variance of the median of n normal values over that of one (asymptotic, a little too large for few)."""
+    return math.pi / 2 / n
+
+
+def least_p(before: int, now: int) -> float:
+    """The smallest one-sided p of Mann-Whitney's test with so many samples; 1 where there are not enough."""
+    return 1 / math.comb(before + now, now) if min(before, now) >= LEAST_ROUNDS else 1.0
+
+
+def rounds_needed(tests: int, alpha: float) -> int:
+    """Rounds a side from which Mann-Whitney can be significant among so many tests."""
+    return next(n for n in range(LEAST_ROUNDS, 1000) if least_p(n, n) <= alpha / max(tests, 1))
+
+
+def memory_noise(repeats: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, tuple[float, float]]:
+    """Relative standard deviation of peak memory for each device, with its degrees of freedom (infinite: assumed).
+
+    Args:
+        repeats: device -> for each Cell the MiB of its repeated runs.
+    """
+    found = {device: (noise, math.inf) for device, noise in MEMORY_NOISE_REL.items()}
+    for device, cells in repeats.items():
+        freedom = sum(len(c) - 1 for c in cells if len(c) > 1)
+        if freedom >= ENOUGH_REPEATS:
+            squares = sum(np.var(np.log(c), ddof=1) * (len(c) - 1) for c in cells if len(c) > 1)
+            found[device] = (math.sqrt(float(squares) / freedom), freedom)
+    return found
+
+
+def memory_evidence(
+    before: Sequence[float], now: Sequence[float], least: float, noise: tuple[float, float]
+) -> Evidence | None:
+    """Test whether peak memory rose, against the noise between runs; None where a side was not measured.
+
+    Args:
+        before: MiB of each run of the baseline.
+        now: MiB of each current run.
+        least: the smallest relative rise that counts.
+        noise: of :func:`memory_noise`, for this device.
+    """
+    if not before or not now or min(*before, *now) <= 0:
+        return None
+    rise = float(np.mean(np.log(now)) - np.mean(np.log(before)))
+    spread = noise[0] * math.sqrt(1 / len(before) + 1 / len(now))
+    if spread == 0:
+        worse, better = float(rise <= 0), float(rise >= 0)
+    else:
+        worse, better = _beyond(rise / spread, noise[1]), _beyond(-rise / spread, noise[1])
+    return Evidence(math.expm1(rise), max(least, math.expm1(Z_95 * spread)), worse, better, spread=spread)
+
+
+# --- the whole run ---------------------------------------------------------------------------------------------
+
+
+def testable(least: Sequence[float], alpha: float) -> Array:
+    """Which questions can be asked at all (Tarone, 1990): those that could be significant among those asked.
+
+    A test whose smallest possible p is too large for the number of tests could never fire; it is left out, and the
+    others need not be corrected for it. The choice depends on numbers of samples alone, never on what they are.
+
+    Args:
+        least: the smallest p each test can give.
+        alpha: family-wise level.
+
+    Returns:
+        (len(least),) booleans; Holm's adjustment goes over the true ones.
+    """
+    smallest = np.asarray(least, dtype=np.float64)
+    for tests in range(1, len(smallest) + 1):
+        chosen: Array = smallest <= alpha / tests
+        if chosen.sum() <= tests:
+            return chosen
+    return np.zeros(len(smallest), dtype=bool)
