@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 OUT ?= results/quick
+MINUTES ?= 0
 # Two test processes on two cores: a second thread of either would only be in the way.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
@@ -22,9 +23,9 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# All that is to be measured on a GPU; ends after MINUTES (0: when all is done), the same command goes on. See --help.
 gpu: $(STAMP)
-	$(BIN)/python -m bench.measure.ops_bench --device cuda --models medmamba vmamba --sizes 224 --batches 64 --json gpu_ops.json
-	$(BIN)/python -m bench.measure.gpu_check --json gpu_train.json
+	$(BIN)/python -m bench.measure.gpu_session --minutes $(MINUTES) $(if $(ARCHIVE),--archive $(ARCHIVE))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

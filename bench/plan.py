@@ -22,6 +22,7 @@ from bench.cells import (
 )  # fmt: skip
 from bench.config import ConfigError, Loaded
 from bench.files import Problem, preflight
+from bench.measure.compiler import why_not_compiled
 from bench.measure.hardware import machine_facts
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
 from bench.training import recipes
@@ -339,6 +340,7 @@ def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None
     facts = machine_facts()
     hardware = hardware_name(plan.device, facts)
     versions = library_versions()
+    no_compiler = why_not_compiled(plan.device) if True in section.compile else None
     resolutions = section.resolutions or loaded.sweep.sweep.resolutions
     grid = itertools.product(resolutions, section.batches, section.precisions, section.compile, section.modes, specs)
     for resolution, batch, precision, compiled, mode, spec in grid:
@@ -364,6 +366,8 @@ def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None
         reason = model.unsupported(resolution, dict(spec.options))
         if precision == "tf32" and plan.device == "cpu":
             reason = reason or "tf32 is a mode of CUDA devices"
+        if compiled:
+            reason = reason or no_compiler
         plan.add(cell, reason)
 
 

@@ -2,7 +2,7 @@
 
 Two passes see the same operators in the same order. One, under a dispatch mode, notes for each call the module it
 belongs to, its MACs and its traffic; the other, under torch.profiler, its time, undisturbed by the first. The calls are
-matched by name and order.
+matched by name and order. Beside each stage stands how near it comes to the ceilings that the machine was measured at.
 """
 
 from __future__ import annotations
@@ -11,49 +11,33 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.measure import flop_ops
+from bench.cells import EfficiencyCell
+from bench.measure.compiler import why_not_compiled
 
 if TYPE_CHECKING:
     import torch
+
+    from bench.measure.profile_passes import Call
+    from bench.measure.roofline import Ceilings
+    from bench.measure.workload import Workload
 
 STEPS = 10  # profiled steps; the median of each call is kept
 MAX_SECONDS = 30.0  # fewer steps for what is slower
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """One operator call of one forward pass.
-
-    Attributes:
-        path: the module that made it, as ``layers.0.blocks.1.op``.
-        operator: its name, as ``aten::addmm``.
-        seconds: its own time with all it called, on the device.
-        traffic: bytes that it reads and writes, each once.
-    """
-
-    path: str
-    operator: str
-    macs: int
-    traffic: int
-    seconds: float = 0.0
-
-    @property
-    def category(self) -> str:
-        """One of a few kinds, for colours and sums."""
-        return _category(self.operator, self.macs)
-
-
-@dataclass(frozen=True, slots=True)
 class Row:
-    """Calls added up: by stage or by operator. ``share`` is of the time in all operators (0 to 1)."""
+    """Calls added up: by stage or by operator. ``share`` is of the time in all operators (0 to 1).
+
+    ``of_roof`` is the least time that the measured ceilings allow for these MACs and bytes, over the time taken;
+    above 1 where caches served what memory could not. None without ceilings.
+    """
 
     name: str
     calls: int
@@ -61,6 +45,7 @@ class Row:
     share: float
     macs: int
     traffic: int
+    of_roof: float | None = None
 
     @property
     def gmacs_per_s(self) -> float:
@@ -75,11 +60,12 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """One forward pass of a model, taken apart.
+    """One step of a model, taken apart.
 
     Attributes:
-        step_s: median seconds of an undisturbed step.
+        step_s: median seconds of an undisturbed eager step.
         outside: share of the profiled steps that was in no operator (0 to 1): Python, launches, waiting.
+        compiled_step_s: median seconds of a compiled step, if that was wanted.
     """
 
     model: str
@@ -91,15 +77,27 @@ class Profile:
     outside: float
     calls: tuple[Call, ...]
     channels_last: bool = False
+    precision: str = "fp32"
+    mode: str = "infer"
+    compiled_step_s: float | None = None
+    ceilings: Ceilings | None = None
 
     @property
     def operators_s(self) -> float:
         """Seconds in all operators."""
         return sum(call.seconds for call in self.calls)
 
+    @property
+    def mfu(self) -> float | None:
+        """FLOPs of an undisturbed step over the arithmetic ceiling (0 to 1)."""
+        if self.ceilings is None:
+            return None
+        rate = 2 * sum(call.macs for call in self.calls) / self.step_s / 1e9
+        return rate / self.ceilings.gflops_per_s[self.precision]
+
     def by_stage(self) -> list[Row]:
-        """Rows in the order of the forward pass; containers are taken apart one level."""
-        return self._rows([stage_of(call.path) for call in self.calls])
+        """Rows in the order of the step; containers are taken apart one level."""
+        return self._rows([_stage_label(call) for call in self.calls])
 
     def by_operator(self) -> list[Row]:
         """Rows by operator, the longest first."""
@@ -119,18 +117,32 @@ class Profile:
                 share=seconds / total,
                 macs=sum(c.macs for c in calls),
                 traffic=sum(c.traffic for c in calls),
+                of_roof=sum(map(self._least_seconds, calls)) / seconds if self.ceilings and seconds else None,
             )
             for key, calls in groups.items()
         ]
+
+    def _least_seconds(self, call: Call) -> float:
+        assert self.ceilings is not None
+        arithmetic = 2 * call.macs / self.ceilings.gflops_per_s[self.precision]
+        return max(arithmetic, call.traffic / self.ceilings.copy_gb_per_s) / 1e9
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: what was profiled, both tables, units in the names."""
         facts = {k: v for k, v in asdict(self).items() if k != "calls"}
         return facts | {
             "operators_s": self.operators_s,
+            "mfu": self.mfu,
             "stages": [asdict(row) for row in self.by_stage()],
             "operators": [asdict(row) for row in self.by_operator()],
         }
+
+
+def _stage_label(call: Call) -> str:
+    if call.phase == "optimizer":
+        return "(optimizer)"
+    stage = stage_of(call.path)
+    return stage if call.phase == "forward" else f"{stage} {call.phase}"
 
 
 def stage_of(path: str) -> str:
@@ -141,20 +153,6 @@ def stage_of(path: str) -> str:
     return parts[0] or "(model)"
 
 
-def _category(operator: str, macs: int) -> str:
-    name = operator.partition("::")[2]
-    if "scan" in name:
-        return "scan"
-    if "attention" in name:
-        return "attention"
-    if "conv" in name:
-        return "convolution"
-    if macs:
-        return "matrix product"
-    kind = flop_ops.category(operator)
-    return {"normalisation": "norm", "movement": "data movement"}.get(kind or "", "elementwise")
-
-
 def profile_model(
     name: str,
     resolution: int = 224,
@@ -162,8 +160,14 @@ def profile_model(
     device: str = "cpu",
     trace: Path | None = None,
     model: torch.nn.Module | None = None,
+    *,
+    precision: str = "fp32",
+    train: bool = False,
+    compiled: bool = False,
+    threads: int = 0,
+    ceilings: bool = False,
 ) -> Profile:
-    """Profile a forward pass in evaluation mode, float32 (no TF32), eager.
+    """Profile the eager step of an efficiency Cell: a forward pass, or with ``train`` a whole training step.
 
     Args:
         name: a registered model, with options in brackets; plug-ins are loaded already.
@@ -172,6 +176,11 @@ def profile_model(
         device: ``cpu`` or ``cuda:N``.
         trace: where to write the Chrome trace of the profiled steps, if wanted.
         model: the network itself, when it is built already.
+        precision: ``fp32`` (no TF32), ``tf32`` or ``bf16`` (autocast).
+        train: forward, backward and optimizer instead of a forward pass in evaluation mode.
+        compiled: time a compiled step as well; a compiler fuses across modules, so the parts are the eager step's.
+        threads: CPU threads; 0 leaves them as they are.
+        ceilings: measure the machine's ceilings too (some seconds), for the shares of the roof.
 
     Raises:
         RegistryError: the model is unknown, or cannot run at this resolution.
@@ -182,40 +191,55 @@ def profile_model(
 
     import torch
 
-    from bench.measure.build import IN_CHANS, build
-    from bench.measure.layout import layout_of
-    from bench.measure.workload import set_precision
+    from bench.measure import profile_passes, roofline
+    from bench.measure.workload import Workload
 
-    set_precision("fp32")
-    net = (model or build(name, resolution)).to(device).eval()
-    layout = layout_of(net)
-    net = net.to(memory_format=layout)  # type: ignore[call-overload]
-    images = torch.randn(batch, IN_CHANS, resolution, resolution, device=device).contiguous(memory_format=layout)
+    if threads:
+        torch.set_num_threads(threads)
+    threads = torch.get_num_threads()
+    mode = "train" if train else "infer"
+    cell = EfficiencyCell(name, resolution, batch, precision, False, mode, device, "", threads, "", {}, 1.0, 1)
+    work = Workload(cell, model)
+    phases = _phases(work)
 
     def step(number: int) -> None:
-        with torch.no_grad():
-            net(images)
+        for _, run in phases:
+            run()
 
-    step_s = _undisturbed_seconds(step, device)
-    with torch.no_grad():
-        calls = record_calls(net, images)
+    step_s = profile_passes.undisturbed_seconds(step, device)
+    calls = profile_passes.record_calls(work.module, phases)
     steps = max(1, min(STEPS, int(MAX_SECONDS / step_s)))
-    times, wall_s = _operator_seconds(step, steps, device, trace, {call.operator for call in calls})
-    outside = max(0.0, 1 - sum(map(sum, times.values())) / wall_s)
-    threads = torch.get_num_threads()
-    timed, last = _timed(calls, times, steps), layout == torch.channels_last
-    return Profile(name, resolution, batch, device, threads, step_s, outside, timed, last)
+    operators = {call.operator for call in calls}
+    times, wall_s = profile_passes.operator_seconds(step, steps, device, trace, operators)
+    found = Profile(
+        name, resolution, batch, device, threads, step_s,
+        outside=max(0.0, 1 - sum(map(sum, times.values())) / wall_s),
+        calls=profile_passes.timed(calls, times, steps),
+        channels_last=work.layout == torch.channels_last,
+        precision=precision,
+        mode=mode,
+    )  # fmt: skip
+    if compiled:
+        again = Workload(replace(cell, compile=True), work.module)
+        found = replace(found, compiled_step_s=profile_passes.undisturbed_seconds(again.step(), device))
+    if ceilings:
+        found = replace(found, ceilings=roofline.measure_ceilings(device, threads, precision))
+    return found
 
 
-def _undisturbed_seconds(step: Any, device: str) -> float:
-    """Median seconds of a warm step that nobody watches."""
-    from bench.measure.timing import Budget, clock_for, throughput_blocks, warm_up
+def _phases(work: Workload) -> list[tuple[str, Callable[[], Any]]]:
+    """The parts of a step on one batch. Without gradients under ``no_grad``: inference mode keeps operators whole."""
+    import torch
 
-    clock = clock_for(device)
-    budget = Budget(throughput_s=1.0, warmup_s=0.3, warmup_max_s=2.0)
-    warm = warm_up(step, clock, budget)
-    blocks, _ = throughput_blocks(step, clock, budget, warm.step_s)
-    return sorted(blocks)[len(blocks) // 2]
+    if work.cell.mode == "train":
+        return [(name, lambda run=run: run(0)) for name, run in work.phases(pool=1)]  # type: ignore[misc]
+    (images,) = work.inputs(work.cell.batch, 1)
+
+    def forward() -> None:
+        with torch.no_grad(), work.precision():
+            work.module(images)
+
+    return [("forward", forward)]
 
 
 def _refuse_unsupported(name: str, resolution: int) -> None:
@@ -226,103 +250,29 @@ def _refuse_unsupported(name: str, resolution: int) -> None:
         raise RegistryError(f"model {spec} at {resolution} pixels: {reason}")
 
 
-def record_calls(net: torch.nn.Module, images: torch.Tensor) -> list[Call]:
-    """Every operator call of one forward pass in order, with its module, MACs and traffic, no times yet."""
-    from torch.utils.flop_counter import flop_registry
-
-    import bench.ops  # registers the scan operators and their formulas  # noqa: F401
-    from bench.measure.flops import lacking_formulas
-    from bench.measure.recorder import OperatorRecorder
-
-    formulas = {**flop_registry, **lacking_formulas()}
-    calls: list[Call] = []
-    path: list[str] = [""]
-
-    class Recorder(OperatorRecorder):
-        def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
-            macs = formulas[packet](*args, **kwargs, out_val=out) // 2 if packet in formulas else 0
-            calls.append(Call(path[-1], packet._qualified_op_name, macs, traffic))
-
-    with _paths(net, path), Recorder():
-        net(images)
-    return calls
-
-
-@contextmanager
-def _paths(net: torch.nn.Module, path: list[str]) -> Iterator[None]:
-    """Keep the name of the running module at the end of ``path``."""
-    hooks = []
-    for name, module in net.named_modules():
-        hooks.append(module.register_forward_pre_hook(lambda m, i, name=name: path.append(name)))  # type: ignore[misc]
-        hooks.append(module.register_forward_hook(lambda m, i, o: path.pop() and None, always_call=True))
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _operator_seconds(
-    step: Any, steps: int, device: str, trace: Path | None, wanted: set[str]
-) -> tuple[dict[str, list[float]], float]:
-    """Seconds of each call of the ``wanted`` operators, in order, over all profiled steps; and of the steps in all.
-
-    What a wanted operator calls itself (a convolution that reserves memory and copies) is part of it, and no call of
-    its own, as it is to the dispatch mode.
-    """
-    import torch
-    from torch._C._autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    cuda = device.startswith("cuda")
-    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
-    with profile(activities=activities) as run:
-        begin = time.perf_counter()
-        for number in range(steps):
-            step(number)
-        if cuda:
-            torch.cuda.synchronize(device)
-        wall_s = time.perf_counter() - begin
-    if trace:
-        trace.parent.mkdir(parents=True, exist_ok=True)
-        run.export_chrome_trace(str(trace))
-    found: dict[str, list[float]] = defaultdict(list)
-    events = [event for event in run.events() or () if event.device_type == DeviceType.CPU and event.name in wanted]
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        if not _within(event, wanted):
-            found[event.name].append((event.device_time_total if cuda else event.cpu_time_total) / 1e6)
-    return found, wall_s
-
-
-def _within(event: Any, names: set[str]) -> bool:
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name in names:
-            return True
-        parent = parent.cpu_parent
-    return False
-
-
-def _timed(calls: Sequence[Call], times: dict[str, list[float]], steps: int) -> tuple[Call, ...]:
-    """Give each call the median of its times; where the passes saw different numbers of calls, the mean of its name."""
-    import numpy as np
-
-    wanted = Counter(call.operator for call in calls)
-    medians: dict[str, Iterator[float]] = {}
-    for name, count in wanted.items():
-        seen = np.asarray(times.get(name, []), dtype=float)
-        if len(seen) == steps * count:
-            medians[name] = iter(np.median(seen.reshape(steps, count), axis=0).tolist())
-        else:
-            medians[name] = iter([float(seen.sum()) / steps / count] * count)
-    return tuple(replace(call, seconds=next(medians[call.operator])) for call in calls)
+def refusal(options: argparse.Namespace) -> str | None:
+    """Why these options of the command line cannot be; None where they can."""
+    if options.precision == "tf32" and options.device == "cpu":
+        return "--precision tf32: tf32 is a mode of CUDA devices; fp32 and bf16 run on the CPU"
+    if options.train and options.batch == 1:
+        return "--train --batch 1: batch norm cannot be trained on one image; take --batch 2 or more"
+    if options.compile and (reason := why_not_compiled(options.device)):
+        return f"--compile: {reason}"
+    return None
 
 
 def main(options: argparse.Namespace) -> int:
     """Run ``bench profile`` with the parsed options of the command line; return its exit status."""
     from bench.measure import profile_view
 
-    found = profile_model(options.model, options.resolution, options.batch, options.device, options.trace)
+    if reason := refusal(options):
+        print(f"bench: {reason}", file=sys.stderr)
+        return 2
+    found = profile_model(
+        options.model, options.resolution, options.batch or (8 if options.train else 1), options.device, options.trace,
+        precision=options.precision, train=options.train, compiled=options.compile, threads=options.threads,
+        ceilings=True,
+    )  # fmt: skip
     if options.json:
         print(json.dumps(found.to_json(), indent=1))
     else:

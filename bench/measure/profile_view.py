@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.measure.profile import Call, Profile, Row
+from bench.measure.profile import Profile, Row
+from bench.measure.profile_passes import Call
 
 COLOURS = {
     "convolution": "#4477aa",
@@ -21,22 +23,65 @@ COLOURS = {
 SMALLEST_SHARE = 0.001  # of the picture's width: narrower boxes are not drawn
 
 
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A heading, how a row fills it, and how soon it goes where the terminal is narrow (0: never)."""
+
+    name: str
+    drop: int
+    show: Callable[[Row], str]
+
+
+_COLUMNS = (
+    _Column("calls", 5, lambda row: str(row.calls)),
+    _Column("ms", 0, lambda row: f"{1e3 * row.seconds:.3f}"),
+    _Column("share", 0, lambda row: f"{row.share:.1%}"),
+    _Column("GMACs", 2, lambda row: f"{row.macs / 1e9:.4f}" if row.macs else ""),
+    _Column("MiB", 3, lambda row: f"{row.traffic / 2**20:.1f}" if row.traffic else ""),
+    _Column("GMACs/s", 2, lambda row: f"{row.gmacs_per_s:.1f}" if row.macs else ""),
+    _Column("GB/s", 3, lambda row: f"{row.gb_per_s:.1f}" if row.traffic else ""),
+    _Column("of roof", 1, lambda row: f"{row.of_roof:.0%}" if row.of_roof is not None else ""),
+)
+
+
+def heading(profile: Profile) -> str:
+    """What was profiled and the figures of the whole step."""
+    threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}" if profile.device == "cpu" else ""
+    layout = ", channels last" if profile.channels_last else ""
+    mode = ", training step" if profile.mode == "train" else ""
+    return (
+        f"{profile.model} at {profile.resolution} px, batch {profile.batch}, {profile.precision}{layout}{mode}, "
+        f"{profile.device}{threads}: {1e3 * profile.step_s:.4g} ms a step"
+    )
+
+
 def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> None:
     """Print what was profiled, the table by stage and the ``operators`` longest operators."""
     from rich.console import Console
 
     console = console or Console()
-    threads = f", {profile.threads} thread{'s' * (profile.threads != 1)}" if profile.device == "cpu" else ""
-    layout = ", channels last" if profile.channels_last else ""
-    console.print(
-        f"{profile.model} at {profile.resolution} px, batch {profile.batch}, fp32{layout}, {profile.device}{threads}: "
-        f"{1e3 * profile.step_s:.4g} ms a step; under the profiler {profile.outside:.0%} of the time "
-        "was outside operators (Python, launches, waiting, the profiler itself)",
-        highlight=False,
-    )
+    lines = [
+        f"{heading(profile)}; under the profiler {profile.outside:.0%} of the time was outside operators (Python, "
+        "launches, waiting, the profiler itself)"
+    ]
+    if profile.compiled_step_s is not None:
+        speed = profile.step_s / profile.compiled_step_s
+        lines.append(f"compiled: {1e3 * profile.compiled_step_s:.4g} ms a step, {speed:.2f} times as fast")
+    if profile.ceilings and profile.mfu is not None:
+        lines.append(
+            f"measured ceilings: {profile.ceilings.gflops_per_s[profile.precision]:.0f} GFLOP/s (2 a MAC), "
+            f"{profile.ceilings.copy_gb_per_s:.1f} GB/s of a copy; MFU of the step {profile.mfu:.0%}"
+        )
+    for line in lines:
+        console.print(line, highlight=False)
     stages, by_operator = profile.by_stage(), profile.by_operator()
-    console.print(_table("by stage", "stage", stages))
-    console.print(_table("by operator", "operator", _with_rest(by_operator, operators)))
+    console.print(_table("by stage", "stage", stages, console.width))
+    console.print(_table("by operator", "operator", _with_rest(by_operator, operators), console.width))
+    roof = "; of roof: the least time the ceilings allow over the time taken, above 100% where caches helped"
+    console.print(
+        f"MiB: each operator reads its inputs and writes its outputs once{roof if profile.ceilings else ''}",
+        style="dim", highlight=False,
+    )  # fmt: skip
 
 
 def _with_rest(rows: list[Row], most: int) -> list[Row]:
@@ -45,23 +90,32 @@ def _with_rest(rows: list[Row], most: int) -> list[Row]:
         return head
     names = ("calls", "seconds", "share", "macs", "traffic")
     sums = {name: sum(getattr(row, name) for row in rest) for name in names}
-    return [*head, Row(name=f"{len(rest)} more", **sums)]
+    least = sum((row.of_roof or 0.0) * row.seconds for row in rest)
+    of_roof = least / sums["seconds"] if rest[0].of_roof is not None and sums["seconds"] else None
+    return [*head, Row(name=f"{len(rest)} more", of_roof=of_roof, **sums)]
 
 
-def _table(title: str, first: str, rows: list[Row]) -> Any:
+def _table(title: str, first: str, rows: list[Row], width: int) -> Any:
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left")
-    table.add_column(first, no_wrap=True)
-    for name in ("calls", "ms", "share", "GMACs", "MiB", "GMACs/s", "GB/s"):
-        table.add_column(name, justify="right")
-    for row in rows:
-        table.add_row(
-            row.name.removeprefix("aten::"), str(row.calls), f"{1e3 * row.seconds:.3f}", f"{row.share:.1%}",
-            f"{row.macs / 1e9:.4f}" if row.macs else "", f"{row.traffic / 2**20:.1f}" if row.traffic else "",
-            f"{row.gmacs_per_s:.1f}" if row.macs else "", f"{row.gb_per_s:.1f}" if row.traffic else "",
-        )  # fmt: skip
-    table.caption = "MiB: each operator reads its inputs and writes its outputs once"
+    names = [row.name.removeprefix("aten::") for row in rows]
+    columns = [c for c in _COLUMNS if not c.drop or any(c.show(row) for row in rows)]
+    cells = {c.name: [c.show(row) for row in rows] for c in columns}
+
+    def needed() -> int:
+        widths = [max(len(c.name), *map(len, cells[c.name])) for c in columns]
+        return sum(w + 3 for w in (max(map(len, [first, *names])), *widths)) + 1
+
+    while needed() > width and (worst := max(columns, key=lambda c: c.drop)).drop:
+        columns.remove(worst)
+    gone = [name for name in cells if name not in {c.name for c in columns}]
+    table = Table(title=title, title_justify="left", caption_justify="left")
+    table.caption = f"no room for: {', '.join(gone)}" if gone else None
+    table.add_column(first, overflow="fold")
+    for column in columns:
+        table.add_column(column.name, justify="right", no_wrap=True)
+    for i, name in enumerate(names):
+        table.add_row(name, *(cells[c.name][i] for c in columns))
     return table
 
 
@@ -80,13 +134,14 @@ class Box:
 
 
 def boxes(profile: Profile) -> Box:
-    """Nest the calls by module, in the order of the forward pass: time from left to right."""
+    """Nest the calls by module, in the order of the step: time from left to right; what is not forward by its phase."""
     root = Box(profile.model, 0.0)
     at = 0.0
     for call in profile.calls:
         node = root
         node.seconds += call.seconds
-        for part in re.findall(r"[^.]+(?:\.\d+)*", call.path):  # a list and its number are one part
+        parts = re.findall(r"[^.]+(?:\.\d+)*", call.path)  # a list and its number are one part
+        for part in parts if call.phase == "forward" else (call.phase, *parts):
             if not (node.inside and node.inside[-1].name == part and node.inside[-1].call is None):
                 node.inside.append(Box(part, at))
             node = node.inside[-1]
@@ -116,14 +171,10 @@ def draw(profile: Profile, path: Path) -> None:
     axes = figure.add_subplot()
     _draw_box(axes, root, 0, 1e3 * root.seconds)
     axes.set(
-        xlim=(0, 1e3 * root.seconds), ylim=(rows, 0), yticks=[], xlabel="ms in operators, in the order of the pass"
+        xlim=(0, 1e3 * root.seconds), ylim=(rows, 0), yticks=[], xlabel="ms in operators, in the order of the step"
     )
     axes.spines[["left", "right", "top"]].set_visible(False)
-    axes.set_title(
-        f"{profile.model} at {profile.resolution} px, batch {profile.batch}, fp32, {profile.device}: "
-        f"{1e3 * profile.step_s:.4g} ms a step",
-        loc="left",
-    )
+    axes.set_title(heading(profile), loc="left")
     used = {call.category for call in profile.calls}
     handles = [Patch(color=colour, label=name) for name, colour in COLOURS.items() if name in used]
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False)

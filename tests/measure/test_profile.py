@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 import io
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,9 @@ from torch import nn
 from bench.measure import profile_view
 from bench.measure.build import build
 from bench.measure.flops import count
-from bench.measure.profile import Call, Profile, _operator_seconds, _timed, main, profile_model, record_calls, stage_of
+from bench.measure.profile import Profile, main, profile_model, stage_of
+from bench.measure.profile_passes import Call, operator_seconds, record_calls, timed
+from bench.measure.roofline import Ceilings
 from bench.measure.workload import set_precision
 from bench.registry import RegistryError
 
@@ -40,9 +45,13 @@ class Net(nn.Module):
         return self.head(self.stages(self.stem(x)).mean((2, 3)))
 
 
-def test_calls_know_their_module_macs_and_traffic() -> None:
+def forward_calls(net: nn.Module, images: torch.Tensor) -> list[Call]:
     with torch.no_grad():
-        calls = record_calls(Net().eval(), torch.randn(2, 3, 8, 8))
+        return record_calls(net, [("forward", lambda: net(images))])
+
+
+def test_calls_know_their_module_macs_and_traffic() -> None:
+    calls = forward_calls(Net().eval(), torch.randn(2, 3, 8, 8))
     convolutions = [(c.path, c.macs, c.traffic) for c in calls if c.operator == "aten::convolution"]
     image, maps = 4 * 2 * 3 * 64, 4 * 2 * 4 * 64
     assert convolutions == [
@@ -56,8 +65,7 @@ def test_calls_know_their_module_macs_and_traffic() -> None:
 
 def test_macs_equal_the_flop_counters() -> None:
     net = build("vit_tiny_patch16_224", 64)
-    with torch.no_grad():
-        calls = record_calls(net.eval(), torch.randn(1, 3, 64, 64))
+    calls = forward_calls(net.eval(), torch.randn(1, 3, 64, 64))
     assert sum(c.macs for c in calls) == round(count(net, (1, 3, 64, 64))["macs_g"] * 1e9)
 
 
@@ -87,6 +95,92 @@ def test_rows_add_up() -> None:
     ]  # fmt: skip
 
 
+def test_the_backward_pass_belongs_to_the_modules_whose_gradients_it_computes() -> None:
+    """Each convolution's MACs come twice (three times where its input has a gradient too), under its own name."""
+    net, images = Net(), torch.randn(2, 3, 8, 8)
+    loss: list[torch.Tensor] = []
+    phases = [
+        ("forward", lambda: loss.append(net(images).square().mean())),
+        ("backward", lambda: loss.pop().backward()),
+    ]
+    calls = record_calls(net, phases)
+    macs: dict[tuple[str, str], int] = {}
+    for call in calls:
+        macs[call.phase, call.path] = macs.get((call.phase, call.path), 0) + call.macs
+    stem, block, head = 2 * 64 * 12, 2 * 64 * 4 * 36, 2 * 4 * 7
+    forward = {"stem": stem, "stages.0.mix": block, "stages.1.mix": block, "head": head}
+    assert {path: n for (phase, path), n in macs.items() if phase == "forward" and n} == forward
+    backward = {"stem": stem, "stages.0.mix": 2 * block, "stages.1.mix": 2 * block, "head": 2 * head}
+    assert {path: n for (phase, path), n in macs.items() if phase == "backward" and n} == backward
+    relu = [call.path for call in calls if call.operator == "aten::threshold_backward"]
+    assert relu == ["stages.1", "stages.0"]
+
+
+def test_a_share_of_the_roof_is_the_least_time_over_the_time_taken() -> None:
+    """100 GFLOP/s and 10 GB/s: 5 G MACs need 0.1 s, 2 GB need 0.2 s."""
+    calls = (
+        Call("a", "aten::convolution", 5 * 10**9, 10**8, 0.5),
+        Call("a", "aten::relu", 0, 2 * 10**9, 0.5),
+        Call("b", "aten::mm", 0, 0, 0.0),
+    )
+    roof = Ceilings("cpu", 1, 10.0, {"fp32": 100.0})
+    found = Profile("net", 8, 2, "cpu", 1, 2.0, 0.2, calls, ceilings=roof)
+    assert [row.of_roof for row in found.by_stage()] == [pytest.approx(0.3), None]
+    assert found.mfu == pytest.approx(0.05)
+    assert Profile("net", 8, 2, "cpu", 1, 2.0, 0.2, calls).by_stage()[0].of_roof is None
+
+
+@pytest.mark.parametrize("width", [60, 80, 140])
+def test_tables_fit_the_terminal_and_say_what_they_leave_out(width: int) -> None:
+    out = io.StringIO()
+    roof = Ceilings("cpu", 1, 10.0, {"fp32": 100.0})
+    wide = replace(KNOWN, ceilings=roof, calls=tuple(replace(c, path=f"{c.path}_with_a_long_name") for c in CALLS))
+    profile_view.print_tables(wide, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    table = out.getvalue().split("by stage", 1)[1]
+    assert "of roof" in table and "ms" in table and "share" in table
+    assert ("no room for: calls" in table) is (width < 140)
+    assert "…" not in table
+
+
+def test_a_training_step_has_three_phases_and_adds_up() -> None:
+    net = Net()
+    net.head = nn.Linear(4, 1000)  # the classes that training steps have labels of
+    found = profile_model("net", 16, 4, model=net, train=True, precision="bf16")
+    assert found.mode == "train"
+    assert {call.phase for call in found.calls} == {"forward", "backward", "optimizer"}
+    names = [row.name for row in found.by_stage()]
+    assert names.index("stages.1") < names.index("stages.1 backward") < names.index("stages.0 backward")
+    assert names[-1] == "(optimizer)"
+    assert sum(row.seconds for row in found.by_stage()) == pytest.approx(found.operators_s)
+    assert [box.name for box in profile_view.boxes(found).inside][-2:] == ["backward", "optimizer"]
+    assert any(call.operator == "aten::_to_copy" for call in found.calls)  # autocast's
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (
+            {"precision": "tf32"},
+            "bench: --precision tf32: tf32 is a mode of CUDA devices; fp32 and bf16 run on the CPU",
+        ),
+        (
+            {"train": True},
+            "bench: --train --batch 1: batch norm cannot be trained on one image; take --batch 2 or more",
+        ),
+        ({"compile": True}, "bench: --compile: torch.compile needs a C++ compiler, and there is no g++"),
+    ],
+)
+def test_what_cannot_be_profiled_is_refused_in_one_line(
+    changed: dict[str, Any], words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert main(options(**changed)) == 2
+    assert capsys.readouterr().err.startswith(words)
+
+
 @pytest.mark.parametrize(
     ("path", "stage"),
     [
@@ -104,9 +198,9 @@ def test_stage_of_a_path(path: str, stage: str) -> None:
 def test_times_are_matched_by_name_and_order_and_outliers_dropped() -> None:
     calls = [Call("a", "x", 0, 0), Call("b", "y", 0, 0), Call("c", "x", 0, 0)]
     times = {"x": [1.0, 3.0, 1.0, 3.0, 99.0, 3.0], "y": [2.0, 2.0, 2.0]}
-    assert [c.seconds for c in _timed(calls, times, 3)] == [1.0, 2.0, 3.0]
+    assert [c.seconds for c in timed(calls, times, 3)] == [1.0, 2.0, 3.0]
     unequal = {"x": [1.0, 3.0, 2.0, 3.0, 3.0], "y": []}
-    assert [c.seconds for c in _timed(calls, unequal, 3)] == [2.0, 0.0, 2.0]
+    assert [c.seconds for c in timed(calls, unequal, 3)] == [2.0, 0.0, 2.0]
 
 
 def test_profile_of_a_real_model_explains_its_time(tmp_path: Path) -> None:
@@ -146,12 +240,12 @@ def test_what_an_operator_calls_itself_is_part_of_it() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(torch.empty(x.shape).copy_(x))
 
-    times, wall_s = _operator_seconds(
+    times, wall_s = operator_seconds(
         lambda n: Reserving(3, 8, 3).requires_grad_(False)(torch.zeros(1, 3, 8, 8)), 3, "cpu", None,
         {"aten::empty", "aten::convolution"},
     )  # fmt: skip
     assert len(times["aten::convolution"]) == 3
-    alone = _operator_seconds(lambda n: torch.empty(3), 3, "cpu", None, {"aten::empty"})[0]
+    alone = operator_seconds(lambda n: torch.empty(3), 3, "cpu", None, {"aten::empty"})[0]
     assert len(alone["aten::empty"]) == 3
     assert sum(map(sum, times.values())) <= wall_s
 
@@ -184,13 +278,18 @@ def test_boxes_nest_modules_in_order() -> None:
     assert [box.name for box in root.inside[1].inside] == ["mix", "relu"]
 
 
+def options(**changed: Any) -> argparse.Namespace:
+    usual = {"model": "resnet18", "resolution": 32, "batch": 1, "device": "cpu", "trace": None, "picture": None}
+    flags = {"json": True, "precision": "fp32", "train": False, "compile": False, "threads": 1}
+    return argparse.Namespace(**usual | flags | changed)
+
+
 def test_command_prints_json(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     picture = tmp_path / "p.png"
-    options = argparse.Namespace(
-        model="resnet18", resolution=32, batch=1, device="cpu", trace=None, picture=picture, json=True
-    )
-    assert main(options) == 0
+    assert main(options(picture=picture)) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["model"] == "resnet18"
     assert sum(row["macs"] for row in found["stages"]) == sum(row["macs"] for row in found["operators"]) > 1e6
     assert picture.is_file()
+    assert 0 < found["mfu"] < 1.5 and found["ceilings"]["gflops_per_s"]["fp32"] > 0
+    assert all(row["of_roof"] > 0 for row in found["stages"] if row["macs"])

@@ -1,0 +1,181 @@
+"""The two passes of a profile over the same step: one notes what each operator call is, the other how long it takes."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_right
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch._C._autograd import DeviceType, _get_sequence_nr
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import flop_registry
+
+import bench.ops  # noqa: F401  (registers the scan operators and their formulas)
+from bench.measure import flop_ops
+from bench.measure.flops import lacking_formulas
+from bench.measure.recorder import OperatorRecorder
+from bench.measure.timing import Budget, Step, clock_for, throughput_blocks, warm_up
+
+Phase = tuple[str, Callable[[], Any]]  # forward, backward or optimizer, and what does it
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One operator call of one step.
+
+    Attributes:
+        path: the module that made it, as ``layers.0.blocks.1.op``; in the backward pass that whose gradient it is of.
+        operator: its name, as ``aten::addmm``.
+        seconds: its own time with all it called, on the device.
+        traffic: bytes that it reads and writes, each once.
+        phase: ``forward``, ``backward`` or ``optimizer``.
+    """
+
+    path: str
+    operator: str
+    macs: int
+    traffic: int
+    seconds: float = 0.0
+    phase: str = "forward"
+
+    @property
+    def category(self) -> str:
+        """One of a few kinds, for colours and sums."""
+        name = self.operator.partition("::")[2]
+        for word, kind in (("scan", "scan"), ("attention", "attention"), ("conv", "convolution")):
+            if word in name:
+                return kind
+        if self.macs:
+            return "matrix product"
+        known = flop_ops.category(self.operator)
+        return {"normalisation": "norm", "movement": "data movement"}.get(known or "", "elementwise")
+
+
+def record_calls(net: torch.nn.Module, phases: Sequence[Phase]) -> list[Call]:
+    """Every operator call of one step in order, with its module, phase, MACs and traffic, no times yet."""
+    formulas = {**flop_registry, **lacking_formulas()}
+    calls: list[Call] = []
+    where = _Where()
+    now = "forward"
+
+    class Recorder(OperatorRecorder):
+        def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
+            macs = formulas[packet](*args, **kwargs, out_val=out) // 2 if packet in formulas else 0
+            path = where.of_gradient() if now == "backward" else where.path[-1]
+            calls.append(Call(path, packet._qualified_op_name, macs, traffic, phase=now))
+
+    with where.watching(net), Recorder():
+        for now, run in phases:  # noqa: B007  (the recorder reads it)
+            run()
+    return calls
+
+
+class _Where:
+    """The running module: by hooks in the forward pass, in the backward pass by the number of the running node.
+
+    Autograd numbers its nodes in the order of the forward pass, so the numbers between a module's start and its end
+    are its own.
+    """
+
+    def __init__(self) -> None:
+        self.path = [""]
+        self._numbers: list[int] = []
+        self._paths: list[str] = []
+
+    def _mark(self) -> None:
+        self._numbers.append(_get_sequence_nr())
+        self._paths.append(self.path[-1])
+
+    def of_gradient(self) -> str:
+        """The module whose gradient is being computed."""
+        node = torch._C._current_autograd_node()
+        at = bisect_right(self._numbers, node._sequence_nr()) - 1 if node is not None else -1
+        return self._paths[at] if at >= 0 else ""
+
+    @contextmanager
+    def watching(self, net: torch.nn.Module) -> Iterator[None]:
+        """Follow the modules of ``net``."""
+
+        def enter(name: str) -> None:
+            self.path.append(name)
+            self._mark()
+
+        def leave() -> None:
+            self.path.pop()
+            self._mark()
+
+        hooks = []
+        for name, module in net.named_modules():
+            hooks.append(module.register_forward_pre_hook(lambda m, i, name=name: enter(name)))  # type: ignore[misc]
+            hooks.append(module.register_forward_hook(lambda m, i, o: leave(), always_call=True))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def undisturbed_seconds(step: Step, device: str) -> float:
+    """Median seconds of a warm step that nobody watches."""
+    clock = clock_for(device)
+    budget = Budget(throughput_s=1.0, warmup_s=0.3, warmup_max_s=2.0)
+    warm = warm_up(step, clock, budget)
+    blocks, _ = throughput_blocks(step, clock, budget, warm.step_s)
+    return sorted(blocks)[len(blocks) // 2]
+
+
+def operator_seconds(
+    step: Step, steps: int, device: str, trace: Path | None, wanted: set[str]
+) -> tuple[dict[str, list[float]], float]:
+    """Seconds of each call of the ``wanted`` operators, in order, over all profiled steps; and of the steps in all.
+
+    What a wanted operator calls itself (a convolution that reserves memory and copies) is part of it, and no call of
+    its own, as it is to the dispatch mode.
+    """
+    cuda = device.startswith("cuda")
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]
+    with profile(activities=activities) as run:
+        begin = time.perf_counter()
+        for number in range(steps):
+            step(number)
+        if cuda:
+            torch.cuda.synchronize(device)
+        wall_s = time.perf_counter() - begin
+    if trace:
+        trace.parent.mkdir(parents=True, exist_ok=True)
+        run.export_chrome_trace(str(trace))
+    found: dict[str, list[float]] = defaultdict(list)
+    events = [event for event in run.events() or () if event.device_type == DeviceType.CPU and event.name in wanted]
+    for event in sorted(events, key=lambda event: event.time_range.start):
+        if not _within(event, wanted):
+            found[event.name].append((event.device_time_total if cuda else event.cpu_time_total) / 1e6)
+    return found, wall_s
+
+
+def _within(event: Any, names: set[str]) -> bool:
+    parent = event.cpu_parent
+    while parent is not None:
+        if parent.name in names:
+            return True
+        parent = parent.cpu_parent
+    return False
+
+
+def timed(calls: Sequence[Call], times: dict[str, list[float]], steps: int) -> tuple[Call, ...]:
+    """Give each call the median of its times; where the passes saw different numbers of calls, the mean of its name."""
+    wanted = Counter(call.operator for call in calls)
+    medians: dict[str, Iterator[float]] = {}
+    for name, count in wanted.items():
+        seen = np.asarray(times.get(name, []), dtype=float)
+        if len(seen) == steps * count:
+            medians[name] = iter(np.median(seen.reshape(steps, count), axis=0).tolist())
+        else:
+            medians[name] = iter([float(seen.sum()) / steps / count] * count)
+    return tuple(replace(call, seconds=next(medians[call.operator])) for call in calls)
