@@ -37,6 +37,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--data-root": ("run.data_root", "folder of the dataset files"),
     "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>, else results/sweep)"),
     "--threads": ("run.threads", "CPU threads of a worker"),
+    "--pack": ("run.pack", "accuracy cells that share a GPU, or the cores; efficiency cells always run alone"),
     "--timeout": (
         "run.timeout_s",
         "seconds after which a job (a cell, or one round of an efficiency cell) ends as timeout",
@@ -115,8 +116,30 @@ def _parser() -> argparse.ArgumentParser:
     fetch.add_argument("--data-root", help="folder to put them in (default: that of bench.toml, else the user's)")
     _add_config(fetch)
 
+    export = _command(commands, "export", _export, "write every record of a run as one table")
+    export.add_argument("directory", type=Path)
+    export.add_argument("file", type=Path, help="ends in .csv, .json or .parquet")
+
+    look = _command(
+        commands, "inspect", _inspect,
+        "what a dataset holds: classes, sizes, duplicates and patients across splits, unreadable files, known traps",
+        epilog="exit codes: 0; 1 images cannot be read, or equal pixels or a patient are in two splits; 2 usage or data",
+    )  # fmt: skip
+    look.add_argument("dataset", help="a name, or folder:PATH, csv:PATH[image=..,label=..], hf:NAME[config]")
+    look.add_argument("--size", type=int, help="side length in pixels of a set that exists in several (default: smallest)")
+    look.add_argument("--data-root", help="folder of the dataset files (default: that of bench.toml, else the user's)")
+    look.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet (PNG), findings (CSV) and JSON there")
+    look.add_argument("--json", action="store_true", help="machine-readable")
+    _add_config(look)
+
     board = _command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)
+
+    report = _command(commands, "report", _report, "write the boards, report.html and all figures (PNG, SVG) of a run")
+    report.add_argument("directory", type=Path)
+    report.add_argument(
+        "--no-figures", action="store_true", help="leave figures/ as it is; takes a second, not a minute"
+    )
 
     doctor = _command(commands, "doctor", _doctor, "what this machine has, and what that means")
     doctor.add_argument("--data-root", type=Path)
@@ -156,6 +179,8 @@ def _add_gate(commands: Any) -> None:
         ("--min-memory", 0.05, "peak memory"),
     ):  # fmt: skip
         check.add_argument(flag, type=_share, default=least, help=f"the smallest loss of {text} that counts ({least})")
+    noise = "standard deviation of AUC and ACC over trainings, assumed where there is one seed (0.02); 0: no training"
+    check.add_argument("--seed-noise", type=_share, default=0.02, help=noise)
     check.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
 
@@ -207,6 +232,13 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--preset", metavar="NAME", help="quick (minutes on a laptop), standard, paper")
     for flag, (key, text) in SWEEP_FLAGS.items():
         parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+    parser.add_argument(
+        "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
+        help="evaluate what was trained on one dataset on others, over shared classes; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-weights", action="store_true", help="keep the trained weights, RUN/weights/<key>.safetensors"
+    )
     parser.add_argument("--skip-missing", action="store_true", help="go on without datasets whose files are missing")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any key of bench.toml; repeatable"
@@ -222,7 +254,9 @@ def _loaded(options: argparse.Namespace) -> Loaded:
         flags[key] = value
         if flag == "--resolutions":
             flags["efficiency.resolutions"] = value
+    flags["sweep.transfer"] = getattr(options, "sweep.transfer")
     flags["run.skip_missing"] = True if options.skip_missing else None
+    flags["run.keep_weights"] = True if options.keep_weights else None
     return config.load(options.config, options.preset, flags, options.sets)
 
 
@@ -306,6 +340,15 @@ def _fetch(options: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    from bench.inspect_view import run_inspect
+
+    named = options.data_root or _configured(options).run.data_root
+    root = Path(named).expanduser() if named else None
+    sound = run_inspect(options.dataset, _console(), options.size, root, options.out, options.json)
+    return 0 if sound else FAILED
+
+
 def _leaderboard(options: argparse.Namespace) -> int:
     from bench.sweep import rebuild_boards
 
@@ -329,12 +372,39 @@ def _check(options: argparse.Namespace) -> int:
     from bench.report.gate import Options
     from bench.report.gate_output import run_check
 
-    least = Options(options.alpha, options.min_accuracy, options.min_speed, options.min_memory, options.allow_missing)
+    least = Options(
+        options.alpha,
+        options.min_accuracy,
+        options.min_speed,
+        options.min_memory,
+        options.seed_noise,
+        options.allow_missing,
+    )
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     return run_check(
         options.runs, options.baseline, least, _console(),
         json_path=options.json, junit_path=options.junit, summary_path=Path(summary) if summary else None,
     )  # fmt: skip
+
+
+def _report(options: argparse.Namespace) -> int:
+    from bench.report.html import rebuild
+
+    paths, problems = rebuild(options.directory, figures=not options.no_figures)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print("written: " + ", ".join(str(path) for path in paths))
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from bench.report.export import export_records
+
+    rows, problems = export_records(options.directory, options.file)
+    for problem in problems:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"written: {options.file} ({rows} records)")
+    return 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -75,6 +75,7 @@ class RunSection(_Section):
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
+    pack: Annotated[int, Field(ge=1, le=1024)] = 1
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
@@ -163,7 +164,7 @@ def find_key(name: str) -> str:
     keys = _keys()
     # The sections [recipe] and [transfer] hold single values; the bare words are the sweep's, the common wish.
     aliases = {"recipe": "sweep.recipe", "transfer": "sweep.transfer", "plugins.paths": "plugins"}
-    if name in aliases or name in keys or name.startswith("recipe."):
+    if name in aliases or name in keys or name.startswith(("recipe.", "transfer.")):
         return aliases.get(name, name)
     word = name.replace("-", "_")
     bare = [key for key in keys if key.rpartition(".")[2] == word]

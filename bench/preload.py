@@ -3,8 +3,15 @@
 A fault here is left to the workers: they import the same modules and report what is wrong in their Records.
 """
 
+import atexit
 import contextlib
+import os
+import shutil
 import warnings
+
+if folder := os.environ.get("MEDBENCH_FORKSERVER_FOLDER"):
+    # The driver removes its folder of sockets itself, unless it is killed; the forkserver ends right after it.
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
 
 with warnings.catch_warnings(), contextlib.suppress(Exception):
     warnings.simplefilter("ignore")  # libraries' own deprecations, which a user of bench can do nothing about

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.console import Console, Group
@@ -15,6 +16,7 @@ from rich.text import Text
 from bench.store import Record
 
 MARKS = {"ok": ("ok", "green"), "unsupported": ("unsupported", "dim"), "failed": ("FAILED", "bold red")}
+SHOWN = 8  # running jobs that have a line in a terminal
 QUIET_S = 60.0  # a log hears of a running job this often
 SMOOTHING_S = 20.0  # seconds of estimates that must have passed before the measured pace corrects the rest
 
@@ -60,37 +62,19 @@ class _Pace:
         return max(0.0, self.left_s - spent_s) * ratio
 
 
-class PlainObserver:
-    """A line when a job ends, and one a minute from a job that takes longer: for logs and CI."""
+@dataclass(slots=True)
+class _Running:
+    """A job in progress: its place in the run, what was estimated and what its worker said last."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        self.index = 0
+    index: int
+    estimate_s: float
+    share: float
+    began: float
+    spoke: float
+    event: dict[str, Any] = field(default_factory=dict)
 
-    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
-        """Say how much there is to do."""
-        self.jobs, self.cells, self.done = jobs, cells, done
-        self.pace = _Pace(estimate_s)
-        if done:
-            self.note(f"{done} cells are done already")
-        self.note(f"{jobs} jobs to run, roughly {clock(estimate_s)}")
-
-    def start(self, label: str, estimate_s: float) -> None:
-        """Remember what runs."""
-        self.index += 1
-        self.label, self.estimate_s = label, estimate_s
-        self.event: dict[str, Any] = {}
-        self.began = self.spoke = time.monotonic()
-
-    def progress(self, event: dict[str, Any]) -> None:
-        """Say once a minute where a long job is."""
-        self.event = {**self.event, **event}
-        if time.monotonic() - self.spoke >= QUIET_S:
-            self.spoke = time.monotonic()
-            self.note(f"[{self.index}/{self.jobs}] {self.label}: {self._now()}")
-
-    def _now(self) -> str:
-        """Where the current job is: phase, epoch, loss, pace, seconds."""
+    def now(self) -> str:
+        """Where it is: phase, epoch, loss, pace, seconds."""
         event = self.event
         parts = [str(event.get("phase", "starting"))]
         if "epoch" in event:
@@ -102,16 +86,51 @@ class PlainObserver:
         parts.append(f"{time.monotonic() - self.began:.0f} s")
         return ", ".join(parts)
 
-    def finish(self, label: str, record: Record | None, seconds: float) -> None:
-        """Print the job's line."""
-        self.pace.done(self.estimate_s, seconds)
-        said = describe(record) if record else "round done"
-        self.note(
-            f"[{self.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {clock(self.pace.remaining_s())} left)"
-        )
 
-    def skip(self, estimate_s: float) -> None:
-        """Count a job that is not needed any more."""
+class PlainObserver:
+    """A line when a job ends, and one a minute from a job that takes longer: for logs and CI."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.index = 0
+        self.running: dict[str, _Running] = {}
+
+    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
+        """Say how much there is to do."""
+        self.jobs, self.cells, self.done = jobs, cells, done
+        self.pace = _Pace(estimate_s)
+        if done:
+            self.note(f"{done} cells are done already")
+        self.note(f"{jobs} jobs to run, roughly {clock(estimate_s)}")
+
+    def start(self, label: str, estimate_s: float, share: float = 1.0) -> None:
+        """Remember what runs."""
+        self.index += 1
+        now = time.monotonic()
+        self.running[label] = _Running(self.index, estimate_s, share, now, now)
+
+    def progress(self, label: str, event: dict[str, Any]) -> None:
+        """Say once a minute where a long job is."""
+        job = self.running[label]
+        job.event |= event
+        if time.monotonic() - job.spoke >= QUIET_S:
+            job.spoke = time.monotonic()
+            self.note(f"[{job.index}/{self.jobs}] {label}: {job.now()}")
+
+    def _ended(self, label: str, seconds: float) -> _Running:
+        job = self.running.pop(label)
+        self.pace.done(job.estimate_s * job.share, seconds * job.share)
+        return job
+
+    def finish(self, label: str, record: Record | None, seconds: float, said: str = "round done") -> None:
+        """Print the job's line."""
+        job = self._ended(label, seconds)
+        said = describe(record) if record else said
+        left = clock(self.pace.remaining_s())
+        self.note(f"[{job.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {left} left)")
+
+    def skip(self, estimate_s: float, cells: int = 0) -> None:
+        """Count a job that is not needed any more, and Cells that others have done."""
         self.index += 1
         self.pace.left_s = max(0.0, self.pace.left_s - estimate_s)
 
@@ -124,7 +143,7 @@ class PlainObserver:
 
 
 class RichObserver(PlainObserver):
-    """A bar over all jobs and a line on the current one, below the lines of what is done."""
+    """A bar over all Cells and a line on each running job, below the lines of what is done."""
 
     def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
         """Open the live display."""
@@ -138,18 +157,21 @@ class RichObserver(PlainObserver):
             expand=True,
         )
         self.task = self.bar.add_task("cells", total=cells, completed=done, left="")
-        self.label, self.event, self.estimate_s = "", {}, 0.0
-        self.began = time.monotonic()
         self.live = Live(get_renderable=self._view, console=self.console, refresh_per_second=4)
         self.live.start()
 
-    def progress(self, event: dict[str, Any]) -> None:
-        """Show the phase, epoch, loss and pace of the running Cell."""
-        self.event = {**self.event, **event}
+    def progress(self, label: str, event: dict[str, Any]) -> None:
+        """Show the phase, epoch, loss and pace of a running job."""
+        self.running[label].event |= event
 
-    def finish(self, label: str, record: Record | None, seconds: float) -> None:
+    def skip(self, estimate_s: float, cells: int = 0) -> None:
+        """Move the bar by the Cells that others have done."""
+        super().skip(estimate_s, cells)
+        self.bar.advance(self.task, cells)
+
+    def finish(self, label: str, record: Record | None, seconds: float, said: str = "round done") -> None:
         """Move the bar; print a line for a finished Cell."""
-        self.pace.done(self.estimate_s, seconds)
+        self._ended(label, seconds)
         if record:
             self.bar.advance(self.task)
             mark, style = MARKS.get(record["status"], (record["status"].upper(), "yellow"))
@@ -157,15 +179,22 @@ class RichObserver(PlainObserver):
                 (mark.rjust(4), style), " ", label, "  ", (describe(record), "bold"), f"  {seconds:.1f} s"
             )
             self.console.print(line)
+        elif said != "round done":
+            self.note(f"     {label}: {said}")
 
     def close(self) -> None:
         """Close the live display."""
         self.live.stop()
 
     def _view(self) -> Group:
-        left_s = self.pace.remaining_s(min(time.monotonic() - self.began, self.estimate_s))
-        self.bar.update(self.task, left=f"about {clock(left_s)} left")
-        return Group(Text(f"{self.label}: {self._now()}", overflow="ellipsis", no_wrap=True), self.bar)
+        now = time.monotonic()
+        running = list(self.running.items())
+        spent = sum(min(now - job.began, job.estimate_s) * job.share for _, job in running)
+        self.bar.update(self.task, left=f"about {clock(self.pace.remaining_s(spent))} left")
+        lines = [Text(f"{label}: {job.now()}", overflow="ellipsis", no_wrap=True) for label, job in running[:SHOWN]]
+        if len(running) > SHOWN:
+            lines.append(Text(f"and {len(running) - SHOWN} more", style="dim"))
+        return Group(*lines, self.bar)
 
 
 def make_observer(console: Console) -> PlainObserver:

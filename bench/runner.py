@@ -1,62 +1,45 @@
-"""Executes a Plan: one fresh process a Cell, Records written as each ends, resumed by running again.
+"""Executes a Plan: claims Cells, gives them to an executor, writes a Record as each ends; resumed by running again.
 
 The driver alone writes Records; it sleeps until a worker speaks or dies. Efficiency Cells come first, in rounds
-interleaved over all of them, so that a drift of the machine hits all models alike.
+interleaved over all of them, so that a drift of the machine hits all models alike, and with nothing beside them.
+Several drivers may work on one run directory, on one machine or many (:mod:`bench.claims`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import multiprocessing
-import shutil
 import signal
-import sys
 import time
-import types
+from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from filelock import FileLock, Timeout
-
-from bench import store
-from bench.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label
+from bench import store, transfer
+from bench.cells import Cell, EfficiencyCell, Result, needs
+from bench.claims import Claims
 from bench.config import Loaded
-from bench.estimate import estimate_s
-from bench.measure.combine import combine
-from bench.plan import Plan, set_omp_wait_policy
-from bench.store import Record
-from bench.worker import Job, work
+from bench.executors.base import Event, Executor, Finished, Job
+from bench.jobs import (
+    combined,
+    job_estimate_s,
+    job_label,
+    make_jobs,
+    read_round,
+    run_info,
+    write_finished,
+    write_outcome,
+)  # fmt: skip
+from bench.observer import Observer, Steady
+from bench.plan import Plan
+from bench.quiet import QuietRoom
+from bench.store import Record, StoreError
 
-LOG_TAIL_LINES = 30
-
-
-class Observer(Protocol):
-    """Hears what happens, to show it."""
-
-    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
-        """The run starts: ``jobs`` (trips to a worker) to do; ``done`` of its ``cells`` are finished already."""
-
-    def start(self, label: str, estimate_s: float) -> None:
-        """A worker starts on what ``label`` says."""
-
-    def progress(self, event: dict[str, Any]) -> None:
-        """The worker is in a phase, an epoch; keys as in :class:`bench.cells.Context`."""
-
-    def finish(self, label: str, record: Record | None, seconds: float) -> None:
-        """A job ended; ``record`` is None after a round that is not the last."""
-
-    def skip(self, estimate_s: float) -> None:
-        """A job is not needed any more."""
-
-    def note(self, text: str) -> None:
-        """Something worth a line."""
-
-    def close(self) -> None:
-        """The run ended."""
+POLL_S = (0.5, 10.0)  # how often others' claims are looked at: at first, and at most
+GRACE_S = 25.0  # after SIGTERM: schedulers kill after 30 s
+PATIENCE_S = 600.0  # so long a full disk may stay full before the run gives up
+ATTEMPTS = 3  # of a job whose place fails
 
 
 @dataclass(slots=True)
@@ -71,278 +54,382 @@ class Outcome:
     interrupted: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Finished:
-    result: Result
-    environment: dict[str, Any]
-    seconds: float
-
-
-def execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: str = "") -> Outcome:
+def execute(
+    loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: str = "", executor: Executor | None = None
+) -> Outcome:
     """Run what of ``plan`` has no Record in ``out`` yet.
+
+    Args:
+        loaded: the sweep.
+        plan: what it means.
+        out: the run directory.
+        observer: shows what happens.
+        command: what was typed, for ``run.json``.
+        executor: where jobs run; by default as ``run.executor`` says. It is closed at the end.
 
     Raises:
         StoreError: the run directory cannot be written.
     """
-    with _only_driver(out):
-        return _execute(loaded, plan, out, observer, command)
-
-
-@contextlib.contextmanager
-def _only_driver(out: Path) -> Iterator[None]:
-    """Keep a second driver out of a run directory; the lock ends with its process, however that ends."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(out / ".lock", timeout=0)
-        with lock:
-            yield
-    except Timeout:
-        raise store.StoreError(f"another bench run is using {out}; wait for it, or choose another --out") from None
-    except FileExistsError:
-        raise store.StoreError(f"{out} is a file, not a run directory; choose another with --out") from None
-
-
-def _execute(loaded: Loaded, plan: Plan, out: Path, observer: Observer, command: str) -> Outcome:
-    outcome = Outcome(out, tuple(plan.cells))
+    store.prepare(out)
     store.write_json(out / "run.json", run_info(loaded, plan, command, store.read_run(out)))
-    records, problems = store.read_records(out)
-    for line in store.set_aside(out, problems):
-        observer.note(line)
-    retry = set(loaded.sweep.run.retry)
-    done = {record["key"] for record in records if record["status"] not in retry}
-    # What could not run once and can run now, after an upgrade, is no longer done.
-    done -= {r["key"] for r in records if r["status"] == "unsupported" and r["key"] not in plan.unsupported}
-    outcome.resumed = len(done & set(plan.cells))
-    for key, reason in plan.unsupported.items():
-        if key not in done:
-            result = Result({}, "unsupported", reason)
-            outcome.written.append(_write(out, key, plan.cells[key], _Finished(result, _driver_environment(plan), 0.0)))
-    todo = {key: cell for key, cell in plan.cells.items() if key not in done and key not in plan.unsupported}
-    for key, cell in todo.items():  # killed between the last round and the Record
-        if isinstance(cell, EfficiencyCell) and (record := _combined(out, key, cell)):
-            done.add(key)
-            outcome.written.append(record)
-    todo = {key: cell for key, cell in todo.items() if key not in done}
-    jobs = list(_jobs(loaded, plan, out, todo))
-    runnable = len(plan.cells) - len(plan.unsupported)
-    found = len(done & set(plan.cells) - set(plan.unsupported))
-    observer.begin(len(jobs), runnable, found, sum(_estimate_s(job) for job in jobs))
-    try:
-        with _driver_signals(), _forkserver() as context:
-            for job in jobs:
-                if job.key in done:  # an earlier round of this Cell ended it
-                    observer.skip(_estimate_s(job))
-                    continue
-                label = cell_label(job.cell) + (f", round {job.round + 1}" if job.round is not None else "")
-                observer.start(label, _estimate_s(job))
-                started = time.monotonic()
-                record = _do(context, job, out, observer)
-                if record:
-                    done.add(job.key)
-                    outcome.written.append(record)
-                observer.finish(label, record, time.monotonic() - started)
-    except KeyboardInterrupt:
-        outcome.interrupted = True
-    finally:
-        observer.close()
-    kept = {record["key"]: record for record in (*records, *outcome.written)}  # what was written now wins
-    outcome.failed = sum(kept[key]["status"] in ("failed", "timeout") for key in plan.cells if key in kept)
-    return outcome
+    return _Driver(loaded, plan, out, observer, executor).run()
 
 
-def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:
-    """What is written to ``run.json``: what was asked, by all commands that ran into this directory."""
-    commands = [*str(before.get("command", "")).splitlines(), command]
-    return {
-        "schema": store.SCHEMA,
-        "command": "\n".join(dict.fromkeys(filter(None, commands))),
-        "preset": loaded.sweep.sweep.preset,
-        "sweep": loaded.sweep.model_dump(mode="json"),
-        "skipped": plan.skipped,
-    }
+def make_executor(loaded: Loaded, plan: Plan) -> Executor:
+    """Return the executor that ``run.executor`` names."""
+    from bench.executors.local import LocalExecutor, make_slots
+
+    run = loaded.sweep.run
+    return LocalExecutor(make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack))
 
 
-def _jobs(loaded: Loaded, plan: Plan, out: Path, todo: dict[str, Cell]) -> Iterator[Job]:
-    common: dict[str, Any] = {
-        "device": plan.device,
-        "threads": plan.threads,
-        "data_root": plan.data_root.resolve() if plan.data_root else None,
-        "out": out.resolve(),
-        "plugins": tuple(loaded.sweep.plugins),
-        "plugin_base": loaded.base,
-        "time_limit_s": loaded.sweep.run.timeout_s,
-    }
-    efficiency = {key: cell for key, cell in todo.items() if isinstance(cell, EfficiencyCell)}
-    for number in range(max((cell.rounds for cell in efficiency.values()), default=0)):
-        # Every other round backwards: else a model always follows the same neighbour, and its heat shows in no spread.
-        order = list(efficiency.items())[:: -1 if number % 2 else 1]
-        for key, cell in order:
-            if number < cell.rounds and _read_round(out, key, number) is None:
-                yield Job(key, cell, number, **common)
-    yield from (Job(key, cell, None, **common) for key, cell in todo.items() if isinstance(cell, AccuracyCell))
+@dataclass(slots=True)
+class _Running:
+    job: Job
+    label: str
+    started: float
 
 
-def _estimate_s(job: Job) -> float:
-    seconds = estimate_s(job.cell, job.threads, job.device)
-    return seconds / job.cell.rounds if isinstance(job.cell, EfficiencyCell) else seconds
+class _Driver:
+    """One run in progress."""
 
+    def __init__(self, loaded: Loaded, plan: Plan, out: Path, observer: Observer, executor: Executor | None) -> None:
+        self.loaded, self.plan, self.out = loaded, plan, out
+        self.observer: Any = Steady(observer)
+        self.kept: set[str] = set()
+        self.outcome = Outcome(out, tuple(plan.cells))
+        self.statuses: dict[str, str] = {}  # of Cells that are done
+        self.stamps: dict[str, store.Stamp] = {}  # of Records that are there and are to be replaced
+        self.timed, self.queue, self.later = deque[Job](), deque[Job](), list[Job]()
+        self.running: dict[str, _Running] = {}
+        self.unwritten: list[tuple[_Running, Finished]] = []
+        self.attempts = Counter[str]()
+        self.interrupts: list[int] = []
+        self.stopping = False
+        self.hard_stop: float | None = None
+        self.stuck_since: float | None = None
+        self.poll_s, self.said_waiting = POLL_S[0], False
+        self.claims = Claims(out)
+        self.room = QuietRoom(self.claims, plan)
+        self.executor = executor
 
-def _round_path(out: Path, key: str, number: int) -> Path:
-    return out / "rounds" / key / f"{number}.json"
+    def run(self) -> Outcome:
+        """Do everything."""
+        begun = False
+        try:
+            with self._signals():
+                self._decide(self._find_done())
+                self.executor = self.executor or make_executor(self.loaded, self.plan)
+                self._begin()
+                begun = True
+                while self._step(self.executor):
+                    pass
+        except KeyboardInterrupt:
+            self.stopping = True
+        finally:
+            if self.executor:
+                self.executor.close()
+            self.claims.close()
+            if begun:
+                self.observer.close()
+        self.outcome.interrupted = self.stopping
+        planned = (self.statuses.get(key) for key in self.plan.cells)
+        self.outcome.failed = sum(status in ("failed", "timeout") for status in planned)
+        return self.outcome
 
+    # --- what is to do -----------------------------------------------------------------------------------------------
 
-def _do(context: Any, job: Job, out: Path, observer: Observer) -> Record | None:
-    """Execute one job; return the Cell's Record if this job completes it."""
-    finished = _in_worker(context, job, observer)
-    if job.round is None or finished.result.status != "ok":
-        return _write(out, job.key, job.cell, finished)
-    assert isinstance(job.cell, EfficiencyCell)
-    entry = {"metrics": finished.result.metrics, "environment": finished.environment, "seconds": finished.seconds}
-    store.write_json(_round_path(out, job.key, job.round), entry)
-    return _combined(out, job.key, job.cell)
+    def _find_done(self) -> set[str]:
+        """Read what is on disk; return the keys of Cells that need not run."""
+        found, problems = store.read_states(self.out)
+        for line in store.set_aside(self.out, problems):
+            self.observer.note(line)
+        retry = set(self.loaded.sweep.run.retry)
+        # What could not run once and can run now, after an upgrade, is no longer done.
+        again = {
+            key
+            for key, state in found.items()
+            if state.status in retry or (state.status == "unsupported" and key not in self.plan.unsupported)
+        }
+        done = found.keys() - again
+        kept = transfer.kept_weights(self.plan.cells, done, self.loaded.sweep.run.keep_weights)
+        finished = {key for key in done if found[key].status == "ok"}
+        if bare := transfer.to_train_again(finished & self.plan.cells.keys(), kept, self.out):
+            self.observer.note(f"{len(bare)} cells are trained again: their weights are needed and were not kept")
+            again |= set(bare)
+        self.kept = kept
+        self.stamps = {key: found[key].stamp for key in again}
+        self.statuses = {key: state.status for key, state in found.items() if key not in again}
+        return set(self.statuses)
 
-
-def _combined(out: Path, key: str, cell: EfficiencyCell) -> Record | None:
-    """Write the Record of a Cell whose rounds are all there; None while one is missing."""
-    rounds = [_read_round(out, key, number) for number in range(cell.rounds)]
-    complete = [item for item in rounds if item is not None]
-    if len(complete) < cell.rounds:
-        return None
-    result = Result(combine([item["metrics"] for item in complete]))
-    seconds = sum(item["seconds"] for item in complete)
-    return _write(out, key, cell, _Finished(result, complete[0]["environment"], seconds))
-
-
-def _read_round(out: Path, key: str, number: int) -> dict[str, Any] | None:
-    try:
-        return dict(json.loads(_round_path(out, key, number).read_bytes()))
-    except (FileNotFoundError, ValueError):
-        return None
-
-
-def _in_worker(context: Any, job: Job, observer: Observer) -> _Finished:
-    """Run a job in its own process and wait for its Result, its death or its time limit."""
-    log = job.out / "logs" / f"{job.key}.log"
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=work, args=(sender, job), daemon=True)
-    with _without_main():
-        process.start()  # the first one waits for the forkserver's imports, which are no part of a Cell's time
-    started = time.monotonic()
-    sender.close()
-    message: tuple[Any, ...] | None = None
-    try:
-        while message is None:
-            left = None if job.time_limit_s is None else max(0.0, started + job.time_limit_s - time.monotonic())
-            if not wait([receiver], left):
-                reason = f"took longer than {job.time_limit_s:g} s (run.timeout_s)"
-                message = ("error", "timeout", reason)
-                break
-            try:
-                received = receiver.recv()
-            except EOFError:
-                process.join()
-                message = ("error", "failed", _death(process.exitcode))
-                break
-            if received[0] == "progress":
-                observer.progress(received[1])
+    def _decide(self, done: set[str]) -> None:
+        """Write what needs no worker; line up the jobs of the rest."""
+        plan = self.plan
+        self.outcome.resumed = len(done & plan.cells.keys())
+        environment = {"device": plan.device, "threads": plan.threads}
+        for key, reason in plan.unsupported.items():
+            if key not in done:
+                finished = Finished(Result({}, "unsupported", reason), environment, 0.0)
+                self._keep(write_finished(self.out, key, plan.cells[key], finished))
+        todo: dict[str, Cell] = {}
+        for key, cell in plan.cells.items():
+            if key in self.statuses:
+                continue
+            # killed between the last round and the Record
+            if isinstance(cell, EfficiencyCell) and (record := combined(self.out, key, cell)):
+                self._keep(record)
             else:
-                message = received
-    finally:
-        seconds = time.monotonic() - started
-        receiver.close()
-        _end(process)
-    if message[0] == "done":
-        return _Finished(message[1], message[2], seconds)
-    environment = {"device": job.device, "threads": job.threads}
-    return _Finished(Result({"log_tail": _tail(log)}, message[1], message[2]), environment, seconds)
+                todo[key] = cell
+        for job in make_jobs(self.loaded, plan, self.out, todo, self.kept):
+            (self.timed if job.alone else self.queue).append(job)
 
+    def _keep(self, record: Record) -> None:
+        self.statuses[record["key"]] = record["status"]
+        self.outcome.written.append(record)
 
-def _end(process: Any) -> None:
-    process.join(5)
-    if process.is_alive():
-        process.kill()
-        process.join()
+    def _begin(self) -> None:
+        runnable = self.plan.cells.keys() - self.plan.unsupported.keys()
+        jobs = [*self.timed, *self.queue]
+        estimate = sum(job_estimate_s(job) * self._share(job) for job in jobs)
+        self.observer.begin(len(jobs), len(runnable), len(runnable & self.statuses.keys()), estimate)
 
+    def _share(self, job: Job) -> float:
+        assert self.executor
+        return 1.0 if job.alone else 1.0 / max(1, self.executor.parallel)
 
-def _death(exitcode: int | None) -> str:
-    if exitcode is not None and exitcode < 0:
-        name = signal.Signals(-exitcode).name
-        hint = "; the kernel kills processes when memory runs out" if name == "SIGKILL" else ""
-        return f"the worker was killed by {name}{hint}"
-    return f"the worker ended without a result (exit status {exitcode})"
+    # --- the loop ----------------------------------------------------------------------------------------------------
 
+    def _step(self, executor: Executor) -> bool:
+        """Start what can start, sleep, take in what happened; False when all is done."""
+        if not self.stopping and not self.unwritten and self.stuck_since is None:
+            try:
+                self._start_jobs(executor)
+            except StoreError as error:
+                self._say_stuck(str(error))
+        waiting = self.unwritten or (not self.stopping and (self.timed or self.queue or self.later))
+        if not self.running and not waiting:
+            return False
+        for event in executor.wait(self._patience(bool(waiting))):
+            self._take(event)
+        if self.interrupts and not self.stopping:
+            self._stop_gently(executor)
+        if self.hard_stop is not None and time.monotonic() >= self.hard_stop:
+            for ticket in self.running:
+                executor.cancel(ticket, gently=False)
+            self.hard_stop = None
+        self._write_again()
+        return True
 
-def _tail(log: Path) -> list[str]:
-    try:
-        return log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-    except OSError:
-        return []
+    def _patience(self, waiting: bool) -> float | None:
+        """How long to sleep: until somebody speaks, unless what is on disk has to be looked at."""
+        if self.hard_stop is not None:
+            return max(0.0, self.hard_stop - time.monotonic())
+        if self.unwritten or self.stuck_since is not None:
+            return POLL_S[0] * 4
+        if not waiting or (self.running and not self.later and not self.room.waits):
+            return None
+        self.poll_s = min(POLL_S[1], self.poll_s * 1.5)
+        return self.poll_s
 
+    def _start_jobs(self, executor: Executor) -> None:
+        while self.timed:
+            job = self.timed[0]
+            if self._is_done(job):
+                self.timed.popleft()
+                continue
+            if self.room.enter(self.running) and not self.running:
+                self.timed.popleft()
+                self._launch(executor, job)
+            break
+        if self.room.inside:
+            if self.timed or any(running.job.alone for running in self.running.values()):
+                return  # nothing else now
+            self.room.leave()
+        self.queue.extend(self.later)
+        self.later.clear()
+        while self.queue and executor.room(self.queue[0]) and self.room.may_work():
+            self._start_or_put_off(executor, self.queue.popleft())
+        if not self.running:
+            self.room.stop_work()
 
-def _write(out: Path, key: str, cell: Cell, finished: _Finished) -> Record:
-    result = finished.result
-    metrics = dict(result.metrics)
-    record: Record = {
-        "schema": store.SCHEMA,
-        "key": key,
-        "kind": cell.kind,
-        "status": result.status,
-        "reason": result.reason,
-        "spec": store.plain(cell.spec()),
-        "log_tail": metrics.pop("log_tail", []),
-        "metrics": store.plain(metrics),
-        "environment": finished.environment,
-        "timings": {"wall_s": round(finished.seconds, 3), **store.plain(result.timings)},
-    }
-    store.write_record(out, record, result.arrays, result.history)
-    shutil.rmtree(out / "rounds" / key, ignore_errors=True)
-    return record
+    def _start_or_put_off(self, executor: Executor, job: Job) -> None:
+        needed = needs(job.cell)
+        if needed in self.plan.cells and needed not in self.statuses:
+            self.later.append(job)
+        elif not self._claimed(job):
+            self._say_waiting(job)
+            self.later.append(job)
+        elif self._is_done(job):
+            self.claims.release(job.key, done=True)
+        else:
+            self._launch(executor, job)
 
+    def _claimed(self, job: Job) -> bool:
+        try:
+            return self.claims.take(job.key) is not None
+        except StoreError:
+            self.later.append(job)
+            raise
 
-def _driver_environment(plan: Plan) -> dict[str, Any]:
-    return {"device": plan.device, "threads": plan.threads}
+    def _is_done(self, job: Job) -> bool:
+        """Whether a job need not run any more: its Cell ended in an earlier round, or another driver was faster."""
+        elsewhere = job.key not in self.statuses and self._done_elsewhere(job)
+        done = job.key in self.statuses
+        if not done and job.round is not None and read_round(self.out, job.key, job.round) is not None:
+            done = True
+            if record := combined(self.out, job.key, job.cell):  # type: ignore[arg-type]
+                self._keep(record)
+        if done:
+            self.observer.skip(job_estimate_s(job) * self._share(job), int(elsewhere))
+        return done
 
+    def _launch(self, executor: Executor, job: Job) -> None:
+        label = job_label(job)
+        if any(running.label == label for running in self.running.values()):
+            label += f" [{job.key[:6]}]"
+        self.observer.start(label, job_estimate_s(job), self._share(job))
+        self.running[job.ticket] = running = _Running(job, label, time.monotonic())
+        try:
+            executor.submit(job)
+        except OSError as error:  # no memory, no more processes
+            del self.running[job.ticket]
+            self._lost(running, f"cannot start a worker: {error.strerror or error}")
 
-# --- processes -------------------------------------------------------------------------------------------------
+    def _done_elsewhere(self, job: Job) -> bool:
+        """Whether another driver has written the Cell's Record since we read what is there."""
+        path = store.record_path(self.out, job.key)
+        stamp = store.stamp_of(path)
+        if stamp is None or stamp == self.stamps.get(job.key):
+            return False
+        try:
+            self.statuses[job.key] = store.read_record(path)["status"]
+        except StoreError:
+            return False  # damaged: it is written anew
+        self.outcome.resumed += 1
+        self.poll_s = POLL_S[0]
+        return True
 
+    def _say_waiting(self, job: Job) -> None:
+        if not self.said_waiting and (holder := self.claims.holder(job.key)):
+            self.observer.note(f"another bench run works on this directory too: {holder}")
+            self.said_waiting = True
 
-@contextlib.contextmanager
-def _forkserver() -> Iterator[Any]:
-    """Provide a multiprocessing context whose server has torch, timm and our rooms imported, CUDA untouched."""
-    set_omp_wait_policy()
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.preload"])
-    yield context
+    # --- what happened -----------------------------------------------------------------------------------------------
 
+    def _take(self, event: Event) -> None:
+        running = self.running.get(event.ticket)
+        if running is None:
+            return
+        if event.kind == "progress":
+            self.observer.progress(running.label, event.progress)
+            return
+        del self.running[event.ticket]
+        self.poll_s = POLL_S[0]
+        if event.kind == "finished":
+            assert event.finished
+            self._finish(running, event.finished)
+        elif event.kind == "stopped":
+            self._give_back(running, "stopped", again=False)
+        else:
+            self._lost(running, event.reason)
 
-@contextlib.contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep children from importing the caller's ``__main__`` again.
+    def _finish(self, running: _Running, finished: Finished) -> None:
+        job = running.job
+        if self.claims.lost(self.room.name if job.alone else job.key):
+            self._give_back(running, "given up: another bench run has taken it over", again=True)
+            return
+        try:
+            record = write_outcome(self.out, job, finished)
+        except StoreError as error:
+            self._say_stuck(str(error))
+            self.unwritten.append((running, finished))
+            return
+        if record:
+            self._keep(record)
+        if not job.alone:
+            self.claims.release(job.key, done=True)
+        self.observer.finish(running.label, record, finished.seconds)
 
-    multiprocessing re-imports it so that functions defined there can be found; ours are all in modules, and a
-    user's script that calls ``bench.run`` without a ``__main__`` guard would start itself over and over.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
+    def _give_back(self, running: _Running, said: str, again: bool) -> None:
+        """A job ended with nothing to store."""
+        if not running.job.alone:
+            self.claims.release(running.job.key)
+        if again:
+            (self.timed.appendleft if running.job.alone else self.later.append)(running.job)
+        self.observer.finish(running.label, None, time.monotonic() - running.started, said)
 
+    def _lost(self, running: _Running, reason: str) -> None:
+        """The job's place failed: run it again, unless that keeps happening."""
+        job = running.job
+        self.attempts[job.ticket] += 1
+        if self.attempts[job.ticket] >= ATTEMPTS:
+            environment = {"device": job.device, "threads": job.threads}
+            seconds = time.monotonic() - running.started
+            text = f"{reason} ({ATTEMPTS} times)"
+            self._finish(running, Finished(Result({}, "failed", text), environment, seconds))
+            return
+        self._give_back(running, f"to run again: {reason}", again=True)
+        if problem := store.unwritable(self.out):
+            self._say_stuck(problem)
 
-@contextlib.contextmanager
-def _driver_signals() -> Iterator[None]:
-    """Let SIGTERM (a scheduler's preemption) end the run as cleanly as Ctrl-C does."""
+    def _say_stuck(self, problem: str) -> None:
+        if self.stuck_since is None:
+            self.stuck_since = time.monotonic()
+            self.observer.note(
+                f"{problem}; nothing new is started until that works again (for {PATIENCE_S / 60:.0f} min at most); "
+                "what is finished waits in memory"
+            )
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    def _write_again(self) -> None:
+        """Try again what could not be written; go on when it is."""
+        if self.stuck_since is None:
+            return
+        problem = store.unwritable(self.out)
+        if problem is None:
+            waiting, self.unwritten = self.unwritten, []
+            for running, finished in waiting:
+                self._finish(running, finished)
+            if not self.unwritten:
+                self.stuck_since = None
+                self.observer.note("the run directory can be written again: going on")
+                return
+        if self.stopping or time.monotonic() - self.stuck_since > PATIENCE_S:
+            lost = ", ".join(running.label for running, _ in self.unwritten) or "nothing"
+            raise StoreError(f"{problem or self.out}. Not stored and to be run again: {lost}; all else is on disk")
 
-    try:
-        before = signal.signal(signal.SIGTERM, interrupt)
-    except ValueError:  # not in the main thread: the caller handles signals
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    # --- signals -----------------------------------------------------------------------------------------------------
+
+    def _stop_gently(self, executor: Executor) -> None:
+        self.stopping = True
+        if self.interrupts[0] != signal.SIGINT:
+            self.hard_stop = time.monotonic() + GRACE_S
+        if any(not running.job.alone for running in self.running.values()):
+            limit = "" if self.hard_stop is None else f" (within {GRACE_S:.0f} s)"
+            self.observer.note(
+                f"stopping: trainings keep a checkpoint at the end of their epoch{limit}; once more stops at once"
+            )
+        for ticket in list(self.running):
+            executor.cancel(ticket, gently=True)
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C, SIGTERM (a scheduler's preemption) and SIGHUP end the run cleanly; the second one at once."""
+
+        def interrupt(number: int, frame: Any) -> None:
+            self.interrupts.append(number)
+            if len(self.interrupts) > 1 or self.executor is None:
+                raise KeyboardInterrupt
+            self.executor.wake()
+
+        before = {}
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                if signal.getsignal(number) not in (signal.SIG_IGN, None):  # nohup wants SIGHUP ignored
+                    before[number] = signal.signal(number, interrupt)
+        except ValueError:  # not in the main thread: the caller handles signals
+            before = {}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

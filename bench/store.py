@@ -6,22 +6,24 @@
     RUN/history/<key>.csv       one row an epoch
     RUN/rounds/<key>/<n>.json   raw samples of an efficiency Cell whose rounds are not all done
     RUN/logs/<key>.log          what the worker printed
+    RUN/claims/                 what drivers are working on (:mod:`bench.claims`); gone when none runs
 
-Runs merge by copying files; a crash costs at most the Cell in flight.
+Nothing needs a lock: files are written beside their place and renamed into it. A crash costs the Cells in flight.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import gc
 import io
 import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,9 +31,21 @@ if TYPE_CHECKING:
 
 SCHEMA = 1
 STATUSES = ("ok", "oom", "unsupported", "diverged", "failed", "timeout")
+PROBE_BYTES = 1 << 20
 REQUIRED = ("schema", "key", "kind", "status", "reason", "spec", "metrics", "environment")
 
+# Schema -> what makes a Record of the next one of it. None yet: there has been one schema.
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+
 Record = dict[str, Any]
+Stamp = tuple[int, int]  # when a file was written (ns, its disk's clock) and its bytes: tells two versions of it apart
+
+
+class State(NamedTuple):
+    """What a driver needs to know of a Record."""
+
+    status: str
+    stamp: Stamp
 
 
 class StoreError(RuntimeError):
@@ -130,28 +144,113 @@ def invalid(record: Any) -> str | None:
     return None
 
 
+def record_path(out: Path, key: str) -> Path:
+    """Where a Cell's Record lies."""
+    return out / "cells" / f"{key}.json"
+
+
+def stamp_of(path: Path) -> Stamp | None:
+    """Tell which version of a file is there; None if there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_mtime_ns, status.st_size
+
+
+def migrated(record: Any) -> Any:
+    """Bring a Record of an older schema to the present one, where there is a way."""
+    while isinstance(record, dict) and isinstance(record.get("schema"), int) and record["schema"] in MIGRATIONS:
+        record = MIGRATIONS[record["schema"]](record)
+    return record
+
+
 def read_record(path: Path) -> Record:
     """Read one Record. Raises StoreError naming the file and what is wrong with it."""
+    return _read(str(path), path.stem)[0]
+
+
+def _read(path: str, stem: str) -> tuple[Record, Stamp]:
     try:
-        record = json.loads(path.read_bytes())
+        with open(path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            record = migrated(json.loads(file.read()))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: {error}") from error
     if problem := invalid(record):
         raise StoreError(f"{path}: {problem}")
-    if record["key"] != path.stem:
+    if record["key"] != stem:
         raise StoreError(f"{path}: its key is {record['key']!r}, not the file's name")
-    return dict(record)
+    return record, (status.st_mtime_ns, status.st_size)
+
+
+def _scan(out: Path) -> Iterator[tuple[Record, Stamp] | str]:
+    """Yield all Records of a run by key; a message for each file that cannot be read."""
+    try:
+        names = sorted(entry.name for entry in os.scandir(out / "cells") if entry.name.endswith(".json"))
+    except FileNotFoundError:
+        return
+    folder = str(out / "cells")
+    collecting = gc.isenabled()
+    gc.disable()  # nothing that is read here is garbage, and looking for it takes longer than reading
+    try:
+        for name in names:
+            if name.startswith("."):  # being written
+                continue
+            try:
+                yield _read(f"{folder}/{name}", name[:-5])
+            except StoreError as error:
+                yield str(error)
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def read_records(out: Path) -> tuple[list[Record], list[str]]:
     """Read all Records of a run, sorted by key, and one message for each file that could not be read."""
     records, problems = [], []
-    for path in sorted((out / "cells").glob("*.json")):
-        try:
-            records.append(read_record(path))
-        except StoreError as error:
-            problems.append(str(error))
+    for found in _scan(out):
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            records.append(found[0])
     return records, problems
+
+
+def read_states(out: Path) -> tuple[dict[str, State], list[str]]:
+    """Read the status of every Record of a run, by key, and one message for each file that could not be read."""
+    states, problems = {}, []
+    for found in _scan(out):
+        if isinstance(found, str):
+            problems.append(found)
+        else:
+            record, stamp = found
+            states[record["key"]] = State(record["status"], stamp)
+    return states, problems
+
+
+def prepare(out: Path) -> None:
+    """Make a run directory. Raises StoreError where that is impossible: it is a file, or cannot be written."""
+    try:
+        (out / "cells").mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StoreError(f"{out} is, or lies under, a file, not a run directory; choose another with --out") from None
+    except OSError as error:
+        raise StoreError(f"cannot write {out}: {error.strerror}; choose another directory with --out") from error
+    if problem := unwritable(out):
+        raise StoreError(f"{problem}; choose another directory with --out, or make room")
+
+
+def unwritable(out: Path) -> str | None:
+    """Say why Records cannot be written to a run directory now, or return None. Tries it with a megabyte."""
+    try:
+        with tempfile.TemporaryFile(dir=out / "cells", prefix=".probe.") as file:
+            file.write(bytes(PROBE_BYTES))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        return f"cannot write {out}: {error.strerror}"
+    return None
 
 
 def set_aside(out: Path, problems: Iterable[str]) -> list[str]:
@@ -167,7 +266,10 @@ def set_aside(out: Path, problems: Iterable[str]) -> list[str]:
             raise StoreError(f"{problem}; use the version that wrote it, or another --out")
         target = path.parent / "damaged" / path.name
         target.parent.mkdir(exist_ok=True)
-        os.replace(path, target)
+        try:
+            os.replace(path, target)
+        except FileNotFoundError:  # another driver was faster
+            continue
         moved.append(f"damaged record set aside as {target} ({problem}); its cell runs again")
     return moved
 
@@ -189,7 +291,9 @@ def load_records(path: str | Path) -> pd.DataFrame:
     """Load a run as a DataFrame: one row a Record; spec fields, metrics, key, kind, status and reason as columns."""
     import pandas as pd
 
-    records, _ = read_records(Path(path))
+    if not ((out := Path(path)) / "cells").is_dir() and not (out / "run.json").is_file():
+        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    records, _ = read_records(out)
     return pd.DataFrame([flatten(record) for record in records])
 
 

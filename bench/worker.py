@@ -6,6 +6,9 @@ a few hundredths of a second and inherits no state of another Cell.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import multiprocessing
 import os
 import platform
@@ -14,70 +17,115 @@ import sys
 import threading
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.cells import AccuracyCell, Cell, Context, Result
+from bench.cells import AccuracyCell, Context, Result, Stopped, TransferCell
+from bench.executors.base import Job, Send
+
+__all__ = ["Job", "environment", "run_job", "work"]
+
+SOCKET_FOLDER = "MEDBENCH_FORKSERVER_FOLDER"  # tells the forkserver what to remove when its driver was killed
+PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the disk's, not the Cell's: it runs again elsewhere or later
 
 
-@dataclass(frozen=True)
-class Job:
-    """One trip to a worker: a Cell, or one round of an efficiency Cell, and all it needs."""
+class StopRequest:
+    """Whether this process was asked to end (SIGTERM). Who never asks is ended at once."""
 
-    key: str
-    cell: Cell
-    round: int | None
-    device: str
-    threads: int
-    data_root: Path | None
-    out: Path
-    plugins: tuple[str, ...]
-    plugin_base: Path
-    time_limit_s: float | None = None
+    def __init__(self) -> None:
+        self.requested = self.listening = False
+
+    def __call__(self) -> bool:
+        """Say whether to stop; from the first call on, the caller is trusted to do so at its next good moment."""
+        self.listening = True
+        return self.requested
+
+    def handle(self, number: int, frame: Any) -> None:
+        """Take the signal."""
+        if not self.listening:
+            os._exit(1)
+        self.requested = True
 
 
 def work(connection: Connection, job: Job) -> None:
-    """Run a Job in this process: send ``("progress", dict)``, then ``("done", Result, dict)`` or ``("error", ...)``."""
+    """Run a Job in this process, which serves nothing else; messages as of :func:`run_job`."""
+    stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, stop.handle)
     _die_with_driver()
     _redirect_output(job.out / "logs" / f"{job.key}.log")
+    _take_place(job)
+    with contextlib.suppress(BrokenPipeError):  # the driver has gone: so shall we, within moments
+        run_job(job, connection.send, stop)
+    connection.close()
+
+
+def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
+    """Execute a Job and tell what happens.
+
+    Sends any number of ``("progress", dict)``, then one of ``("done", Result, environment)``,
+    ``("error", status, reason)``, ``("stopped",)`` after ``stop()`` was true, ``("lost", reason)`` when this place
+    cannot be written to.
+    """
+    last: tuple[Any, ...]
     try:
-        result, environment = _execute(connection, job)
-        connection.send(("done", result, environment))
+        last = ("done", *_execute(job, send, stop))
+    except Stopped:
+        last = ("stopped",)
     except BaseException as error:
-        traceback.print_exc()
-        connection.send(("error", _status(error), _reason(error)))
-    finally:
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        last = ("lost", _reason(error)) if _is_of_the_place(error) else ("error", _status(error), _reason(error))
+    with contextlib.suppress(OSError):
         sys.stdout.flush()
         sys.stderr.flush()
-        connection.close()
+    send(last)
 
 
 def _die_with_driver() -> None:
     """End this process when the driver is gone, however it died: nobody would read the result."""
+    with contextlib.suppress(OSError):
+        os.setpgid(0, 0)  # a group of its own: whatever it starts ends with it
+    with contextlib.suppress(OSError, AttributeError):
+        # Killed with the forkserver, which ends with the driver; this holds even where a library keeps the GIL.
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
     parent = multiprocessing.parent_process()
     if parent is None:
         return
 
     def watch() -> None:
         wait([parent.sentinel])
-        os._exit(1)
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True, name="driver-watch").start()
 
 
 def _redirect_output(log: Path) -> None:
-    log.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    """Send what is printed to the Cell's log; to nowhere, where that cannot be written."""
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError:
+        handle = os.open(os.devnull, os.O_WRONLY)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.close(handle)
 
 
-def _execute(connection: Connection, job: Job) -> tuple[Result, dict[str, Any]]:
+def _take_place(job: Job) -> None:
+    """Keep to the cores and GPUs of the job; before CUDA and the OpenMP threads start."""
+    if job.visible_gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
+    if job.cores and hasattr(os, "sched_setaffinity"):
+        with contextlib.suppress(OSError):  # the set of allowed cores has shrunk meanwhile
+            os.sched_setaffinity(0, job.cores)
+    with contextlib.suppress(OSError):  # when memory runs out, the kernel should take this process, not the driver
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, dict[str, Any]]:
     import torch
 
     from bench import registry
@@ -88,31 +136,36 @@ def _execute(connection: Connection, job: Job) -> tuple[Result, dict[str, Any]]:
     registry.load_plugins(job.plugins, job.plugin_base)
     if changed := changed_since(job.cell):
         raise RuntimeError(f"{changed} changed after the run was planned; run again")
-
-    def progress(event: dict[str, Any]) -> None:
-        connection.send(("progress", event))
-
     context = Context(
         device=job.device,
         threads=job.threads,
         data_root=job.data_root,
         cache_dir=None,
         out=job.out,
-        progress=progress,
+        progress=lambda event: send(("progress", event)),
         time_limit_s=job.time_limit_s,
+        stop=stop,
+        keep_weights=job.keep_weights,
     )
     started = time.perf_counter()
+    result = _measured(job, context)
+    result.timings.setdefault("worker_s", time.perf_counter() - started)
+    return result, environment(job.device)
+
+
+def _measured(job: Job, context: Context) -> Result:
     if isinstance(job.cell, AccuracyCell):
         from bench.training.accuracy import run_accuracy
 
-        result = run_accuracy(job.cell, context)
-    else:
-        from bench.measure.efficiency import measure_round
+        return run_accuracy(job.cell, context)
+    if isinstance(job.cell, TransferCell):
+        from bench.training.transfer import run_transfer
 
-        assert job.round is not None
-        result = measure_round(job.cell, context, job.round)
-    result.timings.setdefault("worker_s", time.perf_counter() - started)
-    return result, environment(job.device)
+        return run_transfer(job.cell, context)
+    from bench.measure.efficiency import measure_round
+
+    assert job.round is not None
+    return measure_round(job.cell, context, job.round)
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -140,6 +193,16 @@ def environment(device: str) -> dict[str, Any]:
     if device.startswith("cuda"):
         found["cuda"] = torch.version.cuda
     return found
+
+
+def _is_of_the_place(error: BaseException) -> bool:
+    """Say whether a fault is of the disk that this process was given: another time or place it would not happen."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.errno in PLACE_FAULTS:
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
 
 
 def _status(error: BaseException) -> str:

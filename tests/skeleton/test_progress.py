@@ -32,7 +32,7 @@ def test_a_log_has_one_line_a_job():
     observer.begin(2, 4, 3, 60.0)
     for record in (None, RECORD):
         observer.start("a long label that must not be broken or cut", 30.0)
-        observer.progress({"epoch": 1})
+        observer.progress("a long label that must not be broken or cut", {"epoch": 1})
         observer.finish("a long label that must not be broken or cut", record, 12.0)
     observer.close()
     lines = out.getvalue().splitlines()
@@ -49,7 +49,7 @@ def test_a_log_hears_of_a_long_job_once_a_minute(monkeypatch):
     observer.start("net on data", 600.0)
     for second in range(0, 130, 5):
         now[0] = second
-        observer.progress({"phase": "train", "epoch": second})
+        observer.progress("net on data", {"phase": "train", "epoch": second})
     said = [line for line in out.getvalue().splitlines() if "epoch" in line]
     assert len(said) == 2 and "epoch 60/?" in said[0] and "60 s" in said[0]
 
@@ -60,7 +60,7 @@ def test_a_terminal_shows_phase_epoch_loss_and_pace():
     assert isinstance(observer, RichObserver)
     observer.begin(4, 9, 5, 400.0)
     observer.start("net on data", 100.0)
-    observer.progress({"phase": "train", "epoch": 2, "epochs": 9, "loss": 0.5, "images_per_s": 321.0})
+    observer.progress("net on data", {"phase": "train", "epoch": 2, "epochs": 9, "loss": 0.5, "images_per_s": 321.0})
     with console.capture() as captured:
         console.print(observer._view())
     said = captured.get()

@@ -1,0 +1,158 @@
+"""Cells -> jobs for workers, and what workers give back -> Records. Torch-free.
+
+Efficiency Cells are cut into rounds, whose raw samples wait in ``rounds/`` until the last is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench import store
+from bench.cells import Cell, EfficiencyCell, Result, cell_label
+from bench.config import Loaded
+from bench.estimate import estimate_s
+from bench.executors.base import Finished, Job
+from bench.measure.combine import combine
+from bench.plan import Plan
+from bench.store import Record
+
+KEEPS_CHECKPOINT = ("failed", "timeout", "oom")  # statuses after which the same Cell may go on from its checkpoint
+
+
+def make_jobs(
+    loaded: Loaded, plan: Plan, out: Path, todo: Mapping[str, Cell], kept: Collection[str] = ()
+) -> Iterator[Job]:
+    """Yield the jobs of ``todo`` in their order: rounds of efficiency Cells, interleaved, then all other Cells.
+
+    Args:
+        loaded: the sweep.
+        plan: what it means.
+        out: the run directory.
+        todo: key -> Cell, of those to run.
+        kept: keys of Cells whose weights are kept.
+    """
+    common: dict[str, Any] = {
+        "device": plan.device,
+        "threads": plan.threads,
+        "data_root": plan.data_root.resolve() if plan.data_root else None,
+        "out": out.resolve(),
+        "plugins": tuple(loaded.sweep.plugins),
+        "plugin_base": loaded.base,
+        "time_limit_s": loaded.sweep.run.timeout_s,
+    }
+    timed = {key: cell for key, cell in todo.items() if isinstance(cell, EfficiencyCell)}
+    for number in range(max((cell.rounds for cell in timed.values()), default=0)):
+        # Every other round backwards: else a model always follows the same neighbour, and its heat shows in no spread.
+        order = list(timed.items())[:: -1 if number % 2 else 1]
+        for key, cell in order:
+            if number < cell.rounds and read_round(out, key, number) is None:
+                yield Job(key, cell, number, **common)
+    for key, other in todo.items():
+        if not isinstance(other, EfficiencyCell):
+            yield Job(key, other, None, **common, keep_weights=key in kept)
+
+
+def job_label(job: Job) -> str:
+    """One line for people: what the job does."""
+    return cell_label(job.cell) + (f", round {job.round + 1}" if job.round is not None else "")
+
+
+def job_estimate_s(job: Job) -> float:
+    """The seconds a job will take, roughly."""
+    seconds = estimate_s(job.cell, job.threads, job.device)
+    return seconds / job.cell.rounds if isinstance(job.cell, EfficiencyCell) else seconds
+
+
+# --- rounds ----------------------------------------------------------------------------------------------------------
+
+
+def round_path(out: Path, key: str, number: int) -> Path:
+    """Where the raw samples of a round lie."""
+    return out / "rounds" / key / f"{number}.json"
+
+
+def read_round(out: Path, key: str, number: int) -> dict[str, Any] | None:
+    """Read a round that this machine measured; None if there is none, or it is torn, or another machine's.
+
+    The difference between the rounds of a Cell is its noise: rounds of two machines would show theirs instead.
+    """
+    try:
+        entry = dict(json.loads(round_path(out, key, number).read_bytes()))
+    except (FileNotFoundError, ValueError):
+        return None
+    return entry if entry.get("host", platform.node()) == platform.node() else None
+
+
+def combined(out: Path, key: str, cell: EfficiencyCell) -> Record | None:
+    """Write the Record of a Cell whose rounds are all there; None while one is missing."""
+    rounds = [read_round(out, key, number) for number in range(cell.rounds)]
+    complete = [item for item in rounds if item is not None]
+    if len(complete) < cell.rounds:
+        return None
+    result = Result(combine([item["metrics"] for item in complete]))
+    seconds = sum(item["seconds"] for item in complete)
+    return write_finished(out, key, cell, Finished(result, complete[0]["environment"], seconds))
+
+
+# --- Records ---------------------------------------------------------------------------------------------------------
+
+
+def write_outcome(out: Path, job: Job, finished: Finished) -> Record | None:
+    """Put a job's outcome on disk; return the Cell's Record if this job completes it.
+
+    Raises:
+        StoreError: the run directory cannot be written.
+    """
+    if job.round is None or finished.result.status != "ok":
+        return write_finished(out, job.key, job.cell, finished)
+    assert isinstance(job.cell, EfficiencyCell)
+    entry = {
+        "metrics": finished.result.metrics,
+        "environment": finished.environment,
+        "seconds": finished.seconds,
+        "host": platform.node(),
+    }
+    store.write_json(round_path(out, job.key, job.round), entry)
+    return combined(out, job.key, job.cell)
+
+
+def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Record:
+    """Write a Cell's Record, and clear away what was kept for the case of its interruption."""
+    result = finished.result
+    metrics = dict(result.metrics)
+    record: Record = {
+        "schema": store.SCHEMA,
+        "key": key,
+        "kind": cell.kind,
+        "status": result.status,
+        "reason": result.reason,
+        "spec": store.plain(cell.spec()),
+        "log_tail": metrics.pop("log_tail", []),
+        "metrics": store.plain(metrics),
+        "environment": finished.environment,
+        "timings": {"wall_s": round(finished.seconds, 3), **store.plain(result.timings)},
+    }
+    store.write_record(out, record, result.arrays, result.history)
+    shutil.rmtree(out / "rounds" / key, ignore_errors=True)
+    if result.status not in KEEPS_CHECKPOINT:
+        with contextlib.suppress(OSError):
+            (out / "checkpoints" / f"{key}.pt").unlink(missing_ok=True)
+    return record
+
+
+def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:
+    """What is written to ``run.json``: what was asked, by all commands that ran into this directory."""
+    commands = [*str(before.get("command", "")).splitlines(), command]
+    return {
+        "schema": store.SCHEMA,
+        "command": "\n".join(dict.fromkeys(filter(None, commands))),
+        "preset": loaded.sweep.sweep.preset,
+        "sweep": loaded.sweep.model_dump(mode="json"),
+        "skipped": plan.skipped,
+    }

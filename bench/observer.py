@@ -1,0 +1,49 @@
+"""Who shows a run to people: what they are told. The two of ours are in :mod:`bench.progress`."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Protocol
+
+from bench.store import Record
+
+
+class Observer(Protocol):
+    """Hears what happens, to show it."""
+
+    def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
+        """The run starts: ``jobs`` (trips to a worker) to do; ``done`` of its ``cells`` are finished already."""
+
+    def start(self, label: str, estimate_s: float, share: float = 1.0) -> None:
+        """A worker starts on what ``label`` says; it takes ``share`` of the machine, beside others."""
+
+    def progress(self, label: str, event: dict[str, Any]) -> None:
+        """A worker is in a phase, an epoch; keys as in :class:`bench.cells.Context`."""
+
+    def finish(self, label: str, record: Record | None, seconds: float, said: str = "round done") -> None:
+        """A job ended; without a ``record`` (a round that is not the last, a stop), ``said`` tells how."""
+
+    def skip(self, estimate_s: float, cells: int = 0) -> None:
+        """A job is not needed any more; with it, so many ``cells`` were found done that others ran."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def close(self) -> None:
+        """The run ended."""
+
+
+class Steady:
+    """An observer that goes on when its terminal has gone or its pipe is closed: a sweep is not lost for that."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._observer, name)
+
+        def call(*args: Any) -> None:
+            with contextlib.suppress(OSError):
+                method(*args)
+
+        return call
