@@ -8,8 +8,11 @@ from math import log, sqrt
 from statistics import fmean
 from typing import Any
 
-from bench.report.growth import changes, growth_blocks
+from bench.report.crossings import changes
+from bench.report.growth import growth_blocks
+from bench.report.repeats import NORMAL_95, noise
 from bench.report.results import Code, Record, code_of
+from bench.report.roofline import roofline_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
 from bench.report.tables import (
     MISSING,
@@ -27,7 +30,8 @@ from bench.report.tables import (
 )
 
 MAX_EVIDENCE = 8
-NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
+LATENCY = "latency_ms"
+THROUGHPUT = "throughput_images_per_s"
 
 
 _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
@@ -73,9 +77,11 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
         blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
         if evidence := _evidence(members):
             blocks.append(Bullets(evidence))
+        blocks += _memory_blocks(members)
         blocks += growth_blocks(members)
-        if overtaken := changes(members, noise_floor(members)):
+        if overtaken := changes(members):
             blocks.append(Bullets(overtaken))
+        blocks += roofline_blocks(members)
         title = str(key)
         sections.append(Section(title[0].upper() + title[1:], blocks, level=3))
     return sections
@@ -92,13 +98,40 @@ def _cost_table(members: Sequence[Record]) -> Table:
     return Table(columns, rows_of(lines)).without_empty()
 
 
-def noise_floor(members: Iterable[Record]) -> float | None:
+_MEMORY: tuple[tuple[Column, str], ...] = (
+    (Column("allocated MiB", drop=3), "peak_allocated_mib"),
+    (Column("reserved MiB", drop=1), "peak_reserved_mib"),
+    (Column("device MiB", drop=2), "peak_device_mib"),
+    (Column("kept for backward MiB", drop=1), "saved_activations_mib"),
+    (Column("of it per image", drop=4), "saved_activations_mib_per_image"),
+)
+
+
+def _memory_blocks(members: Sequence[Record]) -> list[Block]:
+    """The peaks behind the headline, where there is more than that one figure (a GPU, or training)."""
+    columns = (Column("model", left=True, code=True), Column("px"), Column("batch", drop=5), *(c for c, _ in _MEMORY))
+    lines = [
+        (r["label"], str(r["spec"].get("resolution", "")), batch_text(r), *(significant(v) for v in values))
+        for r in members
+        if r["status"] == "ok" and any(values := [_scaled(r["metrics"], metric) for _, metric in _MEMORY])
+    ]
+    if not lines:
+        return []
+    note = (
+        "Memory in detail: allocated is what tensors took at the peak, reserved what the caching allocator took for "
+        "them, device what the GPU lost in all, context and libraries included; kept for backward is what one forward "
+        "pass leaves for the backward pass, weights and images not counted."
+    )
+    return [Text(note), Table(columns, rows_of(lines)).without_empty()]
+
+
+def noise_floor(members: Iterable[Record], metric: str = THROUGHPUT) -> float | None:
     """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
 
-    1.96 times the root mean square over rows: ``noise_rel`` is one standard deviation of such a difference, estimated
-    from few rounds, and only its square is right on average.
+    1.96 times the root mean square over rows: a row's own noise is one standard deviation of such a difference,
+    estimated from few rounds, and only its square is right on average.
     """
-    squares = [float(v) ** 2 for r in members if known(v := r["metrics"].get("noise_rel"))]
+    squares = [found**2 for r in members if (found := noise(r["metrics"], metric)) is not None]
     return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
@@ -109,10 +142,14 @@ def _noise_line(members: Sequence[Record]) -> str:
     measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
     worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], row_order(r)))
     most = f"; {_percent(NORMAL_95 * worst['metrics']['noise_rel'])} for the worst, {_which(worst)}"
+    latency = noise_floor(members, LATENCY)
+    also = f" and {_percent(latency)} in latency at batch 1" if latency is not None else ""
+    noisy = sum(bool(r["metrics"].get("noisy")) for r in measured)
+    share = f"{noisy} of {counted(len(measured), 'row')}" + (f" ({_percent(noisy / len(measured))})" if noisy else "")
     return (
-        f"Noise floor: {_percent(floor)} in images/s; 95 % of repeats of one row differ by less (A/A repeats of "
+        f"Noise floor: {_percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
         f"{counted(len(measured), 'row')}{most if len(measured) > 1 else ''}). Smaller differences between rows mean "
-        "nothing."
+        f"nothing. {share} {'is' if noisy == 1 else 'are'} noisy by {'its' if noisy == 1 else 'their'} own repeats."
     )
 
 

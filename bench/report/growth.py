@@ -1,17 +1,17 @@
-"""How time and memory grow with the image in one table, and where models overtake each other."""
+"""How time and memory grow with the image, model by model and family by family."""
 
 from __future__ import annotations
 
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from math import log
 
 from bench.report.results import Record
-from bench.report.scaling import Fit, crossovers, fit_common_exponent, fit_exponent
+from bench.report.scaling import Fit, fit_common_exponent, fit_exponent
 from bench.report.settings import LARGEST
-from bench.report.tables import MISSING, Block, Column, Table, Text, known, name, natural, rows_of
+from bench.report.tables import MISSING, Block, Column, Table, Text, fixed, known, natural, rows_of
 
-DEFAULT_MARGIN = 0.05  # two speeds closer than this, or than the noise, have no order
 MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be told from the weights
 _WEIGHTS, _TRAINING = 4, 16  # bytes a parameter: its weight; with its gradient and AdamW's two moments
 MIB = 2**20
@@ -83,8 +83,10 @@ def _points(curve: Mapping[int, float]) -> tuple[list[float], list[float]]:
     return [side * side for side in sides], [curve[side] for side in sides]
 
 
-def family_exponents(members: Sequence[Record]) -> dict[tuple[str, int], tuple[int, Fit | None, Fit | None]]:
-    """(family, batch) -> its number of plain models and the exponents common to them, of two models or more."""
+def family_exponents(
+    members: Sequence[Record], least: int = 2
+) -> dict[tuple[str, int], tuple[int, Fit | None, Fit | None]]:
+    """(family, batch) -> its number of plain models and the exponents common to them, of ``least`` models or more."""
     both = curves(members, seconds), curves(members, activation_memory(members)[0])
     families: dict[tuple[str, int], set[str]] = defaultdict(set)
     for model, batch in both[0].keys() | both[1].keys():
@@ -92,8 +94,8 @@ def family_exponents(members: Sequence[Record]) -> dict[tuple[str, int], tuple[i
             families[family(model), batch].add(model)
     found = {}
     for (name_, batch), models in sorted(families.items()):
-        if len(models) < 2:
-            continue  # the model's own row says it
+        if len(models) < least:
+            continue  # of a single one, the model's own row says it
         fits = [
             fit_common_exponent(_points(of[model, batch]) for model in sorted(models) if (model, batch) in of)
             for of in both
@@ -121,16 +123,23 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
         return []
     columns = (
         Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
-        Column("time 95 %", drop=1), Column("time R²", drop=3), Column("memory exponent"),
-        Column("memory 95 %", drop=2), Column("memory R²", drop=4), Column("points", drop=6),
+        Column("time 95 %", drop=1), Column("time R²", drop=4), Column("time, largest two", drop=3),
+        Column("memory exponent"), Column("memory 95 %", drop=2), Column("memory R²", drop=5),
+        Column("memory, largest two", drop=3), Column("points", drop=6),
     )  # fmt: skip
-    lines = [(model, str(batch), *_fit_cells(*pair)) for (model, batch), pair in fits.items()]
+    costs = [curves(members, cost) for cost in (seconds, activation_memory(members)[0])]
+    lines = [
+        (key[0], str(key[1]), *_fit_cells(pair, [local_exponent(curve.get(key, {})) for curve in costs]))
+        for key, pair in fits.items()
+    ]
     families = family_exponents(members)
-    for (name_, batch), (count, *pair) in families.items():
-        lines.append((f"all {name_} ({count} models)", str(batch), *_fit_cells(*pair)))
+    for (name_, batch), (count, time, memory) in families.items():
+        lines.append((f"all {name_} ({count} models)", str(batch), *_fit_cells((time, memory))))
     note = (
         "Growth with the image: cost is proportional to pixels (side squared) to the power of the exponent, so 1 is "
         "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions. "
+        "Small images are ruled by what does not grow (weights to read, calls to make); the exponent between the two "
+        "largest resolutions alone is nearer to that of growth without end, and noisier. "
         f"Time is that of an image; {activation_memory(members)[1]}"
     )
     if families:
@@ -140,41 +149,19 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
     return [Text(note), Table(columns, rows_of(lines)).without_empty()]
 
 
-def _fit_cells(time: Fit | None, memory: Fit | None) -> tuple[str, ...]:
+def local_exponent(curve: Mapping[int, float]) -> float | None:
+    """The exponent against pixels between the two largest resolutions."""
+    if len(curve) < 2:
+        return None
+    low, high = sorted(curve)[-2:]
+    return log(curve[high] / curve[low]) / log((high / low) ** 2)
+
+
+def _fit_cells(fits: tuple[Fit | None, Fit | None], last: Sequence[float | None] = (None, None)) -> tuple[str, ...]:
+    """Cells of time and of memory, and the number of points."""
     cells: list[str] = []
-    for fit in (time, memory):
-        cells += (
-            [MISSING] * 3
-            if fit is None
-            else [f"{fit.exponent:.2f}", f"{fit.low:.2f} to {fit.high:.2f}", f"{fit.r2:.3f}"]
-        )
-    return *cells, str(max(fit.n for fit in (time, memory) if fit))
-
-
-def changes(members: Sequence[Record], floor: float | None) -> tuple[str, ...]:
-    """Sentences on where a model of one family becomes faster than a model of another.
-
-    Args:
-        members: Records of one table.
-        floor: its noise floor; two rows also have no order where they are closer than twice the larger noise of
-            the two.
-    """
-    costs, noise = _by_batch(curves(members, seconds)), _by_batch(curves(members, lambda r: metric(r, "noise_rel")))
-    sentences = []
-    for batch in sorted(costs):
-        at = f" (batch {batch})" if len(costs) > 1 else ""
-        for c in crossovers(costs[batch], max(DEFAULT_MARGIN, floor or 0), noise.get(batch, {})):
-            if family(c.below) != family(c.above):
-                low, high = c.between
-                sentences.append(
-                    f"Above about {c.resolution:.0f} px {name(c.above)} is faster than {name(c.below)}{at}: "
-                    f"slower at {low} px, faster at {high} px."
-                )
-    return tuple(sentences)
-
-
-def _by_batch(of: Curves) -> dict[int, dict[str, dict[int, float]]]:
-    found: dict[int, dict[str, dict[int, float]]] = defaultdict(dict)
-    for (model, batch), curve in of.items():
-        found[batch][model] = curve
-    return found
+    for fit, local in zip(fits, last, strict=True):
+        fitted = [MISSING] * 3 if fit is None else [fixed(fit.exponent, 2), f"{fit.low:.2f} to {fit.high:.2f}"]
+        cells += [*fitted, fixed(fit.r2)] if fit else fitted
+        cells.append(fixed(local, 2))
+    return *cells, str(max(fit.n for fit in fits if fit))

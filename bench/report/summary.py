@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.accuracy import Overall, Standing
+from bench.report.crossings import overtaking
 from bench.report.efficiency import noise_floor
 from bench.report.results import Record, Row
 from bench.report.settings import by_setting
@@ -30,7 +31,8 @@ def summary(
     if ranked:
         lines.append(_caution(ranked))
     shown = {board.protocol.resolution for board in ranked}
-    lines += [line for line in (_chance(rows), _speed(records, shown), _gaps(records), _skipped(skipped)) if line]
+    fast = (_speed(records, shown), overtaking(records))
+    lines += [line for line in (_chance(rows), *fast, _gaps(records), _skipped(skipped)) if line]
     return tuple(lines)
 
 

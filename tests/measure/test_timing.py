@@ -20,7 +20,7 @@ from bench.measure.timing import (
     throughput_blocks,
     warm_up,
 )
-from bench.report.repeats import speed_change
+from bench.report.gate_statistics import speed_evidence
 
 
 class FakeDevice:
@@ -270,16 +270,16 @@ def test_a_compiled_step_has_no_place_under_a_roof_of_eager_traffic() -> None:
     assert not {"bound", "roofline_fraction", "attainable_gflops_per_s", "intensity_flop_per_byte"} & found.keys()
 
 
-def test_an_aa_pair_does_not_differ_and_a_planted_slow_down_does() -> None:
-    first = combine([a_round(n, 0.020) for n in range(3)])
-    again = combine([a_round(n + 10, 0.020) for n in range(3)])
-    slower = combine([a_round(n + 20, 0.024) for n in range(3)])
-
-    for metric in ("throughput_images_per_s", "latency_ms"):
-        same, change = speed_change(first, again, metric), speed_change(first, slower, metric)
-        assert same is not None and same.verdict == "same"
-        assert change is not None and change.verdict == ("lower" if metric.startswith("throughput") else "higher")
-    assert speed_change(first, slower).ratio == pytest.approx(1 / 1.2, rel=0.01)
+def test_the_check_sees_a_planted_slow_down_and_no_difference_in_an_aa_pair() -> None:
+    """By the rule of `bench check`, at its defaults; it asks for six rounds a side."""
+    first, again, slower = (
+        combine([a_round(n + 10 * run, step_s, noise=0.01) for n in range(6)])["throughput_images_per_s_rounds"]
+        for run, step_s in enumerate((0.020, 0.020, 0.024))
+    )
+    same, change = speed_evidence(first, again, 0.05), speed_evidence(first, slower, 0.05)
+    assert same is not None and not same.beyond and same.two_sided > 0.05
+    assert change is not None and change.beyond and change.two_sided < 0.05
+    assert change.effect == pytest.approx(1 - 1 / 1.2, rel=0.02)
 
 
 def test_the_noise_of_the_latency_is_its_own() -> None:

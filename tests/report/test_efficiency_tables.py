@@ -96,6 +96,129 @@ def test_no_change_of_order_within_the_noise_of_the_two_rows(run: Any, tmp_path:
     assert "is faster than `vit_tiny`" not in page(run, tmp_path)
 
 
+def test_the_latency_has_its_own_floor_and_the_noisy_rows_their_share(run: Any, tmp_path: Path):
+    for resolution, noisy in ((64, False), (128, False), (256, True), (512, False)):
+        run.efficiency("a", resolution, speed=10.0, noise_rel=0.01, latency_noise_rel=0.02, noisy=noisy)
+    text = page(run, tmp_path)
+    assert "Noise floor: 2.0 % in images/s and 3.9 % in latency at batch 1; 95 % of repeats" in text
+    assert "1 of 4 rows (25 %) is noisy by its own repeats." in text
+
+
+# --- roofline --------------------------------------------------------------------------------------------------
+
+PLACE = {
+    "mfu": 0.345, "roofline_fraction": 0.61, "intensity_flop_per_byte": 7.25, "achieved_gflops_per_s": 138.0,
+    "attainable_gflops_per_s": 226.2, "bound": "memory", "ceiling_copy_gb_per_s": 31.2, "ceiling_gflops_per_s": 400.0,
+}  # fmt: skip
+
+
+def test_rows_stand_under_the_measured_ceilings(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=10.0, **PLACE)
+    run.efficiency("b", 64, speed=10.0)  # its FLOPs were not counted
+    text = page(run, tmp_path)
+    assert "measured ceilings of this machine are 400 GFLOP/s in fp32 and 31.2 GB/s of a copy: below 13 FLOP" in text
+    assert table(text, "Roofline: measured") == [
+        {"model": "a", "px": "64", "batch": "8", "FLOP/byte": "7.25", "GFLOP/s": "138", "roof GFLOP/s": "226",
+         "of the roof": "61 %", "MFU": "34 %", "bound": "memory"}
+    ]  # fmt: skip
+
+
+def test_compiled_rows_have_only_their_mfu(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=10.0, mfu=0.5, ceiling_gflops_per_s=400.0, of={"compile": True})
+    text = page(run, tmp_path)
+    assert "a compiler fuses operators" in text
+    assert table(text, "Roofline: measured") == [{"model": "a", "px": "64", "batch": "8", "MFU": "50 %"}]
+
+
+# --- memory ----------------------------------------------------------------------------------------------------
+
+
+def test_the_peaks_behind_the_headline_have_a_table(run: Any, tmp_path: Path):
+    more = {"peak_allocated_mib": 111.0, "peak_reserved_mib": 112.0, "peak_device_mib": 512.0}
+    run.efficiency("a", 64, speed=10.0, memory=111.0, device="cuda:0", **more)
+    run.efficiency("a", 64, speed=10.0, memory=90.0)
+    text = page(run, tmp_path)
+    assert table(text, "Memory in detail") == [
+        {"model": "a", "px": "64", "batch": "8", "allocated MiB": "111", "reserved MiB": "112", "device MiB": "512"}
+    ]
+    assert text.count("Memory in detail") == 1  # on the CPU inference has no more than the headline
+
+
+# --- changes of order ------------------------------------------------------------------------------------------
+
+
+def test_a_family_overtakes_another_with_its_evidence(run: Any, tmp_path: Path):
+    """Linear and quadratic in the pixels, equal at 300 pixels; 2 % of noise move that by about 1 % of the side."""
+    for resolution in (128, 256, 512):
+        for model, power in (("medmamba_tiny", 2), ("swin_tiny", 4)):
+            speed = 50.0 * (300 / resolution) ** power
+            run.efficiency(model, resolution, speed=speed, noise_rel=0.02, memory=10.0 * resolution, params=10_000_000)
+    text = page(run, tmp_path)
+    (sentence,) = [line for line in text.splitlines() if line.startswith("- Above about")]
+    assert sentence.startswith("- Above about 300 px (95 % 29")
+    assert "between the measured 256 and 512 px) `medmamba_tiny` is faster than `swin_tiny`" in sentence
+    assert f"it takes {100 * ((300 / 256) ** 2 - 1):.0f} % more time at 256 px" in sentence
+    assert f"{100 * (1 - (300 / 512) ** 2):.0f} % less at 512 px" in sentence
+    assert "memory than" not in text
+    top = text.split("\n## ", 1)[0]
+    assert "`medmamba` 1.00 (1.00 to 1.00) and `swin` 2.00 (2.00 to 2.00)" in top
+    assert "above about 300 px `medmamba_tiny` is faster than `swin_tiny` on this device" in top
+
+
+def test_memory_changes_order_too(run: Any, tmp_path: Path):
+    for resolution in (128, 256, 512):
+        for model, power in (("resnet18", 2), ("vit_tiny", 4)):
+            run.efficiency(model, resolution, speed=1.0, memory=100 * (resolution / 200) ** power)
+    text = page(run, tmp_path)
+    assert "between the measured 128 and 256 px) `resnet18` needs less memory than `vit_tiny`: it takes 144 %" in text
+
+
+def test_the_pair_nearest_in_size_speaks_for_two_families(run: Any, tmp_path: Path):
+    sizes = {"resnet18": 11, "resnet50": 25, "vit_tiny": 6, "vit_small": 22}
+    for resolution in (128, 256, 512):
+        for model, size in sizes.items():
+            power = 2 if model.startswith("resnet") else 4
+            run.efficiency(model, resolution, speed=(200 / resolution) ** power, params=size * 10**6)
+    lines = [line for line in page(run, tmp_path).splitlines() if line.startswith("- Above about")]
+    assert len(lines) == 1
+    assert "`resnet50` is faster than `vit_small`" in lines[0]
+    assert lines[0].endswith("4 of 4 pairs of these families change order; this is the nearest in size.")
+
+
+def test_families_that_keep_their_order_are_named_with_how_much(run: Any, tmp_path: Path):
+    for resolution, factor in ((128, 1.5), (256, 2.0), (512, 2.5)):
+        run.efficiency("medmamba_tiny", resolution, speed=factor * 10, noise_rel=0.01)
+        run.efficiency("swin_tiny", resolution, speed=10.0, noise_rel=0.01)
+        run.efficiency("vit_tiny", resolution, speed=10.1, noise_rel=0.01)  # no order beside swin
+    text = page(run, tmp_path)
+    assert (
+        "Faster at every resolution measured: `medmamba_tiny` than `swin_tiny` (1.5 to 2.5 times, 128 to 512 px) and "
+        "`medmamba_tiny` than `vit_tiny` (1.5 to 2.5 times, 128 to 512 px)."
+    ) in text
+
+
+def test_the_largest_two_resolutions_have_an_exponent_of_their_own(run: Any, tmp_path: Path):
+    """A constant and a quadratic part: 1 + (r / 128)^4 grows by 17 / 2, then by 257 / 17, the pixels fourfold."""
+    for resolution in (128, 256, 512):
+        cost = 1 + (resolution / 128) ** 4
+        run.efficiency("a", resolution, speed=1 / cost, memory=4 * PARAMS / MIB + 100 * cost, params=PARAMS)
+    (row,) = table(page(run, tmp_path), "Growth with the image")
+    expected = f"{math.log(257 / 17) / math.log(4):.2f}"
+    assert row["time, largest two"] == row["memory, largest two"] == expected
+
+
+def test_what_was_not_measured_is_called_extrapolated(run: Any, tmp_path: Path):
+    for resolution in (64, 128, 224, 384):
+        for model, power in (("resnet18", 2), ("vit_tiny", 3)):
+            run.efficiency(model, resolution, speed=(500 / resolution) ** power)
+    text = page(run, tmp_path)
+    assert (
+        "Extrapolated, not measured: above about 500 px (95 % 500 to 500) `resnet18` is faster than `vit_tiny`, if the "
+        "ratio of the two goes on as it went; at 384 px, the largest measured, it takes 30 % more time."
+    ) in text
+    assert "no family overtakes another in speed at the resolutions measured" in text
+
+
 # --- growth ----------------------------------------------------------------------------------------------------
 
 PARAMS = 11_689_512
