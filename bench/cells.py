@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 # Raised when the way a Cell is computed changes, so that old records are not taken for new ones.
 ACCURACY_PROTOCOL = 1
 EFFICIENCY_PROTOCOL = 3
+TRANSFER_PROTOCOL = 1
+
+# Settings of a recipe that came later, with the value under which a training is what it was before them: with it they
+# are left out of the key, so that no record of an unchanged training is lost.
+LATER_SETTINGS: Mapping[str, Any] = {"layer_decay": 1.0, "compile": "none", "normalisation": "weights"}
+_NEVER = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +28,7 @@ class AccuracyCell:
     """Train one model on one dataset with one seed, choose on validation, report the test split once.
 
     ``recipe`` is the resolved recipe (its ``name`` included); fingerprints make a changed file another Cell.
+    ``normalisation`` is the mean and standard deviation of each channel that pretrained weights expect, if they do.
     """
 
     model: str
@@ -37,12 +44,17 @@ class AccuracyCell:
     model_plugin_sha256: str | None = None
     data_plugin_sha256: str | None = None
     protocol: int = ACCURACY_PROTOCOL
+    normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
 
     kind = "accuracy"
 
     def spec(self) -> dict[str, Any]:
-        """The Cell as plain data; ``recipe`` is its name and ``recipe_settings`` all of it."""
-        return {**asdict(self), "recipe": self.recipe["name"], "recipe_settings": dict(self.recipe)}
+        """The Cell as plain data; ``recipe`` is its name, ``recipe_settings`` all but later additions not used."""
+        settings = {key: value for key, value in self.recipe.items() if LATER_SETTINGS.get(key, _NEVER) != value}
+        spec = {**asdict(self), "recipe": self.recipe["name"], "recipe_settings": settings}
+        if self.normalisation is None:
+            del spec["normalisation"]
+        return spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +88,80 @@ class EfficiencyCell:
         return asdict(self)
 
 
-Cell = AccuracyCell | EfficiencyCell
+class Meeting(NamedTuple):
+    """A class that two datasets share: what each calls it. Several names on one side are taken together."""
+
+    name: str
+    source: tuple[str, ...]
+    target: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferCell:
+    """Evaluate what an accuracy Cell trained on the test split of another dataset, over the classes that meet.
+
+    ``size`` and ``resize`` are the target's; everything else about the model is the source Cell's.
+    """
+
+    source: AccuracyCell
+    dataset: str
+    size: int
+    resize: str
+    meetings: tuple[Meeting, ...]
+    shares_patients: bool
+    data_fingerprint: str
+    data_plugin_sha256: str | None = None
+    protocol: int = TRANSFER_PROTOCOL
+
+    kind = "transfer"
+
+    @property
+    def model(self) -> str:
+        """The model that was trained."""
+        return self.source.model
+
+    @property
+    def resolution(self) -> int:
+        """What it is fed, pixels."""
+        return self.source.resolution
+
+    @property
+    def source_key(self) -> str:
+        """The Cell whose weights and scores this one needs."""
+        return cell_key(self.source)
+
+    def spec(self) -> dict[str, Any]:
+        """The Cell as plain data; ``source`` is the dataset that was trained on, ``dataset`` the one looked at."""
+        own = asdict(self)
+        del own["source"], own["meetings"]
+        taken = ("model", "resolution", "seed", "precision")
+        return {
+            **own,
+            **{name: getattr(self.source, name) for name in taken},
+            "recipe": self.source.recipe["name"],
+            "source": self.source.dataset,
+            "source_size": self.source.size,
+            "source_key": self.source_key,
+            "label_map": {name: [list(source), list(target)] for name, source, target in self.meetings},
+        }
+
+
+Cell = AccuracyCell | EfficiencyCell | TransferCell
+
+
+def needs(cell: Cell) -> str | None:
+    """Return the key of the Cell whose Record, scores and weights must be there before this one can run."""
+    return cell.source_key if isinstance(cell, TransferCell) else None
 
 
 def cell_key(cell: Cell) -> str:
     """Return the 20 hex digits that identify a Cell: a hash of everything that decides its result."""
-    text = json.dumps([cell.kind, cell.spec()], sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return spec_key(cell.kind, cell.spec())
+
+
+def spec_key(kind: str, spec: Mapping[str, Any]) -> str:
+    """Return the key of a Cell from its spec, as a Record has it."""
+    text = json.dumps([kind, spec], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
 
 
@@ -89,8 +169,25 @@ def cell_label(cell: Cell) -> str:
     """One line for people: what the Cell does."""
     if isinstance(cell, AccuracyCell):
         return f"{cell.model} on {cell.dataset} ({cell.size}->{cell.resolution} px, seed {cell.seed})"
+    if isinstance(cell, TransferCell):
+        route = f"{cell.source.dataset} to {cell.dataset}"
+        return f"{cell.model} from {route} ({cell.size}->{cell.resolution} px, seed {cell.source.seed})"
     how = f"{cell.precision}, {cell.mode}{', compiled' if cell.compile else ''} on {cell.device}"
     return f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {how}"
+
+
+def weights_path(out: Path, key: str) -> Path:
+    """Where a run directory keeps the weights of a Cell."""
+    return out / "weights" / f"{key}.safetensors"
+
+
+class Stopped(Exception):  # noqa: N818 - no error: it was asked for
+    """Work was ended on request; what was done is in a checkpoint."""
+
+
+def never() -> bool:
+    """Nobody asks to stop."""
+    return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +201,8 @@ class Context:
     out: Path
     progress: Callable[[dict[str, Any]], None]
     time_limit_s: float | None = None
+    keep_weights: bool = False
+    stop: Callable[[], bool] = never
 
 
 @dataclass(slots=True)

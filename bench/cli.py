@@ -123,12 +123,12 @@ def _parser() -> argparse.ArgumentParser:
     look = _command(
         commands, "inspect", _inspect,
         "what a dataset holds: classes, sizes, duplicates and patients across splits, unreadable files, known traps",
-        epilog="exit codes: 0; 1 images cannot be read, or equal pixels or a patient are in two splits; 2 usage or data",
+        epilog="exit codes: 0 sound; 1 broken images, or equal pixels or one patient in two splits; 2 usage or data",
     )  # fmt: skip
     look.add_argument("dataset", help="a name, or folder:PATH, csv:PATH[image=..,label=..], hf:NAME[config]")
-    look.add_argument("--size", type=int, help="side length in pixels of a set that exists in several (default: smallest)")
+    look.add_argument("--size", type=int, help="side length in pixels, of a set that exists in several (the smallest)")
     look.add_argument("--data-root", help="folder of the dataset files (default: that of bench.toml, else the user's)")
-    look.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet (PNG), findings (CSV) and JSON there")
+    look.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet (PNG), findings and JSON there")
     look.add_argument("--json", action="store_true", help="machine-readable")
     _add_config(look)
 
@@ -140,6 +140,10 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument(
         "--no-figures", action="store_true", help="leave figures/ as it is; takes a second, not a minute"
     )
+
+    merge = _command(commands, "merge", _merge, "join runs: their records, and what belongs to them, in one directory")
+    merge.add_argument("out", type=Path, metavar="OUT", help="a run directory, new or not; what it holds stays")
+    merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, only read")
 
     doctor = _command(commands, "doctor", _doctor, "what this machine has, and what that means")
     doctor.add_argument("--data-root", type=Path)
@@ -405,6 +409,22 @@ def _export(options: argparse.Namespace) -> int:
         print(f"left out: {problem}", file=sys.stderr)
     print(f"written: {options.file} ({rows} records)")
     return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from bench.merge import merge
+
+    merged = merge(options.out, options.runs)
+    for line in merged.notes:
+        print(f"note: {line}")
+    for line in merged.refused:
+        print(f"refused: {line}", file=sys.stderr)
+    print(
+        f"{merged.out}: {merged.added} records added, {merged.replaced} replaced (they had no result), "
+        f"{merged.present} were there already, {len(merged.refused)} refused; "
+        f"`bench leaderboard {shlex.quote(str(merged.out))}` makes its boards"
+    )
+    return FAILED if merged.refused else 0
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -7,7 +7,7 @@ reaches. A run in progress corrects the estimate by the ratio of measured to est
 from __future__ import annotations
 
 from bench import registry
-from bench.cells import AccuracyCell, Cell
+from bench.cells import AccuracyCell, Cell, EfficiencyCell
 from bench.training.recipes import estimate_steps
 
 # Multiply-adds per second (10^9) usually reached in training: per CPU core, and on a data-centre GPU in bf16.
@@ -19,14 +19,16 @@ OVERHEAD_S = 1.5  # building the network, loading data, computing metrics
 
 def estimate_s(cell: Cell, threads: int, device: str) -> float:
     """Return the seconds a Cell will take, roughly."""
-    if not isinstance(cell, AccuracyCell):
+    if isinstance(cell, EfficiencyCell):
         passes = 2 if cell.mode == "infer" else 1
         return cell.rounds * (OVERHEAD_S + 2.0 * passes * cell.budget_s)
     facts = registry.model_facts(registry.parse_model(cell.model).name)
     info = registry.dataset_facts(cell.dataset)
-    train_images, eval_images = estimate_steps(
-        info.n_train or 1000, dict(cell.recipe), n_val=info.n_val or 0, n_test=info.n_test or 0
-    )
+    train_images, eval_images = 0, info.n_test or 1000
+    if isinstance(cell, AccuracyCell):
+        train_images, eval_images = estimate_steps(
+            info.n_train or 1000, dict(cell.recipe), n_val=info.n_val or 0, n_test=info.n_test or 0
+        )
     macs_g = (facts.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
     rate = GPU_GMACS if device.startswith("cuda") else CPU_GMACS_PER_CORE * threads
     return OVERHEAD_S + macs_g * (3 * train_images + eval_images) / rate

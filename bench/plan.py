@@ -16,16 +16,15 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from bench import registry, transfer
-from bench.cells import (
-    AccuracyCell, Cell, Context, EfficiencyCell, Meeting, Result, TransferCell, cell_key, cell_label,
-)  # fmt: skip
+from bench import registry
+from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.config import ConfigError, Loaded
 from bench.files import Problem, preflight
 from bench.measure.compiler import why_not_compiled
 from bench.measure.hardware import machine_facts
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
 from bench.training import recipes
+from bench.training.normalisation import normalisation
 
 __all__ = [
     "AccuracyCell", "Cell", "Context", "EfficiencyCell", "Plan", "Result", "cell_key", "cell_label", "make_plan",
@@ -77,13 +76,15 @@ def make_plan(loaded: Loaded) -> Plan:
         registry.load_plugins(sweep.plugins, loaded.base)
     except RegistryError as error:
         raise ConfigError(f"{loaded.origin('plugins')}: {error}") from error
-    specs = _resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
+    specs = resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
     device = resolve_device(sweep.run.device)
     root = sweep.run.data_root
     plan = Plan(device, sweep.run.threads or available_threads(), Path(root).expanduser() if root else None)
     if "accuracy" in sweep.sweep.kinds:
-        _plan_accuracy(plan, loaded, specs)
-        _plan_transfer(plan, loaded)
+        from bench import plan_transfer
+
+        _plan_accuracy(plan, loaded, specs, plan_transfer.sources(loaded))
+        plan_transfer.add_transfers(plan, loaded)
     elif sweep.sweep.transfer:
         raise ConfigError(
             f"{loaded.origin('sweep.transfer')}: a transfer evaluates what was trained; add accuracy to --kinds"
@@ -93,18 +94,18 @@ def make_plan(loaded: Loaded) -> Plan:
     return plan
 
 
-def _resolved(loaded: Loaded, key: str, expand: Any, names: list[str]) -> list[Any]:
+def resolved(loaded: Loaded, key: str, expand: Any, names: list[str]) -> list[Any]:
+    """Expand names. Raises ConfigError naming where they were written."""
     try:
         return list(expand(names))
     except RegistryError as error:
         raise ConfigError(f"{loaded.origin(key)}: {error}") from None
 
 
-def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
+def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: list[str]) -> None:
     section = loaded.sweep.sweep
-    names = _resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
-    names += [source for source, _ in _transfers(loaded) if source not in names]  # what is evaluated is trained first
-    names = list(dict.fromkeys(names))
+    names = resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
+    names = list(dict.fromkeys([*names, *sources]))  # what a transfer evaluates is trained first
     infos = [registry.dataset_facts(name) for name in names]
     recipe = resolve_recipe(loaded)
     wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
@@ -126,116 +127,17 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
             dataset=info.name,
             size=size,
             resolution=resolution,
-            resize=_resize_rule(loaded, info, size, resolution),
+            resize=resize_rule(loaded, info, size, resolution),
             recipe=recipe,
             seed=seed,
             precision=precision,
-            data_fingerprint=_fingerprint(info, size, plan.data_root, (info.name, size) in damaged),
+            data_fingerprint=fingerprint(info, size, plan.data_root, (info.name, size) in damaged),
             weights_sha256=_weights_sha256(spec),
-            model_plugin_sha256=_plugin_sha256(facts),
-            data_plugin_sha256=_plugin_sha256(info),
-            normalisation=normalisation(spec, facts) if recipe["normalisation"] == "weights" else None,
+            model_plugin_sha256=plugin_sha256(facts),
+            data_plugin_sha256=plugin_sha256(info),
+            normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
         )
         plan.add(cell, facts.unsupported(resolution, dict(spec.options)))
-
-
-def _transfers(loaded: Loaded) -> list[tuple[str, str]]:
-    """Pairs of source and target that ``sweep.transfer`` asks for."""
-    pairs = []
-    for text in loaded.sweep.sweep.transfer:
-        try:
-            source, targets = transfer.parse(text)
-        except transfer.TransferError as error:
-            raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
-        for one in _resolved(loaded, "sweep.transfer", registry.expand_datasets, [source]):
-            pairs += [(one, two) for two in _resolved(loaded, "sweep.transfer", registry.expand_datasets, targets)]
-    return [pair for pair in dict.fromkeys(pairs) if pair[0] != pair[1]]
-
-
-def _own_maps(loaded: Loaded) -> dict[tuple[str, str], tuple[transfer.Map, str]]:
-    """The maps of [transfer] in bench.toml, and where each stands."""
-    found: dict[tuple[str, str], tuple[transfer.Map, str]] = {}
-    for text, own in loaded.sweep.transfer.items():
-        where = f"{loaded.origin(f'transfer.{text}')}, [transfer.\"{text}\"]"
-        try:
-            source, targets = transfer.parse(text)
-            for target in registry.expand_datasets(targets):
-                found[registry.expand_datasets([source])[0], target] = own, where
-        except (transfer.TransferError, RegistryError) as error:
-            raise ConfigError(f"{where}: {error}") from None
-    return found
-
-
-def _plan_transfer(plan: Plan, loaded: Loaded) -> None:
-    """Add a Cell for each trained Cell of a source and each of its targets, and the targets' missing files."""
-    maps = _own_maps(loaded)
-    for source, target in _transfers(loaded):
-        info = registry.dataset_facts(target)
-        try:
-            met = transfer.meetings(registry.dataset_facts(source), info, *maps.get((source, target), ()))
-        except transfer.TransferError as error:
-            raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
-        trained = [c for c in plan.cells.values() if isinstance(c, AccuracyCell) and c.dataset == source]
-        missing: dict[int, list[Problem]] = {}
-        for cell in trained:
-            size = transfer.target_size(info, cell)
-            if size not in missing:
-                missing[size] = preflight([(info, size)], plan.data_root)
-                new = [problem for problem in missing[size] if str(problem) not in map(str, plan.problems)]
-                plan.problems += new
-                plan.skipped += [str(problem) for problem in new] if loaded.sweep.run.skip_missing else []
-            if missing[size] and loaded.sweep.run.skip_missing:
-                continue
-            _add_transfer(plan, cell, info, size, _transfer_resize(loaded, cell, info, size), met, bool(missing[size]))
-
-
-def _transfer_resize(loaded: Loaded, source: AccuracyCell, target: DatasetInfo, size: int) -> str:
-    """Feed the target as the source was fed where that rule applies to it, else as the sweep says."""
-    if target.varied or size == source.resolution or source.resize == "native":
-        return _resize_rule(loaded, target, size, source.resolution)
-    return source.resize
-
-
-def _add_transfer(
-    plan: Plan,
-    source: AccuracyCell,
-    target: DatasetInfo,
-    size: int,
-    resize: str,
-    met: tuple[Meeting, ...],
-    damaged: bool,
-) -> None:
-    cell = TransferCell(
-        source=source,
-        dataset=target.name,
-        size=size,
-        resize=resize,
-        meetings=met,
-        shares_patients=transfer.shares_patients(source.dataset, target.name),
-        data_fingerprint=_fingerprint(target, size, plan.data_root, damaged),
-        data_plugin_sha256=_plugin_sha256(target),
-    )
-    reason = plan.unsupported.get(cell.source_key)
-    fed = registry.dataset_facts(source.dataset).channels
-    if not reason and not source.recipe["as_rgb"] and fed != target.channels:
-        reason = f"it was trained on images of {fed} channels (as_rgb = false), those of {target.name} have {target.channels}"
-    if not reason and resize == "pad" and size > source.resolution:
-        reason = f"zero padding cannot shrink {size} pixels to {source.resolution}"
-    plan.add(cell, reason)
-
-
-def normalisation(spec: ModelSpec, facts: ModelFacts) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation per channel that pretrained weights were trained with; None from scratch.
-
-    Our own files of weights say so themselves; else it is what timm states of the architecture's weights.
-    """
-    weights = dict(spec.options).get("pretrained")
-    if not weights:
-        return None
-    from bench.measure.weights_facts import stated_by_file, stated_by_timm
-
-    own = stated_by_file(Path(weights).expanduser()) if isinstance(weights, str) else None
-    return own or stated_by_timm(facts)
 
 
 def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
@@ -253,7 +155,7 @@ def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
     return list(section.sizes)
 
 
-def _resize_rule(loaded: Loaded, info: DatasetInfo, size: int, resolution: int) -> str:
+def resize_rule(loaded: Loaded, info: DatasetInfo, size: int, resolution: int) -> str:
     """Resolve ``auto``: MedMNIST's official rule for sets of one size, an antialiased one for images of any size."""
     rule = loaded.sweep.sweep.resize
     if info.varied:
@@ -281,7 +183,8 @@ def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
         raise ConfigError(f"{', '.join(dict.fromkeys(origins))}: {error}") from None
 
 
-def _fingerprint(info: DatasetInfo, size: int, root: Path | None, damaged: bool) -> str:
+def fingerprint(info: DatasetInfo, size: int, root: Path | None, damaged: bool) -> str:
+    """The fingerprint of a dataset's files, or that they are missing."""
     return "missing" if damaged else info.open().fingerprint(size, root)
 
 
@@ -295,7 +198,8 @@ def _weights_sha256(spec: ModelSpec) -> str | None:
     return file_sha256(str(path.resolve()))
 
 
-def _plugin_sha256(facts: ModelFacts | DatasetInfo) -> str | None:
+def plugin_sha256(facts: ModelFacts | DatasetInfo) -> str | None:
+    """SHA-256 of the plug-in file that registered something; None for what is built in."""
     if facts.plugin_file is None:
         return None
     source = facts.builder if isinstance(facts, ModelFacts) else facts.adapter
@@ -323,15 +227,15 @@ def changed_since(cell: Cell) -> str | None:
     """Name a plug-in or weights file that is no longer what the Cell's key says, or return None."""
     spec = registry.parse_model(cell.model)
     if isinstance(cell, TransferCell):
-        if _plugin_sha256(registry.dataset_facts(cell.dataset)) != cell.data_plugin_sha256:
+        if plugin_sha256(registry.dataset_facts(cell.dataset)) != cell.data_plugin_sha256:
             return f"the plug-in of {cell.dataset}"
         return changed_since(cell.source)
     if isinstance(cell, AccuracyCell):
         if _weights_sha256(spec) != cell.weights_sha256:
             return f"the weights of {cell.model}"
-        if _plugin_sha256(registry.dataset_facts(cell.dataset)) != cell.data_plugin_sha256:
+        if plugin_sha256(registry.dataset_facts(cell.dataset)) != cell.data_plugin_sha256:
             return f"the plug-in of {cell.dataset}"
-    same = _plugin_sha256(registry.model_facts(spec.name)) == cell.model_plugin_sha256
+    same = plugin_sha256(registry.model_facts(spec.name)) == cell.model_plugin_sha256
     return None if same else f"the plug-in of {cell.model}"
 
 
@@ -361,7 +265,7 @@ def _plan_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None
             budget_s=section.budget_s,
             rounds=section.rounds,
             omp_wait_policy=omp_wait_policy(),
-            model_plugin_sha256=_plugin_sha256(model),
+            model_plugin_sha256=plugin_sha256(model),
         )
         reason = model.unsupported(resolution, dict(spec.options))
         if precision == "tf32" and plan.device == "cpu":

@@ -8,6 +8,8 @@ right, and for chest radiographs, whose heart lies on one side.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bench.registry import DatasetInfo, add_builtin, datasets
 
 _MEDMNIST_PAPER = "Yang et al., MedMNIST v2, Scientific Data 10:41 (2023), doi:10.1038/s41597-022-01721-8"
@@ -288,4 +290,18 @@ _phantom(
 )
 _phantom("phantom_small", "binary-class", ("clear", "lesion"), "a subtle lesion of known diameter and contrast")
 
+for _name in ("local", "global", "mixed", "small"):
+    _twin = datasets[f"phantom_{_name}"]
+    add_builtin(
+        replace(
+            _twin,
+            name=f"{_twin.name}_shifted",
+            adapter="bench.datasets.phantoms:ShiftedPhantom",
+            summary=f"{_twin.name} from another scanner (noise, contrast, scale), for --transfer",
+            groups=("phantoms_shifted",),
+        )
+    )
+
 datasets.alias("all", ("medmnist", "phantoms"))
+
+import bench.datasets._named_facts  # noqa: E402, F401  # registers in its turn

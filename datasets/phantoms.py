@@ -60,6 +60,7 @@ class Acquisition:
 
 
 STANDARD = Acquisition()
+SHIFTED = Acquisition(noise=(0.04, 0.07), contrast=(0.55, 0.75), scale=(0.82, 0.92))
 
 
 class Phantom:
@@ -90,6 +91,15 @@ class Phantom:
 
     def _counts(self) -> dict[str, int]:
         return {"train": self.info.n_train or 0, "val": self.info.n_val or 0, "test": self.info.n_test or 0}
+
+
+class ShiftedPhantom(Phantom):
+    """The same scenes from another scanner: noisier, flatter, smaller. No value overlaps with the phantom's own.
+
+    For transfer: image ``i`` of a split shows what image ``i`` of the phantom's split shows.
+    """
+
+    acquisition = SHIFTED
 
 
 def generate(kind: str, split: str, count: int, size: int, acquisition: Acquisition = STANDARD) -> Split:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import gc
 import os
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,8 +18,9 @@ from bench import registry
 from bench.cells import AccuracyCell, Context, Result, cell_key
 from bench.measure.classification import classification_metrics
 from bench.measure.layout import prefers_channels_last
+from bench.measure.memory import is_out_of_memory
 from bench.registry import DatasetInfo, Split
-from bench.training import augment, streams
+from bench.training import augment, streams, weights
 from bench.training.cache import open_dataset
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline
@@ -37,16 +40,13 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     Raises:
         DataError: a file is missing or damaged.
         RegistryError: an unknown model or dataset.
-        torch.cuda.OutOfMemoryError: the batch does not fit (the recipe's ``micro_batch_size`` splits it).
+        torch.cuda.OutOfMemoryError: not even three images fit at once.
     """
     spec = registry.parse_model(cell.model)
     facts = registry.model_facts(spec.name)
     if reason := facts.unsupported(cell.resolution, dict(spec.options)):
         return Result({}, status="unsupported", reason=reason)
-    device = torch.device(ctx.device)
-    _make_deterministic(device)
-    _keep_freed_memory()
-    torch.set_num_threads(ctx.threads)
+    set_up(ctx)
     timings: dict[str, float] = {}
 
     ctx.progress({"phase": "load"})
@@ -55,56 +55,134 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     data = open_dataset(info, cell.size, ctx.data_root, ctx.cache_dir)
     timings["load_s"] = time.perf_counter() - started
 
+    outcome, metrics = _trained(cell, info, data, ctx, timings)
+    return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+
+
+def _trained(
+    cell: AccuracyCell, info: DatasetInfo, data: Mapping[str, Split], ctx: Context, timings: dict[str, float]
+) -> tuple[Outcome, dict[str, Any]]:
+    """Train; where a batch does not fit into memory, begin again with gradients accumulated over halves of it.
+
+    Only batch statistics (batch norm) and rounding depend on it; the metrics then say ``micro_batch_size``.
+    """
+    recipe = dict(cell.recipe)
+    while True:
+        try:
+            outcome, metrics = _fit(cell, recipe, info, data, ctx, timings)
+            break
+        except (RuntimeError, MemoryError) as error:
+            held = recipe["micro_batch_size"] or recipe["batch_size"]
+            if not is_out_of_memory(error) or held < 4:
+                raise
+            recipe |= {"micro_batch_size": held // 2, "eval_batch_size": min(recipe["eval_batch_size"], held // 2)}
+            print(f"out of memory with {held} images at once; gradients are accumulated over {held // 2}", flush=True)
+        gc.collect()  # what the failed attempt held, its traceback included, is free only now
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+    if recipe["micro_batch_size"] != cell.recipe["micro_batch_size"]:
+        metrics["micro_batch_size"] = recipe["micro_batch_size"]
+    return outcome, metrics
+
+
+def _fit(
+    cell: AccuracyCell,
+    recipe: Mapping[str, Any],
+    info: DatasetInfo,
+    data: Mapping[str, Split],
+    ctx: Context,
+    timings: dict[str, float],
+) -> tuple[Outcome, dict[str, Any]]:
     ctx.progress({"phase": "build"})
     started = time.perf_counter()
-    torch.manual_seed(streams.torch_seed(cell.seed, streams.WEIGHTS))
-    channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
-    n_classes = len(info.classes)
-    model: nn.Module = facts.build(n_classes, channels, cell.resolution, **dict(spec.options))
-    channels_last = prefers_channels_last(model)
-    model = model.to(device)
-    if channels_last:
-        model = model.to(memory_format=torch.channels_last)
-    splits = Splits(*(_pipeline(data[name], cell, info, device, channels_last) for name in Splits._fields))
+    device = torch.device(ctx.device)
+    model, channels_last = build_model(cell, info, device)
+    splits = Splits(
+        *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)
+    )
     timings["build_s"] = time.perf_counter() - started
-
     trainer = Trainer(
         model,
         splits,
-        cell.recipe,
+        recipe,
         task=info.task,
-        n_classes=n_classes,
+        n_classes=len(info.classes),
         seed=cell.seed,
         precision=cell.precision,
         progress=ctx.progress,
         checkpoint=Checkpoint(ctx.out / "checkpoints" / f"{cell_key(cell)}.pt", cell_key(cell)),
+        stop=ctx.stop,
     )
-    blank = torch.zeros(2, channels, cell.resolution, cell.resolution, device=device)
+    blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
     deterministic = _runs_deterministically(trainer, blank)
     outcome = trainer.fit()
-    metrics: dict[str, Any] = {
+    if ctx.keep_weights and outcome.status == "ok":
+        weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
+    return outcome, {
         "params": sum(p.numel() for p in model.parameters()),
-        "flipped": augment.flips_allowed(cell.recipe, info.mirror_safe),
+        "flipped": augment.flips_allowed(recipe, info.mirror_safe),
         "channels_last": channels_last,
         "deterministic": deterministic,
         "resident": splits.train.resident,
     }
-    return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
 
 
-def _pipeline(
-    split: Split, cell: AccuracyCell, info: DatasetInfo, device: torch.device, channels_last: bool
+def build_model(
+    cell: AccuracyCell, info: DatasetInfo, device: torch.device, pretrained: bool = True
+) -> tuple[nn.Module, bool]:
+    """Build a Cell's model for the classes of ``info``, initialised by the Cell's seed, on its device.
+
+    Args:
+        cell: names model, resolution and seed.
+        info: the dataset that decides classes and channels.
+        device: where the model is put.
+        pretrained: whether to read the pretrained weights that the model's options name.
+
+    Returns:
+        The model, and whether it is laid out channels_last.
+    """
+    spec = registry.parse_model(cell.model)
+    options = {key: value for key, value in spec.options if pretrained or key != "pretrained"}
+    torch.manual_seed(streams.torch_seed(cell.seed, streams.WEIGHTS))
+    channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
+    model: nn.Module = registry.model_facts(spec.name).build(len(info.classes), channels, cell.resolution, **options)
+    channels_last = prefers_channels_last(model)
+    model = model.to(device)
+    if channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model, channels_last
+
+
+def pipeline(
+    split: Split,
+    cell: AccuracyCell,
+    info: DatasetInfo,
+    resize: str,
+    device: torch.device,
+    channels_last: bool,
+    recipe: Mapping[str, Any],
 ) -> Pipeline:
+    """Read a split of ``info`` as ``cell`` reads its own."""
     return Pipeline(
         split.images,
         split.labels,
-        cell.recipe,
+        recipe,
         resolution=cell.resolution,
-        resize=cell.resize,
+        resize=resize,
         device=device,
         mirror_safe=info.mirror_safe,
         channels_last=channels_last,
+        normalisation=cell.normalisation,
     )
+
+
+def set_up(ctx: Context) -> torch.device:
+    """Bring the process into the state in which every Cell runs; return its device."""
+    device = torch.device(ctx.device)
+    _make_deterministic(device)
+    _keep_freed_memory()
+    torch.set_num_threads(ctx.threads)
+    return device
 
 
 def _make_deterministic(device: torch.device) -> None:
@@ -157,7 +235,7 @@ def _keep_freed_memory() -> None:
 def _result(
     cell: AccuracyCell,
     info: DatasetInfo,
-    data: dict[str, Split],
+    data: Mapping[str, Split],
     outcome: Outcome,
     metrics: dict[str, Any],
     timings: dict[str, float],
@@ -174,11 +252,12 @@ def _result(
         found = classification_metrics(data[name].labels, scores, info.task)
         found["loss"] = found.pop("nll")
         wanted = found if name == "test" else {key: found[key] for key in ("acc", "auc", "loss")}
-        metrics |= {f"{name}_{key}": _storable(value) for key, value in wanted.items()}
+        metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
     if outcome.status == "ok":
         metrics["best_epoch"] = outcome.best_epoch
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)
 
 
-def _storable(value: Any) -> Any:
+def storable(value: Any) -> Any:
+    """A metric as JSON can hold it: an undefined number becomes None."""
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -29,9 +29,13 @@ class Augmentation(NamedTuple):
     boxes: torch.Tensor
     flips: torch.Tensor
 
-    def rows(self, index: torch.Tensor) -> Augmentation:
+    def rows(self, index: torch.Tensor | slice) -> Augmentation:
         """Return the augmentation of the images ``index``."""
         return Augmentation(self.boxes[index], self.flips[index])
+
+    def crops(self, resolution: int) -> bool:
+        """Say whether any box is not the whole image of ``resolution`` pixels; asks the device."""
+        return bool((self.boxes[:, 2:] != resolution).any())
 
     def to(self, device: torch.device) -> Augmentation:
         """Return it on a device."""

@@ -19,7 +19,8 @@ import numpy.typing as npt
 import torch
 
 from bench.training import augment, streams
-from bench.training.resize import nearest_index, resize_matrix
+from bench.training.normalisation import Normalisation
+from bench.training.prepare import Preparation
 
 RESIDENT_SHARE = 0.6
 
@@ -53,6 +54,7 @@ class Pipeline:
         mirror_safe: whether a left-right flip keeps every label.
         channels_last: memory format of the batches.
         resident: keep the split on the device; decided by its size when None.
+        normalisation: in place of the recipe's: what pretrained weights expect.
     """
 
     def __init__(
@@ -67,18 +69,15 @@ class Pipeline:
         mirror_safe: bool = False,
         channels_last: bool = False,
         resident: bool | None = None,
+        normalisation: Normalisation | None = None,
     ) -> None:
         if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(labels):
             raise ValueError(
                 f"images should be uint8 (N, H, W, C), not {images.dtype} {images.shape}, {len(labels)} labels"
             )
-        _, height, width, self.channels = images.shape
-        self.recipe, self.resolution, self.resize, self.device = recipe, resolution, resize, device
-        self.mirror_safe, self.channels_last = mirror_safe, channels_last
-        self.rows = torch.from_numpy(resize_matrix(height, resolution, resize)).float().to(device)
-        self.columns = torch.from_numpy(resize_matrix(width, resolution, resize)).float().to(device)
-        self.same_size = (height, width) == (resolution, resolution)
-        self.nearest = tuple(torch.from_numpy(nearest_index(side, resolution)).to(device) for side in (height, width))
+        self.recipe, self.resolution, self.device, self.mirror_safe = recipe, resolution, device, mirror_safe
+        shape = (images.shape[1], images.shape[2], images.shape[3])
+        self.preparation = Preparation(shape, recipe, resolution, resize, device, channels_last, normalisation)
         self.resident = fits_on(device, images.nbytes) if resident is None else resident
         self.images = _as_tensor(images).to(device) if self.resident else _as_tensor(images)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
@@ -89,17 +88,25 @@ class Pipeline:
     @property
     def in_chans(self) -> int:
         """Channels the model is fed."""
-        return 3 if self.channels == 1 and self.recipe["as_rgb"] else self.channels
+        return self.preparation.in_chans
 
-    def train_batches(self, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Yield (images float32 (B, C, R, R), labels) of one epoch in its random order, augmented."""
+    @property
+    def normalisation(self) -> Normalisation:
+        """Mean and standard deviation of each channel, of pixels scaled to 0..1."""
+        return self.preparation.mean, self.preparation.std
+
+    def train_batches(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Yield (images float32 (B, C, R, R), labels) of an epoch, in its random order and augmented.
+
+        ``first`` is the batch to begin with.
+        """
         n = len(self)
         if n < 2:
             raise ValueError(f"training needs at least 2 images, but the split has {n}")
         order = torch.from_numpy(streams.order(n, seed, epoch))
         plan = augment.draw(n, self.resolution, self.recipe, mirror_safe=self.mirror_safe, seed=seed, epoch=epoch)
         plan = plan.to(self.device) if plan else None
-        bounds = batch_bounds(n, self.recipe["batch_size"])
+        bounds = batch_bounds(n, self.recipe["batch_size"])[first:]
         on_device = order.to(self.device)
         for (start, stop), pixels in zip(bounds, self._gathered(order, bounds), strict=True):
             index = on_device[start:stop]
@@ -113,35 +120,15 @@ class Pipeline:
 
     def prepare(self, pixels: torch.Tensor, plan: augment.Augmentation | None) -> torch.Tensor:
         """Turn uint8 (B, H, W, C) on the device into the model's input, float32 (B, C, R, R)."""
-        images = pixels.float().div_(255.0).sub_(self.recipe["mean"]).div_(self.recipe["std"])
-        if plan is not None:
-            top, left, height, width = plan.boxes.unbind(1)
-            rows = augment.crop_weights(self.rows, top, height, None)
-            columns = augment.crop_weights(self.columns, left, width, plan.flips)
-            images = _resample(images, rows, columns)
-        elif self.same_size:
-            images = images.permute(0, 3, 1, 2)
-        elif self.resize == "nearest":
-            rows, columns = self.nearest
-            images = images.permute(0, 3, 1, 2).index_select(3, columns).index_select(2, rows)
-        else:
-            size = len(images)
-            images = _resample(images, self.rows.expand(size, -1, -1), self.columns.expand(size, -1, -1))
-        if self.resize == "bicubic":  # as Pillow, which stops overshoot at black and white
-            images = images.clamp(
-                (0 - self.recipe["mean"]) / self.recipe["std"], (1 - self.recipe["mean"]) / self.recipe["std"]
-            )
-        if self.channels != self.in_chans:
-            images = images.expand(-1, self.in_chans, -1, -1)
-        layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return images.contiguous(memory_format=layout)
+        return self.preparation(pixels, plan)
 
     def _gathered(self, order: torch.Tensor, bounds: list[tuple[int, int]]) -> Iterator[torch.Tensor]:
         """Yield the uint8 pixels of each batch on the device."""
         if self.resident:
             on_device = order.to(self.device)
             for start, stop in bounds:
-                yield self.images[on_device[start:stop]]
+                index = on_device[start:stop]  # on a CPU, index_select copies image by image instead of byte by byte
+                yield self.images.index_select(0, index) if self.device.type == "cpu" else self.images[index]
             return
         with ThreadPoolExecutor(1, "gather") as ahead:
             pending = ahead.submit(self._gather, order[slice(*bounds[0])])
@@ -154,15 +141,6 @@ class Pipeline:
     def _gather(self, index: torch.Tensor) -> torch.Tensor:
         pixels = self.images[index]
         return pixels.pin_memory() if self.device.type == "cuda" else pixels
-
-
-def _resample(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """(B, H, W, C), (B, R, H), (B, R, W) -> (B, C, R, R)."""
-    batch, height, width, channels = images.shape
-    resolution = rows.shape[1]
-    tall = torch.bmm(rows, images.reshape(batch, height, width * channels)).view(batch, resolution, width, channels)
-    tall = tall.permute(0, 3, 1, 2).reshape(batch, channels * resolution, width)
-    return torch.bmm(tall, columns.transpose(1, 2)).view(batch, channels, resolution, resolution)
 
 
 def _as_tensor(images: npt.NDArray[np.uint8]) -> torch.Tensor:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from bench.cells import Stopped, never
 from bench.measure import classification
 from bench.training import streams
 from bench.training.checkpoint import Checkpoint
@@ -69,6 +69,7 @@ class Trainer:
         precision: ``fp32``, or ``bf16`` for autocast.
         progress: called with plain dicts, at most every half second within an epoch.
         checkpoint: where to keep long trainings between epochs, and to go on from.
+        stop: asked after each step whether to end here, in the state of the last epoch.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class Trainer:
         precision: str = "fp32",
         progress: Progress = lambda event: None,
         checkpoint: Checkpoint | None = None,
+        stop: Callable[[], bool] = never,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {precision!r}; training runs in fp32 or bf16")
@@ -96,40 +98,65 @@ class Trainer:
         self.average = _moving_average(model, recipe["ema_decay"])
         self.best: dict[str, torch.Tensor] = {}
         self.outcome = Outcome()
-        self.checkpoint = checkpoint
+        self.checkpoint, self.stop = checkpoint, stop
+        self.finished = False
+        self.position: dict[str, Any] | None = None
+        self.stepped = compiled(model, recipe["compile"])
+        self.rate, self.data_s, self.seen, self.saved = 0.0, 0.0, 0, 0.0
 
     def fit(self) -> Outcome:
-        """Train all epochs, restore the chosen one and score the test split with it."""
-        started = saved = time.perf_counter()
+        """Train all epochs, restore the chosen one and score the test split with it.
+
+        The checkpoint stays where it is: whoever writes the result down removes it.
+
+        Raises:
+            Stopped: it was asked to; the epochs done are in the checkpoint.
+        """
+        started = self.saved = time.perf_counter()
         if self.checkpoint and self.checkpoint.restore(self):
             self.outcome.timings["resumed_after_epoch"] = len(self.outcome.history)
         try:
             for epoch in range(len(self.outcome.history), self.recipe["epochs"]):
-                if self._exhausted():
+                if self.finished or self._exhausted():
                     break
                 self.outcome.history.append(self._epoch(epoch))
                 if self._improved():
                     self.outcome.best_epoch = epoch + 1
                     self._keep()
-                if self.checkpoint and time.perf_counter() - saved >= self.checkpoint.every_s:
-                    self.checkpoint.save(self)
-                    saved = time.perf_counter()
+                self._pause(f"after epoch {epoch + 1}")
         except DivergedError as error:
             self.outcome.status, self.outcome.reason = "diverged", str(error)
         self.outcome.timings["train_s"] = time.perf_counter() - started
+        self._share_of_data()
         if self.outcome.status == "ok":
+            if self.checkpoint and not self.finished and time.perf_counter() - self.saved >= self.checkpoint.worth_s:
+                self.checkpoint.save(self, finished=True)
             self._finish()
-        if self.checkpoint:
-            self.checkpoint.remove()
         return self.outcome
+
+    def _pause(self, where: str) -> None:
+        """Write a checkpoint when it is time, or when asked to stop; then stop."""
+        asked = self.stop()
+        if self.checkpoint and (asked or time.perf_counter() - self.saved >= self.checkpoint.every_s):
+            self.checkpoint.save(self)
+            self.saved = time.perf_counter()
+        if asked:
+            raise Stopped(where)
+
+    def _share_of_data(self) -> None:
+        """Put into the timings how long the steps waited for their batches: seconds, and as a part of all steps."""
+        rows = [row for row in self.outcome.history if "data_seconds" in row]
+        if (seconds := sum(row["seconds"] for row in rows)) > 0:
+            waited = sum(row["data_seconds"] for row in rows)
+            self.outcome.timings |= {"data_s": waited, "data_share": waited / seconds}
 
     def _finish(self) -> None:
         started = time.perf_counter()
         model = self._evaluated()
         model.load_state_dict(self.best)
         self.progress({"phase": "eval"})
-        self.outcome.val_scores = self._scores(model, self.splits.val)
-        self.outcome.test_scores = self._scores(model, self.splits.test)
+        self.outcome.val_scores = scores_of(model, self.splits.val, self.task, self.precision)
+        self.outcome.test_scores = scores_of(model, self.splits.test, self.task, self.precision)
         if not np.isfinite(self.outcome.test_scores).all():
             self.outcome.status, self.outcome.reason = "diverged", "scores of the test split are not finite"
         self.outcome.timings["test_s"] = time.perf_counter() - started
@@ -138,25 +165,25 @@ class Trainer:
         started = time.perf_counter()
         loss = self._train_epoch(epoch)
         seconds = time.perf_counter() - started
-        rate = len(self.splits.train) / seconds
+        rate = self.seen / seconds
         event = {"epoch": epoch + 1, "epochs": self.recipe["epochs"], "loss": loss, "images_per_s": rate}
         self.progress({"phase": "eval", **event})
         row = {"epoch": epoch + 1, "train_loss": loss}
+        spent = {"seconds": seconds, "data_seconds": self.data_s, "images_per_s": rate}
         if not math.isfinite(loss):
-            self.outcome.history.append({**row, "seconds": seconds, "images_per_s": rate})
+            self.outcome.history.append({**row, **spent})
             raise DivergedError(f"the training loss became {loss} in epoch {epoch + 1}")
-        scores = self._scores(self._evaluated(), self.splits.val)
+        scores = scores_of(self._evaluated(), self.splits.val, self.task, self.precision)
         if not np.isfinite(scores).all():
-            self.outcome.history.append({**row, "seconds": seconds, "images_per_s": rate})
+            self.outcome.history.append({**row, **spent})
             raise DivergedError(f"validation scores are not finite after epoch {epoch + 1}")
         row |= {
             "val_loss": classification.negative_log_likelihood(self.val_labels, scores, self.task),
             "val_auc": classification.auc(self.val_labels, scores, self.task),
             "val_acc": classification.accuracy(self.val_labels, scores, self.task),
-            "lr": self.optimizer.param_groups[0]["lr"],
-            "seconds": seconds,
+            "lr": self.rate,
             "eval_seconds": time.perf_counter() - started - seconds,
-            "images_per_s": rate,
+            **spent,
         }
         return row
 
@@ -166,21 +193,46 @@ class Trainer:
         self.model.train()
         n = len(self.splits.train)
         steps = len(batch_bounds(n, self.recipe["batch_size"]))
-        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        first, total = self._resumed()
         began = reported = time.perf_counter()
-        seen = 0
-        for step, (images, labels) in enumerate(self.splits.train.train_batches(self.seed, epoch)):
-            rate = learning_rate(self.recipe, epoch * steps + step, steps)
+        self.seen, self.data_s = 0, 0.0
+        batches = self._timed(self.splits.train.train_batches(self.seed, epoch, first))
+        for step, (images, labels) in enumerate(batches, first):
+            self.rate = learning_rate(self.recipe, epoch * steps + step, steps)
             for group in self.optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = self.rate * group.get("lr_scale", 1.0)
             total += self._step(images, labels)
-            seen += len(images)
+            self.seen += len(images)
+            if step + 1 < steps:
+                self.position = {"step": step + 1, "total": total}
+                self._pause(f"in epoch {epoch + 1}, after step {step + 1} of {steps}")
+                self.position = None
             now = time.perf_counter()
             if now - reported > REPORT_EVERY_S:
                 reported = now
-                event = {"epoch": epoch + 1, "epochs": self.recipe["epochs"], "images_per_s": seen / (now - began)}
+                event = {"epoch": epoch + 1, "epochs": self.recipe["epochs"], "images_per_s": self.seen / (now - began)}
                 self.progress({"phase": "train", **event})
         return float(total) / n
+
+    def _resumed(self) -> tuple[int, torch.Tensor]:
+        """Where the epoch begins: at its first step with no loss yet, or where a checkpoint left it."""
+        at, self.position = self.position, None
+        if at is None:
+            return 0, torch.zeros((), dtype=torch.float64, device=self.device)
+        streams.set_torch_state(at["random"], self.device)
+        return int(at["step"]), at["total"].to(self.device)
+
+    def _timed(
+        self, batches: Iterator[tuple[torch.Tensor, torch.Tensor]]
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Pass batches on and add up how long the loop waits for them."""
+        while True:
+            asked = time.perf_counter()
+            batch = next(batches, None)
+            self.data_s += time.perf_counter() - asked
+            if batch is None:
+                return
+            yield batch
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Take one optimizer step; return the summed loss, still on the device."""
@@ -188,7 +240,7 @@ class Trainer:
         total = torch.zeros((), dtype=torch.float64, device=self.device)
         parts = micro_batches(len(images), self.recipe["micro_batch_size"])
         for part_images, part_labels in zip(images.tensor_split(parts), labels.tensor_split(parts), strict=True):
-            losses = self.loss(self.forward(self.model, part_images), part_labels).sum()
+            losses = self.loss(self.forward(self.stepped, part_images), part_labels).sum()
             (losses / len(images)).backward()
             total += losses.detach()
         if self.recipe["gradient_clip"]:
@@ -198,23 +250,9 @@ class Trainer:
             self.average.update_parameters(self.model)
         return total
 
-    def forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
         """Return logits in the training's precision."""
-        with self._autocast():
-            logits: torch.Tensor = model(images)
-        return logits
-
-    def _autocast(self) -> AbstractContextManager[Any]:
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
-
-    def _scores(self, model: nn.Module, pipeline: Pipeline) -> npt.NDArray[np.float64]:
-        """Return probabilities (N, C) in float64, computed from float32 logits."""
-        model.eval()
-        with torch.inference_mode():
-            logits = [self.forward(model, images).float() for images in pipeline.eval_batches()]
-            wide = torch.cat(logits).cpu().double()
-        scores = torch.sigmoid(wide) if self.task == "multi-label" else torch.softmax(wide, dim=1)
-        return scores.numpy()
+        return forward(model, images, self.precision)
 
     def _evaluated(self) -> nn.Module:
         return self.model if self.average is None else self.average.module
@@ -240,6 +278,34 @@ class Trainer:
             return
         for name, tensor in state.items():
             self.best[name].copy_(tensor)
+
+
+def forward(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, precision: str) -> torch.Tensor:
+    """Return logits; ``bf16`` is autocast."""
+    with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        return model(images)
+
+
+def scores_of(model: nn.Module, pipeline: Pipeline, task: str, precision: str) -> npt.NDArray[np.float64]:
+    """Return probabilities (N, C) of a split in float64, computed from float32 logits."""
+    model.eval()
+    with torch.inference_mode():
+        logits = [forward(model, images, precision).float() for images in pipeline.eval_batches()]
+        wide = torch.cat(logits).cpu().double()
+    scores = torch.sigmoid(wide) if task == "multi-label" else torch.softmax(wide, dim=1)
+    return scores.numpy()
+
+
+def compiled(model: nn.Module, how: str) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Compile the training's forward and backward passes as the recipe says; the module itself stays what it is.
+
+    ``cuda-graphs`` replays each batch shape as one graph (torch's mode "reduce-overhead"); on a CPU there are none.
+    """
+    if how == "none":
+        return model
+    mode = "reduce-overhead" if how == "cuda-graphs" else None
+    found: Callable[[torch.Tensor], torch.Tensor] = torch.compile(model, dynamic=False, mode=mode)
+    return found
 
 
 def micro_batches(n: int, size: int) -> int:

@@ -65,20 +65,41 @@ def make_optimizer(model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim.O
 
 
 def parameter_groups(model: nn.Module, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Split trainable parameters into those with weight decay and those without.
+    """Split trainable parameters into those with weight decay and those without, and by depth for layer decay.
 
     Spared, when the recipe says so: tensors of one dimension or none (norms, biases), what the model names in timm's
     ``no_weight_decay()`` and tensors marked ``_no_weight_decay`` (as Mamba marks its A and D).
     """
     trainable = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decay = recipe["weight_decay"]
+    named: Callable[[], set[str]] = getattr(model, "no_weight_decay", set)
+    exempt = named() | {name for name, p in trainable if getattr(p, "_no_weight_decay", False)}
+    if recipe["layer_decay"] != 1.0:
+        return _by_depth(model, recipe, exempt)
     if recipe["decay_norm_and_bias"] or not decay:
         return [{"params": [p for _, p in trainable], "weight_decay": decay}]
-    named: Callable[[], set[str]] = getattr(model, "no_weight_decay", set)
-    exempt = named()
-    spared = [p.ndim <= 1 or name in exempt or getattr(p, "_no_weight_decay", False) for name, p in trainable]
+    spared = [p.ndim <= 1 or name in exempt for name, p in trainable]
     groups = [
         {"params": [p for (_, p), spare in zip(trainable, spared, strict=True) if not spare], "weight_decay": decay},
         {"params": [p for (_, p), spare in zip(trainable, spared, strict=True) if spare], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def _by_depth(model: nn.Module, recipe: Mapping[str, Any], exempt: set[str]) -> list[dict[str, Any]]:
+    """Groups whose learning rate falls by ``layer_decay`` from block to block, from the head down to the stem.
+
+    Bao et al., BEiT (2021), as timm does it by the model's own ``group_matcher``; the loop multiplies the schedule by
+    each group's ``lr_scale``.
+    """
+    from timm.optim import param_groups_layer_decay
+
+    everything = bool(recipe["decay_norm_and_bias"])
+    groups: list[dict[str, Any]] = param_groups_layer_decay(
+        model,
+        weight_decay=recipe["weight_decay"],
+        no_weight_decay_list=() if everything else exempt,
+        weight_decay_exclude_1d=not everything,
+        layer_decay=recipe["layer_decay"],
+    )
+    return groups

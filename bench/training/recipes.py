@@ -60,6 +60,12 @@ FIELDS: dict[str, Field] = {
     "gamma": Field(0.1, "of the step schedule", low=0, high=1),
     "warmup_epochs": Field(0.0, "epochs of linear warm-up, step by step", low=0),
     "final_lr_ratio": Field(0.0, "where the cosine ends, as a fraction of the peak", low=0, high=1),
+    "layer_decay": Field(
+        1.0,
+        "factor on the learning rate from block to block, head to stem, for fine-tuning; 1: one rate",
+        low=0.01,
+        high=1,
+    ),
     "gradient_clip": Field(0.0, "largest norm of the gradient; 0: no clipping", low=0),
     "label_smoothing": Field(0.0, "of the cross-entropy (single-label tasks)", low=0, high=0.999),
     "class_weights": Field("none", "balanced: losses weighted by N / (C * images of the class)", ("none", "balanced")),
@@ -68,7 +74,17 @@ FIELDS: dict[str, Field] = {
         "val_auc", "how the epoch is chosen; the earliest of equals", ("val_auc", "val_acc", "val_loss", "last")
     ),
     "early_stopping_patience": Field(0, "epochs without a better `select` before training stops; 0: never", low=0),
+    "compile": Field(
+        "none",
+        "of the training step: none, torch.compile, or with CUDA graphs besides",
+        ("none", "default", "cuda-graphs"),
+    ),
     "as_rgb": Field(True, "gray images as three equal channels; else the model gets the dataset's channels"),
+    "normalisation": Field(
+        "weights",
+        "weights: pretrained weights are fed as they were trained; recipe: always mean and std",
+        ("weights", "recipe"),
+    ),
     "mean": Field(0.5, "subtracted from pixels scaled to 0..1", low=0, high=1),
     "std": Field(0.5, "pixels are divided by it after that", low=1e-6),
     "flip": Field(

@@ -7,8 +7,14 @@ the order. Torch's generators give other numbers on CUDA than on the CPU, and Nu
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    import torch
 
 ORDER, AUGMENT, DROPOUT, WEIGHTS = 0, 1, 2, 3
 
@@ -33,3 +39,22 @@ def order(n: int, seed: int, epoch: int) -> npt.NDArray[np.int64]:
 def torch_seed(seed: int, purpose: int, epoch: int = 0) -> int:
     """Return a seed for torch's own generator (weights, dropout), in 0..2^63-1."""
     return int(raw(seed, purpose, epoch, 1)[0] >> np.uint64(1))
+
+
+def torch_state(device: torch.device) -> dict[str, torch.Tensor]:
+    """Return the state of torch's generators that a model on ``device`` draws from."""
+    import torch
+
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_torch_state(state: Mapping[str, torch.Tensor], device: torch.device) -> None:
+    """Put torch's generators into a state that :func:`torch_state` returned."""
+    import torch
+
+    torch.set_rng_state(state["cpu"].cpu())
+    if device.type == "cuda" and "cuda" in state:
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -2,16 +2,19 @@
 
 import contextlib
 import functools
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from bench.cells import Stopped
 from bench.measure.layout import prefers_channels_last
 from bench.training import streams
 from bench.training.checkpoint import Checkpoint
@@ -45,9 +48,9 @@ class Spy(Pipeline):
         super().__init__(*args, **kwargs)
         self.log, self.name = log, name
 
-    def train_batches(self, seed: int, epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        self.log.append(f"train {epoch}")
-        return super().train_batches(seed, epoch)
+    def train_batches(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.log.append(f"train {epoch}" + (f" from {first}" if first else ""))
+        return super().train_batches(seed, epoch, first)
 
     def eval_batches(self) -> Iterator[torch.Tensor]:
         self.log.append(self.name)
@@ -91,7 +94,7 @@ AUGMENTED = {"batch_size": 8, "epochs": 3, "crop_scale": [0.5, 1.0], "flip": 0.5
 def test_the_same_cell_gives_the_same_bits(extra: dict[str, Any]) -> None:
     recipe = resolve("standard", **AUGMENTED | extra)
     (first, model), (second, again), (other, _) = train(recipe), train(recipe), train(recipe, seed=1)
-    timing = ("seconds", "images_per_s", "eval_seconds")
+    timing = ("seconds", "images_per_s", "eval_seconds", "data_seconds")
     assert [{k: v for k, v in row.items() if k not in timing} for row in first.history] == [
         {k: v for k, v in row.items() if k not in timing} for row in second.history
     ]
@@ -146,6 +149,7 @@ def test_every_task_trains_and_gives_probabilities(task: str) -> None:
         "seconds",
         "images_per_s",
         "eval_seconds",
+        "data_seconds",
     }
     assert set(outcome.history[0]) == expected
 
@@ -262,7 +266,78 @@ def test_a_killed_training_goes_on_to_the_same_bits(tmp_path: Path, extra: dict[
     assert np.array_equal(resumed.test_scores, straight.test_scores)
     assert (resumed.best_epoch, len(resumed.history)) == (straight.best_epoch, len(straight.history))
     assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in straight.history]
-    assert not list(checkpoint.path.parent.iterdir())
+
+
+@pytest.mark.parametrize("extra", [{}, {"ema_decay": 0.9, "optimizer": "sgd"}])
+def test_a_training_stopped_within_an_epoch_goes_on_to_the_same_bits(tmp_path: Path, extra: dict[str, Any]) -> None:
+    recipe = resolve("standard", **AUGMENTED | extra)
+    straight, model = train(recipe)
+    checkpoint = Checkpoint(tmp_path / "x.pt", "x", every_s=1e9, worth_s=1e9)
+    log: list[str] = []
+
+    def trainer(asked: Iterator[int] | None, net: nn.Module) -> Trainer:
+        splits = make_splits(recipe, log=log)
+        stop = (lambda: next(asked, 0) == 1) if asked else (lambda: False)
+        return Trainer(net, splits, recipe, task="binary-class", n_classes=2, seed=0, checkpoint=checkpoint, stop=stop)
+
+    torch.manual_seed(0)
+    with pytest.raises(Stopped, match="in epoch 2, after step 3 of 5"):
+        trainer(iter([0] * 7 + [1]), Net()).fit()  # asked after each of 4 steps, after the epoch, after each step
+    other = Net()
+    resumed = trainer(None, other).fit()
+    assert log == ["train 0", "val", "train 1", "train 1 from 3", "val", "train 2", "val", "val", "test"]
+    assert np.array_equal(resumed.test_scores, straight.test_scores)
+    assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in straight.history]
+    assert all(torch.equal(a, b) for a, b in zip(other.state_dict().values(), model.state_dict().values(), strict=True))
+
+
+def test_a_kill_between_the_last_epoch_and_the_record_repeats_no_epoch(tmp_path: Path) -> None:
+    recipe = resolve("standard", **AUGMENTED | {"epochs": 2})
+    checkpoint = Checkpoint(tmp_path / "x.pt", "x", worth_s=0.0)
+    log: list[str] = []
+
+    def trainer() -> Trainer:
+        splits = make_splits(recipe, log=log)
+        return Trainer(Net(), splits, recipe, task="binary-class", n_classes=2, seed=0, checkpoint=checkpoint)
+
+    first = trainer().fit()
+    log.clear()
+    again = trainer().fit()  # the driver was killed before it wrote the Record, or it would have removed the file
+    assert log == ["val", "test"]
+    assert np.array_equal(again.test_scores, first.test_scores) and again.history == first.history
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_training(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = resolve("quick", epochs=2, batch_size=8)
+    (tmp_path / "file").write_text("")
+    checkpoint = Checkpoint(tmp_path / "file" / "x.pt", "x", every_s=0.0, worth_s=0.0)
+    outcome = Trainer(
+        Net(), make_splits(recipe), recipe, task="binary-class", n_classes=2, seed=0, checkpoint=checkpoint
+    ).fit()
+    assert outcome.status == "ok" and "could not be written" in capsys.readouterr().out
+
+
+def test_waiting_for_data_is_timed() -> None:
+    class Slow(Spy):
+        def eval_batches(self) -> Iterator[torch.Tensor]:
+            return super().eval_batches()
+
+        def train_batches(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            for batch in super().train_batches(seed, epoch, first):
+                time.sleep(0.02)
+                yield batch
+
+    recipe = resolve("quick", epochs=1, batch_size=8)
+    splits = make_splits(recipe)
+    slow = Slow(
+        splits.train.images.numpy(), splits.train.labels.numpy(), recipe,
+        resolution=16, resize="native", device=CPU, log=[], name="train",
+    )  # fmt: skip
+    outcome, _ = train(recipe, splits=splits._replace(train=slow))
+    assert outcome.timings["data_s"] >= 5 * 0.02 and 0 < outcome.timings["data_share"] <= 1
+    assert outcome.history[0]["data_seconds"] == outcome.timings["data_s"]
 
 
 def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path: Path) -> None:
@@ -276,7 +351,6 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:1000])
     assert not Checkpoint(path, "another").restore(make(Net()))
     assert make(Net(), checkpoint=Checkpoint(path, "mine")).fit().status == "ok"
-    assert not path.exists()
 
 
 def test_progress_tells_epoch_loss_and_speed() -> None:
@@ -373,6 +447,58 @@ def test_weight_decay_spares_what_the_recipe_and_the_model_say() -> None:
     assert {id(p) for p in decayed["params"]} == {id(model.conv.weight), id(model.head.weight)}
     (everything,) = parameter_groups(model, resolve("medmamba-paper"))
     assert len(everything["params"]) == len(list(model.parameters()))
+
+
+def test_layer_decay_slows_lower_blocks_as_beit_does() -> None:
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.blocks = nn.Linear(2, 2), nn.ModuleList(nn.Linear(2, 2) for _ in range(2))
+            self.head = nn.Linear(2, 2)
+
+        def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+            return {"stem": r"^stem", "blocks": r"^blocks\.(\d+)"}
+
+    model = Deep()
+    groups = parameter_groups(model, resolve("standard", layer_decay=0.5))
+    scale = {id(p): group["lr_scale"] for group in groups for p in group["params"]}
+    decay = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
+    layers = [model.stem, *model.blocks, model.head]
+    assert [scale[id(layer.weight)] for layer in layers] == [0.125, 0.25, 0.5, 1.0]  # 0.5 ** (depth of the head - own)
+    assert all(scale[id(layer.bias)] == scale[id(layer.weight)] for layer in layers)
+    assert all(decay[id(layer.bias)] == 0 and decay[id(layer.weight)] == 0.05 for layer in layers)
+    assert all(
+        g["weight_decay"] == 0.05
+        for g in parameter_groups(model, resolve("medmnist", layer_decay=0.5, weight_decay=0.05))
+    )
+
+
+def test_the_schedule_is_scaled_group_by_group() -> None:
+    recipe = resolve("finetune", epochs=1, batch_size=40, warmup_epochs=0, schedule="constant")
+    torch.manual_seed(0)
+    model = timm.create_model("resnet10t", num_classes=2)
+    trainer = Trainer(model, make_splits(recipe), recipe, task="binary-class", n_classes=2, seed=0)
+    outcome = trainer.fit()
+    rates = {group["lr"] for group in trainer.optimizer.param_groups}
+    assert max(rates) == pytest.approx(1e-4) and min(rates) < 0.75e-4 and outcome.history[0]["lr"] == 1e-4
+
+
+def test_the_recipe_says_how_the_step_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(torch, "compile", lambda model, **how: asked.append(how) or model)
+    plain, _ = train(resolve("quick", epochs=1, batch_size=8))
+    for how in ("default", "cuda-graphs"):
+        outcome, _ = train(resolve("quick", epochs=1, batch_size=8, compile=how))
+        assert np.array_equal(outcome.test_scores, plain.test_scores)
+    assert [(how["dynamic"], how["mode"]) for how in asked] == [(False, None), (False, "reduce-overhead")]
+
+
+@pytest.mark.slow
+def test_a_compiled_training_is_the_same_training() -> None:
+    recipe = resolve("medmnist", epochs=2, batch_size=8)
+    plain, _ = train(recipe, net=_fresh())
+    fast, _ = train({**recipe, "compile": "default"}, net=_fresh())
+    assert np.allclose(plain.test_scores, fast.test_scores, atol=1e-5)
 
 
 def test_convolutional_networks_are_laid_out_channels_last() -> None:

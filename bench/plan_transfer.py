@@ -1,0 +1,100 @@
+"""The transfer Cells of a sweep: which trained Cell is evaluated on which other set. Torch-free."""
+
+from __future__ import annotations
+
+from bench import registry, transfer
+from bench.cells import AccuracyCell, Meeting, TransferCell
+from bench.config import ConfigError, Loaded
+from bench.files import Problem, preflight
+from bench.plan import Plan, fingerprint, plugin_sha256, resize_rule, resolved
+from bench.registry import DatasetInfo, RegistryError
+
+
+def sources(loaded: Loaded) -> list[str]:
+    """Datasets that have to be trained on because a transfer starts from them."""
+    return list(dict.fromkeys(source for source, _ in pairs(loaded)))
+
+
+def pairs(loaded: Loaded) -> list[tuple[str, str]]:
+    """Pairs of source and target that ``sweep.transfer`` asks for."""
+    found = []
+    for text in loaded.sweep.sweep.transfer:
+        try:
+            source, targets = transfer.parse(text)
+        except transfer.TransferError as error:
+            raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
+        for one in resolved(loaded, "sweep.transfer", registry.expand_datasets, [source]):
+            found += [(one, two) for two in resolved(loaded, "sweep.transfer", registry.expand_datasets, targets)]
+    return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+
+
+def _own_maps(loaded: Loaded) -> dict[tuple[str, str], tuple[transfer.Map, str]]:
+    """The maps of [transfer] in bench.toml, and where each stands."""
+    found: dict[tuple[str, str], tuple[transfer.Map, str]] = {}
+    for text, own in loaded.sweep.transfer.items():
+        where = f"{loaded.origin(f'transfer.{text}')}, [transfer.'{text}']"
+        try:
+            source, targets = transfer.parse(text)
+            for target in registry.expand_datasets(targets):
+                found[registry.expand_datasets([source])[0], target] = own, where
+        except (transfer.TransferError, RegistryError) as error:
+            raise ConfigError(f"{where}: {error}") from None
+    return found
+
+
+def add_transfers(plan: Plan, loaded: Loaded) -> None:
+    """Add a Cell for each trained Cell of a source and each of its targets, and the targets' missing files."""
+    maps = _own_maps(loaded)
+    for source, target in pairs(loaded):
+        info = registry.dataset_facts(target)
+        try:
+            met = transfer.meetings(registry.dataset_facts(source), info, *maps.get((source, target), ()))
+        except transfer.TransferError as error:
+            raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
+        trained = [c for c in plan.cells.values() if isinstance(c, AccuracyCell) and c.dataset == source]
+        missing: dict[int, list[Problem]] = {}
+        for cell in trained:
+            size = transfer.target_size(info, cell)
+            if size not in missing:
+                missing[size] = preflight([(info, size)], plan.data_root)
+                new = [problem for problem in missing[size] if str(problem) not in map(str, plan.problems)]
+                plan.problems += new
+                plan.skipped += [str(problem) for problem in new] if loaded.sweep.run.skip_missing else []
+            if missing[size] and loaded.sweep.run.skip_missing:
+                continue
+            _add_transfer(plan, cell, info, size, _transfer_resize(loaded, cell, info, size), met, bool(missing[size]))
+
+
+def _transfer_resize(loaded: Loaded, source: AccuracyCell, target: DatasetInfo, size: int) -> str:
+    """Feed the target as the source was fed where that rule applies to it, else as the sweep says."""
+    if target.varied or size == source.resolution or source.resize == "native":
+        return resize_rule(loaded, target, size, source.resolution)
+    return source.resize
+
+
+def _add_transfer(
+    plan: Plan,
+    source: AccuracyCell,
+    target: DatasetInfo,
+    size: int,
+    resize: str,
+    met: tuple[Meeting, ...],
+    damaged: bool,
+) -> None:
+    cell = TransferCell(
+        source=source,
+        dataset=target.name,
+        size=size,
+        resize=resize,
+        meetings=met,
+        shares_patients=transfer.shares_patients(source.dataset, target.name),
+        data_fingerprint=fingerprint(target, size, plan.data_root, damaged),
+        data_plugin_sha256=plugin_sha256(target),
+    )
+    reason = plan.unsupported.get(cell.source_key)
+    fed = registry.dataset_facts(source.dataset).channels
+    if not reason and not source.recipe["as_rgb"] and fed != target.channels:
+        reason = f"it was trained on {fed} channels (as_rgb = false), images of {target.name} have {target.channels}"
+    if not reason and resize == "pad" and size > source.resolution:
+        reason = f"zero padding cannot shrink {size} pixels to {source.resolution}"
+    plan.add(cell, reason)

@@ -1,0 +1,145 @@
+"""Execute a transfer Cell: trained weights on the test split of another dataset, over the classes that meet.
+
+The scores of a meeting are the sum of its source classes' probabilities, renormalised over all meetings
+(for a multi-label task each label stands for itself: the largest of its source labels). Images whose class is in no
+meeting are left out. The source's own test scores, written when it was trained, are read the same way, so that the
+drop compares one question on two datasets.
+"""
+
+from __future__ import annotations
+
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bench import registry
+from bench.cells import Context, Meeting, Result, TransferCell
+from bench.measure.classification import classification_metrics
+from bench.registry import DatasetInfo
+from bench.training import weights
+from bench.training.accuracy import build_model, pipeline, set_up, storable
+from bench.training.cache import open_dataset
+from bench.training.loop import scores_of
+
+COMPARED = ("acc", "auc", "balanced_acc")
+
+Array = npt.NDArray[Any]
+
+
+def run_transfer(cell: TransferCell, ctx: Context) -> Result:
+    """Evaluate one Cell.
+
+    Returns:
+        ``test_*`` metrics on the target, ``source_test_*`` on the source's test split over the same classes, ``drop_*``
+        (source less target), ``n_test`` and ``n_left_out`` images; scores and labels of the target as arrays.
+
+    Raises:
+        FileNotFoundError, ValueError: the source's weights or scores are missing, damaged or another Cell's.
+        DataError: a file of the target is missing or damaged.
+    """
+    device = set_up(ctx)
+    timings: dict[str, float] = {}
+    ctx.progress({"phase": "load"})
+    started = time.perf_counter()
+    source, target = registry.dataset_facts(cell.source.dataset), registry.dataset_facts(cell.dataset)
+    state = weights.load(ctx.out, cell.source_key)
+    own_scores, own_labels = _own_scores(ctx.out, cell.source_key)
+    split = open_dataset(target, cell.size, ctx.data_root, ctx.cache_dir)["test"]
+    timings["load_s"] = time.perf_counter() - started
+    ctx.progress({"phase": "eval"})
+    started = time.perf_counter()
+    model, channels_last = build_model(cell.source, source, device, pretrained=False)
+    model.load_state_dict(state)
+    reader = pipeline(split, cell.source, target, cell.resize, device, channels_last, cell.source.recipe)
+    scores = scores_of(model, reader, source.task, cell.source.precision)
+    timings["test_s"] = time.perf_counter() - started
+    if not np.isfinite(scores).all():
+        return Result({}, "diverged", f"scores of {cell.dataset} are not finite", timings=timings)
+    metrics, arrays = _compared(cell, source, target, (own_labels, own_scores), (split.labels[:], scores))
+    return Result(metrics, arrays=arrays, timings=timings)
+
+
+def _own_scores(out: Path, key: str) -> tuple[Array, Array]:
+    path = out / "predictions" / f"{key}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return stored["test_scores"], stored["test_labels"]
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        record = out / "cells" / f"{key}.json"
+        raise ValueError(f"{path}: no scores of the source ({error}); remove {record} and run again") from error
+
+
+def _compared(
+    cell: TransferCell, source: DatasetInfo, target: DatasetInfo, own: tuple[Array, Array], other: tuple[Array, Array]
+) -> tuple[dict[str, Any], dict[str, Array]]:
+    """Score both test splits over the meetings."""
+    task = meeting_task(source, target, cell.meetings)
+    answers = [meeting.source for meeting in cell.meetings]
+    labels, scores = over_meetings(*other, answers, [m.target for m in cell.meetings], source, target)
+    own_labels, own_scores = over_meetings(*own, answers, answers, source, source)
+    if not len(labels):
+        raise ValueError(f"no test image of {target.name} is of a class that meets one of {source.name}")
+    found = classification_metrics(labels, scores, task)
+    found["loss"] = found.pop("nll")
+    reference = classification_metrics(own_labels, own_scores, task)
+    metrics = {f"test_{name}": storable(value) for name, value in found.items()}
+    for name in COMPARED:
+        metrics[f"source_test_{name}"] = storable(reference[name])
+        metrics[f"drop_{name}"] = storable(reference[name] - found[name])
+    metrics |= {"n_test": len(labels), "n_left_out": len(other[0]) - len(labels), "task": task}
+    return metrics, {"test_scores": scores, "test_labels": labels}
+
+
+def meeting_task(source: DatasetInfo, target: DatasetInfo, meetings: tuple[Meeting, ...]) -> str:
+    """How the classes that meet are scored: two are a binary question, whatever the sets were."""
+    if source.task == "multi-label":
+        return "multi-label"
+    if len(meetings) == 2:
+        return "binary-class"
+    ordered = source.task == target.task == "ordinal-regression"
+    rising = [target.classes.index(meeting.target[0]) for meeting in meetings]
+    return "ordinal-regression" if ordered and rising == sorted(rising) else "multi-class"
+
+
+def over_meetings(
+    labels: Array,
+    scores: Array,
+    answers: list[tuple[str, ...]],
+    truths: list[tuple[str, ...]],
+    answered: DatasetInfo,
+    labelled: DatasetInfo,
+) -> tuple[Array, Array]:
+    """Translate labels and scores into meetings.
+
+    Args:
+        labels: (N,) class indices of ``labelled``, or (N, L).
+        scores: (N, C) probabilities over the classes of ``answered``.
+        answers: the classes of ``answered`` of each of the M meetings.
+        truths: the classes of ``labelled`` of each meeting.
+        answered: the dataset that the model was trained on.
+        labelled: the dataset that the labels are of.
+
+    Returns:
+        labels (n,) or (n, M) and scores (n, M) of the n images whose class is in a meeting.
+    """
+    columns = [[answered.classes.index(name) for name in names] for names in answers]
+    rows = [[labelled.classes.index(name) for name in names] for names in truths]
+    if answered.task == "multi-label":
+        return (
+            np.stack([labels[:, places].max(axis=1) for places in rows], axis=1),
+            np.stack([scores[:, places].max(axis=1) for places in columns], axis=1),
+        )
+    place = np.full(len(labelled.classes), -1, dtype=np.int64)
+    for number, classes in enumerate(rows):
+        place[classes] = number
+    translated = place[labels.reshape(-1)]
+    kept = translated >= 0
+    summed = np.stack([scores[kept][:, places].sum(axis=1) for places in columns], axis=1)
+    total = summed.sum(axis=1, keepdims=True)
+    # No answer at all for the classes that meet: every one is as good as another.
+    even = np.full_like(summed, 1 / len(columns))
+    return translated[kept], np.divide(summed, total, out=even, where=total > 0)

@@ -1,0 +1,74 @@
+"""Trained weights on disk, ``RUN/weights/<key>.safetensors``: of the chosen epoch, with what is needed to use them.
+
+The file's metadata say whose they are: the Cell's ``key``, ``model``, ``dataset``, ``classes``, ``resolution``,
+``mean`` and ``std`` (JSON lists, one number a channel), ``epoch``. So a model named
+``resnet18[pretrained=RUN/weights/<key>.safetensors]`` goes on from them, and their normalisation follows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from bench.cells import AccuracyCell, cell_key, weights_path
+from bench.registry import DatasetInfo
+from bench.training.normalisation import Normalisation, header
+
+
+def save(
+    out: Path,
+    cell: AccuracyCell,
+    info: DatasetInfo,
+    state: Mapping[str, torch.Tensor],
+    normalisation: Normalisation,
+    epoch: int,
+) -> Path:
+    """Write the weights of a trained Cell, so that a reader sees all of them or nothing."""
+    key = cell_key(cell)
+    mean, std = normalisation
+    facts = {
+        "key": key,
+        "model": cell.model,
+        "dataset": cell.dataset,
+        "classes": json.dumps(list(info.classes)),
+        "resolution": str(cell.resolution),
+        "mean": json.dumps(list(mean)),
+        "std": json.dumps(list(std)),
+        "epoch": str(epoch),
+    }
+    path = weights_path(out, key)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, part, facts)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def load(out: Path, key: str) -> dict[str, torch.Tensor]:
+    """Read the weights of a Cell.
+
+    Raises:
+        FileNotFoundError: they were not kept.
+        ValueError: the file is damaged or another Cell's.
+    """
+    path = weights_path(out, key)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: the weights of {key} were not kept; run again with --keep-weights")
+    try:
+        state = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it and run again to train it anew") from error
+    if header(path).get("key") != key:
+        raise ValueError(f"{path} holds the weights of {header(path).get('key') or 'no cell'}, not of {key}; remove it")
+    return state
