@@ -8,7 +8,9 @@ their own brightest value, since 12-bit values in a 16-bit file would otherwise 
 
 from __future__ import annotations
 
+import functools
 import io
+import re
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -27,6 +29,7 @@ SUFFIXES = (
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".tif", ".tiff", ".bmp", ".dib", ".gif",
     ".pbm", ".pgm", ".ppm", ".pnm", ".webp", ".pcx", ".sgi", ".tga", ".avif", ".dcm", ".dicom",
 )  # fmt: skip
+_TOO_MANY = f"more than {MAX_PIXELS / 1e6:.0f} million are not decoded (a decompression bomb?)"
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _GRAY = ("1", "L", "LA", "La", *_DEEP)
 
@@ -106,15 +109,21 @@ def _said(error: Exception, name: str) -> str:
 
 def _bounded(name: str, width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise ImageError(
-            f"{name} says it has {width} x {height} pixels; more than {MAX_PIXELS / 1e6:.0f} million are not decoded "
-            "(a decompression bomb?)"
-        )
+        raise ImageError(f"{name} says it has {width} x {height} pixels; {_TOO_MANY}")
     if width < 1 or height < 1:
         raise ImageError(f"{name} says it has {width} x {height} pixels")
 
 
 # --- raster images ---------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """The formats that this Pillow can read of those that we let it."""
+    from PIL import Image
+
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 def _open_raster(stream: BinaryIO, name: str) -> Any:
@@ -123,9 +132,11 @@ def _open_raster(stream: BinaryIO, name: str) -> Any:
     with warnings.catch_warnings():  # _bounded() says it better than Pillow's warning
         warnings.simplefilter("ignore")
         try:
-            image = Image.open(stream, formats=FORMATS)
+            image = Image.open(stream, formats=_formats())
         except Image.DecompressionBombError as error:
-            raise ImageError(f"{name} is not decoded: {str(error).rstrip('.')} (a decompression bomb?)") from None
+            count = re.search(r"\d+", str(error))
+            pixels = f"{int(count[0]):,}" if count else "too many"
+            raise ImageError(f"{name} says it has {pixels} pixels; {_TOO_MANY}") from None
     _bounded(name, *image.size)
     return image
 
