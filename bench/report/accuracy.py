@@ -1,30 +1,32 @@
-"""The accuracy part of a leaderboard: models over all datasets of one protocol, and every dataset on its own."""
+"""The accuracy part of a leaderboard: models over all datasets of one protocol, and which of them can be told apart."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
+from bench.report.judgement import Judgement
+from bench.report.ranking import ALPHA, letters, rank_intervals, tie_groups
 from bench.report.results import Code, Protocol, Row
+from bench.report.separation import Verdict
 from bench.report.statistics import Array, interval, rank
 from bench.report.tables import (
     MISSING,
     Block,
     Bullets,
     Column,
+    Details,
     Section,
     Table,
     Text,
     fixed,
-    known,
     listed,
     name,
     natural,
     rows_of,
-    signed,
     significant,
     span,
 )
@@ -55,6 +57,7 @@ class Overall:
     datasets: tuple[str, ...]
     counted: tuple[str, ...]
     standings: list[Standing]
+    judgement: Judgement = field(default_factory=Judgement)
 
     @property
     def ranked(self) -> list[Standing]:
@@ -138,27 +141,96 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
         cost_note: how those were measured.
     """
     columns = (
-        Column("#"), Column("model", left=True, code=True), Column("AUC"), Column("AUC 95 %", drop=3), Column("ACC"),
-        Column("mean rank", drop=4), Column("datasets", drop=6), Column("params M", drop=2), Column("GMACs", drop=2),
-        Column("images/s", drop=1), Column("latency ms", drop=5), Column("memory MiB", drop=4),
+        Column("#"), Column("model", left=True, code=True), Column("AUC"), Column("AUC 95 %", drop=3),
+        Column("group", left=True, drop=1), Column("rank 95 %", drop=4), Column("ACC"), Column("mean rank", drop=6),
+        Column("datasets", drop=7), Column("params M", drop=2), Column("GMACs", drop=2), Column("images/s", drop=1),
+        Column("latency ms", drop=5), Column("memory MiB", drop=4),
     )  # fmt: skip
+    verdict = board.judgement.mean
+    groups, ranks = (verdict.letters(), verdict.ranks()) if verdict else ({}, {})
     lines = []
     for s in board.standings:
         has = cost.get(s.code, {})
         params = has.get("params")
         low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
         lines.append((
-            str(s.place) if s.place else MISSING, s.model, fixed(s.auc), span(low, high), fixed(s.acc),
-            fixed(s.mean_rank, 2), f"{len(board.datasets) - len(s.missing)}/{len(board.datasets)}",
+            str(s.place) if s.place else MISSING, s.model, fixed(s.auc), span(low, high), groups.get(s.model, ""),
+            rank_text(ranks.get(s.model)), fixed(s.acc), fixed(s.mean_rank, 2),
+            f"{len(board.datasets) - len(s.missing)}/{len(board.datasets)}",
             significant(params / 1e6 if params else None), significant(has.get("macs_g")),
             significant(has.get("throughput")), significant(has.get("latency_ms")), significant(has.get("memory_mib")),
         ))  # fmt: skip
     blocks: list[Block] = [Text(_counted_note(board)), Table(columns, rows_of(lines)).without_empty()]
+    if verdict:
+        blocks.append(Text(proof_note(verdict, "mean AUC" if len(board.counted) > 1 else "AUC")))
     if cost_note:
         blocks.append(Text(cost_note))
-    if gaps := [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]:
+    gaps = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.judgement.reasons]
+    if gaps:
         blocks.append(Bullets(tuple(gaps)))
-    return Section(f"Overall: {board.protocol.pixels}, {board.protocol.training}", blocks)
+    blocks += _ranks_over_datasets(board)
+    return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
+
+
+def rank_text(bounds: tuple[int, int] | None) -> str:
+    """``1–4``, or one number."""
+    if bounds is None:
+        return MISSING
+    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
+
+
+def proof_note(verdict: Verdict, what: str) -> str:
+    """What the tie groups of a table say, on what basis, and how many pairs are told apart."""
+    basis = (
+        "on other test images of these classes and after training again"
+        if verdict.retrained
+        else "on other test images of these classes; these are single trained networks, and how far training again "
+        "would move them has not been measured"
+    )
+    groups = (
+        "models that share a letter are a tie group: no two of them can be told apart"
+        if verdict.groups is not None
+        else "the tie groups are too many to be named"
+    )
+    return (
+        f"Group: {groups}. By {what}, {verdict.proven} of {verdict.pairs} pairs are told apart "
+        f"({basis}; paired over the images, Holm over all {verdict.family:,} comparisons of this protocol, "
+        f"{100 * ALPHA:.0f} %). Rank 95 %: the places a model can have, given those pairs."
+    )
+
+
+def _ranks_over_datasets(board: Overall) -> list[Block]:
+    """Friedman's test and the mean ranks that Nemenyi's critical difference tells apart."""
+    test = board.judgement.friedman
+    if test is None:
+        return []
+    models = board.judgement.friedman_models
+    order = sorted(range(len(models)), key=lambda i: (test.mean_ranks[i], natural(models[i])))
+    apart = test.told_apart[np.ix_(order, order)]
+    groups = tie_groups(apart)
+    own = letters(groups, len(order)) if groups is not None else [""] * len(order)
+    lines = [
+        (models[i], fixed(test.mean_ranks[i], 2), letter, rank_text(bounds))
+        for i, letter, bounds in zip(order, own, rank_intervals(apart), strict=True)
+    ]
+    columns = (
+        Column("model", left=True, code=True),
+        Column("mean rank"),
+        Column("group", left=True),
+        Column("rank 95 %"),
+    )
+    verdict = (
+        f"a mean rank that is better by {fixed(test.critical_difference, 2)} or more is proven (Nemenyi)"
+        if test.p < ALPHA
+        else "so the ranks could be chance, and no pair is told apart"
+    )
+    p = "p < 0.001" if test.p < 0.001 else f"p = {fixed(test.p)}"
+    line = (
+        f"Would the order hold on other datasets like these {test.datasets}? Friedman's chi-square is "
+        f"{fixed(test.statistic, 1)} ({p}); {verdict}. {int(apart.sum())} of {len(models) * (len(models) - 1) // 2} "
+        "pairs are told apart."
+    )
+    return [Details(line, (Table(columns, rows_of(lines)),))]
 
 
 def _counted_note(board: Overall) -> str:
@@ -172,7 +244,7 @@ def _counted_note(board: Overall) -> str:
     over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"
     over = over.replace("1 or more seeds", "one or more training runs")
     intervals = (
-        " The interval resamples the test images (bootstrap, 1,000 resamples) and says nothing of retraining."
+        " AUC 95 % resamples the test images (bootstrap, 1,000 resamples) and says nothing of retraining."
         if any(s.auc_samples is not None for s in board.ranked)
         else ""
     )
@@ -197,74 +269,3 @@ def _gap(standing: Standing) -> str:
     return (
         f"{name(standing.model)} is not ranked: no result on {listed([*shown, *([f'{more} more'] if more else [])])}."
     )
-
-
-# --- one dataset -----------------------------------------------------------------------------------------------
-
-
-def dataset_sections(rows: Sequence[Row]) -> list[Section]:
-    """One table a dataset; models of different protocols are separate rows and separately numbered."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.dataset].append(row)
-    return [_dataset_section(dataset, groups[dataset]) for dataset in sorted(groups, key=natural)]
-
-
-_DATASET_COLUMNS = (
-    Column("#"), Column("model", left=True, code=True), Column("AUC"), Column("AUC sd", drop=4),
-    Column("AUC 95 %", drop=1), Column("AUC - 0.5", left=True, drop=2), Column("ACC"), Column("ACC sd", drop=6),
-    Column("ACC 95 %", drop=3), Column("bal. ACC", drop=5), Column("F1", drop=7), Column("MCC", drop=9),
-    Column("ECE", drop=8), Column("seeds", drop=4),
-)  # fmt: skip
-
-
-def _dataset_section(dataset: str, rows: Sequence[Row]) -> Section:
-    by_protocol: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        by_protocol[row.protocol.identity].append(row)
-    blocks: list[Block] = [Text(_about(rows))]
-    for members in sorted(by_protocol.values(), key=lambda g: g[0].protocol.order):
-        members.sort(key=lambda r: (-(a if (a := r.mean("test_auc")) is not None else -1), natural(r.model), r.model))
-        protocol = members[0].protocol
-        lines = [_dataset_row(row, place) for place, row in enumerate(members, start=1)]
-        blocks.append(Text(f"Fed at {protocol.pixels}; recipe {protocol.training}:"))
-        blocks.append(Table(_DATASET_COLUMNS, rows_of(lines)).without_empty())
-    return Section(name(dataset), blocks, level=3)
-
-
-def _dataset_row(row: Row, place: int) -> tuple[str, ...]:
-    evidence = row.evidence
-    auc_low, auc_high = interval(evidence.auc_samples) if evidence else (None, None)
-    acc_low, acc_high = interval(evidence.acc_samples) if evidence else (None, None)
-    seeds = f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
-    status = ", ".join(sorted({r["status"] for r in row.other})) if not row.ok else ""
-    area = row.mean("test_auc")
-    return (
-        str(place) if area is not None else MISSING, row.model, status or fixed(area), fixed(row.spread("test_auc")),
-        span(auc_low, auc_high), from_chance(area, auc_low, auc_high), fixed(row.mean("test_acc")),
-        fixed(row.spread("test_acc")), span(acc_low, acc_high), fixed(row.mean("test_balanced_acc")),
-        fixed(row.mean("test_f1_macro")), fixed(row.mean("test_mcc")), fixed(row.mean("test_ece")), seeds,
-    )  # fmt: skip
-
-
-def from_chance(auc: float | None, low: float | None, high: float | None) -> str:
-    """The distance of an AUC from chance, and whether its interval leaves chance out."""
-    if auc is None or not known(auc):
-        return MISSING
-    distance = signed(auc - 0.5)
-    if low is None or high is None or not known(low) or not known(high):
-        return distance
-    if low > 0.5:
-        return f"{distance} clear"
-    return f"{distance} below" if high < 0.5 else f"{distance} unclear"
-
-
-def _about(rows: Sequence[Row]) -> str:
-    sizes = sorted({n for row in rows if (n := row.n_test) is not None})
-    parts = [f"{' or '.join(f'{n:,}' for n in sizes)} test images." if sizes else ""]
-    majority = sorted({round(row.evidence.majority, 6) for row in rows if row.evidence})
-    frequent = f", and ACC {' or '.join(fixed(m) for m in majority)} for the most frequent answer" if majority else ""
-    parts.append(f"Chance is AUC 0.5{frequent}.")
-    if any(row.evidence for row in rows):
-        parts.append("AUC - 0.5 is clear (or below) where the 95 % interval leaves chance out, else unclear.")
-    return " ".join(part for part in parts if part)

@@ -6,27 +6,36 @@ Everything is a function of the Records and the scores saved beside them: same R
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.report.accuracy import dataset_sections, overall, overall_section
+from bench.report.accuracy import Overall, overall, overall_section
+from bench.report.by_dataset import dataset_sections
+from bench.report.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.efficiency import cost_beside, efficiency_sections
 from bench.report.export import accuracy_csv, efficiency_csv
+from bench.report.html import write_html
+from bench.report.judgement import Judgement, judge
+from bench.report.pareto import pareto_section
+from bench.report.published import published_section
 from bench.report.render import markdown, terminal
 from bench.report.results import Record, accuracy_rows, add_evidence, unique
 from bench.report.settings import batch_text
-from bench.report.summary import skipped_datasets, summary
+from bench.report.summary import headline, skipped_datasets, summary
 from bench.report.tables import (
     Block,
     Bullets,
     Code,
     Column,
+    Details,
     Section,
     Table,
     Text,
     counted,
+    fixed,
+    name,
     natural,
     rows_of,
 )
@@ -85,14 +94,21 @@ class Report:
         self.rows = accuracy_rows(self.records)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.boards = overall(self.rows)
+        for board in self.boards:
+            board.judgement = judge(board)
+
+    @property
+    def judgements(self) -> list[Judgement]:
+        """What is proven of each of ``boards``."""
+        return [board.judgement for board in self.boards]
 
     def write(self, out: Path) -> list[Path]:
         """Write the three files into ``out``; see :func:`write_boards`."""
         texts = (markdown(self.sections()), accuracy_csv(self.rows, self.boards), efficiency_csv(self.records))
-        paths = [out / name for name in FILES]
+        paths = [out / file for file in FILES]
         for path, text in zip(paths, texts, strict=True):
             atomic_write(path, text.encode())
-        return paths
+        return [*paths, write_html(self, out)]
 
     def print(self, console: Console) -> None:
         """Print the report; see :func:`print_board`."""
@@ -103,16 +119,61 @@ class Report:
         skipped = skipped_datasets(self.run_info)
         lines = summary(self.boards, self.rows, self.records, skipped)
         sections = [Section("Leaderboard", [Bullets(lines)], level=1)]
-        for board in self.boards:
-            cost, note = cost_beside(self.records, board.protocol.resolution)
-            sections.append(overall_section(board, cost, note))
-        if self.rows:
-            sections += [Section("By dataset"), *dataset_sections(self.rows)]
+        sections += self._accuracy()
+        if found := published_section(self.rows):
+            sections.append(found)
         if efficiency := efficiency_sections(self.records):
-            sections += [Section("Efficiency"), *efficiency]
+            sections += [Section("Efficiency"), *map(_folded, efficiency)]
+        if self.rows:
+            sections += [Section("By dataset"), *dataset_sections(self.rows, self.boards)]
         sections += _without_result(self.records, skipped, self.problems)
         sections += _made_by(self.records, self.run_info)
         return sections
+
+    def _accuracy(self) -> list[Section]:
+        """The table with most in it first and open, with what it costs; other protocols folded away."""
+        first = headline(self.boards)
+        sections: list[Section] = []
+        others: list[Block] = []
+        for board in sorted(self.boards, key=lambda b: b is not first):
+            cost, note = cost_beside(self.records, board.protocol.resolution)
+            found = overall_section(board, cost, note)
+            if board is first or len(self.boards) == 1:
+                sections.append(found)
+                sections += [s for s in (pareto_section(board, cost),) if s]
+            else:
+                others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
+        if others:
+            sections.append(Section("Accuracy under other protocols", others))
+        if by_pixels := resolution_section(self.rows):
+            sections.append(by_pixels)
+        for board in self.boards:
+            cost, _ = cost_beside(self.records, board.protocol.resolution)
+            sections += [s for s in (ablation_section(board, cost),) if s]
+        if moved := transfer_section(self.records):
+            sections.append(moved)
+        return sections
+
+
+def _best(board: Overall) -> str:
+    if not board.ranked:
+        return "no test AUC"
+    n = len(board.counted)
+    over = f"over {n} datasets" if n > 1 else f"on {name(board.counted[0])}"
+    best = board.ranked[0]
+    if len(board.ranked) == 1:
+        return f"only {name(best.model)}, AUC {over} {fixed(best.auc)}"
+    return f"{name(best.model)} has the highest AUC {over} of {counted(len(board.ranked), 'model')}, {fixed(best.auc)}"
+
+
+def _folded(section: Section) -> Section:
+    """The first table below its own line, so that a page of many settings stays short; what it says stays open."""
+    tables = [i for i, block in enumerate(section.blocks) if isinstance(block, Table)]
+    if not tables:
+        return section
+    longest = max(len(block.rows) for block in section.blocks if isinstance(block, Table))
+    line = f"Tables and notes (up to {counted(longest, 'row')})"
+    return Section(section.title, [Details(line, tuple(section.blocks))], section.level)
 
 
 # --- what is missing -------------------------------------------------------------------------------------------
@@ -151,6 +212,8 @@ def _where(record: Record) -> str:
     spec = record["spec"]
     if record["kind"] == "accuracy":
         return f"{spec.get('dataset')} {spec.get('size')}→{spec.get('resolution')} px, seed {spec.get('seed')}"
+    if record["kind"] == "transfer":
+        return f"{spec.get('source')} → {spec.get('dataset')} at {spec.get('resolution')} px, seed {spec.get('seed')}"
     compiled = ", compiled" if spec.get("compile") else ""
     return (
         f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
@@ -177,20 +240,37 @@ def _made_by(records: Sequence[Record], run_info: Mapping[str, Any]) -> list[Sec
         blocks += [Text(f"Made by{preset}:"), Code(str(command))]
     if records:
         done = sum(r["status"] == "ok" for r in records)
-        kinds = {kind: sum(r["kind"] == kind for r in records) for kind in ("accuracy", "efficiency")}
+        kinds = Counter(str(r["kind"]) for r in records)
+        each = ", ".join(f"{kinds[kind]} {kind}" for kind in dict.fromkeys(("accuracy", "efficiency", *sorted(kinds))))
         blocks.append(
             Text(
-                f"{counted(len(records), 'record')} ({kinds['accuracy']} accuracy, {kinds['efficiency']} efficiency), "
-                f"{done} with a result. The tables leave digits out; the CSV files beside this page have all of them."
+                f"{counted(len(records), 'record')} ({each}), {done} with a result. The tables leave digits out; the "
+                "CSV files beside this page have all of them."
             )
         )
+    blocks += _recipes(records)
     found = {kind: environment_lines(r for r in records if r["kind"] == kind) for kind in ("accuracy", "efficiency")}
     if found["accuracy"] == found["efficiency"]:
         found = {"everything": found["accuracy"]}
     for kind, lines in found.items():
         if lines:
-            blocks += [Text(f"{kind.capitalize()} was measured with:"), Bullets(lines)]
+            blocks.append(Details(f"{kind.capitalize()} was measured with", (Bullets(lines),)))
     return [Section("How this was made", blocks)] if blocks else []
+
+
+def _recipes(records: Iterable[Record]) -> list[Block]:
+    """The resolved settings of each recipe that was used."""
+    used: dict[str, str] = {}
+    for record in records:
+        if settings := record["spec"].get("recipe_settings"):
+            flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat({**settings}).items()) if key != "name")
+            used[flat] = str(record["spec"].get("recipe") or settings.get("name") or "recipe")
+    lines = tuple(f"{name(used[flat])}: {flat}" for flat in sorted(used, key=lambda f: (natural(used[f]), f)))
+    return (
+        [Details("The recipe, resolved" if len(lines) == 1 else "The recipes, resolved", (Bullets(lines),))]
+        if lines
+        else []
+    )
 
 
 def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.report.tables import Block, Bullets, Code, Section, Table, name
+from bench.report.tables import Block, Bullets, Code, Details, Section, Table, name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,7 +34,16 @@ def _block(block: Block) -> str:
     if isinstance(block, Code):
         fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", block.text)), default=0))
         return f"{fence}\n{block.text}\n{fence}"
+    if isinstance(block, Details):
+        inner = "\n\n".join(_block(part) for part in block.blocks)
+        return f"<details>\n<summary>{_html(block.summary)}</summary>\n\n{inner}\n\n</details>"
     return _escape(block.text)
+
+
+def _html(text: str) -> str:
+    """Text within a tag, where Markdown is not read: names in backticks become code."""
+    text = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _CODE.sub(lambda found: f"<code>{found.group()[1:-1]}</code>", text)
 
 
 def _table(table: Table) -> str:
@@ -69,21 +78,28 @@ def _inline(text: str) -> str:
 
 def terminal(sections: Iterable[Section], console: Console) -> None:
     """Print the report; tables lose their least important columns where the terminal is narrow."""
-    from rich.text import Text as RichText
-
     for section in sections:
         console.print()
         console.print(_spans(section.title, "bold" if section.level > 2 else "bold cyan"))
-        for block in section.blocks:
-            if isinstance(block, Table):
-                _print_table(block, console)
-            elif isinstance(block, Bullets):
-                for item in block.items:
-                    console.print(_indented(item), soft_wrap=False)
-            elif isinstance(block, Code):
-                console.print(RichText(block.text), soft_wrap=True)
-            else:
-                console.print(_spans(block.text))
+        _print_blocks(section.blocks, console)
+
+
+def _print_blocks(blocks: Iterable[Block], console: Console) -> None:
+    from rich.text import Text as RichText
+
+    for block in blocks:
+        if isinstance(block, Table):
+            _print_table(block, console)
+        elif isinstance(block, Bullets):
+            for item in block.items:
+                console.print(_indented(item), soft_wrap=False)
+        elif isinstance(block, Code):
+            console.print(RichText(block.text), soft_wrap=True)
+        elif isinstance(block, Details):
+            console.print(_spans(block.summary, "dim"))
+            _print_blocks(block.blocks, console)
+        else:
+            console.print(_spans(block.text))
 
 
 def _spans(text: str, style: str = "") -> RichText:

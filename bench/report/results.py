@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.report.clinical import Clinical, clinical
+from bench.report.separation import Sample, acc_sample, auc_sample
 from bench.report.statistics import Array, Replicates, auc, correct, majority_acc, resample, seed_of_test_set
 from bench.report.tables import counted, known, natural
 
@@ -63,13 +65,22 @@ class Protocol:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the saved scores of a row's seeds say; AUC and ACC are means over seeds, on the same resampled images."""
+    """What the saved scores of a row's seeds say; AUC and ACC are means over seeds, on the same resampled images.
+
+    Attributes:
+        test_set: two rows of one test set are compared image by image.
+        labels: of the test set.
+        auc: the figure with each image's influence on it, for comparisons.
+    """
 
     auc_samples: Array
     acc_samples: Array
     n_test: int
     majority: float
     test_set: str
+    labels: Array
+    auc: Sample
+    acc: Sample
 
 
 @dataclass(slots=True)
@@ -82,6 +93,7 @@ class Row:
     ok: list[Record] = field(default_factory=list)
     other: list[Record] = field(default_factory=list)
     evidence: Evidence | None = None
+    clinical: list[Clinical] = field(default_factory=list)  # one a seed; empty without saved validation scores
     code: Code = ("", None)
 
     def values(self, metric: str) -> list[float]:
@@ -247,53 +259,68 @@ def _protocol(spec: Mapping[str, Any], variants: Mapping[str, str]) -> Protocol:
 # --- saved scores ----------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class _Saved:
+    """The scores beside one Record."""
+
+    scores: Array
+    labels: Array
+    clinical: Clinical | None
+
+
 def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
     """Resample the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
     problems: list[str] = []
-    test_sets: dict[str, list[tuple[Row, list[Array]]]] = defaultdict(list)
-    labels_of: dict[str, Array] = {}
+    test_sets: dict[str, list[tuple[Row, list[_Saved]]]] = defaultdict(list)
     for row in rows:
         loaded = [_scores(record, predictions, problems) for record in row.ok]
-        found = [pair for pair in loaded if pair is not None]
+        found = [saved for saved in loaded if saved is not None]
         # Every seed or none: an interval around another mean than the one shown would mislead.
         if not found or len(found) < len(row.ok):
             continue
-        test_set = f"{row.dataset} {np.shape(found[0][1])} {seed_of_test_set(row.dataset, found[0][1]):x}"
-        if any(not np.array_equal(labels, found[0][1]) for _, labels in found):
+        labels = found[0].labels
+        if any(not np.array_equal(saved.labels, labels) for saved in found):
             problems.append(
                 f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
             )
             continue
-        labels_of[test_set] = found[0][1]
-        test_sets[test_set].append((row, [scores for scores, _ in found]))
+        row.clinical = clinics if len(clinics := [s.clinical for s in found if s.clinical]) == len(found) else []
+        test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
+        test_sets[test_set].append((row, found))
     for test_set, members in test_sets.items():
-        _resample_test_set(test_set, labels_of[test_set], members)
+        _resample_test_set(test_set, members)
     return problems
 
 
-def _resample_test_set(test_set: str, labels: Array, members: list[tuple[Row, list[Array]]]) -> None:
-    dataset = members[0][0].dataset
-    replicates = iter(resample(dataset, labels, [scores for _, seeds in members for scores in seeds]))
+def _resample_test_set(test_set: str, members: list[tuple[Row, list[_Saved]]]) -> None:
+    dataset, labels = members[0][0].dataset, members[0][1][0].labels
+    replicates = iter(resample(dataset, labels, [saved.scores for _, seeds in members for saved in seeds]))
     for row, seeds in members:
         own: list[Replicates] = [next(replicates) for _ in seeds]
+        scores = [saved.scores for saved in seeds]
         row.evidence = Evidence(
             auc_samples=np.mean([r.auc_samples for r in own], axis=0),
             acc_samples=np.mean([r.acc_samples for r in own], axis=0),
             n_test=len(labels),
             majority=majority_acc(labels),
             test_set=test_set,
+            labels=labels,
+            auc=auc_sample(scores, labels, [r.auc for r in own]),
+            acc=acc_sample([correct(s, labels) for s in scores], [r.acc for r in own]),
         )
 
 
-def _scores(record: Record, predictions: Path, problems: list[str]) -> tuple[Array, Array] | None:
-    """Test scores and labels of a Record, if they are there and give the AUC and ACC that it states."""
+def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | None:
+    """Scores and labels of a Record, if they are there and give the AUC and ACC that it states."""
     path = predictions / f"{record['key']}.npz"
     if not path.is_file():
         return None
     try:
         with np.load(path, allow_pickle=False) as file:
             scores, labels = file["test_scores"], file["test_labels"]
+            val = (file["val_scores"], file["val_labels"]) if {"val_scores", "val_labels"} <= set(file.files) else None
         again = {"test_auc": auc(scores, labels), "test_acc": float(correct(scores, labels).mean())}
+        found = clinical(*val, scores, labels) if val is not None and len(val[0]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None
@@ -302,4 +329,4 @@ def _scores(record: Record, predictions: Path, problems: list[str]) -> tuple[Arr
         if known(stated) and not abs(value - stated) <= _TOLERANCE:
             problems.append(f"predictions/{path.name} gives {metric} {value:.6f}, its record {stated:.6f}: not used")
             return None
-    return (scores, labels) if known(again["test_auc"]) else None
+    return _Saved(scores, labels, found) if known(again["test_auc"]) else None

@@ -9,50 +9,58 @@ from typing import Any
 from bench.report.accuracy import Overall, Standing
 from bench.report.crossings import overtaking
 from bench.report.efficiency import noise_floor
+from bench.report.ranking import MIN_DATASETS
 from bench.report.results import Record, Row
 from bench.report.settings import by_setting
 from bench.report.statistics import interval
-from bench.report.tables import counted, fixed, listed, name, natural, signed, significant
+from bench.report.tables import counted, fixed, listed, name, natural, significant
 
-MAX_PROTOCOLS = 3
 MAX_NAMED = 4
 
 
 def summary(
     boards: Sequence[Overall], rows: Sequence[Row], records: Sequence[Record], skipped: Sequence[tuple[str, str]]
 ) -> tuple[str, ...]:
-    """Say who leads and whether the data can tell, what chance is, who is fast, and what is missing."""
+    """At most five lines: who leads, what is proven, what chance is, who is fast, and what is missing."""
     if not records:
-        return ("Nothing has been measured yet.",)
+        lines = ["Nothing has been measured yet.", _skipped(skipped)]
+        return tuple(line for line in lines if line)
+    board = headline(boards)
+    shown = {b.protocol.resolution for b in boards if b.ranked}
+    lines = [
+        _leader(board, sum(bool(b.ranked) for b in boards)) if board else "",
+        _proof(board) if board else "",
+        _chance(rows),
+        " ".join(line for line in (_speed(records, shown), overtaking(records)) if line),
+        " ".join(line for line in (_gaps(records), _skipped(skipped)) if line),
+    ]
+    return tuple(line for line in lines if line)
+
+
+def headline(boards: Sequence[Overall]) -> Overall | None:
+    """The protocol with the largest table (models times datasets); of equal ones the first."""
     ranked = [board for board in boards if board.ranked]
-    lines = [_leader(board, len(ranked) > 1) for board in ranked[:MAX_PROTOCOLS]]
-    if len(ranked) > MAX_PROTOCOLS:
-        lines.append(f"{len(ranked) - MAX_PROTOCOLS} more protocols have tables of their own below.")
-    if ranked:
-        lines.append(_caution(ranked))
-    shown = {board.protocol.resolution for board in ranked}
-    fast = (_speed(records, shown), overtaking(records))
-    lines += [line for line in (_chance(rows), *fast, _gaps(records), _skipped(skipped)) if line]
-    return tuple(lines)
+    return max(ranked, key=lambda b: len(b.ranked) * len(b.counted)) if ranked else None
 
 
-def _leader(board: Overall, several: bool) -> str:
-    where = f"{board.protocol.pixels}, {board.protocol.training}: " if several else ""
+def _leader(board: Overall, protocols: int) -> str:
+    more = protocols - 1
+    where = f"At {board.protocol.pixels}, {board.protocol.training}: " if more else ""
+    tail = (
+        f" {counted(more, 'more protocol')} {_have(more)} {'a table' if more == 1 else 'tables'} below." if more else ""
+    )
     first, *others = board.ranked
     n = len(board.counted)
     over = f"mean AUC over {n} datasets" if n > 1 else f"AUC on {name(board.counted[0])}"
     if not others:
-        return f"{where}only {name(first.model)} has a full set of results: {over} {fixed(first.auc)}."
-    second = others[0]
-    assert first.auc is not None and second.auc is not None
-    if first.auc == second.auc:
-        level = [s.model for s in board.ranked if s.auc == first.auc]
-        return f"{where}{listed(_named(level))} share the highest {over}, {fixed(first.auc)}."
-    head = (
-        f"{where}{name(first.model)} has the highest {over}, {fixed(first.auc)}; "
-        f"{name(second.model)} follows with {fixed(second.auc)}."
-    )
-    return f"{head} {_separation(first, others)}"
+        return f"{where}only {name(first.model)} has a full set of results: {over} {fixed(first.auc)}.{tail}"
+    level = [s.model for s in board.ranked if s.auc == first.auc]
+    if len(level) > 1:
+        head = f"{listed(_named(level))} share the highest {over}, {fixed(first.auc)}."
+    else:
+        head = f"{name(first.model)} has the highest {over}, {fixed(first.auc)}; "
+        head += f"{name(others[0].model)} follows with {fixed(others[0].auc)}."
+    return f"{where}{head}{_separation(board, first, others)}{tail}"
 
 
 def _named(models: Sequence[str]) -> list[str]:
@@ -60,35 +68,50 @@ def _named(models: Sequence[str]) -> list[str]:
     return [*shown, f"{len(models) - MAX_NAMED} more"] if len(models) > MAX_NAMED else shown
 
 
-def _separation(first: Standing, others: Sequence[Standing]) -> str:
-    """Whether the same resampled test images put the leader ahead of the next, and of how many it does."""
-    if first.auc_samples is None or others[0].auc_samples is None:
-        return "Without their saved scores nothing can be said on whether that difference is real."
-    bounds = [interval(first.auc_samples - s.auc_samples) for s in others if s.auc_samples is not None]
-    low, high = bounds[0]
-    gap = f"The difference is {signed((first.auc or 0) - (others[0].auc or 0))} (95 % {signed(low)} to {signed(high)})"
-    if low > 0:
-        verdict = "more than the choice of test images explains (retraining and the number of models not considered)"
-    else:
-        verdict = "which these test images cannot tell from zero"
-    level = sum(low <= 0 for low, _ in bounds)
-    tail = f" {level} of the {len(bounds)} others cannot be told from the leader." if level and len(bounds) > 1 else ""
-    return f"{gap}, {verdict}.{tail}"
+def _separation(board: Overall, first: Standing, others: Sequence[Standing]) -> str:
+    """Of whom the leader is proven better, and of whom it is not."""
+    verdict = board.judgement.mean
+    if verdict is None:
+        return " Whether that difference is real cannot be said: it takes the saved scores of both."
+    beaten = set(verdict.worse_than(first.model))
+    level = [s.model for s in others if s.model not in beaten]
+    if not level:
+        return f" That it is better is proven{' against every other' if len(others) > 1 else ''}."
+    if len(others) == 1:
+        return " That it is better is not proven: the two cannot be told apart."
+    if not beaten:
+        return f" That is not proven: none of the {len(others)} others can be told apart from it."
+    return f" It is proven better than {len(beaten)} of the {len(others)} others, but not than {listed(_named(level))}."
 
 
-def _caution(boards: Sequence[Overall]) -> str:
-    seeds = min(board.seeds for board in boards)
-    datasets = max(len(board.counted) for board in boards)
-    few = f" and {counted(datasets, 'dataset')}" if datasets < 5 else ""
-    if seeds < 2:
-        return (
-            f"With one training run per model{few} the ranks are not significant: how far a second run would land from "
-            "the first has not been measured."
-        )
-    return (
-        f"With {seeds} seeds per model{few} no test over seeds was made: hold the differences against the spread over "
-        "seeds (AUC sd) before reading the order of neighbours as a ranking."
-    )
+def _proof(board: Overall) -> str:
+    """How much of the order is proven, and what more data would take."""
+    verdict = board.judgement.mean
+    seeds, n = board.seeds, len(board.counted)
+    if len(board.ranked) < 2:
+        return ""
+    datasets = _friedman(board) if board.judgement.friedman else ""
+    if n < MIN_DATASETS:
+        datasets = f"{counted(n, 'dataset')} {'is' if n == 1 else 'are'} too few to test if the order holds on others"
+    once = "each model was trained once, so how far training again would move it has not been measured"
+    trained = once if seeds < 2 else f"training again is considered ({seeds} seeds)"
+    if verdict is None:
+        why = ("without saved scores no pair can be tested", once if seeds < 2 else "", datasets)
+        return f"The order is not a ranking: {'; '.join(part for part in why if part)}."
+    groups = f", which leaves {counted(len(verdict.groups), 'tie group')}" if verdict.groups else ""
+    parts = [
+        f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models can be told apart{groups}",
+        trained,
+        datasets,
+    ]
+    return "; ".join(part for part in parts if part) + "."
+
+
+def _friedman(board: Overall) -> str:
+    test = board.judgement.friedman
+    assert test is not None
+    pairs = test.models * (test.models - 1) // 2
+    return f"over datasets like these {test.datasets}, {int(test.told_apart.sum())} of {pairs} pairs differ in rank"
 
 
 def _chance(rows: Iterable[Row]) -> str:

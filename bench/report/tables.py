@@ -70,7 +70,15 @@ class Code:
     text: str
 
 
-Block = Table | Text | Bullets | Code
+@dataclass(frozen=True, slots=True)
+class Details:
+    """Blocks that a page folds away under one line; a terminal shows them all."""
+
+    summary: str
+    blocks: tuple[Block, ...]
+
+
+Block = Table | Text | Bullets | Code | Details
 
 
 @dataclass(frozen=True, slots=True)

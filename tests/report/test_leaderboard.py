@@ -28,7 +28,7 @@ def page(run: Any, out: Path, info: dict[str, Any] | None = None, scores: bool =
 
 def table(text: str, heading: str) -> list[dict[str, str]]:
     """The first table below ``heading`` as dictionaries."""
-    lines = text.split(f"{heading}", 1)[1].splitlines()
+    lines = (text.split(heading, 1)[1] if heading else text).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("|"))
     rows = []
     for line in lines[start:]:
@@ -54,7 +54,7 @@ def test_same_records_same_bytes(full_run: Any, run_info: dict[str, Any], tmp_pa
         shuffled = [dict(reversed(list(r.items()))) for r in full_run.records * 2]
         random.Random(seed).shuffle(shuffled)
         assert [path.read_bytes() for path in write_boards(tmp_path, shuffled, run_info)] == first
-    assert [path.name for path in write_boards(tmp_path, full_run.records, run_info)] == list(FILES)
+    assert [path.name for path in write_boards(tmp_path, full_run.records, run_info)] == [*FILES, "report.html"]
 
 
 def test_no_records(tmp_path: Path, run_info: dict[str, Any]):
@@ -63,7 +63,7 @@ def test_no_records(tmp_path: Path, run_info: dict[str, Any]):
     assert "Nothing has been measured yet." in text
     assert run_info["command"] in text
     assert "pathmnist at 28 pixels: /data/pathmnist.npz is missing" in text
-    assert [len(pd.read_csv(path)) for path in paths[1:]] == [0, 0]
+    assert [len(pd.read_csv(path)) for path in paths[1:3]] == [0, 0]
     assert "Nothing has been measured yet." in write_boards(tmp_path, [], None)[0].read_text()
 
 
@@ -79,7 +79,8 @@ def test_seeds_are_averaged_and_protocols_are_not(run: Any, tmp_path: Path):
     three = frame[frame.seeds == 3].iloc[0]
     assert three.test_auc == pytest.approx(np.mean([0.80, 0.84, 0.91]))
     assert three.test_auc_sd == pytest.approx(np.std([0.80, 0.84, 0.91], ddof=1))
-    assert text.count("## Overall: ") == 3
+    assert text.count("## Accuracy: ") == 1
+    assert text.count("<summary>Accuracy: ") == 2
     assert {"breastmnist (f0)", "breastmnist (other file)"} <= set(frame.dataset)
     assert "28→224 px (nearest), quick, 3 epochs" in text
     assert "28→64 px (nearest), quick, 50 epochs" in text
@@ -92,7 +93,7 @@ def test_recipes_of_one_name_are_told_apart_by_what_differs(run: Any, tmp_path: 
     text = page(run, tmp_path)
     assert "augment.flip=0.5" in text
     assert "augment.flip=0.0" in text
-    assert "learning_rate" not in text
+    assert "learning_rate" not in text.split("The recipes, resolved")[0]
     other = {"name": "quick", "epochs": 3, "a": 1, "b": 2, "c": 3, "d": 4, "e": 5}
     run.accuracy("resnet18", "breastmnist", 0.7, recipe=other)
     assert "4 more (" in page(run, tmp_path)
@@ -138,7 +139,7 @@ def test_a_plug_in_dataset_does_not_split_its_models(run: Any, tmp_path: Path):
         run.efficiency("net", 64, speed=100 * float(digest), of=plugin)
     text = page(run, tmp_path)
     assert set(accuracy_csv(tmp_path).model) == {"resnet18", "net (11111111)", "net (22222222)"}
-    rows = {r["model"]: r["images/s"] for r in table(text, "## Overall: ")}
+    rows = {r["model"]: r["images/s"] for r in table(text, "## Accuracy: ")}
     assert rows == {"resnet18": "–", "net (11111111)": "100", "net (22222222)": "200"}
     assert [r["model"] for r in table(text, "### Inference")] == ["net (11111111)", "net (22222222)"]
 
@@ -172,7 +173,7 @@ def test_ranked_over_the_largest_table_without_gaps(run: Any, tmp_path: Path):
     run.accuracy("d", "one", status="timeout", reason="took longer than 10 s")
     text = page(run, tmp_path)
     # one and two: 3 models x 2 = 6; with three: 2 x 3 = 6, and more datasets win a draw
-    rows = table(text, "## Overall: ")
+    rows = table(text, "## Accuracy: ")
     assert [(r["#"], r["model"], r["AUC"], r["ACC"], r["mean rank"], r["datasets"]) for r in rows] == [
         ("1", "a", "0.767", "0.667", "1.33", "3/3"),
         ("2", "b", "0.733", "0.633", "1.67", "3/3"),
@@ -182,7 +183,7 @@ def test_ranked_over_the_largest_table_without_gaps(run: Any, tmp_path: Path):
     assert "`c` is not ranked: no result on `three`." in text
     run.accuracy("e", "one", 0.5)
     run.accuracy("e", "two", 0.5)
-    rows = table(page(run, tmp_path), "## Overall: ")
+    rows = table(page(run, tmp_path), "## Accuracy: ")
     assert [r["model"] for r in rows if r["#"] != "–"] == ["a", "b", "c", "e"]
     assert "`three` does not count" in (tmp_path / "LEADERBOARD.md").read_text()
 
@@ -191,7 +192,7 @@ def test_equal_auc_shares_place_and_rank(run: Any, tmp_path: Path):
     for model, value in {"z": 0.9, "y": 0.9, "x": 0.5}.items():
         run.accuracy(model, "one", value)
     text = page(run, tmp_path)
-    assert [(r["#"], r["model"], r["mean rank"]) for r in table(text, "## Overall: ")] == [
+    assert [(r["#"], r["model"], r["mean rank"]) for r in table(text, "## Accuracy: ")] == [
         ("1", "y", "1.50"), ("1", "z", "1.50"), ("3", "x", "3.00")]  # fmt: skip
     assert "`y` and `z` share the highest AUC on `one`, 0.900." in text
 
@@ -203,8 +204,10 @@ def test_undefined_metrics_are_dashes(run: Any, tmp_path: Path):
     run.efficiency("a", 64, speed=float("nan"), memory=None)
     text = page(run, tmp_path)
     rows = {r["model"]: r for r in table(text, "### `one`")}
-    assert (rows["a"]["#"], rows["a"]["AUC"], rows["a"]["ACC"], rows["a"]["ECE"]) == ("–", "–", "0.500", "–")
+    assert (rows["a"]["#"], rows["a"]["AUC"], rows["a"]["ACC"]) == ("–", "–", "0.500")
     assert rows["b"]["#"] == "1"
+    below = text.split("### `one`")[1]
+    assert {r["model"]: r["ECE"] for r in table(below[below.index("| model | ECE") :], "")} == {"a": "–", "b": "0.100"}
     assert "nan" not in text.lower().replace("bench run", "")
 
 
@@ -239,11 +242,13 @@ def test_summary_separates_only_what_the_test_images_separate(run: Any, tmp_path
         run.accuracy(model, "breastmnist", scores=scores, labels=labels)
     text = page(run, tmp_path)
     assert "`good` has the highest AUC on `breastmnist`" in text
-    assert "more than the choice of test images explains" in text
-    assert "ranks are not significant" in text
+    assert "That it is better is proven against every other." in text
+    assert "2 of 3 pairs of models can be told apart, which leaves 2 tie groups; each model was trained once" in text
+    assert [r["group"] for r in table(text, "## Accuracy: ")] == ["a", "b", "b"]
+    assert [r["rank 95 %"] for r in table(text, "## Accuracy: ")] == ["1", "2–3", "2–3"]
     assert "the most frequent answer alone gets ACC 0.705 on `breastmnist`" in text
     run.records = [r for r in run.records if r["spec"]["model"] != "good"]
-    assert "which these test images cannot tell from zero" in page(run, tmp_path, scores=False)
+    assert "That it is better is not proven: the two cannot be told apart." in page(run, tmp_path, scores=False)
 
 
 def test_distance_from_chance(run: Any, tmp_path: Path):
@@ -274,7 +279,7 @@ def test_only_efficiency(run: Any, tmp_path: Path):
     for resolution in (64, 128, 256):
         run.efficiency("resnet18", resolution, speed=1e6 / resolution**2, memory=10.0 * resolution, params=0)
     text = page(run, tmp_path)
-    assert "## Overall" not in text
+    assert "## Accuracy" not in text
     assert "## By dataset" not in text
     (row,) = table(text, "Growth with the image")
     assert (row["time exponent"], row["memory exponent"], row["points"]) == ("1.00", "0.50", "3")
@@ -299,7 +304,7 @@ def test_machines_settings_and_batches_are_never_mixed(run: Any, tmp_path: Path)
     run.efficiency("a", 64, speed=20.0, mode="train")
     run.accuracy("a", "one", 0.8)
     text = page(run, tmp_path)
-    headings = [line for line in text.splitlines() if line.startswith("### ")][1:]
+    headings = [line for line in text.splitlines() if line.startswith("### ")][:-1]
     assert headings == [
         "### Inference, fp32, eager, cuda:0 (Some GPU)",
         "### Inference, fp32, eager, cpu (Some CPU), 2 threads",
@@ -307,7 +312,7 @@ def test_machines_settings_and_batches_are_never_mixed(run: Any, tmp_path: Path)
         "### Training step, fp32, eager, cpu (Some CPU), 2 threads",
     ]
     assert [(r["batch"], r["images/s"]) for r in table(text, headings[1])] == [("1", "10.0"), ("8", "50.0")]
-    assert table(text, "## Overall: ")[0]["images/s"] == "900"
+    assert table(text, "## Accuracy: ")[0]["images/s"] == "900"
     assert "Cost at 64 px: inference, fp32, eager, cuda:0 (Some GPU);" in text
 
 

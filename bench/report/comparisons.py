@@ -1,0 +1,237 @@
+"""Differences between two rows of one test set: ablations against their parent, resolutions, and transfer."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.report.accuracy import Overall
+from bench.report.paired import holm, strata
+from bench.report.ranking import ALPHA
+from bench.report.results import Code, Record, Row
+from bench.report.separation import Contrast, contrast, mean_contrast
+from bench.report.tables import (
+    MISSING,
+    Block,
+    Column,
+    Section,
+    Table,
+    Text,
+    fixed,
+    known,
+    listed,
+    name,
+    natural,
+    rows_of,
+    signed,
+    significant,
+    span,
+)
+
+_TWIN = re.compile(r"_[a-z]+_twin$")
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A figure of one row less that of another, its 95 % interval (None without saved scores) and p, uncorrected."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+    p: float | None = None
+    retrained: bool = False
+
+
+def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
+    """Mean over datasets of the AUC of the first less that of the second, paired over test images and over seeds."""
+    values = [(a.mean("test_auc"), b.mean("test_auc")) for a, b in pairs]
+    gaps = [x - y for x, y in values if x is not None and y is not None]
+    if not gaps or len(gaps) < len(pairs):
+        return None
+    found: list[Contrast] = []
+    for a, b in pairs:
+        if a.evidence is None or b.evidence is None or a.evidence.test_set != b.evidence.test_set:
+            return Difference(float(np.mean(gaps)))
+        found.append(contrast([a.evidence.auc, b.evidence.auc], strata(a.evidence.labels)))
+    both = mean_contrast(found)
+    value, half = float(both.difference[0, 1]), float(both.half_width()[0, 1])
+    return Difference(value, value - half, value + half, float(both.p_values()[0, 1]), both.retrained)
+
+
+# --- ablations -------------------------------------------------------------------------------------------------
+
+
+def parent_of(model: str, present: Iterable[str]) -> str | None:
+    """The model that ``model`` is a variant of, if it is there: with fewer options, or what a twin is a twin of."""
+    base, bracket, options = model.partition("[")
+    present = set(present)
+    if bracket:
+        own = set(options.rstrip("]").split(","))
+        fewer = [
+            other
+            for other in present
+            if other != model
+            and other.partition("[")[0] == base
+            and set(filter(None, other.partition("[")[2].rstrip("]").split(","))) < own
+        ]
+        return max(fewer, key=lambda o: (len(o), o)) if fewer else None
+    trunk = _TWIN.sub("", model)
+    return trunk if trunk != model and trunk in present else None
+
+
+def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Section | None:
+    """Each variant against its parent over the datasets that both have; None where there is no variant."""
+    rows = {s.model: s for s in board.standings}
+    found = []
+    for model in sorted(rows, key=natural):
+        parent = parent_of(model, rows)
+        if parent is None:
+            continue
+        common = sorted(rows[model].rows.keys() & rows[parent].rows.keys(), key=natural)
+        gap = difference([(rows[model].rows[d], rows[parent].rows[d]) for d in common]) if common else None
+        if gap:
+            found.append((model, parent, len(common), gap))
+    if not found:
+        return None
+    adjusted = holm([gap.p if gap.p is not None else float("nan") for *_, gap in found])
+    lines = []
+    for (model, parent, n, gap), p in zip(found, adjusted, strict=True):
+        own, other = cost.get(rows[model].code, {}), cost.get(rows[parent].code, {})
+        lines.append((
+            model, parent, str(n), signed(gap.value), span(gap.low, gap.high), p_text(p), verdict(gap, p),
+            _ratio(own, other, "params"), _ratio(own, other, "macs_g"), _ratio(own, other, "throughput"),
+        ))  # fmt: skip
+    columns = (
+        Column("variant", left=True, code=True), Column("parent", left=True, code=True, drop=5),
+        Column("datasets", drop=6), Column("AUC difference"), Column("95 %", drop=1), Column("p (Holm)", drop=3),
+        Column("proven", left=True, drop=1), Column("params ×", drop=4), Column("MACs ×", drop=3),
+        Column("images/s ×", drop=2),
+    )  # fmt: skip
+    once = "; trained once, so training again is not considered"
+    again = " and over seeds" if all(gap.retrained for *_, gap in found) else once
+    text = (
+        f"Variant less parent, mean AUC over the datasets that both have, paired over test images{again}. The interval "
+        f"is of each difference alone; p is Holm's over the {len(found)} rows."
+    )
+    blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
+    return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
+
+
+def p_text(p: float) -> str:
+    """``0.034``, ``< 0.001``, or a dash."""
+    return MISSING if not known(float(p)) else "< 0.001" if p < 0.001 else fixed(float(p))
+
+
+def verdict(gap: Difference, p: float) -> str:
+    """``better``, ``worse``, or that nothing is."""
+    if not known(float(p)):
+        return MISSING
+    return "no" if p >= ALPHA else "better" if gap.value > 0 else "worse"
+
+
+def _ratio(own: Mapping[str, float | None], other: Mapping[str, float | None], key: str) -> str:
+    a, b = own.get(key), other.get(key)
+    return significant(a / b) if a and b else MISSING
+
+
+# --- resolutions -----------------------------------------------------------------------------------------------
+
+
+def resolution_section(rows: Iterable[Row]) -> Section | None:
+    """AUC by what the model was fed, where a model and recipe ran at several; None where none did."""
+    groups: dict[tuple[str, str], dict[str, dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
+    order: dict[str, tuple[int, int, str]] = {}
+    for row in rows:
+        protocol = row.protocol
+        if row.mean("test_auc") is not None:
+            groups[row.dataset, protocol.training][row.model][protocol.pixels] = row
+            order[protocol.pixels] = (protocol.resolution, protocol.size, protocol.resize)
+    blocks: list[Block] = []
+    for (dataset, training), models in sorted(groups.items(), key=lambda g: (natural(g[0][0]), g[0])):
+        several = {model: own for model, own in models.items() if len(own) > 1}
+        if several:
+            blocks += [Text(f"{name(dataset)}, {training}:"), _resolution_table(several, order)]
+    if not blocks:
+        return None
+    text = (
+        "AUC by the pixels that a model is fed (size of the data → resolution). The change is from the smallest to the "
+        "largest, paired over the same test images, with its 95 % interval."
+    )
+    return Section("Accuracy by resolution", [Text(text), *blocks])
+
+
+def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[str, tuple[int, int, str]]) -> Table:
+    fed = sorted({pixels for own in models.values() for pixels in own}, key=lambda p: order[p])
+    columns = (
+        Column("model", left=True, code=True), *(Column(p, drop=2) for p in fed), Column("change"),
+        Column("95 %", drop=1),
+    )  # fmt: skip
+    lines = []
+    for model in sorted(models, key=natural):
+        own = models[model]
+        have = [p for p in fed if p in own]
+        gap = difference([(own[have[-1]], own[have[0]])])
+        change = (signed(gap.value), span(gap.low, gap.high)) if gap else (MISSING, MISSING)
+        lines.append((model, *(fixed(own[p].mean("test_auc")) if p in own else MISSING for p in fed), *change))
+    return Table(columns, rows_of(lines)).without_empty()
+
+
+# --- transfer --------------------------------------------------------------------------------------------------
+
+
+def transfer_section(records: Iterable[Record]) -> Section | None:
+    """Models tested on another dataset than they were trained on, and what that costs; None without such records."""
+    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "transfer" and record["status"] == "ok":
+            spec = record["spec"]
+            fed = f"{spec.get('resolution', '')} px"
+            groups[
+                str(spec["source"]), str(spec["dataset"]), str(spec.get("recipe", "")), fed, str(spec["model"])
+            ].append(record)
+    if not groups:
+        return None
+    lines, shared = [], set()
+    for (source, target, recipe, fed, model), members in sorted(
+        groups.items(), key=lambda g: [natural(t) for t in g[0]]
+    ):
+        metrics = {m: _over_seeds(members, m) for m in _TRANSFERRED}
+        drops = [_drop(r) for r in members]
+        found = [d for d in drops if d is not None]
+        spread = fixed(float(np.std(found, ddof=1))) if len(found) > 1 else MISSING
+        if any(r["spec"].get("shares_patients") for r in members):
+            shared.add(f"{name(source)} and {name(target)}")
+        lines.append((
+            model, f"{source} → {target}", fed, recipe, fixed(metrics["source_test_auc"]), fixed(metrics["test_auc"]),
+            signed(-float(np.mean(found)) if found else None), spread, fixed(metrics["source_test_acc"]),
+            fixed(metrics["test_acc"]), str(len(members)),
+        ))  # fmt: skip
+    columns = (
+        Column("model", left=True, code=True), Column("trained → tested on", left=True), Column("fed", drop=5),
+        Column("recipe", left=True, drop=6), Column("AUC at home", drop=1), Column("AUC away"), Column("change"),
+        Column("sd seeds", drop=4), Column("ACC at home", drop=3), Column("ACC away", drop=2), Column("seeds", drop=4),
+    )  # fmt: skip
+    text = (
+        "Trained on one dataset and tested on another without further training, over the classes that the two share. "
+        "At home is the source's own test split, over the same classes."
+    )
+    if shared:
+        text += f" The two share patients, so that away is not new: {listed(sorted(shared))}."
+    return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
+
+
+_TRANSFERRED = ("source_test_auc", "test_auc", "source_test_acc", "test_acc")
+
+
+def _over_seeds(members: Iterable[Record], metric: str) -> float | None:
+    values = [float(v) for r in members if known(v := r["metrics"].get(metric))]
+    return float(np.mean(values)) if values else None
+
+
+def _drop(record: Record) -> float | None:
+    home, away = record["metrics"].get("source_test_auc"), record["metrics"].get("test_auc")
+    return float(home) - float(away) if known(home) and known(away) else None

@@ -1,0 +1,261 @@
+"""Can two models be told apart on the same test images? All pairs at once, over images and over seeds.
+
+A figure is a mean over seeds. Two things move it: other test images of the same classes, and another training. The
+first is estimated from each image's influence on the figure (for a two-class AUC this is DeLong's test, 1988), paired
+over the images; the second from the spread over seeds. Their variances add. With a single training of a model
+the second is unknown: then a difference is one between two trained networks, and ``retrained`` is false.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from bench.report.paired import holm, mcnemar
+from bench.report.ranking import ALPHA, letters, rank_intervals, tie_groups
+from bench.report.statistics import influence
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One figure of one model on one test set.
+
+    Attributes:
+        values: the figure of each seed.
+        influence: (N,) what drawing each image once more adds to the mean over seeds.
+        right: (N,) how right each image was answered, of a figure that is its mean over images and one seed; only for
+            McNemar's exact test.
+    """
+
+    values: tuple[float, ...]
+    influence: Array
+    right: Array | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean over seeds."""
+        return float(np.mean(self.values))
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """All pairs of K models: first less second, with the variance of that and what its degrees of freedom need.
+
+    Attributes:
+        moments: sum over the parts of a variance of ``part ** 2 / its degrees of freedom`` (Satterthwaite).
+        retrained: the spread over seeds is in the variance.
+    """
+
+    difference: Array
+    variance: Array
+    moments: Array
+    retrained: bool
+
+    def p_values(self) -> Array:
+        """Two-sided p value of each pair, not corrected for their number; 1 where nothing differs."""
+        from scipy.special import stdtr
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            t = np.abs(self.difference) / np.sqrt(self.variance)
+            degrees = np.clip(self.variance**2 / self.moments, 1.0, 1e9)
+            p = 2 * stdtr(np.where(np.isfinite(degrees), degrees, 1e9), -t)
+        found: Array = np.where(self.difference == 0, 1.0, np.where(np.isnan(p), 1.0, p))
+        return found
+
+    def half_width(self, level: float = 0.95) -> Array:
+        """Half the interval of each difference, not corrected for their number."""
+        from scipy.special import stdtrit
+
+        with np.errstate(divide="ignore", invalid="ignore"):
+            degrees = np.clip(self.variance**2 / self.moments, 1.0, 1e9)
+        width: Array = stdtrit(np.where(np.isfinite(degrees), degrees, 1e9), 0.5 + level / 2) * np.sqrt(self.variance)
+        return width
+
+
+def auc_sample(scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
+    """The AUC of one model from the scores of each seed."""
+    return Sample(tuple(values), np.mean([influence(s, labels)[0] for s in scores], axis=0))
+
+
+def acc_sample(right: Sequence[Array], values: Sequence[float]) -> Sample:
+    """The ACC of one model from how right each image was answered (``statistics.correct``) in each seed."""
+    share = np.mean(right, axis=0)
+    return Sample(tuple(values), share / len(share), right[0] if len(right) == 1 else None)
+
+
+def contrast(samples: Sequence[Sample], strata: Array) -> Contrast:
+    """Compare all pairs of models on one test set.
+
+    Args:
+        samples: one a model, all on the same images in the same order.
+        strata: (N,) the group that each image was drawn from (:func:`bench.report.paired.strata`).
+    """
+    means = np.array([s.mean for s in samples])
+    matrix = np.stack([s.influence for s in samples], axis=1)
+    variance = np.zeros((len(samples), len(samples)))
+    moments = np.zeros_like(variance)
+    for stratum in np.unique(strata):
+        part, degrees = _within(matrix[strata == stratum])
+        variance += part
+        moments += part**2 / degrees
+    part, moment = _over_seeds(samples)
+    retrained = all(len(s.values) > 1 for s in samples)
+    return Contrast(means[:, None] - means[None, :], variance + part, moments + moment, retrained)
+
+
+def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
+    """Variance of each difference that comes from training again, and its share of the moments.
+
+    A spread over three seeds can be tiny by chance, and over many pairs some are: with each model's own spread (Welch)
+    11 % of simulated A/A sweeps had a false difference. So a model's spread counts as no less than that of all models
+    together; a larger one counts as it is, with its own few degrees of freedom.
+    """
+    k = len(samples)
+    seeds = np.array([len(s.values) for s in samples])
+    degrees = int((seeds - 1).sum())
+    if not degrees:
+        return np.zeros((k, k)), np.zeros((k, k))
+    own = np.array([float(np.var(s.values, ddof=1)) if len(s.values) > 1 else 0.0 for s in samples])
+    together = float(((seeds - 1) * own).sum()) / degrees
+    larger = own > together * (1 + 1e-9)  # not by rounding alone
+    pooled, single = np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds
+    each = single**2 / np.maximum(seeds - 1, 1)
+    off = 1 - np.eye(k)
+    common = pooled[:, None] + pooled[None, :]  # one estimate, so its errors do not average out
+    variance = (common + single[:, None] + single[None, :]) * off
+    moments = (common**2 / degrees + each[:, None] + each[None, :]) * off
+    return variance, moments
+
+
+def _within(rows: Array) -> tuple[Array, int]:
+    """Variance of each difference that comes from the images of one class, and its degrees of freedom."""
+    n = len(rows)
+    if n > 1:  # of a single image nothing is known but itself
+        rows = rows - rows.mean(0)
+    gram = rows.T @ rows * (n / max(n - 1, 1))
+    own = np.diag(gram)
+    return np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0), max(n - 1, 1)
+
+
+def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
+    """The same models compared by their mean over several datasets, taken as they are (not as a sample of more)."""
+    n = len(contrasts)
+    return Contrast(
+        difference=np.mean([c.difference for c in contrasts], axis=0),
+        variance=np.sum([c.variance for c in contrasts], axis=0) / n**2,
+        moments=np.sum([c.moments for c in contrasts], axis=0) / n**4,
+        retrained=all(c.retrained for c in contrasts),
+    )
+
+
+def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
+    """Replace the p values of pairs of which each answered every image right or wrong once by McNemar's exact test."""
+    exact = p.copy()
+    once = [i for i, s in enumerate(samples) if s.right is not None and np.isin(s.right, (0.0, 1.0)).all()]
+    for i, j in combinations(once, 2):
+        first, second = samples[i].right, samples[j].right
+        if first is not None and second is not None:
+            exact[i, j] = exact[j, i] = mcnemar(first, second).p
+    return exact
+
+
+# --- families of comparisons -----------------------------------------------------------------------------------
+
+
+def holm_family(tables: Mapping[str, Array]) -> dict[str, Array]:
+    """Correct the p values of all pairs of all tables together (Holm, 1979).
+
+    Args:
+        tables: name -> (K, K) symmetric p values.
+    """
+    picked = {name: np.triu_indices(len(p), 1) for name, p in tables.items()}
+    flat = np.concatenate([tables[name][at] for name, at in picked.items()]) if tables else np.array([])
+    adjusted = holm(flat)
+    found, start = {}, 0
+    for name, at in picked.items():
+        p = np.ones_like(tables[name])
+        p[at] = adjusted[start : start + len(at[0])]
+        start += len(at[0])
+        found[name] = np.minimum(p, p.T)
+    return found
+
+
+@dataclass(slots=True)
+class Verdict:
+    """What is proven on one table of models.
+
+    Attributes:
+        models: names, best first.
+        contrast: of the pairs, in that order.
+        p: (K, K) corrected for the number of comparisons in ``family``.
+        retrained: the claim is on architectures trained anew, not only on the networks at hand.
+    """
+
+    models: tuple[str, ...]
+    contrast: Contrast
+    p: Array
+    family: int
+    groups: tuple[tuple[int, ...], ...] | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.groups = tie_groups(self.told_apart)
+
+    @property
+    def retrained(self) -> bool:
+        """The spread over seeds is considered."""
+        return self.contrast.retrained
+
+    @property
+    def told_apart(self) -> Array:
+        """(K, K): the first is proven better than the second."""
+        apart: Array = (self.contrast.difference > 0) & (self.p < ALPHA)
+        return apart
+
+    @property
+    def pairs(self) -> int:
+        """How many pairs there are."""
+        return len(self.models) * (len(self.models) - 1) // 2
+
+    @property
+    def proven(self) -> int:
+        """How many pairs are told apart."""
+        return int(self.told_apart.sum())
+
+    def letters(self) -> dict[str, str]:
+        """The tie groups of each model; empty where they are too many to be told."""
+        if self.groups is None:
+            return {}
+        return dict(zip(self.models, letters(self.groups, len(self.models)), strict=True))
+
+    def ranks(self) -> dict[str, tuple[int, int]]:
+        """The ranks each model can have."""
+        return dict(zip(self.models, rank_intervals(self.told_apart), strict=True))
+
+    def worse_than(self, model: str) -> list[str]:
+        """Models that ``model`` is proven better than."""
+        i = self.models.index(model)
+        return [other for other, apart in zip(self.models, self.told_apart[i], strict=True) if apart]
+
+
+def verdicts(tables: Mapping[str, tuple[Sequence[str], Contrast, Array]]) -> dict[str, Verdict]:
+    """Judge several tables as one family: with 95 % confidence none of the differences found is false.
+
+    Args:
+        tables: name -> (models, their contrast, uncorrected p values), each in one order.
+    """
+    corrected = holm_family({name: p for name, (_, _, p) in tables.items()})
+    family = sum(len(p) * (len(p) - 1) // 2 for p in corrected.values())
+    found = {}
+    for name, (models, pairs, _) in tables.items():
+        totals = pairs.difference.sum(1)  # K times the distance from the mean: the order of the figures
+        order = sorted(range(len(models)), key=lambda i: (-totals[i], models[i]))
+        at = np.ix_(order, order)
+        moved = Contrast(pairs.difference[at], pairs.variance[at], pairs.moments[at], pairs.retrained)
+        found[name] = Verdict(tuple(models[i] for i in order), moved, corrected[name][at], family)
+    return found

@@ -1,0 +1,237 @@
+"""Does the leaderboard keep its word? Sweeps with known truth through the code that makes its tie groups.
+
+    python -m bench.report.simulate [--sweeps 1000] [--models 8]
+
+An A/A sweep has models that are equal in truth; every pair told apart in it is a false one. Each model's score of an
+image is what the image is worth, plus what all models see in this image alike, plus the model's own noise, plus what
+its training happened to make of it; so scores are correlated over models and over seeds as real ones are.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from bench.report.clinical import wilson
+from bench.report.paired import strata
+from bench.report.ranking import MIN_DATASETS, friedman
+from bench.report.separation import Contrast, acc_sample, auc_sample, contrast, mcnemar_values, mean_contrast, verdicts
+from bench.report.statistics import Array, auc, correct
+
+# Test images of each class: BreastMNIST's, RetinaMNIST's, PneumoniaMNIST's, and one of the middle.
+TEST_SETS: tuple[tuple[int, ...], ...] = ((42, 114), (174, 46, 92, 68, 20), (234, 390), (300, 300, 300), (120, 80))
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One kind of sweep.
+
+    Attributes:
+        datasets: how many, taken in order (and again from the first) from :data:`TEST_SETS`.
+        signal: distance of the classes in standard deviations of the noise; 1.5 is a two-class AUC of about 0.86.
+        shared: share of the noise's variance that an image gives to all models alike.
+        retraining: standard deviation over trainings of a model's signal, as a share of it.
+        uneven: the last model's is so many times that of the others.
+        gain: what the first model has more of the signal, as a share of it; 0 is an A/A sweep.
+    """
+
+    datasets: int = 2
+    models: int = 8
+    seeds: int = 1
+    signal: float = 1.5
+    shared: float = 0.6
+    retraining: float = 0.0
+    gain: float = 0.0
+    uneven: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Of one sweep: how many false differences, and of how many others the better model was proven better.
+
+    Attributes:
+        false: name of a table -> any pair told apart that is equal in truth.
+        found: share of the others that the first model was proven better than, by the mean and by rank.
+        gap: the first model's AUC less the mean of the others', over all datasets.
+    """
+
+    false: dict[str, bool]
+    found: dict[str, float]
+    gap: float
+
+
+def sweep(setting: Setting, generator: np.random.Generator) -> Outcome:
+    """Make one sweep's scores and judge them as a leaderboard does."""
+    names = [f"m{i}" for i in range(setting.models)]
+    areas: dict[str, tuple[Sequence[str], Contrast, Array]] = {}
+    rights: dict[str, tuple[Sequence[str], Contrast, Array]] = {}
+    means = []
+    for d in range(setting.datasets):
+        counts = TEST_SETS[d % len(TEST_SETS)]
+        labels = np.repeat(np.arange(len(counts)), counts)
+        scores = _scores(setting, labels, generator)
+        by_auc = [auc_sample(own, labels, [auc(s, labels) for s in own]) for own in scores]
+        right = [[correct(s, labels) for s in own] for own in scores]
+        by_acc = [acc_sample(own, [float(r.mean()) for r in own]) for own in right]
+        pairs = contrast(by_auc, strata(labels))
+        areas[f"d{d}"] = (names, pairs, pairs.p_values())
+        pairs = contrast(by_acc, np.zeros(len(labels)))
+        rights[f"d{d}"] = (names, pairs, mcnemar_values(by_acc, pairs.p_values()))
+        means.append([s.mean for s in by_auc])
+    if setting.datasets > 1:
+        pairs = mean_contrast([c for _, c, _ in areas.values()])
+        areas[""] = (names, pairs, pairs.p_values())
+    return _judged(setting, areas, rights, np.array(means))
+
+
+def _scores(setting: Setting, labels: Array, generator: np.random.Generator) -> list[list[Array]]:
+    """[model][seed] -> (N, K) probabilities, (N,) for two classes."""
+    n, classes = len(labels), int(labels.max()) + 1
+    columns = 1 if classes == 2 else classes
+    target = labels[:, None] - 0.5 if classes == 2 else np.eye(classes)[labels]
+    alike = np.sqrt(setting.shared) * generator.standard_normal((n, columns))
+    found = []
+    for model in range(setting.models):
+        own = np.sqrt((1 - setting.shared) / 2) * generator.standard_normal((n, columns))
+        strength = setting.signal * (1 + (setting.gain if model == 0 else 0.0))
+        spread = setting.retraining * (setting.uneven if model == setting.models - 1 else 1.0)
+        seeds = []
+        for _ in range(setting.seeds):
+            noise = np.sqrt((1 - setting.shared) / 2) * generator.standard_normal((n, columns))
+            signal = strength + setting.signal * spread * generator.standard_normal()
+            logits = signal * target + alike + own + noise
+            seeds.append(_probabilities(logits))
+        found.append(seeds)
+    return found
+
+
+def _probabilities(logits: Array) -> Array:
+    if logits.shape[1] == 1:
+        found: Array = 1 / (1 + np.exp(-logits[:, 0]))
+        return found
+    powers = np.exp(logits)
+    shares: Array = powers / powers.sum(1, keepdims=True)
+    return shares
+
+
+def _judged(
+    setting: Setting,
+    areas: dict[str, tuple[Sequence[str], Contrast, Array]],
+    rights: dict[str, tuple[Sequence[str], Contrast, Array]],
+    means: Array,
+) -> Outcome:
+    first = 0 if setting.gain else None
+    tables = verdicts(areas)
+    false = {
+        "AUC groups": any(_false(v.told_apart, v.models, first) for v in tables.values()),
+        "ACC groups": any(_false(v.told_apart, v.models, first) for v in verdicts(rights).values()),
+    }
+    others = setting.models - 1
+    mean = tables.get("", tables["d0"])
+    found = {"mean": len(mean.worse_than("m0")) / others, "one dataset": len(tables["d0"].worse_than("m0")) / others}
+    if setting.datasets >= MIN_DATASETS:
+        apart = friedman(means).told_apart
+        false["ranks"] = _false(apart, [f"m{i}" for i in range(setting.models)], first)
+        found["ranks"] = float(apart[0].sum()) / others
+    return Outcome(false, found, float(means[:, 0].mean() - means[:, 1:].mean()))
+
+
+def _false(apart: Array, models: Sequence[str], first: int | None) -> bool:
+    """Whether any two are told apart that are equal (all, or all but the first), or another is above the first."""
+    best = np.array([first is not None and model == f"m{first}" for model in models])
+    return bool(apart[~best].any())
+
+
+# --- tables ----------------------------------------------------------------------------------------------------
+
+
+def repeat(setting: Setting, sweeps: int, seed: int = 0) -> list[Outcome]:
+    """Independent sweeps of one setting; the same ones for the same seed."""
+    return [sweep(setting, generator) for generator in np.random.default_rng(seed).spawn(sweeps)]
+
+
+AA = (
+    ("1 seed", Setting(datasets=2)),
+    ("1 seed, AUC 0.98", Setting(datasets=2, signal=2.9)),
+    ("1 seed, 12 datasets", Setting(datasets=12)),
+    ("3 seeds", Setting(datasets=2, seeds=3, retraining=0.15)),
+    ("3 seeds, one model unsteady", Setting(datasets=2, seeds=3, retraining=0.05, uneven=5.0)),
+    ("3 seeds, steady trainings", Setting(datasets=2, seeds=3, retraining=0.02)),
+    ("5 seeds, 6 datasets", Setting(datasets=6, seeds=5, retraining=0.15)),
+)
+POWER = tuple(
+    (
+        f"{seeds} seed{'s' * (seeds > 1)}, {datasets} datasets",
+        Setting(datasets=datasets, seeds=seeds, retraining=spread),
+    )
+    for seeds, datasets, spread in ((1, 2, 0.0), (3, 2, 0.05), (5, 12, 0.05))
+)
+# A claim on single trainings is not one on architectures: what happens to those who read it so.
+ONE_TRAINING = (("1 seed, trainings differ", Setting(datasets=2, retraining=0.15)),)
+GAINS = (0.1, 0.2, 0.4, 0.8)
+
+
+def false_positives(settings: Iterable[tuple[str, Setting]], sweeps: int) -> list[tuple[str, str, int, float, float]]:
+    """(setting, table, sweeps with a false difference, rate, lower 95 % bound of the rate) of A/A sweeps."""
+    lines = []
+    for title, setting in settings:
+        outcomes = repeat(setting, sweeps)
+        for table in outcomes[0].false:
+            wrong = sum(outcome.false[table] for outcome in outcomes)
+            rate = wrong / sweeps
+            lines.append((title, table, wrong, rate, max(0.0, wilson(rate, sweeps)[0])))
+    return lines
+
+
+def power(
+    settings: Iterable[tuple[str, Setting]], gains: Iterable[float], sweeps: int
+) -> list[tuple[str, float, dict[str, float], float]]:
+    """(setting, true gap in AUC, share of the equal others that the better model is proven better than, false)."""
+    lines = []
+    gains = tuple(gains)
+    for title, setting in settings:
+        for gain in gains:
+            outcomes = repeat(replace(setting, gain=gain), sweeps)
+            found = {key: float(np.mean([o.found[key] for o in outcomes])) for key in outcomes[0].found}
+            gap = float(np.mean([o.gap for o in outcomes]))
+            lines.append((title, gap, found, float(np.mean([o.false["AUC groups"] for o in outcomes]))))
+    return lines
+
+
+def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = print) -> int:
+    """Print both tables as Markdown; 1 where a lower bound exceeds 5 %."""
+    parser = argparse.ArgumentParser(prog="python -m bench.report.simulate", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--sweeps", type=int, default=1_000, help="A/A sweeps of each setting (default: 1000)")
+    parser.add_argument("--models", type=int, default=8, help="models of a sweep (default: 8)")
+    options = parser.parse_args(arguments)
+    if options.sweeps < 1 or options.models < 3:
+        parser.error("--sweeps must be at least 1 and --models at least 3")
+    aa = [(title, replace(s, models=options.models)) for title, s in AA]
+    show(f"False differences in {options.sweeps:,} A/A sweeps of {options.models} equal models:\n")
+    show("| setting | table | sweeps with a false difference | rate | lower 95 % bound |\n|:---|:---|---:|---:|---:|")
+    worst = 0.0
+    for title, table, wrong, rate, low in false_positives(aa, options.sweeps):
+        worst = max(worst, low)
+        show(f"| {title} | {table} | {wrong} | {100 * rate:.1f} % | {100 * low:.1f} % |")
+    show("\nRead as a claim on architectures, though each was trained once (the page says that it is none):\n")
+    show("| setting | table | sweeps with a false difference | rate |\n|:---|:---|---:|---:|")
+    once = [(title, replace(s, models=options.models)) for title, s in ONE_TRAINING]
+    for title, table, wrong, rate, _ in false_positives(once, max(1, options.sweeps // 5)):
+        show(f"| {title} | {table} | {wrong} | {100 * rate:.1f} % |")
+    sweeps = max(1, options.sweeps // 5)
+    show(f"\nPower in {sweeps:,} sweeps: one model is better, the share of the others that it is proven better than:\n")
+    show("| setting | true AUC gap | mean AUC groups | groups of one dataset | ranks | false among the equal |")
+    show("|:---|---:|---:|---:|---:|---:|")
+    better = [(title, replace(s, models=options.models)) for title, s in POWER]
+    for title, gap, found, false in power(better, GAINS, sweeps):
+        ranks = f"{100 * found['ranks']:.0f} %" if "ranks" in found else "–"
+        one = f"{100 * found['one dataset']:.0f} %"
+        show(f"| {title} | {gap:+.3f} | {100 * found['mean']:.0f} % | {one} | {ranks} | {100 * false:.1f} % |")
+    return int(worst > 0.05)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

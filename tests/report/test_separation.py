@@ -1,0 +1,158 @@
+"""Pairs of models against DeLong's, Welch's, McNemar's and Holm's tests as others compute them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import roc_auc_score
+from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from bench.report.paired import delong, strata
+from bench.report.separation import (
+    Sample,
+    acc_sample,
+    auc_sample,
+    contrast,
+    holm_family,
+    mcnemar_values,
+    mean_contrast,
+    verdicts,
+)
+from bench.report.statistics import auc, correct, t_interval
+
+LABELS = (np.arange(156) < 114).astype(int)
+
+
+def scores_of(distance: float, seed: int, labels: np.ndarray = LABELS) -> np.ndarray:
+    shared = np.random.default_rng(99).normal(size=len(labels))
+    return 1 / (1 + np.exp(-(distance * labels + shared + np.random.default_rng(seed).normal(size=len(labels)))))
+
+
+def sample(scores: np.ndarray, labels: np.ndarray = LABELS) -> Sample:
+    return auc_sample([scores], labels, [auc(scores, labels)])
+
+
+def delong_of_two(a: np.ndarray, b: np.ndarray) -> float:
+    """Variance of the difference, from all pairs (DeLong, DeLong and Clarke-Pearson 1988)."""
+    wins = [
+        (s[LABELS == 1][:, None] > s[LABELS == 0]) + 0.5 * (s[LABELS == 1][:, None] == s[LABELS == 0]) for s in (a, b)
+    ]
+    gap = wins[0] - wins[1]
+    return float(gap.mean(1).var(ddof=1) / gap.shape[0] + gap.mean(0).var(ddof=1) / gap.shape[1])
+
+
+def test_two_classes_and_one_seed_are_delongs_test():
+    a, b, c = scores_of(1.6, 1), scores_of(1.0, 2), scores_of(1.0, 3).round(1)
+    found = contrast([sample(s) for s in (a, b, c)], strata(LABELS))
+    assert not found.retrained
+    for i, j, x, y in ((0, 1, a, b), (0, 2, a, c), (1, 2, b, c)):
+        assert found.difference[i, j] == pytest.approx(roc_auc_score(LABELS, x) - roc_auc_score(LABELS, y), abs=1e-12)
+        assert found.variance[i, j] == pytest.approx(delong_of_two(x, y), rel=1e-9)
+        assert found.difference[j, i] == -found.difference[i, j]
+        # Student's instead of the normal distribution: a little more careful, never less
+        normal = delong(x, y, LABELS).p
+        assert normal < found.p_values()[i, j] < 1.3 * normal + 0.02
+
+
+def test_without_images_it_is_students_test_of_two_samples():
+    """Models whose figures do not hang on single images, equally steady, differ by their seeds alone."""
+    values = ((0.90, 0.92, 0.94), (0.86, 0.88, 0.90))
+    found = contrast([Sample(v, np.zeros(10)) for v in values], np.zeros(10))
+    expected = stats.ttest_ind(*values)
+    assert found.retrained
+    assert found.p_values()[0, 1] == pytest.approx(expected.pvalue, rel=1e-9)
+    interval = expected.confidence_interval()
+    assert found.half_width()[0, 1] == pytest.approx((interval.high - interval.low) / 2, rel=1e-9)
+
+
+def test_a_spread_over_seeds_counts_as_no_less_than_that_of_all_models():
+    steady, unsteady = (0.900, 0.901, 0.902), (0.80, 0.85, 0.90)
+    found = contrast([Sample(v, np.zeros(10)) for v in (steady, steady, unsteady)], np.zeros(10))
+    together, own = np.mean([1e-6, 1e-6, 25e-4]), 25e-4
+    assert found.variance[0, 1] == pytest.approx(2 * together / 3)
+    assert found.variance[0, 2] == pytest.approx((together + own) / 3)
+    assert found.moments[0, 1] == pytest.approx((2 * together / 3) ** 2 / 6)
+    assert found.moments[0, 2] == pytest.approx((together / 3) ** 2 / 6 + (own / 3) ** 2 / 2)
+    assert (np.diag(found.variance) == 0).all()
+
+
+def test_one_seed_beside_several_is_no_claim_on_training_again():
+    found = contrast([Sample((0.9, 0.8), np.zeros(5)), Sample((0.7,), np.zeros(5))], np.zeros(5))
+    assert not found.retrained
+    assert found.variance[0, 1] == pytest.approx(0.005 / 2 + 0.005)
+
+
+def test_a_model_and_itself_do_not_differ():
+    scores = scores_of(1.0, 5)
+    found = contrast([sample(scores), sample(scores)], strata(LABELS))
+    assert found.p_values().tolist() == [[1, 1], [1, 1]]
+    (verdict,) = verdicts({"d": (("a", "b"), found, found.p_values())}).values()
+    assert verdict.letters() == {"a": "a", "b": "a"}
+
+
+def test_a_class_of_one_image_counts_with_its_own_square():
+    rows = np.array([[0.3, 0.1], [0.2, 0.0], [0.1, 0.2], [0.4, 0.0]])
+    found = contrast([Sample((0.0,), rows[:, 0]), Sample((0.1,), rows[:, 1])], np.array([0, 0, 0, 1]))
+    gap = rows[:, 0] - rows[:, 1]
+    assert found.variance[0, 1] == pytest.approx(3 * gap[:3].var(ddof=1) + gap[3] ** 2)
+
+
+def test_the_mean_over_datasets_adds_variances():
+    first = contrast([sample(scores_of(1.6, 1)), sample(scores_of(1.0, 2))], strata(LABELS))
+    second = contrast([sample(scores_of(1.2, 3)), sample(scores_of(1.1, 4))], strata(LABELS))
+    both = mean_contrast([first, second])
+    assert both.difference[0, 1] == pytest.approx((first.difference[0, 1] + second.difference[0, 1]) / 2)
+    assert both.variance[0, 1] == pytest.approx((first.variance[0, 1] + second.variance[0, 1]) / 4)
+    degrees = both.variance[0, 1] ** 2 / both.moments[0, 1]
+    assert 80 < degrees < 310  # Satterthwaite: between the images of one dataset and those of both
+    t = abs(both.difference[0, 1]) / np.sqrt(both.variance[0, 1])
+    assert both.p_values()[0, 1] == pytest.approx(2 * stats.t.sf(t, degrees), rel=1e-9)
+
+
+def test_acc_of_one_seed_is_statsmodels_exact_mcnemar():
+    right = [correct(scores_of(d, seed), LABELS) for d, seed in ((2.0, 1), (0.5, 2), (1.0, 3))]
+    samples = [acc_sample([r], [float(r.mean())]) for r in right]
+    pairs = contrast(samples, np.zeros(156))
+    p = mcnemar_values(samples, pairs.p_values())
+    for i in range(3):
+        for j in range(i):
+            table = [[int(((right[i] == a) & (right[j] == b)).sum()) for b in (1, 0)] for a in (1, 0)]
+            assert p[i, j] == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue, rel=1e-9)
+    assert pairs.difference[0, 1] == pytest.approx(right[0].mean() - right[1].mean())
+
+
+def test_a_family_is_corrected_over_all_its_tables():
+    generator = np.random.default_rng(0)
+    tables = {}
+    for name, n in (("one", 4), ("two", 3)):
+        p = np.ones((n, n))
+        p[np.triu_indices(n, 1)] = generator.random(n * (n - 1) // 2) ** 4
+        tables[name] = np.minimum(p, p.T)
+    flat = np.concatenate([p[np.triu_indices(len(p), 1)] for p in tables.values()])
+    expected = multipletests(flat, method="holm")[1]
+    found = holm_family(tables)
+    np.testing.assert_allclose(np.concatenate([p[np.triu_indices(len(p), 1)] for p in found.values()]), expected)
+    for p in found.values():
+        np.testing.assert_array_equal(p, p.T)
+        assert (np.diag(p) == 1).all()
+    assert holm_family({}) == {}
+
+
+def test_a_verdict_lists_models_best_first_with_what_is_proven():
+    scores = {"poor": scores_of(0.2, 1), "good": scores_of(4.0, 2), "fair": scores_of(0.4, 3)}
+    pairs = contrast([sample(s) for s in scores.values()], strata(LABELS))
+    verdict = verdicts({"d": (tuple(scores), pairs, pairs.p_values())})["d"]
+    assert verdict.models[0] == "good"
+    assert (verdict.proven, verdict.pairs, verdict.family) == (2, 3, 3)
+    assert sorted(verdict.worse_than("good")) == ["fair", "poor"]
+    assert verdict.ranks() == {"good": (1, 1), verdict.models[1]: (2, 3), verdict.models[2]: (2, 3)}
+    assert verdict.letters() == {"good": "a", verdict.models[1]: "b", verdict.models[2]: "b"}
+
+
+def test_students_interval_of_seeds():
+    values = [0.8, 0.84, 0.91]
+    low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
+    assert t_interval(values) == (pytest.approx(low), pytest.approx(high))
+    assert all(np.isnan(t_interval([0.8])))

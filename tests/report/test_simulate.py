@@ -1,0 +1,59 @@
+"""The leaderboard keeps its word: few false differences in sweeps of equal models, and real ones are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from bench.report import simulate
+from bench.report.simulate import AA, GAINS, POWER, Setting, false_positives, power
+
+
+def test_few_false_differences_in_a_reduced_simulation():
+    settings = [(title, replace(s, models=4)) for title, s in AA if s.datasets == 2]
+    for title, table, _, rate, low in false_positives(settings, 25):
+        assert low <= 0.05, (title, table, rate)
+
+
+def test_a_large_difference_is_found_and_none_among_the_equal():
+    ((_, gap, found, false),) = power([("", Setting(models=4, seeds=3, retraining=0.05))], [0.8], 10)
+    assert 0.05 < gap < 0.2
+    assert found["mean"] > 0.8
+    assert false <= 0.2
+
+
+def test_five_datasets_are_ranked_and_two_are_not():
+    generator = np.random.default_rng(0)
+    assert "ranks" not in simulate.sweep(Setting(datasets=2, models=3), generator).false
+    found = simulate.sweep(Setting(datasets=5, models=3, gain=1.0), generator)
+    assert found.found["ranks"] > 0
+
+
+def test_the_command_prints_both_tables(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(simulate, "AA", AA[:1])
+    monkeypatch.setattr(simulate, "POWER", POWER[:1])
+    monkeypatch.setattr(simulate, "GAINS", GAINS[-1:])
+    lines: list[str] = []
+    assert simulate.main(["--sweeps", "5", "--models", "3"], lines.append) == 0
+    assert any("False differences in 5 A/A sweeps of 3 equal models" in line for line in lines)
+    assert sum(line.startswith("| 1 seed") for line in lines) == 5
+    with pytest.raises(SystemExit) as stopped:
+        simulate.main(["--models", "2"])
+    assert stopped.value.code == 2
+
+
+@pytest.mark.slow
+def test_family_wise_error_over_a_thousand_sweeps():
+    """The lower 95 % bound of the observed rate is at most 5 % for every kind of table."""
+    for title, table, wrong, rate, low in false_positives(AA, 1_000):
+        assert low <= 0.05, (title, table, wrong, rate)
+
+
+@pytest.mark.slow
+def test_power_grows_with_the_difference():
+    for setting in POWER:
+        shares = [found["mean"] for _, _, found, _ in power([setting], GAINS, 100)]
+        assert shares == sorted(shares)
+        assert shares[-1] > 0.95
