@@ -75,7 +75,7 @@ def _expected(error: Exception) -> bool:
     """Tell errors that are messages to the user from faults of the tool, without importing what was not used."""
     expected = {
         ("bench.config", "ConfigError"),
-        ("bench.registry", "RegistryError"),
+        ("bench.facts", "RegistryError"),
         ("bench.download", "DataError"),
         ("bench.store", "StoreError"),
     }

@@ -1,0 +1,154 @@
+"""Fingerprints of images, and which images are the same or nearly so.
+
+The *same*: equal pixels, by a hash over shape and pixels. *Nearly* the same: difference hashes (dHash: is the picture
+brighter to the right, and further down, on a coarse grid; 128 bits) that differ in few bits, and small pictures that
+correlate; so neither a new size, another contrast or brightness nor JPEG hides a copy. Every image of one split is
+compared with every image of another, as matrix products: 100,000 images take seconds.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.training.resize import resize_matrix
+
+SIDE = 32  # of the small pictures that are compared
+GRID = 8  # of the difference hash
+BITS = 2 * GRID * GRID
+MAX_BITS = 12  # hashes of near duplicates differ in no more
+BLUR = 16  # side of the copy that is taken away from a small picture: what remains are its details
+MIN_CORRELATION = 0.93  # of the details of near duplicates
+BLANK_LEVELS = 1.0  # standard deviation in gray levels below which an image shows nothing
+_ROWS, _COLUMNS = 1024, 8192  # compared at once
+
+Array = npt.NDArray[Any]
+
+
+class Print(NamedTuple):
+    """What is kept of one image.
+
+    Attributes:
+        digest: 16 bytes that two images share only if their pixels are equal.
+        small: the picture in gray, uint8 (SIDE, SIDE).
+        width, height: in pixels.
+        gray: all channels are equal.
+    """
+
+    digest: bytes
+    small: npt.NDArray[np.uint8]
+    width: int
+    height: int
+    gray: bool
+
+
+def print_of(image: npt.NDArray[np.uint8]) -> Print:
+    """Take the fingerprint of an image, uint8 (H, W, C)."""
+    from PIL import Image
+
+    height, width, channels = image.shape
+    pixels = np.ascontiguousarray(image)
+    digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+    digest.update(pixels.data)
+    gray = channels == 1 or bool((pixels == pixels[..., :1]).all())
+    if gray or channels != 3:
+        picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
+    else:
+        picture = Image.fromarray(pixels).convert("L")
+    small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
+    return Print(digest.digest(), small, width, height, gray)
+
+
+def blank(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
+    """Say which of (N, SIDE, SIDE) pictures show nothing."""
+    return np.asarray(small.reshape(len(small), -1).std(axis=1) < BLANK_LEVELS)
+
+
+@functools.cache
+def _to_grid() -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    return (
+        resize_matrix(SIDE, GRID, "bilinear").astype(np.float32),
+        resize_matrix(SIDE, GRID + 1, "bilinear").astype(np.float32),
+    )
+
+
+def difference_hash(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Return the hashes of (N, SIDE, SIDE) pictures as -1 and 1, (N, BITS): their products count equal bits."""
+    narrow, wide = _to_grid()
+    pictures = small.astype(np.float32)
+    across = np.diff(narrow @ pictures @ wide.T, axis=2)
+    down = np.diff(wide @ pictures @ narrow.T, axis=1)
+    both = np.concatenate([across.reshape(len(small), -1), down.reshape(len(small), -1)], axis=1)
+    return np.where(both > 0, np.float32(1), np.float32(-1))
+
+
+def details(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """Small pictures without their coarse structure, (N, SIDE * SIDE) of unit length: products are correlations.
+
+    All chests look alike from afar; what tells one from another is what remains when a blurred copy is taken away.
+    Large values are cut at twice their median, or the rim of a fundus picture would outweigh the retina. Measured on
+    CT, X-ray, ultrasound and fundus pictures: of different pictures one pair in 1,000 reaches 0.35 to 0.88, of one
+    picture and its JPEG copy (quality 60) 19 in 20 pass 0.92; of a small one of 28 pixels, 0.83.
+    """
+    pictures = small.astype(np.float32)
+    blur = (resize_matrix(BLUR, SIDE, "bilinear") @ resize_matrix(SIDE, BLUR, "bilinear")).astype(np.float32)
+    fine = (pictures - blur @ pictures @ blur.T).reshape(len(small), -1)
+    most = np.maximum(2 * np.median(np.abs(fine), axis=1, keepdims=True), 0.5)
+    fine = np.clip(fine, -most, most)
+    fine -= fine.mean(axis=1, keepdims=True)
+    length = np.linalg.norm(fine, axis=1, keepdims=True)
+    return np.asarray(fine / np.maximum(length, 1e-6))
+
+
+class Near(NamedTuple):
+    """Image ``first`` of one split has its nearest likeness in image ``second`` of another."""
+
+    first: int
+    second: int
+    bits: int
+    correlation: float
+
+
+def near(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> list[Near]:
+    """For each picture of ``first`` (N, SIDE, SIDE) that nearly equals one of ``second``, the one most like it.
+
+    Blank pictures are left out: they are all alike.
+    """
+    rows, columns = np.flatnonzero(~blank(first)), np.flatnonzero(~blank(second))
+    if not (len(rows) and len(columns)):
+        return []
+    hashes, others = difference_hash(first[rows]), difference_hash(second[columns])
+    fine, other_fine = details(first[rows]), details(second[columns])
+    best: dict[int, Near] = {}
+    least = BITS - 2 * MAX_BITS  # what a product of hashes is at least when that many bits differ
+    for top in range(0, len(rows), _ROWS):
+        for left in range(0, len(columns), _COLUMNS):
+            equal = hashes[top : top + _ROWS] @ others[left : left + _COLUMNS].T
+            i, j = np.nonzero(equal >= least)
+            for start in range(0, len(i), _COLUMNS):
+                part = slice(start, start + _COLUMNS)
+                alike = np.einsum("nd,nd->n", fine[top + i[part]], other_fine[left + j[part]])
+                for k in np.flatnonzero(alike >= MIN_CORRELATION):
+                    a, b = int(i[start + k]), int(j[start + k])
+                    found = Near(int(rows[top + a]), int(columns[left + b]), _differing(equal[a, b]), float(alike[k]))
+                    if found.first not in best or best[found.first].correlation < found.correlation:
+                        best[found.first] = found
+    return [best[index] for index in sorted(best)]
+
+
+def _differing(product: float) -> int:
+    return round((BITS - float(product)) / 2)
+
+
+def same(digests: Sequence[bytes]) -> list[list[int]]:
+    """Groups of two or more images with equal pixels, by index, in order of the first."""
+    groups: dict[bytes, list[int]] = {}
+    for index, digest in enumerate(digests):
+        if digest:
+            groups.setdefault(digest, []).append(index)
+    return [group for group in groups.values() if len(group) > 1]
