@@ -1,0 +1,164 @@
+"""Join runs: Records of several run directories in one, with what lies beside them.
+
+A Record is taken only if its key is the hash of its spec, as it was when it was written: a file that was renamed, edited
+or made by hand is refused. What is there already stays.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench import store
+from bench.cells import spec_key
+from bench.store import Record, StoreError
+
+NOT_JOINED = {"cells", "rounds", "claims", "checkpoints"}  # folders whose files are not a Record's companions
+
+
+@dataclass(slots=True)
+class Merged:
+    """What a merge did: Records written and replaced, found there already, and a line for each oddity."""
+
+    out: Path
+    added: int = 0
+    replaced: int = 0
+    present: int = 0
+    refused: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def merge(out: Path, runs: Sequence[Path]) -> Merged:
+    """Copy the Records of ``runs`` into ``out``, in this order; of two for one Cell the first with a result stays.
+
+    Args:
+        out: a run directory, made if it is not there; it may hold Records already.
+        runs: run directories; they are only read.
+
+    Raises:
+        StoreError: one of ``runs`` is no run directory, or ``out`` cannot be written or holds Records that this
+            version cannot read.
+    """
+    for run in runs:
+        if not (run / "cells").is_dir():
+            raise StoreError(f"{run} is no run directory: it has no cells/; nothing was merged")
+        if run.resolve() == out.resolve():
+            raise StoreError(f"{run} is the directory to merge into; name the others only")
+    store.prepare(out)
+    merged = Merged(out)
+    known = {record["key"]: record for record in _sound(out, merged)}
+    if merged.refused:
+        raise StoreError(f"{out} holds records that do not fit; nothing was merged:\n" + "\n".join(merged.refused))
+    for run in runs:
+        beside = _companions(run)
+        for record in _sound(run, merged):
+            _take(run, record, known, beside.get(record["key"], ()), merged)
+        _copy_splits(run, out, merged)
+    store.write_json(out / "run.json", _joined_info(out, runs))
+    return merged
+
+
+def _sound(run: Path, merged: Merged) -> Iterator[Record]:
+    """Yield the Records of a run whose keys are right; note the others."""
+    records, problems = store.read_records(run)
+    merged.refused += problems
+    for record in records:
+        right = spec_key(record["kind"], record["spec"])
+        if right == record["key"]:
+            yield record
+        else:
+            path = store.record_path(run, record["key"])
+            merged.refused.append(f"{path}: its key should be {right}, by what its spec says; it was changed by hand")
+
+
+def _take(run: Path, record: Record, known: dict[str, Record], beside: Iterable[Path], merged: Merged) -> None:
+    key = record["key"]
+    before = known.get(key)
+    if before is not None:
+        if before["status"] == "ok" or record["status"] != "ok":
+            merged.present += 1
+            if difference := _difference(before, record):
+                merged.notes.append(f"{run}, {_name(record)}: {difference}; the first one is kept")
+            return
+        merged.replaced += 1
+    else:
+        merged.added += 1
+    for path in beside:  # the Record last: where it is, everything is
+        _copy(path, merged.out / path.relative_to(run))
+    store.write_json(store.record_path(merged.out, key), record)
+    known[key] = record
+
+
+def _name(record: Record) -> str:
+    spec = record["spec"]
+    return " ".join(str(spec[name]) for name in ("model", "dataset", "mode") if name in spec) + f" ({record['key']})"
+
+
+def _difference(first: Record, second: Record) -> str | None:
+    """In what two Records of one Cell differ that should not: scores of an accuracy Cell, or anything measured."""
+    if second["status"] != "ok" or first["status"] != "ok" or first == second:
+        return None
+    if first["kind"] == "efficiency":
+        return "measured twice"
+    apart = [
+        name
+        for name, value in first["metrics"].items()
+        if name.startswith(("test_", "val_", "source_test_")) and second["metrics"].get(name) != value
+    ]
+    if not apart:
+        return None
+    where = {name for name in ("hardware", "device", "threads", "versions")}
+    why = sorted(name for name in where if first["environment"].get(name) != second["environment"].get(name))
+    return f"{', '.join(apart[:3])} differ" + (f" (other {', '.join(why)})" if why else " on equal machines")
+
+
+def _companions(run: Path) -> dict[str, list[Path]]:
+    """The files of a run that belong to a Cell, by key: scores, history, log, weights and what else is named by it."""
+    found: dict[str, list[Path]] = {}
+    for folder in sorted(entry.path for entry in os.scandir(run) if entry.is_dir(follow_symlinks=False)):
+        if os.path.basename(folder) in NOT_JOINED:
+            continue
+        for entry in os.scandir(folder):
+            if entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
+                found.setdefault(entry.name.partition(".")[0], []).append(Path(entry.path))
+    return found
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy a file so that a reader sees all of it or nothing."""
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, part)
+        os.replace(part, target)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise StoreError(f"cannot copy {source} to {target}: {error.strerror}") from error
+
+
+def _copy_splits(run: Path, out: Path, merged: Merged) -> None:
+    """Copy how datasets were split; two different splits under one name are worth a word."""
+    for source in sorted((run / "splits").glob("*.csv")) if (run / "splits").is_dir() else ():
+        target = out / "splits" / source.name
+        if not target.exists():
+            _copy(source, target)
+        elif target.read_bytes() != source.read_bytes():
+            merged.notes.append(f"{source} differs from {target}, which is kept: two versions of one dataset")
+
+
+def _joined_info(out: Path, runs: Sequence[Path]) -> dict[str, Any]:
+    """One ``run.json``: the first sweep, all commands, all datasets left out."""
+    infos: list[Mapping[str, Any]] = [info for run in (out, *runs) if (info := store.read_run(run))]
+    commands = [line for info in infos for line in str(info.get("command", "")).splitlines()]
+    skipped = [line for info in infos for line in info.get("skipped", ())]
+    first = dict(infos[0]) if infos else {}
+    return {
+        **first,
+        "schema": store.SCHEMA,
+        "command": "\n".join(dict.fromkeys(commands)),
+        "skipped": list(dict.fromkeys(skipped)),
+    }
