@@ -52,7 +52,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
     info = registry.dataset_facts(cell.dataset)
-    data = open_dataset(info, cell.size, ctx.data_root, ctx.cache_dir)
+    data = open_dataset(info, cell.size, ctx.data_root, ctx.cache_dir, resize=cell.resize)
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)

@@ -48,7 +48,7 @@ def run_transfer(cell: TransferCell, ctx: Context) -> Result:
     source, target = registry.dataset_facts(cell.source.dataset), registry.dataset_facts(cell.dataset)
     state = weights.load(ctx.out, cell.source_key)
     own_scores, own_labels = _own_scores(ctx.out, cell.source_key)
-    split = open_dataset(target, cell.size, ctx.data_root, ctx.cache_dir)["test"]
+    split = open_dataset(target, cell.size, ctx.data_root, ctx.cache_dir, resize=cell.resize)["test"]
     timings["load_s"] = time.perf_counter() - started
     ctx.progress({"phase": "eval"})
     started = time.perf_counter()
