@@ -67,7 +67,8 @@ def judge(board: Overall) -> Judgement:
     found.mean = judged.pop(MEAN, None)
     found.auc, found.acc = judged, verdicts(rights)
     if len(board.counted) == 1:
-        found.mean = judged.get(board.counted[0])
+        only = judged.get(board.counted[0])
+        found.mean = only if only and {s.model for s in board.ranked} <= set(only.models) else None
     _over_datasets(board, found)
     return found
 

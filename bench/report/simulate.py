@@ -10,7 +10,7 @@ its training happened to make of it; so scores are correlated over models and ov
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -174,31 +174,29 @@ ONE_TRAINING = (("1 seed, trainings differ", Setting(datasets=2, retraining=0.15
 GAINS = (0.1, 0.2, 0.4, 0.8)
 
 
-def false_positives(settings: Iterable[tuple[str, Setting]], sweeps: int) -> list[tuple[str, str, int, float, float]]:
+def false_positives(
+    settings: Iterable[tuple[str, Setting]], sweeps: int
+) -> Iterator[tuple[str, str, int, float, float]]:
     """(setting, table, sweeps with a false difference, rate, lower 95 % bound of the rate) of A/A sweeps."""
-    lines = []
     for title, setting in settings:
         outcomes = repeat(setting, sweeps)
         for table in outcomes[0].false:
             wrong = sum(outcome.false[table] for outcome in outcomes)
             rate = wrong / sweeps
-            lines.append((title, table, wrong, rate, max(0.0, wilson(rate, sweeps)[0])))
-    return lines
+            yield title, table, wrong, rate, max(0.0, wilson(rate, sweeps)[0])
 
 
 def power(
     settings: Iterable[tuple[str, Setting]], gains: Iterable[float], sweeps: int
-) -> list[tuple[str, float, dict[str, float], float]]:
+) -> Iterator[tuple[str, float, dict[str, float], float]]:
     """(setting, true gap in AUC, share of the equal others that the better model is proven better than, false)."""
-    lines = []
     gains = tuple(gains)
     for title, setting in settings:
         for gain in gains:
             outcomes = repeat(replace(setting, gain=gain), sweeps)
             found = {key: float(np.mean([o.found[key] for o in outcomes])) for key in outcomes[0].found}
             gap = float(np.mean([o.gap for o in outcomes]))
-            lines.append((title, gap, found, float(np.mean([o.false["AUC groups"] for o in outcomes]))))
-    return lines
+            yield title, gap, found, float(np.mean([o.false["AUC groups"] for o in outcomes]))
 
 
 def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = print) -> int:

@@ -1,0 +1,118 @@
+"""Published figures: the file as it is, and what sets each row apart from ours."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report import published as module
+from bench.report.leaderboard import Report, write_boards
+from bench.report.published import Published, differences, fed, published
+
+MEDMNIST = {"name": "medmnist", "epochs": 100}
+OFFICIAL = "MedMNIST v2, Sci Data 2023, 2D table"
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Published]]:
+    found: list[Published] = []
+    monkeypatch.setattr(module, "published", lambda: tuple(found))
+    yield found
+
+
+def official(auc: float = 0.901, model: str = "ResNet-18 (224)", **changes: Any) -> Published:
+    row = {"dataset": "breastmnist", "resolution": "28->224 nearest upsampled", "model": model, "pretrained": "no",
+           "auc": auc, "acc": 0.863, "source": OFFICIAL}  # fmt: skip
+    return Published(**{**row, **changes})
+
+
+def row_of(run: Any, **changes: Any) -> Any:
+    run.accuracy("resnet18", "breastmnist", 0.89, acc=0.85, **{"resolution": 224, "recipe": MEDMNIST, **changes})
+    return Report(run.records).rows[-1]
+
+
+def test_the_file_is_whole_and_every_row_has_a_source():
+    found = published()
+    assert len(found) == 621
+    assert all(p.source and p.model and p.dataset for p in found)
+    assert all(0 <= v <= 1 for p in found for v in (p.auc, p.acc) if v is not None)
+    known = {p.model for p in found}
+    assert set(module._MODELS) <= known, "a name that the file does not have"
+    sources = " ".join({p.source for p in found})
+    assert all(part in sources for part, *_ in (*module._SOURCES, *module._RECIPES))
+    first = next(p for p in found if (p.dataset, p.model) == ("breastmnist", "ResNet-18 (28)"))
+    assert (first.auc, first.acc, first.resolution) == (0.901, 0.863, "28")  # the MedMNIST v2 paper, table 3
+
+
+def test_the_file_is_package_data_with_a_header():
+    text = resources.files("bench.report").joinpath("data", "published_results.csv").read_text(encoding="utf-8")
+    assert next(csv.reader(text.splitlines()))[:6] == ["dataset", "resolution", "model", "pretrained", "auc", "acc"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("28", (28, 28, "")), ("224 (MedMNIST+)", (224, 224, "")), ("28 (zero-padded to 224)", (28, 224, "pad")),
+        ("28->224 nearest upsampled", (28, 224, "nearest")), ("28->224", (28, 224, "")), ("28x28x28", None),
+    ],
+)  # fmt: skip
+def test_what_was_fed(text: str, expected: tuple[int, int, str] | None):
+    assert fed(text) == expected
+    assert text in {p.resolution for p in published()}
+
+
+def test_the_official_protocol_is_the_same(run: Any):
+    assert differences(row_of(run), official()) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        ({"resolution": 64}, {}, "fed 28→224 px (nearest)"),
+        ({}, {"resolution": "28->224"}, "the resize rule is not stated"),
+        ({}, {"resolution": "28 (zero-padded to 224)"}, "resized by pad"),
+        ({"size": 224}, {}, "fed 28→224 px (nearest)"),
+        ({}, {"pretrained": "yes"}, "pretrained there"),
+        ({"of": {"weights_sha256": "ab" * 32}}, {}, "trained from scratch there"),
+        ({}, {"pretrained": ""}, "whether pretrained is not stated"),
+        ({}, {"model": "ResNet-18 (28)", "resolution": "28"}, "a stem for small images"),
+        ({"recipe": {"name": "quick", "epochs": 3}}, {}, "our recipe is quick"),
+        ({"recipe": {"name": "medmnist", "epochs": 5}}, {}, "we trained 5 epochs of 100"),
+        ({}, {"source": "somebody's thesis"}, "a training procedure of their own"),
+        ({}, {"source": f"{OFFICIAL}; VALIDATION split"}, "figures of the validation split"),
+        ({}, {"source": "pre-v2.2.4 Organ* splits", "dataset": "organamnist"}, "an earlier split of the data"),
+    ],
+)  # fmt: skip
+def test_what_differs_is_named(run: Any, ours: dict[str, Any], theirs: dict[str, Any], words: str):
+    assert words in differences(row_of(run, **ours), official(**theirs))
+
+
+def test_the_difference_stands_beside_both(run: Any, figures: list[Published], tmp_path: Path):
+    figures += [official(), official(0.95, pretrained="yes"), official(0.5, dataset="bloodmnist"),
+                official(0.6, model="VGG16")]  # fmt: skip
+    row_of(run)
+    text = write_boards(tmp_path, run.records)[0].read_text()
+    section = text.split("## Published figures beside ours")[1].split("\n## ")[0]
+    assert "| `breastmnist` | `resnet18` | 28→224 px (nearest) | 0.890 | 0.901 | -0.011 |" in section
+    assert "Of the same protocol, as far as it is published" in section
+    assert "0.950" not in section, "where the same protocol is published, others are not shown"
+    assert f"- \\[1\\] {OFFICIAL}" in section
+
+
+def test_another_protocol_is_marked_and_folded(run: Any, figures: list[Published], tmp_path: Path):
+    figures += [official(0.9 + i / 100, pretrained="yes") for i in range(5)]
+    row_of(run, recipe={"name": "quick", "epochs": 3})
+    text = write_boards(tmp_path, run.records)[0].read_text()
+    assert "No published figure is of the protocol of this run" in text
+    assert "<summary>3 published figures of another protocol, each with what differs</summary>" in text
+    assert "| pretrained there; our recipe is quick |" in text
+
+
+def test_nothing_published_no_section(run: Any, figures: list[Published], tmp_path: Path):
+    row_of(run)
+    assert "Published" not in write_boards(tmp_path, run.records)[0].read_text()
