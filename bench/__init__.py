@@ -27,9 +27,9 @@ if (_checkout / "bench.toml").is_file() and (_checkout / "models").is_dir():
 del _checkout
 
 if TYPE_CHECKING:
-    from bench.api import create_model, list_datasets, list_models, load_dataset, run
+    from bench.api import create_model, list_datasets, list_models, load_dataset, load_records, run
 
-__all__ = ["__version__", "create_model", "list_datasets", "list_models", "load_dataset", "run"]
+__all__ = ["__version__", "create_model", "list_datasets", "list_models", "load_dataset", "load_records", "run"]
 
 
 def __getattr__(name: str) -> Any:

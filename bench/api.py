@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
+from bench.store import load_records as load_records
 
 if TYPE_CHECKING:
     import pandas as pd

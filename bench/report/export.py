@@ -1,17 +1,20 @@
-"""The two CSV files: every figure of the leaderboard at full precision, one row a line of its tables."""
+"""Figures for other programs: the boards' two CSV files, and every Record as CSV, JSON or Parquet."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from bench.report.accuracy import Overall
-from bench.report.results import Record, Row
+from bench.report.results import Record, Row, unique
 from bench.report.settings import setting
 from bench.report.statistics import interval
 from bench.report.tables import known
+from bench.store import StoreError, atomic_write, plain, read_records
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.
 _BOUND_DECIMALS = 6
@@ -116,3 +119,89 @@ def _cell(value: Any) -> Any:
     if isinstance(value, bool):
         return str(value).lower()
     return " ".join(value.split()) if isinstance(value, str) else value
+
+
+# --- every Record ----------------------------------------------------------------------------------------------
+
+FORMATS = (".csv", ".json", ".parquet")
+
+
+def export_records(out: Path, target: Path) -> tuple[int, list[str]]:
+    """Write the Records of a run as one table: a row a Record, nested fields as ``recipe_settings.learning_rate``.
+
+    Args:
+        out: the run directory.
+        target: the file; ``.csv``, ``.json`` (a list of objects) or ``.parquet`` (needs pyarrow).
+
+    Returns:
+        The number of rows, and one message for each Record that could not be read.
+
+    Raises:
+        StoreError: another suffix, no run, no pyarrow, or a file that cannot be written.
+    """
+    if target.suffix.lower() not in FORMATS:
+        raise StoreError(f"{target}: name a file that ends in {', '.join(FORMATS)}")
+    if not (out / "cells").is_dir():
+        raise StoreError(f"{out} is no run directory: it has no cells/")
+    records, problems = read_records(out)
+    rows = [flat(record) for record in unique(records)]
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    leading = [name for name in ("key", "kind", "status", "reason") if name in names]
+    names = leading + sorted(name for name in names if name not in leading)
+    if target.suffix.lower() == ".csv":
+        data = _write([{name: _simple(row.get(name)) for name in names} for row in rows], ["key", "kind", "status"])
+        atomic_write(target, data.encode())
+    elif target.suffix.lower() == ".json":
+        lines = ",\n".join(json.dumps(plain(row), sort_keys=True, ensure_ascii=False) for row in rows)
+        atomic_write(target, f"[\n{lines}\n]\n".encode())
+    else:
+        atomic_write(target, _parquet(rows, names, target))
+    return len(rows), problems
+
+
+def flat(record: Record) -> dict[str, Any]:
+    """One row of a Record: fields of its spec and metrics by name, those of the rest as ``environment.hardware``.
+
+    Of two equal names the metric's is prefixed ``metric_``, as :func:`bench.store.flatten` does.
+    """
+    row: dict[str, Any] = {name: record[name] for name in ("key", "kind", "status", "reason")}
+    _flatten(row, record["spec"], "")
+    metrics: dict[str, Any] = {}
+    _flatten(metrics, record["metrics"], "")
+    row.update({f"metric_{name}" if name in row else name: value for name, value in metrics.items()})
+    for part in ("environment", "timings"):
+        _flatten(row, record.get(part) or {}, f"{part}.")
+    return row
+
+
+def _flatten(row: dict[str, Any], fields: Mapping[str, Any], prefix: str) -> None:
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            _flatten(row, value, f"{prefix}{name}.")
+        else:
+            row[f"{prefix}{name}"] = value
+
+
+def _simple(value: Any) -> Any:
+    """A list as JSON, since a table's field holds one value."""
+    return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, list) else value
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str], target: Path) -> bytes:
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError as error:
+        raise StoreError(f"{target}: Parquet needs pyarrow (pip install pyarrow); or name a .csv or .json") from error
+    columns = {}
+    for name in names:
+        values = [_simple(row.get(name)) for row in rows]
+        kinds = {type(value) for value in values if value is not None}
+        if kinds == {int, float}:
+            values = [None if value is None else float(value) for value in values]
+        elif len(kinds) > 1:  # a field that is a number here and text there
+            values = [None if value is None else str(value) for value in values]
+        columns[name] = pa.array(values) if kinds else pa.nulls(len(values), pa.string())
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(columns), buffer, compression="zstd")
+    return buffer.getvalue()

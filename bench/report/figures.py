@@ -1,0 +1,297 @@
+"""The figures of a run as PNG and SVG under ``figures/``: which there are, from the document behind ``report.html``.
+
+They are made by ``bench report RUN``, not with the boards: drawing takes a good part of a second each. Same run, same
+bytes: no dates, no random identifiers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from math import log
+from pathlib import Path
+from typing import Any
+
+from bench.report.figures_draw import Axis, Curve, Grid, Lines, Panel, Point, Scatter, render
+from bench.report.html_data import Document
+from bench.report.pareto import front
+from bench.report.tables import counted, fixed, known, natural
+from bench.store import StoreError, atomic_write
+
+Figure = Scatter | Lines | Grid
+MAX_PANELS = 24
+MAX_NAME = 70
+
+
+def write_figures(document: Document, folder: Path) -> list[Path]:
+    """Draw every figure of a run into ``folder`` as PNG and SVG, and remove those of an earlier state of the run.
+
+    Args:
+        document: as :func:`bench.report.html_data.collect` gives it.
+        folder: ``RUN/figures``.
+
+    Returns:
+        The files written, in order.
+
+    Raises:
+        StoreError: ``folder`` cannot be written.
+    """
+    paths = []
+    for name, figure in figures(document):
+        for suffix, data in render(figure).items():
+            path = folder / f"{name}.{suffix}"
+            atomic_write(path, data)
+            paths.append(path)
+    for path in sorted(folder.glob("*_*.png")) + sorted(folder.glob("*_*.svg")):
+        if path not in paths and path.name.split("_")[0] in KINDS:
+            try:
+                path.unlink()
+            except OSError as error:
+                raise StoreError(f"cannot remove the old figure {path}: {error.strerror}") from error
+    return paths
+
+
+SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
+KINDS = ("pareto", "scaling", "training", "confusion", "reliability")
+
+
+def figures(document: Document) -> Iterator[tuple[str, Figure]]:
+    """Name (of the file) and content of every figure, the names all different."""
+    taken: set[str] = set()
+    for parts, figure in _all(document):
+        name = stem = slug(parts)
+        i = 2
+        while name in taken:
+            name, i = f"{stem}-{i}", i + 1
+        taken.add(name)
+        yield name, figure
+
+
+def slug(parts: Sequence[str]) -> str:
+    """A file name of plain characters."""
+    words = [re.sub(r"[^a-z0-9.]+", "-", part.lower().replace("→", "-")).strip("-.") for part in parts]
+    return "_".join(word for word in words if word)[:MAX_NAME].rstrip("-_.")
+
+
+def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
+    colours = Colours(document)
+    several = len(document["protocols"]) > 1
+    for index, protocol in enumerate(document["protocols"]):
+        for measure in document["measures"]:
+            scatter = _tradeoff(document, index, measure, colours)
+            if scatter:
+                yield ["pareto", measure["id"], protocol["label"] if several else ""], scatter
+    yield from _scaling(document, colours)
+    for (index, dataset), rows in _groups(document).items():
+        which = [dataset, document["protocols"][index]["label"] if several else ""]
+        title = f"{dataset}: {document['protocols'][index]['label']}"
+        if lines := _training(document, rows, title, colours):
+            yield ["training", *which], lines
+        for page, panels in enumerate(_pages(_confusions(document, rows))):
+            yield ["confusion", *which, f"{page + 1}" if page else ""], Grid(f"Confusion, {title}", panels)
+        for page, panels in enumerate(_pages(_reliabilities(document, rows, colours))):
+            yield ["reliability", *which, f"{page + 1}" if page else ""], Grid(f"Reliability, {title}", panels, SCALED)
+
+
+class Colours:
+    """The number of each family; colour, marker and dashes follow from it, as in ``report.html``."""
+
+    def __init__(self, document: Document) -> None:
+        names = {code["family"] for code in document["codes"]}
+        self.places = {name: i for i, name in enumerate(sorted(names, key=lambda n: (natural(n.lower()), n)))}
+
+    def of(self, document: Document, code: int) -> int:
+        """The number of the family of a model."""
+        return self.places[document["codes"][code]["family"]]
+
+
+def _label(document: Document, line: Mapping[str, Any]) -> str:
+    code = document["codes"][line["code"]]
+    return str(code["short"] if line["model"] == code["name"] else line["model"])
+
+
+def _positive(value: Any) -> bool:
+    return known(value) and value > 0
+
+
+# --- accuracy against cost -------------------------------------------------------------------------------------
+
+
+def place_of_cost(document: Document, protocol: int) -> tuple[int, int, int] | None:
+    """Where cost is read beside a protocol's accuracy: (setting, resolution, batch).
+
+    Inference before training steps, the resolution nearest to the protocol's, the most models, the larger batch.
+    """
+    found: dict[tuple[int, int, int], set[int]] = defaultdict(set)
+    for cell in document["cells"]:
+        if cell["kind"] == "efficiency" and cell["status"] == "ok":
+            spec = cell["spec"]
+            found[cell["setting"], int(spec["resolution"]), int(spec.get("batch") or 0)].add(cell["code"])
+    wanted = document["protocols"][protocol]["resolution"] or 1
+    return min(
+        found,
+        key=lambda p: (
+            not document["settings"][p[0]].startswith("inference"), abs(log(p[1] / wanted)), -len(found[p]), p[0], -p[2]
+        ),
+        default=None,
+    )  # fmt: skip
+
+
+def _tradeoff(document: Document, index: int, measure: Mapping[str, Any], colours: Colours) -> Scatter | None:
+    protocol = document["protocols"][index]
+    place = place_of_cost(document, index)
+    points = []
+    for line in protocol["standings"]:
+        cost = _cost(document, index, line, measure, place)
+        if line["place"] is not None and cost is not None and known(line["auc"]):
+            number = colours.of(document, line["code"])
+            points.append(Point(cost, line["auc"], _label(document, line), number, line["auc_low"], line["auc_high"]))
+    if not points:
+        return None
+    counted_datasets = protocol["counted"]
+    over = (
+        counted_datasets[0] if len(counted_datasets) == 1 else f"mean over {counted(len(counted_datasets), 'dataset')}"
+    )
+    note = ""
+    if measure["source"] == "cell" and place:
+        batch = f"batch {place[2]}" if place[2] else "the largest batch that fits"
+        note = f"Cost at {place[1]} px, {batch}: {document['settings'][place[0]]}. "
+    xs = [p.x for p in points]
+    return Scatter(
+        title=f"Test AUC ({over}) against {measure['label']}",
+        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals over test images.",
+        x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
+        y=Axis("test AUC"),
+        points=points,
+        front=_front(points, bool(measure["more"])),
+    )
+
+
+def _front(points: Sequence[Point], more_is_better: bool) -> list[int]:
+    kept = map(int, front({str(i): (p.y, p.x) for i, p in enumerate(points)}, more_is_better))
+    return sorted(kept, key=lambda i: (points[i].x, points[i].y, i))
+
+
+def _cost(
+    document: Document, protocol: int, line: Mapping[str, Any], measure: Mapping[str, Any],
+    place: tuple[int, int, int] | None,
+) -> float | None:  # fmt: skip
+    if measure["source"] == "row":
+        rows = [r for r in document["rows"] if r["protocol"] == protocol and r["model"] == line["model"]]
+        values = [r[measure["metric"]] for r in rows if _positive(r.get(measure["metric"]))]
+        return sum(values) / len(values) * measure["factor"] if values else None
+    for cell in document["cells"]:
+        spec = cell["spec"]
+        if cell["kind"] != "efficiency" or cell["status"] != "ok" or cell["code"] != line["code"]:
+            continue
+        value = cell["metrics"].get(measure["metric"])
+        if (cell["setting"], spec["resolution"], spec.get("batch") or 0) == place and _positive(value):
+            return float(value * measure["factor"])
+    return None
+
+
+# --- scaling ---------------------------------------------------------------------------------------------------
+
+
+def _scaling(document: Document, colours: Colours) -> Iterator[tuple[list[str], Lines]]:
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for cell in document["cells"]:
+        if cell["kind"] == "efficiency" and cell["status"] == "ok":
+            groups[cell["setting"], int(cell["spec"].get("batch") or 0)].append(cell)
+    for (setting, batch), cells in sorted(groups.items()):
+        sides = sorted({int(cell["spec"]["resolution"]) for cell in cells})
+        if len(sides) < 2:
+            continue
+        title = document["settings"][setting]
+        which = f"b{batch or '-largest'} {title}"
+        for measure in document["measures"]:
+            curves = _curves_over_resolution(document, cells, measure, colours)
+            if measure["source"] == "cell" and curves:
+                lines = Lines(
+                    f"{measure['label']} over resolution",
+                    f"{title}, {f'batch {batch}' if batch else 'the largest batch that fits'}",
+                    [(Axis("resolution", "px", True, tuple(sides)), Axis(measure["label"], measure["unit"], True))],
+                    [curves],
+                )
+                yield ["scaling", measure["id"], which if len(groups) > 1 else ""], lines
+
+
+def _curves_over_resolution(
+    document: Document, cells: Sequence[Mapping[str, Any]], measure: Mapping[str, Any], colours: Colours
+) -> list[Curve]:
+    found: dict[str, dict[int, float]] = defaultdict(dict)
+    of: dict[str, Mapping[str, Any]] = {}
+    for cell in cells:
+        value = cell["metrics"].get(measure["metric"])
+        if _positive(value):
+            found[cell["model"]][int(cell["spec"]["resolution"])] = value * measure["factor"]
+            of[cell["model"]] = cell
+    return [
+        Curve(
+            _label(document, of[model]), colours.of(document, of[model]["code"]), tuple(sorted(points.items()))
+        )
+        for model, points in sorted(found.items(), key=lambda item: (natural(item[0]), item[0]))
+    ]  # fmt: skip
+
+
+# --- trainings and predictions ---------------------------------------------------------------------------------
+
+
+def _groups(document: Document) -> dict[tuple[int, str], list[Mapping[str, Any]]]:
+    """Rows by protocol and dataset, the highest AUC first."""
+    found: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in document["rows"]:
+        found[row["protocol"], row["dataset"]].append(row)
+    for rows in found.values():
+        rows.sort(key=lambda r: (-(r["auc"] if known(r["auc"]) else -1), natural(r["model"]), r["model"]))
+    return found
+
+
+def _training(document: Document, rows: Sequence[Mapping[str, Any]], title: str, colours: Colours) -> Lines | None:
+    panels: list[list[Curve]] = []
+    names = {"val_auc": "validation AUC", "train_loss": "training loss"}
+    for curve in names:
+        panel = []
+        for row in rows:
+            for i, place in enumerate([*row["cells"], *row["other"]]):
+                history = document["cells"][place].get("history") or {}
+                pairs = zip(history.get("epoch", ()), history.get(curve, ()), strict=False)
+                points = tuple((x, y) for x, y in pairs if known(x) and known(y))
+                label = "" if i else _label(document, row)  # one name for all seeds
+                if points:
+                    panel.append(Curve(label, colours.of(document, row["code"]), points))
+        panels.append(panel)
+    if not any(panels):
+        return None
+    axes = [(Axis("epoch", whole=True), Axis(text)) for text in names.values()]
+    shown = [(pair, panel) for pair, panel in zip(axes, panels, strict=True) if panel]
+    return Lines("Training curves, one line a seed", title, [pair for pair, _ in shown], [panel for _, panel in shown])
+
+
+def _confusions(document: Document, rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+    panels = []
+    for row in rows:
+        found = [document["cells"][place]["metrics"].get("test_confusion") for place in row["cells"]]
+        tables = [t for t in found if t and isinstance(t[0], list) and known(t[0][0])]
+        if tables and all(len(t) == len(tables[0]) for t in tables):
+            size = range(len(tables[0]))
+            counts = [[sum(t[i][j] for t in tables) for j in size] for i in size]
+            panels.append(Panel(_label(document, row), counts=counts))
+    return panels
+
+
+def _reliabilities(document: Document, rows: Sequence[Mapping[str, Any]], colours: Colours) -> list[Panel]:
+    panels = []
+    for row in rows:
+        # Seeds are drawn apart: the mean of two curves would be better calibrated than either.
+        curves = [bins for place in row["cells"] if (bins := document["cells"][place].get("reliability"))]
+        if curves:
+            scaled = [bins for place in row["cells"] if (bins := document["cells"][place].get("calibrated"))]
+            title = f"{_label(document, row)}, ECE {fixed(row['ece'])}"
+            panels.append(Panel(title, bins=curves, scaled=scaled, number=colours.of(document, row["code"])))
+    return panels
+
+
+def _pages(panels: list[Panel]) -> list[list[Panel]]:
+    return [panels[i : i + MAX_PANELS] for i in range(0, len(panels), MAX_PANELS)]

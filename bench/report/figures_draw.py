@@ -1,0 +1,288 @@
+"""Draw the figures of a run with matplotlib: colours that colour-blind readers tell apart, names beside the data."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Any
+
+# As in assets/report.css (light) and assets/core.js; a family has a marker and dashes too, never a colour alone.
+COLOURS = ("#2143e2", "#952000", "#006a4c", "#c45eae", "#809a00", "#498ef5", "#312251")
+MARKERS = ("o", "s", "^", "D", "X", "v", "P")
+DASHES: tuple[Any, ...] = ("-", (0, (7, 3)), (0, (2, 2)), (0, (9, 3, 2, 3)), (0, (5, 2, 1, 2)), (0, (12, 3)), "--")
+SOFT, GRID = "#565f6b", "#e3e6eb"
+DPI = 150
+_STYLE = {
+    "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": SOFT, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "grid.color": GRID, "text.usetex": False,
+    "text.parse_math": False, "svg.hashsalt": "medbench", "svg.fonttype": "path", "figure.facecolor": "white",
+    "axes.titlesize": 10, "xtick.color": SOFT, "ytick.color": SOFT, "lines.linewidth": 1.4,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """An axis with its unit."""
+
+    label: str
+    unit: str = ""
+    logarithmic: bool = False
+    ticks: tuple[float, ...] = ()
+    whole: bool = False  # numbers between whole ones have no meaning
+
+    @property
+    def title(self) -> str:
+        """Label and unit."""
+        return f"{self.label} ({self.unit})" if self.unit else self.label
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One model; ``number`` is its family's."""
+
+    x: float
+    y: float
+    label: str
+    number: int
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One line; without a label it is named by another of its model."""
+
+    label: str
+    number: int
+    points: tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """A confusion matrix (``counts``, truth by row) or reliability curves (bins of each seed, before and after)."""
+
+    title: str
+    counts: list[list[int]] = field(default_factory=list)
+    bins: list[list[list[float]]] = field(default_factory=list)
+    scaled: list[list[list[float]]] = field(default_factory=list)
+    number: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Points with the front (indices)."""
+
+    title: str
+    note: str
+    x: Axis
+    y: Axis
+    points: list[Point]
+    front: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """Panels of lines side by side."""
+
+    title: str
+    note: str
+    axes: list[tuple[Axis, Axis]]
+    panels: list[list[Curve]]
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Small panels in rows."""
+
+    title: str
+    panels: list[Panel]
+    note: str = ""
+
+
+def render(figure: Scatter | Lines | Grid) -> dict[str, bytes]:
+    """Draw a figure; return its files by suffix, ``png`` and ``svg``. Equal figures give equal bytes."""
+    import matplotlib
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({**matplotlib.rcParamsDefault, **_STYLE}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in any script still gets drawn
+        canvas = Figure(layout="constrained")
+        FigureCanvasAgg(canvas)
+        if isinstance(figure, Scatter):
+            _scatter(canvas, figure)
+        elif isinstance(figure, Lines):
+            _lines(canvas, figure)
+        else:
+            _grid(canvas, figure)
+        png, svg = io.BytesIO(), io.BytesIO()
+        canvas.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
+        canvas.savefig(svg, format="svg", metadata={"Date": None, "Creator": "medbench"})
+    return {"png": png.getvalue(), "svg": svg.getvalue()}
+
+
+def _set_up(axes: Any, x: Axis, y: Axis) -> None:
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
+
+    for axis, which, scale in ((x, axes.xaxis, axes.set_xscale), (y, axes.yaxis, axes.set_yscale)):
+        if axis.logarithmic:
+            scale("log")
+            which.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+            which.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+            which.set_minor_formatter(NullFormatter())
+            which.set_minor_locator(NullLocator())
+        if axis.whole:
+            which.set_major_locator(MaxNLocator(integer=True))
+        if axis.ticks:
+            which.set_ticks(list(axis.ticks))
+    axes.set_xlabel(x.title)
+    axes.set_ylabel(y.title)
+
+
+def _scatter(canvas: Any, figure: Scatter) -> None:
+    canvas.set_size_inches(7.2, 4.8)
+    axes = canvas.subplots()
+    _set_up(axes, figure.x, figure.y)
+    if len(figure.front) > 1:
+        front = [figure.points[i] for i in figure.front]
+        falling = front[-1].y < front[0].y
+        axes.step([p.x for p in front], [p.y for p in front], where="pre" if falling else "post", color=SOFT,
+                  linestyle="--", linewidth=1.2, zorder=1)  # fmt: skip
+    for p in figure.points:
+        colour = COLOURS[p.number % len(COLOURS)]
+        if p.low is not None and p.high is not None:
+            axes.plot([p.x, p.x], [p.low, p.high], color=colour, alpha=0.4, linewidth=1.2, zorder=2)
+        axes.plot(p.x, p.y, MARKERS[p.number % len(MARKERS)], color=colour, markersize=7, zorder=3)
+    axes.margins(0.1, 0.08)
+    axes.set_title(figure.title, loc="left")
+    _note(canvas, figure.note)
+    _label_points(canvas, axes, figure.points)
+
+
+def _note(canvas: Any, text: str) -> None:
+    lines = textwrap.fill(text, int(15.5 * canvas.get_size_inches()[0]))
+    canvas.supxlabel(lines, fontsize=7, color=SOFT, x=0.01, ha="left")
+
+
+def _halo() -> list[Any]:
+    """What keeps text readable on a line."""
+    from matplotlib.patheffects import withStroke
+
+    return [withStroke(linewidth=2.5, foreground="white")]
+
+
+def _label_points(canvas: Any, axes: Any, points: Sequence[Point]) -> None:
+    """Names beside points, where they cover neither a point nor another name; the rest stay unnamed."""
+    canvas.draw_without_rendering()  # the layout decides where the points are
+    centres = axes.transData.transform([(p.x, p.y) for p in points])
+    scale = canvas.dpi / 72
+    taken = [(x - 5 * scale, y - 5 * scale, x + 5 * scale, y + 5 * scale) for x, y in centres]
+    box = axes.get_window_extent()
+    for i, (p, (x, y)) in enumerate(zip(points, centres, strict=True)):
+        wide, tall = 4.6 * len(p.label) * scale, 8 * scale
+        for dx, dy in ((7, -3), (-7, -3), (0, 8), (0, -15), (6, 6), (6, -13), (-6, 6), (-6, -13)):
+            left = x + dx * scale - (wide if dx < 0 else wide / 2 if dx == 0 else 0)
+            area = (left, y + dy * scale, left + wide, y + dy * scale + tall)
+            if area[0] < box.x0 or area[2] > box.x1 + 8 * scale or area[1] < box.y0 or area[3] > box.y1 + tall:
+                continue
+            if any(_meet(area, other) for j, other in enumerate(taken) if j != i):
+                continue
+            taken.append(area)
+            side = "right" if dx < 0 else "center" if dx == 0 else "left"
+            axes.annotate(p.label, (p.x, p.y), (dx, dy), textcoords="offset points", fontsize=7.5, ha=side,
+                          annotation_clip=False, path_effects=_halo())  # fmt: skip
+            break
+
+
+def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _lines(canvas: Any, figure: Lines) -> None:
+    names = max(sum(bool(curve.label) for curve in panel) for panel in figure.panels)
+    canvas.set_size_inches(1.2 + 6.2 * len(figure.panels), max(4.2, min(10.0, 1.2 + 0.15 * names)))
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
+    _note(canvas, figure.note)
+    several = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
+    for axes, (x, y), panel in zip(several, figure.axes, figure.panels, strict=True):
+        _set_up(axes, x, y)
+        for curve in panel:
+            xs, ys = zip(*curve.points, strict=True)
+            n = curve.number
+            dots = {"marker": MARKERS[n % len(MARKERS)], "markersize": 4} if len(xs) <= 12 else {}
+            axes.plot(xs, ys, color=COLOURS[n % len(COLOURS)], linestyle=DASHES[n % len(DASHES)], **dots)
+    canvas.draw_without_rendering()
+    for axes, panel in zip(several, figure.panels, strict=True):
+        _label_ends(axes, [curve for curve in panel if curve.label])
+
+
+def _label_ends(axes: Any, curves: Sequence[Curve]) -> None:
+    """Names at the right of the axes, at the height of the lines' ends, moved apart where they would touch."""
+    low, high = axes.get_window_extent().y0, axes.get_window_extent().y1
+    heights = {id(c): float(axes.transData.transform(c.points[-1])[1]) for c in curves}
+    order = sorted(curves, key=lambda c: heights[id(c)])
+    gap = min(8.5 * axes.figure.dpi / 72, (high - low) / max(len(order) - 1, 1))
+    ys = [heights[id(c)] for c in order]
+    for i in range(1, len(ys)):
+        ys[i] = max(ys[i], ys[i - 1] + gap)
+    ceiling = high
+    for i in reversed(range(len(ys))):
+        ys[i] = min(ys[i], ceiling)
+        ceiling = ys[i] - gap
+    for curve, y in zip(order, ys, strict=True):
+        colour = COLOURS[curve.number % len(COLOURS)]
+        arrow = {"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5, "relpos": (0, 0.5)}
+        axes.annotate(
+            curve.label, curve.points[-1], (1.03, (y - low) / (high - low)), textcoords="axes fraction", fontsize=7,
+            va="center", arrowprops=arrow,
+        )  # fmt: skip
+
+
+def _grid(canvas: Any, figure: Grid) -> None:
+    across = min(4, len(figure.panels))
+    down = ceil(len(figure.panels) / across)
+    canvas.set_size_inches(max(2.5 * across, 4.5), 2.6 * down + 0.4)
+    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
+    _note(canvas, figure.note)
+    several = canvas.subplots(down, across, squeeze=False).ravel()
+    for axes, panel in zip(several, figure.panels, strict=False):
+        axes.set_title(panel.title, fontsize=8)
+        if panel.counts:
+            _confusion(axes, panel.counts)
+        else:
+            _reliability(axes, panel)
+    for axes in several[len(figure.panels) :]:
+        axes.set_visible(False)
+
+
+def _confusion(axes: Any, counts: list[list[int]]) -> None:
+    share = [[n / max(sum(line), 1) for n in line] for line in counts]
+    axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
+    axes.grid(False)
+    size = range(len(counts))
+    axes.set_xticks(list(size))
+    axes.set_yticks(list(size))
+    axes.set_xlabel("predicted class", fontsize=8)
+    axes.set_ylabel("true class", fontsize=8)
+    for i in size:
+        for j in size:
+            axes.text(j, i, str(counts[i][j]), ha="center", va="center", fontsize=8 if len(counts) < 6 else 5,
+                      color="white" if share[i][j] > 0.55 else "#1b1f24")  # fmt: skip
+
+
+def _reliability(axes: Any, panel: Panel) -> None:
+    axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
+    n = panel.number
+    for bins in panel.bins:
+        axes.plot([b[0] for b in bins], [b[1] for b in bins], color=COLOURS[n % len(COLOURS)], marker="o", markersize=3)
+    for bins in panel.scaled:
+        axes.plot([b[0] for b in bins], [b[1] for b in bins], ":", color=COLOURS[n % len(COLOURS)], linewidth=1)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.set_aspect("equal")
+    axes.set_xlabel("confidence", fontsize=8)
+    axes.set_ylabel("share right", fontsize=8)

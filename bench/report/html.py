@@ -1,0 +1,163 @@
+"""``report.html``: one file that works offline, with everything of a run in it.
+
+The boards stand in it as plain tables, readable without a script; sorting, figures and the pages of the cells are made
+by its own script from the document embedded as JSON. Whatever comes from Records is escaped here or set as text there.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import re
+from collections.abc import Iterable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.report.html_data import collect
+from bench.report.html_pack import pack, script_json
+from bench.report.tables import Block, Bullets, Code, Details, Section, Table, known
+from bench.store import atomic_write, read_records, read_run
+
+if TYPE_CHECKING:
+    from bench.report.leaderboard import Report
+
+NAME = "report.html"
+SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "cell.js", "main.js")
+_CODE = re.compile(r"`([^`]*)`")
+_NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
+
+
+def write_html(report: Report, out: Path) -> Path:
+    """Write ``report.html`` into the run directory ``out``; return its path. Same run, same bytes.
+
+    Raises:
+        StoreError: ``out`` cannot be written.
+    """
+    path = out / NAME
+    atomic_write(path, page(report, out).encode())
+    return path
+
+
+def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``.
+
+    Returns:
+        The files written, and one message for each Record that could not be read.
+
+    Raises:
+        StoreError: ``out`` is no run directory, or cannot be written.
+    """
+    from bench.report.leaderboard import Report
+    from bench.store import StoreError
+
+    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
+        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    records, problems = read_records(out)
+    report = Report(records, read_run(out), out / "predictions")
+    paths = report.write(out)
+    if figures:
+        from bench.report.figures import write_figures
+
+        paths += write_figures(collect(report, out), out / "figures")
+    return paths, problems
+
+
+def page(report: Report, out: Path) -> str:
+    """Return the whole page."""
+    sections = report.sections()
+    style = asset("report.css")
+    script = "(() => {\n'use strict';\n" + "\n".join(asset(name) for name in SCRIPTS) + "})();\n"
+    # The policy lets nothing run or load but what stands here, whatever a Record may hold.
+    policy = (
+        f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
+        f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
+    )
+    preset = str(report.run_info.get("preset") or "")
+    parts = {
+        "policy": html.escape(policy),
+        "title": html.escape(f"medbench report{f': {preset}' if preset else ''}"),
+        "style": style,
+        "summary": boards_html(sections[:1]),
+        "boards": boards_html(sections[1:]),
+        "data": script_json(pack(collect(report, out))),
+        "script": script,
+    }
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
+
+
+def asset(name: str) -> str:
+    """A file of ``assets/``."""
+    return resources.files("bench.report").joinpath("assets", name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+# --- the boards as plain tables --------------------------------------------------------------------------------
+
+
+def boards_html(sections: Iterable[Section]) -> str:
+    """Sections of a report as HTML. Everything in them is escaped."""
+    parts = []
+    for section in sections:
+        level = min(section.level + 1, 6)  # the page's own title is the only h1
+        parts.append(f"<h{level}>{_inline(section.title)}</h{level}>")
+        parts += [_block(block, section.title) for block in section.blocks]
+    return "\n".join(parts)
+
+
+def _block(block: Block, title: str) -> str:
+    if isinstance(block, Table):
+        return _table(block, title)
+    if isinstance(block, Bullets):
+        return "<ul>" + "".join(f"<li>{_inline(item)}</li>" for item in block.items) + "</ul>"
+    if isinstance(block, Code):
+        return f'<pre tabindex="0"><code>{html.escape(block.text)}</code></pre>'
+    if isinstance(block, Details):
+        inner = "".join(_block(part, title) for part in block.blocks)
+        return f"<details><summary>{_inline(block.summary)}</summary>{inner}</details>"
+    return f"<p>{_inline(block.text)}</p>"
+
+
+def _inline(text: str) -> str:
+    """Escaped text; what stands between backticks as code."""
+    return _CODE.sub(r"<code>\1</code>", html.escape(text))
+
+
+def _table(table: Table, title: str) -> str:
+    heads = "".join(
+        f'<th scope="col"{"" if column.left else _NUMERIC}>{_inline(column.name)}</th>' for column in table.columns
+    )
+    first = next((i for i, column in enumerate(table.columns) if column.code), None)
+    lines = "".join(f"<tr>{_cells(row, table, first)}</tr>" for row in table.rows)
+    caption = html.escape(title.replace("`", ""), quote=True)
+    return (
+        f'<div class="scroll" role="region" tabindex="0" aria-label="{caption}"><table class="board">'
+        f"<thead><tr>{heads}</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+_NUMERIC = ' class="n"'
+
+
+def _cells(row: Sequence[str], table: Table, first: int | None) -> str:
+    cells = []
+    for i, (text, column) in enumerate(zip(row, table.columns, strict=True)):
+        shown = html.escape(text)
+        shown = f"<code>{shown}</code>" if column.code and text else shown
+        kind = "" if column.left else _NUMERIC
+        value = "" if column.left else _value(text)
+        cells.append(f'<th scope="row"{kind}>{shown}</th>' if i == first else f"<td{kind}{value}>{shown}</td>")
+    return "".join(cells)
+
+
+def _value(text: str) -> str:
+    """The number a cell is sorted by, where its text alone would not say it."""
+    match = _NUMBER.search(text)
+    if match is None or match[0] == text:
+        return ""
+    value = float(match[0].replace(",", ""))
+    return f' data-v="{value:g}"' if known(value) else ""

@@ -1,0 +1,251 @@
+"""What the page and the figures show: a run's Records, histories, logs and saved scores as one plain document.
+
+The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it packed (``html_pack.py``), the
+pictures are drawn from it as it is, so both show the same numbers.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.report.clinical import Reliability, reliability, rescaled
+from bench.report.growth import family
+from bench.report.results import Code, Record, Row, code_of
+from bench.report.settings import by_setting
+from bench.report.statistics import interval
+from bench.report.summary import headline
+from bench.report.tables import known, natural
+
+if TYPE_CHECKING:
+    from bench.report.leaderboard import Report
+
+Document = dict[str, Any]
+
+# What a model costs: heading, label, unit, metric; its factor, whether more is better, and where it is read: in an
+# efficiency Cell, or in the trainings ("row": a field of the document's rows).
+_MEASURES: tuple[tuple[Any, ...], ...] = (
+    ("throughput", "images/s", "throughput", "images/s", "throughput_images_per_s_p50", 1, True, "cell"),
+    ("latency", "latency ms", "latency p50", "ms", "latency_ms_p50", 1, False, "cell"),
+    ("flops", "GMACs", "FLOPs", "GMACs per image; 1 MAC = 2 FLOPs", "macs_g", 1, False, "cell"),
+    ("params", "params M", "parameters", "M", "params", 1e-6, False, "cell"),
+    ("memory", "memory MiB", "peak memory", "MiB", "peak_memory_mib", 1, False, "cell"),
+    ("energy", "J/image (est.)", "energy (est.)", "J per image", "energy_j_per_image", 1, False, "cell"),
+    ("train_speed", "training images/s", "training speed", "images/s, training", "train_images_per_s", 1, True, "row"),
+)
+_FIELDS = ("id", "column", "label", "unit", "metric", "factor", "more", "source")
+MEASURES = tuple(dict(zip(_FIELDS, values, strict=True)) for values in _MEASURES)
+CURVES = ("train_loss", "val_loss", "val_auc", "val_acc", "lr")
+MAX_EPOCHS, ALL_EPOCHS = 300, 40_000  # points of one history, and of all together
+LOG_CHARS, LOG_CHARS_BAD, ALL_LOG_CHARS = 2_000, 8_000, 1_000_000  # of a Cell with and without a result; of all
+_ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_PATCH = re.compile(r"_patch\d+(_window\d+)?(_\d+)?(?=\[|$| )")
+
+
+def collect(report: Report, out: Path) -> Document:
+    """Gather everything of a run.
+
+    Args:
+        report: its Records, rows and boards.
+        out: the run directory; ``history/``, ``logs/`` and ``predictions/`` are read where they are there.
+
+    Returns:
+        ``run`` (command, preset), ``codes`` (models: name, short name, family), ``protocols`` (and which of them comes
+        ``first``), ``settings``, ``measures``, ``cells`` (one each Record) and ``rows`` (one each model, dataset and
+        protocol); the latter refer to the others by index.
+    """
+    records = report.records
+    codes = _Codes(records)
+    settings, of_setting = _settings(records)
+    cells = [_cell(record, codes, of_setting) for record in records]
+    places = {record["key"]: i for i, record in enumerate(records)}
+    protocols, of_protocol = _protocols(report, codes)
+    rows = [_row(row, codes, of_protocol[row.protocol.identity], places) for row in report.rows]
+    temperatures = {
+        record["key"]: clinic.temperature
+        for row in report.rows
+        for record, clinic in zip(row.ok, row.clinical, strict=False)
+    }
+    _add_files(cells, out, temperatures)
+    first = headline(report.boards)
+    run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
+    return {
+        "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
+        "measures": list(MEASURES), "first": report.boards.index(first) if first else 0,
+    }  # fmt: skip
+
+
+class _Codes:
+    """Models by what their speed depends on, numbered in natural order; short names stay distinct."""
+
+    def __init__(self, records: Iterable[Record]) -> None:
+        found = {code_of(record["spec"]) for record in records}
+        ordered = sorted(found, key=lambda c: (natural(c[0]), c[0], c[1] or ""))
+        self.places: dict[Code, int] = {code: i for i, code in enumerate(ordered)}
+        shorts: dict[str, int] = defaultdict(int)
+        for name, _ in ordered:
+            shorts[short(name)] += 1
+        self.entries = [
+            {"name": name, "short": short(name) if shorts[short(name)] == 1 else name, "family": family(name)}
+            for name, _ in ordered
+        ]
+
+    def of(self, record: Record) -> int:
+        return self.places[code_of(record["spec"])]
+
+
+def short(model: str) -> str:
+    """A model's name as a figure labels it: without library, patch and window size."""
+    return _PATCH.sub("", model.removeprefix("timm:"))
+
+
+def _settings(records: Iterable[Record]) -> tuple[list[str], dict[str, tuple[int, str]]]:
+    """Titles of the efficiency tables, and for a Record's key its table and the name of its model there."""
+    titles: list[str] = []
+    found: dict[str, tuple[int, str]] = {}
+    for key, members in by_setting(records).items():
+        found.update({record["key"]: (len(titles), record["label"]) for record in members})
+        titles.append(str(key))
+    return titles, found
+
+
+def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dict[str, int]]:
+    protocols = []
+    for board in report.boards:
+        standings = []
+        for s in board.standings:
+            low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
+            standings.append({
+                "model": s.model, "code": codes.places[s.code], "place": s.place, "auc": s.auc, "auc_low": low,
+                "auc_high": high, "acc": s.acc, "mean_rank": s.mean_rank,
+            })  # fmt: skip
+        protocols.append({
+            "label": f"{board.protocol.pixels}, {board.protocol.training}", "resolution": board.protocol.resolution,
+            "counted": list(board.counted), "standings": standings,
+        })  # fmt: skip
+    return protocols, {board.protocol.identity: i for i, board in enumerate(report.boards)}
+
+
+_OF_A_ROW = {
+    "auc": "test_auc", "acc": "test_acc", "balanced_acc": "test_balanced_acc", "f1": "test_f1_macro",
+    "mcc": "test_mcc", "ece": "test_ece", "brier": "test_brier", "sensitivity": "test_sensitivity_macro",
+    "specificity": "test_specificity_macro", "params": "params", "train_images_per_s": "train_images_per_s",
+}  # fmt: skip
+
+
+def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int]) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
+        "cells": [places[r["key"]] for r in row.ok], "other": [places[r["key"]] for r in row.other],
+        "n_test": row.n_test,
+    }  # fmt: skip
+    found.update({name: row.mean(metric) for name, metric in _OF_A_ROW.items()})
+    found["auc_sd"], found["acc_sd"] = row.spread("test_auc"), row.spread("test_acc")
+    if row.evidence:
+        found["auc_low"], found["auc_high"] = interval(row.evidence.auc_samples)
+        found["acc_low"], found["acc_high"] = interval(row.evidence.acc_samples)
+        found["majority"] = row.evidence.majority
+    return found
+
+
+def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
+    setting, label = of_setting.get(record["key"], (None, str(record["spec"]["model"])))
+    return {
+        "key": record["key"], "kind": record["kind"], "status": record["status"], "reason": str(record["reason"] or ""),
+        "model": label, "code": codes.of(record), "setting": setting, "spec": record["spec"],
+        "metrics": record["metrics"], "timings": record.get("timings") or {}, "environment": record["environment"],
+        "log": "\n".join(str(line) for line in record.get("log_tail") or ()),
+    }  # fmt: skip
+
+
+# --- the files beside the Records ------------------------------------------------------------------------------
+
+
+def _add_files(cells: Sequence[dict[str, Any]], out: Path, temperatures: Mapping[str, float]) -> None:
+    """Add ``history`` (columns), ``log`` (its end) and ``reliability`` (bins); a file that cannot be read is left."""
+    histories = {path.stem for path in (out / "history").glob("*.csv")}
+    limit = max(25, min(MAX_EPOCHS, ALL_EPOCHS // max(len(histories), 1)))
+    share = ALL_LOG_CHARS // max(len(cells), 1)
+    for cell in cells:
+        if cell["key"] in histories:
+            cell["history"] = history(out / "history" / f"{cell['key']}.csv", limit)
+        most = min(LOG_CHARS, share) if cell["status"] == "ok" else min(LOG_CHARS_BAD, 4 * share)
+        text = _tail(out / "logs" / f"{cell['key']}.log", most)
+        cell["log"] = (text or clean(cell["log"]))[-most:]
+        if cell["status"] == "ok" and cell["kind"] != "efficiency":
+            found = _reliability(out / "predictions" / f"{cell['key']}.npz", temperatures.get(cell["key"]))
+            cell.update(found, temperature=temperatures.get(cell["key"]))
+
+
+def history(path: Path, limit: int) -> dict[str, list[float | None]]:
+    """Read the curves of a training, at most ``limit`` epochs of them, evenly spaced; first and last are kept."""
+    try:
+        head, *lines = path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+    except OSError:
+        return {}
+    if len(lines) > limit:
+        lines = [lines[i] for i in np.unique(np.linspace(0, len(lines) - 1, limit).round().astype(int))]
+    rows = list(csv.DictReader([head, *lines]))
+    found = {"epoch": [_number(row.get("epoch")) for row in rows]}
+    for name in CURVES:
+        values = [_number(row.get(name)) for row in rows]
+        if any(value is not None for value in values):
+            found[name] = values
+    return found if len(found) > 1 else {}
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "nan")
+    except ValueError:
+        return None
+    return value if known(value) else None
+
+
+def _tail(path: Path, most: int) -> str:
+    """The last ``most`` characters of a log, from the start of a line."""
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - most))
+            data = file.read()
+    except OSError:
+        return ""
+    text = clean(data.decode("utf-8", errors="replace"))
+    return text if size <= most else "… (the file has the beginning)\n" + text.partition("\n")[2]
+
+
+def clean(log: str) -> str:
+    """A log as text: without terminal escapes, of a progress line only its last state."""
+    lines = [line.rsplit("\r", 1)[-1] for line in log.replace("\r\n", "\n").split("\n")]
+    return _ESCAPES.sub("", "\n".join(lines)).strip("\n")
+
+
+def _reliability(path: Path, temperature: float | None) -> dict[str, list[list[float]]]:
+    """Bins of confidence as the model gives it and, where validation found a temperature, after scaling."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            scores, labels = file["test_scores"], file["test_labels"]
+        found = {"reliability": bins_of(reliability(scores, labels))}
+        if temperature is not None and known(temperature):
+            found["calibrated"] = bins_of(reliability(rescaled(scores, labels, temperature), labels))
+        return found
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return {}
+
+
+def bins_of(diagram: Reliability) -> list[list[float]]:
+    """``[mean confidence, share that is right, answers]`` of each bin that is not empty, in ascending order."""
+    return [
+        [float(diagram.confidence[i]), float(diagram.right[i]), int(diagram.count[i])]
+        for i in np.flatnonzero(diagram.count)
+    ]

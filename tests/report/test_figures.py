@@ -1,0 +1,94 @@
+"""The pictures of a run: which there are, the same bytes again, names as they are."""
+
+from __future__ import annotations
+
+import struct
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report import figures_draw as draw
+from bench.report.figures import figures, slug, write_figures
+from bench.report.html_data import collect
+from bench.report.leaderboard import Report
+
+CURVE = "epoch,train_loss,val_auc\n1,0.7,0.6\n2,0.5,0.7\n"
+
+
+def document_of(run: Any, out: Path) -> dict[str, Any]:
+    run.write(out)
+    return collect(Report(run.records, None, out / "predictions"), out)
+
+
+def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
+    (tmp_path / "history").mkdir()
+    for record in full_run.records:
+        if record["kind"] == "accuracy" and record["spec"]["dataset"] == "breastmnist":
+            (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
+    found = dict(figures(document_of(full_run, tmp_path)))
+    kinds = {name.split("_")[0] for name in found}
+    assert kinds == {"pareto", "scaling", "training", "confusion", "reliability"}
+    assert len({name.lower() for name in found}) == len(found) and all(len(name) <= 75 for name in found)
+    scatter = next(f for name, f in found.items() if name.startswith("pareto_throughput"))
+    assert isinstance(scatter, draw.Scatter) and scatter.x.title == "throughput (images/s)"
+    speeds = {p.label: p.x for p in scatter.points}
+    assert speeds["resnet18"] == pytest.approx(400) and speeds["medmamba_tiny"] == pytest.approx(90)
+    lines = next(f for name, f in found.items() if name.startswith("scaling_throughput"))
+    assert isinstance(lines, draw.Lines)
+    assert lines.panels[0][0].points == tuple((r, pytest.approx(90 / (r / 64) ** 2)) for r in (64, 128, 256))
+    training = next(f for name, f in found.items() if name.startswith("training"))
+    assert isinstance(training, draw.Lines) and training.panels[0][0].points == ((1, 0.6), (2, 0.7))
+    confusion = next(f for name, f in found.items() if name.startswith("confusion"))
+    assert isinstance(confusion, draw.Grid) and confusion.panels[0].counts == [[50, 0], [10, 40]]
+
+
+def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path):
+    for i, model in enumerate(("resnet18", "a$b$_^{c}", "模型 <&>")):  # no mathematics, no markup
+        run.accuracy(model, "breastmnist", 0.7 + 0.1 * i, acc=0.7, test_confusion=[[5, 1], [2, 6]])
+        run.efficiency(model, 64, speed=100.0 / (i + 1), memory=50.0)
+    document = document_of(run, tmp_path)
+    first = {path: path.read_bytes() for path in write_figures(document, tmp_path / "figures")}
+    assert {path.suffix for path in first} == {".png", ".svg"}
+    for name in ("pareto_gone.png", "scaling_gone.svg", "mine_own.png", "note.txt"):
+        (tmp_path / "figures" / name).write_bytes(b"")
+    again = {path: path.read_bytes() for path in write_figures(document, tmp_path / "figures")}
+    assert again == first
+    assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in first} | {"mine_own.png", "note.txt"}
+    png = next(data for path, data in first.items() if path.name == "pareto_throughput.png")
+    assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", png[16:24]) == (1080, 720)
+    svg = next(data for path, data in first.items() if path.name == "pareto_throughput.svg").decode()
+    assert "<dc:date>" not in svg and "<script" not in svg
+
+
+@pytest.mark.parametrize("n", [1, 30])
+def test_names_at_the_ends_of_lines_do_not_touch(n: int):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    curves = [draw.Curve(f"model{i}", i, ((1.0, 0.5), (2.0, 0.5 + i / 1000))) for i in range(n)]
+    canvas = Figure(layout="constrained")
+    FigureCanvasAgg(canvas)
+    axis = draw.Axis("epoch")
+    draw._lines(canvas, draw.Lines("t", "", [(axis, axis)], [curves]))
+    heights = sorted(text.xyann[1] for text in canvas.axes[0].texts)
+    assert len(heights) == n and heights[0] >= -1e-9 and heights[-1] <= 1 + 1e-9
+    gaps = [b - a for a, b in pairwise(heights)]
+    assert not gaps or max(gaps) - min(gaps) < 0.02 or min(gaps) > 0.02
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (["pareto", "flops", "28→32 px (nearest), quick"], "pareto_flops_28-32-px-nearest-quick"),
+        (["training", "folder:../My Data/x"], "training_folder-..-my-data-x"),
+        (["confusion", "", "模型"], "confusion"),
+    ],
+)
+def test_slug(parts: list[str], name: str):
+    assert slug(parts) == name
+
+
+def test_an_empty_run_has_no_figures(tmp_path: Path, run: Any):
+    assert write_figures(document_of(run, tmp_path), tmp_path / "figures") == []

@@ -1,0 +1,275 @@
+"""``report.html`` without a browser: what is embedded, that nothing in a Record becomes markup, the same bytes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import random
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench.report import html, html_data, html_pack
+from bench.report.figures_draw import COLOURS
+from bench.report.leaderboard import Report
+from bench.store import StoreError, read_records
+
+HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
+CURVE = "epoch,train_loss,val_loss,val_auc,val_acc,lr\n1,0.7,0.69,0.61,0.5,0.001\n2,0.5,nan,0.7123456,0.6,0.0001\n"
+
+
+def page_of(run: Any, out: Path, info: dict[str, Any] | None = None) -> str:
+    run.write(out)
+    return html.page(Report(run.records, info, out / "predictions"), out)
+
+
+def embedded(text: str) -> dict[str, Any]:
+    """The document of a page, unpacked: what the script sees."""
+    found = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
+
+    def pooled(value: Any) -> Any:
+        return found["pool"][value["$"]] if isinstance(value, dict) and "$" in value else value
+
+    for cell in found["cells"]:
+        for name in ("spec", "metrics", "timings", "history"):
+            if name in cell:
+                shape, *values = cell[name]
+                cell[name] = dict(zip(found["shapes"][shape], map(pooled, values), strict=True))
+        for name in ("environment", "log", "reason", "model"):
+            cell[name] = pooled(cell.get(name, ""))
+    return found
+
+
+class Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+def test_the_document_holds_the_records(full_run: Any, run_info: dict[str, Any], tmp_path: Path):
+    first = next(r for r in full_run.records if r["kind"] == "accuracy")
+    (tmp_path / "history").mkdir()
+    (tmp_path / "history" / f"{first['key']}.csv").write_text(CURVE)
+    document = embedded(page_of(full_run, tmp_path, run_info))
+    records = {r["key"]: r for r in full_run.records}
+    assert {cell["key"] for cell in document["cells"]} == set(records)
+    for cell in document["cells"]:
+        record = records[cell["key"]]
+        assert cell["status"] == record["status"] and cell["reason"] == record["reason"]
+        assert cell["spec"] == record["spec"] and cell["environment"] == record["environment"]
+        for name, value in record["metrics"].items():
+            assert cell["metrics"][name] == (pytest.approx(value, rel=1e-5) if isinstance(value, float) else value)
+    curves = next(cell for cell in document["cells"] if cell["key"] == first["key"])["history"]
+    assert curves["epoch"] == [1, 2] and curves["val_loss"] == [0.69, None]
+    assert curves["val_auc"] == [0.61, pytest.approx(0.7123, abs=5e-5)]
+    row = next(r for r in document["rows"] if r["model"] == "resnet18" and len(r["cells"]) == 2)
+    both = [document["cells"][i]["metrics"]["test_auc"] for i in row["cells"]]
+    assert row["auc"] == pytest.approx(np.mean(both), abs=1e-5) and row["auc_low"] < row["auc"] < row["auc_high"]
+
+
+def test_calibration_bins_give_the_ece_of_sklearn_free_arithmetic(run: Any, tmp_path: Path):
+    generator = np.random.default_rng(3)
+    scores = generator.dirichlet(np.ones(4), 500)
+    labels = generator.integers(4, size=500)
+    run.accuracy("resnet18", "bloodmnist", scores=scores, labels=labels)
+    (cell,) = embedded(page_of(run, tmp_path))["cells"]
+    confidence, right = scores.max(1), scores.argmax(1) == labels
+    expected = 0.0
+    for low in np.arange(15) / 15:  # the definition, bin by bin
+        inside = (confidence > low) & (confidence <= low + 1 / 15)
+        if inside.any():
+            expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
+    bins = cell["reliability"]
+    assert sum(n for *_, n in bins) == 500
+    assert sum(abs(c - r) * n for c, r, n in bins) / 500 == pytest.approx(expected, abs=1e-4)
+
+
+def test_nothing_in_a_record_becomes_markup(run: Any, tmp_path: Path):
+    run.accuracy(HOSTILE, HOSTILE, 0.9, acc=0.8)
+    bad = run.accuracy("vit", HOSTILE, status="failed", reason=HOSTILE)
+    run.efficiency(HOSTILE, 64, speed=10.0, noisy=True, noisy_evidence=[HOSTILE])
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / f"{bad['key']}.log").write_text(f"{HOSTILE}\n\u2028<script>alert(2)</script>")
+    text = page_of(run, tmp_path, {"command": HOSTILE, "preset": HOSTILE, "skipped": [HOSTILE]})
+    parser = Elements()
+    parser.feed(text)
+    assert [tag for tag, _ in parser.tags if tag in ("script", "img", "iframe", "object", "link", "base")] == [
+        "script"
+    ] * 2
+    assert not [name for _, attributes in parser.tags for name in attributes if name.startswith("on")]
+    document = embedded(text)
+    assert {cell["model"] for cell in document["cells"]} == {HOSTILE, "vit"}
+    failed = next(cell for cell in document["cells"] if cell["status"] == "failed")
+    assert failed["reason"] == HOSTILE and failed["log"].endswith("\u2028<script>alert(2)</script>")
+    assert any(HOSTILE in shown for shown in parser.texts), "the name itself is shown"
+
+
+def test_only_its_own_script_may_run_and_nothing_is_loaded(full_run: Any, tmp_path: Path):
+    text = page_of(full_run, tmp_path)
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text)[1].replace("&#x27;", "'")
+    script = re.search(r"<script>(.*?)</script>", text, re.S)[1]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy and "default-src 'none'" in policy
+    assert "innerHTML" not in script and "insertAdjacentHTML" not in script and "document.write" not in script
+    assert set(re.findall(r"https?://[^\s'\"]+", text)) <= {"http://www.w3.org/2000/svg"}
+    assert not re.search(r"\b(src|srcset)=|url\(|@import", text)
+
+
+def test_same_run_same_bytes(full_run: Any, run_info: dict[str, Any], tmp_path: Path):
+    first = page_of(full_run, tmp_path, run_info)
+    for seed in range(2):
+        shuffled = [dict(reversed(list(r.items()))) for r in full_run.records * 2]
+        random.Random(seed).shuffle(shuffled)
+        assert html.page(Report(shuffled, run_info, tmp_path / "predictions"), tmp_path) == first
+
+
+def test_boards_are_plain_tables(full_run: Any, run_info: dict[str, Any], tmp_path: Path):
+    parser = Elements()
+    parser.feed(page_of(full_run, tmp_path, run_info))
+    heads = [attributes for tag, attributes in parser.tags if tag == "th"]
+    assert heads and all(attributes.get("scope") in ("col", "row") for attributes in heads)
+    assert sum(tag == "h1" for tag, _ in parser.tags) == 1
+    assert any("the resolution must be a multiple of 7" in shown for shown in parser.texts)
+
+
+def test_an_empty_run_has_a_page(tmp_path: Path, run_info: dict[str, Any]):
+    text = html.page(Report([], run_info), tmp_path)
+    assert "Nothing has been measured yet." in text and embedded(text)["cells"] == []
+
+
+@pytest.mark.parametrize(
+    ("log", "shown"),
+    [("\x1b[31mred\x1b[0m", "red"), ("10 %\r20 %\rdone\nnext", "done\nnext"), ("a\r\nb", "a\nb"), ("a\x00\x07b", "ab")],
+)
+def test_logs_are_text(log: str, shown: str):
+    assert html_data.clean(log) == shown
+
+
+def test_long_histories_and_logs_are_cut(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch):
+    key = run.accuracy("resnet18", "breastmnist", 0.8)["key"]
+    for folder in ("history", "logs"):
+        (tmp_path / folder).mkdir()
+    lines = [f"{epoch},{1 / epoch}" for epoch in range(1, 1001)]
+    (tmp_path / "history" / f"{key}.csv").write_text("\n".join(["epoch,train_loss", *lines]))
+    (tmp_path / "logs" / f"{key}.log").write_text("\n".join(f"line {i}" for i in range(5000)))
+    (cell,) = embedded(page_of(run, tmp_path))["cells"]
+    epochs = cell["history"]["epoch"]
+    assert len(epochs) == html_data.MAX_EPOCHS and (epochs[0], epochs[-1]) == (1, 1000)
+    assert cell["log"].endswith("line 4999") and len(cell["log"]) <= html_data.LOG_CHARS + 40
+    assert re.fullmatch(r"line \d+", cell["log"].splitlines()[1]), "it begins with a whole line"
+
+
+def test_files_that_cannot_be_read_are_left(tmp_path: Path, run: Any):
+    key = run.accuracy("resnet18", "breastmnist", 0.8)["key"]
+    for folder, data in (
+        ("history", b"epoch\nnonsense,\xff\xfe\n"),
+        ("predictions", b"no archive"),
+        ("logs", b"\xff\xfe"),
+    ):
+        (tmp_path / folder).mkdir()
+        suffix = {"history": "csv", "predictions": "npz", "logs": "log"}[folder]
+        (tmp_path / folder / f"{key}.{suffix}").write_bytes(data)
+    (cell,) = embedded(page_of(run, tmp_path))["cells"]
+    assert "history" not in cell and "reliability" not in cell and cell["log"] == "\ufffd\ufffd"
+
+
+def test_short_names_stay_distinct(run: Any):
+    for model in ("vit_tiny_patch16_224", "vit_tiny_patch8_224", "swin_tiny_patch4_window7_224", "timm:convnext_tiny"):
+        run.accuracy(model, "breastmnist", 0.8)
+    codes = html_data.collect(Report(run.records), Path("/nowhere"))["codes"]
+    assert {code["name"]: code["short"] for code in codes} == {
+        "vit_tiny_patch16_224": "vit_tiny_patch16_224", "vit_tiny_patch8_224": "vit_tiny_patch8_224",
+        "swin_tiny_patch4_window7_224": "swin_tiny", "timm:convnext_tiny": "convnext_tiny",
+    }  # fmt: skip
+    assert html_data.short("vit_tiny_patch16_224[pool=gap]") == "vit_tiny[pool=gap]"
+
+
+def test_json_cannot_end_its_script():
+    value = {"a": "</script>&<!--\u2028\u2029", "b": [None, True, 1.5, "é"]}
+    text = html_pack.script_json(value)
+    assert not set("<>&\u2028\u2029") & set(text) and json.loads(text) == value
+
+
+def test_rebuild_says_what_is_no_run(tmp_path: Path):
+    with pytest.raises(StoreError, match="is no run directory: it has neither cells/ nor run"):
+        html.rebuild(tmp_path)
+
+
+def test_rebuild_writes_boards_and_page(full_run: Any, tmp_path: Path):
+    full_run.write(tmp_path)
+    (tmp_path / "cells" / "torn.json").write_text("{")
+    paths, problems = html.rebuild(tmp_path, figures=False)
+    assert {path.name for path in paths} >= {"LEADERBOARD.md"} and (tmp_path / "report.html").is_file()
+    assert len(problems) == 1 and "torn.json" in problems[0]
+    assert len(read_records(tmp_path)[0]) == len(full_run.records)
+
+
+# --- colours: the sRGB formulas of WCAG 2 and the colour-vision matrices of Machado et al. 2009 (severity 1) ------
+
+MACHADO = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+}
+
+
+def linear(colour: str) -> np.ndarray:
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(a: str, b: str) -> float:
+    light, dark = sorted((float(linear(c) @ [0.2126, 0.7152, 0.0722]) for c in (a, b)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ rgb
+    f = np.cbrt(np.clip(xyz, 0, None) / [0.9505, 1.0, 1.089])
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def themes() -> dict[str, dict[str, str]]:
+    css = html.asset("report.css")
+    blocks = {"light": css.split(":root {", 1)[1], "dark": css.split('[data-theme="dark"] {', 1)[1],
+              "system": css.split(":root:not(", 1)[1].split("{", 1)[1]}  # fmt: skip
+    return {
+        name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block.split("}")[0])) for name, block in blocks.items()
+    }
+
+
+def test_dark_is_the_same_by_choice_and_by_system():
+    found = themes()
+    assert found["dark"] == found["system"] and found["dark"].keys() == found["light"].keys()
+    assert tuple(found["light"][f"c{i}"] for i in range(7)) == COLOURS, "page and pictures agree"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_colours_are_seen(theme: str):
+    colours = themes()[theme]
+    for name in ("text", "soft", "link", "bad", "good"):
+        for behind in ("page", "panel"):
+            assert contrast(colours[name], colours[behind]) >= 4.5, (name, behind)
+    for i in range(7):
+        assert contrast(colours[f"c{i}"], colours["page"]) >= 3, f"c{i}"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("sight", [None, *MACHADO])
+def test_families_differ_for_colour_blind_readers(theme: str, sight: str | None):
+    matrix = np.array(MACHADO[sight]) if sight else np.eye(3)
+    seen = [lab(np.clip(matrix @ linear(themes()[theme][f"c{i}"]), 0, 1)) for i in range(7)]
+    nearest = min(float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i])
+    assert nearest > 20, "less is told by marker and dashes alone"

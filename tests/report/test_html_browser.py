@@ -1,0 +1,205 @@
+"""``report.html`` in a real headless Chromium: sorting, filters, keyboard, themes, phones, no console errors."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.report.html import write_html
+from bench.report.leaderboard import Report
+
+pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright; no browser download)")
+from playwright.sync_api import Browser, Page, sync_playwright
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium on this machine (Debian: apt-get install chromium)"
+)
+
+HOSTILE = '</script><img src=x onerror="window.hacked=1">'
+CURVE = "epoch,train_loss,val_loss,val_auc,val_acc\n1,0.7,0.69,0.61,0.5\n2,0.5,0.6,0.71,0.6\n3,0.4,0.62,0.7,0.6\n"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser: Browser, full_run: Any, run_info: dict[str, Any], tmp_path: Path) -> Iterator[Page]:
+    """The page of a run at desktop width; whatever it writes to the console fails the test."""
+    hostile = full_run.accuracy(HOSTILE, "breastmnist", 0.6, acc=0.5, test_confusion=[[5, 1], [2, 6]])
+    full_run.efficiency(HOSTILE, 64, speed=50.0, memory=10.0)
+    full_run.write(tmp_path)
+    for folder in ("history", "logs"):
+        (tmp_path / folder).mkdir()
+    for record in full_run.records:
+        if record["kind"] == "accuracy" and record["status"] == "ok":
+            (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
+    (tmp_path / "logs" / f"{hostile['key']}.log").write_text(f"{HOSTILE}\nthe last line")
+    path = write_html(Report(full_run.records, run_info, tmp_path / "predictions"), tmp_path)
+    context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", offline=True)
+    opened = context.new_page()
+    complaints: list[str] = []
+    opened.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    opened.on("pageerror", lambda error: complaints.append(str(error)))
+    opened.on("request", lambda request: None if request.url.startswith("file:") else complaints.append(request.url))
+    opened.set_default_timeout(5000)
+    opened.goto(path.as_uri())
+    yield opened
+    assert opened.evaluate("window.hacked") is None
+    context.close()
+    assert complaints == []
+
+
+def column(page: Page, heading: str) -> list[str]:
+    """The texts of one column of the result table."""
+    heads = page.locator("#result-table thead th").all_inner_texts()
+    place = next(i for i, text in enumerate(heads) if text.strip(" ▲▼") == heading)
+    return page.locator(f"#result-table tbody tr > :nth-child({place + 1})").all_inner_texts()
+
+
+def visit(page: Page, view: str) -> None:
+    page.get_by_role("navigation").get_by_role("link", name=view).click()
+    page.wait_for_selector(f"nav a[aria-current]:text-is('{view}')")
+
+
+def test_sorting(page: Page):
+    visit(page, "Results")
+    scores = [float(v) for v in column(page, "AUC") if v != "–"]
+    assert scores == sorted(scores, reverse=True) and len(scores) > 5
+    assert column(page, "AUC")[-1] == "–", "what has no figure stands last"
+    button = page.get_by_role("button", name="AUC", exact=True)
+    button.focus()
+    page.keyboard.press("Enter")
+    assert [float(v) for v in column(page, "AUC") if v != "–"] == sorted(scores)
+    assert column(page, "AUC")[-1] == "–"
+    head = page.locator("#result-table th[aria-sort]")
+    assert head.count() == 1 and head.get_attribute("aria-sort") == "ascending"
+    assert page.evaluate("document.activeElement.textContent") == "AUC", "the keyboard stays where it was"
+    assert page.locator("#live").inner_text() == "sorted by AUC, ascending"
+    page.get_by_role("button", name="model", exact=True).click()
+    assert column(page, "model")[-1].startswith("vit")
+
+
+def test_filters(page: Page):
+    visit(page, "Results")
+    everything = page.locator("#result-table tbody tr").count()
+    page.get_by_label("Search").fill("MEDMAMBA retina")
+    assert column(page, "model") == ["medmamba_tiny"] and column(page, "dataset") == ["retinamnist"]
+    assert page.locator("#count").inner_text() == f"1 of {everything} results"
+    page.get_by_label("Search").fill("")
+    page.get_by_label("status", exact=True).select_option("unsupported")
+    assert set(column(page, "model")) == {"swin_tiny"}
+    page.get_by_role("button", name="All cells").click()
+    assert page.locator("#result-table tbody tr").count() > everything
+    page.get_by_label("Search").fill("5.2 GiB")
+    assert column(page, "status") == ["oom"]
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download as CSV").click()
+    lines = Path(download.value.path()).read_text().splitlines()
+    assert len(lines) == 2 and "5.2 GiB did not fit" in lines[1]
+
+
+def test_scatter_by_pointer_and_keyboard(page: Page):
+    points = page.locator("#tradeoff .pt")
+    assert points.count() == 2, "models with an AUC on every counted dataset and a speed"
+    page.get_by_label("dataset", exact=True).select_option("breastmnist")
+    assert points.count() == 4
+    assert "resnet18" in page.locator("#front").inner_text()
+    tip = page.locator("#tradeoff .tip")
+    assert tip.is_hidden()
+    points.first.hover()
+    assert tip.is_visible() and "images/s" in tip.inner_text()
+    page.mouse.move(5, 5)
+    assert tip.is_hidden()
+    page.locator("#tradeoff .pt[tabindex='0']").focus()
+    assert tip.is_visible()
+    said = page.evaluate("document.activeElement.getAttribute('aria-label')")
+    page.keyboard.press("ArrowRight")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") != said
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.get_by_label("across", exact=True).focus()
+    page.get_by_label("across", exact=True).select_option("memory")
+    assert "peak memory" in page.locator("#tradeoff figcaption").inner_text()
+    assert page.evaluate("document.activeElement.tagName") == "SELECT"
+    page.get_by_role("button", name="vit").click()
+    assert page.locator("#tradeoff .pt").count() == 3
+    page.locator("#tradeoff summary").click()
+    page.wait_for_selector("#tradeoff details table")
+    assert page.locator("#tradeoff details tbody tr").count() == 3
+    page.locator("#tradeoff .pt[tabindex='0']").focus()
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#cell h2")
+    assert page.evaluate("document.activeElement.tagName") == "H2"
+
+
+def test_every_view_and_the_page_of_a_cell(page: Page):
+    for view, selector in {"Scaling": "#scaling path[data-series]", "Training": "#training path[data-series]",
+                           "Diagnosis": "#diagnosis .confusion", "Boards": "#boards table"}.items():  # fmt: skip
+        visit(page, view)
+        assert page.locator(selector).count() > 0, view
+        assert page.locator("main > section:visible").count() == 1
+        assert page.locator("nav a[aria-current]").inner_text() == view
+    visit(page, "Results")
+    page.get_by_role("link", name=HOSTILE).click()
+    page.wait_for_selector("#cell h2")
+    cell = page.locator("#cell")
+    assert cell.locator("h2").inner_text() == f"{HOSTILE} on breastmnist"
+    assert cell.locator("pre").inner_text() == f"{HOSTILE}\nthe last line"
+    assert cell.locator(".confusion td").all_inner_texts() == ["5", "1", "2", "6"]
+    assert "Some CPU" in cell.inner_text() and "learning_rate" in cell.inner_text()
+    assert page.title().startswith(HOSTILE)
+    page.go_back()
+    page.wait_for_selector("#results", state="visible")
+
+
+def test_themes(page: Page):
+    def colour() -> str:
+        return str(page.evaluate("getComputedStyle(document.body).backgroundColor"))
+
+    assert colour() == "rgb(255, 255, 255)"
+    page.emulate_media(color_scheme="dark")
+    assert colour() == "rgb(20, 24, 29)"
+    button = page.locator("#theme")
+    page.wait_for_selector("#theme:text-is('Light theme')")
+    button.click()
+    assert colour() == "rgb(255, 255, 255)" and button.inner_text() == "Dark theme"
+    page.reload()
+    assert colour() == "rgb(255, 255, 255)", "the choice is kept"
+
+
+def test_readable_on_a_phone(page: Page):
+    page.set_viewport_size({"width": 360, "height": 740})
+    for view in ("Overview", "Results", "Scaling", "Training", "Diagnosis", "Boards"):
+        visit(page, view)
+        page.wait_for_timeout(60)  # figures are drawn anew for the width
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360, view
+    visit(page, "Overview")
+    assert page.locator("#tradeoff svg").last.bounding_box()["width"] <= 340
+
+
+def test_boards_are_sorted_and_labelled(page: Page):
+    visit(page, "Boards")
+    table = page.locator("#boards table").first
+    place = table.locator("thead th").all_inner_texts().index("AUC")
+    before = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
+    table.get_by_role("button", name="AUC", exact=True).click()
+    after = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
+    numbers = [float(v) for v in after if v != "–"]
+    assert sorted(before) == sorted(after) and numbers == sorted(numbers, reverse=True)
+    unnamed = page.evaluate("""() => [...document.querySelectorAll('button, a, select, input, svg[role], [role=link]')]
+        .filter((e) => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map((e) => e.outerHTML)""")
+    assert unnamed == []
