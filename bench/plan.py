@@ -19,7 +19,7 @@ from typing import Any
 from bench import registry
 from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.config import ConfigError, Loaded
-from bench.files import Problem, preflight
+from bench.files import Problem, default_root, preflight
 from bench.measure.compiler import why_not_compiled
 from bench.measure.hardware import machine_facts
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
@@ -42,6 +42,7 @@ class Plan:
         unsupported: key -> reason, for those of ``cells`` that cannot run.
         problems: files that are missing or damaged, each needed by some Cell.
         skipped: one line for each dataset left out by ``--skip-missing``; with it, no Cell needs a missing file.
+        fingerprints: of (dataset, size), taken once: a source may list 100,000 files for it.
     """
 
     device: str
@@ -51,11 +52,12 @@ class Plan:
     unsupported: dict[str, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
+    fingerprints: dict[tuple[str, int], str] = field(default_factory=dict)
 
     @property
     def runnable(self) -> bool:
         """Whether every Cell has its files."""
-        return len(self.problems) == len(self.skipped)
+        return {str(problem) for problem in self.problems} <= set(self.skipped)
 
     def add(self, cell: Cell, reason: str | None) -> None:
         """Add a Cell once; remember why it cannot run."""
@@ -115,6 +117,7 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: 
     if loaded.sweep.run.skip_missing:
         plan.skipped = [str(problem) for problem in problems]
         wanted = [pair for pair in wanted if (pair[0].name, pair[1]) not in damaged]
+        wanted = _without_unusable(plan, loaded, wanted)
     precision = section.precision
     if precision == "auto":
         precision = "bf16" if plan.device.startswith("cuda") else "fp32"
@@ -131,7 +134,7 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: 
             recipe=recipe,
             seed=seed,
             precision=precision,
-            data_fingerprint=fingerprint(info, size, plan.data_root, (info.name, size) in damaged),
+            data_fingerprint=fingerprint(plan, loaded, info, size, (info.name, size) in damaged),
             weights_sha256=_weights_sha256(spec),
             model_plugin_sha256=plugin_sha256(facts),
             data_plugin_sha256=plugin_sha256(info),
@@ -183,9 +186,31 @@ def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
         raise ConfigError(f"{', '.join(dict.fromkeys(origins))}: {error}") from None
 
 
-def fingerprint(info: DatasetInfo, size: int, root: Path | None, damaged: bool) -> str:
-    """The fingerprint of a dataset's files, or that they are missing."""
-    return "missing" if damaged else info.open().fingerprint(size, root)
+def fingerprint(plan: Plan, loaded: Loaded, info: DatasetInfo, size: int, damaged: bool) -> str:
+    """Fingerprint of a dataset's data. Raises ConfigError where its source is not there or not what it should be."""
+    if damaged:
+        return "missing"
+    if (info.name, size) not in plan.fingerprints:
+        try:
+            plan.fingerprints[info.name, size] = info.open().fingerprint(size, plan.data_root or default_root())
+        except (ValueError, OSError) as error:
+            said = str(error) if info.name in str(error) else f"{info.name}: {error}"
+            raise ConfigError(f"{loaded.origin('sweep.datasets')}: {said}") from error
+    return plan.fingerprints[info.name, size]
+
+
+def _without_unusable(
+    plan: Plan, loaded: Loaded, wanted: list[tuple[DatasetInfo, int]]
+) -> list[tuple[DatasetInfo, int]]:
+    """Leave out, and remember, the datasets whose source cannot be used."""
+    kept = []
+    for info, size in wanted:
+        try:
+            fingerprint(plan, loaded, info, size, False)
+            kept.append((info, size))
+        except ConfigError as error:
+            plan.skipped.append(str(error))
+    return kept
 
 
 def _weights_sha256(spec: ModelSpec) -> str | None:

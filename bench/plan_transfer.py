@@ -62,7 +62,9 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
                 plan.skipped += [str(problem) for problem in new] if loaded.sweep.run.skip_missing else []
             if missing[size] and loaded.sweep.run.skip_missing:
                 continue
-            _add_transfer(plan, cell, info, size, _transfer_resize(loaded, cell, info, size), met, bool(missing[size]))
+            _add_transfer(
+                plan, loaded, cell, info, size, _transfer_resize(loaded, cell, info, size), met, bool(missing[size])
+            )
 
 
 def _transfer_resize(loaded: Loaded, source: AccuracyCell, target: DatasetInfo, size: int) -> str:
@@ -74,6 +76,7 @@ def _transfer_resize(loaded: Loaded, source: AccuracyCell, target: DatasetInfo, 
 
 def _add_transfer(
     plan: Plan,
+    loaded: Loaded,
     source: AccuracyCell,
     target: DatasetInfo,
     size: int,
@@ -88,7 +91,7 @@ def _add_transfer(
         resize=resize,
         meetings=met,
         shares_patients=transfer.shares_patients(source.dataset, target.name),
-        data_fingerprint=fingerprint(target, size, plan.data_root, damaged),
+        data_fingerprint=fingerprint(plan, loaded, target, size, damaged),
         data_plugin_sha256=plugin_sha256(target),
     )
     reason = plan.unsupported.get(cell.source_key)

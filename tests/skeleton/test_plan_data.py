@@ -1,0 +1,108 @@
+"""What a plan says about data: resize rules, fingerprints taken once, sources that are not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench import config, plan, registry
+from bench.cli import main
+from bench.registry import DatasetInfo
+
+
+def planned(**keys) -> plan.Plan:
+    flags = {"sweep.models": "resnet18", "sweep.kinds": "accuracy", "sweep.resolutions": "32,64", **keys}
+    return plan.make_plan(config.load(None, None, flags))
+
+
+class Anywhere:
+    asked = 0
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+
+    def files(self, size):
+        return ()
+
+    def fingerprint(self, size, root):
+        type(self).asked += 1
+        if self.info.name.endswith("none"):
+            raise ValueError("there is no archive data.zip; ask its authors for it")
+        return f"{size}"
+
+
+@pytest.fixture
+def source(monkeypatch):
+    """``made:PLACE`` names a dataset of images of any size."""
+
+    def facts(name: str) -> DatasetInfo:
+        return DatasetInfo(name, "multi-class", ("a", "b"), 3, Anywhere, varied=True, n_train=9, n_val=9, n_test=9)
+
+    monkeypatch.setitem(registry.SCHEMES, "made", facts)
+    monkeypatch.setattr(Anywhere, "asked", 0)
+
+
+def rules(made: plan.Plan) -> dict[tuple[str, int], str]:
+    return {(cell.dataset, cell.resolution): cell.resize for cell in made.cells.values()}
+
+
+def test_auto_is_the_official_rule_for_one_size_and_antialiased_for_any(source):
+    made = planned(**{"sweep.datasets": "phantom_local,made:x y/ü"})
+    assert rules(made) == {
+        ("phantom_local", 32): "native", ("phantom_local", 64): "native",
+        ("made:x y/ü", 32): "bilinear", ("made:x y/ü", 64): "bilinear",
+    }  # fmt: skip
+    assert {cell.size for cell in made.cells.values() if cell.dataset.startswith("made")} == {32, 64}
+
+
+def test_other_rules_are_other_cells(source):
+    keys: set[str] = set()
+    for rule in ("native", "nearest", "bilinear", "bicubic", "pad"):
+        made = planned(**{"sweep.datasets": "made:x", "sweep.resize": rule})
+        assert set(rules(made).values()) == {rule}
+        keys |= set(made.cells)
+    assert len(keys) == 10
+
+
+def test_a_fingerprint_is_taken_once_for_all_cells(source):
+    made = planned(**{"sweep.datasets": "made:x", "sweep.models": "resnet,vit", "sweep.seeds": "0,1,2"})
+    assert len(made.cells) > 20 and Anywhere.asked == 2
+
+
+def test_a_source_that_is_not_there(source, tmp_path, capsys):
+    flags = {"sweep.datasets": "made:none,phantom_local"}
+    with pytest.raises(config.ConfigError, match=r"made:none: there is no archive data\.zip; ask its authors"):
+        planned(**flags)
+    made = planned(**flags, **{"run.skip_missing": True})
+    assert {cell.dataset for cell in made.cells.values()} == {"phantom_local"} and made.runnable
+    assert len(made.skipped) == 2 and "ask its authors" in made.skipped[0]
+    assert main(["plan", "--models", "resnet18", "--datasets", f"folder:{tmp_path}/none", "--out", str(tmp_path)]) == 2
+    assert f"{tmp_path}/none" in capsys.readouterr().err
+
+
+def test_native_cannot_change_a_size(monkeypatch):
+    monkeypatch.setattr(plan, "preflight", lambda wanted, root: [])
+    with pytest.raises(config.ConfigError, match="native feeds images as they are, but those of breastmnist have 28"):
+        planned(**{"sweep.datasets": "breastmnist", "sweep.resize": "native"})
+
+
+def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path, capsys):
+    folder = tmp_path / "a b ü"
+    for split in ("train", "val", "test"):
+        for label in ("ill", "well"):
+            (folder / split / label).mkdir(parents=True)
+            for index in range(2):
+                pixels = np.full((8, 8), 10 * index, np.uint8)
+                Image.fromarray(pixels).save(folder / split / label / f"{index}.png")
+    names = registry.expand_datasets(
+        [f"folder:{folder}", f"folder:{tmp_path}/x/../a b ü/", f" folder:{folder}".strip()]
+    )
+    assert len(names) == 1
+    info = registry.dataset_facts(names[0])
+    assert info.varied and info.classes == ("ill", "well") and info.n_train == 4
+    assert registry.dataset_facts(names[0]) is info
+    stem = registry.file_stem(names[0])
+    assert stem.isascii() and " " not in stem and "/" not in stem and registry.file_stem("breastmnist") == "breastmnist"
