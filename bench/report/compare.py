@@ -5,6 +5,7 @@ Differences and ratios are of B against A. p-values are two-sided, adjusted by H
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -252,6 +253,11 @@ class Timed:
         return self.a.noisy or self.b.noisy
 
     @property
+    def within_noise(self) -> bool:
+        """Whether the ratio is one that the rounds' spread explains."""
+        return bool(self.speed and self.noise is not None and abs(math.log(self.speed)) <= self.noise)
+
+    @property
     def comparable(self) -> bool:
         """Whether both were measured on one kind of machine."""
         return self.a.machine == self.b.machine
@@ -306,7 +312,7 @@ def _speed_word(row: Timed) -> str:
     if row.speed is None or row.noise is None or row.p is None:
         return "noise unknown"
     flag = ", noisy" if row.noisy else ""
-    if abs(row.speed - 1) <= row.noise:
+    if row.within_noise:
         return f"within noise{flag}"
     word = "faster" if row.speed > 1 else "slower"
     return f"{word}{flag}" if row.p <= ALPHA else f"{word}? few rounds{flag}"
@@ -315,7 +321,7 @@ def _speed_word(row: Timed) -> str:
 def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
     texts = []
     if apart := _exact_differences(rows):
-        texts.append(("" if found.of_models else "Counts differ: ") + "; ".join(apart) + ".")
+        texts.append(f"Counts: {'; '.join(apart)}.")
     else:
         texts.append(f"Parameters and MACs are equal in all {len(rows)} cells.")
     if elsewhere := [row for row in rows if not row.comparable]:
@@ -367,7 +373,7 @@ def repeatability(rows: Sequence[Timed]) -> list[str]:
         texts.append(text + ".")
     told = [row for row in rows if row.comparable and row.noise is not None and row.speed is not None]
     if told:
-        inside = sum(abs(row.speed - 1) <= row.noise for row in told if row.speed is not None and row.noise is not None)
+        inside = sum(row.within_noise for row in told)
         texts.append(f"{inside} of {len(told)} ratios lie within the noise that their rounds predict (95 % expected).")
     return texts
 

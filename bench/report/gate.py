@@ -21,13 +21,14 @@ from bench.report.gate_statistics import (
     Evidence,
     Parts,
     accuracy_evidence,
+    between_runs,
+    can_fire,
     memory_evidence,
     memory_noise,
     parts,
     pooled_seed_variance,
     rounds_needed,
     speed_evidence,
-    testable,
 )
 from bench.report.paired import holm
 from bench.report.tables import MISSING, fixed, significant
@@ -57,12 +58,16 @@ COMPARED = frozenset({Outcome.FINE, Outcome.BETTER, Outcome.REGRESSION})
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What counts: the family-wise level, the smallest effects (points, or shares), and whether Cells may be absent."""
+    """What counts: the family-wise level, the smallest effects (points, or shares), and whether Cells may be absent.
+
+    ``seed_noise`` is the standard deviation of AUC and ACC over trainings, assumed where there is only one seed.
+    """
 
     alpha: float = 0.05
     min_accuracy: float = 0.01
     min_speed: float = 0.05
     min_memory: float = 0.05
+    seed_noise: float = 0.02
     allow_missing: bool = False
 
 
@@ -291,7 +296,7 @@ def _accuracy(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
             seeds = len(part.seeds)
             cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
             finding = Finding(entry.kind, cell, name, Outcome.FINE, before, now)
-            asked.append((finding, accuracy_evidence(part, options.min_accuracy, pooled[row])))
+            asked.append((finding, accuracy_evidence(part, options.min_accuracy, pooled[row], options.seed_noise)))
     return asked
 
 
@@ -304,7 +309,8 @@ def _speed(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
         elif before.speed:
             rounds = f"{len(before.speed)} and {len(now.speed)} rounds"
             asked.append((replace(finding, message=f"not enough samples: {rounds}, so the noise is unknown"), None))
-    return asked
+    floor = between_runs([evidence.effect for _, evidence in asked if evidence], options.alpha)
+    return [(finding, evidence and replace(evidence, limit=max(evidence.limit, floor))) for finding, evidence in asked]
 
 
 def _memory(pairs: Sequence[tuple[Entry, Entry]], noise: Mapping[str, tuple[float, float]], options: Options) -> Asked:
@@ -343,7 +349,7 @@ def _elsewhere(before: Entry, now: Entry) -> Finding:
 def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:
     """Adjust all tests together and say what each comes to; also how many were tested."""
     questions = [(finding, evidence) for finding, evidence in asked if evidence]
-    can = testable([evidence.least_p for _, evidence in questions], options.alpha)
+    can = can_fire([evidence.least_p for _, evidence in questions], options.alpha)
     judged = [finding for finding, evidence in asked if not evidence]
     tested = [question for question, possible in zip(questions, can, strict=True) if possible]
     few = [question for question, possible in zip(questions, can, strict=True) if not possible]

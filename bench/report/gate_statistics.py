@@ -22,6 +22,9 @@ MEMORY_NOISE_REL = {"cpu": 0.031, "cuda": 0.005}
 ENOUGH_REPEATS = 10  # degrees of freedom from which a measured noise is taken instead
 # A side: with five, the smallest two-sided p is 0.8 %, and one disturbed round decides.
 LEAST_ROUNDS = 6
+ENOUGH_CELLS = 8  # from which the Cells' own ratios tell how far two runs lie apart
+NORMAL_MAD = 1.4826  # standard deviation of normal values over their median absolute deviation
+MAD_EFFICIENCY = 0.37  # samples of a standard deviation that say as much as one of the median absolute deviation
 _EXACT_ROUNDS = 25  # up to here a side, Mann-Whitney's exact distribution
 
 
@@ -124,36 +127,37 @@ def pooled_seed_variance(rows: Sequence[Parts]) -> tuple[float, int]:
     return (sum(v * n for v, n in known) / freedom if freedom else 0.0), freedom
 
 
-def accuracy_evidence(row: Parts, least: float, pooled: tuple[float, int] = (0.0, 0)) -> Evidence:
-    """Test whether a row's AUC or ACC fell, over new test images and, from two seeds on, over new trainings.
+def accuracy_evidence(row: Parts, least: float, pooled: tuple[float, int] = (0.0, 0), assumed: float = 0.0) -> Evidence:
+    """Test whether a row's AUC or ACC fell, over new test images and over new trainings.
 
     The two variances are added. That of training is the row's own, but never less than ``pooled`` over the dataset's
-    rows: a few seeds can agree by chance. One seed: McNemar's exact test for ACC, and the answer is about these two
-    trained networks alone.
+    rows: a few seeds can agree by chance. For one seed it is ``assumed``; if that is 0, the answer is about these two
+    trained networks alone, and for ACC McNemar's exact test gives it.
 
     Args:
         row: of :func:`parts`.
         least: the smallest fall that counts.
         pooled: of :func:`pooled_seed_variance`.
+        assumed: standard deviation of the metric over trainings.
     """
     fall = -row.difference
-    if row.only is not None:
+    if row.only is not None and not assumed:
         now, before = row.only
         return Evidence(fall, least, mcnemar_worse(now, before), mcnemar_worse(before, now), 0.0, row.variance**0.5)
-    seed, seed_freedom = _of_training(row, pooled)
+    seed, seed_freedom = _of_training(row, pooled, assumed)
     seed /= len(row.seeds)
     variance = row.variance + seed
     if variance <= 0:
         return Evidence(fall, least, float(fall <= 0), float(fall >= 0), 0.0, 0.0)
-    squares = row.variance**2 / row.freedom + (seed**2 / seed_freedom if seed_freedom else 0.0)
+    squares = row.variance**2 / row.freedom + seed**2 / seed_freedom
     t, freedom = fall / math.sqrt(variance), variance**2 / squares if squares else math.inf
     return Evidence(fall, least, _beyond(t, freedom), _beyond(-t, freedom), 0.0, math.sqrt(variance), freedom)
 
 
-def _of_training(row: Parts, pooled: tuple[float, int]) -> tuple[float, int]:
+def _of_training(row: Parts, pooled: tuple[float, int], assumed: float) -> tuple[float, float]:
     own = row.seed_variance
     if own is None:
-        return 0.0, 0
+        return 2 * assumed**2, math.inf  # both sides were trained
     return (own, len(row.seeds) - 1) if own > pooled[0] else pooled
 
 
@@ -187,6 +191,23 @@ def speed_evidence(before: Sequence[float], now: Sequence[float], least: float) 
     worse, better = (float(mannwhitneyu(now, before, alternative=a, method=method).pvalue) for a in ("less", "greater"))
     effect = 1 - float(np.median(now) / np.median(before))
     return Evidence(effect, max(least, Z_95 * noise), worse, better, least_p(len(before), len(now)), noise)
+
+
+def between_runs(effects: Sequence[float], alpha: float) -> float:
+    """What a run alone shifts speeds by: the bound that one of so many unchanged Cells passes with chance ``alpha``.
+
+    Rounds of one run cannot show what differs between two runs (another day, another neighbour); the spread of all
+    Cells' ratios does, taken about their median and by the median deviation, so that neither a change of all Cells nor
+    of some of them hides itself. 0 for fewer than ``ENOUGH_CELLS``.
+    """
+    if len(effects) < ENOUGH_CELLS:
+        return 0.0
+    from scipy.special import stdtrit  # light, unlike scipy.stats
+
+    logs = np.log1p(-np.asarray(effects))
+    spread = float(np.median(np.abs(logs - np.median(logs)))) * NORMAL_MAD
+    freedom = MAD_EFFICIENCY * (len(effects) - 1)  # the bound knows that so few ratios tell the spread roughly
+    return -math.expm1(float(stdtrit(freedom, alpha / len(effects))) * spread)
 
 
 def _of_median(n: int) -> float:
@@ -244,7 +265,7 @@ def memory_evidence(
 # --- the whole run ---------------------------------------------------------------------------------------------
 
 
-def testable(least: Sequence[float], alpha: float) -> Array:
+def can_fire(least: Sequence[float], alpha: float) -> Array:
     """Which questions can be asked at all (Tarone, 1990): those that could be significant among those asked.
 
     A test whose smallest possible p is too large for the number of tests could never fire; it is left out, and the
