@@ -21,7 +21,7 @@ from bench.measure.layout import prefers_channels_last
 from bench.measure.memory import is_out_of_memory
 from bench.registry import DatasetInfo, Split
 from bench.training import augment, streams, weights
-from bench.training.cache import open_dataset
+from bench.training.cache import open_entry, write_split_file
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline
 from bench.training.loop import Outcome, Splits, Trainer
@@ -52,7 +52,12 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
     info = registry.dataset_facts(cell.dataset)
-    data = open_dataset(info, cell.size, ctx.data_root, ctx.cache_dir, resize=cell.resize)
+    entry = open_entry(
+        info, cell.size, ctx.data_root, ctx.cache_dir,
+        resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
+    )  # fmt: skip
+    data = entry.splits
+    write_split_file(info, entry, ctx.out / "splits")
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)

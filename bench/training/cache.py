@@ -151,8 +151,9 @@ def open_entry(
         place = folder / "decoded" / entries.entry_name(identity)
         entry = entries.read(place, identity)
         if entry is None:
-            tell({"phase": "waiting for the decoded images"})
-            with entries.only_one(place):
+            with entries.only_one(
+                place, lambda: tell({"phase": "waiting for the images, which another process decodes"})
+            ):
                 entry = entries.read(place, identity)  # another process may have been faster
                 if entry is None:
                     entries.write(place, identity, info, load_splits(info, size, root), functools.partial(_tell, tell))

@@ -60,13 +60,21 @@ def entry_name(identity: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def only_one(entry: Path) -> Iterator[None]:
-    """Hold the entry's lock: one process makes it, the others wait."""
-    from filelock import FileLock
+def only_one(entry: Path, waits: Callable[[], None]) -> Iterator[None]:
+    """Hold the entry's lock: one process makes it, the others wait (``waits`` is called once before that)."""
+    from filelock import FileLock, Timeout
 
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(entry.parent / f".{entry.name}.lock"):
+    lock = FileLock(entry.parent / f".{entry.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waits()
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from bench.measure.classification import classification_metrics
 from bench.registry import DatasetInfo
 from bench.training import weights
 from bench.training.accuracy import build_model, pipeline, set_up, storable
-from bench.training.cache import open_dataset
+from bench.training.cache import open_entry
 from bench.training.loop import scores_of
 
 COMPARED = ("acc", "auc", "balanced_acc")
@@ -48,7 +48,11 @@ def run_transfer(cell: TransferCell, ctx: Context) -> Result:
     source, target = registry.dataset_facts(cell.source.dataset), registry.dataset_facts(cell.dataset)
     state = weights.load(ctx.out, cell.source_key)
     own_scores, own_labels = _own_scores(ctx.out, cell.source_key)
-    split = open_dataset(target, cell.size, ctx.data_root, ctx.cache_dir, resize=cell.resize)["test"]
+    entry = open_entry(
+        target, cell.size, ctx.data_root, ctx.cache_dir,
+        resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
+    )  # fmt: skip
+    split = entry.splits["test"]
     timings["load_s"] = time.perf_counter() - started
     ctx.progress({"phase": "eval"})
     started = time.perf_counter()

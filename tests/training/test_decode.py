@@ -165,7 +165,7 @@ def test_names_and_groups_are_kept_and_the_split_file_can_be_used_again(info, tm
 def test_progress_is_told(info, tmp_path):
     events: list[dict] = []
     open_dataset(info, 16, None, tmp_path, resize="bilinear", progress=events.append)
-    assert events[1]["phase"] == "decoding 0 of 57 images" and events[-1]["decoded"] == 57
+    assert events[0]["phase"] == "decoding 0 of 57 images" and events[-1]["decoded"] == 57
     counts = [event["decoded"] for event in events if "decoded" in event]
     assert counts == sorted(counts)
     events.clear()

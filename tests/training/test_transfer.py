@@ -184,14 +184,15 @@ def test_how_meetings_are_scored() -> None:
 def source_cell(**changes: Any) -> AccuracyCell:
     given: dict[str, Any] = {
         "model": "timm:test_resnet", "dataset": HERE, "size": 32, "resolution": 32, "resize": "native",
-        "recipe": resolve("quick", epochs=2, batch_size=16), "seed": 0, "precision": "fp32", "data_fingerprint": "x",
+        "recipe": resolve("quick", epochs=2, batch_size=16), "seed": 0, "precision": "fp32",
+        "data_fingerprint": f"made-{HERE}-32",
     }  # fmt: skip
     return AccuracyCell(**{**given, **changes})
 
 
 def transfer_cell(source: AccuracyCell) -> TransferCell:
     met = transfer.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN)
-    return TransferCell(source, THERE, source.size, "native", met, False, "y")
+    return TransferCell(source, THERE, source.size, "native", met, False, f"made-{THERE}-{source.size}")
 
 
 @pytest.fixture
