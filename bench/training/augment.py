@@ -107,14 +107,27 @@ def crop_weights(
     Returns:
         (B, R, size) weights.
     """
-    resolution = base.shape[0]
-    target = torch.arange(resolution, device=base.device)[None, :]
+    below, above, share = crop_positions(base.shape[0], start, length, mirrored)
+    return torch.lerp(base[below], base[above], share[:, :, None])
+
+
+def crop_positions(
+    resolution: int, start: torch.Tensor, length: torch.Tensor, mirrored: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Say between which two pixels of the uncropped image each output pixel lies, along one axis.
+
+    Arguments as of :func:`crop_weights`.
+
+    Returns:
+        The pixel below and the pixel above, int64 (B, R), and the share of the one above, float32 (B, R).
+    """
+    target = torch.arange(resolution, device=start.device)[None, :]
     if mirrored is not None:
         target = torch.where(mirrored[:, None], resolution - 1 - target, target)
-    span = length[:, None].to(base.dtype)
+    span = length[:, None].float()
     position = ((target + 0.5) * (span / resolution) - 0.5).clamp(min=0)
     position = torch.minimum(position, span - 1)
     lower = position.floor()
     below = start[:, None] + lower.long()
     above = torch.minimum(below + 1, (start + length - 1)[:, None])
-    return torch.lerp(base[below], base[above], (position - lower)[:, :, None])
+    return below, above, position - lower

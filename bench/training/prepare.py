@@ -1,10 +1,10 @@
 """From uint8 pixels to a model's input: normalise, resize by the Cell's rule, crop and flip, lay out.
 
 Two ways to the same numbers (but for rounding in the last bits). On a GPU whole batches go through matrices: a crop
-composed with the resize rule is one (R, H) and one (R, W) matrix an image. On a CPU, where memory is slow and matrices
-are mostly zeros, a few images at a time are taken from pixels to input while they lie in the cache, written where the
-batch will lie, in the layout the model takes: small images by the same matrices, larger ones (whose matrices would cost
-more than the network) by cutting the crop out and interpolating it.
+composed with the resize rule is one (R, H) and one (R, W) matrix an image. On a CPU such matrices, mostly zeros, cost
+more than some networks, and memory is slow: a few images at a time go from pixels to input while they lie in the cache,
+and into their place in the batch, in the layout the model takes. Where the rule only picks pixels, each output pixel
+lies between two of the image's along either axis; whole columns, then whole rows are taken and mixed.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch.nn import functional as F
 
 from bench.training import augment
 from bench.training.normalisation import Normalisation
 from bench.training.resize import nearest_index, resize_matrix
 
-CHUNK_PIXELS = 16 * 224 * 224  # of the output, taken through at once on a CPU
-LARGE = 64  # from this side on, an image's crop is cut out and interpolated on a CPU
+CHUNK_PIXELS = 8 * 224 * 224  # of the output, taken through at once on a CPU
+WORTH_CUTTING = 64 * 64  # pixels from which an image is cut before anything else is done to it
+Positions = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # line below, line above, share of the one above: (B, R)
 PICKING = ("native", "nearest")  # rules that only pick pixels
 
 
@@ -51,7 +51,7 @@ class Preparation:
         self.same_size = (height, width) == (resolution, resolution)
         picked = (nearest_index(side, resolution) for side in (height, width))
         self.row_index, self.column_index = (torch.from_numpy(index).to(device) for index in picked)
-        self.interpolated = max(height, width) >= LARGE and (self.same_size or resize in PICKING)
+        self.picks = self.same_size or resize in PICKING
         self._set_normalisation(recipe, normalisation)
 
     def _set_normalisation(self, recipe: Mapping[str, Any], given: Normalisation | None) -> None:
@@ -124,8 +124,8 @@ class Preparation:
             if len(mirrored := plan.flips.nonzero()[:, 0]):
                 out[mirrored] = out[mirrored].flip(3)
             return
-        if plan is not None and self.interpolated:
-            self._interpolate(out, pixels, plan)
+        if plan is not None and self.picks:
+            self._mix(out, pixels, plan)
             return
         images = self._normalised(pixels)
         if plan is not None:
@@ -149,20 +149,53 @@ class Preparation:
             planes = images.permute(0, 3, 1, 2).contiguous()
             out.copy_(planes.index_select(3, self.column_index).index_select(2, self.row_index))
 
-    def _interpolate(self, out: torch.Tensor, pixels: torch.Tensor, plan: augment.Augmentation) -> None:
-        """Cut each crop out of the resized image and bring it back to R x R; a mirrored one is turned while small."""
-        size = (self.resolution, self.resolution)
-        for target, image, (top, left, height, width), mirrored in zip(
-            out, pixels, plan.boxes.tolist(), plan.flips.tolist(), strict=True
-        ):
-            rows, columns = slice(top, top + height), slice(left, left + width)
-            if self.same_size:
-                crop = image[rows, columns]
-            else:
-                crop = image.index_select(0, self.row_index[rows]).index_select(1, self.column_index[columns])
-            planes = self._normalised(crop).permute(2, 0, 1).contiguous()
-            planes = planes.flip(2) if mirrored else planes
-            target.copy_(F.interpolate(planes[None], size, mode="bilinear", align_corners=False)[0])
+    def _mix(self, out: torch.Tensor, pixels: torch.Tensor, plan: augment.Augmentation) -> None:
+        """Crop and bring back to R x R: mix the two columns, then the two rows, next to each output pixel."""
+        top, left, tall, wide = plan.boxes.unbind(1)
+        rows = augment.crop_positions(self.resolution, top, tall, None)
+        columns = augment.crop_positions(self.resolution, left, wide, plan.flips)
+        rows = (self.row_index[rows[0]], self.row_index[rows[1]], rows[2])
+        columns = (self.column_index[columns[0]], self.column_index[columns[1]], columns[2])
+        if pixels.shape[1] * pixels.shape[2] < WORTH_CUTTING:
+            self._mix_lines(out, pixels, rows, columns)
+            return
+        # Of a large image only the crop is worth turning into floats, one image at a time.
+        spans = [[part.amin(1).tolist(), (other.amax(1) + 1).tolist()] for part, other, _ in (rows, columns)]
+        for i, (y, bottom, x, right) in enumerate(zip(*spans[0], *spans[1], strict=True)):
+            one = slice(i, i + 1)
+            here, there = (
+                (low[one] - at, high[one] - at, share[one]) for (low, high, share), at in ((rows, y), (columns, x))
+            )
+            self._mix_lines(out[one], pixels[one, y:bottom, x:right], here, there)
+
+    def _mix_lines(self, out: torch.Tensor, pixels: torch.Tensor, rows: Positions, columns: Positions) -> None:
+        batch, height, width, channels = pixels.shape
+        side = self.resolution
+        turned = torch.empty(batch, width, height, channels).copy_(pixels.permute(0, 2, 1, 3))
+        turned.div_(255.0).sub_(self._mean).div_(self._std)
+        mixed = _mixed(turned, columns)  # (B, R, H, C)
+        if _interleaved(out):
+            _mixed(mixed.permute(0, 2, 1, 3).contiguous(), rows, out.permute(0, 2, 3, 1))
+            return
+        planes = mixed.permute(0, 3, 2, 1).contiguous().view(batch * channels, height, side)
+        if channels > 1:
+            rows = tuple(part.repeat_interleave(channels, 0) for part in rows)  # type: ignore[assignment]
+        _mixed(planes, rows, out.view(batch * channels, side, side))
+
+
+def _mixed(lines: torch.Tensor, positions: Positions, out: torch.Tensor | None = None) -> torch.Tensor:
+    """(B, lines, ...) -> (B, R, ...): each output line lies between two lines of its image."""
+    batch, size = lines.shape[:2]
+    below, above, share = positions
+    if batch > 1:
+        first = (torch.arange(batch) * size)[:, None]
+        below, above = below + first, above + first
+    flat = lines.view(batch * size, -1)
+    lower, upper = flat.index_select(0, below.reshape(-1)), flat.index_select(0, above.reshape(-1))
+    weight = share.reshape(-1, 1)
+    if out is None:
+        return lower.lerp_(upper, weight).view(batch, -1, *lines.shape[2:])
+    return torch.lerp(lower, upper, weight, out=out.view(lower.shape))
 
 
 def _interleaved(out: torch.Tensor) -> bool:
