@@ -82,10 +82,6 @@ _ASK = "ask the authors of MedMamba (https://github.com/YubiaoYue/MedMamba, issu
 class Otoscopy2024(ClassFolders):
     """Ear endoscopy of nine classes, as used by MedMamba; not public."""
 
-    archive = (
-        f"one folder a class (acute otitis media, cholesteatoma, ..., as `bench list datasets` names them); {_NOBODY}: "
-        f"{_ASK} or of Zeng et al. (doi:10.1038/s41598-021-90345-w)"
-    )
     per_class = {  # noqa: RUF012
         "cholesteatoma": 548,
         "chronic suppurative otitis media": 4_021,
@@ -97,6 +93,10 @@ class Otoscopy2024(ClassFolders):
         "tympanic membrane calcification": 1_152,
         "acute otitis media": 439,
     }
+    archive = (
+        f"one folder a class ({', '.join(per_class)}); {_NOBODY}: {_ASK} or of Zeng et al. "
+        "(doi:10.1038/s41598-021-90345-w)"
+    )
 
 
 class CervicalUS(ClassFolders):

@@ -181,7 +181,10 @@ def open_tables(source: SourceName) -> Opened:
 
 def _load(library: Any, source: SourceName) -> dict[str, Any]:
     place = Path(source.place)
+    shown = not library.are_progress_bars_disabled()
     try:
+        if place.exists():  # a bar is for downloads
+            library.disable_progress_bars()
         if not place.exists():
             loaded = library.load_dataset(source.place, source.config or None)
         elif (place / "dataset_dict.json").is_file() or (place / "state.json").is_file():
@@ -198,6 +201,9 @@ def _load(library: Any, source: SourceName) -> dict[str, Any]:
         what = "is not a dataset that can be read" if place.exists() else "is neither on this disk nor to be had"
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise HubError(f"{source.place} {what}: {said}") from None
+    finally:
+        if shown:
+            library.enable_progress_bars()
     splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
     if not splits or not all(len(table) for table in splits.values()):
         raise HubError(f"{source.place} has an empty split, or none")

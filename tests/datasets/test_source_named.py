@@ -286,3 +286,32 @@ def test_options_of_published_sets() -> None:
     ):
         with pytest.raises(RegistryError, match=said):
             dataset_facts(name)
+
+
+def test_through_the_cache_in_several_processes(tmp_path: Path) -> None:
+    """Members of an archive in an archive, read by processes that did not open it, at one size."""
+    from bench.files import DataError
+    from bench.training.cache import load_dataset
+
+    plain = {
+        f"{kind}/{i}.png": png(60 * at + i % 60, "L")
+        for at, kind in enumerate(("COVID", "NORMAL", "PNEUMONIA"))
+        for i in range(90)
+    }
+    place = tmp_path / "cpn_xray" / "dvntn9yhd2-1.zip"
+    put(place.parent, {place.name: zipped({CPN_INNER: zipped(plain)})})
+    data = load_dataset("cpn_xray[subset=true]", 16, tmp_path, tmp_path / "cache")
+    assert sum(len(split.labels) for split in data.splits.values()) == 270
+    for part, split in data.splits.items():
+        names = data.members(part).names
+        expected = [
+            60 * int(label) + int(name.split("/")[1][:-4]) % 60 for name, label in zip(names, split.labels, strict=True)
+        ]
+        assert split.images.shape == (len(expected), 16, 16, 1)
+        assert (split.images == np.array(expected)[:, None, None, None]).all()
+    plain["COVID/7.png"] = plain["COVID/7.png"][:44]
+    put(place.parent, {place.name: zipped({CPN_INNER: zipped(plain)})})
+    with pytest.raises(
+        DataError, match=r"(?s)1 of \d+ images cannot be used:\n  .*7\.png is not a readable image: .*truncated"
+    ):
+        load_dataset("cpn_xray[subset=true]", 16, tmp_path, tmp_path / "cache")
