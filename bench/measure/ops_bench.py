@@ -372,6 +372,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--no-check", dest="check", action="store_false", help="time only")
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     options = vars(parser.parse_args(arguments))
+    least = 4 * 2 ** (max(options["stages"]) - 1)
+    if min(options["sizes"]) < least:
+        parser.error(f"--sizes {min(options['sizes'])}: stage {max(options['stages'])} has no pixel below {least}")
     target: Path | None = options.pop("json")
     console = Console()
     with console.status("") as status:

@@ -88,16 +88,19 @@ class _Where:
         self.path = [""]
         self._numbers: list[int] = []
         self._paths: list[str] = []
+        self._gradient_of = ""
 
     def _mark(self) -> None:
         self._numbers.append(_get_sequence_nr())
         self._paths.append(self.path[-1])
 
     def of_gradient(self) -> str:
-        """The module whose gradient is being computed."""
+        """The module whose gradient is being computed; what only stores one in a weight belongs to the same."""
         node = torch._C._current_autograd_node()
-        at = bisect_right(self._numbers, node._sequence_nr()) - 1 if node is not None else -1
-        return self._paths[at] if at >= 0 else ""
+        if node is not None and not hasattr(node, "variable"):  # only the node of a leaf has one
+            at = bisect_right(self._numbers, node._sequence_nr()) - 1
+            self._gradient_of = self._paths[at] if at >= 0 else ""
+        return self._gradient_of
 
     @contextmanager
     def watching(self, net: torch.nn.Module) -> Iterator[None]:

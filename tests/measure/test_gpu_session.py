@@ -125,6 +125,7 @@ def test_a_dry_run_prints_commands_that_can_be_copied(tmp_path: Path, capsys: py
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_tiny_session_on_the_cpu_leaves_tables(tmp_path: Path) -> None:
     archive, out = tmp_path / "gpu.tar.xz", tmp_path / "gpu"
     arguments = ["--device", "cpu", "--tiny", "--models", "resnet18", "--rounds", "2", "--budget-s", "0.1"]

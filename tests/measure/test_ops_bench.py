@@ -121,3 +121,9 @@ def test_command_line_writes_json_and_fails_with_the_check(tmp_path, wrong_backe
     target = tmp_path / "ops.json"
     assert ops_bench.main([*options, "--backends", "wrong", "--passes", "forward", "--json", str(target)]) == 1
     assert {row["kind"] for row in json.loads(target.read_text())} == {"ceilings", "check", "time"}
+
+
+def test_a_stage_without_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        ops_bench.main(["--device", "cpu", "--sizes", "64", "16", "--stages", "2", "4"])
+    assert "--sizes 16: stage 4 has no pixel below 32" in capsys.readouterr().err

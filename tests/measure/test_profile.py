@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import itertools
 import json
 import shutil
 from dataclasses import replace
@@ -114,6 +115,15 @@ def test_the_backward_pass_belongs_to_the_modules_whose_gradients_it_computes() 
     assert {path: n for (phase, path), n in macs.items() if phase == "backward" and n} == backward
     relu = [call.path for call in calls if call.operator == "aten::threshold_backward"]
     assert relu == ["stages.1", "stages.0"]
+    order = [stage_of(call.path) for call in calls if call.phase == "backward"]  # storing a gradient interrupts nobody
+    assert [name for name, _ in itertools.groupby(order)] == [
+        "(model)",
+        "head",
+        "(model)",
+        "stages.1",
+        "stages.0",
+        "stem",
+    ]
 
 
 def test_a_share_of_the_roof_is_the_least_time_over_the_time_taken() -> None:
