@@ -189,8 +189,8 @@ def _simple(value: Any) -> Any:
 
 def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str], target: Path) -> bytes:
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow as pa  # type: ignore[import-untyped]
+        import pyarrow.parquet as pq  # type: ignore[import-untyped]
     except ImportError as error:
         raise StoreError(f"{target}: Parquet needs pyarrow (pip install pyarrow); or name a .csv or .json") from error
     columns = {}

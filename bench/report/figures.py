@@ -13,13 +13,13 @@ from math import log
 from pathlib import Path
 from typing import Any
 
-from bench.report.figures_draw import Axis, Curve, Grid, Lines, Panel, Point, Scatter, render
+from bench.report.figures_draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
 from bench.report.html_data import Document
 from bench.report.pareto import front
 from bench.report.tables import counted, fixed, known, natural
 from bench.store import StoreError, atomic_write
 
-Figure = Scatter | Lines | Grid
+Figure = Scatter | Lines | Grid | Bars
 MAX_PANELS = 24
 MAX_NAME = 70
 
@@ -53,7 +53,7 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
 
 
 SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = ("pareto", "scaling", "training", "confusion", "reliability")
+KINDS = ("pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability")
 
 
 def figures(document: Document) -> Iterator[tuple[str, Figure]]:
@@ -82,6 +82,9 @@ def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
             scatter = _tradeoff(document, index, measure, colours)
             if scatter:
                 yield ["pareto", measure["id"], protocol["label"] if several else ""], scatter
+        for order in protocol["orders"]:
+            kind = "ranks" if order["axis"] == "rank" else "difference"
+            yield [kind, "auc", protocol["label"] if several else ""], _bars(document, order, colours)
     yield from _scaling(document, colours)
     for (index, dataset), rows in _groups(document).items():
         which = [dataset, document["protocols"][index]["label"] if several else ""]
@@ -189,6 +192,18 @@ def _cost(
         if (cell["setting"], spec["resolution"], spec.get("batch") or 0) == place and _positive(value):
             return float(value * measure["factor"])
     return None
+
+
+def _bars(document: Document, order: Mapping[str, Any], colours: Colours) -> Bars:
+    bars = [
+        Bar(
+            _label(document, line),
+            colours.of(document, line["code"]),
+            *(line[n] for n in ("x", "low", "high", "groups")),
+        )
+        for line in order["lines"]
+    ]
+    return Bars(order["title"], order["note"], order["axis"], bars)
 
 
 # --- scaling ---------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ MARKERS = ("o", "s", "^", "D", "X", "v", "P")
 DASHES: tuple[Any, ...] = ("-", (0, (7, 3)), (0, (2, 2)), (0, (9, 3, 2, 3)), (0, (5, 2, 1, 2)), (0, (12, 3)), "--")
 SOFT, GRID = "#565f6b", "#e3e6eb"
 DPI = 150
-_STYLE = {
+_STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": SOFT, "axes.spines.top": False,
     "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "grid.color": GRID, "text.usetex": False,
     "text.parse_math": False, "svg.hashsalt": "medbench", "svg.fonttype": "path", "figure.facecolor": "white",
@@ -103,7 +103,29 @@ class Grid:
     note: str = ""
 
 
-def render(figure: Scatter | Lines | Grid) -> dict[str, bytes]:
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A model's rank, the range it can have, and its tie groups as letters."""
+
+    label: str
+    number: int
+    x: float
+    low: float
+    high: float
+    groups: str
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """Ranks, one line a model, the best on top."""
+
+    title: str
+    note: str
+    axis: str
+    bars: list[Bar]
+
+
+def render(figure: Scatter | Lines | Grid | Bars) -> dict[str, bytes]:
     """Draw a figure; return its files by suffix, ``png`` and ``svg``. Equal figures give equal bytes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -117,6 +139,8 @@ def render(figure: Scatter | Lines | Grid) -> dict[str, bytes]:
             _scatter(canvas, figure)
         elif isinstance(figure, Lines):
             _lines(canvas, figure)
+        elif isinstance(figure, Bars):
+            _bars(canvas, figure)
         else:
             _grid(canvas, figure)
         png, svg = io.BytesIO(), io.BytesIO()
@@ -240,6 +264,25 @@ def _label_ends(axes: Any, curves: Sequence[Curve]) -> None:
             curve.label, curve.points[-1], (1.03, (y - low) / (high - low)), textcoords="axes fraction", fontsize=7,
             va="center", arrowprops=arrow,
         )  # fmt: skip
+
+
+def _bars(canvas: Any, figure: Bars) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    canvas.set_size_inches(7.2, 1.3 + 0.21 * len(figure.bars))
+    axes = canvas.subplots()
+    for y, bar in enumerate(figure.bars):
+        colour = COLOURS[bar.number % len(COLOURS)]
+        axes.plot([bar.low, bar.high], [y, y], color=colour, alpha=0.5, linewidth=3, solid_capstyle="butt")
+        axes.plot(bar.x, y, MARKERS[bar.number % len(MARKERS)], color=colour, markersize=6)
+        axes.annotate(bar.groups, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
+    axes.set_yticks(range(len(figure.bars)), [bar.label for bar in figure.bars], fontsize=8)
+    axes.set_ylim(len(figure.bars) - 0.4, -0.6)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"{figure.axis} (letters: tie groups)")
+    axes.set_title(figure.title, loc="left")
+    _note(canvas, figure.note)
 
 
 def _grid(canvas: Any, figure: Grid) -> None:

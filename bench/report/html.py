@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from bench.report.leaderboard import Report
 
 NAME = "report.html"
-SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "cell.js", "main.js")
+SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "order.js", "cell.js", "main.js")
 _CODE = re.compile(r"`([^`]*)`")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 

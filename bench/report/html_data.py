@@ -18,6 +18,7 @@ import numpy as np
 
 from bench.report.clinical import Reliability, reliability, rescaled
 from bench.report.growth import family
+from bench.report.ranking import letters, tie_groups
 from bench.report.results import Code, Record, Row, code_of
 from bench.report.settings import by_setting
 from bench.report.statistics import interval
@@ -25,6 +26,7 @@ from bench.report.summary import headline
 from bench.report.tables import known, natural
 
 if TYPE_CHECKING:
+    from bench.report.accuracy import Overall
     from bench.report.leaderboard import Report
 
 Document = dict[str, Any]
@@ -128,9 +130,45 @@ def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dic
             })  # fmt: skip
         protocols.append({
             "label": f"{board.protocol.pixels}, {board.protocol.training}", "resolution": board.protocol.resolution,
-            "counted": list(board.counted), "standings": standings,
+            "counted": list(board.counted), "standings": standings, "orders": _orders(board, codes),
         })  # fmt: skip
     return protocols, {board.protocol.identity: i for i, board in enumerate(report.boards)}
+
+
+def _orders(board: Overall, codes: _Codes) -> list[dict[str, Any]]:
+    """Which models can be told apart, as bars over ranks: on the test images, and over datasets."""
+    judged = board.judgement
+    places = {s.model: codes.places[s.code] for s in board.standings}
+    found = []
+    if judged and judged.mean and len(judged.mean.models) > 1:
+        ranks, groups = judged.mean.ranks(), judged.mean.letters()
+        lines = [
+            {"model": model, "code": places[model], "x": i, "low": ranks[model][0], "high": ranks[model][1],
+             "groups": groups.get(model, "")}
+            for i, model in enumerate(judged.mean.models, start=1)
+        ]  # fmt: skip
+        found.append({
+            "title": "Ranks by test AUC, with 95 % intervals", "axis": "rank", "lines": lines,
+            "note": f"{judged.mean.proven} of {judged.mean.pairs} pairs are told apart on these test images, corrected "
+            f"for the number of comparisons; retraining is {'' if judged.mean.retrained else 'not '}considered. "
+            "Models that share a letter cannot be told apart.",
+        })  # fmt: skip
+    if judged and (test := judged.friedman):
+        half = test.critical_difference / 2
+        groups = dict(enumerate(letters(tie_groups(test.told_apart) or (), test.models)))
+        order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
+        lines = [
+            {"model": model, "code": places[model], "x": test.mean_ranks[i], "low": test.mean_ranks[i] - half,
+             "high": test.mean_ranks[i] + half, "groups": groups[i]}
+            for i in order for model in (judged.friedman_models[i],)
+        ]  # fmt: skip
+        found.append({
+            "title": f"Mean ranks over {test.datasets} datasets, with the critical difference", "axis": "mean rank",
+            "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi): "
+            f"where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}. "
+            "Models that share a letter cannot be told apart.",
+        })  # fmt: skip
+    return found
 
 
 _OF_A_ROW = {

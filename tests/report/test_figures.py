@@ -7,11 +7,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.report import figures_draw as draw
+from bench.report import html_data
 from bench.report.figures import figures, slug, write_figures
-from bench.report.html_data import collect
 from bench.report.leaderboard import Report
 
 CURVE = "epoch,train_loss,val_auc\n1,0.7,0.6\n2,0.5,0.7\n"
@@ -19,7 +20,7 @@ CURVE = "epoch,train_loss,val_auc\n1,0.7,0.6\n2,0.5,0.7\n"
 
 def document_of(run: Any, out: Path) -> dict[str, Any]:
     run.write(out)
-    return collect(Report(run.records, None, out / "predictions"), out)
+    return html_data.collect(Report(run.records, None, out / "predictions"), out)
 
 
 def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
@@ -29,7 +30,7 @@ def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
             (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
     found = dict(figures(document_of(full_run, tmp_path)))
     kinds = {name.split("_")[0] for name in found}
-    assert kinds == {"pareto", "scaling", "training", "confusion", "reliability"}
+    assert kinds == {"pareto", "ranks", "scaling", "training", "confusion", "reliability"}
     assert len({name.lower() for name in found}) == len(found) and all(len(name) <= 75 for name in found)
     scatter = next(f for name, f in found.items() if name.startswith("pareto_throughput"))
     assert isinstance(scatter, draw.Scatter) and scatter.x.title == "throughput (images/s)"
@@ -44,7 +45,8 @@ def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
     assert isinstance(confusion, draw.Grid) and confusion.panels[0].counts == [[50, 0], [10, 40]]
 
 
-def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path):
+def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(html_data, "MEASURES", html_data.MEASURES[:1])  # each figure takes a good part of a second
     for i, model in enumerate(("resnet18", "a$b$_^{c}", "模型 <&>")):  # no mathematics, no markup
         run.accuracy(model, "breastmnist", 0.7 + 0.1 * i, acc=0.7, test_confusion=[[5, 1], [2, 6]])
         run.efficiency(model, 64, speed=100.0 / (i + 1), memory=50.0)
@@ -60,6 +62,28 @@ def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path):
     assert png[:8] == b"\x89PNG\r\n\x1a\n" and struct.unpack(">II", png[16:24]) == (1080, 720)
     svg = next(data for path, data in first.items() if path.name == "pareto_throughput.svg").decode()
     assert "<dc:date>" not in svg and "<script" not in svg
+
+
+def test_ranks_and_the_critical_difference(run: Any, tmp_path: Path):
+    models = {"resnet18": 3.0, "vit_tiny_patch16_224": 1.0, "medmamba_tiny": 0.2}
+    for i in range(6):
+        for j, (model, distance) in enumerate(models.items()):
+            labels = np.arange(200) % 2
+            scores = 1 / (1 + np.exp(-np.random.default_rng(10 * i + j).normal(labels * distance, 1.0)))
+            run.accuracy(model, f"set{i}", scores=scores, labels=labels)
+    found = dict(figures(document_of(run, tmp_path)))
+    ranks, difference = found["ranks_auc"], found["difference_auc"]
+    assert isinstance(ranks, draw.Bars) and isinstance(difference, draw.Bars)
+    assert [bar.label for bar in ranks.bars] == ["resnet18", "vit_tiny", "medmamba_tiny"]
+    assert [(bar.x, bar.low, bar.high, bar.groups) for bar in ranks.bars] == [
+        (1, 1, 1, "a"),
+        (2, 2, 2, "b"),
+        (3, 3, 3, "c"),
+    ]
+    # Nemenyi: 2.343 (Demsar 2006, table 5a, three models) times the square root of 3 * 4 / (6 * 6 datasets)
+    assert difference.bars[0].high - difference.bars[0].low == pytest.approx(2.343 * (12 / 36) ** 0.5, abs=2e-3)
+    assert [bar.x for bar in difference.bars] == [1, 2, 3]
+    assert set(draw.render(difference)) == {"png", "svg"}
 
 
 @pytest.mark.parametrize("n", [1, 30])

@@ -1,11 +1,15 @@
 // One chart: axes, points that can be hovered, focused and walked with the arrow keys, lines, labels, a data table.
 
+const pen = document.createElement('canvas').getContext('2d');
+pen.font = '11px system-ui, sans-serif';
+const textWidth = (text) => pen.measureText(text).width;
+
 // Ticks from low to high: steps of 1, 2 or 5; on a logarithmic axis 1, 2 and 5 of each decade, or decades alone.
 function ticksOf(low, high, log, most, whole) {
   const found = [];
   if (log) {
     const decades = Math.log10(high / low);
-    const factors = decades * 3 <= most ? [1, 2, 5] : [1];
+    const factors = decades * 2 <= most ? [1, 2, 5] : [1];
     const every = Math.max(1, Math.ceil(decades / most));
     for (let power = Math.floor(Math.log10(low)); power <= Math.ceil(Math.log10(high)); power += 1) {
       if (factors.length === 1 && power % every !== 0) continue;
@@ -65,12 +69,13 @@ function drawChart(host, spec) {
 const axisTitle = (axis) => (axis.unit ? `${axis.label} (${axis.unit})` : axis.label);
 
 function plot(spec, width, tip, figure) {
+  if (spec.rows) return rowPlot(spec, width, tip, figure);
   const points = spec.series.flatMap((series) => series.points);
   const narrow = width < 520;
   const height = spec.height ?? Math.round(Math.min(470, Math.max(300, width * 0.6)));
   const labelled = spec.series.filter((series) => series.line && series.label);
-  const longest = Math.max(0, ...labelled.map((series) => series.label.length));
-  const right = labelled.length ? Math.min(longest * 6.6 + 14, width * (narrow ? 0.34 : 0.26)) : 12;
+  const longest = Math.max(0, ...labelled.map((series) => textWidth(series.label)));
+  const right = labelled.length ? Math.min(longest + 14, width * (narrow ? 0.34 : 0.26)) : 12;
   const box = { left: spec.small ? 38 : 52, right: width - right, top: 10, bottom: height - (spec.small ? 36 : 44) };
   const xs = points.map((point) => point.x);
   const ys = points.flatMap((point) => [point.y, point.low, point.high]).filter(isNumber);
@@ -187,7 +192,7 @@ function pointLabels(marks, box, width) {
   const found = [];
   for (const { point, x, y } of marks) {
     if (!point.label) continue;
-    const wide = point.label.length * 6.7 + 2;
+    const wide = textWidth(point.label) + 2;
     const places = [[8, 4], [-8 - wide, 4], [-wide / 2, -10], [-wide / 2, 18], [7, -7], [7, 15], [-wide - 6, -7], [-wide - 6, 15]];
     for (const [dx, dy] of places) {
       const area = [x + dx, y + dy - 10, x + dx + wide, y + dy + 2];
@@ -202,9 +207,9 @@ function pointLabels(marks, box, width) {
 }
 
 // One stop for the tab key; left and right go from point to point, up and down from line to line.
-function navigate(svg, marks, tip, figure) {
+function navigate(svg, marks, tip, figure, ordered = false) {
   if (!marks.length) return;
-  const order = marks.some((mark) => mark.series.line) ? marks : [...marks].sort((a, b) => a.x - b.x);
+  const order = ordered || marks.some((mark) => mark.series.line) ? marks : [...marks].sort((a, b) => a.x - b.x);
   order[0].node.setAttribute('tabindex', 0);
   const curves = () => svg.querySelectorAll('path[data-series]');
   const show = (mark) => {
@@ -259,11 +264,11 @@ function dataTable(spec) {
     if (!details.open || details.querySelector('table')) return;
     const lines = spec.series.flatMap((series) => series.points).map((point) => element('tr', {},
       element('th', { scope: 'row' }, point.name), element('td', { class: 'n' }, significant(point.x, 4)),
-      element('td', { class: 'n' }, significant(point.y, 4)),
+      element('td', { class: 'n' }, spec.rows ? point.groups : significant(point.y, 4)),
       element('td', { class: 'n' }, span(point.low, point.high))));
     details.append(scrollable(spec.title, element('table', {}, element('thead', {}, element('tr', {},
       element('th', { scope: 'col' }, 'name'), element('th', { scope: 'col', class: 'n' }, axisTitle(spec.x)),
-      element('th', { scope: 'col', class: 'n' }, axisTitle(spec.y)), element('th', { scope: 'col', class: 'n' }, '95 %'))),
+      element('th', { scope: 'col', class: 'n' }, spec.rows ? 'tie groups' : axisTitle(spec.y)), element('th', { scope: 'col', class: 'n' }, '95 %'))),
     element('tbody', {}, lines))));
   });
   return details;
