@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 FILES = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
 MAX_REASON = 240
 MAX_CELLS_NAMED = 6
+MAX_OPEN_ROWS = 24  # of an efficiency table; a longer one is folded away
 
 
 def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, Any] | None = None) -> list[Path]:
@@ -123,7 +124,7 @@ class Report:
         if found := published_section(self.rows):
             sections.append(found)
         if efficiency := efficiency_sections(self.records):
-            sections += [Section("Efficiency"), *map(_folded, efficiency)]
+            sections += [Section("Efficiency"), *(_folded(s, i == 0) for i, s in enumerate(efficiency))]
         if self.rows:
             sections += [Section("By dataset"), *dataset_sections(self.rows, self.boards)]
         sections += _without_result(self.records, skipped, self.problems)
@@ -166,14 +167,18 @@ def _best(board: Overall) -> str:
     return f"{name(best.model)} has the highest AUC {over} of {counted(len(board.ranked), 'model')}, {fixed(best.auc)}"
 
 
-def _folded(section: Section) -> Section:
-    """The first table below its own line, so that a page of many settings stays short; what it says stays open."""
+def _folded(section: Section, first: bool) -> Section:
+    """Fold the tables of a setting away; of the first setting the table of cost stays open, if it is short."""
     tables = [i for i, block in enumerate(section.blocks) if isinstance(block, Table)]
     if not tables:
         return section
-    longest = max(len(block.rows) for block in section.blocks if isinstance(block, Table))
-    line = f"Tables and notes (up to {counted(longest, 'row')})"
-    return Section(section.title, [Details(line, tuple(section.blocks))], section.level)
+    lengths = [len(block.rows) for block in section.blocks if isinstance(block, Table)]
+    open_ = 0
+    if first and lengths[0] <= MAX_OPEN_ROWS:
+        open_ = min(tables[0] + 2, len(section.blocks))  # with the noise floor below it
+    rest = tuple(section.blocks[open_:])
+    line = "Growth, memory, roofline and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
+    return Section(section.title, [*section.blocks[:open_], *([Details(line, rest)] if rest else [])], section.level)
 
 
 # --- what is missing -------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ COSTS = (
     ("memory_mib", "memory MiB", False, 1.0),
     ("params", "params M", False, 1e-6),
 )
+MAX_NAMED = 4
 Costs = Mapping[Code, Mapping[str, float | None]]
 
 
@@ -58,7 +59,8 @@ def pareto_section(board: Overall, cost: Costs) -> Section | None:
         Column("on the front of", left=True, wrap=True),
     )  # fmt: skip
     off = [name(s.model) for s in known if not on[s.model]]
-    left = f" On no front: {listed(off)}." if off else ""
+    few = f" On no front: {listed(off)}." if off else ""
+    left = few if len(off) <= MAX_NAMED else f" {len(off)} other models are on no front."
     text = (
         f"The Pareto front: no other model has at least this AUC at less of that cost.{left} A model that shares a "
         "group with a cheaper one has not been proven to be worth its cost."

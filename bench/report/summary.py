@@ -75,13 +75,16 @@ def _separation(board: Overall, first: Standing, others: Sequence[Standing]) -> 
         return " Whether that difference is real cannot be said: it takes the saved scores of both."
     beaten = set(verdict.worse_than(first.model))
     level = [s.model for s in others if s.model not in beaten]
+    it = "It" if verdict.retrained else "As trained here, once, it"
     if not level:
-        return f" That it is better is proven{' against every other' if len(others) > 1 else ''}."
+        return f" {it} is proven better than {'every other' if len(others) > 1 else 'that'}."
     if len(others) == 1:
         return " That it is better is not proven: the two cannot be told apart."
     if not beaten:
         return f" That is not proven: none of the {len(others)} others can be told apart from it."
-    return f" It is proven better than {len(beaten)} of the {len(others)} others, but not than {listed(_named(level))}."
+    return (
+        f" {it} is proven better than {len(beaten)} of the {len(others)} others, but not than {listed(_named(level))}."
+    )
 
 
 def _proof(board: Overall) -> str:
@@ -111,7 +114,8 @@ def _friedman(board: Overall) -> str:
     test = board.judgement.friedman
     assert test is not None
     pairs = test.models * (test.models - 1) // 2
-    return f"over datasets like these {test.datasets}, {int(test.told_apart.sum())} of {pairs} pairs differ in rank"
+    apart = int(test.told_apart.sum())
+    return f"with the {test.datasets} datasets as a sample of more, {apart} of {pairs} pairs differ in rank"
 
 
 def _chance(rows: Iterable[Row]) -> str:

@@ -242,7 +242,7 @@ def test_summary_separates_only_what_the_test_images_separate(run: Any, tmp_path
         run.accuracy(model, "breastmnist", scores=scores, labels=labels)
     text = page(run, tmp_path)
     assert "`good` has the highest AUC on `breastmnist`" in text
-    assert "That it is better is proven against every other." in text
+    assert " As trained here, once, it is proven better than every other." in text
     assert "2 of 3 pairs of models can be told apart, which leaves 2 tie groups; each model was trained once" in text
     assert [r["group"] for r in table(text, "## Accuracy: ")] == ["a", "b", "b"]
     assert [r["rank 95 %"] for r in table(text, "## Accuracy: ")] == ["1", "2–3", "2–3"]

@@ -63,7 +63,7 @@ def test_groups_ranks_and_datasets_of_a_full_board(run: Any, tmp_path: Path):
     assert judgement.friedman is not None
     assert judgement.friedman.statistic == pytest.approx(stats.friedmanchisquare(*areas.T).statistic)
     assert "`strong` has the highest mean AUC over 5 datasets" in text
-    assert "That it is better is proven against every other." in text
+    assert " It is proven better than every other." in text
     assert "training again is considered (3 seeds)" in text
     assert "Would the order hold on other datasets like these 5? Friedman's chi-square is" in text
     board = section(text, "## By dataset")

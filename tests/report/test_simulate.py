@@ -13,7 +13,7 @@ from bench.report.simulate import AA, GAINS, POWER, Setting, false_positives, po
 
 def test_few_false_differences_in_a_reduced_simulation():
     settings = [(title, replace(s, models=4)) for title, s in AA if s.datasets == 2]
-    for title, table, _, rate, low in false_positives(settings, 25):
+    for title, table, _, rate, low in false_positives(settings, 15):
         assert low <= 0.05, (title, table, rate)
 
 
