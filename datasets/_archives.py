@@ -178,8 +178,8 @@ class Tree:
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def _walk(self, folder: Path) -> Iterator[Member]:
-        for path in walk(folder):
-            relative = os.path.relpath(path, folder).replace(os.sep, "/")
+        for relative in walk(folder):
+            path = os.path.join(folder, relative)
             if relative.lower().endswith(_ARCHIVES):
                 yield from self._archive(Holder(path), relative, 0)
             else:
@@ -288,27 +288,29 @@ def _safe(archive: str, name: str) -> None:
 
 
 def walk(folder: Path | str) -> Iterator[str]:
-    """Give every file below a folder, hidden ones aside; links are followed, and no folder is visited twice.
+    """Give every file below a folder by its path from there, joined by ``/``; hidden ones aside.
+
+    Links are followed, and no folder is visited twice.
 
     Raises:
         ArchiveError: a folder cannot be read.
     """
     seen: set[tuple[int, int]] = set()
 
-    def visit(path: str) -> Iterator[str]:
+    def visit(path: str, prefix: str) -> Iterator[str]:
         try:
             status = os.stat(path)
             if (status.st_dev, status.st_ino) in seen:
                 return
             seen.add((status.st_dev, status.st_ino))
             with os.scandir(path) as entries:
-                found = sorted((e for e in entries if not _ignored(e.name)), key=lambda entry: entry.name)
+                found = sorted((e.name, e.is_dir()) for e in entries if e.name[0] != "." and e.name not in _IGNORED)
         except OSError as error:
             raise ArchiveError(f"cannot read the folder {path}: {_said(error)}") from error
-        for entry in found:
-            if entry.is_dir():
-                yield from visit(entry.path)
+        for name, is_folder in found:
+            if is_folder:
+                yield from visit(os.path.join(path, name), f"{prefix}{name}/")
             else:
-                yield entry.path
+                yield prefix + name
 
-    yield from visit(str(folder))
+    yield from visit(str(folder), "")

@@ -25,10 +25,10 @@ MAX_BYTES = 1 << 29  # of a file
 FORMATS = (
     "PNG", "JPEG", "JPEG2000", "MPO", "TIFF", "BMP", "DIB", "GIF", "PPM", "WEBP", "PCX", "SGI", "TGA", "AVIF",
 )  # fmt: skip
-SUFFIXES = (
+SUFFIXES = frozenset((
     ".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".j2k", ".jpx", ".tif", ".tiff", ".bmp", ".dib", ".gif",
     ".pbm", ".pgm", ".ppm", ".pnm", ".webp", ".pcx", ".sgi", ".tga", ".avif", ".dcm", ".dicom",
-)  # fmt: skip
+))  # fmt: skip
 _TOO_MANY = f"more than {MAX_PIXELS / 1e6:.0f} million are not decoded (a decompression bomb?)"
 _DEEP = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _GRAY = ("1", "L", "LA", "La", *_DEEP)
@@ -41,7 +41,7 @@ class ImageError(ValueError):
 def is_image(name: str) -> bool:
     """Whether a file's name says that it is an image (hidden files, such as the ``._`` ones of a Mac, are not)."""
     base = name.rpartition("/")[2]
-    return not base.startswith(".") and f".{base.rpartition('.')[2].lower()}" in SUFFIXES and "." in base
+    return base[:1] != "." and base[base.rfind(".") :].lower() in SUFFIXES if "." in base else False
 
 
 def decode(source: Path | bytes, name: str, channels: int, mix: bool = False) -> Array:

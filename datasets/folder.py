@@ -162,11 +162,7 @@ def _folders(top: Path) -> list[str]:
 
 
 def _images_below(folder: Path) -> list[str]:
-    return [
-        os.path.relpath(path, folder).replace(os.sep, "/")
-        for path in walk(folder)
-        if _images.is_image(path.replace(os.sep, "/"))
-    ]
+    return [path for path in walk(folder) if _images.is_image(path)]
 
 
 def _what_else(folder: Path) -> str:

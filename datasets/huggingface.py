@@ -124,9 +124,9 @@ class HuggingFace:
         digest = hashlib.sha256(text.encode())
         place = Path(self._source.place)
         if place.exists():
-            for path in sorted(walk(place)) if place.is_dir() else [str(place)]:
-                status = os.stat(path)
-                line = f"{os.path.relpath(path, place)}\t{status.st_size}\t{status.st_mtime_ns}\n"
+            for path in sorted(walk(place)) if place.is_dir() else [""]:
+                status = os.stat(place / path)
+                line = f"{path}\t{status.st_size}\t{status.st_mtime_ns}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         else:
             for name, table in open_tables(self._source).splits.items():
