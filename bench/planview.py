@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry, store
-from bench.cells import cell_label
+from bench.cells import Cell, cell_label
 from bench.estimate import estimate_s
 from bench.plan import Plan
 from bench.progress import clock
 from bench.registry import ModelFacts
 
 SHOWN_CELLS = 40
+MAX_NAMED = 4  # models or resolutions that share a reason
 
 
 def models_json() -> list[dict[str, Any]]:
@@ -123,10 +124,8 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(todo) > len(shown):
         console.print(f"... and {len(todo) - len(shown)} more (--json lists all)", highlight=False)
-    for reason, count in Counter(_unsupported_lines(plan)).items():
-        console.print(
-            f"unsupported: {reason}" + (f" ({count} cells)" if count > 1 else ""), markup=False, highlight=False
-        )
+    for line in _unsupported_lines(plan):
+        console.print(f"unsupported: {line}", markup=False, highlight=False)
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     if not plan.runnable:
@@ -150,10 +149,16 @@ def _statuses(out: Path) -> dict[str, str]:
 
 
 def _unsupported_lines(plan: Plan) -> list[str]:
-    lines = []
+    """One line a reason: which models at which resolutions, and how many Cells where there are several."""
+    groups: dict[str, list[Cell]] = defaultdict(list)
     for key, reason in plan.unsupported.items():
-        cell = plan.cells[key]
-        lines.append(f"{cell.model} at {cell.resolution} px: {reason}")
+        groups[reason].append(plan.cells[key])
+    lines = []
+    for reason, cells in groups.items():
+        models, sides = list(dict.fromkeys(c.model for c in cells)), sorted({c.resolution for c in cells})
+        who = ", ".join(models) if len(models) <= MAX_NAMED else f"{len(models)} models"
+        where = ", ".join(map(str, sides)) if len(sides) <= MAX_NAMED else f"{sides[0]} to {sides[-1]}"
+        lines.append(f"{who} at {where} px: {reason}" + (f" ({len(cells)} cells)" if len(cells) > 1 else ""))
     return lines
 
 

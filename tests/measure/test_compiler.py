@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 import sysconfig
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.config import load
 from bench.measure import compiler
 from bench.plan import make_plan
+from bench.planview import print_plan
 
 
 @pytest.fixture(autouse=True)
@@ -79,3 +82,7 @@ def test_the_paper_preset_says_on_a_cpu_what_it_cannot_do_there(
     assert {cells[key].precision for key in plan.unsupported} == {"tf32"}
     assert {key for key, cell in cells.items() if cell.precision == "tf32"} == set(plan.unsupported)
     assert set(plan.unsupported.values()) == {"tf32 is a mode of CUDA devices"}
+    out = io.StringIO()
+    print_plan(plan, tmp_path, Console(file=out, width=200))
+    (line,) = (line for line in out.getvalue().splitlines() if line.startswith("unsupported"))
+    assert line == "unsupported: resnet18 at 64 to 1024 px: tf32 is a mode of CUDA devices (112 cells)"
