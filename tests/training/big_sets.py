@@ -1,0 +1,50 @@
+"""Prepares a dataset in a process of its own, NAME SIZE ROOT CACHE, and prints what it cost as JSON."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+
+
+def main(name: str, size: int, root: Path, cache: Path) -> None:
+    from bench import registry
+    from bench.training.cache import open_entry
+
+    def peak_mib(who: int) -> float:
+        return resource.getrusage(who).ru_maxrss / 1024
+
+    before = peak_mib(resource.RUSAGE_SELF)
+    started = time.perf_counter()
+    info = registry.dataset_facts(name)
+    facts_s = time.perf_counter() - started
+    open_entry(info, size, root, cache, resize="bilinear")
+    prepare_s = time.perf_counter() - started
+    cost = {"facts_s": facts_s, "prepare_s": prepare_s, "imports_mib": before}
+    cost["peak_mib"] = peak_mib(resource.RUSAGE_SELF)
+    cost["child_peak_mib"] = peak_mib(resource.RUSAGE_CHILDREN)
+
+    import torch
+
+    from bench.training.data import Pipeline
+    from bench.training.recipes import resolve
+
+    recipe = {**resolve("medmnist"), "batch_size": 128}
+    started = time.perf_counter()
+    entry = open_entry(info, size, root, cache, resize="bilinear")
+    cost["open_s"] = time.perf_counter() - started
+    train = entry.splits["train"]
+    pipeline = Pipeline(
+        train.images, train.labels, recipe, resolution=size, resize="native", device=torch.device("cpu")
+    )
+    images, _ = next(iter(pipeline.train_batches(0, 0)))
+    cost["first_batch_s"] = time.perf_counter() - started
+    cost["batch_shape"] = list(images.shape)
+    cost["images"] = sum(len(split.labels) for split in entry.splits.values())
+    print(json.dumps(cost))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))
