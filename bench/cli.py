@@ -340,7 +340,7 @@ def _fetch(options: argparse.Namespace) -> int:
     root = Path(named).expanduser() if named else None
     with fetch_bars(_console()) as progress:
         paths = fetch_datasets(registry.split_names(options.datasets), sizes, root, progress)
-    print("\n".join(f"verified: {path}" for path in paths) or "nothing to fetch: these datasets need no files")
+    print("\n".join(f"verified: {path}" for path in paths) or "nothing to fetch: these datasets need none, or have it")
     return 0
 
 

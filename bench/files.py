@@ -192,17 +192,26 @@ def fetch_datasets(
 
     Raises:
         RegistryError: an unknown name, or a size that a named dataset does not exist in.
-        FetchError: listing every file that could not be had.
+        FetchError: listing every file that could not be had, and what has to be fetched by hand.
     """
     files: dict[RemoteFile, None] = {}
+    absent: list[str] = []
     for info in (registry.dataset_facts(name) for name in registry.expand_datasets(names)):
+        if info.varied:  # not fetched by us: whoever reads it says what is missing and where it is to be had
+            try:
+                info.open().fingerprint(0, root or default_root())
+            except (ValueError, OSError) as error:
+                absent.append(str(error))
         chosen = info.sizes if len(info.sizes) < 2 else tuple(sizes)
         for size in chosen:
             if size not in info.sizes:
                 have = ", ".join(map(str, info.sizes))
                 raise registry.RegistryError(f"{info.name} has no size {size}; it exists in {have} pixels")
             files.update(dict.fromkeys(info.open().files(size)))
-    return fetch(list(files), root or default_root(), progress)
+    paths = fetch(list(files), root or default_root(), progress)
+    if absent:
+        raise FetchError("\n".join(["these have to be fetched by hand:", *absent]))
+    return paths
 
 
 def fetch(

@@ -44,6 +44,18 @@ def is_image(name: str) -> bool:
     return base[:1] != "." and base[base.rfind(".") :].lower() in SUFFIXES if "." in base else False
 
 
+def is_bare_dicom(path: str) -> bool:
+    """Whether a file without a suffix of letters (scanners write ``IM0001`` or ``1.2.840.113619``) is DICOM."""
+    suffix = path.rpartition("/")[2].rpartition(".")
+    if suffix[1] and not suffix[2].isdecimal():
+        return False
+    try:
+        with open(path, "rb") as stream:
+            return _is_dicom(stream)
+    except OSError:
+        return False
+
+
 def decode(source: Path | bytes, name: str, channels: int, mix: bool = False) -> Array:
     """Decode one image.
 

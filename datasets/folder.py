@@ -162,7 +162,7 @@ def _folders(top: Path) -> list[str]:
 
 
 def _images_below(folder: Path) -> list[str]:
-    return [path for path in walk(folder) if _images.is_image(path)]
+    return [path for path in walk(folder) if _images.is_image(path) or _images.is_bare_dicom(f"{folder}/{path}")]
 
 
 def _what_else(folder: Path) -> str:

@@ -209,3 +209,28 @@ def test_the_real_folder() -> None:
     split = load(info)["test"]
     with Image.open(REAL / split.names[7]) as image:
         assert np.array_equal(split.read(7)[:, :, 0], np.asarray(image))
+
+
+def test_dicom_files_without_a_suffix(tmp_path: Path) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    for i in range(20):
+        data = pydicom.Dataset()
+        data.file_meta = pydicom.dataset.FileMetaDataset()
+        data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+        data.SOPClassUID, data.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", f"1.2.{i + 1}"
+        data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 4, 4, 1, "MONOCHROME2"
+        data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+        data.WindowCenter, data.WindowWidth = 2048, 4096
+        data.PixelData = np.full((4, 4), i * 200, np.uint16).tobytes()
+        folder = tmp_path / ("a" if i % 2 else "b")
+        folder.mkdir(exist_ok=True)
+        data.save_as(folder / (f"IM{i:04}" if i < 10 else f"1.2.840.{i}"), enforce_file_format=True)
+        (folder / "notes").write_text("not an image")
+    info = facts(tmp_path)
+    assert (info.channels, info.n_train) == (1, 14)
+    for split in load(info).values():
+        for i, name in enumerate(split.names):
+            number = int(name[-4:].replace("IM", "").rpartition(".")[2])
+            assert abs(int(split.read(i)[0, 0, 0]) - number * 200 / 4095 * 255) <= 1

@@ -315,3 +315,14 @@ def test_through_the_cache_in_several_processes(tmp_path: Path) -> None:
         DataError, match=r"(?s)1 of \d+ images cannot be used:\n  .*7\.png is not a readable image: .*truncated"
     ):
         load_dataset("cpn_xray[subset=true]", 16, tmp_path, tmp_path / "cache")
+
+
+def test_fetch_says_what_has_to_be_fetched_by_hand(tmp_path: Path) -> None:
+    from bench.files import FetchError, fetch_datasets
+
+    with pytest.raises(
+        FetchError, match=r"by hand:\nkvasir_v1: there is nothing in .*kvasir-dataset\.zip from https://datasets"
+    ):
+        fetch_datasets(["kvasir_v1"], [28], tmp_path)
+    put(tmp_path / "kvasir_v1", official("kvasir_v1")[2])
+    assert fetch_datasets(["kvasir_v1"], [28], tmp_path) == []
