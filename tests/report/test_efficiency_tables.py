@@ -293,13 +293,13 @@ def test_the_largest_batch_is_no_cost_beside_accuracy(run: Any, tmp_path: Path):
     more = {"params": 2_000_000, "latency_ms_p50": 3.0}
     run.efficiency("a", 64, batch=0, speed=99.0, memory=20_000.0, largest_batch=37, **more)
     text = page(run, tmp_path)
-    (row,) = table(text, "## Overall")
+    (row,) = table(text, "## Accuracy")
     assert (row["params M"], row["latency ms"]) == ("2.00", "3.00")
     assert "images/s" not in row and "memory MiB" not in row
     assert "1,000 classes; latency (median) at batch 1;" in text
     run.efficiency("a", 64, batch=8, speed=50.0, memory=100.0, **more)
     text = page(run, tmp_path)
-    assert [(r["images/s"], r["memory MiB"]) for r in table(text, "## Overall")] == [("50.0", "100")]
+    assert [(r["images/s"], r["memory MiB"]) for r in table(text, "## Accuracy")] == [("50.0", "100")]
     assert "images/s and peak memory at batch 8" in text
 
 
@@ -311,7 +311,7 @@ def test_cost_comes_from_the_nearest_resolution_where_none_was_timed_at_the_same
     for resolution in (64, 128):
         run.efficiency("a", resolution, speed=6400.0 / resolution)
     text = page(run, tmp_path)
-    assert [r["images/s"] for r in table(text, "## Overall")] == ["100"]
+    assert [r["images/s"] for r in table(text, "## Accuracy")] == ["100"]
     assert "Cost at 64 px (nothing was measured at 32 px; this is the nearest): inference, fp32" in text
 
 
