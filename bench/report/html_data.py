@@ -6,6 +6,7 @@ pictures are drawn from it as it is, so both show the same numbers.
 
 from __future__ import annotations
 
+import base64
 import csv
 import re
 import zipfile
@@ -47,6 +48,7 @@ MEASURES = tuple(dict(zip(_FIELDS, values, strict=True)) for values in _MEASURES
 CURVES = ("train_loss", "val_loss", "val_auc", "val_acc", "lr")
 MAX_EPOCHS, ALL_EPOCHS = 300, 40_000  # points of one history, and of all together
 LOG_CHARS, LOG_CHARS_BAD, ALL_LOG_CHARS = 2_000, 8_000, 1_000_000  # of a Cell with and without a result; of all
+ALL_PICTURE_BYTES = 4_000_000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PATCH = re.compile(r"_patch\d+(_window\d+)?(_\d+)?(?=\[|$| )")
 
@@ -56,7 +58,8 @@ def collect(report: Report, out: Path) -> Document:
 
     Args:
         report: its Records, rows and boards.
-        out: the run directory; ``history/``, ``logs/`` and ``predictions/`` are read where they are there.
+        out: the run directory; ``history/``, ``logs/``, ``predictions/`` and ``explain/`` are read where they
+            are there.
 
     Returns:
         ``run`` (command, preset), ``codes`` (models: name, short name, family), ``protocols`` (and which of them comes
@@ -210,16 +213,31 @@ def _add_files(cells: Sequence[dict[str, Any]], out: Path, temperatures: Mapping
     """Add ``history`` (columns), ``log`` (its end) and ``reliability`` (bins); a file that cannot be read is left."""
     histories = {path.stem for path in (out / "history").glob("*.csv")}
     limit = max(25, min(MAX_EPOCHS, ALL_EPOCHS // max(len(histories), 1)))
-    share = ALL_LOG_CHARS // max(len(cells), 1)
+    share, room = ALL_LOG_CHARS // max(len(cells), 1), ALL_PICTURE_BYTES
     for cell in cells:
         if cell["key"] in histories:
             cell["history"] = history(out / "history" / f"{cell['key']}.csv", limit)
         most = min(LOG_CHARS, share) if cell["status"] == "ok" else min(LOG_CHARS_BAD, 4 * share)
         text = _tail(out / "logs" / f"{cell['key']}.log", most)
-        cell["log"] = (text or clean(cell["log"]))[-most:]
+        cell["log"] = text or clean(cell["log"])[-most:]
+        cell["pictures"], room = _pictures(out / "explain" / cell["key"], room)
         if cell["status"] == "ok" and cell["kind"] != "efficiency":
             found = _reliability(out / "predictions" / f"{cell['key']}.npz", temperatures.get(cell["key"]))
             cell.update(found, temperature=temperatures.get(cell["key"]))
+
+
+def _pictures(folder: Path, room: int) -> tuple[list[list[str]], int]:
+    """Name and data of each PNG of a Cell (``bench explain``), while there is room; then the name alone."""
+    found = []
+    for path in sorted(folder.glob("*.png")):
+        try:
+            fits = path.stat().st_size <= room
+            data = path.read_bytes() if fits else b""
+        except OSError:
+            continue
+        room -= len(data)
+        found.append([path.stem, base64.b64encode(data).decode()])
+    return found, room
 
 
 def history(path: Path, limit: int) -> dict[str, list[float | None]]:

@@ -50,6 +50,8 @@ def _cell(cell: Mapping[str, Any], shapes: _Pool, pool: _Pool) -> dict[str, Any]
                 digits = CURVE_DIGITS
                 curves = rounded(plain(value), digits)
                 found[name] = _shaped(curves, shapes, None) if isinstance(curves, Mapping) else curves
+        elif name == "pictures":
+            found.update({name: value} if value else {})
         elif value not in ("", None):
             found[name] = _pooled(rounded(plain(value)), pool)
     return found

@@ -102,3 +102,18 @@ def test_load_records(out: Path, full_run: Any, tmp_path: Path):
     assert len(bench.load_records(tmp_path / "empty")) == 0
     with pytest.raises(store.StoreError, match=r"nowhere is no run directory"):
         bench.load_records(tmp_path / "nowhere")
+
+
+def test_the_commands(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from bench.cli import main
+
+    assert main(["export", str(out), str(tmp_path / "x.json")]) == 0
+    assert "x.json (" in capsys.readouterr().out and len(json.loads((tmp_path / "x.json").read_text())) > 10
+    assert main(["export", str(out), str(tmp_path / "x.xlsx")]) == 2
+    assert "x.xlsx: name a file that ends in .csv, .json, .parquet" in capsys.readouterr().err
+    (out / "cells" / "torn.json").write_text("{")
+    assert main(["report", str(out), "--no-figures"]) == 0
+    told = capsys.readouterr()
+    assert "report.html" in told.out and "left out: " in told.err and not (out / "figures").exists()
+    assert main(["report", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere is no run directory" in capsys.readouterr().err

@@ -167,8 +167,21 @@ def test_long_histories_and_logs_are_cut(tmp_path: Path, run: Any, monkeypatch: 
     (cell,) = embedded(page_of(run, tmp_path))["cells"]
     epochs = cell["history"]["epoch"]
     assert len(epochs) == html_data.MAX_EPOCHS and (epochs[0], epochs[-1]) == (1, 1000)
-    assert cell["log"].endswith("line 4999") and len(cell["log"]) <= html_data.LOG_CHARS + 40
+    assert cell["log"].startswith("… (the file has the beginning)\n") and cell["log"].endswith("line 4999")
+    assert len(cell["log"]) <= html_data.LOG_CHARS + 40
     assert re.fullmatch(r"line \d+", cell["log"].splitlines()[1]), "it begins with a whole line"
+
+
+def test_pictures_of_explain_are_in_the_page_while_there_is_room(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+):
+    key = run.accuracy("resnet18", "breastmnist", 0.8)["key"]
+    (tmp_path / "explain" / key).mkdir(parents=True)
+    for name, size in (("a", 30), ("b", 80), ("c", 60)):
+        (tmp_path / "explain" / key / f"{name}.png").write_bytes(bytes(size))
+    monkeypatch.setattr(html_data, "ALL_PICTURE_BYTES", 100)
+    (cell,) = embedded(page_of(run, tmp_path))["cells"]
+    assert [(name, len(base64.b64decode(data))) for name, data in cell["pictures"]] == [("a", 30), ("b", 0), ("c", 60)]
 
 
 def test_files_that_cannot_be_read_are_left(tmp_path: Path, run: Any):

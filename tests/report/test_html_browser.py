@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 HOSTILE = '</script><img src=x onerror="window.hacked=1">'
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
 CURVE = "epoch,train_loss,val_loss,val_auc,val_acc\n1,0.7,0.69,0.61,0.5\n2,0.5,0.6,0.71,0.6\n3,0.4,0.62,0.7,0.6\n"
 
 
@@ -48,6 +52,8 @@ def page(browser: Browser, full_run: Any, run_info: dict[str, Any], tmp_path: Pa
         if record["kind"] == "accuracy" and record["status"] == "ok":
             (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
     (tmp_path / "logs" / f"{hostile['key']}.log").write_text(f"{HOSTILE}\nthe last line")
+    (tmp_path / "explain" / hostile["key"]).mkdir(parents=True)
+    (tmp_path / "explain" / hostile["key"] / "test_0.png").write_bytes(PIXEL)
     path = write_html(Report(full_run.records, run_info, tmp_path / "predictions"), tmp_path)
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", offline=True)
     opened = context.new_page()
@@ -169,6 +175,8 @@ def test_every_view_and_the_page_of_a_cell(page: Page):
     assert cell.locator("h2").inner_text() == f"{HOSTILE} on breastmnist"
     assert cell.locator("pre").inner_text() == f"{HOSTILE}\nthe last line"
     assert cell.locator(".confusion td").all_inner_texts() == ["5", "1", "2", "6"]
+    picture = cell.locator("img")
+    assert picture.get_attribute("alt") == f"test 0, {HOSTILE}" and picture.evaluate("e => e.naturalWidth") == 1
     assert "Some CPU" in cell.inner_text() and "learning_rate" in cell.inner_text()
     assert page.title().startswith(HOSTILE)
     page.go_back()

@@ -21,6 +21,7 @@ function drawCell(section, cell) {
   const card = cell.kind === 'efficiency' ? null : predictionCard('On the test set', [cell], cell.family);
   if (card) section.append(card);
   if (cell.history.epoch) section.append(historyCharts(cell));
+  if (cell.pictures) section.append(element('h3', {}, 'Where it looks'), pictures(cell));
   const { recipe_settings: recipe, versions, ...spec } = cell.spec;
   const { test_confusion: ignored, ...metrics } = cell.metrics;
   block(section, 'Result', metrics);
@@ -38,6 +39,15 @@ function drawCell(section, cell) {
 function block(section, title, mapping) {
   const entries = flatEntries(mapping ?? {});
   if (entries.length) section.append(element('h3', {}, title), facts(entries));
+}
+
+// What `bench explain` drew; of a run with very many only the first are in the page.
+function pictures(cell) {
+  return element('div', { class: 'pictures' }, cell.pictures.map(([name, data]) => {
+    const words = name.replace(/[_-]+/g, ' ');
+    return element('figure', {}, data ? element('img', { src: `data:image/png;base64,${data}`, alt: `${words}, ${cell.model}` })
+      : element('p', { class: 'note' }, 'see ', element('code', {}, `explain/${cell.key}/${name}.png`)), element('figcaption', {}, words));
+  }));
 }
 
 // The other seeds of the same row, and the efficiency of the same model.
