@@ -148,7 +148,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
     )  # fmt: skip
     verdict = board.judgement.mean
     groups, ranks = (verdict.letters(), verdict.ranks()) if verdict else ({}, {})
-    lines = []
+    lines, gaps = [], any(s.missing for s in board.standings)
     for s in board.standings:
         has = cost.get(s.code, {})
         params = has.get("params")
@@ -156,7 +156,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
         lines.append((
             str(s.place) if s.place else MISSING, s.model, fixed(s.auc), span(low, high), groups.get(s.model, ""),
             rank_text(ranks.get(s.model)), fixed(s.acc), fixed(s.mean_rank, 2),
-            f"{len(board.datasets) - len(s.missing)}/{len(board.datasets)}",
+            f"{len(board.datasets) - len(s.missing)}/{len(board.datasets)}" if gaps else "",
             significant(params / 1e6 if params else None), significant(has.get("macs_g")),
             significant(has.get("throughput")), significant(has.get("latency_ms")), significant(has.get("memory_mib")),
         ))  # fmt: skip
@@ -165,9 +165,9 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
         blocks.append(Text(proof_note(verdict, "mean AUC" if len(board.counted) > 1 else "AUC")))
     if cost_note:
         blocks.append(Text(cost_note))
-    gaps = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.judgement.reasons]
-    if gaps:
-        blocks.append(Bullets(tuple(gaps)))
+    notes = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.judgement.reasons]
+    if notes:
+        blocks.append(Bullets(tuple(notes)))
     blocks += _ranks_over_datasets(board)
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
 

@@ -210,17 +210,18 @@ def published_section(rows: Sequence[Row]) -> Section | None:
 
 def _table(pairs: Sequence[_Pair], sources: Sequence[str]) -> Table:
     columns = (
-        Column("dataset", left=True, code=True), Column("model", left=True, code=True),
-        Column("fed", left=True, drop=3), Column("AUC ours"), Column("published"), Column("difference"),
-        Column("inside", left=True, drop=2), Column("ACC ours", drop=4), Column("published ACC", drop=4),
-        Column("ACC difference", drop=4), Column("published as", left=True, drop=5),
-        Column("what differs", left=True, wrap=True, drop=1), Column("source", drop=6),
+        Column("dataset", left=True, code=True), Column("model", left=True, code=True), Column("AUC ours"),
+        Column("published"), Column("difference"), Column("inside", left=True, drop=2), Column("ACC ours", drop=4),
+        Column("published ACC", drop=4), Column("ACC difference", drop=4), Column("source", drop=6),
+        Column("published as", left=True, drop=5), Column("what differs", left=True, wrap=True, drop=1),
+        Column("ours fed", left=True, drop=3),
     )  # fmt: skip
-    lines = [_line(pair, sources.index(pair.other.source) + 1) for pair in pairs]
+    several = len({pair.row.protocol.pixels for pair in pairs}) > 1
+    lines = [_line(pair, sources.index(pair.other.source) + 1, several) for pair in pairs]
     return Table(columns, rows_of(lines)).without_empty()
 
 
-def _line(pair: _Pair, source: int) -> tuple[str, ...]:
+def _line(pair: _Pair, source: int, several: bool) -> tuple[str, ...]:
     row, other = pair.row, pair.other
     area, right = row.mean("test_auc"), row.mean("test_acc")
     inside = MISSING
@@ -228,8 +229,8 @@ def _line(pair: _Pair, source: int) -> tuple[str, ...]:
         low, high = interval(row.evidence.auc_samples)
         inside = MISSING if not known(low) else "yes" if low <= other.auc <= high else "no"
     return (
-        row.dataset, row.model, row.protocol.pixels, fixed(area), fixed(other.auc),
+        row.dataset, row.model, fixed(area), fixed(other.auc),
         signed(area - other.auc if area is not None and other.auc is not None else None), inside, fixed(right),
         fixed(other.acc), signed(right - other.acc if right is not None and other.acc is not None else None),
-        other.model, "; ".join(pair.differs), f"[{source}]",
+        f"[{source}]", other.model, "; ".join(pair.differs), row.protocol.pixels if several else "",
     )  # fmt: skip

@@ -7,13 +7,14 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.report.tables import Block, Bullets, Code, Details, Section, Table, name
+from bench.report.tables import Block, Bullets, Code, Column, Details, Section, Table, name
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table as RichTable
     from rich.text import Text as RichText
 
+_DASH = re.compile("(?<=\\d)\N{EN DASH}(?=\\d)")
 _CODE = re.compile(r"(`[^`]*`)")
 
 
@@ -51,8 +52,13 @@ def _table(table: Table) -> str:
     lines.append("|" + "|".join(":---" if column.left else "---:" for column in table.columns) + "|")
     for row in table.rows:
         pairs = zip(row, table.columns, strict=True)
-        lines.append(_row(name(cell) if column.code and cell else cell for cell, column in pairs))
+        lines.append(_row(name(cell) if column.code and cell else _unbroken(cell, column) for cell, column in pairs))
     return "\n".join(lines)
+
+
+def _unbroken(cell: str, column: Column) -> str:
+    """Keep an interval on one line: without a word joiner GitHub breaks it after its dash."""
+    return cell if column.left else _DASH.sub("\N{EN DASH}\N{WORD JOINER}", cell)
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -31,7 +31,7 @@ def table(text: str, heading: str) -> list[dict[str, str]]:
     lines = (text.split(heading, 1)[1] if heading else text).splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("|"))
     rows = []
-    for line in lines[start:]:
+    for line in (line.replace("\N{WORD JOINER}", "") for line in lines[start:]):
         if not line.startswith("|"):
             break
         rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
@@ -214,7 +214,7 @@ def test_undefined_metrics_are_dashes(run: Any, tmp_path: Path):
 def test_scores_that_do_not_belong_to_the_record_are_not_used(full_run: Any, tmp_path: Path):
     full_run.write(tmp_path)
     whole = (tmp_path / "LEADERBOARD.md", write_boards(tmp_path, full_run.records))[0].read_text()
-    assert whole.count("–0.") > 5
+    assert whole.count("–\N{WORD JOINER}0.") > 5
     first, second, third, *_ = sorted((tmp_path / "predictions").glob("*.npz"))
     first.write_bytes(b"PK\x03\x04 torn")
     np.savez(second, test_scores=np.random.default_rng(0).random(156), test_labels=np.arange(156) % 2)

@@ -42,7 +42,7 @@ def section(text: str, heading: str) -> str:
 
 
 def cells(line: str) -> list[str]:
-    return [cell.strip(" `") for cell in line.strip("|").split("|")]
+    return [cell.strip(" `") for cell in line.replace("\N{WORD JOINER}", "").strip("|").split("|")]
 
 
 def lines_of(text: str) -> list[list[str]]:

@@ -98,7 +98,7 @@ def test_the_difference_stands_beside_both(run: Any, figures: list[Published], t
     row_of(run)
     text = write_boards(tmp_path, run.records)[0].read_text()
     section = text.split("## Published figures beside ours")[1].split("\n## ")[0]
-    assert "| `breastmnist` | `resnet18` | 28→224 px (nearest) | 0.890 | 0.901 | -0.011 |" in section
+    assert "| `breastmnist` | `resnet18` | 0.890 | 0.901 | -0.011 |" in section
     assert "Of the same protocol, as far as it is published" in section
     assert "0.950" not in section, "where the same protocol is published, others are not shown"
     assert f"- \\[1\\] {OFFICIAL}" in section
