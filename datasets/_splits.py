@@ -232,6 +232,13 @@ def check_classes(splits: Array, labels: Array, classes: Sequence[str], where: s
             raise SplitError(f"{where}: no {name} image is of class {listed(lacking)}; no score could be given for it")
 
 
+def torn_trap(groups: Sequence[str], splits: Array) -> tuple[str, ...]:
+    """Say how many patients a published split has torn apart, as a trap; nothing if it has none."""
+    count = torn(groups, splits) if groups else 0
+    who = "1 patient has" if count == 1 else f"{count:,} patients have"
+    return (f"{who} images in more than one split",) if count else ()
+
+
 def torn(groups: Iterable[str], splits: Array) -> int:
     """Count groups that have images in more than one split."""
     seen: dict[str, set[int]] = {}

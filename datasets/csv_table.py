@@ -237,8 +237,7 @@ def scan(source: SourceName) -> Listing:
     if "split" in options:
         published = _published(table, options["split"])
         splits, taken = _splits.complete(published, labels, keys, owners, seed, classes)
-        if count := _splits.torn(groups, splits) if groups else 0:
-            traps.append(f"{count} patients have images in more than one split")
+        traps += _splits.torn_trap(groups, splits)
     else:
         splits, taken = _splits.make(labels, keys, owners, seed=seed, classes=classes), _splits.SPLITS
     if taken:

@@ -130,8 +130,7 @@ def _listed(
         splits, taken = _splits.complete(published, labels, names, groups, seed, classes)
         if taken:
             traps.append(made_here(taken, bool(groups)))
-        if count := _splits.torn(groups, splits) if groups else 0:
-            traps.append(f"{count} patients have images in more than one split")
+        traps += _splits.torn_trap(groups, splits)
     _splits.check_classes(splits, labels, classes, str(top))
     return Listing(tuple(classes), tuple(names), labels, splits, tuple(groups), tuple(traps))
 

@@ -256,8 +256,7 @@ def scan(opened: Opened) -> tuple[Listing, Array]:
         splits, taken = _splits.complete(published, labels, names, groups, seed, classes)
     if taken:
         traps.append(made_here(taken, bool(groups)))
-    if count := _splits.torn(groups, splits) if groups else 0:
-        traps.append(f"{count} patients have images in more than one split")
+    traps += _splits.torn_trap(groups, splits)
     _splits.check_classes(splits, labels, classes, opened.source.place)
     return Listing(tuple(classes), tuple(names), labels, splits, tuple(groups), tuple(traps)), rows
 
