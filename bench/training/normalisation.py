@@ -33,23 +33,23 @@ def normalisation(spec: ModelSpec) -> Normalisation | None:
     return _stated_by_timm(spec)
 
 
-def header(path: Path) -> dict[str, str]:
-    """The metadata of a safetensors file; empty if it has none or is no such file."""
+def facts_of(path: Path) -> dict[str, Any]:
+    """What a file of weights that this program wrote says of itself; empty for any other file."""
     try:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             if not 2 <= length <= _HEADER_LIMIT:
                 return {}
-            found = json.loads(file.read(length)).get("__metadata__", {})
-    except (OSError, ValueError, AttributeError):
+            found = json.loads(json.loads(file.read(length))["__metadata__"]["medbench"])
+    except (OSError, ValueError, KeyError, TypeError):
         return {}
-    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _stated_by_file(path: Path) -> Normalisation | None:
-    stated = header(path)
+    stated = facts_of(path)
     try:
-        mean, std = (tuple(float(v) for v in json.loads(stated[name])) for name in ("mean", "std"))
+        mean, std = (tuple(float(v) for v in stated[name]) for name in ("mean", "std"))
     except (KeyError, ValueError, TypeError):
         return None
     return (mean, std) if mean and len(mean) == len(std) and min(std) > 0 else None

@@ -1,8 +1,8 @@
 """Trained weights on disk, ``RUN/weights/<key>.safetensors``: of the chosen epoch, with what is needed to use them.
 
-The file's metadata say whose they are: the Cell's ``key``, ``model``, ``dataset``, ``classes``, ``resolution``,
-``mean`` and ``std`` (JSON lists, one number a channel), ``epoch``. So a model named
-``resnet18[pretrained=RUN/weights/<key>.safetensors]`` goes on from them, and their normalisation follows.
+The file's metadata, one JSON object under ``medbench``, say whose they are: the Cell's ``key``, ``model``, ``dataset``,
+``classes``, ``resolution``, ``mean`` and ``std`` (one number a channel), ``epoch``. Equal trainings give equal bytes. A
+model named ``resnet18[pretrained=RUN/weights/<key>.safetensors]`` goes on from them, and their normalisation follows.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from bench.cells import AccuracyCell, cell_key, weights_path
 from bench.registry import DatasetInfo
-from bench.training.normalisation import Normalisation, header
+from bench.training.normalisation import Normalisation, facts_of
 
 
 def save(
@@ -36,17 +36,18 @@ def save(
         "key": key,
         "model": cell.model,
         "dataset": cell.dataset,
-        "classes": json.dumps(list(info.classes)),
-        "resolution": str(cell.resolution),
-        "mean": json.dumps(list(mean)),
-        "std": json.dumps(list(std)),
-        "epoch": str(epoch),
+        "classes": list(info.classes),
+        "resolution": cell.resolution,
+        "mean": list(mean),
+        "std": list(std),
+        "epoch": epoch,
     }
+    metadata = {"medbench": json.dumps(facts, sort_keys=True)}  # one entry: the library writes several in any order
     path = weights_path(out, key)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, part, facts)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, part, metadata)
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(path)
@@ -69,6 +70,6 @@ def load(out: Path, key: str) -> dict[str, torch.Tensor]:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and run again to train it anew") from error
-    if header(path).get("key") != key:
-        raise ValueError(f"{path} holds the weights of {header(path).get('key') or 'no cell'}, not of {key}; remove it")
+    if (owner := facts_of(path).get("key")) != key:
+        raise ValueError(f"{path} holds the weights of {owner or 'no cell'}, not of {key}; remove it")
     return state
