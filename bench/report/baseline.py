@@ -199,12 +199,17 @@ def _entry(group: list[tuple[Path, store.Record]], max_images: int, problems: li
         again = {name: other["metrics"][name] for name in EXACT if known(other["metrics"].get(name))}
         if again != entry.exact:
             problems.append(f"{entry.title()}: {entry.exact} in one run and {again} in another: not one version")
-        entry.speed += [float(f"{v:.6g}") for v in other["metrics"].get("throughput_images_per_s_rounds", ()) if v]
-        if known(memory := other["metrics"].get("peak_memory_mib")) and entry.identity.get("batch") != 0:
-            entry.memory.append(float(f"{memory:.6g}"))
+        entry.speed += _positive(other["metrics"].get("throughput_images_per_s_rounds") or ())
+        if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
+            entry.memory += _positive([other["metrics"].get("peak_memory_mib")])
     if entry.kind != "efficiency":
         _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
     return entry
+
+
+def _positive(values: Iterable[Any]) -> list[float]:
+    """What was measured, to six digits."""
+    return [float(f"{value:.6g}") for value in values if known(value) and value > 0]
 
 
 def _add_scores(entry: Entry, record: store.Record, path: Path, max_images: int, problems: list[str]) -> None:
@@ -325,8 +330,8 @@ def _read_entry(
         str(cell.get("reason", "")),
         {str(k): v for k, v in cell.get("exact", {}).items() if known(v)},
         {str(k): v for k, v in cell.get("shown", {}).items() if known(v)},
-        [float(v) for v in cell.get("speed", ())],
-        [float(v) for v in cell.get("memory", ())],
+        _positive(cell.get("speed", ())),
+        _positive(cell.get("memory", ())),
         bool(cell.get("noisy")),
         {str(k): list(v) for k, v in cell.get("arrays", {}).items()},
     )

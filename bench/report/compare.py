@@ -146,9 +146,6 @@ def run_compare(a: str, b: str, console: Console, json_path: Path | None = None)
     return 0
 
 
-# --- the page --------------------------------------------------------------------------------------------------
-
-
 def sections(found: Comparison) -> list[Section]:
     """The comparison as a page."""
     page = [Section(f"{found.b.name} against {found.a.name}", _about(found))]
@@ -230,9 +227,6 @@ def _told(difference: float, p: float, more: str, less: str) -> str:
     if not p <= ALPHA:
         return "not told apart"
     return more if difference > 0 else less
-
-
-# --- efficiency ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,8 @@ def _exact(before: Entry, now: Entry) -> list[Finding]:
         if new is None:
             finding = replace(finding, outcome=Outcome.REGRESSION, message="no longer counted; the record says why")
         elif abs(new - old) > 1e-9 * abs(old):  # a decimal fraction may lose its last bit on the way through text
-            change = f"{EXACT_NAMES[name]} changed by {new / old - 1:+.3%}; if meant, make a new baseline"
+            change = f"{EXACT_NAMES[name]} changed{f' by {new / old - 1:+.3%}' if old else ''}; "
+            change += "if meant, make a new baseline"
             finding = replace(finding, outcome=Outcome.REGRESSION, message=change)
         findings.append(finding)
     return findings

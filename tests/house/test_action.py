@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
+from bench.cli import main
+
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())
 WORKFLOWS = sorted((ROOT / ".github" / "workflows").glob("*.yml"))
@@ -65,9 +67,8 @@ def test_the_check_step(tmp_path: Path, macs: float, code: int):
         (tmp_path / name / "cells").mkdir(parents=True)
         (tmp_path / name / "cells" / f"{'0' * 20}.json").write_text(json.dumps(record))
     (tmp_path / "now; touch hacked").rename(tmp_path / "now;touch")
-    command = [sys.executable, "-m", "bench"]
+    assert main(["baseline", str(tmp_path / "before"), "--out", str(tmp_path / "base.json")]) == 0
     path = {**os.environ, "PYTHONPATH": str(ROOT)}
-    subprocess.run([*command, "baseline", "before", "--out", "base.json"], cwd=tmp_path, env=path, check=True)
     variables = {
         "RUN": "now;touch", "BASELINE": "base.json", "FLAGS": "--alpha 0.01", "PYTHON": sys.executable,
         "TEMPORARY": str(tmp_path), "GITHUB_OUTPUT": str(tmp_path / "output"),
