@@ -101,12 +101,15 @@ def read_table(content: bytes, place: str) -> Table:
     lines: list[int] = []
     try:
         for fields in reader:
-            if any(field.strip() for field in fields):
-                rows.append(tuple(field.strip() for field in fields))
+            row = [field.strip() for field in fields]
+            while row and not row[-1] and len(row) > (len(rows[0]) if rows else 0):
+                row.pop()  # empty columns at the end, as spreadsheets write them
+            if any(row):
+                rows.append(tuple(row))
                 lines.append(reader.line_num)
-                if len(fields) != len(rows[0]):
+                if len(row) != len(rows[0]):
                     raise ValueError(
-                        f"{place}, line {reader.line_num}: has {len(fields)} fields, the header {len(rows[0])}"
+                        f"{place}, line {reader.line_num}: has {len(row)} fields, the header {len(rows[0])}"
                     )
     except csv.Error as error:
         raise ValueError(f"{place}, line {reader.line_num}: {error}") from None

@@ -8,7 +8,8 @@ of images as their ``imagefolder`` wants it, or what ``save_to_disk`` wrote. Opt
     patient=COL            who must not be in two splits
     channels=1|3, mirror=true, seed=N as in ``folder:``
 
-Datasets that bring code to run are not loaded.
+Datasets that bring code to run are not loaded. The library keeps what it reads as Arrow files in a cache of its own
+(``HF_HOME``), beside which ours holds the images at the size asked for.
 """
 
 from __future__ import annotations
@@ -129,7 +130,7 @@ class HuggingFace:
                 line = f"{path}\t{status.st_size}\t{status.st_mtime_ns}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         else:
-            for name, table in open_tables(self._source).splits.items():
+            for name, table in _load(_library(), self._source).items():
                 digest.update(f"{name} {table._fingerprint}\n".encode())
         return f"hf-{digest.hexdigest()[:32]}"
 
@@ -158,10 +159,7 @@ def open_tables(source: SourceName) -> Opened:
     Raises:
         HubError: it cannot be opened, or has no images or labels.
     """
-    try:
-        import datasets as library
-    except ImportError as error:
-        raise HubError(f"Hugging Face's library cannot be imported ({error}): pip install datasets") from None
+    library = _library()
     splits = _load(library, source)
     options = dict(source.options)
     features = next(iter(splits.values())).features
@@ -177,6 +175,14 @@ def open_tables(source: SourceName) -> Opened:
         plain = library.Image(decode=False)
         splits = {name: table.cast_column(image, plain) for name, table in splits.items()}
     return Opened(source, splits, image, labels)
+
+
+def _library() -> Any:
+    try:
+        import datasets
+    except ImportError as error:
+        raise HubError(f"Hugging Face's library cannot be imported ({error}): pip install datasets") from None
+    return datasets
 
 
 def _load(library: Any, source: SourceName) -> dict[str, Any]:

@@ -61,6 +61,11 @@ def test_columns_are_compared_without_blanks_and_may_be_separated_otherwise(tmp_
     assert facts(tabs).classes == ("0", "1", "2")  # and the columns were found by their usual names
 
 
+def test_empty_columns_at_the_end_are_a_spreadsheets(tmp_path: Path) -> None:
+    rows = ["image;label;;", *(f"img/{i}.png;{'a' if i % 2 else 'b'};;" for i in range(60)), ";;;"]
+    assert facts(table(tmp_path, rows)).classes == ("a", "b")
+
+
 def test_numbers_are_classes_in_their_order(tmp_path: Path) -> None:
     path = table(tmp_path, ["image,label", *(f"img/{i}.png,{float(i % 12)}" for i in range(60))])
     assert facts(path).classes == tuple(str(i) for i in range(12))

@@ -146,6 +146,25 @@ def test_lists_of_classes_are_findings(tmp_path: Path) -> None:
             assert np.flatnonzero(row).tolist() == lists[int(name.split("/")[1])]
 
 
+def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Any, ...]] = []
+    parts = {"train": table(40), "validation": table(10, 40), "test": table(20, 50), "unsupervised": table(5)}
+
+    def load_dataset(*args: Any) -> Any:
+        asked.append(args)
+        return library.DatasetDict(parts)
+
+    monkeypatch.setattr(library, "load_dataset", load_dataset)
+    info = dataset_facts("hf:owner/name[small,patient=who]")
+    assert asked == [("owner/name", "small")]
+    assert (info.n_train, info.n_val, info.n_test) == (40, 10, 20)
+    assert "the splits unsupervised are not used" in info.traps and "1 patient has images in" in info.traps[1]
+    first = info.open().fingerprint(28, None)
+    assert first == info.open().fingerprint(28, None)
+    parts["test"] = table(21, 50)
+    assert info.open().fingerprint(28, None) != first
+
+
 def test_the_fingerprint_follows_the_file(tmp_path: Path) -> None:
     path = tmp_path / "set.parquet"
     table(60).to_parquet(path)
