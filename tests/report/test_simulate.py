@@ -8,7 +8,10 @@ import numpy as np
 import pytest
 
 from bench.report import simulate
+from bench.report.clinical import wilson
+from bench.report.separation import auc_sample, contrast
 from bench.report.simulate import AA, GAINS, POWER, Setting, false_positives, power
+from bench.report.statistics import auc
 
 
 def test_few_false_differences_in_a_reduced_simulation():
@@ -49,6 +52,22 @@ def test_family_wise_error_over_a_thousand_sweeps():
     """The lower 95 % bound of the observed rate is at most 5 % for every kind of table."""
     for title, table, wrong, rate, low in false_positives(AA, 1_000):
         assert low <= 0.05, (title, table, wrong, rate)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting",
+    [Setting(), Setting(seeds=2, retraining=0.15), Setting(seeds=3, retraining=0.15),
+     Setting(seeds=3, retraining=0.05, uneven=5.0)],
+)  # fmt: skip
+def test_a_pair_alone_keeps_its_level(setting: Setting):
+    """As in the table of ablations: one comparison of two equal models on BreastMNIST's test split."""
+    labels, wrong = np.repeat([0, 1], [42, 114]), 0
+    for generator in np.random.default_rng(1).spawn(1_500):
+        scores = simulate._scores(replace(setting, models=2), labels, generator)
+        samples = [auc_sample(own, labels, [auc(s, labels) for s in own]) for own in scores]
+        wrong += contrast(samples, labels).p_values()[0, 1] < 0.05
+    assert wilson(wrong / 1_500, 1_500)[0] <= 0.05
 
 
 @pytest.mark.slow
