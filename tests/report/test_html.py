@@ -184,6 +184,28 @@ def test_pictures_of_explain_are_in_the_page_while_there_is_room(
     assert [(name, len(base64.b64decode(data))) for name, data in cell["pictures"]] == [("a", 30), ("b", 0), ("c", 60)]
 
 
+@pytest.mark.slow
+def test_two_thousand_records(tmp_path: Path, run: Any):
+    """With 100 epochs and a log each; what README says of the size."""
+    for i in range(2000):
+        made = run.accuracy(f"model{i % 25}", f"set{i // 25 % 16}", 0.5 + (i % 997) / 2000, acc=0.7, seed=i // 400)
+        made["metrics"].update(
+            {f"test_metric_{j}": (i * j % 991) / 991 for j in range(20)}, test_confusion=[[5, 1], [2, i]]
+        )
+    (tmp_path / "history").mkdir()
+    (tmp_path / "logs").mkdir()
+    generator = np.random.default_rng(1)
+    for record in run.records:
+        values = generator.random((100, 5))
+        rows = [",".join([str(i), *map(str, row)]) for i, row in enumerate(values)]
+        (tmp_path / "history" / f"{record['key']}.csv").write_text(
+            "\n".join(["epoch,train_loss,val_loss,val_auc,val_acc,lr", *rows])
+        )
+        (tmp_path / "logs" / f"{record['key']}.log").write_text("\n".join(map(str, generator.random(100))))
+    text = html.page(Report(run.records, {}), tmp_path)
+    assert len(embedded(text)["cells"]) == 2000 and len(text.encode()) < 7_000_000
+
+
 def test_files_that_cannot_be_read_are_left(tmp_path: Path, run: Any):
     key = run.accuracy("resnet18", "breastmnist", 0.8)["key"]
     for folder, data in (

@@ -17,7 +17,10 @@ function show(first) {
   const view = cell ? 'cell' : name in VIEWS ? name : 'overview';
   for (const section of document.querySelectorAll('main > section')) section.hidden = section.id !== view;
   for (const link of byId('views').children) {
-    if (link.hash === `#/${view}`) link.setAttribute('aria-current', 'page');
+    if (link.hash === `#/${view}`) {
+      link.setAttribute('aria-current', 'page');
+      link.scrollIntoView({ block: 'nearest', inline: 'nearest' }); // on a phone the row of views is wider than it
+    }
     else link.removeAttribute('aria-current');
   }
   const section = byId(view);
