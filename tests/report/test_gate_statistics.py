@@ -98,6 +98,21 @@ def test_equal_scores_are_no_evidence():
         assert (found.effect, found.p) == (0, 1)
 
 
+def test_several_labels_an_image():
+    from sklearn.metrics import roc_auc_score
+
+    generator = np.random.default_rng(4)
+    labels = (generator.random((300, 3)) < 0.3).astype(int)
+    a, b = (1 / (1 + np.exp(-generator.normal(size=(300, 3)) - d * labels)) for d in (1.5, 0.5))
+    pairs = [(pack_scores("d", b, labels), pack_scores("d", a, labels))]
+    areas = [roc_auc_score(labels, s, average="macro") for s in (a, b)]
+    shares = [((s > 0.5) == labels).mean() for s in (a, b)]
+    for metric, values in (("auc", areas), ("acc", shares)):
+        found = accuracy_evidence(parts(pairs, metric), 0.01)
+        assert found.effect == pytest.approx(values[0] - values[1], abs=1e-4)
+        assert found.p < 0.001 or metric == "acc"
+
+
 def test_what_lies_between_two_runs():
     generator = np.random.default_rng(3)
     effects = 1 - np.exp(0.02 * generator.normal(size=4000))
