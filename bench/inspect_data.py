@@ -138,22 +138,16 @@ def inspect(
             prints += part
             if told:
                 told(len(who) + len(prints), total)
-        _note(found, members, prints)
         small[name] = np.stack([_NOTHING if isinstance(one, str) else one.small for one in prints])
-        digests += [_comparable(one) for one in prints]
+        digests += _note(found, members, prints, hashes.blank(small[name]))
         who += members
     found.same = [[who[index] for index in group] for group in hashes.same(digests)]
-    found.near = _near(found, small, who)
+    found.near = _near(found, small, who, digests)
     _patients(found, splits)
     return found
 
 
 _NOTHING = np.zeros((hashes.SIDE, hashes.SIDE), np.uint8)
-
-
-def _comparable(one: hashes.Print | str) -> bytes:
-    """The digest of an image that shows something: blank ones are all alike, and told apart from duplicates."""
-    return b"" if isinstance(one, str) or hashes.blank(one.small[None])[0] else one.digest
 
 
 def _counts(info: DatasetInfo, labels: np.ndarray[Any, Any]) -> dict[str, int]:
@@ -200,29 +194,40 @@ def _print_of(split: LazySplit, index: int, channels: int) -> hashes.Print | str
         return str(error) or type(error).__name__
 
 
-def _note(found: Inspection, members: Sequence[Member], prints: Sequence[hashes.Print | str]) -> None:
-    """Add what single images tell."""
-    for member, one in zip(members, prints, strict=True):
+def _note(
+    found: Inspection, members: Sequence[Member], prints: Sequence[hashes.Print | str], blank: np.ndarray[Any, Any]
+) -> list[bytes]:
+    """Add what single images tell; return their digests, empty for those that show nothing: they are all alike."""
+    digests = []
+    for member, one, nothing in zip(members, prints, blank.tolist(), strict=True):
+        digests.append(b"" if nothing or isinstance(one, str) else one.digest)
         if isinstance(one, str):
             found.unreadable.append((member, one))
             continue
         found.sizes[one.width, one.height] += 1
         found.gray += one.gray and found.info.channels == 3
-        if hashes.blank(one.small[None])[0]:
+        if nothing:
             found.blank.append(member)
+    return digests
 
 
-def _near(found: Inspection, small: dict[str, np.ndarray[Any, Any]], who: Sequence[Member]) -> list[Pair]:
+def _near(
+    found: Inspection, small: dict[str, np.ndarray[Any, Any]], who: Sequence[Member], digests: Sequence[bytes]
+) -> list[Pair]:
     start = dict(zip(SPLITS, np.cumsum([0, *found.images.values()]), strict=False))
-    twins = {(a.split, a.row, b.split, b.row) for group in found.same for a in group for b in group}
+    once: dict[str, np.ndarray[Any, Any]] = {}  # rows of a split without its own repetitions
+    for name in SPLITS:
+        own = digests[start[name] : start[name] + found.images[name]]
+        once[name] = np.array(sorted({digest: row for row, digest in reversed(list(enumerate(own)))}.values()), int)
     pairs = []
     for one, two in PAIRS:
         # The smaller split is looked up in the larger: an image of the test split and what it resembles in training.
         first, second = (one, two) if len(small[one]) <= len(small[two]) else (two, one)
-        for near in hashes.near(small[first], small[second]):
-            if (first, near.first, second, near.second) not in twins:
-                left, right = who[start[first] + near.first], who[start[second] + near.second]
-                pairs.append(Pair(left, right, near.bits, near.correlation))
+        for near in hashes.near(small[first][once[first]], small[second][once[second]]):
+            left = start[first] + once[first][near.first]
+            right = start[second] + once[second][near.second]
+            if digests[left] != digests[right]:
+                pairs.append(Pair(who[left], who[right], near.bits, near.correlation))
     return sorted(pairs, key=lambda pair: -pair.correlation)
 
 

@@ -6,7 +6,9 @@ import csv
 import functools
 import io
 import json
+import resource
 import shutil
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -22,8 +24,9 @@ from bench.cli import main
 from bench.files import DataError
 from bench.inspect_data import inspect
 from bench.inspect_view import findings, print_inspection, write_files
-from bench.registry import DatasetInfo, LazySplit, Split
+from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
 from bench.training import pool
+from bench.training.resize import resize_matrix
 
 
 def picture(seed: int, side: int = 96, channels: int = 3) -> np.ndarray:
@@ -233,6 +236,52 @@ def test_what_is_printed_and_written(flawed, tmp_path, capsys):
     assert [row["example"] for row in rows if row["finding"].startswith("patients")] == ["train and test: patient 19"]
     sheet = np.asarray(Image.open(tmp_path / "a b" / "flawed.png"))
     assert sheet.shape[2] == 3 and (sheet == [170, 30, 30]).all(axis=2).any()  # "none" of class c in val, in red
+
+
+class Large:
+    """100,000 different small pictures, with copies planted in the test split."""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+
+    def files(self, size):
+        return ()
+
+    def fingerprint(self, size, root):
+        return "large"
+
+    def load(self, size, root):
+        counts = {"train": 70_000, "val": 10_000, "test": 20_000}
+        return {
+            name: BlockSplit(np.arange(count) % 9, functools.partial(self.blocks, at, count, size))
+            for at, (name, count) in enumerate(counts.items())
+        }
+
+    def blocks(self, at: int, count: int, size: int):
+        for start in range(0, count, 5000):
+            images = self.some(at, start, size)
+            if (at, start) == (2, 5000):
+                images[:50] = self.some(0, 30_000, size)[:50]  # the same
+                copies = self.some(0, 30_000, size)[50:100].astype(int)
+                images[50:100] = np.clip(copies * 0.8 + 9, 0, 255)  # nearly
+            yield images
+
+    def some(self, at: int, start: int, size: int) -> np.ndarray:
+        coarse = np.random.default_rng((at, start)).integers(0, 256, (5000, 14, 14)).astype(np.float32)
+        finer = resize_matrix(14, size, "bilinear").astype(np.float32)
+        return (finer @ coarse @ finer.T).astype(np.uint8)[..., None]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_images():
+    started = time.perf_counter()
+    found = inspect(DatasetInfo("large", "multi-class", tuple("abcdefghi"), 1, Large, sizes=(28,)))
+    took_s = time.perf_counter() - started
+    print(f"100,000 images in {took_s:.0f} s, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    assert sum(found.images.values()) == 100_000 and len(found.leaking) == 50
+    pairs = {(pair.first.split, pair.first.row, pair.second.row) for pair in found.near}
+    assert pairs == {("test", 5000 + i, 30_000 + i) for i in range(50, 100)}
+    assert took_s < 300
 
 
 def test_many_findings_are_cut(flawed):
