@@ -44,6 +44,7 @@ def browser() -> Iterator[Browser]:
 def page(browser: Browser, full_run: Any, run_info: dict[str, Any], tmp_path: Path) -> Iterator[Page]:
     """The page of a run at desktop width; whatever it writes to the console fails the test."""
     hostile = full_run.accuracy(HOSTILE, "breastmnist", 0.6, acc=0.5, test_confusion=[[5, 1], [2, 6]])
+    full_run.accuracy("resnet18", "chestmnist", 0.7, acc=0.9, test_confusion=[[[90, 3], [4, 3]], [[80, 9], [6, 5]]])
     full_run.efficiency(HOSTILE, 64, speed=50.0, memory=10.0)
     full_run.write(tmp_path)
     for folder in ("history", "logs"):
@@ -141,6 +142,15 @@ def test_scatter_by_pointer_and_keyboard(page: Page):
     page.get_by_label("across", exact=True).select_option("memory")
     assert "peak memory" in page.locator("#tradeoff figcaption").inner_text()
     assert page.evaluate("document.activeElement.tagName") == "SELECT"
+    told = page.locator("#front").inner_text().split(": ", 1)[1].rstrip(".").split(", ")
+    page.locator("#tradeoff summary").click()
+    page.wait_for_selector("#tradeoff details table")
+    lines = [line.split("\t")[:3] for line in page.locator("#tradeoff details tbody tr").all_inner_texts()]
+    found = {name: (float(x.replace(",", "")), float(y)) for name, x, y in lines}
+    best = {
+        n for n, (x, y) in found.items() if not any(a <= x and b >= y and (a, b) != (x, y) for a, b in found.values())
+    }
+    assert {name.replace("vit_tiny", "vit_tiny_patch16_224") for name in told} == best, "by comparing all pairs"
     page.get_by_role("button", name="vit").click()
     assert page.locator("#tradeoff .pt").count() == 3
     page.locator("#tradeoff summary").click()
@@ -169,7 +179,13 @@ def test_every_view_and_the_page_of_a_cell(page: Page):
         assert page.locator("main > section:visible").count() == 1
         assert page.locator("nav a[aria-current]").inner_text() == view
     visit(page, "Results")
+    page.locator("#result-table tr", has_text="chestmnist").get_by_role("link").click()
+    page.wait_for_selector("#cell h2")
+    labels = [row.split("\t") for row in page.locator("#cell .confusion tbody tr").all_inner_texts()]
+    assert labels == [["0", "90", "3", "4", "3"], ["1", "80", "9", "6", "5"]]
+    visit(page, "Results")
     page.get_by_role("link", name=HOSTILE).click()
+    page.wait_for_selector("#cell img")
     page.wait_for_selector("#cell h2")
     cell = page.locator("#cell")
     assert cell.locator("h2").inner_text() == f"{HOSTILE} on breastmnist"

@@ -268,10 +268,20 @@ function drawTraining(chart, cells) {
 
 // --- confusion and calibration ----------------------------------------------------------------------------------
 
+// The matrices of all seeds added up; of a multi-label task one line a label: TN, FP, FN, TP.
 function confusionOf(cells) {
-  const found = cells.map((cell) => cell.metrics.test_confusion).filter((counts) => Array.isArray(counts) && Array.isArray(counts[0]) && isNumber(counts[0][0]));
+  const found = cells.map((cell) => cell.metrics.test_confusion).filter((counts) => Array.isArray(counts) && Array.isArray(counts[0]))
+    .map((counts) => (Array.isArray(counts[0][0]) ? counts.map((table) => table.flat()) : counts));
   if (!found.length || found.some((counts) => counts.length !== found[0].length)) return null;
   return found[0].map((line, i) => line.map((_, j) => found.reduce((sum, counts) => sum + counts[i][j], 0)));
+}
+
+function labelTable(counts, label) {
+  const names = ['label', 'true no', 'false yes', 'false no', 'true yes'];
+  return scrollable(label, element('table', { class: 'confusion' }, element('caption', { class: 'visually-hidden' }, label),
+    element('thead', {}, element('tr', {}, names.map((name) => element('th', { scope: 'col' }, name)))),
+    element('tbody', {}, counts.map((line, i) => element('tr', {}, element('th', { scope: 'row' }, String(i)),
+      line.map((value) => element('td', {}, value.toLocaleString('en'))))))));
 }
 
 // Counts with the share of the true class as shade; the text tells the numbers, so the shade is never alone.
@@ -317,7 +327,7 @@ function predictionCard(title, cells, family, extra) {
   if (!counts && !bins.length) return null;
   const holder = element('div');
   const card = element('div', { class: 'card' }, element('h3', {}, title), extra ?? '',
-    element('div', { class: 'pair' }, counts ? element('div', {}, element('p', { class: 'note' }, 'Confusion (test images)'), confusionTable(counts, `Confusion matrix of ${cells[0].model}`)) : '', bins.length ? holder : ''));
+    element('div', { class: 'pair' }, counts ? element('div', {}, element('p', { class: 'note' }, 'Confusion (test images)'), (cells.some((cell) => Array.isArray(cell.metrics.test_confusion?.[0]?.[0])) ? labelTable : confusionTable)(counts, `Confusion matrix of ${cells[0].model}`)) : '', bins.length ? holder : ''));
   if (bins.length) reliabilityChart(holder, cells, family);
   return card;
 }
