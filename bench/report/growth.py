@@ -123,9 +123,9 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
         return []
     columns = (
         Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
-        Column("time 95 %", drop=1), Column("time R²", drop=4), Column("time, largest two", drop=3),
+        Column("time 95 %", drop=1), Column("time R²", drop=4), Column("last time exponent", drop=3),
         Column("memory exponent"), Column("memory 95 %", drop=2), Column("memory R²", drop=5),
-        Column("memory, largest two", drop=3), Column("points", drop=6),
+        Column("last memory exponent", drop=3), Column("points", drop=6),
     )  # fmt: skip
     costs = [curves(members, cost) for cost in (seconds, activation_memory(members)[0])]
     lines = [
@@ -138,8 +138,8 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
     note = (
         "Growth with the image: cost is proportional to pixels (side squared) to the power of the exponent, so 1 is "
         "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions. "
-        "Small images are ruled by what does not grow (weights to read, calls to make); the exponent between the two "
-        "largest resolutions alone is nearer to that of growth without end, and noisier. "
+        "Small images are ruled by what does not grow (weights to read, calls to make); the last exponent, between the "
+        "two largest resolutions alone, is nearer to that of growth without end, and noisier. "
         f"Time is that of an image; {activation_memory(members)[1]}"
     )
     if families:

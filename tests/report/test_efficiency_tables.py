@@ -204,7 +204,7 @@ def test_the_largest_two_resolutions_have_an_exponent_of_their_own(run: Any, tmp
         run.efficiency("a", resolution, speed=1 / cost, memory=4 * PARAMS / MIB + 100 * cost, params=PARAMS)
     (row,) = table(page(run, tmp_path), "Growth with the image")
     expected = f"{math.log(257 / 17) / math.log(4):.2f}"
-    assert row["time, largest two"] == row["memory, largest two"] == expected
+    assert row["last time exponent"] == row["last memory exponent"] == expected
 
 
 def test_what_was_not_measured_is_called_extrapolated(run: Any, tmp_path: Path):
