@@ -63,7 +63,8 @@ class Preparation:
         # Plain numbers where the channels are alike: the arithmetic of torchvision's Normalize, bit for bit.
         self._mean: Any = mean[0] if self.uniform else torch.tensor(mean, device=self.device)
         self._std: Any = std[0] if self.uniform else torch.tensor(std, device=self.device)
-        self._low, self._high = (0 - self._mean) / self._std, (1 - self._mean) / self._std
+        self._low: Any = (0 - self._mean) / self._std
+        self._high: Any = (1 - self._mean) / self._std
 
     def __call__(self, pixels: torch.Tensor, plan: augment.Augmentation | None) -> torch.Tensor:
         """Turn uint8 (B, H, W, C) on the device into float32 (B, in_chans, R, R)."""
