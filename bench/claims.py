@@ -78,8 +78,9 @@ class Claims:
         number = max(before, default=-1) + 1
         path = self.folder / f"{name}.{number}.claim"
         try:
+            self.folder.mkdir(exist_ok=True)  # another driver, ending when nobody had a claim, has cleared it away
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
-        except FileExistsError:
+        except (FileExistsError, FileNotFoundError):
             return None
         except OSError as error:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error

@@ -1,7 +1,7 @@
 """Join runs: Records of several run directories in one, with what lies beside them.
 
-A Record is taken only if its key is the hash of its spec, as it was when it was written: a file that was renamed, edited
-or made by hand is refused. What is there already stays.
+A Record is taken only if its key is the hash of its spec, as it was when it was written: a file that was renamed,
+edited or made by hand is refused. What is there already stays.
 """
 
 from __future__ import annotations

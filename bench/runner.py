@@ -107,7 +107,9 @@ class _Driver:
         self.interrupts: list[int] = []
         self.stopping = False
         self.hard_stop: float | None = None
-        self.stuck_since: float | None = None
+        self.problem = ""
+        self.stuck = False  # the run directory could not be written when last tried
+        self.trouble_since: float | None = None  # since when nothing could be stored or started
         self.poll_s, self.said_waiting = POLL_S[0], False
         self.claims = Claims(out)
         self.room = QuietRoom(self.claims, plan)
@@ -201,12 +203,12 @@ class _Driver:
 
     def _step(self, executor: Executor) -> bool:
         """Start what can start, sleep, take in what happened; False when all is done."""
-        if not self.stopping and not self.unwritten and self.stuck_since is None:
+        if not self.stopping and not self.stuck:
             try:
                 self._start_jobs(executor)
             except StoreError as error:
                 self._say_stuck(str(error))
-        waiting = self.unwritten or (not self.stopping and (self.timed or self.queue or self.later))
+        waiting = self.stuck or (not self.stopping and (self.timed or self.queue or self.later))
         if not self.running and not waiting:
             return False
         for event in executor.wait(self._patience(bool(waiting))):
@@ -224,7 +226,7 @@ class _Driver:
         """How long to sleep: until somebody speaks, unless what is on disk has to be looked at."""
         if self.hard_stop is not None:
             return max(0.0, self.hard_stop - time.monotonic())
-        if self.unwritten or self.stuck_since is not None:
+        if self.stuck:
             return POLL_S[0] * 4
         if not waiting or (self.running and not self.later and not self.room.waits):
             return None
@@ -284,6 +286,7 @@ class _Driver:
         return done
 
     def _launch(self, executor: Executor, job: Job) -> None:
+        self._works_again()
         label = job_label(job)
         if any(running.label == label for running in self.running.values()):
             label += f" [{job.key[:6]}]"
@@ -344,6 +347,7 @@ class _Driver:
             self._say_stuck(str(error))
             self.unwritten.append((running, finished))
             return
+        self._works_again()
         if record:
             self._keep(record)
         if not job.alone:
@@ -373,29 +377,33 @@ class _Driver:
             self._say_stuck(problem)
 
     def _say_stuck(self, problem: str) -> None:
-        if self.stuck_since is None:
-            self.stuck_since = time.monotonic()
+        if self.trouble_since is None:
+            self.trouble_since = time.monotonic()
             self.observer.note(
                 f"{problem}; nothing new is started until that works again (for {PATIENCE_S / 60:.0f} min at most); "
                 "what is finished waits in memory"
             )
+        self.stuck, self.problem = True, problem
 
     def _write_again(self) -> None:
         """Try again what could not be written; go on when it is."""
-        if self.stuck_since is None:
+        if not self.stuck:
             return
         problem = store.unwritable(self.out)
         if problem is None:
+            self.stuck = False
             waiting, self.unwritten = self.unwritten, []
             for running, finished in waiting:
-                self._finish(running, finished)
-            if not self.unwritten:
-                self.stuck_since = None
-                self.observer.note("the run directory can be written again: going on")
-                return
-        if self.stopping or time.monotonic() - self.stuck_since > PATIENCE_S:
+                self._finish(running, finished)  # may be stuck again
+        since = self.trouble_since
+        if (self.stuck and self.stopping) or (since is not None and time.monotonic() - since > PATIENCE_S):
             lost = ", ".join(running.label for running, _ in self.unwritten) or "nothing"
-            raise StoreError(f"{problem or self.out}. Not stored and to be run again: {lost}; all else is on disk")
+            raise StoreError(f"{problem or self.problem}. Not stored and to be run again: {lost}; all else is on disk")
+
+    def _works_again(self) -> None:
+        if self.trouble_since is not None:
+            self.trouble_since = None
+            self.observer.note("the run directory can be written again: going on")
 
     # --- signals -----------------------------------------------------------------------------------------------------
 

@@ -39,6 +39,12 @@ def test_one_of_two_has_it_until_it_gives_it_back(two):
     assert other.take("cell") and one.take("cell") is None and not other.lost("cell")
 
 
+def test_a_driver_between_two_claims_survives_that_another_ends(two, tmp_path):
+    one, other = two
+    other.close()
+    assert not (tmp_path / "claims").exists() and one.take("cell")
+
+
 def test_of_many_at_once_exactly_one_wins(tmp_path):
     drivers = [Claims(tmp_path, 60) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:

@@ -1,0 +1,94 @@
+"""A plug-in of the executor's tests: networks that tell where they run, take their time or fail like a full disk."""
+
+import errno
+import json
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from bench.registry import Split, register_dataset, register_model
+
+
+class Linear(nn.Module):
+    def __init__(self, num_classes, in_chans, seconds=0.0):
+        super().__init__()
+        self.head = nn.Linear(16 * in_chans, num_classes)
+        self.seconds = seconds
+
+    def forward(self, x):
+        if self.seconds:
+            print("a step of an epoch", flush=True)
+            time.sleep(self.seconds)
+        return self.head(nn.functional.adaptive_avg_pool2d(x, 4).flatten(1))
+
+
+@register_model(family="places")
+def place_plain(num_classes, in_chans, img_size):
+    return Linear(num_classes, in_chans)
+
+
+@register_model(family="places")
+def place_slow(num_classes, in_chans, img_size):
+    return Linear(num_classes, in_chans, 0.02)
+
+
+@register_model(family="places")
+def place_tells(num_classes, in_chans, img_size):
+    """Write down where this worker runs, from when to when."""
+    folder = Path(os.environ["PLACES"])
+    began = time.monotonic()
+    time.sleep(0.5)
+    facts = {
+        "began": began,
+        "ended": time.monotonic(),
+        "cores": sorted(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "cuda": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "group": os.getpgid(0) == os.getpid(),
+        "oom_score_adj": Path("/proc/self/oom_score_adj").read_text().strip(),
+    }
+    (folder / f"{time.monotonic_ns()}.json").write_text(json.dumps(facts))
+    return Linear(num_classes, in_chans)
+
+
+@register_model(family="places")
+def place_full_disk(num_classes, in_chans, img_size):
+    """Fail as a full disk does, until there is a file ``room``."""
+    if not (Path(os.environ["PLACES"]) / "room").exists():
+        raise OSError(errno.ENOSPC, "No space left on device")
+    return Linear(num_classes, in_chans)
+
+
+@register_dataset(
+    "place_data",
+    task="binary-class",
+    classes=("dark", "bright"),
+    channels=1,
+    sizes=(28,),
+    n_train=24,
+    n_val=12,
+    n_test=12,
+)
+class PlaceData:
+    def __init__(self, info):
+        self.info = info
+
+    def files(self, size):
+        return ()
+
+    def fingerprint(self, size, root):
+        return "place-1"
+
+    def load(self, size, root):
+        rng = np.random.default_rng(0)
+
+        def split(count):
+            labels = np.arange(count) % 2
+            images = rng.integers(0, 128, (count, size, size, 1)) + labels[:, None, None, None] * 60
+            return Split(images.astype(np.uint8), labels.astype(np.int64))
+
+        return {"train": split(24), "val": split(12), "test": split(12)}

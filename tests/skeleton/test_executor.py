@@ -1,0 +1,299 @@
+"""The local executor: places for workers, packing, and what a run does when the disk or a process fails it."""
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from bench import config, runner, store
+from bench.executors import local
+from bench.plan import make_plan
+
+HERE = Path(__file__).parent
+
+
+class Listener:
+    """An observer that remembers, and calls ``heard`` with each progress event."""
+
+    def __init__(self, heard=lambda label, event: None):
+        self.notes, self.ended, self.heard = [], [], heard
+
+    def begin(self, jobs, cells, done, estimate_s):
+        self.jobs = jobs
+
+    def start(self, label, estimate_s, share=1.0):
+        pass
+
+    def progress(self, label, event):
+        self.heard(label, event)
+
+    def finish(self, label, record, seconds, said="round done"):
+        self.ended.append((label, record and record["status"], said))
+
+    def skip(self, estimate_s, cells=0):
+        pass
+
+    def note(self, text):
+        self.notes.append(text)
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory):
+    """One cache, one forkserver and one folder for what workers tell, for all tests of this file."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("places")
+    patch.setenv("MEDBENCH_CACHE", str(folder / "cache"))
+    patch.setenv("PLACES", str(folder / "told"))
+    (folder / "told").mkdir()
+    yield folder / "told"
+    patch.undo()
+
+
+def sweep(models, out, seeds=(0,), **keys):
+    flags = {
+        "plugins": [str(HERE / "places_plugin.py")],
+        "sweep.models": list(models),
+        "sweep.datasets": ["place_data"],
+        "sweep.resolutions": [28],
+        "efficiency.resolutions": [28],
+        "efficiency.batches": [2],
+        "efficiency.budget_s": 0.01,
+        "efficiency.rounds": 1,
+        "sweep.recipe": "quick",
+        "sweep.epochs": 1,
+        "sweep.seeds": list(seeds),
+        "sweep.kinds": ["accuracy"],
+        "run.device": "cpu",
+        "run.out": str(out),
+        **keys,
+    }
+    return config.load(flags=flags)
+
+
+def run(models, out, listener=None, executor=None, **keys):
+    loaded = sweep(models, out, **keys)
+    return runner.execute(loaded, make_plan(loaded), Path(out), listener or Listener(), executor=executor)
+
+
+# --- places ----------------------------------------------------------------------------------------------------------
+
+
+def test_cores_are_divided_evenly(monkeypatch):
+    monkeypatch.setattr(local, "sorted_cores", lambda: [0, 4, 1, 5])
+    assert local.make_slots("cpu", False, 0, 1) == [local.Slot("cpu", 4)]
+    assert local.make_slots("cpu", False, 0, 2) == [
+        local.Slot("cpu", 2, cores=(0, 4)),
+        local.Slot("cpu", 2, cores=(1, 5)),
+    ]
+    assert [s.threads for s in local.make_slots("cpu", False, 1, 2)] == [1, 1]
+    assert local.make_slots("cpu", False, 0, 8) == [local.Slot("cpu", 1)] * 8
+
+
+def test_gpus_of_the_planned_kind_are_filled_one_by_one(monkeypatch):
+    gpus = ({"name": "big", "uuid": "GPU-a"}, {"name": "small", "uuid": "GPU-b"}, {"name": "big", "uuid": "GPU-c"})
+    monkeypatch.setattr(local, "gpus", lambda: gpus)
+    monkeypatch.setattr(local, "sorted_cores", lambda: list(range(8)))
+    slots = local.make_slots("cuda:0", True, 0, 2)
+    assert [(s.visible_gpus, s.device, s.threads) for s in slots] == [
+        ("GPU-a", "cuda:0", 2), ("GPU-c", "cuda:0", 2), ("GPU-a", "cuda:0", 2), ("GPU-c", "cuda:0", 2),
+    ]  # fmt: skip
+    assert [s.visible_gpus for s in local.make_slots("cuda:1", False, 3, 1)] == ["GPU-b"]
+
+
+def test_hardware_threads_of_a_core_stay_together(monkeypatch, tmp_path):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    read = Path.read_text
+
+    def topology(self, *args, **kwargs):
+        cpu = self.parts[-3]
+        return {"physical_package_id": "0", "core_id": str(int(cpu[3:]) % 2)}.get(self.name) or read(self)
+
+    monkeypatch.setattr(Path, "read_text", topology)
+    assert local.sorted_cores() == [0, 2, 1, 3]
+
+
+def told(surroundings, count):
+    found = [json.loads(path.read_text()) for path in sorted(surroundings.glob("*.json"))]
+    for path in surroundings.glob("*.json"):
+        path.unlink()
+    assert len(found) == count
+    return found
+
+
+@pytest.mark.skipif(len(local.sorted_cores()) < 2, reason="needs two cores")
+def test_packed_cells_run_at_a_time_on_cores_of_their_own_and_timed_ones_alone(surroundings, tmp_path):
+    kinds = {"sweep.kinds": ["accuracy", "efficiency"], "run.pack": 2}
+    outcome = run(["place_tells"], tmp_path / "packed", seeds=(0, 1), **kinds)
+    assert outcome.failed == 0 and len(outcome.written) == 3
+    timed, one, two = told(surroundings, 3)
+    assert timed["cores"] == sorted(local.sorted_cores()) and timed["ended"] <= min(one["began"], two["began"])
+    assert not set(one["cores"]) & set(two["cores"]) and one["threads"] == two["threads"] == len(one["cores"])
+    assert max(one["began"], two["began"]) < min(one["ended"], two["ended"]), "they did not run at the same time"
+    assert one["group"] and one["oom_score_adj"] == "500"
+
+
+def test_a_gpu_is_named_before_cuda_starts(surroundings, tmp_path):
+    executor = local.LocalExecutor([local.Slot("cpu", 1, visible_gpus="GPU-1234")])
+    run(["place_tells"], tmp_path / "gpu", executor=executor)
+    assert told(surroundings, 1)[0]["cuda"] == "GPU-1234"
+
+
+def test_packed_and_single_runs_agree_to_the_bit(tmp_path):
+    found = []
+    for pack in (1, 3):
+        keys = {"run.pack": pack, "run.threads": 1}
+        run(["place_plain"], tmp_path / str(pack), seeds=range(4), **keys)
+        found.append({r["key"]: steady(r) for r in store.read_records(tmp_path / str(pack))[0]})
+    assert len(found[0]) == 4 and found[0] == found[1]
+
+
+def steady(record):
+    return {name: value for name, value in record["metrics"].items() if "per_s" not in name}
+
+
+# --- faults ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "oom", "expected"),
+    [
+        (-9, True, ("oom", "out of memory")),
+        (-9, False, ("failed", "SIGKILL")),
+        (-11, False, ("failed", "SIGSEGV")),
+        (3, False, ("failed", "exit status 3")),
+        (-99, False, ("failed", "signal 99")),
+    ],
+)
+def test_deaths_are_told_apart(exitcode, oom, expected):
+    status, reason = local.death(exitcode, oom, neighbours=2)
+    assert (status, expected[1] in reason) == (expected[0], True), reason
+    assert status != "oom" or "2 cells shared it" in reason
+
+
+def workers():
+    servers = [p for p in psutil.Process().children() if "multiprocessing.forkserver" in " ".join(p.cmdline())]
+    return servers, [w for server in servers for w in server.children()]
+
+
+def test_a_killed_forkserver_loses_no_cell(tmp_path):
+    def kill_server(label, event):
+        if not killed:
+            killed.append(workers()[0][0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+
+    killed = []
+    listener = Listener(kill_server)
+    outcome = run(["place_plain"], tmp_path / "run", listener, seeds=(0, 1))
+    assert killed and {r["status"] for r in outcome.written} == {"ok"} and len(outcome.written) == 2
+    assert any("to run again" in said for _, _, said in listener.ended)
+
+
+def test_a_full_disk_is_not_the_fault_of_a_cell(surroundings, tmp_path):
+    def make_room():
+        (surroundings / "room").write_text("")
+
+    timer = threading.Timer(1.0, make_room)
+    listener = Listener()
+    timer.start()
+    outcome = run(["place_full_disk"], tmp_path / "run", listener)
+    timer.join()
+    statuses = {record["status"] for record in outcome.written}
+    if statuses != {"ok"}:  # a slow machine may have seen it full three times
+        assert "No space left on device" in outcome.written[0]["reason"] and "3 times" in outcome.written[0]["reason"]
+    assert any("No space left" in said for _, _, said in listener.ended)
+
+
+def test_results_wait_in_memory_while_the_run_directory_is_full(tmp_path, monkeypatch):
+    out, real = tmp_path / "run", store.atomic_write
+    full = threading.Event()
+
+    def write(path, data):
+        if full.is_set() and "cells" in str(path):
+            raise store.StoreError(f"cannot write {path}: No space left on device; nothing was changed")
+        real(path, data)
+
+    def room_again(label, event):
+        if not full.is_set() and not listener.notes:
+            full.set()
+            threading.Timer(1.5, full.clear).start()
+
+    monkeypatch.setattr(store, "atomic_write", write)
+    monkeypatch.setattr(store, "unwritable", lambda out: "cannot write RUN: No space left" if full.is_set() else None)
+    listener = Listener(room_again)
+    outcome = run(["place_plain"], out, listener, seeds=(0, 1))
+    assert len(outcome.written) == 2 and {r["status"] for r in store.read_records(out)[0]} == {"ok"}
+    assert any("waits in memory" in note for note in listener.notes) and any("going on" in n for n in listener.notes)
+
+
+def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monkeypatch):
+    out, real = tmp_path / "run", store.atomic_write
+
+    def write(path, data):
+        if "cells" in str(path):
+            raise store.StoreError(f"cannot write {path}: No space left on device; nothing was changed")
+        real(path, data)
+
+    monkeypatch.setattr(store, "atomic_write", write)
+    monkeypatch.setattr(runner, "PATIENCE_S", 0.0)
+    with pytest.raises(store.StoreError, match="Not stored and to be run again: place_plain on place_data"):
+        run(["place_plain"], out)
+    assert not (out / "claims").exists() and not list(out.rglob(".*"))
+    monkeypatch.undo()
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "cache"))
+    assert run(["place_plain"], out).written[0]["status"] == "ok"
+
+
+def test_a_read_only_run_directory_is_named(tmp_path, monkeypatch):
+    def read_only(*args, **kwargs):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(store.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(store.StoreError, match=r"Read-only file system.*--out"):
+        store.prepare(tmp_path / "run")
+
+
+def test_two_drivers_at_once_do_every_cell_once(tmp_path):
+    out, outcomes = tmp_path / "run", []
+
+    def drive():
+        outcomes.append(run(["place_slow"], out, seeds=range(6)))
+
+    threads = [threading.Thread(target=drive) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    written = [r["key"] for outcome in outcomes for r in outcome.written]
+    assert len(outcomes) == 2 and len(written) == len(set(written)) == 6
+    assert sum(outcome.resumed for outcome in outcomes) == 6 and len(store.read_records(out)[0]) == 6
+    assert not (out / "claims").exists()
+
+
+def test_a_waiting_driver_takes_over_from_a_dead_one(tmp_path):
+    out = tmp_path / "run"
+    loaded = sweep(["place_plain"], out)
+    (key,) = make_plan(loaded).cells
+    (out / "claims").mkdir(parents=True)
+    owner = {"host": "here", "pid": 2**22 + 1, "machine": None, "token": "x", "started": "1"}
+    claim = out / "claims" / f"{key}.0.claim"
+    claim.write_text(json.dumps({**owner, "machine": "another"}))
+    begun = time.monotonic()
+
+    def dies():
+        from bench import claims
+
+        claim.write_text(json.dumps({**owner, "machine": claims._machine()}))
+
+    timer = threading.Timer(1.0, dies)
+    timer.start()
+    listener = Listener()
+    assert run(["place_plain"], out, listener).written[0]["status"] == "ok"
+    assert time.monotonic() - begun >= 1.0 and any("process 4194305 on here" in note for note in listener.notes)
