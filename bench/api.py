@@ -52,13 +52,16 @@ def list_datasets(pattern: str = "*") -> list[str]:
     return list(registry.datasets) if pattern == "*" else registry.expand_datasets([pattern])
 
 
-def load_dataset(name: str, size: int = 28, root: str | Path | None = None) -> LoadedDataset:
+def load_dataset(
+    name: str, size: int = 28, root: str | Path | None = None, *, resize: str = "bilinear"
+) -> LoadedDataset:
     """Load a dataset's splits as memory-mapped uint8 arrays, decoded once into a cache.
 
     Args:
-        name: as in ``bench list datasets``.
-        size: side length in pixels, one of the dataset's sizes.
+        name: as in ``bench list datasets``, or ``folder:PATH``, ``csv:PATH[...]``, ``hf:NAME``.
+        size: side length in pixels, one of the dataset's sizes; any for images of any size.
         root: folder of its files; by default the user's cache (``bench fetch`` puts them there).
+        resize: how images of any size are brought to ``size``: nearest, bilinear, bicubic, pad, native.
 
     Raises:
         RegistryError: unknown name.
@@ -66,7 +69,7 @@ def load_dataset(name: str, size: int = 28, root: str | Path | None = None) -> L
     """
     from bench.training.cache import load_dataset as load
 
-    return load(name, size=size, root=Path(root).expanduser() if root else None)
+    return load(name, size=size, root=Path(root).expanduser() if root else None, resize=resize)
 
 
 def run(

@@ -49,7 +49,19 @@ def models_json() -> list[dict[str, Any]]:
 
 def datasets_json() -> list[dict[str, Any]]:
     """Facts of every registered dataset."""
-    names = ("name", "task", "classes", "channels", "sizes", "n_train", "n_val", "n_test", "modality", "summary")
+    names = (
+        "name",
+        "task",
+        "classes",
+        "channels",
+        "sizes",
+        "varied",
+        "n_train",
+        "n_val",
+        "n_test",
+        "modality",
+        "summary",
+    )
     more = ("licence", "citation", "source", "groups", "mirror_safe", "traps", "origin")
     return [store.plain({name: getattr(info, name) for name in names + more}) for info in registry.datasets.values()]
 
@@ -106,11 +118,13 @@ def print_datasets(console: Console) -> None:
     table.add_column("licence")
     for info in registry.datasets.values():
         counts = "/".join("?" if n is None else f"{n:,}" for n in (info.n_train, info.n_val, info.n_test))
-        sizes = ", ".join(map(str, info.sizes)) or "any (made on the spot)"
+        sizes = ", ".join(map(str, info.sizes)) or ("any (resized)" if info.varied else "any (made on the spot)")
         table.add_row(info.name, info.task, str(len(info.classes)), str(info.channels), counts, sizes, info.licence)
     console.print(table)
     for word, patterns in sorted(registry.datasets.words().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
+    own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"
+    console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
 
 
 def print_plan(plan: Plan, out: Path, console: Console) -> None:

@@ -75,14 +75,14 @@ def test_a_duplicate_name_shows_both_origins():
 
 
 def test_a_decorated_model_is_found_and_built(clean_registries):
-    @registry.register_model(family="mine", options={"width": Option(4, (4, 8))})
+    @registry.register_model(family="only_here", options={"width": Option(4, (4, 8))})
     def my_net(num_classes, in_chans, img_size, width=4):
         return ("net", num_classes, in_chans, img_size, width)
 
     facts = registry.model_facts("my_net")
     assert facts.plugin_file == __file__ and facts.origin.startswith(__file__)
     assert facts.build(5, 1, 28, **dict(parse_model("my_net[width=8]").options)) == ("net", 5, 1, 28, 8)
-    assert [str(s) for s in registry.expand_models(["mine"])] == ["my_net"]
+    assert [str(s) for s in registry.expand_models(["only_here"])] == ["my_net"]
     assert "my_net" not in [str(s) for s in registry.expand_models(["all"])]
 
 
