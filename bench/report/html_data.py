@@ -48,6 +48,7 @@ MEASURES = tuple(dict(zip(_FIELDS, values, strict=True)) for values in _MEASURES
 CURVES = ("train_loss", "val_loss", "val_auc", "val_acc", "lr")
 MAX_EPOCHS, ALL_EPOCHS = 300, 40_000  # points of one history, and of all together
 LOG_CHARS, LOG_CHARS_BAD, ALL_LOG_CHARS = 2_000, 8_000, 1_000_000  # of a Cell with and without a result; of all
+MAX_DETAILED = 6_000  # Cells; of more the page has neither curves nor logs nor calibration, and says so
 ALL_PICTURE_BYTES = 4_000_000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PATCH = re.compile(r"_patch\d+(_window\d+)?(_\d+)?(?=\[|$| )")
@@ -78,12 +79,18 @@ def collect(report: Report, out: Path) -> Document:
         for row in report.rows
         for record, clinic in zip(row.ok, row.clinical, strict=False)
     }
-    _add_files(cells, out, temperatures)
+    if len(cells) <= MAX_DETAILED:
+        _add_files(cells, out, temperatures)
+    else:
+        for cell in cells:
+            cell["metrics"] = {k: v for k, v in cell["metrics"].items() if known(v) or k == "test_confusion"}
+            cell["timings"], cell["log"] = {}, "" if cell["status"] == "ok" else clean(cell["log"])[-LOG_CHARS:]
     first = headline(report.boards)
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
-        "measures": list(MEASURES), "first": report.boards.index(first) if first else 0,
+        "measures": list(MEASURES), "detailed": len(cells) <= MAX_DETAILED,
+        "first": report.boards.index(first) if first else 0,
     }  # fmt: skip
 
 

@@ -206,6 +206,19 @@ def test_two_thousand_records(tmp_path: Path, run: Any):
     assert len(embedded(text)["cells"]) == 2000 and len(text.encode()) < 7_000_000
 
 
+def test_of_very_many_cells_only_the_figures_are_in_the_page(
+    full_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(html_data, "MAX_DETAILED", 5)
+    (tmp_path / "history").mkdir()
+    for record in full_run.records:
+        (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
+    document = embedded(page_of(full_run, tmp_path))
+    assert document["detailed"] is False and len(document["cells"]) == len(full_run.records)
+    assert not any("history" in cell or "reliability" in cell for cell in document["cells"])
+    assert any("test_confusion" in cell["metrics"] for cell in document["cells"])
+
+
 def test_files_that_cannot_be_read_are_left(tmp_path: Path, run: Any):
     key = run.accuracy("resnet18", "breastmnist", 0.8)["key"]
     for folder, data in (

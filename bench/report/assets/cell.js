@@ -30,7 +30,7 @@ function drawCell(section, cell) {
   block(section, 'Environment', { ...cell.environment, ...(versions ? { 'versions of the key': versions } : {}) });
   block(section, 'Time', cell.timings);
   section.append(element('h3', {}, 'Log'), cell.log ? element('pre', { tabindex: 0, role: 'region', 'aria-label': 'Log' }, cell.log)
-    : element('p', { class: 'note' }, 'The worker printed nothing.'),
+    : element('p', { class: 'note' }, data.detailed ? 'The worker printed nothing.' : 'Left out of this page, which holds very many cells.'),
   element('p', { class: 'note' }, 'Numbers here have six digits; all of them, and the whole log, are in ',
     element('code', {}, `cells/${cell.key}.json`), ' and ', element('code', {}, `logs/${cell.key}.log`), ' of the run directory.'));
   return title;

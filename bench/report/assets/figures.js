@@ -215,7 +215,8 @@ function startTraining(section) {
     groups.get(key).push(...cells);
   });
   if (!groups.size) {
-    section.append(element('p', {}, 'No history of a training was found beside the records.'));
+    section.append(element('p', {}, data.detailed ? 'No history of a training was found beside the records.'
+      : `The curves of ${data.cells.length.toLocaleString('en')} cells are left out of this page; they are in history/ of the run directory.`));
     return;
   }
   const controls = element('div', { class: 'controls' });
