@@ -165,11 +165,11 @@ def _orders(board: Overall, codes: _Codes) -> list[dict[str, Any]]:
         })  # fmt: skip
     if judged and (test := judged.friedman):
         half = test.critical_difference / 2
-        groups = dict(enumerate(letters(tie_groups(test.told_apart) or (), test.models)))
+        tied = dict(enumerate(letters(tie_groups(test.told_apart) or (), test.models)))
         order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
         lines = [
             {"model": model, "code": places[model], "x": test.mean_ranks[i], "low": test.mean_ranks[i] - half,
-             "high": test.mean_ranks[i] + half, "groups": groups[i]}
+             "high": test.mean_ranks[i] + half, "groups": tied[i]}
             for i in order for model in (judged.friedman_models[i],)
         ]  # fmt: skip
         found.append({
