@@ -131,7 +131,7 @@ function tradeoffPoint(line, measure, place) {
   const high = line[`${tradeoff.score}_high`];
   return { x, y, low, high, name: line.model, label: shortName(line.model, line.code), family: code.family,
     href: row ? cellLink(data.cells[row.first]) : null,
-    lines: [`${SCORES[tradeoff.score]} ${fixed(y)}${isNumber(low) ? ` (95 % ${span(low, high)})` : ''}`, `${significant(x)} ${measure.unit}`] };
+    lines: [`${SCORES[tradeoff.score]} ${fixed(y)}${isNumber(low) ? ` (95 % ${span(low, high)})` : ''}`, `${measure.label} ${significant(x)} ${measure.unit}`] };
 }
 
 const logarithmic = (values) => values.length > 1 && Math.min(...values) > 0 && Math.max(...values) / Math.min(...values) > 5;
