@@ -134,7 +134,7 @@ def near(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> list[Ne
     for top in range(0, len(rows), _ROWS):
         for left in range(0, len(columns), _COLUMNS):
             equal = hashes[top : top + _ROWS] @ others[left : left + _COLUMNS].T
-            i, j = np.nonzero(equal >= least)
+            i, j = np.divmod(np.flatnonzero(equal >= least), equal.shape[1])
             for start in range(0, len(i), _COLUMNS):
                 part = slice(start, start + _COLUMNS)
                 one, two = fine[top + i[part]].astype(np.float32), other_fine[left + j[part]].astype(np.float32)
