@@ -113,7 +113,7 @@ def _lazily(split: LazySplit, where: str, shape: tuple[int, int, int], rule: str
         more = "at least " if len(faults) >= _SHOWN_FAULTS else ""
         lines = "\n  ".join(faults[:_SHOWN_FAULTS])
         raise DataError(
-            f"{where}: {more}{len(faults)} of {count:,} images cannot be used:\n  {lines}\n"
+            f"{where}: {more}{len(faults)} of {count:,} images cannot be used: {lines}\n"
             "Mend or remove them; `bench inspect` lists all of them."
         )
 

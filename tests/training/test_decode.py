@@ -111,7 +111,8 @@ def test_broken_images_are_told_together_and_nothing_is_kept(info, tmp_path, mon
         open_dataset(info, 16, None, tmp_path, resize="bilinear")
     said = str(caught.value)
     assert said.startswith("folder:a b/ü, split train: ") and "`bench inspect` lists all" in said
-    assert said.count("\n  train/img ") == min(len(broken), 20) and f"img {broken[0]} ü.png is cut off" in said
+    assert said.count("train/img ") == min(len(broken), 20) and f"img {broken[0]} ü.png is cut off" in said
+    assert f"train/img {broken[0]} ü.png: " in said.splitlines()[0]  # all that a Record's reason has room for
     assert [path.name for path in (tmp_path / "decoded").iterdir() if not path.name.endswith(".lock")] == []
 
 
