@@ -123,8 +123,13 @@ def write_outcome(out: Path, job: Job, finished: Finished) -> Record | None:
 
 
 def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Record:
-    """Write a Cell's Record, and clear away what was kept for the case of its interruption."""
+    """Write a Cell's Record, and clear away what was kept for the case of its interruption.
+
+    A Cell that had a result and ran again only for its weights keeps that result if it fails now.
+    """
     result = finished.result
+    if result.status != "ok" and (before := _result_of(out, key)):
+        return before
     metrics = dict(result.metrics)
     record: Record = {
         "schema": store.SCHEMA,
@@ -144,6 +149,15 @@ def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Recor
         with contextlib.suppress(OSError):
             (out / "checkpoints" / f"{key}.pt").unlink(missing_ok=True)
     return record
+
+
+def _result_of(out: Path, key: str) -> Record | None:
+    """The Record of a Cell that has a result."""
+    try:
+        record = store.read_record(out / "cells" / f"{key}.json")
+    except store.StoreError:
+        return None
+    return record if record["status"] == "ok" else None
 
 
 def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:

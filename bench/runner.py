@@ -16,25 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import store, transfer
-from bench.cells import Cell, EfficiencyCell, Result, needs
+from bench import store
+from bench.cells import Result, needs
 from bench.claims import Claims
 from bench.config import Loaded
 from bench.executors.base import Event, Executor, Finished, Job
-from bench.jobs import (
-    combined,
-    job_estimate_s,
-    job_label,
-    make_jobs,
-    read_round,
-    run_info,
-    write_finished,
-    write_outcome,
-)  # fmt: skip
+from bench.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome
 from bench.observer import Observer, Steady
 from bench.plan import Plan
 from bench.quiet import QuietRoom
 from bench.store import Record, StoreError
+from bench.todo import Todo, find_todo
 
 POLL_S = (0.5, 10.0)  # how often others' claims are looked at: at first, and at most
 GRACE_S = 25.0  # after SIGTERM: schedulers kill after 30 s
@@ -96,7 +88,6 @@ class _Driver:
     def __init__(self, loaded: Loaded, plan: Plan, out: Path, observer: Observer, executor: Executor | None) -> None:
         self.loaded, self.plan, self.out = loaded, plan, out
         self.observer: Any = Steady(observer)
-        self.kept: set[str] = set()
         self.outcome = Outcome(out, tuple(plan.cells))
         self.statuses: dict[str, str] = {}  # of Cells that are done
         self.stamps: dict[str, store.Stamp] = {}  # of Records that are there and are to be replaced
@@ -120,7 +111,7 @@ class _Driver:
         begun = False
         try:
             with self._signals():
-                self._decide(self._find_done())
+                self._line_up(find_todo(self.loaded, self.plan, self.out, self.observer.note))
                 self.executor = self.executor or make_executor(self.loaded, self.plan)
                 self._begin()
                 begun = True
@@ -139,50 +130,10 @@ class _Driver:
         self.outcome.failed = sum(status in ("failed", "timeout") for status in planned)
         return self.outcome
 
-    # --- what is to do -----------------------------------------------------------------------------------------------
-
-    def _find_done(self) -> set[str]:
-        """Read what is on disk; return the keys of Cells that need not run."""
-        found, problems = store.read_states(self.out)
-        for line in store.set_aside(self.out, problems):
-            self.observer.note(line)
-        retry = set(self.loaded.sweep.run.retry)
-        # What could not run once and can run now, after an upgrade, is no longer done.
-        again = {
-            key
-            for key, state in found.items()
-            if state.status in retry or (state.status == "unsupported" and key not in self.plan.unsupported)
-        }
-        done = found.keys() - again
-        kept = transfer.kept_weights(self.plan.cells, done, self.loaded.sweep.run.keep_weights)
-        finished = {key for key in done if found[key].status == "ok"}
-        if bare := transfer.to_train_again(finished & self.plan.cells.keys(), kept, self.out):
-            self.observer.note(f"{len(bare)} cells are trained again: their weights are needed and were not kept")
-            again |= set(bare)
-        self.kept = kept
-        self.stamps = {key: found[key].stamp for key in again}
-        self.statuses = {key: state.status for key, state in found.items() if key not in again}
-        return set(self.statuses)
-
-    def _decide(self, done: set[str]) -> None:
-        """Write what needs no worker; line up the jobs of the rest."""
-        plan = self.plan
-        self.outcome.resumed = len(done & plan.cells.keys())
-        environment = {"device": plan.device, "threads": plan.threads}
-        for key, reason in plan.unsupported.items():
-            if key not in done:
-                finished = Finished(Result({}, "unsupported", reason), environment, 0.0)
-                self._keep(write_finished(self.out, key, plan.cells[key], finished))
-        todo: dict[str, Cell] = {}
-        for key, cell in plan.cells.items():
-            if key in self.statuses:
-                continue
-            # killed between the last round and the Record
-            if isinstance(cell, EfficiencyCell) and (record := combined(self.out, key, cell)):
-                self._keep(record)
-            else:
-                todo[key] = cell
-        for job in make_jobs(self.loaded, plan, self.out, todo, self.kept):
+    def _line_up(self, todo: Todo) -> None:
+        self.statuses, self.stamps = todo.statuses, todo.stamps
+        self.outcome.resumed, self.outcome.written = todo.found, todo.written
+        for job in todo.jobs:
             (self.timed if job.alone else self.queue).append(job)
 
     def _keep(self, record: Record) -> None:
@@ -350,6 +301,9 @@ class _Driver:
         self._works_again()
         if record:
             self._keep(record)
+            if record["status"] != finished.result.status:
+                ended = f"{finished.result.status} ({finished.result.reason})"
+                self.observer.note(f"{running.label}: trained again for its weights, {ended}; the earlier result stays")
         if not job.alone:
             self.claims.release(job.key, done=True)
         self.observer.finish(running.label, record, finished.seconds)

@@ -14,8 +14,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench import config, registry
-from bench.cells import LATER_SETTINGS, AccuracyCell, Context, cell_key, weights_path
+from bench import config, registry, store
+from bench.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
+from bench.executors.base import Finished
+from bench.jobs import write_finished
 from bench.plan import make_plan
 from bench.registry import parse_model
 from bench.training import weights
@@ -85,6 +87,16 @@ def test_kept_weights_are_those_that_made_the_scores(tmp_path: Path, extra: dict
 def test_weights_are_kept_only_when_asked_for(tmp_path: Path) -> None:
     run_accuracy(cell(), context(tmp_path, keep=False))
     assert not (tmp_path / "weights").exists()
+
+
+def test_a_result_outlives_a_failed_second_training_for_its_weights(tmp_path: Path) -> None:
+    what = cell()
+    key = cell_key(what)
+    first = write_finished(tmp_path, key, what, Finished(Result({"test_auc": 0.75}), {}, 1.0))
+    again = write_finished(tmp_path, key, what, Finished(Result({}, "timeout", "took longer"), {}, 1.0))
+    assert again == first == store.read_record(tmp_path / "cells" / f"{key}.json")
+    write_finished(tmp_path, key, what, Finished(Result({"test_auc": 0.8}), {}, 1.0))
+    assert store.read_record(tmp_path / "cells" / f"{key}.json")["metrics"]["test_auc"] == 0.8
 
 
 def test_a_diverged_training_leaves_no_weights(tmp_path: Path) -> None:
