@@ -212,7 +212,12 @@ def _status(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
+    """One line for people, whatever the error does when it is asked for its text."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
-    text = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {text[0] if text else ''}{where}"[:400]
+    try:
+        lines = str(error).strip().splitlines()
+    except Exception as second:
+        lines = [f"(its text cannot be had: {type(second).__name__})"]
+    text = "".join(c if c.isprintable() else "?" for c in lines[0][:340]) if lines else ""
+    return f"{type(error).__name__}: {text}{where}"[:400]

@@ -52,6 +52,7 @@ def surroundings(tmp_path_factory):
     folder = tmp_path_factory.mktemp("places")
     patch.setenv("MEDBENCH_CACHE", str(folder / "cache"))
     patch.setenv("PLACES", str(folder / "told"))
+    patch.chdir(folder)  # away from the bench.toml of the checkout
     (folder / "told").mkdir()
     yield folder / "told"
     patch.undo()
