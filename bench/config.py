@@ -82,6 +82,9 @@ class RunSection(_Section):
     keep_weights: bool = False
     download: bool = True
     skip_missing: bool = False
+    executor: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
+    ray_memory_gib: Annotated[float, Field(gt=0)] | None = None
     retry: Annotated[list[Literal["failed", "timeout", "oom", "diverged"]], BeforeValidator(_listed)] = []
 
 
