@@ -1,0 +1,1 @@
+"""Where a trained network looks: class-activation maps and effective receptive fields, as pictures and numbers."""

@@ -1,0 +1,100 @@
+"""Which Cells of a run can be explained: trainings that ended well and whose weights were kept."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from bench import store
+from bench.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
+from bench.store import Record, StoreError
+
+
+def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
+    """Find the Records of keys or their beginnings; ``all`` is every training whose weights were kept.
+
+    Raises:
+        StoreError: no such run or Cell, several Cells begin so, or its weights do not lie there.
+    """
+    if not (out / "cells").is_dir():
+        raise StoreError(f"{out} is no run directory: it has no cells/")
+    keys = sorted(path.stem for path in (out / "cells").glob("*.json") if not path.name.startswith("."))
+    kept = [key for key in keys if weights_path(out, key).is_file()]
+    if not wanted:
+        raise StoreError(f"say which cell of {out}: {_some(out, kept)}")
+    if list(wanted) == ["all"]:
+        if not kept:
+            raise StoreError(f"{out} has kept no weights; {_how_to_keep(out)}")
+        return [store.read_record(store.record_path(out, key)) for key in kept]
+    found: dict[str, Record] = {}
+    for beginning in wanted:
+        matches = [key for key in keys if key.startswith(beginning)] if beginning else []
+        if not matches:
+            raise StoreError(f"{out} has no cell {beginning!r}; {_some(out, kept)}")
+        if len(matches) > 1:
+            raise StoreError(f"{beginning!r} begins {len(matches)} keys of {out}: {', '.join(matches[:5])}; write more")
+        record = store.read_record(store.record_path(out, matches[0]))
+        _check(out, record)
+        found[record["key"]] = record
+    return list(found.values())
+
+
+def _check(out: Path, record: Record) -> None:
+    key, spec = record["key"], record["spec"]
+    what = f"cell {key} ({spec['model']})"
+    if record["kind"] == "transfer":
+        raise StoreError(f"{what} is a transfer: nothing was trained; explain its source, {spec['source_key']}")
+    if record["kind"] != "accuracy":
+        raise StoreError(f"{what} is an {record['kind']} cell: nothing was trained")
+    if record["status"] != "ok":
+        raise StoreError(f"{what} ended as {record['status']}: there is no trained network to look at")
+    if not weights_path(out, key).is_file():
+        raise StoreError(
+            f"{weights_path(out, key)} is missing: the weights of {what} were not kept; {_how_to_keep(out)}"
+        )
+
+
+def _some(out: Path, kept: Sequence[str]) -> str:
+    if not kept:
+        return f"it has kept no weights; {_how_to_keep(out)}"
+    names = []
+    for key in kept[:8]:
+        spec = store.read_record(store.record_path(out, key))["spec"]
+        names.append(f"{key[:8]} {spec['model']} on {spec['dataset']} at {spec['resolution']} px, seed {spec['seed']}")
+    more = f"\n  and {len(kept) - 8} more" if len(kept) > 8 else ""
+    return "weights were kept of\n  " + "\n  ".join(names) + more + "\n  (or `all` of them)"
+
+
+def _how_to_keep(out: Path) -> str:
+    """The command that trains again what is done, this time keeping its weights."""
+    commands = [
+        line for line in str(store.read_run(out).get("command", "")).splitlines() if line.startswith("bench run")
+    ]
+    if not commands:
+        return f"run the same sweep again with --keep-weights --out {shlex.quote(str(out))}"
+    flag = "" if "--keep-weights" in commands[-1] else " --keep-weights"
+    return f"this trains again and keeps them: {commands[-1]}{flag}"
+
+
+def cell_of(record: Record) -> AccuracyCell:
+    """Rebuild a Cell from its Record.
+
+    Raises:
+        StoreError: it would not be the same Cell: another version wrote it.
+    """
+    spec = dict(record["spec"])
+    spec["recipe"] = {**LATER_SETTINGS, **spec.pop("recipe_settings")}
+    if spec.get("normalisation"):
+        mean, std = spec["normalisation"]
+        spec["normalisation"] = (tuple(mean), tuple(std))
+    try:
+        cell = AccuracyCell(**spec)
+        same = cell_key(cell) == record["key"]
+    except (TypeError, KeyError) as error:
+        raise StoreError(f"cell {record['key']}: its record does not say how it was trained ({error})") from error
+    if not same:
+        raise StoreError(
+            f"cell {record['key']}: another version trained it, in another way; train it again with this one"
+        )
+    return cell
