@@ -140,7 +140,10 @@ def _data(data_root: Path | None) -> Finding:
     files = sorted(root.glob("*.npz")) if root.is_dir() else []
     if not files:
         return Finding(
-            "data root", NOTE, f"{root}: no .npz files", "`bench fetch medmnist` fills it; phantoms need none"
+            "data root",
+            NOTE,
+            f"{root}: no .npz files",
+            "`bench fetch --datasets medmnist` fills it; phantoms need none",
         )
     free = shutil.disk_usage(root).free / 2**30
     return Finding(

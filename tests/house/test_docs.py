@@ -50,6 +50,20 @@ def test_commands_parse(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
             assert not error.code, f"{page.name}: {line}\n{said}"
 
 
+def test_commands_in_messages_parse() -> None:
+    """What the program tells its user to type; values that it fills in are taken as they are spelt."""
+    found = 0
+    for source in sorted([*(ROOT / "bench").rglob("*.py"), *(ROOT / "datasets").glob("*.py")]):
+        for text in re.findall(r"`(bench [a-z]+ [^`\n]+)`", source.read_text(encoding="utf-8")):
+            line = re.sub(r"\{[^}]*\}(?=s`?$)", "model", re.sub(r"\{argv[^}]*\}", "run", text)).partition(" |")[0]
+            try:
+                parse(line)
+            except SystemExit as error:
+                assert not error.code, f"{source}: {text}"
+            found += 1
+    assert found > 5
+
+
 def test_commands_are_found_where_pages_print_them() -> None:
     text = "Say `bench run --x 1`.\n\n    bench plan --models a   # why\n    $ bench list models\n"
     text += "\n```sh\n.venv/bin/bench doctor\n```\n"
