@@ -38,10 +38,13 @@ def place_slow(num_classes, in_chans, img_size):
 
 @register_model(family="places")
 def place_tells(num_classes, in_chans, img_size):
-    """Write down where this worker runs, from when to when."""
+    """Write down where this worker runs, from when to when; if there is a file ``meet``, wait for a second one."""
     folder = Path(os.environ["PLACES"])
     began = time.monotonic()
-    time.sleep(0.5)
+    if (folder / "meet").exists() and num_classes != 1000:  # the efficiency cells' number
+        (folder / f"here-{os.getpid()}").touch()
+        while len(list(folder.glob("here-*"))) < 2 and time.monotonic() < began + 60:
+            time.sleep(0.02)
     facts = {
         "began": began,
         "ended": time.monotonic(),

@@ -131,8 +131,10 @@ def told(surroundings, count):
 
 @pytest.mark.skipif(len(local.sorted_cores()) < 2, reason="needs two cores")
 def test_packed_cells_run_at_a_time_on_cores_of_their_own_and_timed_ones_alone(surroundings, tmp_path):
+    (surroundings / "meet").touch()
     kinds = {"sweep.kinds": ["accuracy", "efficiency"], "run.pack": 2}
     outcome = run(["place_tells"], tmp_path / "packed", seeds=(0, 1), **kinds)
+    (surroundings / "meet").unlink()
     assert outcome.failed == 0 and len(outcome.written) == 3
     timed, one, two = told(surroundings, 3)
     assert timed["cores"] == sorted(local.sorted_cores()) and timed["ended"] <= min(one["began"], two["began"])
