@@ -41,7 +41,7 @@ def _spelt(value: object) -> str:
     if isinstance(value, float):
         return f"{value:g}"
     if isinstance(value, list):
-        return "–".join(f"{item:.3g}" for item in value) if value else "–"
+        return ", ".join(f"{item:.3g}" for item in value) or "–"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
