@@ -155,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(doctor)
     doctor.add_argument("--json", action="store_true", help="machine-readable")
 
+    _add_explain(commands)
     _add_gate(commands)
     _add_instruments(commands)
     return parser
@@ -199,6 +200,38 @@ def _share(text: str) -> float:
     if not 0 <= value < 1:
         raise argparse.ArgumentTypeError(f"{text}: a number between 0 and 1, as 0.05")
     return value
+
+
+def _add_explain(commands: Any) -> None:
+    explain = _command(
+        commands, "explain", _explain, "where a trained model looks: overlays on test images, receptive fields",
+        epilog="examples:\n"
+        "  bench explain results/quick 3f2a            one cell, by its key or how that begins (`all`: every one)\n"
+        "  bench explain --erf-only resnet18,swin --resolution 64,224",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    explain.add_argument("directory", nargs="?", type=Path, metavar="RUN", help="a run made with --keep-weights")
+    explain.add_argument("cells", nargs="*", metavar="CELL", help="keys or their beginnings, or `all`")
+    explain.add_argument("--erf-only", metavar="MODELS", help="receptive fields of networks without a run, on noise")
+    explain.add_argument("--resolution", default="64", metavar="R", help="of --erf-only; comma-separated (default 64)")
+    explain.add_argument("--out", type=Path, default=Path("explain"), help="of --erf-only (default explain)")
+    explain.add_argument(
+        "--per-class", type=_count, default=2, help="right, and wrong, images of each class (default 2)"
+    )
+    explain.add_argument(
+        "--images", type=_count, default=16, help="images a receptive field is the mean of (default 16)"
+    )
+    explain.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
+    explain.add_argument(
+        "--data-root", help="folder of the dataset files (default: that of bench.toml, else the user's)"
+    )
+    _add_config(explain)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1")
+    return int(text)
 
 
 def _add_instruments(commands: Any) -> None:
@@ -403,6 +436,14 @@ def _report(options: argparse.Namespace) -> int:
     for problem in problems:
         print(f"left out: {problem}", file=sys.stderr)
     print("written: " + ", ".join(str(path) for path in paths))
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    named = options.data_root or _configured(options).run.data_root
+    from bench.explain.view import explain
+
+    explain(options, Path(named).expanduser() if named else None, _console())
     return 0
 
 
