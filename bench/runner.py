@@ -72,6 +72,10 @@ def make_executor(loaded: Loaded, plan: Plan) -> Executor:
     from bench.executors.local import LocalExecutor, make_slots
 
     run = loaded.sweep.run
+    if run.executor == "ray":
+        from bench.executors.ray import make
+
+        return make(loaded, plan)
     return LocalExecutor(make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack))
 
 
