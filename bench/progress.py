@@ -34,7 +34,7 @@ def describe(record: Record) -> str:
     metrics = record["metrics"]
     if record["status"] != "ok":
         return f"{record['status']}: {record['reason']}"
-    if record["kind"] == "accuracy":
+    if record["kind"] != "efficiency":
         return f"test AUC {_number(metrics.get('test_auc'))}, ACC {_number(metrics.get('test_acc'))}"
     rate = metrics.get("throughput_images_per_s_p50") or metrics.get("train_throughput_images_per_s_p50")
     return f"{_number(rate, 1)} images/s, {_number(metrics.get('macs_g'), 2)} GMACs"

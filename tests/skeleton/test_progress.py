@@ -71,3 +71,8 @@ def test_a_terminal_shows_phase_epoch_loss_and_pace():
 
 def test_a_failed_record_says_why():
     assert describe({**RECORD, "status": "failed", "reason": "ValueError: no"}) == "failed: ValueError: no"
+
+
+def test_a_transfer_is_told_by_its_scores():
+    record = {**RECORD, "kind": "transfer", "status": "ok", "metrics": {"test_auc": 0.7, "test_acc": 0.6}}
+    assert describe(record) == "test AUC 0.700, ACC 0.600"
