@@ -22,6 +22,7 @@ from bench.report.tables import (
     Section,
     Table,
     Text,
+    counted,
     fixed,
     listed,
     name,
@@ -193,8 +194,9 @@ def proof_note(verdict: Verdict, what: str) -> str:
         else "the tie groups are too many to be named"
     )
     return (
-        f"Group: {groups}. By {what}, {verdict.proven} of {verdict.pairs} pairs are told apart "
-        f"({basis}; paired over the images, Holm over all {verdict.family:,} comparisons of this protocol, "
+        f"Group: {groups}. By {what}, {verdict.proven} of {counted(verdict.pairs, 'pair')} "
+        f"{'is' if verdict.pairs == 1 else 'are'} told apart "
+        f"({basis}; paired over the images, Holm over {counted(verdict.family, 'comparison')} of this protocol, "
         f"{100 * ALPHA:.0f} %). Rank 95 %: the places a model can have, given those pairs."
     )
 

@@ -20,6 +20,7 @@ from bench.report.tables import (
     Section,
     Table,
     Text,
+    counted,
     fixed,
     known,
     name,
@@ -32,6 +33,10 @@ from bench.report.tables import (
 OPERATING_POINT = (
     "Operating point: the score with the highest sensitivity + specificity on validation (of equal ones the most "
     "sensitive), reported on test"
+)
+NO_WIDTH = (
+    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or that it cannot "
+    "tell them apart; others might."
 )
 
 _COLUMNS = (
@@ -76,9 +81,12 @@ def _protocol_details(members: list[Row], auc: Verdict | None, acc: Verdict | No
         test = "paired over images and seeds" if acc.retrained else "McNemar, exact"
         blocks.append(
             Text(
-                f"ACC group: by ACC ({test}; Holm over {acc.family:,} comparisons), {acc.proven} of {acc.pairs} pairs."
+                f"ACC group: by ACC ({test}; Holm over {counted(acc.family, 'comparison')}), {acc.proven} of "
+                f"{counted(acc.pairs, 'pair')}."
             )
         )
+    if any(row.evidence and np.ptp(row.evidence.auc_samples) == 0 for row in members):
+        blocks.append(Text(NO_WIDTH))
     blocks += clinical_blocks(members)
     return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
 
@@ -130,7 +138,9 @@ def _about(rows: Sequence[Row]) -> str:
     frequent = f", and ACC {' or '.join(fixed(m) for m in majority)} for the most frequent answer" if majority else ""
     parts.append(f"Chance is AUC 0.5{frequent}.")
     if any(row.evidence for row in rows):
-        parts.append("AUC - 0.5 is clear (or below) where the 95 % interval leaves chance out, else unclear.")
+        parts.append(
+            "AUC - 0.5 is clear (or below) where the 95 % interval leaves chance out, else unclear; each row by itself."
+        )
     if any(len(row.ok) > 1 for row in rows):
         parts.append(
             "Two spreads, shown apart: sd images is over resampled test images, sd seeds over trainings (n - 1); AUC "
@@ -165,6 +175,8 @@ def clinical_blocks(members: Sequence[Row]) -> list[Block]:
         f"{OPERATING_POINT}. {which}{bounds}. Scaled: after temperature scaling fitted on validation; a temperature "
         "above 1 says that the model was overconfident. ECE over 15 bins."
     )
+    if any(len(row.clinical) > 1 for row in shown):
+        note += " Over several trainings all are means, the temperature a geometric one."
     blocks: list[Block] = [Text(note), table]
     return [*blocks, *_per_class(shown, classes)] if classes > 1 else blocks
 

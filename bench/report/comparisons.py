@@ -217,7 +217,8 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
     )  # fmt: skip
     text = (
         "Trained on one dataset and tested on another without further training, over the classes that the two share. "
-        "At home is the source's own test split, over the same classes."
+        "At home is the source's own test split, over the same classes; sd seeds is the spread of the change over "
+        "trainings, and how far other test images would move it is not in the table."
     )
     if shared:
         text += f" The two share patients, so that away is not new: {listed(sorted(shared))}."

@@ -11,6 +11,7 @@ from bench.report.crossings import overtaking
 from bench.report.efficiency import noise_floor
 from bench.report.ranking import MIN_DATASETS
 from bench.report.results import Record, Row
+from bench.report.separation import Verdict
 from bench.report.settings import by_setting
 from bench.report.statistics import interval
 from bench.report.tables import counted, fixed, listed, name, natural, significant
@@ -53,7 +54,8 @@ def _leader(board: Overall, protocols: int) -> str:
     n = len(board.counted)
     over = f"mean AUC over {n} datasets" if n > 1 else f"AUC on {name(board.counted[0])}"
     if not others:
-        return f"{where}only {name(first.model)} has a full set of results: {over} {fixed(first.auc)}.{tail}"
+        only = f"{where}only" if where else "Only"
+        return f"{only} {name(first.model)} has a full set of results: {over} {fixed(first.auc)}.{tail}"
     level = [s.model for s in board.ranked if s.auc == first.auc]
     if len(level) > 1:
         head = f"{listed(_named(level))} share the highest {over}, {fixed(first.auc)}."
@@ -101,13 +103,19 @@ def _proof(board: Overall) -> str:
     if verdict is None:
         why = ("without saved scores no pair can be tested", once if seeds < 2 else "", datasets)
         return f"The order is not a ranking: {'; '.join(part for part in why if part)}."
-    groups = f", which leaves {counted(len(verdict.groups), 'tie group')}" if verdict.groups else ""
     parts = [
-        f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models can be told apart{groups}",
+        _pairs(verdict),
         trained,
         datasets,
     ]
     return "; ".join(part for part in parts if part) + "."
+
+
+def _pairs(verdict: Verdict) -> str:
+    if verdict.proven == verdict.pairs:
+        return f"{'All' if verdict.pairs > 1 else 'The'} {counted(verdict.pairs, 'pair')} of models can be told apart"
+    groups = f", which leaves {counted(len(verdict.groups), 'tie group')}" if verdict.groups else ""
+    return f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models can be told apart{groups}"
 
 
 def _friedman(board: Overall) -> str:
@@ -131,10 +139,10 @@ def _chance(rows: Iterable[Row]) -> str:
     if not proven:
         return line
     clear = sum(interval(row.evidence.auc_samples)[0] > 0.5 for row in proven if row.evidence)
-    better = sum((row.mean("test_acc") or 0) > row.evidence.majority for row in proven if row.evidence)
+    better = sum(interval(row.evidence.acc_samples)[0] > row.evidence.majority for row in proven if row.evidence)
     return (
         f"{line} Of {counted(len(proven), 'result')}, {clear} {_have(clear)} an AUC clear of chance and {better} "
-        f"{_have(better)} an ACC above the most frequent answer."
+        f"{_have(better)} an ACC clear of the most frequent answer (95 %, each by itself)."
     )
 
 
@@ -150,15 +158,28 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
             continue
         most = Counter(int(r["spec"]["resolution"]) for r in done)
         resolution = max(most, key=lambda r: (r in shown, most[r], r))
-        fastest = max(
-            (r for r in done if r["spec"]["resolution"] == resolution),
-            key=lambda r: r["metrics"]["throughput_images_per_s_p50"],
-        )
-        speed = significant(fastest["metrics"]["throughput_images_per_s_p50"])
-        floor = noise_floor(members)
-        noise = f"; the noise floor is {significant(100 * floor, 2)} %" if floor is not None else ""
-        return f"Fastest at {resolution} px ({key}): {name(fastest['label'])} with {speed} images/s{noise}."
+        speeds: dict[str, float] = {}
+        for r in done:
+            if r["spec"]["resolution"] == resolution:
+                speed = float(r["metrics"]["throughput_images_per_s_p50"])
+                speeds[r["label"]] = max(speed, speeds.get(r["label"], 0.0))
+        first = max(speeds, key=lambda label: speeds[label])
+        rest = _within_noise(speeds, first, noise_floor(members))
+        return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} images/s{rest}."
     return ""
+
+
+def _within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -> str:
+    """Whom the noise could have put behind the fastest."""
+    if floor is None:
+        return ""
+    percent = f"{significant(100 * floor, 2)} %"
+    near = sorted((m for m in speeds if m != first and speeds[first] / speeds[m] - 1 < floor), key=lambda m: -speeds[m])
+    if not near:
+        return f"; the noise floor is {percent}"
+    shown = [f"{name(m)} ({significant(speeds[m])})" for m in near[:MAX_NAMED]]
+    shown += [f"{len(near) - MAX_NAMED} more"] if len(near) > MAX_NAMED else []
+    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent}"
 
 
 def _gaps(records: Sequence[Record]) -> str:

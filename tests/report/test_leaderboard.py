@@ -262,6 +262,27 @@ def test_distance_from_chance(run: Any, tmp_path: Path):
     assert "Of 3 results, 1 has an AUC clear of chance and" in (tmp_path / "LEADERBOARD.md").read_text()
 
 
+def test_an_acc_above_the_most_frequent_answer_has_to_leave_its_interval(run: Any, tmp_path: Path):
+    labels = np.repeat([1, 0], [100, 56])
+    for model, of_rare in (("lucky", 3), ("good", 50)):  # all of the frequent class right, and so many of the other
+        scores = np.where(labels == 1, 0.9, 0.8)
+        scores[100 : 100 + of_rare] = 0.1
+        run.accuracy(model, "breastmnist", scores=scores, labels=labels)
+    text = page(run, tmp_path)
+    assert "alone gets ACC 0.641 on `breastmnist`" in text
+    assert "1 has an ACC clear of the most frequent answer (95 %, each by itself)." in text
+
+
+def test_the_fastest_is_named_with_those_that_noise_could_put_before_it(run: Any, tmp_path: Path):
+    for model, speed in (("a", 100.0), ("b", 97.0), ("c", 50.0)):
+        run.efficiency(model, 64, speed=speed, noise_rel=0.05)
+    top = page(run, tmp_path).split("\n## ")[0]
+    assert "`a` with 100 images/s; `b` (97.0) is within the noise floor, 9.8 %." in top
+    run.records[1]["metrics"]["throughput_images_per_s_p50"] = 70.0
+    top = page(run, tmp_path).split("\n## ")[0]
+    assert "`a` with 100 images/s; the noise floor is 9.8 %." in top
+
+
 def test_unicode_and_markup_in_names(run: Any, tmp_path: Path):
     run.accuracy("timm:netz_ä|b", "Röntgen <1>_日本", 0.7, acc=0.6)
     run.accuracy("timm:netz_ä|b", "Röntgen <1>_日本", seed=1, status="failed", reason="keine Datei „x|y“")
@@ -292,7 +313,7 @@ def test_only_accuracy(run: Any, tmp_path: Path):
     text = page(run, tmp_path)
     assert "## Efficiency" not in text
     assert "images/s" not in text
-    assert "only `resnet18` has a full set of results" in text
+    assert "- Only `resnet18` has a full set of results" in text
     assert len(pd.read_csv(tmp_path / "leaderboard_efficiency.csv")) == 0
 
 

@@ -75,6 +75,8 @@ def test_one_training_is_no_claim_on_training_again(run: Any, tmp_path: Path):
     text = page(run, tmp_path)
     assert "how far training again would move it has not been measured" in text
     assert "these are single trained networks" in text
+    assert "- The 1 pair of models can be told apart; each model was trained once" in text
+    assert "By mean AUC, 1 of 1 pair is told apart (" in text
     assert "Friedman's test needs 5 datasets and 3 models, and here are 2 datasets and 2 models." in text
 
 
@@ -119,6 +121,22 @@ def test_clinical_columns_state_their_operating_point(run: Any, tmp_path: Path):
     assert found.thresholds[0] in val
     shown = next(line for line in lines_of(section(text, "## By dataset")) if line[0] == "a")
     assert shown[1:3] == [f"{found.thresholds[0]:.3f}", f"{found.sensitivity[0]:.3f}"]
+
+
+def test_operating_points_of_several_trainings_are_means(run: Any, tmp_path: Path):
+    fill(run, {"a": 2.0, "b": 1.0}, datasets=1, seeds=2)
+    said = "Over several trainings all are means, the temperature a geometric one."
+    assert said in page(run, tmp_path)
+    run.records = [r for r in run.records if r["spec"]["seed"] == 0]
+    assert said not in page(run, tmp_path)
+
+
+def test_an_interval_of_no_width_is_no_certainty(run: Any, tmp_path: Path):
+    fill(run, {"a": 0.5, "b": 0.5}, datasets=1)
+    said = "An interval of no width says only that these images never contradict the model"
+    assert said not in page(run, tmp_path)
+    run.accuracy("perfect", "set0", scores=0.2 + 0.6 * LABELS, labels=LABELS)
+    assert said in page(run, tmp_path)
 
 
 def test_several_classes_have_a_table_of_each(run: Any, tmp_path: Path):
@@ -215,4 +233,6 @@ def test_transfer_shows_the_drop(run: Any, tmp_path: Path):
     assert "The two share patients, so that away is not new: `home` and `target`." in text
     assert "home → target at 64 px, seed 2" in text
     assert "3 records (0 accuracy, 0 efficiency, 3 transfer)" in text
+    assert "sd seeds is the spread of the change over trainings" in text
+    assert "how far other test images would move it is not in the table" in text
     assert "## Transfer" not in write_boards(tmp_path, [])[0].read_text()
