@@ -135,11 +135,13 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     there: dict[str, list[Entry]] = defaultdict(list)
     for entry in current.entries:
         there[entry.asked].append(entry)
+    known = {entry.asked for entry in baseline.entries}
+    spare = [entry for entry in current.entries if entry.asked not in known]
     findings: list[Finding] = []
     pairs: list[tuple[Entry, Entry]] = []
     for before in baseline.entries:
         now = _counterpart(before, there)
-        finding = _presence(before, now, current, options)
+        finding = _presence(before, now, spare, options)
         if finding:
             findings.append(finding)
         elif now:
@@ -153,10 +155,8 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     asked += _speed(same, options) + _memory(same, memory_noise(_repeats(baseline, current)), options)
     findings += [_elsewhere(before, now) for before, now in efficiency if before.machine != now.machine]
     judged, tests = judge(asked, options)
-    verdict = Verdict(
-        [*findings, *judged], options, [*baseline.problems, *current.problems], _notes(baseline, current), tests
-    )
-    return verdict
+    problems = [*baseline.problems, *current.problems]
+    return Verdict([*findings, *judged], options, problems, _notes(baseline, current), tests)
 
 
 # --- is it there? ----------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ def _counterpart(before: Entry, there: Mapping[str, Sequence[Entry]]) -> Entry |
     return next((now for now in found if now.machine == before.machine), found[0] if found else None)
 
 
-def _presence(before: Entry, now: Entry | None, current: Snapshot, options: Options) -> Finding | None:
+def _presence(before: Entry, now: Entry | None, spare: Sequence[Entry], options: Options) -> Finding | None:
     """What there is to say of a Cell that cannot be compared; None if it can."""
 
     def found(outcome: Outcome, message: str) -> Finding:
@@ -180,17 +180,17 @@ def _presence(before: Entry, now: Entry | None, current: Snapshot, options: Opti
         return found(Outcome.NOTHING, f"the baseline has no result ({before.status}), so there is nothing to lose")
     if now is None:
         absent = Outcome.ALLOWED if options.allow_missing else Outcome.ABSENT
-        return found(absent, _why_absent(before, current))
+        return found(absent, _why_absent(before, spare))
     if now.status != "ok":
         return found(Outcome.FAILED, f"{now.status}: {now.reason or 'no reason given'}")
     return None
 
 
-def _why_absent(before: Entry, current: Snapshot) -> str:
-    """Whether the run has the nearly same Cell: another recipe, size or data version."""
+def _why_absent(before: Entry, spare: Sequence[Entry]) -> str:
+    """Whether the run has the nearly same Cell among those the baseline has not: another recipe, size or data."""
     wanted = _flat(before.identity)
     best: tuple[int, list[str]] | None = None
-    for entry in current.entries:
+    for entry in spare:
         has = _flat(entry.identity)
         if entry.kind != before.kind or any(has.get(k) != wanted.get(k) for k in ("model", "dataset", "mode")):
             continue
@@ -219,13 +219,13 @@ def _exact(before: Entry, now: Entry) -> list[Finding]:
         if name not in before.exact:
             continue
         old, new = before.exact[name], now.exact.get(name)
-        finding = Finding(
-            before.kind, before.title(), EXACT_NAMES[name], Outcome.FINE, _number(old), _number(new) if new else "–"
-        )
+        now_text = "–" if new is None else _number(new)
+        finding = Finding(before.kind, before.title(), EXACT_NAMES[name], Outcome.FINE, _number(old), now_text)
         if new is None:
             finding = replace(finding, outcome=Outcome.REGRESSION, message="no longer counted; the record says why")
         elif abs(new - old) > 1e-9 * abs(old):  # a decimal fraction may lose its last bit on the way through text
-            change = f"{EXACT_NAMES[name]} changed{f' by {new / old - 1:+.3%}' if old else ''}; "
+            share = f" ({new / old - 1:+.3%})" if old else ""
+            change = f"{EXACT_NAMES[name]} changed from {_number(old)} to {_number(new)}{share}; "
             change += "if meant, make a new baseline"
             finding = replace(finding, outcome=Outcome.REGRESSION, message=change)
         findings.append(finding)
@@ -338,13 +338,8 @@ def _repeats(*snapshots: Snapshot) -> dict[str, list[list[float]]]:
 
 def _elsewhere(before: Entry, now: Entry) -> Finding:
     places = f"{shown_machine(before.machine)}, now {shown_machine(now.machine)}"
-    return Finding(
-        "efficiency",
-        before.title(),
-        "speed and memory",
-        Outcome.OTHER,
-        message=f"measured on another machine: {places}",
-    )
+    message = f"measured on another machine: {places}"
+    return Finding("efficiency", before.title(), "speed and memory", Outcome.OTHER, message=message)
 
 
 def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:

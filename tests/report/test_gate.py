@@ -111,8 +111,8 @@ def test_an_equal_run_is_fine(gate):
 @pytest.mark.parametrize(
     ("change", "code", "message"),
     [
-        (of("efficiency", MODELS[0], metric("params", 2)), 1, "parameters changed by +100.000%"),
-        (of("efficiency", MODELS[0], metric("macs_g", 1.01)), 1, "GMACs changed by +1.000%"),
+        (of("efficiency", MODELS[0], metric("params", 2)), 1, "parameters changed from 11,000,000 to"),
+        (of("efficiency", MODELS[0], metric("macs_g", 1.01)), 1, "GMACs changed from 0.5 to 0.505 (+1.000%)"),
         (of("efficiency", MODELS[1], metric(SPEED, 0.8)), 1, "speed fell by 20.0%"),
         (of("efficiency", MODELS[1], metric(MEMORY, 1.3)), 1, "memory rose by 30.0%"),
         (of("efficiency", MODELS[2], status("failed", "RuntimeError: boom")), 4, "failed: RuntimeError: boom"),
@@ -140,6 +140,17 @@ def test_missing_cells(gate):
     code, text = gate("--allow-missing", models=MODELS[:2])
     assert code == 0
     assert "3 absent cells that are allowed" in text
+
+
+def test_another_seed_of_the_baseline_is_no_substitute(gate):
+    def fails(record: dict[str, Any]) -> None:
+        if record["kind"] == "accuracy" and record["spec"]["seed"] == 0:
+            record["spec"] |= {"model": record["spec"]["model"] + "_new", "seed": 9}
+
+    code, text = gate(change=fails)
+    assert code == 4
+    assert "the current run has no such cell" in text
+    assert "seed 1 instead of 0" not in text
 
 
 def test_another_recipe_is_absent_and_says_in_what(gate):
