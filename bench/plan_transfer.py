@@ -23,9 +23,14 @@ def pairs(loaded: Loaded) -> list[tuple[str, str]]:
             source, targets = transfer.parse(text)
         except transfer.TransferError as error:
             raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
-        for one in resolved(loaded, "sweep.transfer", registry.expand_datasets, [source]):
-            found += [(one, two) for two in resolved(loaded, "sweep.transfer", registry.expand_datasets, targets)]
-    return [pair for pair in dict.fromkeys(found) if pair[0] != pair[1]]
+        left = resolved(loaded, "sweep.transfer", registry.expand_datasets, [source])
+        right = resolved(loaded, "sweep.transfer", registry.expand_datasets, targets)
+        new = [(one, two) for one in left for two in right if one != two]
+        if not new:
+            where = loaded.origin("sweep.transfer")
+            raise ConfigError(f"{where}: transfer {text!r}: source and target are one dataset; name another target")
+        found += new
+    return list(dict.fromkeys(found))
 
 
 def _own_maps(loaded: Loaded) -> dict[tuple[str, str], tuple[transfer.Map, str]]:

@@ -89,13 +89,17 @@ def meetings(source: DatasetInfo, target: DatasetInfo, own: Map | None = None, w
         found = _read({name: name for name in source.classes}, source, target, f"the classes of {pair}")
     else:
         raise TransferError(
-            f"transfer {pair}: their classes differ ({', '.join(source.classes)}; {', '.join(target.classes)}); say in "
+            f"transfer {pair}: their classes differ ({_quoted(source.classes)}; {_quoted(target.classes)}); say in "
             f'bench.toml which meet: a section [transfer."{pair}"] with lines "class of {source.name}" = "class of '
             f'{target.name}"'
         )
     if len(found) < (1 if source.task == "multi-label" else 2):
         raise TransferError(f"transfer {pair}: fewer than two classes meet, so there is nothing to tell apart")
     return found
+
+
+def _quoted(names: Collection[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)  # a name may hold commas
 
 
 def _plain(name: str) -> str:
@@ -139,7 +143,7 @@ def _class(name: str, info: DatasetInfo, where: str) -> str:
         if _plain(known) == _plain(name):
             return known
     raise TransferError(
-        f"{where}: {info.name} has no class {name!r}{nearest(name, info.classes)}; it has {', '.join(info.classes)}"
+        f"{where}: {info.name} has no class {name!r}{nearest(name, info.classes)}; it has {_quoted(info.classes)}"
     )
 
 

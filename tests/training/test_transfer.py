@@ -284,6 +284,10 @@ def test_a_transfer_without_training_is_an_error(tmp_path: Path) -> None:
         plan_of(tmp_path, **{"sweep.transfer": ["phantom_global"]})
     with pytest.raises(ConfigError, match="--transfer: unknown dataset 'phantom_globl'"):
         plan_of(tmp_path, **{"sweep.transfer": ["phantom_globl:phantom_local"]})
+    with pytest.raises(ConfigError, match="'phantom_local:phantom_local': source and target are one dataset"):
+        plan_of(tmp_path, **{"sweep.transfer": ["phantom_local:phantom_local"]})
+    with pytest.raises(ConfigError, match='"granular, level", "granular, offset"'):  # names that hold commas
+        plan_of(tmp_path, **{"sweep.transfer": ["phantom_local:phantom_mixed"]})
 
 
 def test_transfers_change_no_key_of_what_is_trained(tmp_path: Path) -> None:
