@@ -25,7 +25,8 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
     places = {(b.protocol.identity, s.model): s for b in boards for s in b.standings}
     lines = []
     rows = list(rows)
-    metrics = sorted({m for row in rows for r in row.ok for m, v in r["metrics"].items() if known(v)})
+    names = set().union(*(r["metrics"] for row in rows for r in row.ok))
+    metrics = sorted(m for m in names if any(row.values(m) for row in rows))
     for row in rows:
         standing = places[row.protocol.identity, row.model]
         line: dict[str, Any] = {

@@ -66,7 +66,7 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
 
 def page(report: Report, out: Path) -> str:
     """Return the whole page."""
-    sections = report.sections()
+    sections = report.sections
     style = asset("report.css")
     script = "(() => {\n'use strict';\n" + "\n".join(asset(name) for name in SCRIPTS) + "})();\n"
     # The policy lets nothing run or load but what stands here, whatever a Record may hold.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ def pack(document: Document) -> Document:
         The document with ``shapes`` (lists of names) and ``pool`` (values) beside the rest.
     """
     shapes, pool = _Pool(), _Pool()
-    packed = rounded(plain({name: value for name, value in document.items() if name != "cells"}))
+    packed = rounded({name: value for name, value in document.items() if name != "cells"})
     packed["cells"] = [_cell(cell, shapes, pool) for cell in document["cells"]]
     return {**packed, "shapes": shapes.values, "pool": pool.values}
 
@@ -44,16 +45,16 @@ def _cell(cell: Mapping[str, Any], shapes: _Pool, pool: _Pool) -> dict[str, Any]
     found: dict[str, Any] = {}
     for name, value in cell.items():
         if name in ("spec", "metrics", "timings"):
-            found[name] = _shaped(rounded(plain(value)), shapes, pool)
+            found[name] = _shaped(rounded(value), shapes, pool)
         elif name in ("history", "reliability", "calibrated"):
             if value:
                 digits = CURVE_DIGITS
-                curves = rounded(plain(value), digits)
+                curves = rounded(value, digits)
                 found[name] = _shaped(curves, shapes, None) if isinstance(curves, Mapping) else curves
         elif name == "pictures":
             found.update({name: value} if value else {})
         elif value not in ("", None):
-            found[name] = _pooled(rounded(plain(value)), pool)
+            found[name] = _pooled(rounded(value), pool)
     return found
 
 
@@ -70,15 +71,21 @@ def _pooled(value: Any, pool: _Pool) -> Any:
 
 
 def rounded(value: Any, digits: int = DIGITS) -> Any:
-    """Floats with ``digits`` significant digits, whole ones as integers; the Records have all of them."""
-    if isinstance(value, float):
+    """What JSON can hold: floats of ``digits`` significant digits (Records have all), whole ones as integers."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool:
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            return None
         short = float(f"{value:.{digits}g}")
         return int(short) if short.is_integer() and abs(short) < 1e15 else short
-    if isinstance(value, dict):
-        return {name: rounded(item, digits) for name, item in value.items()}
-    if isinstance(value, list):
+    if kind is dict:
+        return {str(name): rounded(item, digits) for name, item in value.items()}
+    if kind is list:
         return [rounded(item, digits) for item in value]
-    return value
+    simple = plain(value)  # of numpy, tuples and the like
+    return value if simple is value else rounded(simple, digits)
 
 
 def script_json(value: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,7 @@ class Report:
 
     def write(self, out: Path) -> list[Path]:
         """Write the three files into ``out``; see :func:`write_boards`."""
-        texts = (markdown(self.sections()), accuracy_csv(self.rows, self.boards), efficiency_csv(self.records))
+        texts = (markdown(self.sections), accuracy_csv(self.rows, self.boards), efficiency_csv(self.records))
         paths = [out / file for file in FILES]
         for path, text in zip(paths, texts, strict=True):
             atomic_write(path, text.encode())
@@ -113,8 +114,9 @@ class Report:
 
     def print(self, console: Console) -> None:
         """Print the report; see :func:`print_board`."""
-        terminal(self.sections(), console)
+        terminal(self.sections, console)
 
+    @cached_property
     def sections(self) -> list[Section]:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
@@ -266,10 +268,11 @@ def _made_by(records: Sequence[Record], run_info: Mapping[str, Any]) -> list[Sec
 def _recipes(records: Iterable[Record]) -> list[Block]:
     """The resolved settings of each recipe that was used."""
     used: dict[str, str] = {}
-    for record in records:
-        if settings := record["spec"].get("recipe_settings"):
-            flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat({**settings}).items()) if key != "name")
-            used[flat] = str(record["spec"].get("recipe") or settings.get("name") or "recipe")
+    both = ((r["spec"].get("recipe"), r["spec"].get("recipe_settings")) for r in records)
+    for (recipe, settings), _ in _distinct(both):
+        if settings:
+            flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat(settings).items()) if key != "name")
+            used[flat] = str(recipe or settings.get("name") or "recipe")
     lines = tuple(f"{name(used[flat])}: {flat}" for flat in sorted(used, key=lambda f: (natural(used[f]), f)))
     return (
         [Details("The recipe, resolved" if len(lines) == 1 else "The recipes, resolved", (Bullets(lines),))]
@@ -281,11 +284,10 @@ def _recipes(records: Iterable[Record]) -> list[Block]:
 def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:
     """One line for each fact of the environments of Records that ran; where they differ, all values with counts."""
     values: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    for record in records:
-        if record["status"] == "unsupported":  # decided in the plan, ran nowhere
-            continue
-        for key, value in _flat(record["environment"]).items():
-            values[key][value] += 1
+    ran = (r["environment"] for r in records if r["status"] != "unsupported")  # that is decided in the plan
+    for environment, n in _distinct(ran):
+        for key, value in _flat(environment).items():
+            values[key][value] += n
     lines = []
     for key in sorted(values):
         found = sorted(values[key].items())
@@ -296,6 +298,15 @@ def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:
         else:
             lines.append(f"{key}: {len(found)} different values, {found[0][0]} to {found[-1][0]}")
     return tuple(lines)
+
+
+def _distinct(values: Iterable[Any]) -> list[tuple[Any, int]]:
+    """Values that differ as JSON, and how many there are of each: thousands of Records share one environment."""
+    found: dict[str, tuple[Any, int]] = {}
+    for value in values:
+        text = json.dumps(value, default=str)
+        found[text] = (value, found[text][1] + 1 if text in found else 1)
+    return list(found.values())
 
 
 def _flat(environment: Mapping[str, Any]) -> dict[str, str]:

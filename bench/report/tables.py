@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -142,10 +144,9 @@ def span(low: float | None, high: float | None, digits: int = 3) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}" if low < 0 else f"{low:.{digits}f}–{high:.{digits}f}"
 
 
+@functools.lru_cache(maxsize=1 << 14)  # the same few names are sorted over and over
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``resnet9`` before ``resnet10``."""
-    import re
-
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
 
 
