@@ -14,7 +14,7 @@ from functools import cache
 from importlib import resources
 
 from bench.report.results import Protocol, Row
-from bench.report.statistics import interval
+from bench.report.statistics import t_interval
 from bench.report.tables import (
     MISSING,
     Block,
@@ -192,7 +192,8 @@ def published_section(rows: Sequence[Row]) -> Section | None:
     if equal:
         blocks += [
             Text(
-                "Of the same protocol, as far as it is published. Inside: whether the figure lies in our 95 % interval."
+                "Of the same protocol, as far as it is published. Inside: whether the figure lies in our 95 % interval "
+                "over trainings (Student's); the test images are the same."
             ),
             _table(equal, sources),
         ]
@@ -225,8 +226,8 @@ def _line(pair: _Pair, source: int, several: bool) -> tuple[str, ...]:
     row, other = pair.row, pair.other
     area, right = row.mean("test_auc"), row.mean("test_acc")
     inside = MISSING
-    if row.evidence and other.auc is not None and not pair.differs:
-        low, high = interval(row.evidence.auc_samples)
+    if other.auc is not None and not pair.differs:
+        low, high = t_interval(row.values("test_auc"))
         inside = MISSING if not known(low) else "yes" if low <= other.auc <= high else "no"
     return (
         row.dataset, row.model, fixed(area), fixed(other.auc),
