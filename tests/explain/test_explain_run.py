@@ -1,0 +1,183 @@
+"""``bench explain`` on a run and without one, and what it says where it cannot."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench import cli, registry, store
+from bench.cells import AccuracyCell, Context, cell_key, weights_path
+from bench.explain.which import cell_of, find_cells
+from bench.store import StoreError, record_path
+from bench.training.accuracy import build_model, pipeline, run_accuracy
+from bench.training.cache import open_dataset
+from bench.training.loop import scores_of
+from bench.training.recipes import resolve
+from bench.training.weights import load
+
+DATASET = "phantom_local-seen"
+COMMAND = "bench run --models 'timm:test_vit' --datasets phantoms --out somewhere"
+
+
+@pytest.fixture(autouse=True)
+def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A phantom of few images, under its own name; a cache of its own."""
+    info = replace(registry.datasets["phantom_local"], name=DATASET, groups=(), n_train=64, n_val=32, n_test=48)
+    monkeypatch.setitem(registry.datasets._facts, DATASET, info)
+    monkeypatch.setattr("bench.datasets.phantoms.Phantom.__init__", _named_otherwise)
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def _named_otherwise(self: Any, info: Any) -> None:
+    self.info, self.kind = info, "phantom_local"
+
+
+def trained(out: Path, model: str, **changes: Any) -> AccuracyCell:
+    cell = AccuracyCell(
+        model=model, dataset=DATASET, size=32, resolution=32, resize="native", seed=0, precision="fp32",
+        recipe=resolve("quick", epochs=1, batch_size=16),
+        data_fingerprint=registry.datasets[DATASET].open().fingerprint(32, None), **changes,
+    )  # fmt: skip
+    result = run_accuracy(cell, Context("cpu", 1, None, None, out, lambda event: None, keep_weights=True))
+    write(out, cell_key(cell), spec=cell.spec(), metrics=result.metrics, arrays=result.arrays)
+    return cell
+
+
+def write(out: Path, key: str, arrays: Any = None, **changes: Any) -> None:
+    record = {
+        "schema": store.SCHEMA, "key": key, "kind": "accuracy", "status": "ok", "reason": "", "metrics": {},
+        "environment": {}, "spec": {"model": "m", "dataset": "d", "resolution": 32, "seed": 0},
+    }  # fmt: skip
+    store.write_record(out, {**record, **changes}, arrays)
+
+
+def explain(*arguments: Any) -> int:
+    return cli.main(["explain", *map(str, arguments)])
+
+
+def test_cells_of_a_run_become_pictures_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    cells = [trained(out, "timm:test_resnet"), trained(out, "timm:test_vit")]
+    keys = [cell_key(cell) for cell in cells]
+    assert explain(out, keys[0][:7], keys[1], "--images", 3, "--per-class", 1) == 0
+    told = capsys.readouterr().out
+    assert all(str(out / "explain" / key) in told for key in keys)
+    assert "initial" in told and "trained" in told
+    written = {path.relative_to(out / "explain"): path.read_bytes() for path in sorted(out.glob("explain/**/*.*"))}
+    for cell, key in zip(cells, keys, strict=True):
+        names = {path.name for path in written if path.parts[0] == key}
+        assert names == {"receptive_field.png", "explain.json", "fields.npz"} | {n for n in names if "looks_" in n}
+        _check_numbers(out, cell, key)
+    assert {path.name for path in written if len(path.parts) == 1} == {"receptive_fields.png", "radii.png"}
+    # The same again: the same bytes.
+    assert explain(out, keys[0], "--images", 3, "--per-class", 1) == 0
+    assert {path: (out / "explain" / path).read_bytes() for path in written} == written
+
+
+def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
+    facts = json.loads((out / "explain" / key / "explain.json").read_bytes())
+    assert (facts["key"], facts["model"], facts["resolution"], facts["images"]) == (key, cell.model, 32, 3)
+    with np.load(out / "explain" / key / "fields.npz") as maps:
+        assert set(maps.files) == {f"{s}/{stage['name']}" for stage in facts["stages"] for s in
+                                   ("at initialisation", "trained")}  # fmt: skip
+        assert all(maps[name].sum() == pytest.approx(1, abs=1e-4) for name in maps.files)
+    for stage in facts["stages"]:
+        assert 0 < stage["trained"]["radius_50_px"] <= stage["trained"]["radius_95_px"] < 32
+    # What is shown is what the kept weights say of that image.
+    info = registry.datasets[DATASET]
+    model, channels_last = build_model(cell, info, torch.device("cpu"))
+    model.load_state_dict(load(out, key))
+    split = open_dataset(info, 32, cache_dir=out)["test"]
+    reader = pipeline(split, cell, info, "native", torch.device("cpu"), channels_last, cell.recipe)
+    scores = scores_of(model, reader, info.task, "fp32")
+    assert facts["looks"]
+    for look in facts["looks"]:
+        assert look["score"] == pytest.approx(scores[look["image"], look["predicted"]], abs=1e-5)
+        assert look["right"] == (look["predicted"] == split.labels[look["image"]])
+        assert look["group"] == split.labels[look["image"]]
+
+
+def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    seen = ("--images", 1, "--out", tmp_path / "seen")
+    assert explain("--erf-only", "timm:test_vit", "--resolution", "32,64", *seen) == 0
+    assert explain("--erf-only", "medmamba_tiny[branch=conv]", *seen) == 0
+    assert "medmamba_tiny" in capsys.readouterr().out
+    found = [json.loads(path.read_bytes()) for path in sorted(tmp_path.glob("seen/*/explain.json"))]
+    assert sorted((facts["model"], facts["resolution"]) for facts in found) == [
+        ("medmamba_tiny[branch=conv]", 64), ("timm:test_vit", 32), ("timm:test_vit", 64),
+    ]  # fmt: skip
+    conv = next(facts for facts in found if facts["model"].startswith("med"))
+    # Two blocks of two 3x3 convolutions over tokens of 4 px: 9 tokens.
+    assert conv["stages"][0]["at initialisation"]["rows_px"] == 36
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both"),
+        (("run", "--erf-only", "resnet18"), "one of both"),
+        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolution 64,x: write side lengths in pixels"),
+        (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
+        (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
+        (("nowhere", "abc"), "nowhere is no run directory: it has no cells/"),
+    ],
+)
+def test_usage_that_makes_no_sense(arguments: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain(*arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_which_cell_is_meant_and_what_it_lacks(tmp_path: Path) -> None:
+    for key, changes in {
+        "aa11": {}, "aa12": {}, "bb": {"kind": "efficiency"}, "cc": {"status": "diverged"},
+        "dd": {"kind": "transfer", "spec": {"model": "m", "source_key": "aa11"}},
+    }.items():  # fmt: skip
+        write(tmp_path, key, **changes)
+    command = f"this trains again and keeps them: {COMMAND} --keep-weights"
+    store.write_json(tmp_path / "run.json", {"command": f"bench plan\n{COMMAND}"})
+    for wanted, message in {
+        "aa": "'aa' begins 2 keys of .*: aa11, aa12; write more",
+        "zz": f"has no cell 'zz'; it has kept no weights; {command}",
+        "": "has no cell ''",
+        "all": f"has kept no weights; {command}",
+        "bb": r"cell bb \(m\) is an efficiency cell: nothing was trained",
+        "cc": r"cell cc \(m\) ended as diverged: there is no trained network",
+        "dd": r"cell dd \(m\) is a transfer: nothing was trained; explain its source, aa11",
+        "aa11": rf"weights/aa11.safetensors is missing: the weights of cell aa11 \(m\) were not kept; {command}",
+    }.items():
+        with pytest.raises(StoreError, match=message):
+            find_cells(tmp_path, [wanted])
+    weights_path(tmp_path, "aa12").parent.mkdir()
+    weights_path(tmp_path, "aa12").write_bytes(b"")
+    with pytest.raises(StoreError, match=r"say which cell of .*weights were kept of\n  aa12 m on d at 32 px, seed 0"):
+        find_cells(tmp_path, [])
+    assert [record["key"] for record in find_cells(tmp_path, ["all"])] == ["aa12"]
+
+
+def test_a_record_of_another_version_is_told(tmp_path: Path) -> None:
+    cell = AccuracyCell("m", "d", 28, 28, "native", resolve("quick"), 0, "fp32", "f", normalisation=((0.5,), (0.2,)))
+    record = {"key": cell_key(cell), "spec": json.loads(json.dumps(cell.spec()))}
+    assert cell_key(cell_of(record)) == cell_key(cell)
+    with pytest.raises(StoreError, match="another version trained it"):
+        cell_of({**record, "key": "0" * 20})
+    with pytest.raises(StoreError, match="does not say how it was trained"):
+        cell_of({**record, "spec": {**record["spec"], "invented": 1}})
+
+
+def test_damaged_weights_and_scores_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = cell_key(trained(tmp_path, "timm:test_resnet"))
+    scores = tmp_path / "predictions" / f"{key}.npz"
+    scores.write_bytes(scores.read_bytes()[:100])
+    assert explain(tmp_path, key) == 2
+    assert f"remove {record_path(tmp_path, key)} and run again" in capsys.readouterr().err
+    weights_path(tmp_path, key).write_bytes(b"no weights")
+    assert explain(tmp_path, key) == 2
+    assert f"{key}.safetensors is damaged" in capsys.readouterr().err
