@@ -43,6 +43,7 @@ OPTIONS = ("image", "label", "patient", "split", "root", "suffix", "task")
 EMPTY = frozenset(("", "nan", "na", "n/a", "<na>", "#n/a", "null"))
 _IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "image_path", "img")
 _LABEL_COLUMNS = ("label", "class", "target", "diagnosis")
+_PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "lesion", "lesion_id")
 _TASKS = {"ordinal": "ordinal-regression", "ordinal-regression": "ordinal-regression"}
 
 
@@ -233,7 +234,7 @@ def scan(source: SourceName) -> Listing:
     if "patient" in options:
         groups = table.column(options["patient"], "of the patients")
         table.refuse(groups, lambda value: value.lower() in EMPTY, "no patient is named")
-    traps: list[str] = []
+    traps = _unused(table, options)
     # An image that is listed twice must not lie in two splits either.
     owners = groups or (names if len(set(names)) < len(names) else [])
     keys = [f"{name} {i}" for i, name in enumerate(names)] if owners is names else names
@@ -247,6 +248,18 @@ def scan(source: SourceName) -> Listing:
         traps.append(made_here(taken, bool(groups)))
     _splits.check_classes(splits, labels, classes, table.place)
     return Listing(tuple(classes), tuple(names), labels, splits, tuple(groups), tuple(traps))
+
+
+def _unused(table: Table, options: dict[str, str]) -> list[str]:
+    """Name columns that by their names should decide the split, and that no option names."""
+    said = []
+    for column in table.columns:
+        if "patient" not in options and column.lower() in _PATIENT_COLUMNS:
+            without = f"without patient={column} images of one patient may lie on both sides"
+            said.append(f"column {column!r} is not used: {without}")
+        if "split" not in options and column.lower() == "split":
+            said.append(f"column {column!r} is not used: say split={column} if it is the published split")
+    return said
 
 
 def _labels(table: Table, column: str) -> tuple[list[str], Array]:

@@ -46,6 +46,16 @@ def test_patients_stay_whole(tmp_path: Path) -> None:
             assert split.labels[i] == number // 3 % 2 and split.groups[i] == f"p{number // 3}"
 
 
+def test_columns_that_would_matter_and_are_not_used_are_named(tmp_path: Path) -> None:
+    rows = [f"img/{i}.png,{'yes' if i % 2 else 'no'},p{i // 3},train" for i in range(60)]
+    path = table(tmp_path, ["image,label,Patient_ID,split", *rows])
+    assert facts(path).traps[:2] == (
+        "column 'Patient_ID' is not used: without patient=Patient_ID images of one patient may lie on both sides",
+        "column 'split' is not used: say split=split if it is the published split",
+    )
+    assert not any("is not used" in trap for trap in facts(path, "[patient=Patient_ID,split=split]").traps)
+
+
 def test_columns_are_compared_without_blanks_and_may_be_separated_otherwise(tmp_path: Path) -> None:
     rows = [
         "\ufeff Image ; Plane ;Train ",
