@@ -49,6 +49,7 @@ CURVES = ("train_loss", "val_loss", "val_auc", "val_acc", "lr")
 MAX_EPOCHS, ALL_EPOCHS = 300, 40_000  # points of one history, and of all together
 LOG_CHARS, LOG_CHARS_BAD, ALL_LOG_CHARS = 2_000, 8_000, 1_000_000  # of a Cell with and without a result; of all
 MAX_DETAILED = 6_000  # Cells; of more the page has neither curves nor logs nor calibration, and says so
+MAX_CELLS = 20_000  # of more the page has of each row one Cell a status, and says so
 ALL_PICTURE_BYTES = 4_000_000
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _PATCH = re.compile(r"_patch\d+(_window\d+)?(_\d+)?(?=\[|$| )")
@@ -64,12 +65,12 @@ def collect(report: Report, out: Path) -> Document:
 
     Returns:
         ``run`` (command, preset), ``codes`` (models: name, short name, family), ``protocols`` (and which of them comes
-        ``first``), ``settings``, ``measures``, ``cells`` (one each Record) and ``rows`` (one each model, dataset and
-        protocol); the latter refer to the others by index.
+        ``first``), ``settings``, ``measures``, ``cells`` (one each Record, but for those ``left_out``) and ``rows``
+        (one each model, dataset and protocol); the latter refer to the others by index.
     """
-    records = report.records
-    codes = _Codes(records)
-    settings, of_setting = _settings(records)
+    records = report.records if len(report.records) <= MAX_CELLS else _one_a_status(report)
+    codes = _Codes(report.records)
+    settings, of_setting = _settings(report.records)
     cells = [_cell(record, codes, of_setting) for record in records]
     places = {record["key"]: i for i, record in enumerate(records)}
     protocols, of_protocol = _protocols(report, codes)
@@ -79,7 +80,8 @@ def collect(report: Report, out: Path) -> Document:
         for row in report.rows
         for record, clinic in zip(row.ok, row.clinical, strict=False)
     }
-    if len(cells) <= MAX_DETAILED:
+    detailed = len(report.records) <= MAX_DETAILED
+    if detailed:
         _add_files(cells, out, temperatures)
     else:
         for cell in cells:
@@ -89,9 +91,19 @@ def collect(report: Report, out: Path) -> Document:
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
-        "measures": list(MEASURES), "detailed": len(cells) <= MAX_DETAILED,
-        "first": report.boards.index(first) if first else 0,
+        "measures": list(MEASURES), "detailed": detailed,
+        "first": report.boards.index(first) if first else 0, "left_out": len(report.records) - len(records),
     }  # fmt: skip
+
+
+def _one_a_status(report: Report) -> list[Record]:
+    """Of each row the first seed with each status, and every Cell that is no accuracy Cell."""
+    kept = {
+        first["key"]
+        for row in report.rows
+        for first in {record["status"]: record for record in reversed([*row.ok, *row.other])}.values()
+    }
+    return [record for record in report.records if record["kind"] != "accuracy" or record["key"] in kept]
 
 
 class _Codes:
@@ -191,7 +203,8 @@ _OF_A_ROW = {
 def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int]) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
-        "cells": [places[r["key"]] for r in row.ok], "other": [places[r["key"]] for r in row.other],
+        "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
+        "other": [places[r["key"]] for r in row.other if r["key"] in places], "seeds": len(row.ok),
         "n_test": row.n_test,
     }  # fmt: skip
     found.update({name: row.mean(metric) for name, metric in _OF_A_ROW.items()})

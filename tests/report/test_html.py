@@ -219,6 +219,22 @@ def test_of_very_many_cells_only_the_figures_are_in_the_page(
     assert any("test_confusion" in cell["metrics"] for cell in document["cells"])
 
 
+def test_beyond_its_budget_the_page_has_one_seed_of_a_row_with_each_status(
+    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(html_data, "MAX_CELLS", 5)
+    for seed in range(4):
+        run.accuracy("resnet18", "breastmnist", 0.8 + seed / 100, seed=seed)
+    for seed in (4, 5):
+        run.accuracy("resnet18", "breastmnist", 0.5, seed=seed, status="failed", reason="no memory")
+    run.efficiency("resnet18", 64, speed=100.0)
+    document = embedded(html.page(Report(run.records), tmp_path))
+    (row,) = document["rows"]
+    assert [document["cells"][i]["status"] for i in row["cells"] + row["other"]] == ["ok", "failed"]
+    assert (row["seeds"], document["left_out"], len(document["cells"])) == (4, 4, 3)
+    assert row["auc"] == pytest.approx(0.815)  # of all four
+
+
 def test_files_that_cannot_be_read_are_left(tmp_path: Path, run: Any):
     key = run.accuracy("resnet18", "breastmnist", 0.8)["key"]
     for folder, data in (

@@ -216,7 +216,7 @@ function startTraining(section) {
   });
   if (!groups.size) {
     section.append(element('p', {}, data.detailed ? 'No history of a training was found beside the records.'
-      : `The curves of ${data.cells.length.toLocaleString('en')} cells are left out of this page; they are in history/ of the run directory.`));
+      : `The curves of ${(data.cells.length + data.left_out).toLocaleString('en')} cells are left out of this page; they are in history/ of the run directory.`));
     return;
   }
   const controls = element('div', { class: 'controls' });
@@ -357,7 +357,7 @@ function startDiagnosis(section) {
     const members = [...groups.get(diagnosis.group)].sort((a, b) => compare(a.row.auc, b.row.auc, false));
     cards.replaceChildren(...members.slice(0, diagnosis.shown).map(({ row, cells }) => predictionCard(
       element('a', { href: cellLink(cells[0]) }, row.model), cells, row.family,
-      element('p', { class: 'note' }, `AUC ${fixed(row.auc)}, ACC ${fixed(row.acc)}, ECE ${fixed(row.ece)}${cells.length > 1 ? `; ${cells.length} seeds added up` : ''}`))).filter(Boolean));
+      element('p', { class: 'note' }, `AUC ${fixed(row.auc)}, ACC ${fixed(row.acc)}, ECE ${fixed(row.ece)}${cells.length > 1 ? `; ${cells.length} seeds added up` : row.seeds > 1 ? `; means over ${row.seeds} seeds, the matrix of one` : ''}`))).filter(Boolean));
     const left = members.length - diagnosis.shown;
     more.replaceChildren(left > 0 ? element('button', { type: 'button', on: { click: () => { diagnosis.shown += CARDS; fill(); } } }, `Show more (${left} are left)`) : '');
   };

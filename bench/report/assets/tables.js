@@ -81,7 +81,7 @@ const TABLES = {
       { ...score('ACC 95 %', 'acc_low'), show: (value, row) => span(row.acc_low, row.acc_high) }, score('ACC sd', 'acc_sd'),
       score('balanced ACC', 'balanced_acc'), score('F1', 'f1'), score('MCC', 'mcc'), score('sensitivity', 'sensitivity'),
       score('specificity', 'specificity'), score('ECE', 'ece'), score('Brier', 'brier'),
-      { name: 'seeds', numeric: true, of: (row) => row.cells.length, show: String }, statusColumn,
+      { name: 'seeds', numeric: true, of: (row) => row.seeds, show: String }, statusColumn,
     ],
   },
   efficiency: {
@@ -184,7 +184,9 @@ function resultTable(count, refill) {
   const columns = usedColumns();
   const lines = filtered();
   const shown = lines.slice(0, results.shown);
-  count.textContent = `${lines.length.toLocaleString('en')} of ${table.lines.length.toLocaleString('en')} ${table.unit}`;
+  count.textContent = `${lines.length.toLocaleString('en')} of ${table.lines.length.toLocaleString('en')} ${table.unit}`
+    + (results.table === 'cells' && data.left_out
+      ? `; ${data.left_out.toLocaleString('en')} more seeds are not on this page but in cells/ of the run directory` : '');
   announce(count.textContent);
   const sorted = table.columns[table.order[0]];
   const head = element('tr', {}, columns.map((column) => element('th', {
