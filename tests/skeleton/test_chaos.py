@@ -93,7 +93,7 @@ def chaos(sweep, plan, rng, say=lambda text: None):
     rng.shuffle(order)
     done = collections.Counter()
     victims = []
-    end = time.monotonic() + 1500
+    end = time.monotonic() + 5400  # a busy machine takes a minute for each driver
     while order and time.monotonic() < end:
         if sweep.start():  # all done before all kills: some Records go, as if they had never been
             lost = sorted((sweep.out / "cells").glob("*.json"))
@@ -169,7 +169,7 @@ def test_a_few_kills_change_nothing(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(2400)
+@pytest.mark.timeout(7200)
 def test_a_hundred_kills_change_nothing(tmp_path):
     log = open(os.environ.get("MEDBENCH_CHAOS_LOG", tmp_path / "chaos.log"), "w", buffering=1)  # noqa: SIM115
     begun = time.monotonic()
