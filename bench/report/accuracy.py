@@ -70,6 +70,11 @@ class Overall:
         """The fewest seeds behind any counted figure."""
         return min((len(s.rows[d].ok) for s in self.ranked for d in self.counted), default=0)
 
+    @property
+    def most_seeds(self) -> int:
+        """The most seeds behind any counted figure."""
+        return max((len(s.rows[d].ok) for s in self.ranked for d in self.counted), default=0)
+
 
 def overall(rows: Iterable[Row]) -> list[Overall]:
     """Rank the models of each protocol."""
@@ -163,7 +168,8 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
         ))  # fmt: skip
     blocks: list[Block] = [Text(_counted_note(board)), Table(columns, rows_of(lines)).without_empty()]
     if verdict:
-        blocks.append(Text(proof_note(verdict, "mean AUC" if len(board.counted) > 1 else "AUC")))
+        what = "mean AUC" if len(board.counted) > 1 else "AUC"
+        blocks.append(Text(proof_note(verdict, what, board.most_seeds)))
     if cost_note:
         blocks.append(Text(cost_note))
     notes = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.judgement.reasons]
@@ -180,14 +186,15 @@ def rank_text(bounds: tuple[int, int] | None) -> str:
     return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
 
 
-def proof_note(verdict: Verdict, what: str) -> str:
+def proof_note(verdict: Verdict, what: str, most_seeds: int) -> str:
     """What the tie groups of a table say, on what basis, and how many pairs are told apart."""
-    basis = (
-        "on other test images of these classes and after training again"
-        if verdict.retrained
-        else "on other test images of these classes; these are single trained networks, and how far training again "
-        "would move them has not been measured"
-    )
+    basis = "on other test images of these classes"
+    if verdict.retrained:
+        basis += " and after training again"
+    elif most_seeds > 1:
+        basis += "; models trained once are given the spread of the others, which is no measurement of theirs"
+    else:
+        basis += "; these are single trained networks, and how far training again would move them has not been measured"
     groups = (
         "models that share a letter are a tie group: no two of them can be told apart"
         if verdict.groups is not None
@@ -242,7 +249,7 @@ def _counted_note(board: Overall) -> str:
     n = len(board.counted)
     means = f"AUC and ACC are means over {n} datasets ({which})" if n > 1 else f"Only {which} counts here"
     seeds = board.seeds
-    many = len({len(s.rows[d].ok) for s in board.ranked for d in board.counted}) > 1
+    many = board.most_seeds > seeds
     over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"
     over = over.replace("1 or more seeds", "one or more training runs")
     intervals = (

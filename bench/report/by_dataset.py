@@ -75,10 +75,13 @@ def _protocol_details(members: list[Row], auc: Verdict | None, acc: Verdict | No
     ranks = auc.ranks() if auc else {}
     lines = [_line(row, place, letters, ranks) for place, row in enumerate(members, start=1)]
     blocks: list[Block] = [Table(_COLUMNS, rows_of(lines)).without_empty()]
+    most_seeds = max(len(row.ok) for row in members)
     if auc:
-        blocks.append(Text(proof_note(auc, "AUC")))
+        blocks.append(Text(proof_note(auc, "AUC", most_seeds)))
     if acc:
-        test = "paired over images and seeds" if acc.retrained else "McNemar, exact"
+        seeds, exact = "paired over images and seeds", "McNemar, exact"
+        mixed = f"{exact}, for two of one training, else {seeds}" if most_seeds > 1 else exact
+        test = seeds if acc.retrained else mixed
         blocks.append(
             Text(
                 f"ACC group: by ACC ({test}; Holm over {counted(acc.family, 'comparison')}), {acc.proven} of "

@@ -111,7 +111,7 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
         Column("proven", left=True, drop=1), Column("params ×", drop=4), Column("MACs ×", drop=3),
         Column("images/s ×", drop=2),
     )  # fmt: skip
-    once = "; trained once, so training again is not considered"
+    once = "; not all were trained more than once, so this is no claim on training again"
     again = " and over seeds" if all(gap.retrained for *_, gap in found) else once
     text = (
         f"Variant less parent, mean AUC over the datasets that both have, paired over test images{again}. The interval "

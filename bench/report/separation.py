@@ -49,7 +49,8 @@ class Contrast:
 
     Attributes:
         moments: sum over the parts of a variance of ``part ** 2 / its degrees of freedom`` (Satterthwaite).
-        retrained: the spread over seeds is in the variance.
+        retrained: every model was trained more than once, so this is on training again. Where only some were, those
+            trained once are given their spread, which is in the variance all the same.
     """
 
     difference: Array

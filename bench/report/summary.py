@@ -77,7 +77,7 @@ def _separation(board: Overall, first: Standing, others: Sequence[Standing]) -> 
         return " Whether that difference is real cannot be said: it takes the saved scores of both."
     beaten = set(verdict.worse_than(first.model))
     level = [s.model for s in others if s.model not in beaten]
-    it = "It" if verdict.retrained else "As trained here, once, it"
+    it = "It" if verdict.retrained else "As trained here, it" if board.most_seeds > 1 else "As trained here, once, it"
     if not level:
         return f" {it} is proven better than {'every other' if len(others) > 1 else 'that'}."
     if len(others) == 1:
@@ -99,16 +99,14 @@ def _proof(board: Overall) -> str:
     if n < MIN_DATASETS:
         datasets = f"{counted(n, 'dataset')} {'is' if n == 1 else 'are'} too few to test if the order holds on others"
     once = "each model was trained once, so how far training again would move it has not been measured"
+    if board.most_seeds > 1:
+        once = "some models were trained once and are given the spread of those trained again"
     trained = once if seeds < 2 else f"training again is considered ({seeds} seeds)"
     if verdict is None:
+        once = once if board.most_seeds < 2 else "some models were trained once"
         why = ("without saved scores no pair can be tested", once if seeds < 2 else "", datasets)
         return f"The order is not a ranking: {'; '.join(part for part in why if part)}."
-    parts = [
-        _pairs(verdict),
-        trained,
-        datasets,
-    ]
-    return "; ".join(part for part in parts if part) + "."
+    return "; ".join(part for part in (_pairs(verdict), trained, datasets) if part) + "."
 
 
 def _pairs(verdict: Verdict) -> str:

@@ -80,6 +80,17 @@ def test_one_training_is_no_claim_on_training_again(run: Any, tmp_path: Path):
     assert "Friedman's test needs 5 datasets and 3 models, and here are 2 datasets and 2 models." in text
 
 
+def test_one_training_beside_several_is_said(run: Any, tmp_path: Path):
+    fill(run, {"a": 3.0, "b": 0.5, "c": 0.4}, datasets=2, seeds=2)
+    run.records = [r for r in run.records if r["spec"]["model"] != "b" or r["spec"]["seed"] == 0]
+    text = page(run, tmp_path)
+    assert "some models were trained once and are given the spread of those trained again" in text.split("\n## ")[0]
+    assert "each model was trained once" not in text
+    assert "single trained networks" not in text
+    assert text.count("models trained once are given the spread of the others, which is no measurement") == 3
+    assert "ACC group: by ACC (McNemar, exact, for two of one training, else paired over images and seeds;" in text
+
+
 def test_too_few_test_images_are_not_judged(run: Any, tmp_path: Path):
     labels = np.array([1] * 4 + [0] * 60)
     for seed, model in enumerate(("a", "b")):
