@@ -206,7 +206,7 @@ class RayExecutor:
         device = "cpu" if self.device == "cpu" else "cuda:0"
         plugins = {} if self.cluster.own else self.plugins
         folder = self.cluster.folder
-        welcome = Welcome(device, self.shape.threads, environment, plugins, self.download, folder)
+        welcome = Welcome(device, self.shape.threads, environment, plugins, self.download, folder, os.nice(0))
         options = self.cluster.whole_node(self.shape) if alone else self.shape.options()
         place = _Place(self.cluster.ray.remote(Seat).options(**options, **ray_cluster.SEAT).remote(welcome), alone)
         self.places.append(place)

@@ -38,6 +38,7 @@ OWN = {
     "RAY_prestart_worker_first_driver": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
+    "RAY_worker_niceness": "0",  # Ray's 15 would have cells give way to everything else
     "RAY_memory_monitor_refresh_ms": "0",  # cells offer themselves to the kernel, which kills only what is too large
 }
 
@@ -273,6 +274,8 @@ def why_lost(error: BaseException) -> str:
         return next(line for line in lines if "No module named" in line)[:300]
     if "node" in text.lower() and ("died" in text.lower() or "dead" in text.lower()):
         return "the node was lost"
+    if "unavailable" in text.lower():
+        return "the node was lost, or cannot be reached"
     if "memory" in text.lower() and "OOM" in text:
         return "Ray ended it because the node ran out of memory"
     if "worker process" in text.lower() or "exit" in text.lower():

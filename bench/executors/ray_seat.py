@@ -36,6 +36,7 @@ class Welcome:
         plugins: contents of the plug-in files by name, for nodes that do not have them.
         download: whether missing dataset files may be fetched.
         folder: where temporary files go, one that ends with the cluster; None: wherever the node keeps them.
+        niceness: of the driver: what runs for it should give way as it does, and not more.
     """
 
     device: str
@@ -44,6 +45,7 @@ class Welcome:
     plugins: Mapping[str, bytes]
     download: bool
     folder: Path | None = None
+    niceness: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,8 @@ class Seat:
                 os.environ[name] = value
         if welcome.folder:
             tempfile.tempdir = str(welcome.folder)
+        with contextlib.suppress(OSError):  # only the superuser may take back the 15 that Ray's nodes add
+            os.setpriority(os.PRIO_PROCESS, 0, welcome.niceness)
         self.executor = LocalExecutor([Slot(welcome.device, welcome.threads)])
         self.folder = Path(util.get_temp_dir())  # cleared away by the forkserver, however this process ends
         forkserver.ensure_running()  # its imports begin now

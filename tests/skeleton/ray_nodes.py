@@ -9,7 +9,7 @@ import sys
 
 os.environ |= {
     "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0", "RAY_memory_monitor_refresh_ms": "0",
+    "RAY_prestart_worker_first_driver": "0", "RAY_memory_monitor_refresh_ms": "0", "RAY_worker_niceness": "0",
 }  # fmt: skip
 from ray.cluster_utils import Cluster
 

@@ -128,6 +128,10 @@ def test_signal_handlers_stay_ours():
         ("The actor died unexpectedly before finishing this task. The actor died because its node has died.", "node"),
         ("The actor died\nModuleNotFoundError: No module named 'bench'\n", "No module named 'bench'"),
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "process"),
+        (
+            "The actor 87be is unavailable: RPC error: Connection reset by peer",
+            "the node was lost, or cannot be reached",
+        ),
         ("", "RuntimeError"),
     ],
 )

@@ -58,6 +58,16 @@ def nodes():
         cluster.end()
 
 
+STARTED = []
+
+
+@pytest.fixture(autouse=True)
+def no_driver_stays():
+    yield
+    while STARTED:
+        STARTED.pop().kill()
+
+
 def folder_with(path, seeds, kinds=("accuracy",), models=("place_slow", "place_plain"), epochs=3):
     path.mkdir()
     shutil.copy(HERE / "places_plugin.py", path / "mine.py")
@@ -81,6 +91,7 @@ def start(folder, *arguments, **env):
         [sys.executable, "-m", "bench", "run", "--out", "run", *arguments], cwd=folder, env=variables, stdout=log,
         stderr=log, start_new_session=True,
     )  # fmt: skip
+    STARTED.append(process)
     return process, temporary
 
 
