@@ -123,8 +123,11 @@ def _companions(run: Path) -> dict[str, list[Path]]:
         if os.path.basename(folder) in NOT_JOINED:
             continue
         for entry in os.scandir(folder):
-            if entry.is_file(follow_symlinks=False) and not entry.name.startswith("."):
-                found.setdefault(entry.name.partition(".")[0], []).append(Path(entry.path))
+            if entry.name.startswith(".") or entry.is_symlink():
+                continue
+            path = Path(entry.path)
+            files = [path] if entry.is_file() else [p for p in sorted(path.iterdir()) if p.is_file()]  # explain/<key>/
+            found.setdefault(entry.name.partition(".")[0], []).extend(files)
     return found
 
 

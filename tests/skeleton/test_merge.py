@@ -40,6 +40,9 @@ def test_records_travel_with_what_belongs_to_them(tmp_path):
     a, b = write(tmp_path / "a é", record(0)), write(tmp_path / "b", record(0), record(1))
     (b / "splits").mkdir()
     (b / "splits" / "set.csv").write_text("name,label,split,group\n")
+    pictures = b / "explain" / record(1)["key"]  # a folder of a Cell's own
+    pictures.mkdir(parents=True)
+    (pictures / "looks.png").write_bytes(b"picture")
     merged = merge(tmp_path / "out", [a, b])
     assert (merged.added, merged.present, merged.refused, merged.notes) == (2, 1, [], [])
     out = tmp_path / "out"
@@ -49,6 +52,7 @@ def test_records_travel_with_what_belongs_to_them(tmp_path):
             name = part.format(item["key"])
             assert (out / name).read_bytes() == (origin / name).read_bytes()
     assert (out / "splits" / "set.csv").is_file()
+    assert (out / "explain" / record(1)["key"] / "looks.png").read_bytes() == b"picture"
     info = store.read_run(out)
     assert info["command"].splitlines() == ["bench run a é", "bench run b"] and len(info["skipped"]) == 2
     assert not list(out.rglob(".*"))
