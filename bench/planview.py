@@ -17,7 +17,9 @@ from bench.plan import Plan
 from bench.progress import clock
 from bench.registry import ModelFacts
 
+WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
 SHOWN_CELLS = 40
+WIDE = 120  # columns of a terminal from which the list of datasets shows all it knows
 MAX_NAMED = 4  # models or resolutions that share a reason
 
 
@@ -109,17 +111,30 @@ def print_models(console: Console) -> None:
 
 
 def print_datasets(console: Console) -> None:
-    """Print the datasets with their size and task, then the words that stand for several."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column, justify in (("dataset", "left"), ("task", "left"), ("classes", "right"), ("channels", "right")):
-        table.add_column(column, justify=justify, no_wrap=True)  # type: ignore[arg-type]
-    table.add_column("train/val/test", no_wrap=True)
-    table.add_column("sizes, px")
+    """Print the datasets with their size and task, then the words that stand for several.
+
+    A terminal of less than 130 columns gets totals and ranges instead of every count and size.
+    """
+    wide = console.width >= WIDE
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0))
+    table.add_column("dataset", no_wrap=True)
+    table.add_column("task", no_wrap=True)
+    table.add_column("classes", justify="right", no_wrap=True)
+    table.add_column("channels" if wide else "ch", justify="right", no_wrap=True)
+    table.add_column("train/val/test" if wide else "images", justify="left" if wide else "right", no_wrap=True)
+    table.add_column("sizes, px" if wide else "px", no_wrap=True)
     table.add_column("licence")
     for info in registry.datasets.values():
-        counts = "/".join("?" if n is None else f"{n:,}" for n in (info.n_train, info.n_val, info.n_test))
-        sizes = ", ".join(map(str, info.sizes)) or ("any (resized)" if info.varied else "any (made on the spot)")
-        table.add_row(info.name, info.task, str(len(info.classes)), str(info.channels), counts, sizes, info.licence)
+        splits = (info.n_train, info.n_val, info.n_test)
+        if wide:
+            counts = "/".join("?" if n is None else f"{n:,}" for n in splits)
+            sizes = ", ".join(map(str, info.sizes)) or ("any (resized)" if info.varied else "any (made on the spot)")
+        else:
+            counts = "?" if None in splits else f"{sum(n or 0 for n in splits):,}"
+            sizes = "–".join(str(s) for s in dict.fromkeys((min(info.sizes), max(info.sizes)))) if info.sizes else "any"
+        task = info.task if wide else info.task.removesuffix("-regression")
+        licence = info.licence if wide else info.licence.partition(" (")[0]
+        table.add_row(info.name, task, str(len(info.classes)), str(info.channels), counts, sizes, licence)
     console.print(table)
     for word, patterns in sorted(registry.datasets.words().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
