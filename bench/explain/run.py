@@ -72,13 +72,13 @@ def explain_cell(out: Path, record: Record, settings: Settings) -> Path:
 
     cell, key = cell_of(record), str(record["key"])
     context = Context(settings.device, torch.get_num_threads(), settings.data_root, None, out, lambda event: None)
-    device = accuracy.set_up(context)
+    device = _set_up(context)
     info = registry.dataset_facts(cell.dataset)
     try:
         state = weights.load(out, key)
+        model, channels_last = accuracy.build_model(cell, info, device)  # as it was before the training
     except (FileNotFoundError, ValueError) as error:
-        raise StoreError(str(error)) from error
-    model, channels_last = accuracy.build_model(cell, info, device)
+        raise StoreError(f"{cell.model}: {error}") from error
     reader = _reader(cell, info, settings, device, channels_last)
     images = _take(reader, np.linspace(0, len(reader) - 1, min(settings.images, len(reader))).astype(int))
     stages = find_stages(model.eval(), images)
@@ -96,6 +96,21 @@ def explain_cell(out: Path, record: Record, settings: Settings) -> Path:
     }  # fmt: skip
     _write_fields(folder, facts, stages, {INITIAL: before, "trained": trained})
     return folder
+
+
+def _set_up(context: Context) -> torch.device:
+    """As for a training, but an operation without a deterministic form is only warned of: a map bears its noise."""
+    import torch
+
+    from bench.training.accuracy import set_up
+
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", context.device):
+        raise RegistryError(f"--device {context.device}: write cpu, cuda or cuda:N")
+    if context.device != "cpu" and not torch.cuda.is_available():
+        raise RegistryError(f"--device {context.device}: torch sees no CUDA device here; leave it out for the CPU")
+    device = set_up(context)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    return device
 
 
 def _reader(
@@ -205,13 +220,12 @@ def explain_network(name: str, resolution: int, out: Path, settings: Settings) -
     from bench.explain.pictures import INITIAL
     from bench.explain.stages import find_stages
     from bench.measure.build import build
-    from bench.training.accuracy import set_up
 
     spec = registry.parse_model(name)
     options = dict(spec.options)
     if reason := registry.model_facts(spec.name).unsupported(resolution, options):
         raise RegistryError(f"{name}: {reason}")
-    device = set_up(Context(settings.device, torch.get_num_threads(), None, None, out, lambda event: None))
+    device = _set_up(Context(settings.device, torch.get_num_threads(), None, None, out, lambda event: None))
     torch.manual_seed(NOISE_SEED)
     model = build(str(spec), resolution).to(device).eval()
     draw = torch.Generator().manual_seed(NOISE_SEED)

@@ -12,6 +12,8 @@ import torch
 
 from bench import cli, registry, store
 from bench.cells import AccuracyCell, Context, cell_key, weights_path
+from bench.explain.cam import Choice
+from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
 from bench.store import StoreError, record_path
 from bench.training.accuracy import build_model, pipeline, run_accuracy
@@ -127,12 +129,27 @@ def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolution 64,x: write side lengths in pixels"),
         (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
         (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
+        (("--erf-only", "resnet18", "--device", "gpu"), "--device gpu: write cpu, cuda or cuda:N"),
         (("nowhere", "abc"), "nowhere is no run directory: it has no cells/"),
     ],
 )
 def test_usage_that_makes_no_sense(arguments: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert explain(*arguments) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain("--erf-only", "resnet18", "--device", "cuda:1") == 2
+    assert "--device cuda:1: torch sees no CUDA device here; leave it out for the CPU" in capsys.readouterr().err
+
+
+def test_captions_say_what_was_asked_and_answered() -> None:
+    info = registry.datasets[DATASET]
+    chosen = Choice(image=7, group=0, present=True, predicted=1, score=0.876, right=False)
+    assert _caption(chosen, info) == f"#7, wrong\nsaid {info.classes[1][:18]} 0.88"
+    several = replace(info, task="multi-label")
+    assert _caption(chosen._replace(present=False), several) == "#7, absent\nscore 0.88"
 
 
 def test_which_cell_is_meant_and_what_it_lacks(tmp_path: Path) -> None:
