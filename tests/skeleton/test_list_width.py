@@ -11,7 +11,7 @@ from bench.planview import print_datasets
 @pytest.mark.parametrize(
     ("width", "heads", "line"),
     [
-        (80, "ch  images px     licence", "5 3   1,600 28–224 CC BY 4.0"),
+        (80, "ch  images px     licence", "5  3   1,600 28–224 CC BY 4.0"),
         (140, "train/val/test         sizes, px", "1,080/120/400          28, 64, 128, 224        CC BY 4.0"),
     ],
 )
