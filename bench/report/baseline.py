@@ -31,6 +31,11 @@ NOT_ASKED = frozenset({
     "hardware", "threads", "device", "versions", "backend", "budget_s", "rounds", "omp_wait_policy", "source_key",
     "model_plugin_sha256", "data_plugin_sha256", "plugin_sha256", "weights_sha256",
 })  # fmt: skip
+# Flags of a record that say others used the machine, and not that the code is slow. "noisy" is not among them: it is
+# the spread of the rounds, which the noise floor holds already, and excusing it would pass code of unsteady speed. Nor
+# is "throttled": heavier code alone brings a GPU to its power limit.
+BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
+MAX_EVIDENCE = 2  # sentences kept of it
 _TOLERANCE = 1e-6
 
 Machine = tuple[str, str, int]
@@ -53,6 +58,8 @@ class Entry:
         speed: images/s of each round.
         memory: peak MiB of each run.
         noisy: a run's own rounds lay too far apart.
+        flags: of any of the runs, as ``noisy``, ``other processes``.
+        evidence: a few sentences on those of ``BUSY``.
         arrays: name -> [dtype, shape] of each array of saved predictions.
     """
 
@@ -68,6 +75,13 @@ class Entry:
     noisy: bool = False
     arrays: dict[str, list[Any]] = field(default_factory=dict)
     scores: Scores | None = None
+    flags: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
+
+    @property
+    def busy(self) -> list[str]:
+        """The flags that say that others used the machine."""
+        return [flag for flag in self.flags if flag in BUSY]
 
     @property
     def asked(self) -> str:
@@ -195,6 +209,10 @@ def _entry(group: list[tuple[Path, store.Record]], max_images: int, problems: li
     entry.exact = {name: metrics[name] for name in EXACT if known(metrics.get(name))}
     entry.shown = {name: float(f"{metrics[name]:.7g}") for name in SHOWN if known(metrics.get(name))}
     entry.noisy = any(bool(other["metrics"].get("noisy")) for _, other in group)
+    entry.flags = sorted({str(flag) for _, other in group for flag in other["metrics"].get("flags") or ()})
+    if entry.busy:
+        told = [str(text) for _, other in group for text in other["metrics"].get("noisy_evidence") or ()]
+        entry.evidence = [text for text in told if text.startswith("round ")][:MAX_EVIDENCE]  # not "rounds of"
     for _, other in group:
         again = {name: other["metrics"][name] for name in EXACT if known(other["metrics"].get(name))}
         if again != entry.exact:
@@ -247,7 +265,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
             recipes[digest] = identity["recipe_settings"]
             identity["recipe_settings"] = digest
         line: dict[str, Any] = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
-        for name in ("reason", "exact", "shown", "speed", "memory", "noisy", "arrays"):
+        for name in ("reason", "exact", "shown", "speed", "memory", "noisy", "arrays", "flags", "evidence"):
             if value := getattr(entry, name):
                 line[name] = value
         if scores := entry.scores:
@@ -335,6 +353,7 @@ def _read_entry(
         bool(cell.get("noisy")),
         {str(k): list(v) for k, v in cell.get("arrays", {}).items()},
     )
+    entry.flags, entry.evidence = ([str(text) for text in cell.get(name, ())] for name in ("flags", "evidence"))
     if "scores" in cell:
         images, labels = sets[cell["test_set"]]
         scores = from_text(cell["scores"])

@@ -17,6 +17,7 @@ import numpy as np
 
 from bench.report.baseline import EXACT, Entry, Snapshot, shown_machine
 from bench.report.baseline_scores import Scores
+from bench.report.differences import differences
 from bench.report.gate_statistics import (
     Evidence,
     Parts,
@@ -36,7 +37,6 @@ from bench.report.tables import MISSING, fixed, significant
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
 EXACT_NAMES = {"params": "parameters", "macs_g": "GMACs", "train_macs_g": "training GMACs"}
 METRICS = {"auc": "AUC", "acc": "ACC"}
-MAX_FIELDS_NAMED = 3
 
 
 class Outcome(StrEnum):
@@ -84,6 +84,7 @@ class Finding:
         message: a sentence.
         evidence: of a test.
         adjusted: its p after Holm.
+        kin: findings of one ``kin`` are told in one line; without it, those of one message.
     """
 
     kind: str
@@ -95,6 +96,7 @@ class Finding:
     message: str = ""
     evidence: Evidence | None = None
     adjusted: float | None = None
+    kin: str = ""
 
 
 @dataclass(slots=True)
@@ -152,8 +154,10 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     asked += _accuracy(pairs, options)
     efficiency = [(before, now) for before, now in pairs if before.kind == "efficiency"]
     same = [(before, now) for before, now in efficiency if before.machine == now.machine]
-    asked += _speed(same, options) + _memory(same, memory_noise(_repeats(baseline, current)), options)
+    quiet = [(before, now) for before, now in same if not before.busy and not now.busy]
+    asked += _speed(quiet, options) + _memory(same, memory_noise(_repeats(baseline, current)), options)
     findings += [_elsewhere(before, now) for before, now in efficiency if before.machine != now.machine]
+    findings += [_busy(before, now) for before, now in same if before.busy or now.busy]
     judged, tests = judge(asked, options)
     problems = [*baseline.problems, *current.problems]
     return Verdict([*findings, *judged], options, problems, _notes(baseline, current), tests)
@@ -188,26 +192,9 @@ def _presence(before: Entry, now: Entry | None, spare: Sequence[Entry], options:
 
 def _why_absent(before: Entry, spare: Sequence[Entry]) -> str:
     """Whether the run has the nearly same Cell among those the baseline has not: another recipe, size or data."""
-    wanted = _flat(before.identity)
-    best: tuple[int, list[str]] | None = None
-    for entry in spare:
-        has = _flat(entry.identity)
-        if entry.kind != before.kind or any(has.get(k) != wanted.get(k) for k in ("model", "dataset", "mode")):
-            continue
-        apart = [k for k in sorted({*wanted, *has}) if wanted.get(k) != has.get(k)]
-        if best is None or len(apart) < best[0]:
-            best = len(apart), [f"{k} {has.get(k)} instead of {wanted.get(k)}" for k in apart]
-    if best is None:
-        return "the current run has no such cell"
-    more = f" and {best[0] - MAX_FIELDS_NAMED} more" if best[0] > MAX_FIELDS_NAMED else ""
-    return f"the current run has it with {', '.join(best[1][:MAX_FIELDS_NAMED])}{more}; if meant, make a new baseline"
-
-
-def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(_flat(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
-    return flat
+    if apart := differences(before, spare):
+        return f"the current run has it with {apart}; if meant, make a new baseline"
+    return "the current run has no such cell"
 
 
 # --- exact -----------------------------------------------------------------------------------------------------
@@ -340,6 +327,16 @@ def _elsewhere(before: Entry, now: Entry) -> Finding:
     places = f"{shown_machine(before.machine)}, now {shown_machine(now.machine)}"
     message = f"measured on another machine: {places}"
     return Finding("efficiency", before.title(), "speed and memory", Outcome.OTHER, message=message)
+
+
+def _busy(before: Entry, now: Entry) -> Finding:
+    """Others slowed the Cell, so its speed says nothing of the code; its memory and counts are still compared."""
+    sides = [(where, entry) for where, entry in (("in the baseline", before), ("now", now)) if entry.busy]
+    short = "the machine was busy " + " and ".join(f"{where} ({', '.join(entry.busy)})" for where, entry in sides)
+    told = "; ".join(f"{where} ({'; '.join((', '.join(e.busy), *e.evidence))})" for where, e in sides)
+    message = f"the machine was busy {told}; run it again with nothing beside it"
+    speeds = _middle(before.speed), _middle(now.speed)
+    return Finding("efficiency", before.title(), "speed", Outcome.OTHER, *speeds, message, kin=short)
 
 
 def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:

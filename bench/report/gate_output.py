@@ -135,10 +135,10 @@ def _grouped(findings: Sequence[Finding]) -> list[str]:
     groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
     for finding in findings:
         if finding.outcome in (Outcome.FEW, Outcome.OTHER, Outcome.NOTHING, Outcome.ALLOWED):
-            groups[finding.outcome, finding.check, finding.message].append(finding)
+            groups[finding.outcome, finding.check, finding.kin or finding.message].append(finding)
     lines = []
-    for (_, what, message), members in groups.items():
-        one = members[0].cell
+    for (_, what, _), members in groups.items():
+        one, message = members[0].cell, members[0].message
         which = one if len(members) == 1 else f"{one} and {counted(len(members) - 1, 'more cell')}"
         lines.append(f"{what} of {which}: {message}")
     return lines
@@ -228,6 +228,9 @@ def run_baseline(runs: Sequence[Path], out: Path, max_images: int, console: Cons
     lines = [f"{out}: {counted(len(good), 'cell')}, {size / 1024:,.0f} KiB"]
     if without:
         lines.append(f"{counted(without, 'cell')} without a result: nothing of them can get worse")
+    if busy := sum(bool(entry.busy) for entry in good):
+        whose = "its" if busy == 1 else "their"
+        lines.append(f"{counted(busy, 'cell')} measured while the machine was busy: {whose} speed will not be compared")
     if rounds and min(rounds) < 6:
         lines.append(
             f"{min(rounds)} rounds a cell: speed needs 6 a side or more; give several runs, or efficiency.rounds=6"

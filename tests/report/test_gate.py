@@ -192,6 +192,57 @@ def test_a_fall_within_the_noise_does_not_count(gate):
     assert code == 0
 
 
+def busy(*flags: str, factor: float = 0.46) -> Change:
+    """A slow-down, and what the instrument says of the machine at that time."""
+
+    def change(record: dict[str, Any]) -> None:
+        metric(SPEED, factor)(record)
+        evidence = ["rounds of 9, 12, 30 ms a step", *(f"round 2: {flag} took 40% of the CPU" for flag in flags)]
+        record["metrics"] |= {"flags": ["noisy", *flags], "noisy": True, "noisy_evidence": evidence}
+
+    return change
+
+
+@pytest.mark.parametrize("flag", ["other processes", "not warm", "steal", "shared GPU"])
+def test_a_busy_machine_is_no_regression(gate, flag: str):
+    code, text = gate(change=of("efficiency", MODELS[1], busy(flag)))
+    assert code == 0, text
+    assert "1 not compared" in text
+    assert f"speed of {MODELS[1]} at 64 px, batch 8, fp32, infer: the machine was busy now ({flag}" in text
+    assert f"round 2: {flag} took 40% of the CPU" in text
+
+
+@pytest.mark.parametrize("flags", [(), ("throttled",)])
+def test_noise_alone_and_throttling_excuse_nothing(gate, flags: tuple[str, ...]):
+    code, text = gate(change=of("efficiency", MODELS[1], busy(*flags)))
+    assert code == 1
+    assert "speed fell by 54.0%" in text
+
+
+def test_a_busy_machine_hides_no_other_loss(gate):
+    def change(record: dict[str, Any]) -> None:
+        busy("other processes")(record)
+        record["metrics"] |= {"peak_memory_mib": 400.0} if record["spec"]["model"] == MODELS[0] else {}
+
+    code, text = gate(change=lambda r: change(r) if r["kind"] == "efficiency" else None)
+    assert code == 1
+    assert "memory rose by 300.0%" in text
+    assert "and 2 more cells: the machine was busy now (other processes" in text  # one line, not one a cell
+
+
+def test_a_baseline_of_a_busy_machine_keeps_that(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "140")
+    slow = of("efficiency", MODELS[1], busy("not warm", factor=2.0))
+    base = str(tmp_path / "base.json")
+    assert main(["baseline", str(sweep(run, change=slow).write(tmp_path / "before")), "--out", base]) == 0
+    assert "1 cell measured while the machine was busy: its speed will not be compared" in capsys.readouterr().out
+    assert main(["check", str(sweep(type(run)()).write(tmp_path / "now")), "--baseline", base]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "the machine was busy in the baseline (not warm" in text
+
+
 def test_nothing_comparable(gate):
     code, text = gate("--allow-missing", models=("another_model",))
     assert code == 3
