@@ -120,7 +120,7 @@ def _finish(folders: Sequence[Path], top: Path, console: Console) -> None:
                     *radii,
                 )
     paths = side_by_side(top)
-    print("receptive field: radius in pixels that holds 50 % / 95 % of what moves the central cell")
+    print("receptive field: radius (px) with 50 % / 95 % of what moves the central cell")
     console.print(table)
     for path in [*folders, *paths]:
         print(f"written: {path}")
