@@ -200,7 +200,7 @@ def overtaking(records: Iterable[Record]) -> str:
         if len(fits) < 2:
             continue
         growth = listed(
-            [f"{name(f)} {fit.exponent:.2f} ({fit.low:.2f} to {fit.high:.2f})" for f, fit in _slowest(fits)]
+            [f"{name(f)} {fit.exponent:.2f} (95 % {fit.low:.2f} to {fit.high:.2f})" for f, fit in _slowest(fits)]
         )
         measured = [c for c in find_changes(members) if isinstance(c.crossing, Crossover) and c.quantity is TIME]
         # Where growth differs most, the change of order is of one kind of network over another.

@@ -62,8 +62,8 @@ def pareto_section(board: Overall, cost: Costs) -> Section | None:
     few = f" On no front: {listed(off)}." if off else ""
     left = few if len(off) <= MAX_NAMED else f" {len(off)} other models are on no front."
     text = (
-        f"The Pareto front: no other model has at least this AUC at less of that cost.{left} A model that shares a "
-        "group with a cheaper one has not been proven to be worth its cost."
+        "The Pareto front: no other model has at least this AUC at less of that cost (measured as said above)."
+        f"{left} A model that shares a group with a cheaper one has not been proven to be worth its cost."
     )
     return Section("Accuracy against cost", [Text(text), Table(columns, rows_of(lines)).without_empty()])
 

@@ -161,7 +161,7 @@ def test_a_family_overtakes_another_with_its_evidence(run: Any, tmp_path: Path):
     assert f"{100 * (1 - (300 / 512) ** 2):.0f} % less at 512 px" in sentence
     assert "memory than" not in text
     top = text.split("\n## ", 1)[0]
-    assert "`medmamba` 1.00 (1.00 to 1.00) and `swin` 2.00 (2.00 to 2.00)" in top
+    assert "`medmamba` 1.00 (95 % 1.00 to 1.00) and `swin` 2.00 (95 % 2.00 to 2.00)" in top
     assert "above about 300 px `medmamba_tiny` is faster than `swin_tiny` on this device" in top
 
 
