@@ -208,7 +208,10 @@ def _mean(values: Array) -> float:
 
 def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
     first = shown[0].clinical[0]
-    heads = [f"{k} (n={n:,})" for k, n in enumerate(first.positives)]
+    names = shown[0].classes
+    if len(names) != len(first.positives):
+        names = tuple(map(str, range(len(first.positives))))
+    heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
     columns = (Column("model", left=True, code=True), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
     lines = []
     for row in shown:

@@ -85,7 +85,8 @@ def collect(report: Report, out: Path) -> Document:
         _add_files(cells, out, temperatures)
     else:
         for cell in cells:
-            cell["metrics"] = {k: v for k, v in cell["metrics"].items() if known(v) or k == "test_confusion"}
+            kept = {"test_confusion", "classes"}
+            cell["metrics"] = {k: v for k, v in cell["metrics"].items() if known(v) or k in kept}
             cell["timings"], cell["log"] = {}, "" if cell["status"] == "ok" else clean(cell["log"])[-LOG_CHARS:]
     first = headline(report.boards)
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}

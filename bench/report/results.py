@@ -134,6 +134,11 @@ class Row:
         return self._figures[metric]
 
     @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes in the order of the scores; empty where a Record is too old to say them."""
+        return next((tuple(map(str, names)) for r in self.ok if (names := r["metrics"].get("classes"))), ())
+
+    @property
     def n_test(self) -> int | None:
         """Images in the test split, from the confusion matrix or the saved scores."""
         if self.evidence:

@@ -260,6 +260,7 @@ def _result(
         metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
     if outcome.status == "ok":
         metrics["best_epoch"] = outcome.best_epoch
+        metrics["classes"] = list(info.classes)  # what the columns of the scores and of the confusion stand for
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)
 
 

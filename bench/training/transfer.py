@@ -95,6 +95,7 @@ def _compared(
         metrics[f"source_test_{name}"] = storable(reference[name])
         metrics[f"drop_{name}"] = storable(reference[name] - found[name])
     metrics |= {"n_test": len(labels), "n_left_out": len(other[0]) - len(labels), "task": task}
+    metrics["classes"] = [meeting.name for meeting in cell.meetings]
     return metrics, {"test_scores": scores, "test_labels": labels}
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
@@ -142,3 +144,25 @@ def test_extreme_scores_have_a_bounded_temperature(scores: np.ndarray):
 def test_wilson_is_statsmodels(right: int, n: int):
     assert wilson(right / n, n) == pytest.approx(proportion_confint(right, n, method="wilson"))
     assert all(np.isnan(wilson(float("nan"), 0)))
+
+
+@pytest.mark.parametrize(
+    ("named", "heads"),
+    [
+        ({"classes": ["melanoma", "nevus", "scar"]}, ["melanoma (n=10)", "nevus (n=20)", "scar (n=5)"]),
+        ({}, ["0 (n=10)", "1 (n=20)", "2 (n=5)"]),  # an older record
+        ({"classes": ["melanoma"]}, ["0 (n=10)", "1 (n=20)", "2 (n=5)"]),
+    ],
+)
+def test_classes_are_called_by_their_names_where_records_say_them(run: Any, named: dict[str, Any], heads: list[str]):
+    from bench.report.by_dataset import _per_class
+    from bench.report.clinical import Clinical
+    from bench.report.leaderboard import Report
+
+    run.accuracy("resnet18", "dermamnist", 0.8)["metrics"].update(named)
+    (row,) = Report(run.records).rows
+    row.clinical = [
+        Clinical((0.5,) * 3, (0.9,) * 3, (0.8,) * 3, (10, 20, 5), (25, 15, 30), 1.0, (0.1, 0.1), (0.2, 0.2))
+    ]
+    _, table = _per_class([row], 3)
+    assert [column.name for column in table.columns[1:]] == heads

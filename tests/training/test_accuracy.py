@@ -120,6 +120,7 @@ def test_a_cell_reports_what_the_official_evaluator_reads_off_its_scores(run: An
     )
     assert {f"test_{name}" for name in promised.split()} <= set(metrics)
     assert (metrics["epochs"], len(result.history)) == (3, 3) and 1 <= metrics["best_epoch"] <= 3
+    assert len(metrics["classes"]) == len(metrics["test_confusion"])
     assert metrics["params"] == 8 * (3 * 25 + 1) + 16 + 33 * TASKS[task] and metrics["train_images_per_s"] > 0
     json.dumps([metrics, result.timings, result.history], allow_nan=False)
 

@@ -23,7 +23,7 @@ function drawCell(section, cell) {
   if (cell.history.epoch) section.append(historyCharts(cell));
   if (cell.pictures) section.append(element('h3', {}, 'Where it looks'), pictures(cell));
   const { recipe_settings: recipe, versions, ...spec } = cell.spec;
-  const { test_confusion: ignored, ...metrics } = cell.metrics;
+  const { test_confusion: ignored, classes: named, ...metrics } = cell.metrics;
   block(section, 'Result', metrics);
   block(section, 'Cell', { ...spec, key: cell.key });
   block(section, 'Recipe', recipe);

@@ -277,22 +277,22 @@ function confusionOf(cells) {
   return found[0].map((line, i) => line.map((_, j) => found.reduce((sum, counts) => sum + counts[i][j], 0)));
 }
 
-function labelTable(counts, label) {
+function labelTable(counts, label, classes) {
   const names = ['label', 'true no', 'false yes', 'false no', 'true yes'];
   return scrollable(label, element('table', { class: 'confusion' }, element('caption', { class: 'visually-hidden' }, label),
     element('thead', {}, element('tr', {}, names.map((name) => element('th', { scope: 'col' }, name)))),
-    element('tbody', {}, counts.map((line, i) => element('tr', {}, element('th', { scope: 'row' }, String(i)),
+    element('tbody', {}, counts.map((line, i) => element('tr', {}, element('th', { scope: 'row' }, classes[i]),
       line.map((value) => element('td', {}, value.toLocaleString('en'))))))));
 }
 
 // Counts with the share of the true class as shade; the text tells the numbers, so the shade is never alone.
-function confusionTable(counts, label) {
-  const head = element('tr', {}, element('th', { scope: 'col' }, 'true \\ said'), counts.map((_, j) => element('th', { scope: 'col' }, String(j))));
+function confusionTable(counts, label, classes) {
+  const head = element('tr', {}, element('th', { scope: 'col' }, 'true \\ said'), counts.map((_, j) => element('th', { scope: 'col' }, classes[j])));
   const body = counts.map((line, i) => {
     const total = line.reduce((sum, value) => sum + value, 0);
-    return element('tr', {}, element('th', { scope: 'row' }, String(i)), line.map((value) => {
+    return element('tr', {}, element('th', { scope: 'row' }, classes[i]), line.map((value) => {
       const share = total ? value / total : 0;
-      const cell = element('td', { title: `${percent(share)} of class ${i}` }, value.toLocaleString('en'));
+      const cell = element('td', { title: `${percent(share)} of class ${classes[i]}` }, value.toLocaleString('en'));
       cell.style.background = `rgba(var(--heat), ${(0.55 * share).toFixed(3)})`;
       return cell;
     }));
@@ -321,6 +321,12 @@ function reliabilityChart(holder, cells, family) {
   });
 }
 
+// Records of earlier versions do not name their classes: then numbers.
+function classNames(cells, n) {
+  const { classes } = cells[0].metrics;
+  return Array.from({ length: n }, (_, i) => (classes?.length === n ? String(classes[i]) : String(i)));
+}
+
 // What a test set says of one model; several seeds are added up.
 function predictionCard(title, cells, family, extra) {
   const counts = confusionOf(cells);
@@ -328,7 +334,7 @@ function predictionCard(title, cells, family, extra) {
   if (!counts && !bins.length) return null;
   const holder = element('div');
   const card = element('div', { class: 'card' }, element('h3', {}, title), extra ?? '',
-    element('div', { class: 'pair' }, counts ? element('div', {}, element('p', { class: 'note' }, 'Confusion (test images)'), (cells.some((cell) => Array.isArray(cell.metrics.test_confusion?.[0]?.[0])) ? labelTable : confusionTable)(counts, `Confusion matrix of ${cells[0].model}`)) : '', bins.length ? holder : ''));
+    element('div', { class: 'pair' }, counts ? element('div', {}, element('p', { class: 'note' }, 'Confusion (test images)'), (cells.some((cell) => Array.isArray(cell.metrics.test_confusion?.[0]?.[0])) ? labelTable : confusionTable)(counts, `Confusion matrix of ${cells[0].model}`, classNames(cells, counts.length))) : '', bins.length ? holder : ''));
   if (bins.length) reliabilityChart(holder, cells, family);
   return card;
 }
