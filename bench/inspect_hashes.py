@@ -3,8 +3,8 @@
 The *same*: equal pixels, by a hash over shape and pixels. *Nearly* the same: difference hashes (dHash: is the picture
 brighter to the right, and further down, on a coarse grid; 128 bits) that differ in few bits, and small pictures that
 correlate. That finds most copies of another size, contrast or brightness, or through JPEG (:func:`details` has the
-shares: strong compression or very small copies escape), and none that is mirrored, turned or cropped. Every image of
-one split is compared with every image of another, as matrix products: 100,000 images take seconds.
+shares: strong compression and very small copies escape); it does not look for mirrored, turned or cropped ones. Every
+image of one split is compared with every image of another, as matrix products: 100,000 images take seconds.
 """
 
 from __future__ import annotations
