@@ -19,7 +19,6 @@ from bench.registry import ModelFacts
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
 SHOWN_CELLS = 40
-WIDE = 120  # columns of a terminal from which the list of datasets shows all it knows
 MAX_NAMED = 4  # models or resolutions that share a reason
 
 
