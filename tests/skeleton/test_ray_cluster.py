@@ -188,7 +188,7 @@ def test_a_cluster_of_our_own_ends_with_its_driver(tmp_path, number):
     folder = folder_with(tmp_path / "own", 1, models=("place_slow",), epochs=200)
     process, temporary = start(folder, "--executor", "ray")
     log = folder / "run" / "logs"
-    assert wait_for(lambda: any("step" in path.read_text() for path in log.glob("*.log")))
+    assert wait_for(lambda: sum(path.read_text().count("a step") for path in log.glob("*.log")) >= 8)
     family = psutil.Process(process.pid).children(recursive=True)
     assert any("raylet" in " ".join(member.cmdline()) for member in family)
     if number == signal.SIGINT:
@@ -196,7 +196,7 @@ def test_a_cluster_of_our_own_ends_with_its_driver(tmp_path, number):
     else:
         process.kill()
     code = process.wait(120)
-    _, alive = psutil.wait_procs(family, timeout=30)
+    _, alive = psutil.wait_procs(family, timeout=90)
     assert not alive, f"they outlive the run: {alive}"
     if number == signal.SIGINT:
         assert code == 130 and len(list((folder / "run" / "checkpoints").glob("*.pt"))) == 1
@@ -208,7 +208,6 @@ def test_what_nodes_leave_comes_back_where_the_run_directory_is_not_shared(tmp_p
     local, away = folder_with(tmp_path / "local", 3), folder_with(tmp_path / "away", 3)
     run(local, "--keep-weights")
     cluster = nodes(2)
-    (away / "sitecustomize.py").write_text("")
     script = away / "driver.py"
     script.write_text(
         "import sys\nfrom bench import cli\nfrom bench.executors import ray\n"
@@ -227,7 +226,7 @@ def test_what_nodes_leave_comes_back_where_the_run_directory_is_not_shared(tmp_p
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert results(away / "run") == results(local / "run") and len(results(local / "run")) == 6
-    for pattern in ("weights/*.safetensors", "splits/*.csv", "logs/*.log", "history/*.csv"):
+    for pattern in ("weights/*.safetensors", "logs/*.log", "history/*.csv"):
         names = sorted(path.name for path in (local / "run").glob(pattern))
         assert names and names == sorted(path.name for path in (away / "run").glob(pattern)), pattern
     for path in (local / "run" / "weights").iterdir():
