@@ -172,6 +172,9 @@ def _add_gate(commands: Any) -> None:
         "runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds"
     )
     baseline.add_argument("--out", required=True, type=Path, metavar="FILE")
+    baseline.add_argument(
+        "--allow-incomplete", action="store_true", help="also of a run that was interrupted: no check misses the rest"
+    )
     baseline.add_argument("--images", type=int, default=2000, help="test images kept of a larger set (default 2000)")
 
     check = _command(
@@ -407,7 +410,8 @@ def _compare(options: argparse.Namespace) -> int:
 def _baseline(options: argparse.Namespace) -> int:
     from bench.report.gate_output import run_baseline
 
-    return run_baseline(options.runs, options.out, options.images, _console())
+    allowed = options.allow_incomplete
+    return run_baseline(options.runs, options.out, options.images, _console(), allow_incomplete=allowed)
 
 
 def _check(options: argparse.Namespace) -> int:

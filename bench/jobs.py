@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench import store
+from bench import registry, store
 from bench.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.config import Loaded
 from bench.estimate import estimate_s
@@ -169,4 +169,23 @@ def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -
         "preset": loaded.sweep.sweep.preset,
         "sweep": loaded.sweep.model_dump(mode="json"),
         "skipped": plan.skipped,
+        "datasets": {**_mapping(before.get("datasets")), **about_datasets(plan)},
+        "planned": {**_mapping(before.get("planned")), command: sorted(plan.cells)},
     }
+
+
+ABOUT = (
+    "task", "classes", "channels", "modality", "licence", "citation", "source", "n_train", "n_val", "n_test",
+    "mirror_safe", "traps",
+)  # fmt: skip
+
+
+def about_datasets(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What is known of each dataset of a plan, for those who read its scores: traps, task, classes, licence."""
+    names = {str(cell.dataset) for cell in plan.cells.values() if not isinstance(cell, EfficiencyCell)}
+    infos = {dataset: registry.dataset_facts(dataset) for dataset in sorted(names)}
+    return {dataset: {field: getattr(info, field) for field in ABOUT} for dataset, info in infos.items()}
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -154,13 +154,22 @@ def _copy_splits(run: Path, out: Path, merged: Merged) -> None:
 
 
 def _joined_info(out: Path, runs: Sequence[Path]) -> dict[str, Any]:
-    """One ``run.json``: the first sweep, all commands, all datasets left out."""
-    infos: list[Mapping[str, Any]] = [info for run in (out, *runs) if (info := store.read_run(run))]
+    """One ``run.json``: the first sweep, all commands, all datasets and what is known of them."""
+    infos: list[dict[str, Any]] = [info for run in (out, *runs) if (info := store.read_run(run))]
     commands = [line for info in infos for line in str(info.get("command", "")).splitlines()]
     skipped = [line for info in infos for line in info.get("skipped", ())]
+    datasets: dict[str, Any] = {}
+    for info in infos:
+        datasets = {**(info.get("datasets") or {}), **datasets}  # the first one stays
+    planned: dict[str, set[str]] = {}  # by command: parts of one sweep, run on several machines, have the same
+    for info in infos:
+        for command in info.get("planned") or ():
+            planned[command] = planned.get(command, set()) | store.planned(info, command)
     first = dict(infos[0]) if infos else {}
     return {
         **first,
+        **({"datasets": dict(sorted(datasets.items()))} if datasets else {}),
+        **({"planned": {c: sorted(keys) for c, keys in sorted(planned.items())}} if planned else {}),
         "schema": store.SCHEMA,
         "command": "\n".join(dict.fromkeys(commands)),
         "skipped": list(dict.fromkeys(skipped)),

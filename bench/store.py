@@ -287,6 +287,13 @@ def read_run(out: Path) -> dict[str, Any]:
     return info
 
 
+def planned(info: Mapping[str, Any], command: str | None = None) -> set[str]:
+    """Keys of the Cells that the commands of a ``run.json``, or one of them, meant; empty where it does not say."""
+    found = info.get("planned")
+    lists = found if isinstance(found, dict) else {}
+    return {str(key) for said, keys in lists.items() if command in (None, said) for key in keys}
+
+
 def load_records(path: str | Path) -> pd.DataFrame:
     """Load a run as a DataFrame: one row a Record; spec fields, metrics, key, kind, status and reason as columns."""
     import pandas as pd

@@ -121,12 +121,14 @@ class Snapshot:
     Attributes:
         about: where it comes from, for people: commands and versions.
         problems: damaged files that were found; what they hold is missing.
+        unrecorded: keys of Cells that the runs' commands planned and that have no Record; not part of the file.
     """
 
     entries: list[Entry]
     about: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     max_images: int = MAX_IMAGES
+    unrecorded: list[str] = field(default_factory=list)
 
     @property
     def machines(self) -> list[Machine]:
@@ -161,12 +163,15 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     grouped: dict[tuple[str, str], list[tuple[Path, store.Record]]] = defaultdict(list)
     problems: list[str] = []
     commands: list[str] = []
+    unrecorded: set[str] = set()
     for run in runs:
         if not (run / "cells").is_dir():
             raise BaselineError(f"{run} is no run directory: it has no cells/; give the --out of a `bench run`")
         records, damaged = store.read_records(run)
         problems += damaged
-        commands.append(str(store.read_run(run).get("command", run)))
+        info = store.read_run(run)
+        commands.append(str(info.get("command", run)))
+        unrecorded |= store.planned(info)
         for record in records:
             asked = canonical([record["kind"], _identity(record["spec"])])
             machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
@@ -174,7 +179,9 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     entries = [_entry(_newest(group), max_images, problems) for group in grouped.values()]
     versions = [e[1].get("environment", {}).get("versions", {}) for group in grouped.values() for e in group]
     about = {"commands": commands, "versions": {k: v for found in versions for k, v in sorted(found.items())}}
-    return Snapshot(sorted(entries, key=lambda e: (e.order, e.machine)), about, problems, max_images)
+    unrecorded -= {record["key"] for group in grouped.values() for _, record in group}
+    entries.sort(key=lambda e: (e.order, e.machine))
+    return Snapshot(entries, about, problems, max_images, sorted(unrecorded))
 
 
 def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:

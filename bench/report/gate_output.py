@@ -214,18 +214,29 @@ def _xml(text: str) -> str:
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def run_baseline(runs: Sequence[Path], out: Path, max_images: int, console: Console) -> int:
+def run_baseline(
+    runs: Sequence[Path], out: Path, max_images: int, console: Console, *, allow_incomplete: bool = False
+) -> int:
     """Write the baseline file of runs and say what is in it; return 0.
 
     Raises:
-        StoreError: a run cannot be read, is damaged or has no result, or the file cannot be written.
+        StoreError: a run cannot be read, is damaged or has no result, or the file cannot be written; or Cells of its
+            sweep have no Record, which would make every later check silent on them, and that is not allowed.
     """
     snapshot = baselines.take(runs, max_images)
+    absent = len(snapshot.unrecorded)
+    if absent and not allow_incomplete:
+        raise baselines.BaselineError(
+            f"no baseline: {counted(absent, 'cell')} of the sweep {'has' if absent == 1 else 'have'} no record, and no "
+            "check could miss them; run its command to the end, or say --allow-incomplete"
+        )
     size = baselines.write(snapshot, out)
     good = [entry for entry in snapshot.entries if entry.status == "ok"]
     without = len(snapshot.entries) - len(good)
     rounds = [len(entry.speed) for entry in good if entry.speed]
     lines = [f"{out}: {counted(len(good), 'cell')}, {size / 1024:,.0f} KiB"]
+    if absent:
+        lines.append(f"{counted(absent, 'cell')} of the sweep without a record: no check will miss them")
     if without:
         lines.append(f"{counted(without, 'cell')} without a result: nothing of them can get worse")
     if busy := sum(bool(entry.busy) for entry in good):

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.report.about_data import traps_of_targets, with_traps
 from bench.report.accuracy import Overall, overall, overall_section
 from bench.report.by_dataset import dataset_sections
 from bench.report.comparisons import ablation_section, resolution_section, transfer_section
@@ -57,7 +58,7 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
     Args:
         out: the run directory; saved scores are read from ``out/predictions`` where there are any.
         records: as :func:`bench.store.read_records` gives them, in any order.
-        run_info: ``command``, ``preset``, ``skipped`` and ``sweep`` of the run (``run.json``); may be empty.
+        run_info: what ``run.json`` says: ``command``, ``preset``, ``skipped``, ``datasets``; may be empty.
 
     Returns:
         The files written.
@@ -128,7 +129,8 @@ class Report:
         if efficiency := efficiency_sections(self.records):
             sections += [Section("Efficiency"), *(_folded(s, i == 0) for i, s in enumerate(efficiency))]
         if self.rows:
-            sections += [Section("By dataset"), *dataset_sections(self.rows, self.boards)]
+            datasets = with_traps(dataset_sections(self.rows, self.boards), self.run_info)
+            sections += [Section("By dataset"), *datasets]
         sections += _without_result(self.records, skipped, self.problems)
         sections += _made_by(self.records, self.run_info)
         return sections
@@ -154,6 +156,7 @@ class Report:
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
         if moved := transfer_section(self.records):
+            moved.blocks.extend(traps_of_targets(self.records, self.run_info))
             sections.append(moved)
         return sections
 

@@ -243,6 +243,22 @@ def test_a_baseline_of_a_busy_machine_keeps_that(
     assert "the machine was busy in the baseline (not warm" in text
 
 
+def test_no_baseline_of_an_interrupted_run(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = sweep(run).write(tmp_path / "run")
+    keys = [record["key"] for record in run.records]
+    planned = {"bench run a": [*keys, "0" * 20], "bench run b": ["1" * 20, *keys[:2]]}
+    (out / "run.json").write_text(json.dumps({"command": "bench run a", "planned": planned}))
+    command = ["baseline", str(out), "--out", str(tmp_path / "base.json")]
+    assert main(command) == 2
+    said = capsys.readouterr().err
+    assert "no baseline: 2 cells of the sweep have no record" in said and "--allow-incomplete" in said
+    assert not (tmp_path / "base.json").exists()
+    assert main([*command, "--allow-incomplete"]) == 0
+    assert "2 cells of the sweep without a record: no check will miss them" in capsys.readouterr().out
+    (out / "run.json").write_text(json.dumps({"planned": {"bench run a": keys}}))
+    assert main(command) == 0
+
+
 def test_nothing_comparable(gate):
     code, text = gate("--allow-missing", models=("another_model",))
     assert code == 3

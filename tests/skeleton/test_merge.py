@@ -60,6 +60,19 @@ def test_records_travel_with_what_belongs_to_them(tmp_path):
     assert (again.added, again.present) == (0, 3)
 
 
+def test_what_is_known_of_datasets_and_what_was_planned_is_joined(tmp_path):
+    runs = []
+    for i, name in enumerate(("a", "b")):
+        run = write(tmp_path / name, record(i))
+        datasets = {"set": {"traps": [f"trap of {name}"]}, name: {"traps": []}}
+        store.write_json(run / "run.json", {"command": "x", "datasets": datasets, "planned": {"x": ["k", f"k{i}"]}})
+        runs.append(run)
+    merge(tmp_path / "out", [*runs, write(tmp_path / "old", record(2))])
+    info = store.read_run(tmp_path / "out")
+    assert info["datasets"] == {"a": {"traps": []}, "b": {"traps": []}, "set": {"traps": ["trap of a"]}}
+    assert info["planned"] == {"x": ["k", "k0", "k1"]}
+
+
 def test_a_result_replaces_a_failure_and_not_the_other_way(tmp_path):
     failed = write(tmp_path / "failed", record(0, status="failed", reason="no"))
     good = write(tmp_path / "good", record(0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from PIL import Image
 
 from bench import config, plan, registry
 from bench.cli import main
+from bench.jobs import run_info
 from bench.registry import DatasetInfo
 
 
@@ -39,7 +41,10 @@ def source(monkeypatch):
     """``made:PLACE`` names a dataset of images of any size."""
 
     def facts(name: str) -> DatasetInfo:
-        return DatasetInfo(name, "multi-class", ("a", "b"), 3, Anywhere, varied=True, n_train=9, n_val=9, n_test=9)
+        counts = {"n_train": 9, "n_val": 9, "n_test": 9}
+        return DatasetInfo(
+            name, "multi-class", ("a", "b"), 3, Anywhere, varied=True, traps=("it is made up",), **counts
+        )
 
     monkeypatch.setitem(registry.SCHEMES, "made", facts)
     monkeypatch.setattr(Anywhere, "asked", 0)
@@ -81,6 +86,19 @@ def test_a_source_that_is_not_there(source, tmp_path, capsys):
     assert len(made.skipped) == 2 and "ask its authors" in made.skipped[0]
     assert main(["plan", "--models", "resnet18", "--datasets", f"folder:{tmp_path}/none", "--out", str(tmp_path)]) == 2
     assert f"{tmp_path}/none" in capsys.readouterr().err
+
+
+def test_run_json_says_what_is_known_of_each_dataset(source, tmp_path: Path):
+    flags = {"sweep.models": "resnet18", "sweep.kinds": "accuracy", "sweep.resolutions": "32"}
+    loaded = config.load(None, None, {**flags, "sweep.datasets": "made:x"})
+    first = run_info(loaded, plan.make_plan(loaded), "bench run x", {})
+    loaded = config.load(None, None, {**flags, "sweep.datasets": "phantom_local"})
+    both = json.loads(json.dumps(run_info(loaded, plan.make_plan(loaded), "bench run y", first)))
+    assert list(both["datasets"]) == ["made:x", "phantom_local"]
+    assert both["datasets"]["made:x"]["traps"] == ["it is made up"]
+    assert both["datasets"]["phantom_local"]["classes"] == ["granular", "reticular"]
+    assert "Apache" in both["datasets"]["phantom_local"]["licence"]
+    assert {command: len(keys) for command, keys in both["planned"].items()} == {"bench run x": 1, "bench run y": 1}
 
 
 def test_native_cannot_change_a_size(monkeypatch):

@@ -1,0 +1,58 @@
+"""What a reader of a score should know of its dataset, from ``run.json``: the traps that the plan knew. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from bench.report.results import Record
+from bench.report.tables import Block, Bullets, Details, Section, Text, counted, name, natural
+
+MAX_SHOWN = 110  # characters of the first trap that stand on the folded line
+
+
+def with_traps(sections: Iterable[Section], run_info: Mapping[str, Any]) -> list[Section]:
+    """Put what is known of each dataset below the first paragraph of its section."""
+    known = {name(dataset): about(facts) for dataset, facts in _datasets(run_info).items()}
+    return [
+        Section(s.title, [*s.blocks[:1], *known.get(s.title, ()), *s.blocks[1:]], s.level) for s in sections
+    ]  # fmt: skip
+
+
+def traps_of_targets(records: Iterable[Record], run_info: Mapping[str, Any]) -> list[Block]:
+    """The same of the datasets that are only transferred to, which have no section of their own."""
+    kinds: dict[str, set[str]] = {"accuracy": set(), "transfer": set()}
+    for record in records:
+        if record["kind"] in kinds:
+            kinds[record["kind"]].add(str(record["spec"].get("dataset")))
+    known = _datasets(run_info)
+    blocks: list[Block] = []
+    for dataset in sorted(kinds["transfer"] - kinds["accuracy"], key=natural):
+        if found := about(known.get(dataset, {})):
+            blocks += [Text(f"{name(dataset)}:"), *found]
+    return blocks
+
+
+def about(facts: Mapping[str, Any]) -> list[Block]:
+    """One sentence on what the images are, and the known traps folded away under the first of them."""
+    classes, task = facts.get("classes"), facts.get("task")
+    many = f"{task}, {counted(len(classes), 'class', 'classes')}" if isinstance(classes, list) and task else ""
+    licence = f"licence {facts['licence']}" if facts.get("licence") else ""
+    parts = [str(part) for part in (facts.get("modality"), many, licence) if part]
+    blocks: list[Block] = []
+    if parts:
+        text = "; ".join(parts)
+        blocks.append(Text(text[0].upper() + text[1:] + "."))
+    listed = facts.get("traps")
+    if traps := [str(trap) for trap in listed] if isinstance(listed, list) else []:
+        first = traps[0] if len(traps[0]) <= MAX_SHOWN else traps[0][: MAX_SHOWN - 1].rstrip() + "…"
+        blocks.append(Details(f"{counted(len(traps), 'known trap')}: {first}", (Bullets(tuple(traps)),)))
+    return blocks
+
+
+def _datasets(run_info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Of each dataset what the plan wrote; empty for runs from before it did."""
+    found = run_info.get("datasets")
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(dataset): facts for dataset, facts in found.items() if isinstance(facts, Mapping)}
