@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.report.clinical import Reliability, reliability, rescaled
 from bench.report.growth import family
-from bench.report.ranking import letters, tie_groups
+from bench.report.ranking import ALPHA, Friedman, letters, tie_groups
 from bench.report.results import Code, Record, Row, code_of
 from bench.report.settings import by_setting
 from bench.report.statistics import interval
@@ -187,11 +187,17 @@ def _orders(board: Overall, codes: _Codes) -> list[dict[str, Any]]:
         ]  # fmt: skip
         found.append({
             "title": f"Mean ranks over {test.datasets} datasets, with the critical difference", "axis": "mean rank",
-            "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi): "
-            f"where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}. "
-            "Models that share a letter cannot be told apart.",
+            "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi). "
+            f"{_friedman_note(test)} Models that share a letter cannot be told apart.",
         })  # fmt: skip
     return found
+
+
+def _friedman_note(test: Friedman) -> str:
+    """What the bars allow to say: without Friedman's test behind them, bars apart prove nothing."""
+    if test.p < ALPHA:
+        return f"Where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}."
+    return f"Friedman's p = {test.p:.2g}: no difference over datasets like these is proven, also where bars lie apart."
 
 
 _OF_A_ROW = {

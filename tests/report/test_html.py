@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.report import html, html_data, html_pack
+from bench.report import html, html_data, html_pack, ranking
 from bench.report.figures_draw import COLOURS
 from bench.report.leaderboard import Report
 from bench.store import StoreError, read_records
@@ -337,3 +337,12 @@ def test_families_differ_for_colour_blind_readers(theme: str, sight: str | None)
     seen = [lab(np.clip(matrix @ linear(themes()[theme][f"c{i}"]), 0, 1)) for i in range(7)]
     nearest = min(float(np.linalg.norm(a - b)) for i, a in enumerate(seen) for b in seen[:i])
     assert nearest > 20, "less is told by marker and dashes alone"
+
+
+@pytest.mark.parametrize(("scores", "proven"), [([3.0, 2.0, 1.0], True), ([1.0, 1.0001, 1.0], False)])
+def test_bars_over_datasets_prove_nothing_without_friedman(scores: list[float], proven: bool) -> None:
+    rng = np.random.default_rng(0)
+    test = ranking.friedman(np.asarray(scores) + rng.normal(0, 0.01, (8, 3)))
+    note = html_data._friedman_note(test)
+    assert (test.p < 0.05) is proven
+    assert ("do not overlap, the models differ" in note) is proven
