@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 # Exit codes: 0 fine; 1 cells failed, or doctor misses something; 2 usage, configuration or data; 130 interrupted.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+NOTHING_LEFT = "bench: no cell was left to run"
 
+# By their files: the module that reads them would cost every `bench --help` its imports.
+RECIPES = sorted(path.stem for path in (Path(__file__).parent / "training" / "recipes").glob("*.toml"))
 SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--models": (
         "sweep.models",
@@ -33,7 +36,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
     "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic, pad"),
     "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
-    "--recipe": ("sweep.recipe", "medmnist, medmamba-paper, medmamba-repo, standard, quick, or a TOML file"),
+    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file"),
     "--epochs": ("sweep.epochs", "epochs instead of the recipe's"),
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
@@ -323,10 +326,10 @@ def _run(options: argparse.Namespace) -> int:
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
         return INTERRUPTED
     if not outcome.keys:
-        print("bench: no cell was left to run", file=sys.stderr)
+        print(NOTHING_LEFT, file=sys.stderr)
         return USAGE
     if outcome.failed:
-        print(f"{outcome.failed} cells failed; --retry failed,timeout runs them again", file=sys.stderr)
+        print(f"failed cells: {outcome.failed}; --retry failed,timeout runs them again", file=sys.stderr)
     return FAILED if outcome.failed else 0
 
 
@@ -342,7 +345,9 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(plan_json(plan, out), indent=1))
     else:
         print_plan(plan, out, _console())
-    return 0 if plan.runnable else USAGE
+    if not plan.cells:
+        print(NOTHING_LEFT, file=sys.stderr)
+    return 0 if plan.runnable and plan.cells else USAGE
 
 
 def _configured(options: argparse.Namespace) -> Sweep:
@@ -470,8 +475,9 @@ def _merge(options: argparse.Namespace) -> int:
     for line in merged.refused:
         print(f"refused: {line}", file=sys.stderr)
     print(
-        f"{merged.out}: {merged.added} records added, {merged.replaced} replaced (they had no result), "
-        f"{merged.present} were there already, {len(merged.refused)} refused; "
+        f"{merged.out}: {merged.added} record{'s' * (merged.added != 1)} added, "
+        f"{merged.replaced} replaced (without a result before), "
+        f"{merged.present} {'was' if merged.present == 1 else 'were'} there already, {len(merged.refused)} refused; "
         f"`bench leaderboard {shlex.quote(str(merged.out))}` makes its boards"
     )
     return FAILED if merged.refused else 0

@@ -158,6 +158,7 @@ class DatasetInfo:
         sizes: side lengths in pixels it exists in; empty if images are made at whatever resolution is asked for.
         varied: images have sizes of their own; they are brought to the resolution when they are decoded, by the
             Cell's resize rule (``sizes`` is empty then).
+        least_size: of images that are made, the smallest side they can be made at.
         mirror_safe: a left-right flip keeps every label (false for left/right organs, for example).
         traps: known defects that a reader of a score should know.
         adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
@@ -172,6 +173,7 @@ class DatasetInfo:
     adapter: str | Callable[[DatasetInfo], Adapter]
     sizes: tuple[int, ...] = ()
     varied: bool = False
+    least_size: int = 0
     n_train: int | None = None
     n_val: int | None = None
     n_test: int | None = None

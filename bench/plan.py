@@ -19,6 +19,7 @@ from typing import Any
 from bench import registry
 from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.config import ConfigError, Loaded
+from bench.feeding import refuse_unfeedable, resize_rule, unfeedable
 from bench.files import Problem, default_root, preflight
 from bench.measure.compiler import why_not_compiled
 from bench.measure.hardware import machine_facts
@@ -140,7 +141,9 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: 
             data_plugin_sha256=plugin_sha256(info),
             normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
         )
-        plan.add(cell, facts.unsupported(resolution, dict(spec.options)))
+        reason = unfeedable(info, size, resolution, cell.resize)
+        plan.add(cell, reason or facts.unsupported(resolution, dict(spec.options)))
+    refuse_unfeedable(plan.cells.values(), loaded)
 
 
 def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
@@ -158,21 +161,6 @@ def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
     return list(section.sizes)
 
 
-def resize_rule(loaded: Loaded, info: DatasetInfo, size: int, resolution: int) -> str:
-    """Resolve ``auto``: MedMNIST's official rule for sets of one size, an antialiased one for images of any size."""
-    rule = loaded.sweep.sweep.resize
-    if info.varied:
-        return "bilinear" if rule == "auto" else rule
-    if size == resolution:
-        return "native"
-    if rule == "native":
-        raise ConfigError(
-            f"{loaded.origin('sweep.resize')}: native feeds images as they are, but those of {info.name} have {size} "
-            f"pixels, not {resolution}; choose nearest, bilinear, bicubic or pad"
-        )
-    return "nearest" if rule == "auto" else rule
-
-
 def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
     """Return the sweep's recipe with its overrides applied."""
     section = loaded.sweep.sweep
@@ -182,8 +170,16 @@ def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
     try:
         return recipes.resolve(name, epochs=section.epochs, overrides=dict(loaded.sweep.recipe))
     except recipes.RecipeError as error:
-        origins = [loaded.origin("sweep.recipe"), *(loaded.origin(f"recipe.{key}") for key in loaded.sweep.recipe)]
-        raise ConfigError(f"{', '.join(dict.fromkeys(origins))}: {error}") from None
+        raise ConfigError(f"{_recipe_origin(loaded, error.key)}: {error}") from None
+
+
+def _recipe_origin(loaded: Loaded, key: str) -> str:
+    """Say where what is wrong with a recipe was written: its one key, or all that was set of it."""
+    if key:
+        return loaded.origin("sweep.epochs" if key == "epochs" and loaded.sweep.sweep.epochs else f"recipe.{key}")
+    keys = ["sweep.recipe", *(f"recipe.{name}" for name in loaded.sweep.recipe)]
+    said = [loaded.origins[name] for name in keys if name in loaded.origins]
+    return ", ".join(dict.fromkeys(said)) or "default"
 
 
 def fingerprint(plan: Plan, loaded: Loaded, info: DatasetInfo, size: int, damaged: bool) -> str:

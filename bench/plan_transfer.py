@@ -5,8 +5,9 @@ from __future__ import annotations
 from bench import registry, transfer
 from bench.cells import AccuracyCell, Meeting, TransferCell
 from bench.config import ConfigError, Loaded
+from bench.feeding import resize_rule, unfeedable
 from bench.files import Problem, preflight
-from bench.plan import Plan, fingerprint, plugin_sha256, resize_rule, resolved
+from bench.plan import Plan, fingerprint, plugin_sha256, resolved
 from bench.registry import DatasetInfo, RegistryError
 
 
@@ -103,6 +104,4 @@ def _add_transfer(
     fed = registry.dataset_facts(source.dataset).channels
     if not reason and not source.recipe["as_rgb"] and fed != target.channels:
         reason = f"it was trained on {fed} channels (as_rgb = false), images of {target.name} have {target.channels}"
-    if not reason and resize == "pad" and size > source.resolution:
-        reason = f"zero padding cannot shrink {size} pixels to {source.resolution}"
-    plan.add(cell, reason)
+    plan.add(cell, reason or unfeedable(target, size, source.resolution, resize))

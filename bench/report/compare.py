@@ -16,6 +16,7 @@ import numpy as np
 
 from bench import store
 from bench.report.baseline import BaselineError, Entry, Snapshot, canonical, shown_machine, take
+from bench.report.differences import nearly
 from bench.report.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
 from bench.report.gate_statistics import (
     Evidence,
@@ -128,9 +129,11 @@ def compare(a: Side, b: Side) -> Comparison:
             continue
         used.add(id(other))
         pairs.append((entry, other))
+    only_b = [e for e in b.snapshot.entries if id(e) not in used]
     if not pairs:
-        raise BaselineError(f"{a.name} and {b.name} have no cell in common")
-    return Comparison(a, b, pairs, only_a, [e for e in b.snapshot.entries if id(e) not in used])
+        near = nearly(only_a, only_b, b.name, a.model is not None)
+        raise BaselineError("; ".join([f"{a.name} and {b.name} have no cell in common", *near]))
+    return Comparison(a, b, pairs, only_a, only_b)
 
 
 def run_compare(a: str, b: str, console: Console, json_path: Path | None = None) -> int:
@@ -169,6 +172,7 @@ def _about(found: Comparison) -> list[Block]:
             named = [e.title() for e in entries[:MAX_NAMED]]
             more = [f"{len(entries) - MAX_NAMED} more"] if len(entries) > MAX_NAMED else []
             lines.append(f"only in {where}: {listed([*named, *more])}")
+    lines += nearly(found.only_a, found.only_b, found.b.name, found.of_models)
     for a, b in found.pairs:
         if a.status != "ok" or b.status != "ok":
             lines.append(f"{a.title()}: {a.status} → {b.status} {b.reason or a.reason}".rstrip())

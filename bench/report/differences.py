@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bench.report.baseline import Entry
 
 MAX_NAMED = 3
+MAX_TRACED = 20  # cells of which the nearest is looked for
 SAME = (
     "model",
     "dataset",
@@ -16,23 +18,42 @@ SAME = (
 )  # a Cell of another of these is another Cell, not the same one set otherwise
 
 
-def differences(wanted: Entry, others: Sequence[Entry], same: Sequence[str] = SAME) -> str:
+def nearly(only: Sequence[Entry], others: Sequence[Entry], where: str, of_models: bool) -> list[str]:
+    """In what settings Cells of one side differ from the nearest of the other, as lines for people.
+
+    Args:
+        only: Cells that only the first side has.
+        others: those that only the second has.
+        where: the second side's name.
+        of_models: two models are compared, so that they may differ in that.
+    """
+    cells: dict[str, list[Entry]] = defaultdict(list)
+    for entry in only[:MAX_TRACED]:
+        if apart := differences(entry, others, of_models):
+            cells[apart].append(entry)
+    return [
+        f"{where} has {found[0].title()}{' and more' if len(found) > 1 else ''} with {apart}"
+        for apart, found in list(cells.items())[:MAX_NAMED]
+    ]
+
+
+def differences(wanted: Entry, others: Sequence[Entry], of_models: bool = False) -> str:
     """``resolution 32 instead of 64, recipe_settings.epochs 2 instead of 3``; "" where there is nothing near.
 
     Args:
         wanted: the Cell that is missed.
         others: Cells that nothing else asks for.
-        same: fields that must agree.
+        of_models: the model may be another, and is not named.
     """
+    same = [name for name in SAME if not (of_models and name == "model")]
     flat = flattened(wanted.identity)
     best: list[str] | None = None
     for entry in others:
         has = flattened(entry.identity)
         if entry.kind != wanted.kind or any(has.get(k) != flat.get(k) for k in same):
             continue
-        apart = [
-            f"{k} {has.get(k)} instead of {flat.get(k)}" for k in sorted({*flat, *has}) if flat.get(k) != has.get(k)
-        ]
+        fields = [k for k in sorted({*flat, *has}) if flat.get(k) != has.get(k) and not (of_models and k == "model")]
+        apart = [f"{k} {has.get(k)} instead of {flat.get(k)}" for k in fields]
         if best is None or len(apart) < len(best):
             best = apart
     if best is None:

@@ -25,7 +25,12 @@ FOLDER = Path(__file__).with_name("recipes")
 
 
 class RecipeError(ValueError):
-    """A recipe or one of its values is wrong; the message names the key and the nearest right name."""
+    """A recipe or one of its values is wrong; the message names the key and the nearest right name.
+
+    ``key`` is that of an override, where one of them is wrong by itself.
+    """
+
+    key = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,11 @@ def resolve(
     given = {**(overrides or {}), **more, **({} if epochs is None else {"epochs": epochs})}
     settings = _settings(name, ())
     for key, value in given.items():
-        given[key] = _checked(key, value, f"override of recipe {name!r}")
+        try:
+            given[key] = _checked(key, value, f"override of recipe {name!r}")
+        except RecipeError as error:
+            error.key = key
+            raise
     if "epochs" in given:
         settings = _scaled(settings, given["epochs"])
     settings = {"name": Path(name).stem if name.endswith(".toml") else name, **settings, **given}

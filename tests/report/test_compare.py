@@ -106,6 +106,28 @@ def test_accuracy_of_seeds_adds_the_variance_of_training(run: Any, compare: Any,
     assert share["half_width_95"] == pytest.approx(half)
 
 
+def test_other_settings_are_named(run: Any, compare: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    a, b, both = type(run)(), type(run)(), tmp_path / "both"
+    recipe = {"name": "quick", "epochs": 3, "learning_rate": 0.5, "batch_size": 64}
+    for seed in (0, 1):
+        a.accuracy("resnet18", "breastmnist", 0.8, acc=0.7, seed=seed)
+        b.accuracy("resnet18", "breastmnist", 0.8, acc=0.7, seed=seed, recipe=recipe)
+    sides = [str(a.write(tmp_path / "a")), str(b.write(tmp_path / "b"))]
+    assert main(["compare", *sides]) == 2
+    said = capsys.readouterr().err
+    assert f"have no cell in common; {sides[1]} has resnet18 on breastmnist (28→64 px, seed 0) and more with" in said
+    assert "with recipe_settings.learning_rate 0.5 instead of 0.001" in said
+    for side in (a, b):
+        side.efficiency("resnet18", 64, speed=9.0, memory=9.0)
+    sides = [str(a.write(tmp_path / "a")), str(b.write(tmp_path / "b"))]
+    assert "and more with recipe_settings.learning_rate 0.5 instead of 0.001" in compare(*sides)[0]
+    run.accuracy("resnet18", "breastmnist", 0.8, acc=0.7)
+    run.accuracy("vit", "breastmnist", 0.8, acc=0.7, resolution=96)
+    run.write(both)
+    assert main(["compare", f"{both}:resnet18", f"{both}:vit"]) == 2
+    assert "with resolution 96 instead of 64" in capsys.readouterr().err
+
+
 def test_what_cannot_be_compared_is_said(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     run.efficiency("resnet18", 64, speed=1.0, memory=1.0)
     out = str(run.write(tmp_path / "run"))

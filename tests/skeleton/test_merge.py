@@ -104,7 +104,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_merged(tmp_path, capsys, chan
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert cli.main(["merge", str(tmp_path / "out"), str(run)]) == 1
     printed = capsys.readouterr()
-    assert said in printed.err and str(path) in printed.err and "1 records added" in printed.out
+    assert said in printed.err and str(path) in printed.err and "1 record added" in printed.out
     assert [r["spec"]["seed"] for r in store.read_records(tmp_path / "out")[0]] == [1]
 
 
@@ -125,3 +125,9 @@ def test_an_older_schema_is_migrated(tmp_path, monkeypatch):
     old = json.loads(path.read_text())
     path.write_text(json.dumps({**{k: v for k, v in old.items() if k != "reason"}, "schema": 0, "why": "so"}))
     assert store.read_record(path)["reason"] == "so" and store.read_states(tmp_path)[1] == []
+
+
+def test_one_is_told_as_one(tmp_path, capsys):
+    runs = [str(write(tmp_path / name, record(0))) for name in ("a", "b")]
+    assert cli.main(["merge", str(tmp_path / "out"), *runs]) == 0
+    assert "1 record added, 0 replaced (without a result before), 1 was there already" in capsys.readouterr().out

@@ -13,6 +13,7 @@ from bench import config, plan, registry
 from bench.cli import main
 from bench.jobs import run_info
 from bench.registry import DatasetInfo
+from bench.training import recipes
 
 
 def planned(**keys) -> plan.Plan:
@@ -107,6 +108,36 @@ def test_native_cannot_change_a_size(monkeypatch):
         planned(**{"sweep.datasets": "breastmnist", "sweep.resize": "native"})
 
 
+def test_pad_cannot_shrink(monkeypatch):
+    monkeypatch.setattr(plan, "preflight", lambda wanted, root: [])
+    flags = {"sweep.datasets": "breastmnist", "sweep.sizes": "64", "sweep.resize": "pad", "sweep.recipe": "quick"}
+    made = planned(**flags, **{"sweep.resolutions": "32,96"})
+    assert {(c.resolution, made.unsupported.get(k)) for k, c in made.cells.items()} == {
+        (32, "zero padding cannot shrink 64 pixels to 32"), (96, None),
+    }  # fmt: skip
+    with pytest.raises(config.ConfigError, match=r"--resize: zero padding cannot shrink 64 pixels to 32 \(breastmnist"):
+        planned(**flags, **{"sweep.resolutions": "32"})
+
+
+def test_phantoms_have_a_least_size():
+    from bench.datasets.phantoms import SMALLEST
+
+    needs = "phantom_local cannot be made at 16 pixels: its texture needs 28 or more"
+    assert {registry.dataset_facts(n).least_size for n in registry.expand_datasets(["phantoms"])} == {SMALLEST}
+    made = planned(**{"sweep.datasets": "phantom_local", "sweep.resolutions": "16,32"})
+    assert {(c.resolution, made.unsupported.get(k)) for k, c in made.cells.items()} == {(16, needs), (32, None)}
+    with pytest.raises(config.ConfigError, match=f"--resolutions: {needs}"):
+        planned(**{"sweep.datasets": "phantom_local", "sweep.resolutions": "16"})
+
+
+def test_a_plan_of_nothing_exits_as_a_run_of_it(tmp_path: Path, capsys):
+    flags = ["--models", "resnet18", "--kinds", "accuracy", "--datasets", "breastmnist", "--data-root", str(tmp_path)]
+    command = ["plan", *flags, "--skip-missing", "--out", str(tmp_path / "out")]
+    for more in ([], ["--json"]):
+        assert main([*command, *more]) == 2
+        assert "bench: no cell was left to run" in capsys.readouterr().err
+
+
 def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path, capsys):
     folder = tmp_path / "a b ü"
     for split in ("train", "val", "test"):
@@ -124,3 +155,26 @@ def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path, capsys):
     assert registry.dataset_facts(names[0]) is info
     stem = registry.file_stem(names[0])
     assert stem.isascii() and " " not in stem and "/" not in stem and registry.file_stem("breastmnist") == "breastmnist"
+
+
+@pytest.mark.parametrize(
+    ("flags", "sets", "said"),
+    [
+        ({}, ["recipe.lerning_rate=0.1"], "--set recipe.lerning_rate=0.1: override of recipe 'medmnist': unknown key"),
+        ({"sweep.recipe": "quick"}, ["recipe.flip=0.1", "recipe.std=7e-9"], "--set recipe.std=7e-9: override"),
+        ({"sweep.recipe": "qick"}, ["recipe.flip=0.1"], "--recipe, --set recipe.flip=0.1: unknown recipe 'qick'"),
+        ({}, ["recipe.milestones=[9, 5]"], "--set recipe.milestones=[9, 5]: recipe 'medmnist': milestones should rise"),
+    ],
+)
+def test_a_wrong_recipe_is_placed_where_it_was_written(flags, sets, said, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # no bench.toml
+    with pytest.raises(config.ConfigError) as caught:
+        plan.make_plan(config.load(None, None, {"sweep.kinds": "accuracy", **flags}, sets))
+    assert str(caught.value).startswith(said)
+
+
+def test_the_help_names_every_recipe(capsys):
+    with pytest.raises(SystemExit):
+        main(["run", "--help"])
+    text = "".join(capsys.readouterr().out.split())
+    assert f"{','.join(recipes.names())},oraTOMLfile" in text
