@@ -141,9 +141,9 @@ def _plan_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: 
             data_plugin_sha256=plugin_sha256(info),
             normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
         )
-        reason = unfeedable(info, size, resolution, cell.resize)
+        reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
         plan.add(cell, reason or facts.unsupported(resolution, dict(spec.options)))
-    refuse_unfeedable(plan.cells.values(), loaded)
+    refuse_unfeedable(plan.cells.values(), loaded, plan.data_root)
 
 
 def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:

@@ -104,4 +104,5 @@ def _add_transfer(
     fed = registry.dataset_facts(source.dataset).channels
     if not reason and not source.recipe["as_rgb"] and fed != target.channels:
         reason = f"it was trained on {fed} channels (as_rgb = false), images of {target.name} have {target.channels}"
-    plan.add(cell, reason or unfeedable(target, size, source.resolution, resize))
+    reason = reason or unfeedable(target, size, source.resolution, resize, plan.data_root, cell.data_fingerprint)
+    plan.add(cell, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -178,3 +179,15 @@ def test_the_help_names_every_recipe(capsys):
         main(["run", "--help"])
     text = "".join(capsys.readouterr().out.split())
     assert f"{','.join(recipes.names())},oraTOMLfile" in text
+
+
+def test_native_looks_at_an_image_of_a_folder(tmp_path: Path):
+    for split, label in itertools.product(("train", "val", "test"), ("ill", "well")):
+        (tmp_path / "set" / split / label).mkdir(parents=True)
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / "set" / split / label / "0.png")
+    flags = {"sweep.datasets": f"folder:{tmp_path / 'set'}", "sweep.resize": "native"}
+    made = planned(**flags)
+    assert {(c.resolution, k in made.unsupported) for k, c in made.cells.items()} == {(32, False), (64, True)}
+    assert "has 32 x 32 pixels, not 64" in next(iter(made.unsupported.values()))
+    with pytest.raises(config.ConfigError, match="--resize: native feeds images as they are, but an image of folder:"):
+        planned(**flags, **{"sweep.resolutions": "64,96"})
