@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def print_models(console: Console) -> None:
         for members in families.values():
             for facts in members:
                 macs = f"{facts.macs_g_224:.2f}" if facts.macs_g_224 else ""
-                table.add_row(facts.name, _million(facts.params), macs, escape(facts.summary.partition(";")[0]))
+                table.add_row(facts.name, _million(facts.params), macs, escape(re.split(r" \(|;", facts.summary)[0]))
             table.add_section()
     console.print(table)
     options = [facts for facts in registry.models.values() if facts.options and facts.group == "main"]
