@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -323,13 +324,17 @@ def _run(options: argparse.Namespace) -> int:
     loaded = _loaded(options)
     outcome = run_sweep(loaded, _console(), options.command_line)
     if outcome.interrupted:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written: a second Ctrl-C must not change the exit code
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
         return INTERRUPTED
     if not outcome.keys:
         print(NOTHING_LEFT, file=sys.stderr)
         return USAGE
     if outcome.failed:
-        print(f"failed cells: {outcome.failed}; --retry failed,timeout runs them again", file=sys.stderr)
+        print(
+            f"{outcome.failed} cell{'s' * (outcome.failed != 1)} failed; try again with --retry failed,timeout",
+            file=sys.stderr,
+        )
     return FAILED if outcome.failed else 0
 
 

@@ -115,15 +115,21 @@ def _complete(library: Path) -> bool:
 
 
 def _compile(compiler: str, extra: tuple[str, ...], key: str, library: Path) -> None:
-    """Compile beside the final place, then rename."""
+    """Compile beside the final place, then rename. The caller holds the library's lock."""
     source = Path(__file__).parent / SOURCES[0]
     failure = ""
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix="build-") as folder:
+    prefix = f"build-{key}-"
+    for remains in library.parent.glob(f"{prefix}*"):  # of a process that was killed
+        shutil.rmtree(remains, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=library.parent, prefix=prefix) as folder:
         built = Path(folder) / library.name
+        temporary = {**os.environ, "TMPDIR": folder}  # a compiler that is killed leaves its files there
         for native in NATIVE:
             command = [compiler, *FLAGS, *native, *extra, f'-DMEDBENCH_SCAN_KEY="{key}"', "-o", str(built), str(source)]
             try:
-                result = subprocess.run(command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False)
+                result = subprocess.run(
+                    command, capture_output=True, text=True, timeout=COMPILE_TIMEOUT_S, check=False, env=temporary
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise BuildError(f"{compiler} could not be run: {error}") from error
             if result.returncode == 0 and built.is_file():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
 import resource
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,8 @@ from bench.measure.recorder import OperatorRecorder
 from bench.measure.workload import Workload, touch_libraries
 from bench.ops import chosen_backend
 from bench.report.gate_statistics import speed_evidence
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 class Planted(nn.Module):
@@ -105,17 +108,26 @@ def run_efficiency(cell: EfficiencyCell, context: Context) -> Result:
     return Result(combine(rounds))
 
 
-def in_fresh_process(cell: EfficiencyCell, context: Context) -> dict[str, Any]:
-    """The first round of a Cell in a fork: what this process allocated and freed is given back before it begins."""
-    receiver, sender = multiprocessing.get_context("fork").Pipe(duplex=False)
-    process = multiprocessing.get_context("fork").Process(
-        target=lambda: sender.send(measure_round(cell, context, 0).metrics)
-    )
-    process.start()
-    sender.close()
-    found = receiver.recv()  # EOFError if it failed; its traceback is on stderr
-    process.join()
-    return dict(found)
+IN_FRESH_PROCESS = """
+import importlib.util, json, sys
+from pathlib import Path
+from bench import registry
+from bench.cells import Context
+from bench.measure.efficiency import measure_round
+spec = importlib.util.spec_from_file_location("planted_tests", sys.argv[1])
+tests = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tests)
+registry.register_model("planted_net", family="planted")(lambda **kw: tests.Planted(**kw))
+context = Context("cpu", 1, None, None, Path(sys.argv[2]), lambda event: None)
+print(json.dumps(measure_round(tests.cell(**json.loads(sys.argv[3])), context, 0).metrics))
+"""
+
+
+def in_fresh_process(out: Path, **changes: Any) -> dict[str, Any]:
+    """The first round of a Cell in a new interpreter: a fork keeps how this one's malloc was used and told."""
+    command = [sys.executable, "-c", IN_FRESH_PROCESS, __file__, str(out), json.dumps(changes)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=200).stdout
+    return dict(json.loads(said.splitlines()[-1]))
 
 
 def test_an_inference_cell_has_all_its_figures(context: Context) -> None:
@@ -131,10 +143,10 @@ def test_an_inference_cell_has_all_its_figures(context: Context) -> None:
     assert "forward_ms_p50" not in found
 
 
-def test_the_memory_of_a_fresh_process_holds_at_least_the_images_and_two_maps(context: Context) -> None:
+def test_the_memory_of_a_fresh_process_holds_at_least_the_images_and_two_maps(tmp_path: Path) -> None:
     """While the norm runs, the images, its input and its output are there."""
     images, maps = 4 * 8 * 3 * 512**2, 4 * 8 * 4 * 510**2
-    found = in_fresh_process(cell(resolution=512, batch=8), context)["static"]
+    found = in_fresh_process(tmp_path, resolution=512, batch=8)["static"]
     assert images + 2 * maps <= found["peak_memory_mib"] * 2**20 < 3 * (images + 2 * maps)
 
 

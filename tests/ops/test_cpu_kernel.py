@@ -199,6 +199,24 @@ def test_compiler_that_fails_is_quoted(tmp_path: Path) -> None:
     assert name == "reference" and "failed on the scan kernel: error: out of cheese" in out
 
 
+def test_what_a_killed_compiler_leaves_lies_in_the_cache_and_goes(tmp_path: Path) -> None:
+    killed = tmp_path / "killed-c++"
+    killed.write_text('#!/bin/sh\ntouch "$TMPDIR/cc-remains.s"\nkill -9 $PPID\n')
+    killed.chmod(0o755)
+    temporary, ops = tmp_path / "tmp", tmp_path / "ops"
+    temporary.mkdir()
+    ops.mkdir()
+    code = (
+        "import sys; from pathlib import Path; from bench.ops import cpu_build; "
+        "cpu_build._compile(sys.argv[1], (), 'k', Path(sys.argv[2]))"
+    )
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    subprocess.run([sys.executable, "-c", code, str(killed), str(ops / "scan-k.so")], env=environment, check=False)
+    assert not list(temporary.iterdir()) and list(ops.glob("build-*/cc-remains.s"))
+    cpu_build._compile(cpu_build.find_compiler(), (), "k", ops / "scan-k.so")
+    assert not list(ops.glob("build-*"))
+
+
 def test_unwritable_cache_falls_back_to_a_temporary_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     blocked = tmp_path / "file"
     blocked.write_text("a file where a folder should be: nothing can be created below it, even as root")

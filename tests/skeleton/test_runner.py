@@ -46,7 +46,13 @@ def command(folder, *arguments, **environment):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        preexec_fn=hear_interrupts,
     )
+
+
+def hear_interrupts():
+    """Whoever runs the tests in the background may have had SIGINT ignored for all its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def finish(process):
