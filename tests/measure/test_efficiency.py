@@ -111,23 +111,38 @@ def run_efficiency(cell: EfficiencyCell, context: Context) -> Result:
 IN_FRESH_PROCESS = """
 import importlib.util, json, sys
 from pathlib import Path
+import torch
 from bench import registry
 from bench.cells import Context
 from bench.measure.efficiency import measure_round
 spec = importlib.util.spec_from_file_location("planted_tests", sys.argv[1])
 tests = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(tests)
+torch.compile = tests.hoarding_compiler
 registry.register_model("planted_net", family="planted")(lambda **kw: tests.Planted(**kw))
 context = Context("cpu", 1, None, None, Path(sys.argv[2]), lambda event: None)
-print(json.dumps(measure_round(tests.cell(**json.loads(sys.argv[3])), context, 0).metrics))
+cells = [tests.cell(**changes) for changes in json.loads(sys.argv[3])]
+print(json.dumps([measure_round(cell, context, 0).metrics["static"] for cell in cells]))
 """
 
 
-def in_fresh_process(out: Path, **changes: Any) -> dict[str, Any]:
-    """The first round of a Cell in a new interpreter: a fork keeps how this one's malloc was used and told."""
-    command = [sys.executable, "-c", IN_FRESH_PROCESS, __file__, str(out), json.dumps(changes)]
+def in_fresh_process(out: Path, *cells: dict[str, Any]) -> list[dict[str, Any]]:
+    """Static figures of Cells, one after the other in a new interpreter: this one's malloc was used and told things."""
+    command = [sys.executable, "-c", IN_FRESH_PROCESS, __file__, str(out), json.dumps(cells)]
     said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT, timeout=200).stdout
-    return dict(json.loads(said.splitlines()[-1]))
+    return list(json.loads(said.splitlines()[-1]))
+
+
+def hoarding_compiler(module: nn.Module, dynamic: bool) -> Any:
+    """In place of torch.compile: keeps 150 MiB, as compilers keep graphs, caches and libraries."""
+    hoard: list[torch.Tensor] = []
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        if not hoard:
+            hoard.append(torch.ones(150 * 2**18))
+        return module(x)
+
+    return run
 
 
 def test_an_inference_cell_has_all_its_figures(context: Context) -> None:
@@ -146,7 +161,7 @@ def test_an_inference_cell_has_all_its_figures(context: Context) -> None:
 def test_the_memory_of_a_fresh_process_holds_at_least_the_images_and_two_maps(tmp_path: Path) -> None:
     """While the norm runs, the images, its input and its output are there."""
     images, maps = 4 * 8 * 3 * 512**2, 4 * 8 * 4 * 510**2
-    found = in_fresh_process(tmp_path, resolution=512, batch=8)["static"]
+    (found,) = in_fresh_process(tmp_path, {"resolution": 512, "batch": 8})
     assert images + 2 * maps <= found["peak_memory_mib"] * 2**20 < 3 * (images + 2 * maps)
 
 
@@ -308,30 +323,20 @@ def test_flops_are_counted_once_for_all_batches_precisions_and_modes(
     assert len(counts) == 5
 
 
-def test_a_planted_leak_shows_in_the_memory_figure(context: Context) -> None:
-    plain = measure_round(cell(), context, 0).metrics["static"]["peak_memory_mib"]
-    leaking = measure_round(cell("planted_net[leak_mib=40]"), context, 0).metrics["static"]["peak_memory_mib"]
+LEAKING = "planted_net[leak_mib=40]"
+
+
+def test_a_planted_leak_shows_in_the_memory_figure(tmp_path: Path) -> None:
+    plain, leaking = (found["peak_memory_mib"] for found in in_fresh_process(tmp_path, {}, {"model": LEAKING}))
     assert leaking - plain > 100  # three steps of 40 MiB, that a correct model gives back
 
 
-def test_what_the_compiler_keeps_is_not_the_models_memory(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    hoard: list[torch.Tensor] = []
-
-    def pretended(module: nn.Module, dynamic: bool) -> Any:
-        def run(x: torch.Tensor) -> torch.Tensor:
-            if not hoard:
-                hoard.append(torch.ones(150 * 2**18))  # compilation: graphs, caches, libraries
-            return module(x)
-
-        return run
-
-    monkeypatch.setattr(torch, "compile", pretended)
-    for mode in ("infer", "train"):
-        hoard.clear()
-        found = measure_round(cell(compile=True, mode=mode), context, 0).metrics["static"]
-        assert found["peak_memory_mib"] < 30
-        leaking = measure_round(cell("planted_net[leak_mib=40]", compile=True, mode=mode), context, 0)
-        assert leaking.metrics["static"]["peak_memory_mib"] > 70  # two steps of 40 MiB after the first
+@pytest.mark.parametrize("mode", ["infer", "train"])
+def test_what_the_compiler_keeps_is_not_the_models_memory(tmp_path: Path, mode: str) -> None:
+    compiled = {"compile": True, "mode": mode}
+    plain, leaking = in_fresh_process(tmp_path, compiled, {"model": LEAKING, **compiled})
+    assert plain["peak_memory_mib"] < 30
+    assert leaking["peak_memory_mib"] > 70  # two steps of 40 MiB after the first
 
 
 def test_what_a_model_holds_is_its_own_memory_when_compiled() -> None:
