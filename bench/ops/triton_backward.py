@@ -16,6 +16,7 @@ import triton.language as tl
 
 from bench.ops.triton_tiles import (
     LOG2E,
+    SIZES,
     load_steps,
     load_weights,
     raw_steps,
@@ -27,7 +28,7 @@ from bench.ops.triton_tiles import (
 )
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def refine_states(
     x, delta, proj, bc, weight, bias, A, carry, fine, order,
     L, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps,
@@ -85,7 +86,7 @@ def refine_states(
         fine += N * d
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def scan_backward(
     grad_y, x, delta, proj, bc, weight, bias, A, D, carry, adjoint, fine, grad_x, grad_raw, grad_a, grad_bc, order,
     L, chunks, nseg, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps, batch_k,

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def merge(
     parts, other, skip, out, x, grad_d, rows, d,
     K: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr, WITH_D: tl.constexpr,
@@ -33,7 +33,7 @@ def merge(
         tl.store(grad_d + tl.program_id(0) * d + c, tl.sum(product, axis=0), mask=c < d)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "pb", "pk", "ps"])
 def order_bc(proj, bc, order, L, k, pb, pk, ps, R: tl.constexpr, N2: tl.constexpr, NP2: tl.constexpr, T: tl.constexpr):
     """Write B and C as sequences, (s, 2N, L) float32: the backward reads one state at many positions."""
     t = tl.program_id(0) * T + tl.arange(0, T)
@@ -46,7 +46,7 @@ def order_bc(proj, bc, order, L, k, pb, pk, ps, R: tl.constexpr, N2: tl.constexp
     tl.store(bc + s * N2 * L + f[None, :] * L + t[:, None], row, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["k", "batch_k", "ncb", "pb", "pk", "ps"])
 def merge_bc(
     grad_bc, grad_proj, order, L, k, batch_k, ncb, pb, pk, ps,
     R: tl.constexpr, N2: tl.constexpr, NP2: tl.constexpr, T: tl.constexpr,

@@ -17,7 +17,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bench.ops.triton_tiles import LOG2E, load_steps, load_weights, raw_steps, row, softplus, spread, stack
+from bench.ops.triton_tiles import LOG2E, SIZES, load_steps, load_weights, raw_steps, row, softplus, spread, stack
 
 
 @triton.jit
@@ -30,7 +30,7 @@ def load_decay(A, c, mask, state, d, N: tl.constexpr, NP: tl.constexpr, CB: tl.c
     return a2
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def walk_forward(
     x, delta, proj, weight, bias, A, D, y, carry, start_state, end_state, end_step, order,
     L, span, nseg, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps,
@@ -124,7 +124,7 @@ def walk_forward(
         tl.store(end_step + (s * nseg + seg) * d + c, total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def walk_adjoint(
     grad_y, delta, proj, weight, bias, A, end_state, end_step, order,
     L, span, nseg, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps,
@@ -178,7 +178,7 @@ def walk_adjoint(
     tl.store(end_step + (s * nseg + seg) * d + c, total, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=SIZES)
 def join_segments(
     A, end_state, end_step, start_state, nseg, k, d,
     N: tl.constexpr, CB: tl.constexpr, REVERSE: tl.constexpr,
