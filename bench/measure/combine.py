@@ -11,9 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from bench.measure import probe
 from bench.measure.roofline import Ceilings, place
 from bench.measure.timing import Samples, median_interval, tail
 
+LAUNCH_BOUND = 1.2  # a step that takes so many times its replay as a graph waits for the host
 NOISY_REL = {"cpu": 0.03, "cuda": 0.01}  # 95 % of repeats of a sweep should agree within this on an idle machine
 Z_95 = 1.96
 # Standard deviation of the median of R normal values, that of one being 1; beyond 10, 1.2533 / sqrt(R) is within 6 %.
@@ -32,6 +34,8 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None)
         with ``latency_noise_rel``,
         ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
+        ``device_step_ms_p50`` and ``device_images_per_s_p50`` (the step replayed as one CUDA graph) with
+        ``launch_bound``,
         ``noise_rel`` (standard deviation of the difference of two runs), ``round_spread_rel`` (largest difference
         seen between two rounds), ``noisy`` (the 95 % bound of a difference of two runs exceeds the limit), ``flags``
         (short words) and ``noisy_evidence``.
@@ -50,11 +54,13 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     latency = Samples([list(r["latency_s"]) for r in rounds if "latency_s" in r])
     if latency.rounds:
         metrics |= _latency(latency)
-    metrics |= _phases(rounds) | _energy(rounds) | _clocks(rounds)
+    metrics |= _phases(rounds) | _energy(rounds) | _clocks(rounds) | _device(rounds, metrics)
     metrics |= _roofline(rounds, metrics)
+    if metrics.get("launch_bound") and "bound" in metrics:
+        metrics["bound"] = "launches"
     phases = [r.get("phases_s", {}) for r in rounds]
     metrics["phases_s"] = {name: sum(p.get(name, 0.0) for p in phases) for name in {n: None for p in phases for n in p}}
-    metrics |= _noise(rounds, blocks)
+    metrics |= _noise(rounds, blocks, metrics)
     return metrics
 
 
@@ -107,6 +113,21 @@ def _clocks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def _device(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
+    """What the device itself needs for a step, and whether the host keeps it waiting."""
+    replayed = Samples([list(r["graph_block_s"]) for r in rounds if r.get("graph_block_s")])
+    if not replayed.rounds:
+        reason = next((r["graph_error"] for r in rounds if r.get("graph_error")), None)
+        return {"device_step_error": reason} if reason else {}
+    seconds = replayed.centre()
+    return {
+        "device_step_ms_p50": 1e3 * seconds,
+        "device_images_per_s_p50": int(rounds[0]["batch"]) / seconds,
+        "device_noise_rel": repeat_difference(replayed),
+        "launch_bound": metrics["step_ms_p50"] > LAUNCH_BOUND * 1e3 * seconds,
+    }
+
+
 def _energy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Median over the rounds of each energy figure; what is text stands as it is."""
     found: dict[str, Any] = {}
@@ -147,17 +168,24 @@ def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -
     return found
 
 
-def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples) -> dict[str, Any]:
+def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, metrics: Mapping[str, Any]) -> dict[str, Any]:
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
     noise = repeat_difference(blocks)
+    machine = probe.spreads([r["probe_s"] for r in rounds if r.get("probe_s")])
     flags, evidence = set[str](), list[str]()
     if noise is not None and Z_95 * noise > limit:
         flags.add("noisy")
         seen = ", ".join(f"{1e3 * m:.4g}" for m in blocks.medians())
         evidence.append(
             f"rounds of {seen} ms a step: two runs would differ by up to {Z_95 * noise:.1%} (limit {limit:.0%})"
+            + "".join(
+                f"; {probe.NAMES[name]} took {1e3 * least:.4g} to {1e3 * most:.4g} ms beside them"
+                for name, (least, most) in machine.items()
+            )
         )
+    if metrics.get("launch_bound"):
+        flags.add("launch-bound")
     for raw in rounds:
         where = f"round {raw['round'] + 1}: "
         warm = raw.get("warmup", {})
@@ -172,6 +200,7 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples) -> dict[str, An
         "rounds": len(rounds),
         "noise_rel": noise,
         "round_spread_rel": blocks.spread(),
+        "machine_spread_rel": {name: most / least - 1 for name, (least, most) in machine.items()},
         "noisy": "noisy" in flags,
         "flags": sorted(flags),
         "noisy_evidence": evidence,

@@ -1,7 +1,8 @@
 """One efficiency Cell: what a worker measures in one round, in a fresh process.
 
 Order, because each pass must not disturb the next: memory (the process is still clean), FLOPs, warm-up,
-throughput, split or latency, energy. Energy and what does not change with time come from round 0 alone. The runner
+throughput, split or latency, energy, the step as a CUDA graph. Energy and what does not change with time come from
+round 0 alone. The runner
 calls :func:`measure_round` in rounds interleaved over all models; :func:`bench.measure.combine.combine` makes one set
 of metrics of them, with the difference between rounds as the noise.
 """
@@ -21,7 +22,7 @@ import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
 from bench.cells import Context, EfficiencyCell, Result, cell_key
-from bench.measure import energy, flops, hardware, memory, timing
+from bench.measure import energy, flops, hardware, memory, probe, timing
 from bench.measure.build import IN_CHANS
 from bench.measure.kept import kept
 from bench.measure.largest_batch import largest_batch, least_batch
@@ -125,6 +126,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     if single:
         single(0)  # compiles for this batch
         clock.synchronize()
+    machine = probe.take(cell.device, clock)
     before = hardware.snapshot(cell.device)
     phase("throughput")
     busy: dict[str, Any] = {}  # clocks are only telling while the device works
@@ -145,6 +147,22 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     after |= {"gpu": after["gpu"] | {"throttle": busy.get("throttle", [])}} if busy else {}
     raw["disturbances"] = hardware.disturbances(before, after)
     raw["measured_s"] = after["at_s"] - before["at_s"]
+    again = probe.take(cell.device, clock)
+    raw["probe_s"] = {name: [seconds, again[name]] for name, seconds in machine.items()}
+    if cuda and cell.mode == "infer":
+        phase("graph")
+        raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
+
+
+def _replayed(workload: Workload, clock: timing.Clock, budget: timing.Budget) -> dict[str, Any]:
+    """Time the step as one CUDA graph: what the device itself needs, whatever the host takes to launch its kernels."""
+    try:
+        step = workload.graph_step()
+        brief = replace(budget, throughput_s=budget.throughput_s / 3, warmup_s=budget.warmup_s / 3)
+        warm = timing.warm_up(step, clock, brief)
+        return {"graph_block_s": timing.throughput_blocks(step, clock, brief, warm.step_s)[0]}
+    except Exception as error:  # a model may do what no graph can hold: then there is no such figure, and a reason
+        return {"graph_error": f"{type(error).__name__}: {error}"[:300]}
 
 
 def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase, directory: Path) -> Workload:

@@ -41,10 +41,10 @@ class Step:
 # Parts of the grid: resolutions, batches (0: the largest that fits), precisions, eager or compiled, modes. Rounds are
 # interleaved over a part: one that time cuts off has no results before the next session. Only the last is large.
 GRID: dict[str, tuple[str, str, str, str, str]] = {
-    "growth, bf16": ("64,128,224,384,512,768,1024", "16", "bf16", "false", "infer"),
+    "growth, bf16": ("64,128,224,384,512,768,1024", "64", "bf16", "false", "infer"),
     "precisions": ("224", "64", "fp32,tf32,bf16", "false", "infer,train"),
-    "growth, training": ("64,128,224,384,512,768,1024", "16", "bf16", "false", "train"),
-    "growth, fp32": ("64,128,224,384,512,768,1024", "16", "fp32", "false", "infer"),
+    "growth, training": ("64,128,224,384,512,768,1024", "64", "bf16", "false", "train"),
+    "growth, fp32": ("64,128,224,384,512,768,1024", "64", "fp32", "false", "infer"),
     "compiled": ("224", "64", "fp32,bf16", "true", "infer,train"),
     "batches": ("224", "1,32,128", "fp32,bf16", "false", "infer,train"),
     "largest batch": ("224,512,1024", "0", "fp32,bf16", "false", "infer,train"),

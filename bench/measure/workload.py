@@ -111,6 +111,30 @@ class Workload:
 
         return infer
 
+    def graph_step(self) -> Step:
+        """Return the inference step recorded as CUDA graphs, one an input: replayed, it launches nothing from Python.
+
+        Raises:
+            RuntimeError: the model waits for the device within its forward pass, which no graph can hold.
+        """
+        infer = self.step()
+        side = torch.cuda.Stream(self.device)
+        side.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(side):
+            infer(0)  # what a library sets up for a new stream must not be recorded
+        torch.cuda.current_stream(self.device).wait_stream(side)
+        graphs: list[torch.cuda.CUDAGraph] = []
+        for number in range(len(self._inputs[self.cell.batch])):
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None, stream=side):
+                infer(number)
+            graphs.append(graph)
+
+        def replay(number: int) -> None:
+            graphs[number % len(graphs)].replay()
+
+        return replay
+
     def phases(self, pool: int = POOL) -> list[tuple[str, Step]]:
         """Return the three parts of a training step, to be called in turn (AdamW, cross-entropy)."""
         images = self.inputs(self.cell.batch, pool)

@@ -13,7 +13,7 @@ from itertools import combinations, product
 from math import log, sqrt
 from statistics import fmean
 
-from bench.report.growth import Cost, curves, family, family_exponents, is_plain, metric, seconds
+from bench.report.growth import Cost, curves, family, family_exponents, is_plain, metric, time_of
 from bench.report.repeats import NORMAL_95, noise
 from bench.report.results import Record
 from bench.report.scaling import Crossover, Fit, Projection, pair_crossovers, projection
@@ -30,15 +30,14 @@ By = dict[str, dict[int, float]]  # model -> resolution -> figure
 
 @dataclass(frozen=True, slots=True)
 class Quantity:
-    """A cost, its name and the words for having less of it."""
+    """A cost, its name and the words for having less of it; which figures it is read from, the table decides."""
 
-    cost: Cost
     noun: str
     less: str
 
 
-TIME = Quantity(seconds, "time", "is faster than")
-MEMORY = Quantity(lambda r: metric(r, "peak_memory_mib"), "memory", "needs less memory than")
+TIME = Quantity("time", "is faster than")
+MEMORY = Quantity("memory", "needs less memory than")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +68,9 @@ def changes(members: Sequence[Record]) -> tuple[str, ...]:
 def _steady(members: Sequence[Record]) -> list[str]:
     """A sentence for each batch on the families that keep their order in speed at all resolutions measured."""
     done, sentences = [r for r in members if r["status"] == "ok"], []
+    seconds, timed = time_of(done)
     sizes = {r["label"]: metric(r, "params") or 0.0 for r in done}
-    noises = _by_batch(curves(done, lambda r: noise(r["metrics"])))
+    noises = _by_batch(curves(done, lambda r: noise(r["metrics"], timed)))
     by_batch = _by_batch(curves(done, seconds))
     for batch, costs in sorted(by_batch.items()):
         margin, kept = _margin(_at_least_typical(noises.get(batch, {}))), []
@@ -94,10 +94,12 @@ def find_changes(members: Sequence[Record]) -> list[Change]:
     done = [r for r in members if r["status"] == "ok"]
     kind = "cuda" if any(str(r["spec"].get("device")).startswith("cuda") for r in done) else "cpu"
     sizes = {r["label"]: metric(r, "params") or 0.0 for r in done}
-    noises = _by_batch(curves(done, lambda r: noise(r["metrics"])))
+    seconds, timed = time_of(done)
+    cost_of: dict[Quantity, Cost] = {TIME: seconds, MEMORY: lambda r: metric(r, "peak_memory_mib")}
+    noises = _by_batch(curves(done, lambda r: noise(r["metrics"], timed)))
     found = []
     for quantity in (TIME, MEMORY):
-        for batch, costs in sorted(_by_batch(curves(done, quantity.cost)).items()):
+        for batch, costs in sorted(_by_batch(curves(done, cost_of[quantity])).items()):
             known_noise = _at_least_typical(noises.get(batch, {})) if quantity is TIME else {}
             margin = _margin(known_noise) if quantity is TIME else MEMORY_MARGIN[kind]
             for first, second in combinations(sorted(groups := _families(costs)), 2):

@@ -32,6 +32,7 @@ from bench.report.tables import (
 MAX_EVIDENCE = 8
 LATENCY = "latency_ms"
 THROUGHPUT = "throughput_images_per_s"
+DEVICE = "device"
 
 
 _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
@@ -39,6 +40,7 @@ _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
     (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
     (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
     (Column("images/s", drop=0), lambda m: significant(_scaled(m, "throughput_images_per_s_p50"))),
+    (Column("device images/s", drop=2), lambda m: significant(_scaled(m, "device_images_per_s_p50"))),
     (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
     (Column("latency p50 ms", drop=1), lambda m: significant(_scaled(m, "latency_ms_p50"))),
     (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
@@ -56,6 +58,7 @@ _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
 def flags(metrics: Mapping[str, Any]) -> list[str]:
     """What a reader of a row must know; the evidence stands below the table."""
     found = ["noisy"] if metrics.get("noisy") else ["disturbed"] if metrics.get("noisy_evidence") else []
+    found += ["launch-bound"] if metrics.get("launch_bound") else []
     return [*found, "FLOPs not counted"] if metrics.get("flops_error") else found
 
 
@@ -75,6 +78,8 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
     sections = []
     for key, members in by_setting(records).items():
         blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
+        if waiting := _waiting(members):
+            blocks.append(Text(waiting))
         if evidence := _evidence(members):
             blocks.append(Bullets(evidence))
         blocks += _memory_blocks(members)
@@ -150,6 +155,22 @@ def _noise_line(members: Sequence[Record]) -> str:
         f"Noise floor: {_percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
         f"{counted(len(measured), 'row')}{most if len(measured) > 1 else ''}). Smaller differences between rows mean "
         f"nothing. {share} {'is' if noisy == 1 else 'are'} noisy by {'its' if noisy == 1 else 'their'} own repeats."
+    )
+
+
+def _waiting(members: Sequence[Record]) -> str:
+    """How many rows time the host, and what stands beside them."""
+    replayed = [r for r in members if known(r["metrics"].get("device_images_per_s_p50"))]
+    if not replayed:
+        return ""
+    bound = sum(bool(r["metrics"].get("launch_bound")) for r in replayed)
+    floor = noise_floor(replayed, DEVICE)
+    own = f"; its noise floor is {_percent(floor)}" if floor is not None else ""
+    return (
+        "Device images/s is the same step replayed as one CUDA graph: what the GPU does when no kernel waits for "
+        f"Python to launch it{own}. {bound} of {counted(len(replayed), 'row')} {'is' if bound == 1 else 'are'} "
+        "launch-bound, more than 1.2 times as slow without the graph: images/s and its noise are then those of the "
+        "host's CPU."
     )
 
 

@@ -41,6 +41,24 @@ def seconds(record: Record) -> float | None:
     return 1 / speed if speed else None
 
 
+def device_seconds(record: Record) -> float | None:
+    """Seconds an image on the device itself, with no launch from the host between its kernels."""
+    speed = metric(record, "device_images_per_s_p50")
+    return 1 / speed if speed else None
+
+
+def time_of(members: Iterable[Record]) -> tuple[Cost, str]:
+    """The time that growth and order are judged by in a table, and the metric whose noise it has.
+
+    On a GPU small images are ruled by the host's launches, which do not grow: where every row has the device's own
+    time, that is what counts; one row without it and all are judged by what a user sees.
+    """
+    done = [r for r in members if r["status"] == "ok"]
+    if done and all(device_seconds(r) is not None for r in done):
+        return device_seconds, "device"
+    return seconds, "throughput_images_per_s"
+
+
 def activation_memory(members: Sequence[Record]) -> tuple[Cost, str]:
     """How the memory of the activations is told from that of the weights in a table, and the words for it.
 
@@ -68,7 +86,7 @@ def activation_memory(members: Sequence[Record]) -> tuple[Cost, str]:
 
 def exponents(members: Sequence[Record]) -> dict[tuple[str, int], tuple[Fit | None, Fit | None]]:
     """(label, batch) -> fits of seconds per image and of memory against pixels, where 3 resolutions allow one."""
-    time, memory = curves(members, seconds), curves(members, activation_memory(members)[0])
+    time, memory = (curves(members, cost) for cost in (time_of(members)[0], activation_memory(members)[0]))
     found = {}
     for key in sorted(time.keys() | memory.keys(), key=lambda k: (natural(k[0]), k)):
         fits = [fit_exponent(*_points(both.get(key, {}))) for both in (time, memory)]
@@ -87,7 +105,7 @@ def family_exponents(
     members: Sequence[Record], least: int = 2
 ) -> dict[tuple[str, int], tuple[int, Fit | None, Fit | None]]:
     """(family, batch) -> its number of plain models and the exponents common to them, of ``least`` models or more."""
-    both = curves(members, seconds), curves(members, activation_memory(members)[0])
+    both = curves(members, time_of(members)[0]), curves(members, activation_memory(members)[0])
     families: dict[tuple[str, int], set[str]] = defaultdict(set)
     for model, batch in both[0].keys() | both[1].keys():
         if is_plain(model):
@@ -127,7 +145,8 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
         Column("memory exponent"), Column("memory 95 %", drop=2), Column("memory R²", drop=5),
         Column("last memory exponent", drop=3), Column("points", drop=6),
     )  # fmt: skip
-    costs = [curves(members, cost) for cost in (seconds, activation_memory(members)[0])]
+    costs = [curves(members, cost) for cost in (time_of(members)[0], activation_memory(members)[0])]
+    of_device = " on the device, launches aside" if time_of(members)[0] is device_seconds else ""
     lines = [
         (key[0], str(key[1]), *_fit_cells(pair, [local_exponent(curve.get(key, {})) for curve in costs]))
         for key, pair in fits.items()
@@ -140,7 +159,7 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
         "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions. "
         "Small images are ruled by what does not grow (weights to read, calls to make); the last exponent, between the "
         "two largest resolutions alone, is nearer to that of growth without end, and noisier. "
-        f"Time is that of an image; {activation_memory(members)[1]}"
+        f"Time is that of an image{of_device}; {activation_memory(members)[1]}"
     )
     if families:
         note += " A family's exponent is common to its plain models, each with a factor of its own."

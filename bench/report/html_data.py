@@ -36,13 +36,15 @@ Document = dict[str, Any]
 # efficiency Cell, or in the trainings ("row": a field of the document's rows).
 _MEASURES: tuple[tuple[Any, ...], ...] = (
     ("throughput", "images/s", "throughput", "images/s", "throughput_images_per_s_p50", 1, True, "cell"),
+    ("device", "device images/s", "throughput of the device", "images/s, launches aside", "device_images_per_s_p50",
+     1, True, "cell"),
     ("latency", "latency ms", "latency p50", "ms", "latency_ms_p50", 1, False, "cell"),
     ("flops", "GMACs", "FLOPs", "GMACs per image; 1 MAC = 2 FLOPs", "macs_g", 1, False, "cell"),
     ("params", "params M", "parameters", "M", "params", 1e-6, False, "cell"),
     ("memory", "memory MiB", "peak memory", "MiB", "peak_memory_mib", 1, False, "cell"),
     ("energy", "J/image (est.)", "energy (est.)", "J per image", "energy_j_per_image", 1, False, "cell"),
     ("train_speed", "training images/s", "training speed", "images/s, training", "train_images_per_s", 1, True, "row"),
-)
+)  # fmt: skip
 _FIELDS = ("id", "column", "label", "unit", "metric", "factor", "more", "source")
 MEASURES = tuple(dict(zip(_FIELDS, values, strict=True)) for values in _MEASURES)
 CURVES = ("train_loss", "val_loss", "val_auc", "val_acc", "lr")

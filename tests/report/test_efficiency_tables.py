@@ -104,6 +104,16 @@ def test_the_latency_has_its_own_floor_and_the_noisy_rows_their_share(run: Any, 
     assert "1 of 4 rows (25 %) is noisy by its own repeats." in text
 
 
+def test_rows_that_wait_for_the_host_stand_beside_what_the_device_can_do(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=10.0, device_images_per_s_p50=35.0, device_noise_rel=0.004, launch_bound=True)
+    run.efficiency("b", 64, speed=20.0, device_images_per_s_p50=21.0, device_noise_rel=0.003, noisy=True)
+    text = page(run, tmp_path)
+    rows = {row["model"]: row for row in table(text, "Efficiency")}
+    assert rows["a"]["device images/s"] == "35.0" and rows["a"]["flags"] == "launch-bound"
+    assert rows["b"]["device images/s"] == "21.0" and rows["b"]["flags"] == "noisy"
+    assert "1 of 2 rows is launch-bound" in text and "its noise floor is 0.69 %" in text  # 1.96 x 0.00354
+
+
 # --- roofline --------------------------------------------------------------------------------------------------
 
 PLACE = {
@@ -163,6 +173,30 @@ def test_a_family_overtakes_another_with_its_evidence(run: Any, tmp_path: Path):
     top = text.split("\n## ", 1)[0]
     assert "`medmamba` 1.00 (95 % 1.00 to 1.00) and `swin` 2.00 (95 % 2.00 to 2.00)" in top
     assert "above about 300 px `medmamba_tiny` is faster than `swin_tiny` on this device" in top
+
+
+def test_growth_and_order_are_those_of_the_device_where_all_rows_have_it(run: Any, tmp_path: Path):
+    """By the host's launches all are equally fast up to 256 pixels; on the device one is linear and one quadratic."""
+    for resolution in (128, 256, 512):
+        for model, power in (("medmamba_tiny", 2), ("swin_tiny", 4)):
+            device = 50.0 * (300 / resolution) ** power
+            speed = min(30.0, device)
+            figures = {"device_images_per_s_p50": device, "device_noise_rel": 0.001, "noise_rel": 0.2}
+            run.efficiency(model, resolution, speed=speed, params=10_000_000, **figures)
+    text = page(run, tmp_path)
+    assert "Time is that of an image on the device, launches aside" in text
+    rows = {row["model"]: row["time exponent"] for row in table(text, "Growth with the image")}
+    assert rows == {"medmamba_tiny": "1.00", "swin_tiny": "2.00"}
+    (sentence,) = [line for line in text.splitlines() if line.startswith("- Above about")]
+    assert sentence.startswith("- Above about 300 px") and "`medmamba_tiny` is faster than `swin_tiny`" in sentence
+
+
+def test_one_row_without_the_devices_time_and_all_are_judged_by_what_users_see(run: Any, tmp_path: Path):
+    for resolution in (128, 256, 512):
+        run.efficiency("a", resolution, speed=1e6 / resolution**2, device_images_per_s_p50=1e12 / resolution**4)
+        run.efficiency("b", resolution, speed=1e6 / resolution**2)  # no graph could hold it
+    rows = table(page(run, tmp_path), "Growth with the image")
+    assert [row["time exponent"] for row in rows] == ["1.00", "1.00"]
 
 
 def test_memory_changes_order_too(run: Any, tmp_path: Path):

@@ -27,6 +27,12 @@ function compare(a, b, ascending) {
   return ascending ? order : -order;
 }
 
+// What a reader of a line of the efficiency table must know; null if nothing.
+function flagsOf(metrics) {
+  const noise = metrics.noisy ? 'noisy' : metrics.noisy_evidence?.length ? 'disturbed' : null;
+  return [noise, metrics.launch_bound ? 'launch-bound' : null].filter(Boolean).join(', ') || null;
+}
+
 function boardValue(cell) {
   if (cell.dataset.v !== undefined) return Number(cell.dataset.v);
   const text = cell.textContent.trim();
@@ -94,7 +100,7 @@ const TABLES = {
       ...data.measures.filter((measure) => measure.source === 'cell')
         .map((measure) => measured(measure.column, measure.metric, measure.factor)),
       { name: 'noise', numeric: true, of: (cell) => cell.metrics.noise_rel, show: (value) => percent(value) },
-      text('flags', (cell) => (cell.metrics.noisy ? 'noisy' : cell.metrics.noisy_evidence?.length ? 'disturbed' : null)),
+      text('flags', (cell) => flagsOf(cell.metrics)),
       statusColumn,
     ],
   },
