@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.report.accuracy import Overall, Standing
 from bench.report.crossings import overtaking
-from bench.report.efficiency import noise_floor
+from bench.report.efficiency import DEVICE, noise_floor
+from bench.report.growth import time_of
 from bench.report.ranking import MIN_DATASETS
 from bench.report.results import Record, Row
 from bench.report.separation import Verdict
@@ -17,12 +18,13 @@ from bench.report.statistics import interval
 from bench.report.tables import counted, fixed, listed, name, natural, significant
 
 MAX_NAMED = 4
+MAX_MACHINES = 3
 
 
 def summary(
     boards: Sequence[Overall], rows: Sequence[Row], records: Sequence[Record], skipped: Sequence[tuple[str, str]]
 ) -> tuple[str, ...]:
-    """At most five lines: who leads, what is proven, what chance is, who is fast, and what is missing."""
+    """A few lines: who leads, what is proven, what chance is, who is fast on each machine, and what is missing."""
     if not records:
         lines = ["Nothing has been measured yet.", _skipped(skipped)]
         return tuple(line for line in lines if line)
@@ -32,7 +34,7 @@ def summary(
         _leader(board, sum(bool(b.ranked) for b in boards)) if board else "",
         _proof(board) if board else "",
         _chance(rows),
-        " ".join(line for line in (_speed(records, shown), overtaking(records)) if line),
+        *_costs(records, shown),
         " ".join(line for line in (_gaps(records), _skipped(skipped)) if line),
     ]
     return tuple(line for line in lines if line)
@@ -148,22 +150,38 @@ def _have(n: int) -> str:
     return "has" if n == 1 else "have"
 
 
+def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
+    """Who is fast and how time grows, a line for each machine; a GPU before a CPU."""
+    machines: dict[tuple[bool, str, str], list[Record]] = defaultdict(list)
+    for record in records:
+        if record["kind"] == "efficiency":
+            spec = record["spec"]
+            device, hardware = str(spec.get("device") or ""), str(spec.get("hardware") or "")
+            machines[not device.startswith("cuda"), hardware, device].append(record)
+    said = (" ".join(filter(None, (_speed(of, shown), overtaking(of)))) for _, of in sorted(machines.items()))
+    lines = [line for line in said if line]
+    if len(lines) > MAX_MACHINES:
+        lines[MAX_MACHINES:] = [f"{counted(len(lines) - MAX_MACHINES, 'more machine')}: see the tables."]
+    return lines
+
+
 def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
     """The fastest model of the first setting, at a resolution of the accuracy tables if it was measured there."""
     for key, members in by_setting(records).items():
         done = [r for r in members if r["status"] == "ok" and r["metrics"].get("throughput_images_per_s_p50")]
+        seconds, timed = time_of(done)
+        what = "images/s on the device" if timed == DEVICE else "images/s"
         if len({r["spec"]["model"] for r in done}) < 2:
             continue
         most = Counter(int(r["spec"]["resolution"]) for r in done)
         resolution = max(most, key=lambda r: (r in shown, most[r], r))
         speeds: dict[str, float] = {}
         for r in done:
-            if r["spec"]["resolution"] == resolution:
-                speed = float(r["metrics"]["throughput_images_per_s_p50"])
-                speeds[r["label"]] = max(speed, speeds.get(r["label"], 0.0))
+            if r["spec"]["resolution"] == resolution and (cost := seconds(r)):
+                speeds[r["label"]] = max(1 / cost, speeds.get(r["label"], 0.0))
         first = max(speeds, key=lambda label: speeds[label])
-        rest = _within_noise(speeds, first, noise_floor(members))
-        return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} images/s{rest}."
+        rest = _within_noise(speeds, first, noise_floor(members, timed))
+        return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} {what}{rest}."
     return ""
 
 

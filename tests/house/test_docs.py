@@ -15,7 +15,9 @@ from bench import registry, store
 from bench.training import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted([*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CHANGELOG.md"))])
+PAGES = sorted(
+    [*(ROOT / "docs").rglob("*.md"), *(ROOT / name for name in ("README.md", "CHANGELOG.md", "results/README.md"))]
+)
 IDS = [page.name for page in PAGES]
 CODES = {"bench": {0, 1, 2, 130}, "check": {0, 1, 2, 3, 4}}
 

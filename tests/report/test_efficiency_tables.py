@@ -191,6 +191,19 @@ def test_growth_and_order_are_those_of_the_device_where_all_rows_have_it(run: An
     assert sentence.startswith("- Above about 300 px") and "`medmamba_tiny` is faster than `swin_tiny`" in sentence
 
 
+def test_each_machine_has_a_line_at_the_top_and_a_gpu_is_first(run: Any, tmp_path: Path):
+    for resolution in (128, 256, 512):
+        for model, factor in (("resnet18", 2.0), ("vit_tiny", 1.0)):
+            run.efficiency(model, resolution, speed=factor * 1e5 / resolution**2, noise_rel=0.01)
+            of = {"device": "cuda:0", "hardware": "a GPU"}
+            figures = {"device_images_per_s_p50": 1e8 / factor / resolution**2, "device_noise_rel": 0.002}
+            run.efficiency(model, resolution, speed=9.0, noise_rel=0.3, of=of, **figures)
+    top = [line for line in page(run, tmp_path).split("\n## ", 1)[0].splitlines() if line.startswith("- Fastest")]
+    assert len(top) == 2
+    assert "a GPU" in top[0] and "`vit_tiny` with 381 images/s on the device; the noise floor is 0.39 %" in top[0]
+    assert "`resnet18` with 0.763 images/s; the noise floor is 2.0 %" in top[1]
+
+
 def test_one_row_without_the_devices_time_and_all_are_judged_by_what_users_see(run: Any, tmp_path: Path):
     for resolution in (128, 256, 512):
         run.efficiency("a", resolution, speed=1e6 / resolution**2, device_images_per_s_p50=1e12 / resolution**4)

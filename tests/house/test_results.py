@@ -1,0 +1,56 @@
+"""What is published under results/ is what the program makes of the records there, and its sweeps find their cells."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from bench import store
+from bench.cells import spec_key
+from bench.config import load
+from bench.plan import make_plan
+from bench.report.leaderboard import write_boards
+
+RESULTS = Path(__file__).resolve().parents[2] / "results"
+RUNS = sorted(path.parent for path in RESULTS.glob("*/cells"))
+BOARDS = ("LEADERBOARD.md", "report.html", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
+PUBLISHED = pytest.mark.parametrize("run", RUNS, ids=lambda path: path.name)
+
+
+def test_there_are_results() -> None:
+    assert {"breast-retina", "phantoms", "efficiency", "efficiency-repeat"} <= {run.name for run in RUNS}
+
+
+@PUBLISHED
+def test_the_boards_are_made_again_byte_for_byte(run: Path, tmp_path: Path) -> None:
+    copy = tmp_path / run.name
+    shutil.copytree(run, copy)
+    for name in BOARDS:
+        (copy / name).unlink()
+    records, problems = store.read_records(copy)
+    assert not problems
+    write_boards(copy, records, store.read_run(copy))
+    for name in BOARDS:
+        assert (copy / name).read_bytes() == (run / name).read_bytes(), f"run `bench leaderboard results/{run.name}`"
+
+
+@PUBLISHED
+def test_every_record_is_named_by_what_was_asked(run: Path) -> None:
+    for path in (run / "cells").glob("*.json"):
+        record = store.read_record(path)
+        assert record["key"] == path.stem == spec_key(record["kind"], record["spec"])
+
+
+def test_the_sweep_of_the_phantoms_finds_all_its_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(RESULTS.parent)
+    plan = make_plan(load(RESULTS / "phantoms" / "sweep.toml", flags={"run.device": "cpu"}))
+    assert len(plan.cells) == 108
+    assert plan.cells.keys() <= {path.stem for path in (RESULTS / "phantoms" / "cells").glob("*.json")}
+
+
+def test_each_run_that_the_page_names_is_there_and_each_run_is_named() -> None:
+    page = (RESULTS / "README.md").read_text()
+    assert set(re.findall(r"^\| \[`([^`]+)`\]", page, re.M)) == {run.name for run in RUNS}
