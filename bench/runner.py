@@ -127,6 +127,7 @@ class _Driver:
             if self.executor:
                 self.executor.close()
             self.claims.close()
+            store.clear_abandoned(self.out)
             if begun:
                 self.observer.close()
         self.outcome.interrupted = self.stopping

@@ -20,7 +20,10 @@ import io
 import json
 import math
 import os
+import platform
+import re
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -56,7 +59,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, sees all of it or nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(f".{os.getpid()}@{_host()}", f".{path.name}.", path.parent)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; choose another directory with --out") from error
     try:
@@ -71,6 +74,36 @@ def atomic_write(path: Path, data: bytes) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
+
+
+def clear_abandoned(out: Path) -> None:
+    """Remove the files that killed drivers had begun to write in a run directory.
+
+    Each tells whose it is. Of this machine's, those go whose process has gone; of another's, those that are a day old:
+    there nobody can be asked, and no write lasts so long.
+    """
+    import psutil
+
+    folders = [out, *(out / name for name in ("cells", "predictions", "history", "splits")), *out.glob("rounds/*/")]
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(folder):
+                begun = _BEGUN.fullmatch(entry.name) if entry.name.startswith(".") else None
+                if begun is None:
+                    continue
+                here = begun["host"] == _host()
+                gone = not psutil.pid_exists(int(begun["process"]))
+                if gone if here else time.time() - entry.stat().st_mtime > _LONG_S:
+                    with contextlib.suppress(OSError):  # another driver was faster
+                        os.unlink(entry.path)
+
+
+_BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<host>.+)")  # as atomic_write names what it writes
+_LONG_S = 86_400.0
+
+
+def _host() -> str:
+    return platform.node().replace(os.sep, "_")
 
 
 def plain(value: Any) -> Any:

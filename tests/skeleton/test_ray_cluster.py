@@ -90,6 +90,8 @@ def start(folder, *arguments, **env):
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "run", "--out", "run", *arguments], cwd=folder, env=variables, stdout=log,
         stderr=log, start_new_session=True,
+        # Where the tests run in the background of a shell, interrupts are ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     STARTED.append(process)
     return process, temporary

@@ -2,12 +2,18 @@
 
 import json
 import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from bench import store
 from bench.store import StoreError
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def record(key="k1", **changes):
@@ -85,3 +91,37 @@ def test_a_path_that_is_a_file(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(StoreError, match="--out"):
         store.write_record(tmp_path / "run", record())
+
+
+KILLED_IN_A_WRITE = """
+import os, signal, sys
+from pathlib import Path
+from bench import store
+os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
+store.atomic_write(Path(sys.argv[1]), b"{}")
+"""
+
+
+@pytest.mark.parametrize("name", ["cells/a.json", "predictions/a.npz", "rounds/a/0.json", "run.json"])
+def test_what_a_killed_driver_was_writing_is_cleared_away(tmp_path, name):
+    store.prepare(tmp_path)
+    subprocess.run([sys.executable, "-c", KILLED_IN_A_WRITE, str(tmp_path / name)], cwd=ROOT)
+    left = [path for path in tmp_path.rglob(".*") if path.is_file()]
+    assert len(left) == 1, "the file it had begun"
+    store.clear_abandoned(tmp_path)
+    assert not left[0].exists()
+
+
+def test_what_others_may_still_be_writing_stays(tmp_path):
+    store.prepare(tmp_path)
+    ours, elsewhere, old, strange = (
+        tmp_path / "cells" / name
+        for name in (
+            f".a.json.x1.{os.getpid()}@{platform.node()}", ".a.json.x2.1@another", ".a.json.x3.1@another", ".notes"
+        )
+    )  # fmt: skip
+    for path in (ours, elsewhere, old, strange):
+        path.write_bytes(b"{")
+    os.utime(old, (1.0, 1.0))  # no write lasts a day
+    store.clear_abandoned(tmp_path)
+    assert ours.exists() and elsewhere.exists() and strange.exists() and not old.exists()
