@@ -54,3 +54,10 @@ def test_the_sweep_of_the_phantoms_finds_all_its_cells(tmp_path: Path, monkeypat
 def test_each_run_that_the_page_names_is_there_and_each_run_is_named() -> None:
     page = (RESULTS / "README.md").read_text()
     assert set(re.findall(r"^\| \[`([^`]+)`\]", page, re.M)) == {run.name for run in RUNS}
+
+
+def test_the_excerpt_of_the_readme_is_the_board_of_today() -> None:
+    page = (RESULTS.parent / "README.md").read_text()
+    source, excerpt = re.search(r"<!-- excerpt of (\S+) -->\n(.*?)\n<!-- end of excerpt -->", page, re.S).groups()  # type: ignore[union-attr]
+    assert excerpt in (RESULTS.parent / source).read_text()
+    assert excerpt.count("\n") == 10
