@@ -140,6 +140,15 @@ def test_links_are_refused(tmp_path: Path) -> None:
         Tree(tmp_path / "l.zip")
 
 
+def test_encrypted_archives_are_refused(tmp_path: Path) -> None:
+    content = bytearray(zipped({"scan.png": b"1"}))
+    for mark, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):  # APPNOTE 4.3: bit 0 of the flags of both headers
+        content[content.index(mark) + flags] |= 1
+    (tmp_path / "e.zip").write_bytes(content)
+    with pytest.raises(ArchiveError, match=r"e\.zip: member 'scan\.png' is encrypted; unpack the archive yourself"):
+        Tree(tmp_path / "e.zip")
+
+
 @pytest.mark.parametrize("name", PACKED)
 def test_damaged_archives_are_named(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(PACKED[name][: len(PACKED[name]) // 3])

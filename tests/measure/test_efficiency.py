@@ -48,6 +48,8 @@ class Planted(nn.Module):
             raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
         if mib := self.planted.get("leak_mib"):
             self.kept.append(torch.ones(mib * 2**18))
+        if self.planted.get("waits"):
+            float(x.sum())
         if self.planted.get("fourier"):
             x = torch.fft.fft2(x).real
         if self.planted.get("untraceable") and torch.jit.is_tracing():
@@ -410,3 +412,19 @@ def test_compiled_cells(context: Context, mode: str, precision: str) -> None:
     found = run_efficiency(cell("resnet18", resolution=64, compile=True, mode=mode, precision=precision), context)
     assert found.status == "ok"
     assert found.metrics["throughput_images_per_s_p50"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_network_that_waits_for_python_is_launch_bound(context: Context) -> None:
+    found = run_efficiency(cell("planted_net[sleep_ms=5]", device="cuda:0", budget_s=0.2), context).metrics
+    assert found["device_step_ms_p50"] < 2 < 5 <= found["step_ms_p50"]
+    assert found["launch_bound"] and "launch-bound" in found["flags"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_network_that_waits_for_its_device_has_no_replay_and_says_why(context: Context) -> None:
+    found = run_efficiency(cell("planted_net[waits=1]", device="cuda:0", rounds=1), context).metrics
+    assert found["device_step_error"] and "device_step_ms_p50" not in found
+    assert found["throughput_images_per_s_p50"] > 0
