@@ -123,6 +123,7 @@ class Workload:
         with torch.cuda.stream(side):
             infer(0)  # what a library sets up for a new stream must not be recorded
         torch.cuda.current_stream(self.device).wait_stream(side)
+        torch.cuda.empty_cache()  # graphs have memory of their own: at the largest batch there is no room for both
         graphs: list[torch.cuda.CUDAGraph] = []
         for number in range(len(self._inputs[self.cell.batch])):
             graph = torch.cuda.CUDAGraph()
