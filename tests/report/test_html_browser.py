@@ -236,3 +236,20 @@ def test_boards_are_sorted_and_labelled(page: Page):
     unnamed = page.evaluate("""() => [...document.querySelectorAll('button, a, select, input, svg[role], [role=link]')]
         .filter((e) => !(e.textContent.trim() || e.ariaLabel || e.labels?.length)).map((e) => e.outerHTML)""")
     assert unnamed == []
+
+
+def test_the_axis_title_stands_beside_the_numbers(browser: Browser, run: Any, tmp_path: Path):
+    """Six digits are wider than the room that four need."""
+    for resolution, speed in ((64, 126_149.0), (128, 75_256.0), (224, 32_609.0)):
+        for model, factor in (("resnet18", 1.0), ("vit_tiny", 0.6)):
+            run.efficiency(model, resolution, speed=factor * speed)
+    run.write(tmp_path)
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    opened.goto(write_html(Report(run.records, {}, tmp_path / "predictions"), tmp_path).as_uri() + "#/scaling")
+    title = opened.locator("svg g[aria-hidden] text[transform]").first.bounding_box()
+    numbers = opened.locator("svg g[aria-hidden] text[text-anchor=end]").all()
+    assert title is not None and len(numbers) >= 2
+    for number in numbers:
+        box = number.bounding_box()
+        assert box is not None and box["x"] >= title["x"] + title["width"], number.text_content()
+    opened.close()

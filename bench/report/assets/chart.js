@@ -76,11 +76,13 @@ function plot(spec, width, tip, figure) {
   const labelled = spec.series.filter((series) => series.line && series.label);
   const longest = Math.max(0, ...labelled.map((series) => textWidth(series.label)));
   const right = labelled.length ? Math.min(longest + 14, width * (narrow ? 0.34 : 0.26)) : 12;
-  const box = { left: spec.small ? 38 : 52, right: width - right, top: 10, bottom: height - (spec.small ? 36 : 44) };
   const xs = points.map((point) => point.x);
   const ys = points.flatMap((point) => [point.y, point.low, point.high]).filter(isNumber);
   const [x0, x1] = spec.x.domain ?? domainOf(xs, spec.x.log, narrow ? 0.1 : 0.06);
   const [y0, y1] = spec.y.domain ?? domainOf(ys, spec.y.log, 0.08);
+  const widest = Math.max(...yTicksOf(spec, [y0, y1]).map((tick) => textWidth(tickText(tick))));
+  const left = spec.small ? 38 : Math.max(52, widest + 26); // the axis title stands beside the numbers
+  const box = { left, right: width - right, top: 10, bottom: height - (spec.small ? 36 : 44) };
   const scale = (value, low, high, from, to, log) => from + (to - from)
     * (log ? Math.log(value / low) / Math.log(high / low) : (value - low) / (high - low));
   const px = (value) => scale(value, x0, x1, box.left, box.right, spec.x.log);
@@ -103,6 +105,8 @@ function plot(spec, width, tip, figure) {
   return svg;
 }
 
+const yTicksOf = (spec, [y0, y1]) => spec.y.ticks ?? ticksOf(y0, y1, spec.y.log, spec.small ? 3 : 6);
+
 function axes(spec, box, [x0, x1], [y0, y1], px, py, narrow) {
   const group = shape('g', { 'aria-hidden': 'true' });
   const xTicks = spec.x.ticks ?? ticksOf(x0, x1, spec.x.log, spec.small ? 2 : narrow ? 4 : 8, spec.x.whole);
@@ -115,7 +119,7 @@ function axes(spec, box, [x0, x1], [y0, y1], px, py, narrow) {
     last = x;
     group.append(shape('text', { class: 'soft', x, y: box.bottom + 15, 'text-anchor': 'middle' }, text));
   }
-  for (const tick of spec.y.ticks ?? ticksOf(y0, y1, spec.y.log, spec.small ? 3 : 6)) {
+  for (const tick of yTicksOf(spec, [y0, y1])) {
     const y = py(tick);
     group.append(shape('line', { class: 'grid', x1: box.left, x2: box.right, y1: y, y2: y }),
       shape('text', { class: 'soft', x: box.left - 5, y: y + 4, 'text-anchor': 'end' }, tickText(tick)));
