@@ -126,7 +126,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     if single:
         single(0)  # compiles for this batch
         clock.synchronize()
-    machine = probe.take(cell.device, clock)
+    machine = _probed(cell, clock)
     before = hardware.snapshot(cell.device)
     phase("throughput")
     busy: dict[str, Any] = {}  # clocks are only telling while the device works
@@ -147,11 +147,21 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     after |= {"gpu": after["gpu"] | {"throttle": busy.get("throttle", [])}} if busy else {}
     raw["disturbances"] = hardware.disturbances(before, after)
     raw["measured_s"] = after["at_s"] - before["at_s"]
-    again = probe.take(cell.device, clock)
-    raw["probe_s"] = {name: [seconds, again[name]] for name, seconds in machine.items()}
+    again = _probed(cell, clock)
+    raw["probe_s"] = {name: [machine[name], again[name]] for name in machine.keys() & again.keys()}
     if cuda and cell.mode == "infer":
         phase("graph")
         raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
+
+
+def _probed(cell: EfficiencyCell, clock: timing.Clock) -> dict[str, float]:
+    """What the machine does beside the model; nothing where the model leaves no memory for it."""
+    try:
+        return probe.take(cell.device, clock)
+    except Exception as error:
+        if not memory.is_out_of_memory(error):
+            raise
+        return {}
 
 
 def _replayed(workload: Workload, clock: timing.Clock, budget: timing.Budget) -> dict[str, Any]:

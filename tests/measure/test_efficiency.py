@@ -18,7 +18,7 @@ from torch import nn
 
 from bench import registry
 from bench.cells import Context, EfficiencyCell, Result
-from bench.measure import flops, hardware, roofline, timing
+from bench.measure import flops, hardware, probe, roofline, timing
 from bench.measure.combine import combine
 from bench.measure.efficiency import measure_round
 from bench.measure.recorder import OperatorRecorder
@@ -412,6 +412,19 @@ def test_compiled_cells(context: Context, mode: str, precision: str) -> None:
     found = run_efficiency(cell("resnet18", resolution=64, compile=True, mode=mode, precision=precision), context)
     assert found.status == "ok"
     assert found.metrics["throughput_images_per_s_p50"] > 0
+
+
+def test_every_round_has_what_the_machine_did_beside_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    raw = measure_round(cell(), context, 1).metrics
+    assert raw["probe_s"].keys() == {"matmul", "copy"} and all(len(pair) == 2 for pair in raw["probe_s"].values())
+
+    def full(device: str, clock: Any) -> dict[str, float]:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(probe, "take", full)  # the largest batch that fits leaves no room for anything else
+    result = measure_round(cell(), context, 1)
+    assert result.status == "ok" and result.metrics["probe_s"] == {}
+    assert combine([result.metrics])["machine_spread_rel"] == {}
 
 
 @pytest.mark.gpu
