@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.store import StoreError
+from bench.store import StoreError, this_machine
 
 BEAT_S = 10.0
 EXPIRY_S = 90.0  # above what NFS clients remember of a file's times (60 s)
@@ -196,16 +196,7 @@ class Claims:
 
 def process_identity() -> dict[str, Any]:
     """What identifies this process to others, here and elsewhere."""
-    return {"host": platform.node(), "pid": os.getpid(), "machine": _machine(), "started": _started(os.getpid())}
-
-
-def _machine() -> str | None:
-    """This boot of this machine, and the numbering of processes (a container has its own); None where unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
+    return {"host": platform.node(), "pid": os.getpid(), "machine": this_machine(), "started": _started(os.getpid())}
 
 
 def _started(pid: int) -> str | None:
@@ -220,7 +211,7 @@ def _started(pid: int) -> str | None:
 
 def _alive(owner: dict[str, Any]) -> bool | None:
     """Whether the owner runs; None where that cannot be known from here."""
-    machine = _machine()
+    machine = this_machine()
     if machine is None or owner.get("machine") != machine or not isinstance(owner.get("pid"), int):
         return None
     return _started(owner["pid"]) == owner.get("started")

@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import gc
+import hashlib
 import io
 import json
 import math
@@ -59,7 +61,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     """Write ``data`` to ``path`` so that a reader, or a crash, sees all of it or nothing."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(f".{os.getpid()}@{_host()}", f".{path.name}.", path.parent)
+        handle, temporary = tempfile.mkstemp(f".{os.getpid()}@{_mark()}", f".{path.name}.", path.parent)
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; choose another directory with --out") from error
     try:
@@ -79,8 +81,8 @@ def atomic_write(path: Path, data: bytes) -> None:
 def clear_abandoned(out: Path) -> None:
     """Remove the files that killed drivers had begun to write in a run directory.
 
-    Each tells whose it is. Of this machine's, those go whose process has gone; of another's, those that are a day old:
-    there nobody can be asked, and no write lasts so long.
+    Each tells whose it is. Of this machine's, those go whose process has gone; of another's (or another container's,
+    which numbers its own processes) those that are a day old: nobody can be asked there, and no write lasts so long.
     """
     import psutil
 
@@ -91,19 +93,30 @@ def clear_abandoned(out: Path) -> None:
                 begun = _BEGUN.fullmatch(entry.name) if entry.name.startswith(".") else None
                 if begun is None:
                     continue
-                here = begun["host"] == _host()
+                here = begun["machine"] == _mark()
                 gone = not psutil.pid_exists(int(begun["process"]))
                 if gone if here else time.time() - entry.stat().st_mtime > _LONG_S:
                     with contextlib.suppress(OSError):  # another driver was faster
                         os.unlink(entry.path)
 
 
-_BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<host>.+)")  # as atomic_write names what it writes
+_BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[0-9a-f]{8})")  # as atomic_write names what it writes
 _LONG_S = 86_400.0
 
 
-def _host() -> str:
-    return platform.node().replace(os.sep, "_")
+def this_machine() -> str | None:
+    """This boot of this machine, and the numbering of processes (a container has its own); None where unknown."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return None
+
+
+@functools.cache
+def _mark() -> str:
+    """Eight hex digits for it; where it is unknown, of the machine's name."""
+    return hashlib.sha256((this_machine() or platform.node()).encode()).hexdigest()[:8]
 
 
 def plain(value: Any) -> Any:

@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any
 
 from bench.report.crossings import changes
-from bench.report.growth import growth_blocks
+from bench.report.growth import DEVICE, THROUGHPUT, growth_blocks
 from bench.report.repeats import NORMAL_95, noise
 from bench.report.results import Code, Record, code_of
 from bench.report.roofline import roofline_blocks
@@ -31,8 +31,6 @@ from bench.report.tables import (
 
 MAX_EVIDENCE = 8
 LATENCY = "latency_ms"
-THROUGHPUT = "throughput_images_per_s"
-DEVICE = "device"
 
 
 _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (

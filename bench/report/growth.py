@@ -15,6 +15,7 @@ from bench.report.tables import MISSING, Block, Column, Table, Text, fixed, know
 MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be told from the weights
 _WEIGHTS, _TRAINING = 4, 16  # bytes a parameter: its weight; with its gradient and AdamW's two moments
 MIB = 2**20
+THROUGHPUT, DEVICE = "throughput_images_per_s", "device"  # the figures whose noise is asked for
 Curves = dict[tuple[str, int], dict[int, float]]  # (label, batch) -> resolution -> value
 Cost = Callable[[Record], float | None]
 
@@ -55,8 +56,8 @@ def time_of(members: Iterable[Record]) -> tuple[Cost, str]:
     """
     done = [r for r in members if r["status"] == "ok"]
     if done and all(device_seconds(r) is not None for r in done):
-        return device_seconds, "device"
-    return seconds, "throughput_images_per_s"
+        return device_seconds, DEVICE
+    return seconds, THROUGHPUT
 
 
 def activation_memory(members: Sequence[Record]) -> tuple[Cost, str]:

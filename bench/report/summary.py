@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.report.accuracy import Overall, Standing
 from bench.report.crossings import overtaking
-from bench.report.efficiency import DEVICE, noise_floor
-from bench.report.growth import time_of
+from bench.report.efficiency import noise_floor
+from bench.report.growth import DEVICE, time_of
 from bench.report.ranking import MIN_DATASETS
 from bench.report.results import Record, Row
 from bench.report.separation import Verdict

@@ -2,7 +2,6 @@
 
 import json
 import os
-import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -117,7 +116,7 @@ def test_what_others_may_still_be_writing_stays(tmp_path):
     ours, elsewhere, old, strange = (
         tmp_path / "cells" / name
         for name in (
-            f".a.json.x1.{os.getpid()}@{platform.node()}", ".a.json.x2.1@another", ".a.json.x3.1@another", ".notes"
+            f".a.json.x1.{os.getpid()}@{store._mark()}", ".a.json.x2.1@0123abcd", ".a.json.x3.1@0123abcd", ".notes"
         )
     )  # fmt: skip
     for path in (ours, elsewhere, old, strange):
