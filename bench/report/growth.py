@@ -146,8 +146,9 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
         Column("memory exponent"), Column("memory 95 %", drop=2), Column("memory R²", drop=5),
         Column("last memory exponent", drop=3), Column("points", drop=6),
     )  # fmt: skip
-    costs = [curves(members, cost) for cost in (time_of(members)[0], activation_memory(members)[0])]
-    of_device = " on the device, launches aside" if time_of(members)[0] is device_seconds else ""
+    time_cost, timed = time_of(members)
+    costs = [curves(members, cost) for cost in (time_cost, activation_memory(members)[0])]
+    of_device = " on the device, launches aside" if timed == DEVICE else ""
     lines = [
         (key[0], str(key[1]), *_fit_cells(pair, [local_exponent(curve.get(key, {})) for curve in costs]))
         for key, pair in fits.items()
