@@ -1,5 +1,5 @@
 """``python -m bench`` is the command ``bench``."""
 
-from bench.cli import main
+from bench.cli.main import main
 
 raise SystemExit(main())

@@ -263,7 +263,7 @@ def refusal(options: argparse.Namespace) -> str | None:
 
 def main(options: argparse.Namespace) -> int:
     """Run ``bench profile`` with the parsed options of the command line; return its exit status."""
-    from bench.measure import profile_view
+    from bench.cli import profile
 
     if reason := refusal(options):
         print(f"bench: {reason}", file=sys.stderr)
@@ -276,9 +276,9 @@ def main(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        profile_view.print_tables(found)
+        profile.print_tables(found)
     if options.picture:
-        profile_view.draw(found, options.picture)
+        profile.draw(found, options.picture)
     for path in filter(None, (options.picture, options.trace)):
         print(f"written: {path}", file=sys.stderr)
     return 0

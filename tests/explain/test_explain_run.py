@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench import cli, registry, store
+from bench import registry, store
 from bench.cells import AccuracyCell, Context, cell_key, weights_path
+from bench.cli import main
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
@@ -62,7 +63,7 @@ def write(out: Path, key: str, arrays: Any = None, **changes: Any) -> None:
 
 
 def explain(*arguments: Any) -> int:
-    return cli.main(["explain", *map(str, arguments)])
+    return main.main(["explain", *map(str, arguments)])
 
 
 def test_cells_of_a_run_become_pictures_and_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

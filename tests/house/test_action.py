@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from bench.cli import main
+from bench.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 ACTION = yaml.safe_load((ROOT / "action.yml").read_text())

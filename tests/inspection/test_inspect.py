@@ -20,10 +20,10 @@ from rich.console import Console
 
 from bench import inspect_hashes as hashes
 from bench import registry
-from bench.cli import main
+from bench.cli.inspect import findings, print_inspection, write_files
+from bench.cli.main import main
 from bench.files import DataError
 from bench.inspect_data import inspect
-from bench.inspect_view import findings, print_inspection, write_files
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
 from bench.training import pool
 from bench.training.resize import resize_matrix

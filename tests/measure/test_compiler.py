@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bench.cli.listing import print_plan
 from bench.config import load
 from bench.measure import compiler
 from bench.plan import make_plan
-from bench.planview import print_plan
 
 
 @pytest.fixture(autouse=True)

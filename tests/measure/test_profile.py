@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bench.measure import profile_view
+from bench.cli import profile
 from bench.measure.build import build
 from bench.measure.flops import count
 from bench.measure.profile import Profile, main, profile_model, stage_of
@@ -145,7 +145,7 @@ def test_tables_fit_the_terminal_and_say_what_they_leave_out(width: int) -> None
     out = io.StringIO()
     roof = Ceilings("cpu", 1, 10.0, {"fp32": 100.0})
     wide = replace(KNOWN, ceilings=roof, calls=tuple(replace(c, path=f"{c.path}_with_a_long_name") for c in CALLS))
-    profile_view.print_tables(wide, Console(file=out, width=width))
+    profile.print_tables(wide, Console(file=out, width=width))
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= width
     table = out.getvalue().split("by stage", 1)[1]
@@ -164,7 +164,7 @@ def test_a_training_step_has_three_phases_and_adds_up() -> None:
     assert names.index("stages.1") < names.index("stages.1 backward") < names.index("stages.0 backward")
     assert names[-1] == "(optimizer)"
     assert sum(row.seconds for row in found.by_stage()) == pytest.approx(found.operators_s)
-    assert [box.name for box in profile_view.boxes(found).inside][-2:] == ["backward", "optimizer"]
+    assert [box.name for box in profile.boxes(found).inside][-2:] == ["backward", "optimizer"]
     assert any(call.operator == "aten::_to_copy" for call in found.calls)  # autocast's
 
 
@@ -262,7 +262,7 @@ def test_what_an_operator_calls_itself_is_part_of_it() -> None:
 
 def test_tables_and_picture(tmp_path: Path) -> None:
     out = io.StringIO()
-    profile_view.print_tables(KNOWN, Console(file=out, width=100), operators=2)
+    profile.print_tables(KNOWN, Console(file=out, width=100), operators=2)
     text = out.getvalue()
     words = " ".join(text.split())
     # The two figures are of different steps: the profiled ones carry the profiler's own work.
@@ -271,12 +271,12 @@ def test_tables_and_picture(tmp_path: Path) -> None:
     assert "stages.1" in text
     assert "3 more" in text
     picture = tmp_path / "deep" / "net.png"
-    profile_view.draw(KNOWN, picture)
+    profile.draw(KNOWN, picture)
     assert picture.read_bytes()[:4] == b"\x89PNG"
 
 
 def test_boxes_nest_modules_in_order() -> None:
-    root = profile_view.boxes(KNOWN)
+    root = profile.boxes(KNOWN)
     assert root.seconds == 10
     assert [(box.name, box.start, box.seconds) for box in root.inside] == [
         ("stem", 0.0, 1.0),

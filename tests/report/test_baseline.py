@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.report import baseline
 from bench.report.baseline_scores import chosen, from_text, pack_scores, to_text
 from bench.report.statistics import auc, correct

@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.report.paired import delong, mcnemar
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.cli import main
+from bench.cli.main import main
 from bench.report.drift import changes
 
 SPEEDS = np.array([100.0, 40.0, 250.0, 7.0])

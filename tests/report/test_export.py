@@ -105,7 +105,7 @@ def test_load_records(out: Path, full_run: Any, tmp_path: Path):
 
 
 def test_the_commands(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    from bench.cli import main
+    from bench.cli.main import main
 
     assert main(["export", str(out), str(tmp_path / "x.json")]) == 0
     assert "x.json (" in capsys.readouterr().out and len(json.loads((tmp_path / "x.json").read_text())) > 10

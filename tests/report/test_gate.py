@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from bench.cli import main
+from bench.cli.main import main
 
 MODELS = ("resnet18", "vit_tiny_patch16_224", "medmamba_tiny")
 ROUNDS = 6

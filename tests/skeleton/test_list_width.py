@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.planview import print_datasets
+from bench.cli.listing import print_datasets
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from bench import cli, store
+from bench import store
 from bench.cells import spec_key
+from bench.cli import main
 from bench.merge import merge
 from bench.store import StoreError
 
@@ -102,7 +103,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_merged(tmp_path, capsys, chan
     run = write(tmp_path / "run", record(0), record(1))
     path = store.record_path(run, record(0)["key"])
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    assert cli.main(["merge", str(tmp_path / "out"), str(run)]) == 1
+    assert main.main(["merge", str(tmp_path / "out"), str(run)]) == 1
     printed = capsys.readouterr()
     assert said in printed.err and str(path) in printed.err and "1 record added" in printed.out
     assert [r["spec"]["seed"] for r in store.read_records(tmp_path / "out")[0]] == [1]
@@ -110,7 +111,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_merged(tmp_path, capsys, chan
 
 def test_what_is_no_run_is_an_error(tmp_path, capsys):
     run = write(tmp_path / "run", record(0))
-    assert cli.main(["merge", str(tmp_path / "out"), str(tmp_path / "nothing")]) == 2
+    assert main.main(["merge", str(tmp_path / "out"), str(tmp_path / "nothing")]) == 2
     assert "nothing is no run directory" in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(StoreError, match="merge into"):
         merge(run, [run])
@@ -129,5 +130,5 @@ def test_an_older_schema_is_migrated(tmp_path, monkeypatch):
 
 def test_one_is_told_as_one(tmp_path, capsys):
     runs = [str(write(tmp_path / name, record(0))) for name in ("a", "b")]
-    assert cli.main(["merge", str(tmp_path / "out"), *runs]) == 0
+    assert main.main(["merge", str(tmp_path / "out"), *runs]) == 0
     assert "1 record added, 0 replaced (without a result before), 1 was there already" in capsys.readouterr().out

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from bench import config, plan, registry
-from bench.cli import main
+from bench.cli.main import main
 from bench.jobs import run_info
 from bench.registry import DatasetInfo
 from bench.training import recipes

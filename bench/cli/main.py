@@ -23,7 +23,7 @@ FAILED, USAGE, INTERRUPTED = 1, 2, 130
 NOTHING_LEFT = "bench: no cell was left to run"
 
 # By their files: the module that reads them would cost every `bench --help` its imports.
-RECIPES = sorted(path.stem for path in (Path(__file__).parent / "training" / "recipes").glob("*.toml"))
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "training" / "recipes").glob("*.toml"))
 SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--models": (
         "sweep.models",
@@ -339,8 +339,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _plan(options: argparse.Namespace) -> int:
+    from bench.cli.listing import plan_json, print_plan
     from bench.plan import make_plan
-    from bench.planview import plan_json, print_plan
     from bench.sweep import run_directory
 
     loaded = _loaded(options)
@@ -365,7 +365,7 @@ def _configured(options: argparse.Namespace) -> Sweep:
 
 
 def _list(options: argparse.Namespace) -> int:
-    from bench.planview import datasets_json, models_json, print_datasets, print_models
+    from bench.cli.listing import datasets_json, models_json, print_datasets, print_models
 
     _configured(options)
     if options.json:
@@ -396,7 +396,7 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    from bench.inspect_view import run_inspect
+    from bench.cli.inspect import run_inspect
 
     named = options.data_root or _configured(options).run.data_root
     root = Path(named).expanduser() if named else None
@@ -455,7 +455,7 @@ def _report(options: argparse.Namespace) -> int:
 
 def _explain(options: argparse.Namespace) -> int:
     named = options.data_root or _configured(options).run.data_root
-    from bench.explain.view import explain
+    from bench.cli.explain import explain
 
     explain(options, Path(named).expanduser() if named else None, _console())
     return 0
@@ -489,7 +489,7 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from bench.doctor import BAD, examine, print_findings
+    from bench.cli.doctor import BAD, examine, print_findings
 
     named = options.data_root or _configured(options).run.data_root
     findings = examine(Path(named) if named else None)
