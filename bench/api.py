@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-    from bench.training.cache import LoadedDataset
+    from bench.data.cache import LoadedDataset
 
 
 def create_model(
@@ -67,7 +67,7 @@ def load_dataset(
         RegistryError: unknown name.
         DataError: the dataset has no such size, or a file is missing or damaged; says which and what to do.
     """
-    from bench.training.cache import load_dataset as load
+    from bench.data.cache import load_dataset as load
 
     return load(name, size=size, root=Path(root).expanduser() if root else None, resize=resize)
 

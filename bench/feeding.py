@@ -10,8 +10,8 @@ from pathlib import Path
 from bench import registry
 from bench.cells import AccuracyCell, Cell
 from bench.config import ConfigError, Loaded
+from bench.data.files import default_root
 from bench.facts import LazySplit
-from bench.files import default_root
 from bench.registry import DatasetInfo
 
 

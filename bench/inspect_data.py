@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench import inspect_hashes as hashes
+from bench.data.cache import load_splits
+from bench.data.cache_entry import SPLITS, AnySplit
+from bench.data.decode import blocks_of, check_labels
+from bench.data.decode_pool import in_order
 from bench.registry import DatasetInfo, LazySplit, Split
-from bench.training.cache import load_splits
-from bench.training.decode import blocks_of, check_labels
-from bench.training.entry import SPLITS, AnySplit
-from bench.training.pool import in_order
 
 PAIRS = tuple(itertools.combinations(SPLITS, 2))
 DEFAULT_GENERATED_SIZE = 64

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.training.resize import resize_matrix
+from bench.data.resize import resize_matrix
 
 SIDE = 32  # of the small pictures that are compared
 GRID = 8  # of the difference hash

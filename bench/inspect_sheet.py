@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.data.cache import load_splits
+from bench.data.cache_entry import SPLITS
+from bench.data.decode import fit
+from bench.data.resize import nearest_index
 from bench.inspect_data import Inspection, Member, Pair, pick
-from bench.training.cache import load_splits
-from bench.training.decode import fit
-from bench.training.entry import SPLITS
-from bench.training.resize import nearest_index
 
 if TYPE_CHECKING:
     from PIL.Image import Image

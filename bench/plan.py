@@ -19,8 +19,8 @@ from typing import Any
 from bench import registry
 from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.config import ConfigError, Loaded
+from bench.data.files import Problem, default_root, preflight
 from bench.feeding import refuse_unfeedable, resize_rule, unfeedable
-from bench.files import Problem, default_root, preflight
 from bench.measure.compiler import why_not_compiled
 from bench.measure.hardware import machine_facts
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError

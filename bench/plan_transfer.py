@@ -5,8 +5,8 @@ from __future__ import annotations
 from bench import registry, transfer
 from bench.cells import AccuracyCell, Meeting, TransferCell
 from bench.config import ConfigError, Loaded
+from bench.data.files import Problem, preflight
 from bench.feeding import resize_rule, unfeedable
-from bench.files import Problem, preflight
 from bench.plan import Plan, fingerprint, plugin_sha256, resolved
 from bench.registry import DatasetInfo, RegistryError
 

@@ -8,8 +8,8 @@ from rich.console import Console
 
 from bench import store
 from bench.config import Loaded
-from bench.download import FetchError
-from bench.files import MissingFilesError, default_root, fetch
+from bench.data.download import FetchError
+from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan import Plan, make_plan
 from bench.progress import fetch_bars, make_observer
 from bench.report.leaderboard import Report

@@ -15,8 +15,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench import files, registry, stamps
-from bench.files import DataError, FetchError, Problem, check, fetch, missing_message, preflight
+from bench import registry
+from bench.data import checksums, files
+from bench.data.files import DataError, FetchError, Problem, check, fetch, missing_message, preflight
 from bench.registry import RemoteFile
 
 BLOCK = 1 << 16  # what a cut may lose
@@ -216,7 +217,7 @@ def test_no_server_and_no_name(tmp_path):
 
 
 def test_a_server_that_stalls_is_not_waited_for(server, tmp_path, monkeypatch):
-    monkeypatch.setattr("bench.download._TIMEOUT_S", (0.2, 0.2))
+    monkeypatch.setattr("bench.data.download._TIMEOUT_S", (0.2, 0.2))
     server.stalls = True
     with pytest.raises(FetchError, match="the server did not answer in time"):
         quick([remote(server)], tmp_path, attempts=1)
@@ -268,7 +269,7 @@ def test_names_cannot_lead_out_of_the_root(tmp_path, name):
 def test_processes_that_fetch_at_once_get_one_good_file(server, tmp_path):
     server.cuts = [3 * BLOCK, 3 * BLOCK, 3 * BLOCK]
     code = (
-        "import sys; from pathlib import Path; from bench.files import fetch; from bench.registry import RemoteFile;"
+        "import sys; from pathlib import Path; from bench.data.files import fetch; from bench.registry import RemoteFile;"
         "fetch([RemoteFile('x.npz', sys.argv[1], sys.argv[2])], Path(sys.argv[3]), pause_s=.001)"
     )
     command = [sys.executable, "-c", code, server.url, md5(CONTENT), str(tmp_path)]
@@ -305,7 +306,7 @@ def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path, monkeypatch):
     path.write_bytes(CONTENT)
     hashed = []
     plain = hashlib.md5
-    monkeypatch.setattr(stamps.hashlib, "md5", lambda **kw: (hashed.append(1), plain())[1])
+    monkeypatch.setattr(checksums.hashlib, "md5", lambda **kw: (hashed.append(1), plain())[1])
     assert check([wanted], tmp_path) == check([wanted], tmp_path) == [] and len(hashed) == 1
     status = path.stat()
     path.write_bytes(CONTENT[:-1] + b"!")

@@ -8,8 +8,8 @@ import time
 
 import pytest
 
-from bench import stamps
-from bench.files import preflight
+from bench.data import checksums
+from bench.data.files import preflight
 from bench.registry import DatasetInfo, RemoteFile
 
 
@@ -17,16 +17,16 @@ from bench.registry import DatasetInfo, RemoteFile
 def hashed(monkeypatch):
     """Names of the files that were read; no memory of earlier processes."""
     read = []
-    plain = stamps._hash
-    monkeypatch.setattr(stamps, "_hash", lambda path: (read.append(path.name), plain(path))[1])
+    plain = checksums._hash
+    monkeypatch.setattr(checksums, "_hash", lambda path: (read.append(path.name), plain(path))[1])
     forget(monkeypatch)
     return read
 
 
 def forget(monkeypatch):
     """As a new process."""
-    monkeypatch.setattr(stamps, "_known", {})
-    monkeypatch.setattr(stamps, "_loaded", set())
+    monkeypatch.setattr(checksums, "_known", {})
+    monkeypatch.setattr(checksums, "_loaded", set())
 
 
 def old(path, content: bytes):
@@ -38,7 +38,7 @@ def old(path, content: bytes):
 @pytest.fixture
 def settled(monkeypatch):
     """As if every file had been written long ago (the time of a change of state cannot be set)."""
-    monkeypatch.setattr(stamps, "_RACY_NS", -(10**18))
+    monkeypatch.setattr(checksums, "_RACY_NS", -(10**18))
 
 
 def test_hashed_once_for_all_processes(tmp_path, monkeypatch, hashed, settled):
@@ -46,11 +46,11 @@ def test_hashed_once_for_all_processes(tmp_path, monkeypatch, hashed, settled):
     expected = hashlib.md5(b"content").hexdigest()
     for _ in range(3):
         forget(monkeypatch)
-        assert stamps.md5_of(path, cache) == expected
+        assert checksums.md5_of(path, cache) == expected
     assert hashed == ["a b ü.npz"]
     forget(monkeypatch)
-    assert stamps.md5_of(path, cache, fresh=True) == expected and len(hashed) == 2  # before it is decoded
-    assert stamps.md5_of(path, cache, fresh=True) == expected and len(hashed) == 2
+    assert checksums.md5_of(path, cache, fresh=True) == expected and len(hashed) == 2  # before it is decoded
+    assert checksums.md5_of(path, cache, fresh=True) == expected and len(hashed) == 2
 
 
 @pytest.mark.parametrize(
@@ -64,35 +64,35 @@ def test_hashed_once_for_all_processes(tmp_path, monkeypatch, hashed, settled):
 )
 def test_a_change_is_noticed(tmp_path, monkeypatch, hashed, settled, change):
     path, cache = old(tmp_path / "x", b"content"), tmp_path / "cache"
-    stamps.md5_of(path, cache)
+    checksums.md5_of(path, cache)
     time.sleep(0.02)
     change(path)
     forget(monkeypatch)
-    assert stamps.md5_of(path, cache) == hashlib.md5(path.read_bytes()).hexdigest() and len(hashed) == 2
+    assert checksums.md5_of(path, cache) == hashlib.md5(path.read_bytes()).hexdigest() and len(hashed) == 2
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"x": 1}', '{"/x": [["a"], 5]}'])
 def test_any_damage_costs_time_only(tmp_path, monkeypatch, hashed, settled, content):
     path, cache = old(tmp_path / "x", b"content"), tmp_path / "cache"
-    expected = stamps.md5_of(path, cache)
+    expected = checksums.md5_of(path, cache)
     (store,) = (cache / "verified").iterdir()
     store.write_text(content)
     forget(monkeypatch)
-    assert stamps.md5_of(path, cache) == expected and len(hashed) == 2
+    assert checksums.md5_of(path, cache) == expected and len(hashed) == 2
     forget(monkeypatch)
-    assert stamps.md5_of(path, cache) == expected and len(hashed) == 2  # mended
+    assert checksums.md5_of(path, cache) == expected and len(hashed) == 2  # mended
 
 
 def test_a_file_just_written_is_not_stamped_and_a_lost_cache_is_no_error(tmp_path, monkeypatch, hashed):
     path = tmp_path / "x"
     path.write_bytes(b"content")
-    stamps.md5_of(path, tmp_path / "cache")
+    checksums.md5_of(path, tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
-    monkeypatch.setattr(stamps, "_RACY_NS", -(10**18))
+    monkeypatch.setattr(checksums, "_RACY_NS", -(10**18))
     forget(monkeypatch)
-    assert stamps.md5_of(path, path) == hashlib.md5(b"content").hexdigest()  # the "folder" is a file
+    assert checksums.md5_of(path, path) == hashlib.md5(b"content").hexdigest()  # the "folder" is a file
     with pytest.raises(FileNotFoundError):
-        stamps.md5_of(tmp_path / "none", tmp_path / "cache")
+        checksums.md5_of(tmp_path / "none", tmp_path / "cache")
 
 
 def test_a_tree_is_its_names_and_contents(tmp_path, monkeypatch, hashed, settled):
@@ -101,14 +101,14 @@ def test_a_tree_is_its_names_and_contents(tmp_path, monkeypatch, hashed, settled
     names = [f"{i} ü.png" for i in range(30)]
     for name in names:
         old(folder / name, name.encode())
-    first = stamps.tree_digest(names, folder, cache)
+    first = checksums.tree_digest(names, folder, cache)
     forget(monkeypatch)
-    assert stamps.tree_digest(reversed(names), folder, cache) == first and len(hashed) == 30
+    assert checksums.tree_digest(reversed(names), folder, cache) == first and len(hashed) == 30
     os.utime(folder / names[3])
-    assert stamps.tree_digest(names, folder, cache) == first and len(hashed) == 31
-    assert stamps.tree_digest(names[1:], folder, cache) != first
+    assert checksums.tree_digest(names, folder, cache) == first and len(hashed) == 31
+    assert checksums.tree_digest(names[1:], folder, cache) != first
     (folder / names[3]).write_bytes(b"!")
-    assert stamps.tree_digest(names, folder, cache) != first
+    assert checksums.tree_digest(names, folder, cache) != first
 
 
 class Adapter:

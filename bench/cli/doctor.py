@@ -134,7 +134,7 @@ def _memory() -> Finding:
 
 
 def _data(data_root: Path | None) -> Finding:
-    from bench.files import default_root
+    from bench.data.files import default_root
 
     root = (data_root or default_root()).expanduser()
     files = sorted(root.glob("*.npz")) if root.is_dir() else []
@@ -152,7 +152,7 @@ def _data(data_root: Path | None) -> Finding:
 
 
 def _cache() -> Finding:
-    from bench.training.cache import default_cache_dir
+    from bench.data.cache import default_cache_dir
 
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())

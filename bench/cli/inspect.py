@@ -14,10 +14,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from bench.files import DataError
+from bench.data.cache_entry import SPLITS
+from bench.data.files import DataError
 from bench.inspect_data import Inspection, Member, inspect
 from bench.registry import dataset_facts, file_stem
-from bench.training.entry import SPLITS
 
 SHOWN = 8  # of each kind; files have all
 LEAK, WARNING, NOTE, FINE = "LEAK", "warning", "note", "fine"

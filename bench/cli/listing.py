@@ -158,7 +158,7 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
     if not plan.runnable:
-        from bench.files import missing_message
+        from bench.data.files import missing_message
 
         console.print(missing_message(plan.problems), markup=False, highlight=False, soft_wrap=True)
     left = [cell for key, cell in todo.items() if key not in done]

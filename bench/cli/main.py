@@ -85,7 +85,7 @@ def _expected(error: Exception) -> bool:
     expected = {
         ("bench.config", "ConfigError"),
         ("bench.facts", "RegistryError"),
-        ("bench.download", "DataError"),
+        ("bench.data.download", "DataError"),
         ("bench.store", "StoreError"),
     }
     return any((kind.__module__, kind.__name__) in expected for kind in type(error).__mro__)
@@ -379,7 +379,7 @@ def _list(options: argparse.Namespace) -> int:
 
 def _fetch(options: argparse.Namespace) -> int:
     from bench import config, registry
-    from bench.files import fetch_datasets
+    from bench.data.files import fetch_datasets
     from bench.progress import fetch_bars
 
     sweep = _configured(options)

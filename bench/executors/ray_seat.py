@@ -206,7 +206,7 @@ class Seat:
             ValueError, OSError, FetchError: it is not to be had here, or is not what the Cell's key says.
         """
         from bench import registry
-        from bench.files import default_root, fetch, missing_message, preflight
+        from bench.data.files import default_root, fetch, missing_message, preflight
 
         assert not isinstance(job.cell, EfficiencyCell)
         # A driver's folder that this node does not have is no reason to make one of that name.

@@ -116,8 +116,8 @@ def _set_up(context: Context) -> torch.device:
 def _reader(
     cell: AccuracyCell, info: DatasetInfo, settings: Settings, device: torch.device, channels_last: bool
 ) -> Pipeline:
+    from bench.data.cache import decode_bar, open_entry
     from bench.training import accuracy
-    from bench.training.cache import decode_bar, open_entry
 
     with decode_bar() as told:
         entry = open_entry(

@@ -49,7 +49,7 @@ class Pipeline:
         labels: int64 (N,), or (N, L) for multi-label.
         recipe: a resolved recipe; its normalisation, channels and augmentation are used.
         resolution: side length in pixels that the model is fed.
-        resize: the resize rule, see :mod:`bench.training.resize`.
+        resize: the resize rule, see :mod:`bench.data.resize`.
         device: where batches are wanted.
         mirror_safe: whether a left-right flip keeps every label.
         channels_last: memory format of the batches.

@@ -18,11 +18,11 @@ import numpy.typing as npt
 
 from bench import registry
 from bench.cells import Context, Meeting, Result, TransferCell
+from bench.data.cache import open_entry
 from bench.measure.classification import classification_metrics
 from bench.registry import DatasetInfo
 from bench.training import weights
 from bench.training.accuracy import build_model, pipeline, set_up, storable
-from bench.training.cache import open_entry
 from bench.training.loop import scores_of
 
 COMPARED = ("acc", "auc", "balanced_acc")

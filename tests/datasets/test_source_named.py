@@ -290,8 +290,8 @@ def test_options_of_published_sets() -> None:
 
 def test_through_the_cache_in_several_processes(tmp_path: Path) -> None:
     """Members of an archive in an archive, read by processes that did not open it, at one size."""
-    from bench.files import DataError
-    from bench.training.cache import load_dataset
+    from bench.data.cache import load_dataset
+    from bench.data.files import DataError
 
     plain = {
         f"{kind}/{i}.png": png(60 * at + i % 60, "L")
@@ -318,7 +318,7 @@ def test_through_the_cache_in_several_processes(tmp_path: Path) -> None:
 
 
 def test_fetch_says_what_has_to_be_fetched_by_hand(tmp_path: Path) -> None:
-    from bench.files import FetchError, fetch_datasets
+    from bench.data.files import FetchError, fetch_datasets
 
     with pytest.raises(
         FetchError, match=r"by hand:\nkvasir_v1: there is nothing in .*kvasir-dataset\.zip from https://datasets"

@@ -15,9 +15,9 @@ ALLOWED = {
     "datasets": {"bench.ops", "bench.registry", "bench.datasets"},
     "bench.ops": {"bench.ops"},
     "bench.report": {"bench.report", "bench.store"},
-    "bench.training": BASE | {"bench.training", "bench.measure", "bench.files", "bench.download"},
+    "bench.training": BASE | {"bench.training", "bench.measure", "bench.data.files", "bench.data.download"},
     "bench.measure": BASE | {"bench.measure", "bench.ops", "bench.models", "bench.training.devices"},
-    "bench.explain": BASE | {"bench.explain", "bench.training", "bench.measure", "bench.files", "bench.store"},
+    "bench.explain": BASE | {"bench.explain", "bench.training", "bench.measure", "bench.data.files", "bench.store"},
     "bench.store": set(),
     # The registry is made of these; the built-in facts are imported by name at first look-up.
     "bench.registry": {"bench.facts", "bench.names", "bench.plugins", "bench.models", "bench.datasets"},

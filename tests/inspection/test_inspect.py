@@ -22,11 +22,11 @@ from bench import inspect_hashes as hashes
 from bench import registry
 from bench.cli.inspect import findings, print_inspection, write_files
 from bench.cli.main import main
-from bench.files import DataError
+from bench.data import decode_pool
+from bench.data.files import DataError
+from bench.data.resize import resize_matrix
 from bench.inspect_data import inspect
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
-from bench.training import pool
-from bench.training.resize import resize_matrix
 
 
 def picture(seed: int, side: int = 96, channels: int = 3) -> np.ndarray:
@@ -167,7 +167,7 @@ def named(groups) -> list[list[str]]:
 def test_every_planted_fault_is_found(flawed, monkeypatch, processes):
     from bench import inspect_data
 
-    monkeypatch.setattr(pool, "processor_count", lambda: processes)
+    monkeypatch.setattr(decode_pool, "processor_count", lambda: processes)
     monkeypatch.setattr(inspect_data, "_IN_PROCESS_BELOW", 0)
     monkeypatch.setattr(inspect_data, "_CHUNK", 7)
     told = []

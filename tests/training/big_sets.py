@@ -11,7 +11,7 @@ from pathlib import Path
 
 def main(name: str, size: int, root: Path, cache: Path) -> None:
     from bench import registry
-    from bench.training.cache import open_entry
+    from bench.data.cache import open_entry
 
     def peak_mib(who: int) -> float:
         return resource.getrusage(who).ru_maxrss / 1024

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.files import DataError, MissingFilesError
+from bench.data import cache
+from bench.data import cache_entry as entries
+from bench.data.cache import load_dataset, open_dataset
+from bench.data.files import DataError, MissingFilesError
 from bench.registry import DatasetInfo, RemoteFile, Split
-from bench.training import cache
-from bench.training import entry as entries
-from bench.training.cache import load_dataset, open_dataset
 
 REAL = Path(os.environ.get("MEDBENCH_TEST_DATA", Path(__file__).parents[3] / "shared" / "data" / "medmnist"))
 
@@ -222,7 +222,7 @@ def test_multi_label(info, tmp_path, monkeypatch):
 def test_processes_that_open_at_once_decode_once(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from bench import registry; from bench.datasets import phantoms\n"
-        "from bench.training.cache import open_dataset\n"
+        "from bench.data.cache import open_dataset\n"
         "plain = phantoms.Phantom.load\n"
         "def load(self, size, root):\n"
         "    with open(sys.argv[2], 'a') as log: log.write('x')\n"

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.files import DataError
+from bench.data import cache, cache_entry, decode, decode_pool
+from bench.data.cache import open_dataset, open_entry, write_split_file
+from bench.data.files import DataError
 from bench.registry import BlockSplit, DatasetInfo, LazySplit
-from bench.training import cache, decode, entry, pool
-from bench.training.cache import open_dataset, open_entry, write_split_file
 
 
 def read(seed: int, broken: tuple[int, ...], index: int) -> np.ndarray:
@@ -60,7 +60,7 @@ def info() -> DatasetInfo:
 def two_processes(monkeypatch):
     monkeypatch.setattr(decode, "_IN_PROCESS_BELOW", 0)
     monkeypatch.setattr(decode, "_CHUNK_IMAGES", 3)
-    monkeypatch.setattr(pool, "processor_count", lambda: 2)
+    monkeypatch.setattr(decode_pool, "processor_count", lambda: 2)
 
 
 METHODS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BILINEAR, "bicubic": Image.BICUBIC}
@@ -144,7 +144,7 @@ def test_a_dead_process_and_a_fault_of_the_adapter_are_not_silent(info, tmp_path
 
 def test_names_and_groups_are_kept_and_the_split_file_can_be_used_again(info, tmp_path):
     opened = open_entry(info, 16, None, tmp_path / "cache", resize="bilinear")
-    members = entry.members(opened.folder)
+    members = cache_entry.members(opened.folder)
     assert members["val"].names[7] == "val/img 7 ü.png" and members["val"].groups[:3] == (
         "patient, 0",
         "patient, 0",
@@ -180,7 +180,7 @@ def test_data_that_changed_after_planning(info, tmp_path):
 
 
 def test_a_set_too_large_for_the_disk(info, tmp_path, monkeypatch):
-    monkeypatch.setattr(entry.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 << 30))
+    monkeypatch.setattr(cache_entry.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 << 30))
     with pytest.raises(DataError) as caught:
         open_dataset(info, 8192, None, tmp_path, resize="bilinear")
     said = str(caught.value)

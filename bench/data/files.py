@@ -1,4 +1,4 @@
-"""Files that datasets need: verified before they are read, and fetched (:mod:`bench.download` does the transfer).
+"""Files that datasets need: verified before they are read, and fetched (:mod:`bench.data.download` does the transfer).
 
 :func:`check` lists what is missing or damaged, :func:`fetch` downloads it, :func:`preflight` and
 :func:`fetch_datasets` do so for datasets by name. Imports neither torch nor numpy.
@@ -15,8 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from bench import registry, stamps
-from bench.download import HEADERS, DataError, FetchError, Progress, UnreachableError, download
+from bench import registry
+from bench.data import checksums
+from bench.data.download import HEADERS, DataError, FetchError, Progress, UnreachableError, download
 from bench.registry import DatasetInfo, RemoteFile
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def default_cache_dir() -> Path:
 
 
 def md5_of(path: Path, fresh: bool = False) -> str:
-    """MD5 of a file, read once as long as its inode, size and times stay the same (:mod:`bench.stamps`).
+    """MD5 of a file, read once as long as its inode, size and times stay the same (:mod:`bench.data.checksums`).
 
     Args:
         path: the file.
@@ -103,7 +104,7 @@ def md5_of(path: Path, fresh: bool = False) -> str:
     Raises:
         OSError: it cannot be read.
     """
-    return stamps.md5_of(path, default_cache_dir(), fresh)
+    return checksums.md5_of(path, default_cache_dir(), fresh)
 
 
 def place(file: RemoteFile, root: Path) -> Path:

@@ -15,7 +15,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPool
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from bench.files import DataError
+from bench.data.files import DataError
 
 MOST_PROCESSES = 32
 _WATCH_S = 1.0

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.files import DataError
+from bench.data.decode import blocks_of, check_labels
+from bench.data.files import DataError
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, file_stem
-from bench.training.decode import blocks_of, check_labels
 
 FORMAT = 2  # raise it when the layout of an entry, or how images are resized, changes
 SPLITS = ("train", "val", "test")

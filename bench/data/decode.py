@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from bench.files import DataError
+from bench.data.decode_pool import in_order
+from bench.data.files import DataError
+from bench.data.resize import RULES
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
-from bench.training.pool import in_order
-from bench.training.resize import RULES
 
 Images = npt.NDArray[np.uint8]
 

@@ -1,8 +1,8 @@
 """One decoded cache for every source, so that all train equally fast and the loop knows one form.
 
-An entry (:mod:`bench.training.entry`) is named by dataset, size, the fingerprint, the resize rule where images
+An entry (:mod:`bench.data.cache_entry`) is named by dataset, size, the fingerprint, the resize rule where images
 have sizes of their own, and the cache's format. Making one takes little memory however large the set
-(:mod:`bench.training.decode`).
+(:mod:`bench.data.decode`).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.files import DataError, MissingFilesError, default_cache_dir, default_root, preflight
+from bench.data import cache_entry as entries
+from bench.data.cache_entry import SPLITS, AnySplit, Entry, Members
+from bench.data.files import DataError, MissingFilesError, default_cache_dir, default_root, preflight
 from bench.registry import DatasetInfo, Split
-from bench.training import entry as entries
-from bench.training.entry import SPLITS, AnySplit, Entry, Members
 
 __all__ = [
     "LoadedDataset", "decode_bar", "default_cache_dir", "load_dataset", "load_splits", "open_dataset", "open_entry",
@@ -83,7 +83,7 @@ def load_dataset(
     Args:
         name: as ``bench list datasets`` shows it, or a source: ``folder:PATH``, ``csv:PATH[...]``, ``hf:NAME``.
         size: side length in pixels; one the dataset exists in, or any for generated ones and images of any size.
-        root: folder of its files; ``None`` is :func:`bench.files.default_root`.
+        root: folder of its files; ``None`` is :func:`bench.data.files.default_root`.
         cache_dir: folder of decoded arrays; ``None`` is :func:`default_cache_dir`.
         resize: how images of any size are brought to ``size``; other sets are left as they are.
         progress: told how far decoding is; ``None`` draws a bar where there is a terminal.
@@ -131,12 +131,12 @@ def open_entry(
         size: side length in pixels.
         root: folder of its files.
         cache_dir: folder of decoded arrays.
-        resize: the rule for images of any size (:mod:`bench.training.decode`); without effect on other sets.
+        resize: the rule for images of any size (:mod:`bench.data.decode`); without effect on other sets.
         progress: called with ``{"phase": "decoding 3,200 of 100,000 images"}`` and the like.
         fingerprint: what the data are expected to be.
 
     Raises:
-        DataError: the source is missing or damaged (:class:`~bench.files.MissingFilesError`, listing the files),
+        DataError: the source is missing or damaged (:class:`~bench.data.files.MissingFilesError`, listing the files),
             does not hold what the facts say, is not what ``fingerprint`` says, or the cache cannot be written.
     """
     if info.sizes and size not in info.sizes:

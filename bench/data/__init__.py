@@ -1,0 +1,1 @@
+"""Files to uint8 arrays: download, checksums, decoded cache, resize."""
