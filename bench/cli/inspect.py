@@ -16,7 +16,7 @@ from rich.text import Text
 
 from bench.data.cache_entry import SPLITS
 from bench.data.files import DataError
-from bench.inspect_data import Inspection, Member, inspect
+from bench.data.inspect.scan import Inspection, Member, inspect
 from bench.registry import dataset_facts, file_stem
 
 SHOWN = 8  # of each kind; files have all
@@ -247,7 +247,7 @@ def as_json(found: Inspection) -> dict[str, Any]:
 
 def write_files(found: Inspection, folder: Path, root: Path | None) -> list[Path]:
     """Write the contact sheet, everything as JSON, and every finding's examples as a table; return the paths."""
-    from bench.inspect_sheet import draw_sheet
+    from bench.data.inspect.sheet import draw_sheet
 
     folder.mkdir(parents=True, exist_ok=True)
     stem = file_stem(found.info.name) + (f"-{found.size}" if found.size else "")

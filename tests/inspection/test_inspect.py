@@ -18,14 +18,14 @@ import pytest
 from PIL import Image, ImageEnhance
 from rich.console import Console
 
-from bench import inspect_hashes as hashes
 from bench import registry
 from bench.cli.inspect import findings, print_inspection, write_files
 from bench.cli.main import main
 from bench.data import decode_pool
 from bench.data.files import DataError
+from bench.data.inspect import hashes
+from bench.data.inspect.scan import inspect
 from bench.data.resize import resize_matrix
-from bench.inspect_data import inspect
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
 
 
@@ -165,11 +165,11 @@ def named(groups) -> list[list[str]]:
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_planted_fault_is_found(flawed, monkeypatch, processes):
-    from bench import inspect_data
+    from bench.data.inspect import scan
 
     monkeypatch.setattr(decode_pool, "processor_count", lambda: processes)
-    monkeypatch.setattr(inspect_data, "_IN_PROCESS_BELOW", 0)
-    monkeypatch.setattr(inspect_data, "_CHUNK", 7)
+    monkeypatch.setattr(scan, "_IN_PROCESS_BELOW", 0)
+    monkeypatch.setattr(scan, "_CHUNK", 7)
     told = []
     found = inspect(flawed, told=lambda done, total: told.append((done, total)))
     assert told[-1] == (58, 58)

@@ -12,8 +12,8 @@ import numpy as np
 from bench.data.cache import load_splits
 from bench.data.cache_entry import SPLITS
 from bench.data.decode import fit
+from bench.data.inspect.scan import Inspection, Member, Pair, pick
 from bench.data.resize import nearest_index
-from bench.inspect_data import Inspection, Member, Pair, pick
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,7 +31,7 @@ def draw_sheet(found: Inspection, root: Path | None, path: Path) -> None:
     """Write the contact sheet of an inspected dataset as PNG.
 
     Args:
-        found: what :func:`bench.inspect_data.inspect` returned.
+        found: what :func:`bench.data.inspect.scan.inspect` returned.
         root: the data root it was given.
         path: where to; its folder is made.
     """
