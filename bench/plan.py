@@ -21,8 +21,8 @@ from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, Tra
 from bench.config import ConfigError, Loaded
 from bench.data.files import Problem, default_root, preflight
 from bench.feeding import refuse_unfeedable, resize_rule, unfeedable
-from bench.measure.compiler import why_not_compiled
-from bench.measure.hardware import machine_facts
+from bench.machine.compiler import why_not_compiled
+from bench.machine.hardware import machine_facts
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
 from bench.training import recipes
 from bench.training.normalisation import normalisation

@@ -172,7 +172,7 @@ def environment(device: str) -> dict[str, Any]:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 
-    from bench.measure.hardware import machine_facts
+    from bench.machine.hardware import machine_facts
     from bench.ops import chosen_backend
     from bench.plan import hardware_name, library_versions, omp_wait_policy
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from bench.cells import Result
 from bench.executors.base import Event, Finished, Job
-from bench.measure.hardware import gpus
+from bench.machine.hardware import gpus
 from bench.plan import available_threads, set_omp_wait_policy
 from bench.worker import SOCKET_FOLDER, work
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import ConfigError
-from bench.measure.hardware import gpus
+from bench.machine.hardware import gpus
 from bench.plan import available_threads
 
 CONNECT_S = 5.0

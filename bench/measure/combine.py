@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.measure import probe
+from bench.machine import reference_load
 from bench.measure.roofline import Ceilings, place
 from bench.measure.timing import Samples, median_interval, tail
 
@@ -172,7 +172,7 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, metrics: Mappin
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
     noise = repeat_difference(blocks)
-    machine = probe.spreads([r["probe_s"] for r in rounds if r.get("probe_s")])
+    machine = reference_load.spreads([r["probe_s"] for r in rounds if r.get("probe_s")])
     flags, evidence = set[str](), list[str]()
     if noise is not None and Z_95 * noise > limit:
         flags.add("noisy")
@@ -180,7 +180,7 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, metrics: Mappin
         evidence.append(
             f"rounds of {seen} ms a step: two runs would differ by up to {Z_95 * noise:.1%} (limit {limit:.0%})"
             + "".join(
-                f"; {probe.NAMES[name]} took {1e3 * least:.4g} to {1e3 * most:.4g} ms beside them"
+                f"; {reference_load.NAMES[name]} took {1e3 * least:.4g} to {1e3 * most:.4g} ms beside them"
                 for name, (least, most) in machine.items()
             )
         )

@@ -22,7 +22,8 @@ import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
 from bench.cells import Context, EfficiencyCell, Result, cell_key
-from bench.measure import energy, flops, hardware, memory, probe, timing
+from bench.machine import hardware, reference_load
+from bench.measure import energy, flops, memory, timing
 from bench.measure.build import IN_CHANS
 from bench.measure.kept import kept
 from bench.measure.largest_batch import largest_batch, least_batch
@@ -157,7 +158,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
 def _probed(cell: EfficiencyCell, clock: timing.Clock) -> dict[str, float]:
     """What the machine does beside the model; nothing where the model leaves no memory for it."""
     try:
-        return probe.take(cell.device, clock)
+        return reference_load.take(cell.device, clock)
     except Exception as error:
         if not memory.is_out_of_memory(error):
             raise

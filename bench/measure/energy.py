@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench.measure import hardware
+from bench.machine import hardware
 from bench.measure.timing import Clock, Step
 
 SOURCE = "NVML total energy counter of the GPU board, an estimate"

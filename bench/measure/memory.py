@@ -21,7 +21,7 @@ import psutil
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bench.measure import hardware
+from bench.machine import hardware
 
 MIB = 2**20
 

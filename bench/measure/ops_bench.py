@@ -112,7 +112,7 @@ def _backends(device: torch.device, wanted: Sequence[str] | None) -> list[str]:
 
 
 def _environment(device: torch.device) -> Row:
-    from bench.measure.hardware import machine_facts
+    from bench.machine.hardware import machine_facts
 
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine_facts()["cpu_model"]
     chosen, _, why = backend_report(device)[0]

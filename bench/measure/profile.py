@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.cells import EfficiencyCell
-from bench.measure.compiler import why_not_compiled
+from bench.machine.compiler import why_not_compiled
 
 if TYPE_CHECKING:
     import torch

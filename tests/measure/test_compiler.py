@@ -12,7 +12,7 @@ from rich.console import Console
 
 from bench.cli.listing import print_plan
 from bench.config import load
-from bench.measure import compiler
+from bench.machine import compiler
 from bench.plan import make_plan
 
 

@@ -18,7 +18,8 @@ from torch import nn
 
 from bench import registry
 from bench.cells import Context, EfficiencyCell, Result
-from bench.measure import flops, hardware, probe, roofline, timing
+from bench.machine import hardware, reference_load
+from bench.measure import flops, roofline, timing
 from bench.measure.combine import combine
 from bench.measure.efficiency import measure_round
 from bench.measure.recorder import OperatorRecorder
@@ -421,7 +422,7 @@ def test_every_round_has_what_the_machine_did_beside_it(context: Context, monkey
     def full(device: str, clock: Any) -> dict[str, float]:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(probe, "take", full)  # the largest batch that fits leaves no room for anything else
+    monkeypatch.setattr(reference_load, "take", full)  # the largest batch that fits leaves no room for anything else
     result = measure_round(cell(), context, 1)
     assert result.status == "ok" and result.metrics["probe_s"] == {}
     assert combine([result.metrics])["machine_spread_rel"] == {}

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from bench.measure import hardware
+from bench.machine import hardware
 
 BEFORE = {"at_s": 100.0, "own_cpu_s": 10.0, "cores": 4, "busy_s": 500.0, "steal_s": 1.0}
 
@@ -130,7 +130,7 @@ def test_gpus_are_numbered_as_cuda_numbers_them(
 
 def test_facts_of_this_machine_without_torch() -> None:
     code = (
-        "import sys; from bench.measure.hardware import *; facts = machine_facts(); "
+        "import sys; from bench.machine.hardware import *; facts = machine_facts(); "
         "a = snapshot('cpu'); disturbances(a, snapshot('cpu')); "
         "assert facts['cpu_cores'] >= 1 and facts['memory_gib'] >= 1 and facts['cpu_model'], facts; "
         "import bench.measure.combine; assert 'torch' not in sys.modules"

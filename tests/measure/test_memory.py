@@ -16,7 +16,8 @@ import pytest
 import torch
 from torch import nn
 
-from bench.measure import hardware, memory
+from bench.machine import hardware
+from bench.measure import memory
 from bench.measure.memory import MIB, CudaMeter, RssMeter, peak_of, saved_for_backward
 
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bench.measure import probe
+from bench.machine import reference_load
 from bench.measure.combine import combine, repeat_difference
 from bench.measure.timing import (
     Budget,
@@ -379,7 +379,7 @@ def test_a_step_that_no_graph_can_hold_has_no_figure_of_the_device_and_says_why(
 
 
 def test_the_probe_times_the_same_work_on_any_cpu() -> None:
-    found = probe.take("cpu", HostClock())
+    found = reference_load.take("cpu", HostClock())
     assert found.keys() == {"matmul", "copy"}
     # No CPU does 2 x 768^3 operations in less than 0.1 ms, or moves 64 MiB in it; both take far less than 5 s.
     assert all(1e-4 < seconds < 5 for seconds in found.values())
