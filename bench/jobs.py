@@ -18,7 +18,7 @@ from bench.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.config import Loaded
 from bench.estimate import estimate_s
 from bench.executors.base import Finished, Job
-from bench.measure.combine import combine
+from bench.measure.aggregate import combine
 from bench.plan import Plan
 from bench.store import Record
 

@@ -3,7 +3,7 @@
 Order, because each pass must not disturb the next: memory (the process is still clean), FLOPs, warm-up,
 throughput, split or latency, energy, the step as a CUDA graph. Energy and what does not change with time come from
 round 0 alone. The runner
-calls :func:`measure_round` in rounds interleaved over all models; :func:`bench.measure.combine.combine` makes one set
+calls :func:`measure_round` in rounds interleaved over all models; :func:`bench.measure.aggregate.combine` makes one set
 of metrics of them, with the difference between rounds as the noise.
 """
 
@@ -25,8 +25,8 @@ from bench.cells import Context, EfficiencyCell, Result, cell_key
 from bench.machine import hardware, reference_load
 from bench.measure import energy, flops, memory, timing
 from bench.measure.build import IN_CHANS
-from bench.measure.kept import kept
 from bench.measure.largest_batch import largest_batch, least_batch
+from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
 
@@ -43,7 +43,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         number: the round; round 0 also takes memory and FLOPs.
 
     Returns:
-        Raw samples in ``metrics``, plain JSON data for :func:`bench.measure.combine.combine`; or status ``oom`` with
+        Raw samples in ``metrics``, plain JSON data for :func:`bench.measure.aggregate.combine`; or status ``oom`` with
         what failed.
     """
     phase = _Phase(ctx.progress)

@@ -183,7 +183,7 @@ def _dispatch(model: torch.nn.Module, shape: tuple[int, ...], device: str) -> di
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
     import bench.ops  # registers the scan operators and their formulas  # noqa: F401
-    from bench.measure.recorder import OperatorRecorder
+    from bench.measure.op_recorder import OperatorRecorder
 
     lacking = lacking_formulas()
     parameter = next(model.parameters(), None)

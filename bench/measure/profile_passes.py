@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 import bench.ops  # noqa: F401  (registers the scan operators and their formulas)
 from bench.measure import flop_ops
 from bench.measure.flops import lacking_formulas
-from bench.measure.recorder import OperatorRecorder
+from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.timing import Budget, Step, clock_for, throughput_blocks, warm_up
 
 Phase = tuple[str, Callable[[], Any]]  # forward, backward or optimizer, and what does it

@@ -12,7 +12,7 @@ from torch import nn
 from bench.cells import EfficiencyCell
 from bench.measure.build import IN_CHANS, NUM_CLASSES, build
 from bench.measure.layout import layout_of
-from bench.measure.recorder import OperatorRecorder
+from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.timing import Step
 from bench.ops import chosen_backend, selective_scan
 

@@ -20,9 +20,9 @@ from bench import registry
 from bench.cells import Context, EfficiencyCell, Result
 from bench.machine import hardware, reference_load
 from bench.measure import flops, roofline, timing
-from bench.measure.combine import combine
+from bench.measure.aggregate import combine
 from bench.measure.efficiency import measure_round
-from bench.measure.recorder import OperatorRecorder
+from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.workload import Workload, touch_libraries
 from bench.ops import chosen_backend
 from bench.report.gate_statistics import speed_evidence

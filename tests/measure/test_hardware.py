@@ -133,6 +133,6 @@ def test_facts_of_this_machine_without_torch() -> None:
         "import sys; from bench.machine.hardware import *; facts = machine_facts(); "
         "a = snapshot('cpu'); disturbances(a, snapshot('cpu')); "
         "assert facts['cpu_cores'] >= 1 and facts['memory_gib'] >= 1 and facts['cpu_model'], facts; "
-        "import bench.measure.combine; assert 'torch' not in sys.modules"
+        "import bench.measure.aggregate; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

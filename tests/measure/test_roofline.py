@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bench.measure import roofline
-from bench.measure.recorder import OperatorRecorder
+from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.roofline import Ceilings, best_seconds, kept_ceilings, place
 
 MACHINE = Ceilings("cpu", 1, 100.0, {"fp32": 1000.0})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.machine import reference_load
-from bench.measure.combine import combine, repeat_difference
+from bench.measure.aggregate import combine, repeat_difference
 from bench.measure.timing import (
     Budget,
     HostClock,

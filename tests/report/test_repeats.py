@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.measure.combine import combine
+from bench.measure.aggregate import combine
 from bench.report.repeats import noise
 
 
