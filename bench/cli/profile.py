@@ -1,4 +1,4 @@
-"""A :class:`bench.measure.profile.Profile` for people: two tables and a flame-style picture."""
+"""A :class:`bench.measure.profile.profile.Profile` for people: two tables and a flame-style picture."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.measure.profile import Profile, Row
-from bench.measure.profile_passes import Call
+from bench.measure.profile.passes import Call
+from bench.measure.profile.profile import Profile, Row
 
 COLOURS = {
     "convolution": "#4477aa",

@@ -23,7 +23,7 @@ from bench.machine.compiler import why_not_compiled
 if TYPE_CHECKING:
     import torch
 
-    from bench.measure.profile_passes import Call
+    from bench.measure.profile.passes import Call
     from bench.measure.roofline import Ceilings
     from bench.measure.workload import Workload
 
@@ -191,7 +191,8 @@ def profile_model(
 
     import torch
 
-    from bench.measure import profile_passes, roofline
+    from bench.measure import roofline
+    from bench.measure.profile import passes
     from bench.measure.workload import Workload
 
     if threads:
@@ -206,22 +207,22 @@ def profile_model(
         for _, run in phases:
             run()
 
-    step_s = profile_passes.undisturbed_seconds(step, device)
-    calls = profile_passes.record_calls(work.module, phases)
+    step_s = passes.undisturbed_seconds(step, device)
+    calls = passes.record_calls(work.module, phases)
     steps = max(1, min(STEPS, int(MAX_SECONDS / step_s)))
     operators = {call.operator for call in calls}
-    times, wall_s = profile_passes.operator_seconds(step, steps, device, trace, operators)
+    times, wall_s = passes.operator_seconds(step, steps, device, trace, operators)
     found = Profile(
         name, resolution, batch, device, threads, step_s,
         outside=max(0.0, 1 - sum(map(sum, times.values())) / wall_s),
-        calls=profile_passes.timed(calls, times, steps),
+        calls=passes.timed(calls, times, steps),
         channels_last=work.layout == torch.channels_last,
         precision=precision,
         mode=mode,
     )  # fmt: skip
     if compiled:
         again = Workload(replace(cell, compile=True), work.module)
-        found = replace(found, compiled_step_s=profile_passes.undisturbed_seconds(again.step(), device))
+        found = replace(found, compiled_step_s=passes.undisturbed_seconds(again.step(), device))
     if ceilings:
         found = replace(found, ceilings=roofline.measure_ceilings(device, threads, precision))
     return found
