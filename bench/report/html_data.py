@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench.report.clinical import Reliability, reliability, rescaled
+from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.report.growth import family
 from bench.report.ranking import ALPHA, Friedman, letters, tie_groups
 from bench.report.results import Code, Record, Row, code_of

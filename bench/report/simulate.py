@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.report.clinical import wilson
+from bench.metrics.calibration import wilson
 from bench.report.paired import strata
 from bench.report.ranking import MIN_DATASETS, friedman
 from bench.report.separation import Contrast, acc_sample, auc_sample, contrast, mcnemar_values, mean_contrast, verdicts

@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.cells import Stopped, never
-from bench.measure import classification
+from bench.metrics import classification
 from bench.training import streams
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline, batch_bounds

@@ -8,7 +8,7 @@ import pytest
 from medmnist.evaluator import getACC, getAUC
 from sklearn import metrics as sk
 
-from bench.measure.classification import (
+from bench.metrics.classification import (
     ECE_BINS,
     accuracy,
     auc,

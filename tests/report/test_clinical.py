@@ -12,9 +12,9 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss, confusion_matrix, roc_curve
 from statsmodels.stats.proportion import proportion_confint
 
-from bench.measure import classification
-from bench.report import clinical as module
-from bench.report.clinical import brier, clinical, ece, reliability, rescaled, temperature, wilson, youden
+from bench.metrics import calibration as module
+from bench.metrics import classification
+from bench.metrics.calibration import brier, clinical, ece, reliability, rescaled, temperature, wilson, youden
 
 
 def binary(n: int, seed: int, sharpness: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -155,8 +155,8 @@ def test_wilson_is_statsmodels(right: int, n: int):
     ],
 )
 def test_classes_are_called_by_their_names_where_records_say_them(run: Any, named: dict[str, Any], heads: list[str]):
+    from bench.metrics.calibration import Clinical
     from bench.report.by_dataset import _per_class
-    from bench.report.clinical import Clinical
     from bench.report.leaderboard import Report
 
     run.accuracy("resnet18", "dermamnist", 0.8)["metrics"].update(named)

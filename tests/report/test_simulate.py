@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from bench.metrics.calibration import wilson
 from bench.report import simulate
-from bench.report.clinical import wilson
 from bench.report.separation import auc_sample, contrast
 from bench.report.simulate import AA, GAINS, POWER, Setting, false_positives, power
 from bench.report.statistics import auc

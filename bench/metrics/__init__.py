@@ -1,0 +1,1 @@
+"""Every metric and calibration, for training and for leaderboards."""
