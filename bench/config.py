@@ -89,7 +89,7 @@ class RunSection(_Section):
 
 
 class Sweep(_Section):
-    """A validated sweep. Names of models and datasets are resolved by :func:`bench.plan.make_plan`."""
+    """A validated sweep. Names of models and datasets are resolved by :func:`bench.plan.plan.make_plan`."""
 
     sweep: SweepSection = SweepSection()
     efficiency: EfficiencySection = EfficiencySection()

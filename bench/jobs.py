@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry, store
-from bench.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.config import Loaded
-from bench.estimate import estimate_s
 from bench.executors.base import Finished, Job
 from bench.measure.aggregate import combine
-from bench.plan import Plan
+from bench.plan.cells import Cell, EfficiencyCell, Result, cell_label
+from bench.plan.estimate import estimate_s
+from bench.plan.plan import Plan
 from bench.store import Record
 
 KEEPS_CHECKPOINT = ("failed", "timeout", "oom")  # statuses after which the same Cell may go on from its checkpoint

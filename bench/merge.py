@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import store
-from bench.cells import spec_key
+from bench.plan.cells import spec_key
 from bench.store import Record, StoreError
 
 NOT_JOINED = {"cells", "rounds", "claims", "checkpoints"}  # folders whose files are not a Record's companions

@@ -17,13 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from bench import store
-from bench.cells import Result, needs
 from bench.claims import Claims
 from bench.config import Loaded
 from bench.executors.base import Event, Executor, Finished, Job
 from bench.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome
 from bench.observer import Observer, Steady
-from bench.plan import Plan
+from bench.plan.cells import Result, needs
+from bench.plan.plan import Plan
 from bench.quiet import QuietRoom
 from bench.store import Record, StoreError
 from bench.todo import Todo, find_todo

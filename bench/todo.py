@@ -6,12 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import store, transfer
-from bench.cells import Cell, EfficiencyCell, Result
+from bench import store
 from bench.config import Loaded
 from bench.executors.base import Finished, Job
 from bench.jobs import combined, make_jobs, write_finished
-from bench.plan import Plan
+from bench.plan import class_maps
+from bench.plan.cells import Cell, EfficiencyCell, Result
+from bench.plan.plan import Plan
 from bench.store import Record, Stamp
 
 
@@ -61,9 +62,9 @@ def find_todo(loaded: Loaded, plan: Plan, out: Path, note: Callable[[str], None]
         for key, state in found.items()
         if state.status in retry or (state.status == "unsupported" and key not in plan.unsupported)
     }
-    kept = transfer.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights)
+    kept = class_maps.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights)
     finished = {key for key in plan.cells if key in found and found[key].status == "ok"}
-    if bare := transfer.to_train_again(finished, kept, out):
+    if bare := class_maps.to_train_again(finished, kept, out):
         note(f"{len(bare)} cells are trained again: their weights are needed and were not kept")
         again |= set(bare)
     todo = Todo(

@@ -22,8 +22,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.cells import AccuracyCell, Context, Result, Stopped, TransferCell
 from bench.executors.base import Job, Send
+from bench.plan.cells import AccuracyCell, Context, Result, Stopped, TransferCell
 
 __all__ = ["Job", "environment", "run_job", "work"]
 
@@ -131,7 +131,7 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, di
     from bench import registry
 
     torch.set_num_threads(job.threads)
-    from bench.plan import changed_since
+    from bench.plan.plan import changed_since
 
     registry.load_plugins(job.plugins, job.plugin_base)
     if changed := changed_since(job.cell):
@@ -174,7 +174,7 @@ def environment(device: str) -> dict[str, Any]:
 
     from bench.machine.hardware import machine_facts
     from bench.ops import chosen_backend
-    from bench.plan import hardware_name, library_versions, omp_wait_policy
+    from bench.plan.plan import hardware_name, library_versions, omp_wait_policy
 
     facts = machine_facts()
     found = {

@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry, store
-from bench.cells import Cell, cell_label
-from bench.estimate import estimate_s
-from bench.plan import Plan
+from bench.plan.cells import Cell, cell_label
+from bench.plan.estimate import estimate_s
+from bench.plan.plan import Plan
 from bench.progress import clock
 from bench.registry import ModelFacts
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bench.config import Loaded, Sweep
-    from bench.plan import Plan
+    from bench.plan.plan import Plan
 
 # Exit codes: 0 fine; 1 cells failed, or doctor misses something; 2 usage, configuration or data; 130 interrupted.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -84,7 +84,7 @@ def _expected(error: Exception) -> bool:
     """Tell errors that are messages to the user from faults of the tool, without importing what was not used."""
     expected = {
         ("bench.config", "ConfigError"),
-        ("bench.facts", "RegistryError"),
+        ("bench.registry.info", "RegistryError"),
         ("bench.data.download", "DataError"),
         ("bench.store", "StoreError"),
     }
@@ -340,7 +340,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from bench.cli.listing import plan_json, print_plan
-    from bench.plan import make_plan
+    from bench.plan.plan import make_plan
     from bench.sweep import run_directory
 
     loaded = _loaded(options)
@@ -507,7 +507,7 @@ def _ops(options: argparse.Namespace) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
-    from bench.plan import set_omp_wait_policy
+    from bench.plan.plan import set_omp_wait_policy
 
     _configured(options)
     set_omp_wait_policy()  # as in the efficiency cells; read when torch is imported

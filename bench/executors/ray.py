@@ -17,13 +17,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import bench
-from bench.cells import EfficiencyCell, TransferCell, weights_path
 from bench.config import ConfigError, Loaded
 from bench.executors import ray_cluster
 from bench.executors.base import Event, Job
 from bench.executors.ray_cluster import Shape
 from bench.executors.ray_seat import Parcel, Seat, Told, Welcome, run_stamp
-from bench.plan import Plan, available_threads, set_omp_wait_policy
+from bench.plan.cells import EfficiencyCell, TransferCell, weights_path
+from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
 from bench.store import StoreError, atomic_write
 
 TICK_S = 5.0  # how often the cluster is looked at while a job waits for a place

@@ -18,7 +18,7 @@ from typing import Any
 
 from bench.config import ConfigError
 from bench.machine.hardware import gpus
-from bench.plan import available_threads
+from bench.plan.plan import available_threads
 
 CONNECT_S = 5.0
 OBJECT_STORE_BYTES = 80 << 20  # of a cluster of our own: results of seats on this machine, a few megabytes each

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.cells import EfficiencyCell
 from bench.executors.base import Event, Job
 from bench.executors.local import LocalExecutor, Slot
 from bench.jobs import KEEPS_CHECKPOINT
+from bench.plan.cells import EfficiencyCell
 
 Stamp = tuple[int, int, int]
 

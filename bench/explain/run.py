@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench import registry, store
-from bench.cells import AccuracyCell, Context
 from bench.explain.which import cell_of
+from bench.plan.cells import AccuracyCell, Context
 from bench.registry import RegistryError
 from bench.store import Record, StoreError
 
@@ -219,7 +219,7 @@ def explain_network(name: str, resolution: int, out: Path, settings: Settings) -
     from bench.explain.field import receptive_fields
     from bench.explain.pictures import INITIAL
     from bench.explain.stages import find_stages
-    from bench.measure.build import build
+    from bench.registry.build import build
 
     spec = registry.parse_model(name)
     options = dict(spec.options)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import store
-from bench.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
+from bench.plan.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
 from bench.store import Record, StoreError
 
 

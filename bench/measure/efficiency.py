@@ -21,14 +21,14 @@ from typing import Any
 import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
-from bench.cells import Context, EfficiencyCell, Result, cell_key
 from bench.machine import hardware, reference_load
 from bench.measure import energy, flops, memory, timing
-from bench.measure.build import IN_CHANS
 from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
+from bench.plan.cells import Context, EfficiencyCell, Result, cell_key
+from bench.registry.build import IN_CHANS
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
 

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import torch
 
-from bench.cells import EfficiencyCell
 from bench.measure import memory
 from bench.measure.timing import clock_for
 from bench.measure.workload import Workload
+from bench.plan.cells import EfficiencyCell
 
 LIMIT = {"cpu": 512, "cuda": 8192}  # a CPU runs out of patience before it runs out of memory
 

@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from bench.cells import EfficiencyCell
-from bench.measure.build import IN_CHANS, NUM_CLASSES, build
-from bench.measure.layout import layout_of
 from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.timing import Step
 from bench.ops import chosen_backend, selective_scan
+from bench.plan.cells import EfficiencyCell
+from bench.registry.build import IN_CHANS, NUM_CLASSES, build
+from bench.registry.layout import layout_of
 
 POOL = 4  # batches that take turns as input, so that no cache holds the one input of every step
 POOL_BYTES = 256 * 2**20

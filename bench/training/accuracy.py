@@ -15,12 +15,12 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.cells import AccuracyCell, Context, Result, cell_key
 from bench.data.cache import open_entry, write_split_file
-from bench.measure.layout import prefers_channels_last
 from bench.measure.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
+from bench.plan.cells import AccuracyCell, Context, Result, cell_key
 from bench.registry import DatasetInfo, Split
+from bench.registry.layout import prefers_channels_last
 from bench.training import augment, streams, weights
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline

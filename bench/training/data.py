@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from bench.registry.normalisation import Normalisation
 from bench.training import augment, streams
-from bench.training.normalisation import Normalisation
 from bench.training.prepare import Preparation
 
 RESIDENT_SHARE = 0.6

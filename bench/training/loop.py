@@ -19,8 +19,8 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.cells import Stopped, never
 from bench.metrics import classification
+from bench.plan.cells import Stopped, never
 from bench.training import streams
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline, batch_bounds

@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench import registry
-from bench.cells import Context, Meeting, Result, TransferCell
 from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
+from bench.plan.cells import Context, Meeting, Result, TransferCell
 from bench.registry import DatasetInfo
 from bench.training import weights
 from bench.training.accuracy import build_model, pipeline, set_up, storable

@@ -16,9 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bench.cells import AccuracyCell, cell_key, weights_path
+from bench.plan.cells import AccuracyCell, cell_key, weights_path
 from bench.registry import DatasetInfo
-from bench.training.normalisation import Normalisation, facts_of
+from bench.registry.normalisation import Normalisation, facts_of
 
 
 def save(

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from bench import registry, store
-from bench.cells import AccuracyCell, Context, cell_key, weights_path
 from bench.cli import main
 from bench.data.cache import open_dataset
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
+from bench.plan.cells import AccuracyCell, Context, cell_key, weights_path
 from bench.store import StoreError, record_path
 from bench.training.accuracy import build_model, pipeline, run_accuracy
 from bench.training.loop import scores_of

@@ -9,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # A room may import itself and these; everything else of ours is out of bounds. `registry` stands for what knows
 # nothing of the rest: the registries, the cells and the downloads.
-BASE = {"bench.registry", "bench.cells"}
+BASE = {"bench.registry", "bench.plan.cells"}
 ALLOWED = {
     "models": {"bench.ops", "bench.registry", "bench.models"},
     "datasets": {"bench.ops", "bench.registry", "bench.datasets"},
@@ -20,10 +20,16 @@ ALLOWED = {
     "bench.explain": BASE | {"bench.explain", "bench.training", "bench.measure", "bench.data.files", "bench.store"},
     "bench.store": set(),
     # The registry is made of these; the built-in facts are imported by name at first look-up.
-    "bench.registry": {"bench.facts", "bench.names", "bench.plugins", "bench.models", "bench.datasets"},
-    "bench.names": {"bench.facts"},
-    "bench.plugins": {"bench.facts"},
-    "bench.facts": set(),
+    "bench.registry": {
+        "bench.registry.info",
+        "bench.registry.names",
+        "bench.registry.plugins",
+        "bench.models",
+        "bench.datasets",
+    },
+    "bench.registry.names": {"bench.registry.info"},
+    "bench.registry.plugins": {"bench.registry.info"},
+    "bench.registry.info": set(),
 }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import store
-from bench.cells import spec_key
 from bench.config import load
-from bench.plan import make_plan
+from bench.plan.cells import spec_key
+from bench.plan.plan import make_plan
 from bench.report.leaderboard import write_boards
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

@@ -13,7 +13,7 @@ from rich.console import Console
 from bench.cli.listing import print_plan
 from bench.config import load
 from bench.machine import compiler
-from bench.plan import make_plan
+from bench.plan.plan import make_plan
 
 
 @pytest.fixture(autouse=True)

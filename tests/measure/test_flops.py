@@ -11,8 +11,8 @@ from torch import nn
 
 from bench import registry
 from bench.measure import flop_ops
-from bench.measure.build import build
 from bench.measure.flops import TOLERANCE, FlopsError, count, count_fvcore, count_torch
+from bench.registry.build import build
 
 FIXTURE = json.loads((Path(__file__).parents[1] / "fixtures" / "flops.json").read_text())
 

@@ -17,13 +17,13 @@ from rich.console import Console
 from torch import nn
 
 from bench.cli import profile
-from bench.measure.build import build
 from bench.measure.flops import count
 from bench.measure.profile.passes import Call, operator_seconds, record_calls, timed
 from bench.measure.profile.profile import Profile, main, profile_model, stage_of
 from bench.measure.roofline import Ceilings
 from bench.measure.workload import set_precision
 from bench.registry import RegistryError
+from bench.registry.build import build
 
 
 class Block(nn.Module):

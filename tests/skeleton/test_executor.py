@@ -12,7 +12,7 @@ import pytest
 
 from bench import config, runner, store
 from bench.executors import local
-from bench.plan import make_plan
+from bench.plan.plan import make_plan
 
 HERE = Path(__file__).parent
 

@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from bench import config, runner, store
-from bench.plan import make_plan
+from bench.plan.plan import make_plan
 
 HERE = Path(__file__).parent
 # What was tried -> status, and what the reason says. The same table is in the report of this test.

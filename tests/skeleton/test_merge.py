@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from bench import store
-from bench.cells import spec_key
 from bench.cli import main
 from bench.merge import merge
+from bench.plan.cells import spec_key
 from bench.store import StoreError
 
 

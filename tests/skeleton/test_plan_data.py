@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import config, plan, registry
+from bench import config, registry
 from bench.cli.main import main
 from bench.jobs import run_info
+from bench.plan import plan
 from bench.registry import DatasetInfo
 from bench.training import recipes
 

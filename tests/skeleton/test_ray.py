@@ -18,7 +18,7 @@ from bench.executors import ray as executor
 from bench.executors import ray_cluster, ray_seat
 from bench.executors.base import Event, Job
 from bench.executors.ray_cluster import Cluster, Shape
-from bench.plan import make_plan
+from bench.plan.plan import make_plan
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

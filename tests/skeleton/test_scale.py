@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from bench import config, runner, store
-from bench.cells import cell_key, spec_key
-from bench.plan import make_plan
+from bench.plan.cells import cell_key, spec_key
+from bench.plan.plan import make_plan
 
 HERE = Path(__file__).parent
 

@@ -13,7 +13,7 @@ from medmnist.evaluator import getACC, getAUC
 from torch import nn
 
 from bench import registry
-from bench.cells import AccuracyCell, Context, Result
+from bench.plan.cells import AccuracyCell, Context, Result
 from bench.registry import RemoteFile, Split, register_dataset, register_model
 from bench.training.accuracy import run_accuracy
 from bench.training.loop import Trainer

@@ -15,7 +15,7 @@ import hashlib, json, os, signal, sys
 from pathlib import Path
 import torch
 from bench import registry
-from bench.cells import AccuracyCell, Context, weights_path, cell_key
+from bench.plan.cells import AccuracyCell, Context, weights_path, cell_key
 from bench.training import checkpoint
 from bench.training.accuracy import run_accuracy
 from bench.training.recipes import resolve

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.cells import Stopped
-from bench.measure.layout import prefers_channels_last
+from bench.plan.cells import Stopped
+from bench.registry.layout import prefers_channels_last
 from bench.training import streams
 from bench.training.checkpoint import Checkpoint
 from bench.training.data import Pipeline

@@ -9,10 +9,11 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from bench import config, registry, transfer
-from bench.cells import AccuracyCell, Context, Meeting, TransferCell, cell_key, needs
+from bench import config, registry
 from bench.config import ConfigError
-from bench.plan import make_plan
+from bench.plan import class_maps
+from bench.plan.cells import AccuracyCell, Context, Meeting, TransferCell, cell_key, needs
+from bench.plan.plan import make_plan
 from bench.registry import DatasetInfo, RemoteFile, Split, register_dataset
 from bench.training.accuracy import run_accuracy
 from bench.training.recipes import resolve
@@ -75,17 +76,17 @@ def info(name: str, classes: tuple[str, ...], task: str = "multi-class") -> Data
     ],
 )
 def test_source_and_targets_are_told_apart(text: str, expected: tuple[str, list[str]]) -> None:
-    assert transfer.parse(text) == expected
+    assert class_maps.parse(text) == expected
 
 
 @pytest.mark.parametrize("text", ["", "a", "a:", ":b"])
 def test_what_is_no_transfer_says_how_to_write_one(text: str) -> None:
-    with pytest.raises(transfer.TransferError, match="write SOURCE:TARGET"):
-        transfer.parse(text)
+    with pytest.raises(class_maps.TransferError, match="write SOURCE:TARGET"):
+        class_maps.parse(text)
 
 
 def test_equal_classes_meet_whatever_their_case_and_order() -> None:
-    found = transfer.meetings(info("a", ("NORMAL", "late_stage")), info("b", ("late stage", "normal")))
+    found = class_maps.meetings(info("a", ("NORMAL", "late_stage")), info("b", ("late stage", "normal")))
     assert found == (
         Meeting("NORMAL", ("NORMAL",), ("normal",)),
         Meeting("late_stage", ("late_stage",), ("late stage",)),
@@ -94,28 +95,28 @@ def test_equal_classes_meet_whatever_their_case_and_order() -> None:
 
 def test_organ_sets_meet_in_all_classes_and_share_patients() -> None:
     a, c = (registry.datasets[f"organ{view}mnist"] for view in "ac")
-    assert [m.name for m in transfer.meetings(a, c)] == list(a.classes)
-    assert transfer.shares_patients("organamnist", "organsmnist")
-    assert not transfer.shares_patients("organamnist", "pneumoniamnist")
+    assert [m.name for m in class_maps.meetings(a, c)] == list(a.classes)
+    assert class_maps.shares_patients("organamnist", "organsmnist")
+    assert not class_maps.shares_patients("organamnist", "pneumoniamnist")
 
 
 def test_built_in_maps_name_classes_that_exist_and_work_both_ways() -> None:
     pneumonia = registry.datasets["pneumoniamnist"]
     cpn = registry.datasets["cpn_xray"]
-    met = transfer.meetings(pneumonia, cpn)
+    met = class_maps.meetings(pneumonia, cpn)
     assert met == (Meeting("normal", ("normal",), ("NORMAL",)), Meeting("pneumonia", ("pneumonia",), ("PNEUMONIA",)))
-    back = transfer.meetings(cpn, pneumonia)
+    back = class_maps.meetings(cpn, pneumonia)
     assert [(m.source, m.target) for m in back] == [(m.target, m.source) for m in met]
     derma = registry.datasets["dermamnist"]
-    met = transfer.meetings(derma, registry.datasets["pad_ufes_20"])
+    met = class_maps.meetings(derma, registry.datasets["pad_ufes_20"])
     assert [m.target[0] for m in met] == ["ACK", "BCC", "SEK", "MEL", "NEV"]  # Bowen's, under SCC, stays out
 
 
 def test_the_users_map_takes_classes_together() -> None:
-    found = transfer.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN, "bench.toml")
+    found = class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN, "bench.toml")
     assert found == (Meeting("clear", ("clear",), ("Clear",)), Meeting("mass", ("mass",), ("tumour", "nodule")))
     both = {"cyst": "other", "mass": "other", "clear": "clear"}
-    found = transfer.meetings(registry.datasets[HERE], registry.datasets[THERE], both)
+    found = class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], both)
     assert [m.source for m in found] == [("cyst", "mass"), ("clear",)] and found[0].name == "cyst + mass"
 
 
@@ -134,13 +135,13 @@ def test_the_users_map_takes_classes_together() -> None:
     ],
 )
 def test_a_map_that_does_not_fit_says_why(own: Any, message: str) -> None:
-    with pytest.raises(transfer.TransferError, match=message):
-        transfer.meetings(registry.datasets[HERE], registry.datasets[THERE], own, "bench.toml")
+    with pytest.raises(class_maps.TransferError, match=message):
+        class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], own, "bench.toml")
 
 
 def test_tasks_that_cannot_be_compared_are_refused() -> None:
-    with pytest.raises(transfer.TransferError, match="multi-label answers cannot be scored as multi-class"):
-        transfer.meetings(info("a", ("x", "y"), "multi-label"), info("b", ("x", "y")))
+    with pytest.raises(class_maps.TransferError, match="multi-label answers cannot be scored as multi-class"):
+        class_maps.meetings(info("a", ("x", "y"), "multi-label"), info("b", ("x", "y")))
 
 
 # --- scores ----------------------------------------------------------------------------------------------------
@@ -190,7 +191,7 @@ def source_cell(**changes: Any) -> AccuracyCell:
 
 
 def transfer_cell(source: AccuracyCell) -> TransferCell:
-    met = transfer.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN)
+    met = class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN)
     return TransferCell(source, THERE, source.size, "native", met, False, f"made-{THERE}-{source.size}")
 
 
@@ -296,9 +297,9 @@ def test_transfers_change_no_key_of_what_is_trained(tmp_path: Path) -> None:
         tmp_path, **{"sweep.datasets": ["phantom_global"], "sweep.transfer": ["phantom_global:phantom_global_shifted"]}
     )
     assert set(alone.cells) < set(with_transfer.cells)
-    kept = transfer.kept_weights(with_transfer.cells, [], keep_all=False)
+    kept = class_maps.kept_weights(with_transfer.cells, [], keep_all=False)
     assert kept == set(alone.cells)
     done = [key for key, cell in with_transfer.cells.items() if cell.kind == "transfer"]
-    assert transfer.kept_weights(with_transfer.cells, done, False) == set()  # nobody needs them any more
-    assert transfer.kept_weights(with_transfer.cells, done, True) == set(alone.cells)
-    assert transfer.to_train_again(alone.cells, kept, tmp_path) == sorted(alone.cells)
+    assert class_maps.kept_weights(with_transfer.cells, done, False) == set()  # nobody needs them any more
+    assert class_maps.kept_weights(with_transfer.cells, done, True) == set(alone.cells)
+    assert class_maps.to_train_again(alone.cells, kept, tmp_path) == sorted(alone.cells)

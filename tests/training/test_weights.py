@@ -15,17 +15,17 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench import config, registry, store
-from bench.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
 from bench.data.cache import open_dataset
 from bench.executors.base import Finished
 from bench.jobs import write_finished
-from bench.plan import make_plan
+from bench.plan.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
+from bench.plan.plan import make_plan
 from bench.registry import parse_model
+from bench.registry.normalisation import normalisation
 from bench.training import weights
 from bench.training.accuracy import build_model, run_accuracy
 from bench.training.data import Pipeline
 from bench.training.loop import Trainer, scores_of
-from bench.training.normalisation import normalisation
 from bench.training.recipes import FIELDS, resolve
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.cells import EfficiencyCell
 from bench.machine.compiler import why_not_compiled
+from bench.plan.cells import EfficiencyCell
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from bench.facts import RegistryError
+from bench.registry.info import RegistryError
 
 
 @dataclass(frozen=True, slots=True)

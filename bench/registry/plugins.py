@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bench.facts import RegistryError
+from bench.registry.info import RegistryError
 
 ENTRY_POINT_GROUP = "medbench"
 

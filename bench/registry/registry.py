@@ -24,7 +24,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.facts import (
+from bench.registry.info import (
     TASKS,
     Adapter,
     BlockSplit,
@@ -38,8 +38,8 @@ from bench.facts import (
     nearest,
     resolve,
 )
-from bench.names import ModelSpec, SourceName, file_stem, is_source, parse_source, read, spell, split_names
-from bench.plugins import load, plugin_being_imported
+from bench.registry.names import ModelSpec, SourceName, file_stem, is_source, parse_source, read, spell, split_names
+from bench.registry.plugins import load, plugin_being_imported
 
 __all__ = [
     "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "LazySplit", "ModelFacts", "ModelSpec", "Option",

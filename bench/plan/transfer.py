@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from bench import registry, transfer
-from bench.cells import AccuracyCell, Meeting, TransferCell
+from bench import registry
 from bench.config import ConfigError, Loaded
 from bench.data.files import Problem, preflight
-from bench.feeding import resize_rule, unfeedable
-from bench.plan import Plan, fingerprint, plugin_sha256, resolved
+from bench.plan import class_maps
+from bench.plan.cells import AccuracyCell, Meeting, TransferCell
+from bench.plan.inputs import resize_rule, unfeedable
+from bench.plan.plan import Plan, fingerprint, plugin_sha256, resolved
 from bench.registry import DatasetInfo, RegistryError
 
 
@@ -21,8 +22,8 @@ def pairs(loaded: Loaded) -> list[tuple[str, str]]:
     found = []
     for text in loaded.sweep.sweep.transfer:
         try:
-            source, targets = transfer.parse(text)
-        except transfer.TransferError as error:
+            source, targets = class_maps.parse(text)
+        except class_maps.TransferError as error:
             raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
         left = resolved(loaded, "sweep.transfer", registry.expand_datasets, [source])
         right = resolved(loaded, "sweep.transfer", registry.expand_datasets, targets)
@@ -34,16 +35,16 @@ def pairs(loaded: Loaded) -> list[tuple[str, str]]:
     return list(dict.fromkeys(found))
 
 
-def _own_maps(loaded: Loaded) -> dict[tuple[str, str], tuple[transfer.Map, str]]:
+def _own_maps(loaded: Loaded) -> dict[tuple[str, str], tuple[class_maps.Map, str]]:
     """The maps of [transfer] in bench.toml, and where each stands."""
-    found: dict[tuple[str, str], tuple[transfer.Map, str]] = {}
+    found: dict[tuple[str, str], tuple[class_maps.Map, str]] = {}
     for text, own in loaded.sweep.transfer.items():
         where = f"{loaded.origin(f'transfer.{text}')}, [transfer.'{text}']"
         try:
-            source, targets = transfer.parse(text)
+            source, targets = class_maps.parse(text)
             for target in registry.expand_datasets(targets):
                 found[registry.expand_datasets([source])[0], target] = own, where
-        except (transfer.TransferError, RegistryError) as error:
+        except (class_maps.TransferError, RegistryError) as error:
             raise ConfigError(f"{where}: {error}") from None
     return found
 
@@ -54,13 +55,13 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
     for source, target in pairs(loaded):
         info = registry.dataset_facts(target)
         try:
-            met = transfer.meetings(registry.dataset_facts(source), info, *maps.get((source, target), ()))
-        except transfer.TransferError as error:
+            met = class_maps.meetings(registry.dataset_facts(source), info, *maps.get((source, target), ()))
+        except class_maps.TransferError as error:
             raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
         trained = [c for c in plan.cells.values() if isinstance(c, AccuracyCell) and c.dataset == source]
         missing: dict[int, list[Problem]] = {}
         for cell in trained:
-            size = transfer.target_size(info, cell)
+            size = class_maps.target_size(info, cell)
             if size not in missing:
                 missing[size] = preflight([(info, size)], plan.data_root)
                 new = [problem for problem in missing[size] if str(problem) not in map(str, plan.problems)]
@@ -96,7 +97,7 @@ def _add_transfer(
         size=size,
         resize=resize,
         meetings=met,
-        shares_patients=transfer.shares_patients(source.dataset, target.name),
+        shares_patients=class_maps.shares_patients(source.dataset, target.name),
         data_fingerprint=fingerprint(plan, loaded, target, size, damaged),
         data_plugin_sha256=plugin_sha256(target),
     )

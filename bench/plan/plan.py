@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.config import ConfigError, Loaded
 from bench.data.files import Problem, default_root, preflight
-from bench.feeding import refuse_unfeedable, resize_rule, unfeedable
 from bench.machine.compiler import why_not_compiled
 from bench.machine.hardware import machine_facts
+from bench.plan.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
+from bench.plan.inputs import refuse_unfeedable, resize_rule, unfeedable
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
+from bench.registry.normalisation import normalisation
 from bench.training import recipes
-from bench.training.normalisation import normalisation
 
 __all__ = [
     "AccuracyCell", "Cell", "Context", "EfficiencyCell", "Plan", "Result", "cell_key", "cell_label", "make_plan",
@@ -84,10 +84,10 @@ def make_plan(loaded: Loaded) -> Plan:
     root = sweep.run.data_root
     plan = Plan(device, sweep.run.threads or available_threads(), Path(root).expanduser() if root else None)
     if "accuracy" in sweep.sweep.kinds:
-        from bench import plan_transfer
+        from bench.plan import transfer
 
-        _plan_accuracy(plan, loaded, specs, plan_transfer.sources(loaded))
-        plan_transfer.add_transfers(plan, loaded)
+        _plan_accuracy(plan, loaded, specs, transfer.sources(loaded))
+        transfer.add_transfers(plan, loaded)
     elif sweep.sweep.transfer:
         raise ConfigError(
             f"{loaded.origin('sweep.transfer')}: a transfer evaluates what was trained; add accuracy to --kinds"

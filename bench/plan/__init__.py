@@ -1,0 +1,1 @@
+"""A Sweep becomes Cells: accuracy, efficiency, transfer; torch-free."""
