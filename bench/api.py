@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench import registry
-from bench.store import load_records as load_records
+from bench.record.store import load_records as load_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,7 +104,7 @@ def run(
     from rich.console import Console
 
     from bench import config as configuration
-    from bench import store
+    from bench.record import store
     from bench.sweep import run_sweep
 
     flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}

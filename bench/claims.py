@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.store import StoreError, this_machine
+from bench.record.store import StoreError, this_machine
 
 BEAT_S = 10.0
 EXPIRY_S = 90.0  # above what NFS clients remember of a file's times (60 s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any, Protocol
 
-from bench.store import Record
+from bench.record.store import Record
 
 
 class Observer(Protocol):

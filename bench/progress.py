@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from bench.store import Record
+from bench.record.store import Record
 
 MARKS = {"ok": ("ok", "green"), "unsupported": ("unsupported", "dim"), "failed": ("FAILED", "bold red")}
 SHOWN = 8  # running jobs that have a line in a terminal

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import store
 from bench.claims import Claims
 from bench.config import Loaded
 from bench.executors.base import Event, Executor, Finished, Job
@@ -25,7 +24,8 @@ from bench.observer import Observer, Steady
 from bench.plan.cells import Result, needs
 from bench.plan.plan import Plan
 from bench.quiet import QuietRoom
-from bench.store import Record, StoreError
+from bench.record import store
+from bench.record.store import Record, StoreError
 from bench.todo import Todo, find_todo
 
 POLL_S = (0.5, 10.0)  # how often others' claims are looked at: at first, and at most

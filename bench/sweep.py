@@ -6,12 +6,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import store
 from bench.config import Loaded
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.plan import Plan, make_plan
 from bench.progress import fetch_bars, make_observer
+from bench.record import store
 from bench.report.leaderboard import Report
 from bench.runner import Outcome, execute
 

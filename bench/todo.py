@@ -6,14 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench import store
 from bench.config import Loaded
 from bench.executors.base import Finished, Job
 from bench.jobs import combined, make_jobs, write_finished
 from bench.plan import class_maps
 from bench.plan.cells import Cell, EfficiencyCell, Result
 from bench.plan.plan import Plan
-from bench.store import Record, Stamp
+from bench.record import store
+from bench.record.store import Record, Stamp
 
 
 @dataclass(slots=True)

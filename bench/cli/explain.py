@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import registry, store
+from bench import registry
 from bench.explain.run import Settings, explain_cell, explain_network
 from bench.explain.which import find_cells
+from bench.record import store
+from bench.record.store import StoreError
 from bench.registry import RegistryError
-from bench.store import StoreError
 
 STATES = ("at initialisation", "pretrained", "trained")
 

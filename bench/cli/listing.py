@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from bench import registry, store
+from bench import registry
 from bench.plan.cells import Cell, cell_label
 from bench.plan.estimate import estimate_s
 from bench.plan.plan import Plan
 from bench.progress import clock
+from bench.record import store
 from bench.registry import ModelFacts
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes

@@ -86,7 +86,7 @@ def _expected(error: Exception) -> bool:
         ("bench.config", "ConfigError"),
         ("bench.registry.info", "RegistryError"),
         ("bench.data.download", "DataError"),
-        ("bench.store", "StoreError"),
+        ("bench.record.store", "StoreError"),
     }
     return any((kind.__module__, kind.__name__) in expected for kind in type(error).__mro__)
 
@@ -472,7 +472,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from bench.merge import merge
+    from bench.record.merge import merge
 
     merged = merge(options.out, options.runs)
     for line in merged.notes:

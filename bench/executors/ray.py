@@ -24,7 +24,7 @@ from bench.executors.ray_cluster import Shape
 from bench.executors.ray_seat import Parcel, Seat, Told, Welcome, run_stamp
 from bench.plan.cells import EfficiencyCell, TransferCell, weights_path
 from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
-from bench.store import StoreError, atomic_write
+from bench.record.store import StoreError, atomic_write
 
 TICK_S = 5.0  # how often the cluster is looked at while a job waits for a place
 PATIENCE_S = 300.0  # how long a cluster may have no place at all before the run ends

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import registry, store
+from bench import registry
 from bench.explain.which import cell_of
 from bench.plan.cells import AccuracyCell, Context
+from bench.record import store
+from bench.record.store import Record, StoreError
 from bench.registry import RegistryError
-from bench.store import Record, StoreError
 
 if TYPE_CHECKING:
     import torch

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench import store
 from bench.plan.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
-from bench.store import Record, StoreError
+from bench.record import store
+from bench.record.store import Record, StoreError
 
 
 def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:

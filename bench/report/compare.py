@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bench import store
+from bench.record import store
 from bench.report import drift
 from bench.report.baseline import BaselineError, Entry, Snapshot, canonical, shown_machine, take
 from bench.report.differences import nearly

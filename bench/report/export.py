@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.record.store import StoreError, atomic_write, plain, read_records
 from bench.report.accuracy import Overall
 from bench.report.results import Record, Row, unique
 from bench.report.settings import setting
 from bench.report.statistics import interval
 from bench.report.tables import known
-from bench.store import StoreError, atomic_write, plain, read_records
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.
 _BOUND_DECIMALS = 6
@@ -163,7 +163,7 @@ def export_records(out: Path, target: Path) -> tuple[int, list[str]]:
 def flat(record: Record) -> dict[str, Any]:
     """One row of a Record: fields of its spec and metrics by name, those of the rest as ``environment.hardware``.
 
-    Of two equal names the metric's is prefixed ``metric_``, as :func:`bench.store.flatten` does.
+    Of two equal names the metric's is prefixed ``metric_``, as :func:`bench.record.store.flatten` does.
     """
     row: dict[str, Any] = {name: record[name] for name in ("key", "kind", "status", "reason")}
     _flatten(row, record["spec"], "")

@@ -13,11 +13,11 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from bench.record.store import StoreError, atomic_write
 from bench.report.figures_draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
 from bench.report.html_data import Document
 from bench.report.pareto import front
 from bench.report.tables import counted, fixed, known, natural
-from bench.store import StoreError, atomic_write
 
 Figure = Scatter | Lines | Grid | Bars
 MAX_PANELS = 24

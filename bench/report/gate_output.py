@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from bench import store
+from bench.record import store
 from bench.report import baseline as baselines
 from bench.report.gate import (
     BROKEN,

@@ -15,10 +15,10 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.record.store import atomic_write, read_records, read_run
 from bench.report.html_data import collect
 from bench.report.html_pack import pack, script_json
 from bench.report.tables import Block, Bullets, Code, Details, Section, Table, known
-from bench.store import atomic_write, read_records, read_run
 
 if TYPE_CHECKING:
     from bench.report.leaderboard import Report
@@ -49,8 +49,8 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     Raises:
         StoreError: ``out`` is no run directory, or cannot be written.
     """
+    from bench.record.store import StoreError
     from bench.report.leaderboard import Report
-    from bench.store import StoreError
 
     if not (out / "cells").is_dir() and not (out / "run.json").is_file():
         raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")

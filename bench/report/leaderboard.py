@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.record.store import atomic_write
 from bench.report.about_data import traps_of_targets, with_traps
 from bench.report.accuracy import Overall, overall, overall_section
 from bench.report.by_dataset import dataset_sections
@@ -41,7 +42,6 @@ from bench.report.tables import (
     natural,
     rows_of,
 )
-from bench.store import atomic_write
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,7 +57,7 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
 
     Args:
         out: the run directory; saved scores are read from ``out/predictions`` where there are any.
-        records: as :func:`bench.store.read_records` gives them, in any order.
+        records: as :func:`bench.record.store.read_records` gives them, in any order.
         run_info: what ``run.json`` says: ``command``, ``preset``, ``skipped``, ``datasets``; may be empty.
 
     Returns:

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 import torch
 
-from bench import registry, store
+from bench import registry
 from bench.cli import main
 from bench.data.cache import open_dataset
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
 from bench.plan.cells import AccuracyCell, Context, cell_key, weights_path
-from bench.store import StoreError, record_path
+from bench.record import store
+from bench.record.store import StoreError, record_path
 from bench.training.accuracy import build_model, pipeline, run_accuracy
 from bench.training.loop import scores_of
 from bench.training.recipes import resolve

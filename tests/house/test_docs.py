@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import registry, store
+from bench import registry
+from bench.record import store
 from bench.training import recipes
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -14,11 +14,12 @@ ALLOWED = {
     "models": {"bench.ops", "bench.registry", "bench.models"},
     "datasets": {"bench.ops", "bench.registry", "bench.datasets"},
     "bench.ops": {"bench.ops"},
-    "bench.report": {"bench.report", "bench.store"},
+    "bench.report": {"bench.report", "bench.record.store"},
     "bench.training": BASE | {"bench.training", "bench.measure", "bench.data.files", "bench.data.download"},
     "bench.measure": BASE | {"bench.measure", "bench.ops", "bench.models", "bench.training.devices"},
-    "bench.explain": BASE | {"bench.explain", "bench.training", "bench.measure", "bench.data.files", "bench.store"},
-    "bench.store": set(),
+    "bench.explain": BASE
+    | {"bench.explain", "bench.training", "bench.measure", "bench.data.files", "bench.record.store"},
+    "bench.record.store": set(),
     # The registry is made of these; the built-in facts are imported by name at first look-up.
     "bench.registry": {
         "bench.registry.info",
@@ -73,4 +74,4 @@ def test_a_room_imports_only_what_it_may(path: Path) -> None:
 def test_the_checker_sees_a_forbidden_import(tmp_path: Path) -> None:
     source = tmp_path / "x.py"
     source.write_text("from bench import store\nimport bench.cli.main\nfrom . import other\nimport numpy\n")
-    assert imports(source) == {"bench.store", "bench.cli.main"}
+    assert imports(source) == {"bench.record.store", "bench.cli.main"}

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import store
 from bench.config import load
 from bench.plan.cells import spec_key
 from bench.plan.plan import make_plan
+from bench.record import store
 from bench.report.leaderboard import write_boards
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bench import store
+from bench.record import store
 
 RECIPE = {"name": "quick", "epochs": 3, "learning_rate": 0.001, "batch_size": 64}
 MACHINE = {

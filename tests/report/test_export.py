@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench import store
+from bench.record import store
 from bench.report.export import export_records, flat
 
 

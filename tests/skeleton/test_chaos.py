@@ -18,7 +18,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bench import store
+from bench.record import store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -12,7 +12,7 @@ import pytest
 
 from bench import claims
 from bench.claims import Claims
-from bench.store import StoreError
+from bench.record.store import StoreError
 
 
 @pytest.fixture

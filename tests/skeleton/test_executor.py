@@ -10,9 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import config, runner, store
+from bench import config, runner
 from bench.executors import local
 from bench.plan.plan import make_plan
+from bench.record import store
 
 HERE = Path(__file__).parent
 

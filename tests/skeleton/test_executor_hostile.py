@@ -7,8 +7,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import config, runner, store
+from bench import config, runner
 from bench.plan.plan import make_plan
+from bench.record import store
 
 HERE = Path(__file__).parent
 # What was tried -> status, and what the reason says. The same table is in the report of this test.

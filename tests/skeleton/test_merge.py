@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from bench import store
 from bench.cli import main
-from bench.merge import merge
 from bench.plan.cells import spec_key
-from bench.store import StoreError
+from bench.record import store
+from bench.record.merge import merge
+from bench.record.store import StoreError
 
 
 def record(seed=0, kind="accuracy", **changes):

@@ -13,12 +13,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench import config, store
+from bench import config
 from bench.executors import ray as executor
 from bench.executors import ray_cluster, ray_seat
 from bench.executors.base import Event, Job
 from bench.executors.ray_cluster import Cluster, Shape
 from bench.plan.plan import make_plan
+from bench.record import store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
-from bench import store
+from bench.record import store
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'medbench[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 import bench
-from bench import store
+from bench.record import store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

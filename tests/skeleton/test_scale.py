@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bench import config, runner, store
+from bench import config, runner
 from bench.plan.cells import cell_key, spec_key
 from bench.plan.plan import make_plan
+from bench.record import store
 
 HERE = Path(__file__).parent
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import store
+from bench.record import store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

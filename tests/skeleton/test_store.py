@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench import store
-from bench.store import StoreError
+from bench.record import store
+from bench.record.store import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
 

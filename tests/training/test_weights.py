@@ -14,12 +14,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench import config, registry, store
+from bench import config, registry
 from bench.data.cache import open_dataset
 from bench.executors.base import Finished
 from bench.jobs import write_finished
 from bench.plan.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
 from bench.plan.plan import make_plan
+from bench.record import store
 from bench.registry import parse_model
 from bench.registry.normalisation import normalisation
 from bench.training import weights

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench import store
 from bench.plan.cells import spec_key
-from bench.store import Record, StoreError
+from bench.record import store
+from bench.record.store import Record, StoreError
 
 NOT_JOINED = {"cells", "rounds", "claims", "checkpoints"}  # folders whose files are not a Record's companions
 

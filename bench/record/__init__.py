@@ -1,0 +1,1 @@
+"""The run directory: paths, atomic writing, schema, merging, loading as a DataFrame."""
