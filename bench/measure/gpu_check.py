@@ -27,8 +27,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bench.ops.backends.reference import to_images, to_sequences
 from bench.ops.dispatch import use_backend, why_unavailable
-from bench.ops.reference import to_images, to_sequences
 
 WAYS = ("triton", "mamba-ssm", "public")
 Row = dict[str, Any]

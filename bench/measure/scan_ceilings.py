@@ -45,7 +45,7 @@ def exp_rate(device: torch.device) -> float:
     """
     if device.type == "cuda":
         return _cuda_exp_rate(device)
-    from bench.ops import cpu
+    from bench.ops.backends import cpu
 
     if cpu.unavailable("cpu") is None:
         return max(cpu.exp_rate() for _ in range(3))

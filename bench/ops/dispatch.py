@@ -20,9 +20,9 @@ from torch import Tensor
 ENVIRONMENT = "MEDBENCH_SCAN_BACKEND"
 MODULES = {
     "triton": "bench.ops.triton_scan",
-    "cpu": "bench.ops.cpu",
-    "mamba-ssm": "bench.ops.mamba_ssm",
-    "reference": "bench.ops.reference",
+    "cpu": "bench.ops.backends.cpu",
+    "mamba-ssm": "bench.ops.backends.mamba_ssm",
+    "reference": "bench.ops.backends.reference",
 }
 PREFERENCE = {"cuda": ("triton", "reference"), "cpu": ("cpu", "reference")}
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from bench.measure import gpu_check
-from bench.ops import cross_selective_scan, reference
+from bench.ops import cross_selective_scan
+from bench.ops.backends import reference
 
 
 class StandIn:

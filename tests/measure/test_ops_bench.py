@@ -11,7 +11,8 @@ from rich.console import Console
 from torch import Tensor
 
 from bench.measure import ops_bench, scan_cases
-from bench.ops import dispatch, reference
+from bench.ops import dispatch
+from bench.ops.backends import reference
 
 TINY = {"sizes": (32,), "stages": (1,), "models": ("vmamba",), "backends": ["reference"], "seconds_per_case": 0.01}
 

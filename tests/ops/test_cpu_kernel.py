@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.ops import cpu, cpu_build, cross_selective_scan
+from bench.ops import cross_selective_scan
+from bench.ops.backends import cpu, cpu_build
 
 _spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
 assert _spec and _spec.loader

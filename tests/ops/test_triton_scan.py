@@ -14,7 +14,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench.ops import mamba_ssm, reference, triton_layout, triton_scan
+from bench.ops import triton_layout, triton_scan
+from bench.ops.backends import mamba_ssm, reference
 
 WORKER = Path(__file__).with_name("triton_worker.py")
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.ops.reference import to_images, to_sequences
+from bench.ops.backends.reference import to_images, to_sequences
 
 NAME = "mamba-ssm"
 KERNEL_CHUNK = 2048  # positions between the states that the kernel keeps

@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.ops.cpu_build import BuildError, load_library
+from bench.ops.backends.cpu_build import BuildError, load_library
 
 NAME = "cpu"
 CHUNK = 64  # steps between two saved states; CHUNK and PAD as in scan_cpu.cpp
