@@ -19,7 +19,7 @@ from torch import Tensor
 
 ENVIRONMENT = "MEDBENCH_SCAN_BACKEND"
 MODULES = {
-    "triton": "bench.ops.triton_scan",
+    "triton": "bench.ops.backends.triton.scan",
     "cpu": "bench.ops.backends.cpu",
     "mamba-ssm": "bench.ops.backends.mamba_ssm",
     "reference": "bench.ops.backends.reference",

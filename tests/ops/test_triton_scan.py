@@ -14,8 +14,8 @@ import torch
 
 pytest.importorskip("triton")
 
-from bench.ops import triton_layout, triton_scan
 from bench.ops.backends import mamba_ssm, reference
+from bench.ops.backends.triton import layout, scan
 
 WORKER = Path(__file__).with_name("triton_worker.py")
 
@@ -72,18 +72,18 @@ def test_order_is_that_of_the_pytorch_backend() -> None:
     h, w, directions = 3, 5, (2, 0, 3, 1)
     pixels = torch.arange(h * w, dtype=torch.int32).view(1, h, w, 1)
     expected = reference.to_sequences(pixels, directions)[0, :, 0]
-    assert torch.equal(triton_layout.order_table(h, w, directions, torch.device("cpu")), expected)
+    assert torch.equal(layout.order_table(h, w, directions, torch.device("cpu")), expected)
 
 
 @pytest.mark.parametrize("warps", [1, 96, 768, 1536, 12288])
 @pytest.mark.parametrize("chunks", [1, 2, 7, 98])
 def test_segments_cover_every_chunk_once(warps: int, chunks: int) -> None:
-    segments, each = triton_layout.cut(warps, chunks, 1056, 0.2)
+    segments, each = layout.cut(warps, chunks, 1056, 0.2)
     assert segments * each >= chunks > (segments - 1) * each
     assert segments == 1 or warps < 8 * 1056  # a device that is full is not cut up
 
 
 def test_backends_for_cuda_say_why_they_cannot_run_on_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
-    assert "not for cpu" in (triton_scan.unavailable("cpu") or "")
+    assert "not for cpu" in (scan.unavailable("cpu") or "")
     assert "not for cpu" in (mamba_ssm.unavailable("cpu") or "")

@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.ops import cross_selective_scan, selective_scan, triton_layout
+from bench.ops import cross_selective_scan, selective_scan
+from bench.ops.backends.triton import layout
 
 _spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
 assert _spec and _spec.loader
@@ -65,12 +66,12 @@ def cross_errors(
 
 def cut_fixture(name: str) -> dict[str, float]:
     """A fixture with every sequence cut into segments of one chunk."""
-    before = triton_layout.processors
-    triton_layout.processors = lambda device: 1 << 20
+    before = layout.processors
+    layout.processors = lambda device: 1 << 20
     try:
         return run_fixture(name, "triton")
     finally:
-        triton_layout.processors = before
+        layout.processors = before
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bench.ops.triton_tiles import (
+from bench.ops.backends.triton.tiles import (
     LOG2E,
     SIZES,
     load_steps,

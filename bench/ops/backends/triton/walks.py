@@ -17,7 +17,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from bench.ops.triton_tiles import LOG2E, SIZES, load_steps, load_weights, raw_steps, row, softplus, spread, stack
+from bench.ops.backends.triton.tiles import (
+    LOG2E,
+    SIZES,
+    load_steps,
+    load_weights,
+    raw_steps,
+    row,
+    softplus,
+    spread,
+    stack,
+)
 
 
 @triton.jit

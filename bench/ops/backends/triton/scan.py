@@ -19,8 +19,8 @@ import torch.nn.functional as F
 import triton
 from torch import Tensor
 
-from bench.ops import triton_backward, triton_sums, triton_walks
-from bench.ops.triton_layout import CARRY_EVERY, CHANNELS, Layout, order_table
+from bench.ops.backends.triton import backward, sums, walks
+from bench.ops.backends.triton.layout import CARRY_EVERY, CHANNELS, Layout, order_table
 
 NAME = "triton"
 WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; the longer for 512 positions and more
@@ -95,14 +95,14 @@ def _scan(
         if segments > 1:
             start, end = p.state(segments, x), p.state(segments, x)
             total = end.new_empty((p.sequences, segments, p.d))
-            triton_walks.walk_forward[(p.blocks, segments - 1, p.sequences)](
+            walks.walk_forward[(p.blocks, segments - 1, p.sequences)](
                 x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, **constants,
                 HAS_D=False, START=False, END=True, SAVE=False, num_warps=1,
             )  # fmt: skip
-            triton_walks.join_segments[(p.blocks, p.n, p.sequences)](
+            walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
-        triton_walks.walk_forward[grid](
+        walks.walk_forward[grid](
             x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes, **constants,
             HAS_D=D is not None, START=segments > 1, END=False, SAVE=save, num_warps=1,
         )  # fmt: skip
@@ -136,26 +136,26 @@ def _scan_backward(
     bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
     grid = (p.blocks, segments, p.sequences)
     with _on(x):
-        triton_sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
+        sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
             features, bc, order, p.length, p.k, p.pb, p.pk, p.ps, R=constants["R"], N2=2 * p.n,
             NP2=triton.next_power_of_2(2 * p.n), T=BC_TILE,
         )  # fmt: skip
         if segments > 1:
             end, total = p.state(segments, x), grad_a.new_empty((p.sequences, segments, p.d))
-            triton_walks.walk_adjoint[(p.blocks, segments - 1, p.sequences)](
+            walks.walk_adjoint[(p.blocks, segments - 1, p.sequences)](
                 grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * CARRY_EVERY, segments,
                 p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), T=WALK_TILE,
                 num_warps=1,
             )  # fmt: skip
-            triton_walks.join_segments[(p.blocks, p.n, p.sequences)](
+            walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, adjoint, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
             )
         if CARRY_EVERY > TILE:
-            triton_backward.refine_states[(p.blocks, p.chunks, p.sequences)](
+            backward.refine_states[(p.blocks, p.chunks, p.sequences)](
                 x, delta, features, bc, weight, bias, A, carry, fine, order, p.length, p.chunks, p.k, p.d, *p.strides,
                 **constants, K=CARRY_EVERY, T=TILE, num_warps=1,
             )  # fmt: skip
-        triton_backward.scan_backward[grid](
+        backward.scan_backward[grid](
             grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, fine, grad_x,
             grad_raw, grad_a, grad_bc, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
             **constants, HAS_D=D is not None, K=CARRY_EVERY, T=TILE, num_warps=1,
@@ -170,7 +170,7 @@ def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor, x: Tensor | 
     grid = (triton.cdiv(rows, MERGE_ROWS), triton.cdiv(d, 128))
     grad_d = skip.new_empty((grid[0] if x is not None else 0, d))
     with _on(out):
-        triton_sums.merge[grid](
+        sums.merge[grid](
             parts, other, skip, out, other if x is None else x, grad_d, rows, d, K=k, RB=MERGE_ROWS, CB=128,
             WITH_D=x is not None,
         )  # fmt: skip
@@ -179,7 +179,7 @@ def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor, x: Tensor | 
 
 def _merge_bc(p: Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank: int) -> None:
     with _on(grad_proj):
-        triton_sums.merge_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
+        sums.merge_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
             grad_bc, grad_proj, order, p.length, p.k, p.sequences, p.blocks, p.pb, p.pk, p.ps, R=rank, N2=2 * p.n,
             NP2=triton.next_power_of_2(2 * p.n), T=BC_TILE,
         )  # fmt: skip
