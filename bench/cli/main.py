@@ -242,7 +242,7 @@ def _count(text: str) -> int:
 
 
 def _add_instruments(commands: Any) -> None:
-    # The instrument parses its own flags, --help included: it also runs as `python -m bench.measure.ops_bench`.
+    # The instrument parses its own flags, --help included: it also runs as `python -m bench.ops.benchmark.run`.
     _command(commands, "ops", _ops, "check and time the selective-scan backends side by side", add_help=False)
     profile = _command(commands, "profile", _profile, "where a model's time goes: per stage and per operator")
     profile.add_argument("model")
@@ -501,7 +501,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _ops(options: argparse.Namespace) -> int:
-    from bench.measure.ops_bench import main as ops_main
+    from bench.ops.benchmark.run import main as ops_main
 
     return int(ops_main(options.arguments))
 

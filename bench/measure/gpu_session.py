@@ -62,7 +62,7 @@ def steps(out: Path, device: str, models: str, rounds: int, budget_s: float, tin
     scan = ["--sizes", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"] if tiny else []
     scan = scan or ["--models", "medmamba", "vmamba", "--sizes", "224", "--batches", "64"]
     kernels = out / "gpu_ops.json"
-    found.append(Step("kernels", ("-m", "bench.measure.ops_bench", "--device", device.partition(":")[0], *scan,
+    found.append(Step("kernels", ("-m", "bench.ops.benchmark.run", "--device", device.partition(":")[0], *scan,
                                   "--json", str(kernels)), kernels))  # fmt: skip
     if device != "cpu":
         training = out / "gpu_train.json"

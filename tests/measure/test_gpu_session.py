@@ -46,7 +46,8 @@ def test_every_sweep_of_the_plan_is_a_valid_configuration(tmp_path: Path, monkey
 
 
 def test_the_instruments_accept_their_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.measure import gpu_check, ops_bench
+    from bench.measure import gpu_check
+    from bench.ops.benchmark import run as ops_bench
 
     plan = {step.name: step for step in steps(tmp_path, "cuda:0", FAMILIES, 3, 1.0, tiny=False)}
     plan |= {"tiny": steps(tmp_path, "cpu", "resnet18", 2, 0.1, tiny=True)[0]}
@@ -119,7 +120,7 @@ def test_a_dry_run_prints_commands_that_can_be_copied(tmp_path: Path, capsys: py
     assert main(["--dry-run", "--out", str(tmp_path / "gpu")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "# kernels"
-    assert lines[1].startswith("python -m bench.measure.ops_bench --device cuda --models medmamba vmamba")
+    assert lines[1].startswith("python -m bench.ops.benchmark.run --device cuda --models medmamba vmamba")
     assert sum(line.startswith("python -m bench run") for line in lines) == len(GRID)
     assert not (tmp_path / "gpu").exists()
 

@@ -10,16 +10,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from bench.measure import ops_bench, scan_cases
 from bench.ops import dispatch
 from bench.ops.backends import reference
+from bench.ops.benchmark import cases, run
 
 TINY = {"sizes": (32,), "stages": (1,), "models": ("vmamba",), "backends": ["reference"], "seconds_per_case": 0.01}
 
 
 def test_updates_and_exponentials_are_those_of_the_roofline() -> None:
     """shared/reference/gpu_roofline.md: stage 1 of MedMamba-T at 224, batch 64 evaluates 1.233 G exponentials."""
-    (case,) = scan_cases.model_cases(("medmamba",), (1,), (224,), (64,))
+    (case,) = cases.model_cases(("medmamba",), (1,), (224,), (64,))
     assert (case.height, case.channels, case.states, case.rank) == (56, 96, 16, 3)
     assert case.updates == 1_233_125_376
     # 0.295 ms of exponentials at 4.18 T/s, 0.332 ms with exp and log of softplus
@@ -32,7 +32,7 @@ def test_updates_and_exponentials_are_those_of_the_roofline() -> None:
 
 def test_grids_round_as_the_networks_do() -> None:
     """tests/fixtures README: MedMamba 100 -> 25, 12, 6, 3; VMamba 100 -> 25, 13, 7, 4."""
-    grids = {model: [c.height for c in scan_cases.model_cases((model,), (1, 2, 3, 4), (100,), (1,))]
+    grids = {model: [c.height for c in cases.model_cases((model,), (1, 2, 3, 4), (100,), (1,))]
              for model in ("medmamba", "vmamba")}  # fmt: skip
     assert grids == {"medmamba": [25, 12, 6, 3], "vmamba": [25, 13, 7, 4]}
 
@@ -68,7 +68,7 @@ def wrong_backend(monkeypatch: pytest.MonkeyPatch):
 )
 def test_a_wrong_backend_fails_the_check(forward: float, backward: float, blamed: str, wrong_backend) -> None:
     wrong_backend(forward, backward)
-    rows = ops_bench.check_backend("wrong", torch.device("cpu"), torch.float32)
+    rows = run.check_backend("wrong", torch.device("cpu"), torch.float32)
     cross = [row for row in rows if row["case"].startswith("cross")]
     assert cross and not any(row["ok"] for row in cross)
     assert all(row["failures"][0].startswith(blamed) for row in cross)
@@ -78,11 +78,11 @@ def test_a_wrong_backend_fails_the_check(forward: float, backward: float, blamed
 def test_a_right_backend_passes_in_every_type(wrong_backend) -> None:
     wrong_backend(0.0, 0.0)
     for dtype in (torch.float32, torch.bfloat16):
-        assert all(row["ok"] for row in ops_bench.check_backend("wrong", torch.device("cpu"), dtype))
+        assert all(row["ok"] for row in run.check_backend("wrong", torch.device("cpu"), dtype))
 
 
 def test_rows_and_tables() -> None:
-    rows = ops_bench.run("cpu", **TINY, check=False)
+    rows = run.run("cpu", **TINY, check=False)
     assert json.loads(json.dumps(rows)) == rows
     ceilings, *times = rows
     assert ceilings["kind"] == "ceilings" and ceilings["copy_bytes_per_s"] > 1e8 and ceilings["exp_per_s"] > 1e7
@@ -90,41 +90,41 @@ def test_rows_and_tables() -> None:
     for row in times:
         assert row["updates_per_s"] == pytest.approx(row["updates"] / row["ms"] * 1e3)
         assert row["floor_ms"] == pytest.approx(row["fraction_of_floor"] * row["ms"])
-        assert row["ms_min"] <= row["ms"] and row["rounds"] >= ops_bench.MIN_ROUNDS
+        assert row["ms_min"] <= row["ms"] and row["rounds"] >= run.MIN_ROUNDS
     assert times[0]["saved_bytes"] == 0
-    (case,) = scan_cases.model_cases(("vmamba",), (1,), (32,), (1,))
-    inputs: list[Tensor] = scan_cases.cross_inputs(case, torch.float32, torch.device("cpu"))
+    (case,) = cases.model_cases(("vmamba",), (1,), (32,), (1,))
+    inputs: list[Tensor] = cases.cross_inputs(case, torch.float32, torch.device("cpu"))
     carry = 4 * 96 * 4  # one chunk's state: directions x channels x 1 state, float32
     assert times[1]["saved_bytes"] == sum(t.numel() * 4 for t in inputs) + carry
     console = Console(width=200, record=True)
-    console.print(ops_bench.render(rows))
+    console.print(run.render(rows))
     assert "vmamba s1 32 px b1" in console.export_text()
 
 
 def test_a_backend_that_would_take_too_long_is_skipped_and_says_so() -> None:
-    rows = ops_bench.run("cpu", **{**TINY, "sizes": (32, 64)}, passes=["forward"], call_limit_s=0.0, check=False)
+    rows = run.run("cpu", **{**TINY, "sizes": (32, 64)}, passes=["forward"], call_limit_s=0.0, check=False)
     assert [row.get("status") for row in rows[1:]] == ["ok", "skipped"]
     assert "a call would take about" in rows[2]["reason"]
 
 
 def test_unknown_names_are_refused() -> None:
     with pytest.raises(ValueError, match="unknown scan backend 'fast'; the backends are"):
-        ops_bench.run("cpu", backends=["fast"])
+        run.run("cpu", backends=["fast"])
     with pytest.raises(ValueError, match="'mamba-ssm' cannot run on cpu: "):
-        ops_bench.run("cpu", backends=["mamba-ssm"])
+        run.run("cpu", backends=["mamba-ssm"])
     with pytest.raises(ValueError, match="unknown dtype 'float8'"):
-        ops_bench.run("cpu", dtype="float8")
+        run.run("cpu", dtype="float8")
 
 
 def test_command_line_writes_json_and_fails_with_the_check(tmp_path, wrong_backend) -> None:
     wrong_backend(1e-4, 0.0)
     options = ["--device", "cpu", "--sizes", "32", "--stages", "1", "--models", "vmamba", "--seconds-per-case", "0.01"]
     target = tmp_path / "ops.json"
-    assert ops_bench.main([*options, "--backends", "wrong", "--passes", "forward", "--json", str(target)]) == 1
+    assert run.main([*options, "--backends", "wrong", "--passes", "forward", "--json", str(target)]) == 1
     assert {row["kind"] for row in json.loads(target.read_text())} == {"ceilings", "check", "time"}
 
 
 def test_a_stage_without_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        ops_bench.main(["--device", "cpu", "--sizes", "64", "16", "--stages", "2", "4"])
+        run.main(["--device", "cpu", "--sizes", "64", "16", "--stages", "2", "4"])
     assert "--sizes 16: stage 4 has no pixel below 32" in capsys.readouterr().err

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.measure import scan_cases as cases
 from bench.measure.memory import RssMeter, peak_of
-from bench.measure.scan_cases import ScanCase
-from bench.measure.scan_ceilings import copy_bandwidth, exp_rate
+from bench.ops.benchmark import cases
+from bench.ops.benchmark.cases import ScanCase
+from bench.ops.benchmark.ceilings import copy_bandwidth, exp_rate
 from bench.ops.dispatch import MODULES, backend_report, why_unavailable
 
 if TYPE_CHECKING:
@@ -349,7 +349,7 @@ def _figures(case: ScanCase, times: list[float], backward: bool, itemsize: int, 
 
 def render(rows: Sequence[Row]) -> Group:
     """The rows of `run` as tables for a terminal."""
-    from bench.measure.ops_tables import tables
+    from bench.ops.benchmark.tables import tables
 
     return tables(rows)
 

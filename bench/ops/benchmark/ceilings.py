@@ -55,7 +55,7 @@ def exp_rate(device: torch.device) -> float:
 
 
 def _cuda_exp_rate(device: torch.device) -> float:
-    from bench.measure.scan_exp_triton import CHAINS, LANES, exp_loop
+    from bench.ops.benchmark.exp_triton import CHAINS, LANES, exp_loop
 
     programs = 32 * torch.cuda.get_device_properties(device).multi_processor_count
     rounds = 512

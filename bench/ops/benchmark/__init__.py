@@ -1,0 +1,1 @@
+"""``bench ops``: the backends of the scan, checked and timed."""
