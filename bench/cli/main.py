@@ -412,21 +412,21 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
-    from bench.report.compare import run_compare
+    from bench.report.compare.compare import run_compare
 
     return run_compare(options.a, options.b, _console(), options.json)
 
 
 def _baseline(options: argparse.Namespace) -> int:
-    from bench.report.gate_output import run_baseline
+    from bench.report.compare.gate_output import run_baseline
 
     allowed = options.allow_incomplete
     return run_baseline(options.runs, options.out, options.images, _console(), allow_incomplete=allowed)
 
 
 def _check(options: argparse.Namespace) -> int:
-    from bench.report.gate import Options
-    from bench.report.gate_output import run_check
+    from bench.report.compare.gate import Options
+    from bench.report.compare.gate_output import run_check
 
     least = Options(
         options.alpha,

@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.baseline import Entry, Snapshot
-from bench.report.baseline_scores import pack_scores
-from bench.report.gate import Options, Outcome, Verdict, check
+from bench.report.compare.gate import Options, Outcome, Verdict, check
+from bench.report.compare.scores import pack_scores
+from bench.report.compare.snapshot import Entry, Snapshot
 from bench.report.statistics import Array
 
 MACHINE = ("cpu", "simulated", 2)

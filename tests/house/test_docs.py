@@ -156,7 +156,7 @@ def test_tables_are_those_of_the_code() -> None:
 
 def test_statuses_and_exit_codes_are_those_of_the_code() -> None:
     from bench.cli.main import FAILED, INTERRUPTED, USAGE
-    from bench.report import gate
+    from bench.report.compare import gate
 
     text = (ROOT / "docs/recipes.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"Statuses of a cell: (.+?)\. ", text)
@@ -174,8 +174,8 @@ def test_statuses_and_exit_codes_are_those_of_the_code() -> None:
 
 def test_defaults_that_ci_page_states() -> None:
     """The numbers of docs/ci.md beside those of the code."""
-    from bench.report.gate import Options
-    from bench.report.gate_statistics import ENOUGH_CELLS, LEAST_ROUNDS, rounds_needed
+    from bench.report.compare.gate import Options
+    from bench.report.compare.gate_stats import ENOUGH_CELLS, LEAST_ROUNDS, rounds_needed
 
     page = (ROOT / "docs/ci.md").read_text(encoding="utf-8")
     options = Options()

@@ -25,7 +25,7 @@ from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.workload import Workload, touch_libraries
 from bench.ops import chosen_backend
 from bench.plan.cells import Context, EfficiencyCell, Result
-from bench.report.gate_statistics import speed_evidence
+from bench.report.compare.gate_stats import speed_evidence
 
 ROOT = Path(__file__).resolve().parents[2]
 

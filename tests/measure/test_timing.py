@@ -21,7 +21,7 @@ from bench.measure.timing import (
     throughput_blocks,
     warm_up,
 )
-from bench.report.gate_statistics import speed_evidence
+from bench.report.compare.gate_stats import speed_evidence
 
 
 class FakeDevice:

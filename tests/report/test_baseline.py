@@ -11,8 +11,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bench.cli.main import main
-from bench.report import baseline
-from bench.report.baseline_scores import chosen, from_text, pack_scores, to_text
+from bench.report.compare import snapshot
+from bench.report.compare.scores import chosen, from_text, pack_scores, to_text
 from bench.report.statistics import auc, correct
 
 
@@ -80,11 +80,11 @@ def whole_run(full_run: Any) -> Any:
 
 def test_a_file_is_read_as_the_run_it_came_from(whole_run: Any, tmp_path: Path):
     out, file = whole_run.write(tmp_path / "run"), tmp_path / "base.json"
-    taken = baseline.take([out])
-    size = baseline.write(taken, file)
-    again = baseline.read(file)
+    taken = snapshot.take([out])
+    size = snapshot.write(taken, file)
+    again = snapshot.read(file)
     assert size == file.stat().st_size
-    assert baseline.to_bytes(again) == file.read_bytes()
+    assert snapshot.to_bytes(again) == file.read_bytes()
     assert [e.asked for e in again.entries] == [e.asked for e in taken.entries]
     for before, after in zip(taken.entries, again.entries, strict=True):
         assert (before.exact, before.speed, before.memory, before.status) == (
@@ -96,7 +96,7 @@ def test_a_file_is_read_as_the_run_it_came_from(whole_run: Any, tmp_path: Path):
 
 def test_one_line_a_cell_and_few_bytes(whole_run: Any, tmp_path: Path):
     """git's diff is one line for a changed cell; scores cost 2 bytes an image and column before compression."""
-    baseline.write(baseline.take([whole_run.write(tmp_path / "run")]), tmp_path / "base.json")
+    snapshot.write(snapshot.take([whole_run.write(tmp_path / "run")]), tmp_path / "base.json")
     lines = (tmp_path / "base.json").read_text().splitlines()
     cells = [json.loads(line.rstrip(",")) for line in lines if line.startswith('{"kind"')]
     assert len(cells) == len(whole_run.records)
@@ -117,8 +117,8 @@ def test_messages(whole_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[
         ({"medbench_baseline": 2}, "its schema is 2, ours 1"),
     ):
         file.write_text(json.dumps({**content, **change}))
-        with pytest.raises(baseline.BaselineError, match="make it with `bench baseline RUN --out"):
-            baseline.read(file)
+        with pytest.raises(snapshot.BaselineError, match="make it with `bench baseline RUN --out"):
+            snapshot.read(file)
         assert main(["check", str(out), "--baseline", str(file)]) == 2
         assert message in capsys.readouterr().err
     next((out / "predictions").glob("*.npz")).unlink()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.cli.main import main
-from bench.report.drift import changes
+from bench.report.compare.drift import changes
 
 SPEEDS = np.array([100.0, 40.0, 250.0, 7.0])
 CALM, SLOWED = np.ones(5), np.array([0.7, 0.7, 0.72, 1.0, 1.0])  # a neighbour took a part of three rounds

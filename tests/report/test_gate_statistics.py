@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, t, ttest_rel
 
-from bench.report.baseline_scores import pack_scores
-from bench.report.gate_simulation import SCENARIOS, Design, Errors, Planted, false_positives, power, strength, sweep
-from bench.report.gate_statistics import (
+from bench.report.compare.gate_stats import (
     MEMORY_NOISE_REL,
     Parts,
     accuracy_evidence,
@@ -24,6 +22,8 @@ from bench.report.gate_statistics import (
     rounds_needed,
     speed_evidence,
 )
+from bench.report.compare.scores import pack_scores
+from bench.report.gate_simulation import SCENARIOS, Design, Errors, Planted, false_positives, power, strength, sweep
 
 
 def test_mann_whitney_is_scipys_and_its_least_p_a_closed_form():

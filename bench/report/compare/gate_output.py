@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from bench.record import store
-from bench.report import baseline as baselines
-from bench.report.gate import (
+from bench.report.compare import snapshot as baselines
+from bench.report.compare.gate import (
     BROKEN,
     FINE,
     INCOMPARABLE,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.report.baseline import Entry
+from bench.report.compare.snapshot import Entry
 
 MAX_NAMED = 3
 MAX_TRACED = 20  # cells of which the nearest is looked for

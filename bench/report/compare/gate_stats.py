@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.baseline_scores import Scores
+from bench.report.compare.scores import Scores
 from bench.report.paired import Z_95, acc_components, auc_components, mcnemar_worse
 from bench.report.statistics import Array, correct
 

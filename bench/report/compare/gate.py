@@ -15,10 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.baseline import EXACT, Entry, Snapshot, shown_machine
-from bench.report.baseline_scores import Scores
-from bench.report.differences import differences
-from bench.report.gate_statistics import (
+from bench.report.compare.diff import differences
+from bench.report.compare.gate_stats import (
     Evidence,
     Parts,
     accuracy_evidence,
@@ -31,6 +29,8 @@ from bench.report.gate_statistics import (
     rounds_needed,
     speed_evidence,
 )
+from bench.report.compare.scores import Scores
+from bench.report.compare.snapshot import EXACT, Entry, Snapshot, shown_machine
 from bench.report.paired import holm
 from bench.report.tables import MISSING, fixed, significant
 
@@ -129,8 +129,8 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     """Compare a current run with a baseline.
 
     Args:
-        baseline: of :func:`bench.report.baseline.read`.
-        current: of :func:`bench.report.baseline.take`, with the baseline's ``max_images``.
+        baseline: of :func:`bench.report.compare.snapshot.read`.
+        current: of :func:`bench.report.compare.snapshot.take`, with the baseline's ``max_images``.
         options: what counts.
     """
     options = options or Options()

@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.record import store
-from bench.report import drift
-from bench.report.baseline import BaselineError, Entry, Snapshot, canonical, shown_machine, take
-from bench.report.differences import nearly
-from bench.report.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
-from bench.report.gate_statistics import (
+from bench.report.compare import drift
+from bench.report.compare.diff import nearly
+from bench.report.compare.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
+from bench.report.compare.gate_stats import (
     Evidence,
     accuracy_evidence,
     least_p,
@@ -27,6 +26,7 @@ from bench.report.gate_statistics import (
     memory_noise,
     speed_evidence,
 )
+from bench.report.compare.snapshot import BaselineError, Entry, Snapshot, canonical, shown_machine, take
 from bench.report.paired import holm
 from bench.report.render import terminal
 from bench.report.tables import (

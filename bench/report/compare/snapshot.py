@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bench.record import store
-from bench.report.baseline_scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
+from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.statistics import auc, correct
 from bench.report.tables import counted, known, natural
 

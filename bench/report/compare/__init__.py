@@ -1,0 +1,1 @@
+"""Two runs, a run and its baseline: snapshot, differences, the gate."""
