@@ -58,7 +58,7 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     report = Report(records, read_run(out), out / "predictions")
     paths = report.write(out)
     if figures:
-        from bench.report.figures import write_figures
+        from bench.report.figures.figures import write_figures
 
         paths += write_figures(collect(report, out), out / "figures")
     return paths, problems

@@ -16,7 +16,7 @@ import pytest
 
 from bench.record.store import StoreError, read_records
 from bench.report import html, html_data, html_pack, ranking
-from bench.report.figures_draw import COLOURS
+from bench.report.figures.draw import COLOURS
 from bench.report.leaderboard import Report
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
