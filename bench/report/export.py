@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.record.store import StoreError, atomic_write, plain, read_records
-from bench.report.accuracy import Overall
 from bench.report.results import Record, Row, unique
+from bench.report.sections.accuracy import Overall
 from bench.report.settings import setting
 from bench.report.statistics import interval
 from bench.report.tables import known

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
-from bench.report.growth import family
 from bench.report.ranking import ALPHA, Friedman, letters, tie_groups
 from bench.report.results import Code, Record, Row, code_of
+from bench.report.sections.growth import family
+from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
 from bench.report.statistics import interval
-from bench.report.summary import headline
 from bench.report.tables import known, natural
 
 if TYPE_CHECKING:
-    from bench.report.accuracy import Overall
     from bench.report.leaderboard import Report
+    from bench.report.sections.accuracy import Overall
 
 Document = dict[str, Any]
 

@@ -16,7 +16,7 @@ from bench.report.separation import Array, Contrast, Verdict, contrast, mcnemar_
 from bench.report.tables import counted, name
 
 if TYPE_CHECKING:
-    from bench.report.accuracy import Overall
+    from bench.report.sections.accuracy import Overall
 
 MIN_PER_CLASS = 5  # test images, below which nothing is said of a dataset
 MEAN = ""  # the name of the table of means among those of the datasets

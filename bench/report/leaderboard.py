@@ -13,20 +13,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.record.store import atomic_write
-from bench.report.about_data import traps_of_targets, with_traps
-from bench.report.accuracy import Overall, overall, overall_section
-from bench.report.by_dataset import dataset_sections
-from bench.report.comparisons import ablation_section, resolution_section, transfer_section
-from bench.report.efficiency import cost_beside, efficiency_sections
 from bench.report.export import accuracy_csv, efficiency_csv
 from bench.report.html import write_html
 from bench.report.judgement import Judgement, judge
-from bench.report.pareto import pareto_section
-from bench.report.published import published_section
 from bench.report.render import markdown, terminal
 from bench.report.results import Record, accuracy_rows, add_evidence, unique
+from bench.report.sections.about_data import traps_of_targets, with_traps
+from bench.report.sections.accuracy import Overall, overall, overall_section
+from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
+from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.pareto import pareto_section
+from bench.report.sections.per_dataset import dataset_sections
+from bench.report.sections.published import published_section
+from bench.report.sections.summary import headline, skipped_datasets, summary
 from bench.report.settings import batch_text
-from bench.report.summary import headline, skipped_datasets, summary
 from bench.report.tables import (
     Block,
     Bullets,

@@ -11,9 +11,9 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from bench.report.comparisons import parent_of
 from bench.report.leaderboard import Report, write_boards
-from bench.report.pareto import front
+from bench.report.sections.comparisons import parent_of
+from bench.report.sections.pareto import front
 
 LABELS = (np.arange(200) < 80).astype(int)
 

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from bench.report import published as module
 from bench.report.leaderboard import Report, write_boards
-from bench.report.published import Published, differences, fed, published
+from bench.report.sections import published as module
+from bench.report.sections.published import Published, differences, fed, published
 
 MEDMNIST = {"name": "medmnist", "epochs": 100}
 OFFICIAL = "MedMNIST v2, Sci Data 2023, 2D table"

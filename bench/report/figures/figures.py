@@ -16,7 +16,7 @@ from typing import Any
 from bench.record.store import StoreError, atomic_write
 from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
 from bench.report.html_data import Document
-from bench.report.pareto import front
+from bench.report.sections.pareto import front
 from bench.report.tables import counted, fixed, known, natural
 
 Figure = Scatter | Lines | Grid | Bars

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.metrics.calibration import over_seeds, wilson
-from bench.report.accuracy import Overall, proof_note, rank_text
 from bench.report.results import Row
+from bench.report.sections.accuracy import Overall, proof_note, rank_text
 from bench.report.separation import Verdict
 from bench.report.statistics import Array, interval, t_interval
 from bench.report.tables import (

@@ -13,10 +13,10 @@ from itertools import combinations, product
 from math import log, sqrt
 from statistics import fmean
 
-from bench.report.growth import Cost, curves, family, family_exponents, is_plain, metric, time_of
 from bench.report.repeats import NORMAL_95, noise
 from bench.report.results import Record
 from bench.report.scaling import Crossover, Fit, Projection, pair_crossovers, projection
+from bench.report.sections.growth import Cost, curves, family, family_exponents, is_plain, metric, time_of
 from bench.report.settings import by_setting
 from bench.report.tables import counted, listed, name, significant
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.accuracy import Overall
 from bench.report.paired import holm, strata
 from bench.report.ranking import ALPHA
 from bench.report.results import Code, Record, Row
+from bench.report.sections.accuracy import Overall
 from bench.report.separation import Contrast, contrast, mean_contrast
 from bench.report.tables import (
     MISSING,

@@ -6,12 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.report.accuracy import Overall, Standing
-from bench.report.crossings import overtaking
-from bench.report.efficiency import noise_floor
-from bench.report.growth import DEVICE, time_of
 from bench.report.ranking import MIN_DATASETS
 from bench.report.results import Record, Row
+from bench.report.sections.accuracy import Overall, Standing
+from bench.report.sections.crossovers import overtaking
+from bench.report.sections.efficiency import noise_floor
+from bench.report.sections.growth import DEVICE, time_of
 from bench.report.separation import Verdict
 from bench.report.settings import by_setting
 from bench.report.statistics import interval
