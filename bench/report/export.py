@@ -13,7 +13,7 @@ from bench.record.store import StoreError, atomic_write, plain, read_records
 from bench.report.results import Record, Row, unique
 from bench.report.sections.accuracy import Overall
 from bench.report.settings import setting
-from bench.report.statistics import interval
+from bench.report.stats.bootstrap import interval
 from bench.report.tables import known
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.

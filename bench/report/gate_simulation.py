@@ -22,7 +22,7 @@ import numpy as np
 from bench.report.compare.gate import Options, Outcome, Verdict, check
 from bench.report.compare.scores import pack_scores
 from bench.report.compare.snapshot import Entry, Snapshot
-from bench.report.statistics import Array
+from bench.report.stats.bootstrap import Array
 
 MACHINE = ("cpu", "simulated", 2)
 KINDS = ("AUC", "ACC", "speed", "memory")

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from bench.record.store import atomic_write
 from bench.report.export import accuracy_csv, efficiency_csv
 from bench.report.html import write_html
-from bench.report.judgement import Judgement, judge
 from bench.report.render import markdown, terminal
 from bench.report.results import Record, accuracy_rows, add_evidence, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
@@ -27,6 +26,7 @@ from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, skipped_datasets, summary
 from bench.report.settings import batch_text
+from bench.report.stats.significance import Judgement, judge
 from bench.report.tables import (
     Block,
     Bullets,

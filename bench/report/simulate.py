@@ -16,10 +16,18 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.metrics.calibration import wilson
-from bench.report.paired import strata
-from bench.report.ranking import MIN_DATASETS, friedman
-from bench.report.separation import Contrast, acc_sample, auc_sample, contrast, mcnemar_values, mean_contrast, verdicts
-from bench.report.statistics import Array, auc, correct
+from bench.report.stats.bootstrap import Array, auc, correct
+from bench.report.stats.paired import strata
+from bench.report.stats.ranking import MIN_DATASETS, friedman
+from bench.report.stats.separation import (
+    Contrast,
+    acc_sample,
+    auc_sample,
+    contrast,
+    mcnemar_values,
+    mean_contrast,
+    verdicts,
+)
 
 # Test images of each class: BreastMNIST's, RetinaMNIST's, PneumoniaMNIST's, and one of the middle.
 TEST_SETS: tuple[tuple[int, ...], ...] = ((42, 114), (174, 46, 92, 68, 20), (234, 390), (300, 300, 300), (120, 80))

@@ -12,7 +12,7 @@ from scipy.stats import t
 from sklearn.metrics import roc_auc_score
 
 from bench.cli.main import main
-from bench.report.paired import delong, mcnemar
+from bench.report.stats.paired import delong, mcnemar
 
 
 def scores_of(distance: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 
 from bench.record.store import StoreError, read_records
-from bench.report import html, html_data, html_pack, ranking
+from bench.report import html, html_data, html_pack
 from bench.report.figures.draw import COLOURS
 from bench.report.leaderboard import Report
+from bench.report.stats import ranking
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
 CURVE = "epoch,train_loss,val_loss,val_auc,val_acc,lr\n1,0.7,0.69,0.61,0.5,0.001\n2,0.5,nan,0.7123456,0.6,0.0001\n"

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score
 
-from bench.report.paired import (
+from bench.report.stats.paired import (
     EXACT_PAIRS,
     acc_components,
     auc_components,

@@ -9,8 +9,9 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.report.paired import delong, strata
-from bench.report.separation import (
+from bench.report.stats.bootstrap import auc, correct, t_interval
+from bench.report.stats.paired import delong, strata
+from bench.report.stats.separation import (
     Sample,
     acc_sample,
     auc_sample,
@@ -20,7 +21,6 @@ from bench.report.separation import (
     mean_contrast,
     verdicts,
 )
-from bench.report.statistics import auc, correct, t_interval
 
 LABELS = (np.arange(156) < 114).astype(int)
 

@@ -9,9 +9,9 @@ import pytest
 
 from bench.metrics.calibration import wilson
 from bench.report import simulate
-from bench.report.separation import auc_sample, contrast
 from bench.report.simulate import AA, GAINS, POWER, Setting, false_positives, power
-from bench.report.statistics import auc
+from bench.report.stats.bootstrap import auc
+from bench.report.stats.separation import auc_sample, contrast
 
 
 def test_few_false_differences_in_a_reduced_simulation():

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
-from bench.report import statistics
-from bench.report.statistics import auc, correct, interval, majority_acc, one_vs_rest, rank, resample
+from bench.report.stats import bootstrap
+from bench.report.stats.bootstrap import auc, correct, interval, majority_acc, one_vs_rest, rank, resample
 
 
 def multi_class(n: int, classes: int, seed: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -75,14 +75,14 @@ def test_each_resample_is_scikit_learns_weighted_auc(decimals: int):
     generator = np.random.default_rng(5)
     column, target = generator.random(80).round(decimals), generator.random(80) < 0.3
     weights = generator.integers(0, 4, size=(80, 7)).astype(np.float32)
-    samples = statistics._weighted_auc(column, target, weights)
+    samples = bootstrap._weighted_auc(column, target, weights)
     expected = [roc_auc_score(target, column, sample_weight=weights[:, i]) for i in range(7)]
     np.testing.assert_allclose(samples, expected, atol=1e-6)
 
 
 def test_resamples_keep_the_size_of_every_class():
     strata = np.array([0] * 5 + [1] * 40 + [7])
-    weights = statistics._weights(strata, 200, np.random.default_rng(0))
+    weights = bootstrap._weights(strata, 200, np.random.default_rng(0))
     for stratum, size in ((0, 5), (1, 40), (7, 1)):
         np.testing.assert_array_equal(weights[strata == stratum].sum(0), size)
 
@@ -128,7 +128,7 @@ def test_the_expansion_agrees_with_exact_resampling(multi_label: bool, monkeypat
         labels = (generator.random((2_000, 5)) < 0.15).astype(int)
         scores = np.clip(generator.random((2_000, 5)) + 0.3 * labels, 0, 1)
     (exact,) = resample("x", labels, [scores], n=4_000)
-    monkeypatch.setattr(statistics, "EXACT_LIMIT", 0)
+    monkeypatch.setattr(bootstrap, "EXACT_LIMIT", 0)
     (expanded,) = resample("x", labels, [scores], n=4_000)
     assert (expanded.auc, expanded.acc) == (exact.auc, exact.acc)
     for name in ("auc_samples", "acc_samples"):
@@ -138,7 +138,7 @@ def test_the_expansion_agrees_with_exact_resampling(multi_label: bool, monkeypat
 
 @pytest.mark.parametrize("limit", [0, 10**9])
 def test_models_are_seen_on_the_same_resampled_images(limit: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(statistics, "EXACT_LIMIT", limit)
+    monkeypatch.setattr(bootstrap, "EXACT_LIMIT", limit)
     scores, labels = multi_class(300, 3, 10)
     first, second = resample("x", labels, [scores, scores])
     np.testing.assert_array_equal(first.auc_samples, second.auc_samples)

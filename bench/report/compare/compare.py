@@ -27,8 +27,8 @@ from bench.report.compare.gate_stats import (
     speed_evidence,
 )
 from bench.report.compare.snapshot import BaselineError, Entry, Snapshot, canonical, shown_machine, take
-from bench.report.paired import holm
 from bench.report.render import terminal
+from bench.report.stats.paired import holm
 from bench.report.tables import (
     MISSING,
     Block,

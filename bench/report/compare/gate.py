@@ -31,7 +31,7 @@ from bench.report.compare.gate_stats import (
 )
 from bench.report.compare.scores import Scores
 from bench.report.compare.snapshot import EXACT, Entry, Snapshot, shown_machine
-from bench.report.paired import holm
+from bench.report.stats.paired import holm
 from bench.report.tables import MISSING, fixed, significant
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.report.compare.scores import Scores
-from bench.report.paired import Z_95, acc_components, auc_components, mcnemar_worse
-from bench.report.statistics import Array, correct
+from bench.report.stats.bootstrap import Array, correct
+from bench.report.stats.paired import Z_95, acc_components, auc_components, mcnemar_worse
 
 # Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:
 # resident memory of a process on the CPU (0.031 over 35 Cells of two sweeps of one version, by `bench compare`), the

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.statistics import Array, one_vs_rest, seed_of_test_set
+from bench.report.stats.bootstrap import Array, one_vs_rest, seed_of_test_set
 
 MAX_IMAGES = 2_000
 LEAST_OF_A_CLASS = 10

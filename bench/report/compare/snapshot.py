@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.record import store
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.statistics import auc, correct
+from bench.report.stats.bootstrap import auc, correct
 from bench.report.tables import counted, known, natural
 
 SCHEMA = 1

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.report.judgement import Judgement
-from bench.report.ranking import ALPHA, letters, rank_intervals, tie_groups
 from bench.report.results import Code, Protocol, Row
-from bench.report.separation import Verdict
-from bench.report.statistics import Array, interval, rank
+from bench.report.stats.bootstrap import Array, interval, rank
+from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
+from bench.report.stats.separation import Verdict
+from bench.report.stats.significance import Judgement
 from bench.report.tables import (
     MISSING,
     Block,

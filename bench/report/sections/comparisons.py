@@ -9,11 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.paired import holm, strata
-from bench.report.ranking import ALPHA
 from bench.report.results import Code, Record, Row
 from bench.report.sections.accuracy import Overall
-from bench.report.separation import Contrast, contrast, mean_contrast
+from bench.report.stats.paired import holm, strata
+from bench.report.stats.ranking import ALPHA
+from bench.report.stats.separation import Contrast, contrast, mean_contrast
 from bench.report.tables import (
     MISSING,
     Block,

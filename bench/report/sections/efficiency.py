@@ -8,12 +8,12 @@ from math import log, sqrt
 from statistics import fmean
 from typing import Any
 
-from bench.report.repeats import NORMAL_95, noise
 from bench.report.results import Code, Record, code_of
 from bench.report.sections.crossovers import changes
 from bench.report.sections.growth import DEVICE, THROUGHPUT, growth_blocks
 from bench.report.sections.roofline import roofline_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
+from bench.report.stats.noise import NORMAL_95, noise
 from bench.report.tables import (
     MISSING,
     Block,

@@ -10,8 +10,8 @@ import numpy as np
 from bench.metrics.calibration import over_seeds, wilson
 from bench.report.results import Row
 from bench.report.sections.accuracy import Overall, proof_note, rank_text
-from bench.report.separation import Verdict
-from bench.report.statistics import Array, interval, t_interval
+from bench.report.stats.bootstrap import Array, interval, t_interval
+from bench.report.stats.separation import Verdict
 from bench.report.tables import (
     MISSING,
     Block,

@@ -14,7 +14,7 @@ from functools import cache
 from importlib import resources
 
 from bench.report.results import Protocol, Row
-from bench.report.statistics import t_interval
+from bench.report.stats.bootstrap import t_interval
 from bench.report.tables import (
     MISSING,
     Block,

@@ -6,15 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.report.ranking import MIN_DATASETS
 from bench.report.results import Record, Row
 from bench.report.sections.accuracy import Overall, Standing
 from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import noise_floor
 from bench.report.sections.growth import DEVICE, time_of
-from bench.report.separation import Verdict
 from bench.report.settings import by_setting
-from bench.report.statistics import interval
+from bench.report.stats.bootstrap import interval
+from bench.report.stats.ranking import MIN_DATASETS
+from bench.report.stats.separation import Verdict
 from bench.report.tables import counted, fixed, listed, name, natural, significant
 
 MAX_NAMED = 4

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.paired import holm, mcnemar
-from bench.report.ranking import ALPHA, letters, rank_intervals, tie_groups
-from bench.report.statistics import influence
+from bench.report.stats.bootstrap import influence
+from bench.report.stats.paired import holm, mcnemar
+from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
 
 Array = np.ndarray[Any, Any]
 
@@ -95,7 +95,7 @@ def contrast(samples: Sequence[Sample], strata: Array) -> Contrast:
 
     Args:
         samples: one a model, all on the same images in the same order.
-        strata: (N,) the group that each image was drawn from (:func:`bench.report.paired.strata`).
+        strata: (N,) the group that each image was drawn from (:func:`bench.report.stats.paired.strata`).
     """
     means = np.array([s.mean for s in samples])
     matrix = np.stack([s.influence for s in samples], axis=1)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.statistics import RESAMPLES, Array, auc, correct, influence, one_vs_rest, resample
+from bench.report.stats.bootstrap import RESAMPLES, Array, auc, correct, influence, one_vs_rest, resample
 
 Z_95 = 1.959963984540054
 # Up to so many discordant pairs McNemar's test is the exact binomial one: it costs nothing there.

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.report.paired import strata
-from bench.report.ranking import MIN_DATASETS, MIN_MODELS, Friedman, friedman
 from bench.report.results import Row
-from bench.report.separation import Array, Contrast, Verdict, contrast, mcnemar_values, mean_contrast, verdicts
+from bench.report.stats.paired import strata
+from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, Friedman, friedman
+from bench.report.stats.separation import Array, Contrast, Verdict, contrast, mcnemar_values, mean_contrast, verdicts
 from bench.report.tables import counted, name
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.statistics import rank
+from bench.report.stats.bootstrap import rank
 
 Array = np.ndarray[Any, Any]
 
