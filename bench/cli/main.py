@@ -444,7 +444,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench.report.html import rebuild
+    from bench.report.write.html import rebuild
 
     paths, problems = rebuild(options.directory, figures=not options.no_figures)
     for problem in problems:
@@ -462,7 +462,7 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from bench.report.export import export_records
+    from bench.report.write.csv import export_records
 
     rows, problems = export_records(options.directory, options.file)
     for problem in problems:

@@ -13,9 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.record.store import atomic_write
-from bench.report.export import accuracy_csv, efficiency_csv
-from bench.report.html import write_html
-from bench.report.render import markdown, terminal
 from bench.report.results import Record, accuracy_rows, add_evidence, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
 from bench.report.sections.accuracy import Overall, overall, overall_section
@@ -42,6 +39,9 @@ from bench.report.tables import (
     natural,
     rows_of,
 )
+from bench.report.write.csv import accuracy_csv, efficiency_csv
+from bench.report.write.html import write_html
+from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -81,7 +81,7 @@ def test_from_the_wheel(tmp_path):
         archive.extractall(site)
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert tops == {"bench"}, "the wheel must put nothing called models or datasets beside other packages"
-    assert "bench/report/assets/page.html" in names
+    assert "bench/report/write/assets/page.html" in names
     for wanted in ("bench/models/medmamba.py", "bench/datasets/phantoms.py", "bench/training/recipes/medmnist.toml"):
         assert wanted in names
     assert any(name.startswith("bench/ops/") and name.endswith(".cpp") for name in names)

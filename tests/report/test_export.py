@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from bench.record import store
-from bench.report.export import export_records, flat
+from bench.report.write.csv import export_records, flat
 
 
 @pytest.fixture

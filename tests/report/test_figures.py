@@ -10,17 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.report import html_data
 from bench.report.figures import draw
 from bench.report.figures.figures import figures, slug, write_figures
 from bench.report.leaderboard import Report
+from bench.report.write import page_data
 
 CURVE = "epoch,train_loss,val_auc\n1,0.7,0.6\n2,0.5,0.7\n"
 
 
 def document_of(run: Any, out: Path) -> dict[str, Any]:
     run.write(out)
-    return html_data.collect(Report(run.records, None, out / "predictions"), out)
+    return page_data.collect(Report(run.records, None, out / "predictions"), out)
 
 
 def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
@@ -46,7 +46,7 @@ def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
 
 
 def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(html_data, "MEASURES", html_data.MEASURES[:1])  # each figure takes a good part of a second
+    monkeypatch.setattr(page_data, "MEASURES", page_data.MEASURES[:1])  # each figure takes a good part of a second
     for i, model in enumerate(("resnet18", "a$b$_^{c}", "模型 <&>")):  # no mathematics, no markup
         run.accuracy(model, "breastmnist", 0.7 + 0.1 * i, acc=0.7, test_confusion=[[5, 1], [2, 6]])
         run.efficiency(model, 64, speed=100.0 / (i + 1), memory=50.0)

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from bench.record.store import StoreError, read_records
-from bench.report import html, html_data, html_pack
 from bench.report.figures.draw import COLOURS
 from bench.report.leaderboard import Report
 from bench.report.stats import ranking
+from bench.report.write import html, page_data, page_pack
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
 CURVE = "epoch,train_loss,val_loss,val_auc,val_acc,lr\n1,0.7,0.69,0.61,0.5,0.001\n2,0.5,nan,0.7123456,0.6,0.0001\n"
@@ -155,7 +155,7 @@ def test_an_empty_run_has_a_page(tmp_path: Path, run_info: dict[str, Any]):
     [("\x1b[31mred\x1b[0m", "red"), ("10 %\r20 %\rdone\nnext", "done\nnext"), ("a\r\nb", "a\nb"), ("a\x00\x07b", "ab")],
 )
 def test_logs_are_text(log: str, shown: str):
-    assert html_data.clean(log) == shown
+    assert page_data.clean(log) == shown
 
 
 def test_long_histories_and_logs_are_cut(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch):
@@ -167,9 +167,9 @@ def test_long_histories_and_logs_are_cut(tmp_path: Path, run: Any, monkeypatch: 
     (tmp_path / "logs" / f"{key}.log").write_text("\n".join(f"line {i}" for i in range(5000)))
     (cell,) = embedded(page_of(run, tmp_path))["cells"]
     epochs = cell["history"]["epoch"]
-    assert len(epochs) == html_data.MAX_EPOCHS and (epochs[0], epochs[-1]) == (1, 1000)
+    assert len(epochs) == page_data.MAX_EPOCHS and (epochs[0], epochs[-1]) == (1, 1000)
     assert cell["log"].startswith("… (the file has the beginning)\n") and cell["log"].endswith("line 4999")
-    assert len(cell["log"]) <= html_data.LOG_CHARS + 40
+    assert len(cell["log"]) <= page_data.LOG_CHARS + 40
     assert re.fullmatch(r"line \d+", cell["log"].splitlines()[1]), "it begins with a whole line"
 
 
@@ -180,7 +180,7 @@ def test_pictures_of_explain_are_in_the_page_while_there_is_room(
     (tmp_path / "explain" / key).mkdir(parents=True)
     for name, size in (("a", 30), ("b", 80), ("c", 60)):
         (tmp_path / "explain" / key / f"{name}.png").write_bytes(bytes(size))
-    monkeypatch.setattr(html_data, "ALL_PICTURE_BYTES", 100)
+    monkeypatch.setattr(page_data, "ALL_PICTURE_BYTES", 100)
     (cell,) = embedded(page_of(run, tmp_path))["cells"]
     assert [(name, len(base64.b64decode(data))) for name, data in cell["pictures"]] == [("a", 30), ("b", 0), ("c", 60)]
 
@@ -210,7 +210,7 @@ def test_two_thousand_records(tmp_path: Path, run: Any):
 def test_of_very_many_cells_only_the_figures_are_in_the_page(
     full_run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(html_data, "MAX_DETAILED", 5)
+    monkeypatch.setattr(page_data, "MAX_DETAILED", 5)
     (tmp_path / "history").mkdir()
     for record in full_run.records:
         (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
@@ -223,7 +223,7 @@ def test_of_very_many_cells_only_the_figures_are_in_the_page(
 def test_beyond_its_budget_the_page_has_one_seed_of_a_row_with_each_status(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(html_data, "MAX_CELLS", 5)
+    monkeypatch.setattr(page_data, "MAX_CELLS", 5)
     for seed in range(4):
         run.accuracy("resnet18", "breastmnist", 0.8 + seed / 100, seed=seed)
     for seed in (4, 5):
@@ -253,17 +253,17 @@ def test_files_that_cannot_be_read_are_left(tmp_path: Path, run: Any):
 def test_short_names_stay_distinct(run: Any):
     for model in ("vit_tiny_patch16_224", "vit_tiny_patch8_224", "swin_tiny_patch4_window7_224", "timm:convnext_tiny"):
         run.accuracy(model, "breastmnist", 0.8)
-    codes = html_data.collect(Report(run.records), Path("/nowhere"))["codes"]
+    codes = page_data.collect(Report(run.records), Path("/nowhere"))["codes"]
     assert {code["name"]: code["short"] for code in codes} == {
         "vit_tiny_patch16_224": "vit_tiny_patch16_224", "vit_tiny_patch8_224": "vit_tiny_patch8_224",
         "swin_tiny_patch4_window7_224": "swin_tiny", "timm:convnext_tiny": "convnext_tiny",
     }  # fmt: skip
-    assert html_data.short("vit_tiny_patch16_224[pool=gap]") == "vit_tiny[pool=gap]"
+    assert page_data.short("vit_tiny_patch16_224[pool=gap]") == "vit_tiny[pool=gap]"
 
 
 def test_json_cannot_end_its_script():
     value = {"a": "</script>&<!--\u2028\u2029", "b": [None, True, 1.5, "é"]}
-    text = html_pack.script_json(value)
+    text = page_pack.script_json(value)
     assert not set("<>&\u2028\u2029") & set(text) and json.loads(text) == value
 
 
@@ -344,6 +344,6 @@ def test_families_differ_for_colour_blind_readers(theme: str, sight: str | None)
 def test_bars_over_datasets_prove_nothing_without_friedman(scores: list[float], proven: bool) -> None:
     rng = np.random.default_rng(0)
     test = ranking.friedman(np.asarray(scores) + rng.normal(0, 0.01, (8, 3)))
-    note = html_data._friedman_note(test)
+    note = page_data._friedman_note(test)
     assert (test.p < 0.05) is proven
     assert ("do not overlap, the models differ" in note) is proven

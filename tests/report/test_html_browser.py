@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from bench.report.html import write_html
 from bench.report.leaderboard import Report
+from bench.report.write.html import write_html
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright; no browser download)")
 from playwright.sync_api import Browser, Page, sync_playwright

@@ -27,7 +27,6 @@ from bench.report.compare.gate_stats import (
     speed_evidence,
 )
 from bench.report.compare.snapshot import BaselineError, Entry, Snapshot, canonical, shown_machine, take
-from bench.report.render import terminal
 from bench.report.stats.paired import holm
 from bench.report.tables import (
     MISSING,
@@ -46,6 +45,7 @@ from bench.report.tables import (
     significant,
     span,
 )
+from bench.report.write.render import terminal
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -24,8 +24,8 @@ from bench.report.compare.gate import (
     Verdict,
     check,
 )
-from bench.report.render import markdown, terminal
 from bench.report.tables import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
+from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console

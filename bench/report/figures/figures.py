@@ -15,9 +15,9 @@ from typing import Any
 
 from bench.record.store import StoreError, atomic_write
 from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
-from bench.report.html_data import Document
 from bench.report.sections.pareto import front
 from bench.report.tables import counted, fixed, known, natural
+from bench.report.write.page_data import Document
 
 Figure = Scatter | Lines | Grid | Bars
 MAX_PANELS = 24
@@ -28,7 +28,7 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
     """Draw every figure of a run into ``folder`` as PNG and SVG, and remove those of an earlier state of the run.
 
     Args:
-        document: as :func:`bench.report.html_data.collect` gives it.
+        document: as :func:`bench.report.write.page_data.collect` gives it.
         folder: ``RUN/figures``.
 
     Returns:

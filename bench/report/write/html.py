@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.record.store import atomic_write, read_records, read_run
-from bench.report.html_data import collect
-from bench.report.html_pack import pack, script_json
 from bench.report.tables import Block, Bullets, Code, Details, Section, Table, known
+from bench.report.write.page_data import collect
+from bench.report.write.page_pack import pack, script_json
 
 if TYPE_CHECKING:
     from bench.report.leaderboard import Report

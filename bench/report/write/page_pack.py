@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bench.record.store import plain
-from bench.report.html_data import Document
+from bench.report.write.page_data import Document
 
 DIGITS, CURVE_DIGITS = 6, 4
 _POOLED = 40  # text longer than this stands once

@@ -1,0 +1,1 @@
+"""Writers: Markdown, terminal, CSV, HTML."""
