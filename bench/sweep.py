@@ -12,7 +12,7 @@ from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.plan import Plan, make_plan
 from bench.progress import fetch_bars, make_observer
 from bench.record import store
-from bench.report.leaderboard import Report
+from bench.report.build import Report
 from bench.runner import Outcome, execute
 
 

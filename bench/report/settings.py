@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from bench.report.results import Record, labels
-from bench.report.tables import natural
+from bench.report.blocks import natural
+from bench.report.rows import Record, labels
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
 # Everything else in a spec is part of the setting, known to this program or not.

@@ -12,7 +12,7 @@ from bench.config import load
 from bench.plan.cells import spec_key
 from bench.plan.plan import make_plan
 from bench.record import store
-from bench.report.leaderboard import write_boards
+from bench.report.build import write_boards
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 RUNS = sorted(path.parent for path in RESULTS.glob("*/cells"))

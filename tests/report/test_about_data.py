@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from bench.report.leaderboard import write_boards
+from bench.report.build import write_boards
 
 LEAKS = "images of one patient lie on both sides | so scores are <b>too high</b>"
 FACTS = {

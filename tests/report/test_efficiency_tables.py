@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from bench.report.leaderboard import write_boards
+from bench.report.build import write_boards
 
 MIB = 2**20
 

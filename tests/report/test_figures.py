@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.report.build import Report
 from bench.report.figures import draw
 from bench.report.figures.figures import figures, slug, write_figures
-from bench.report.leaderboard import Report
 from bench.report.write import page_data
 
 CURVE = "epoch,train_loss,val_auc\n1,0.7,0.6\n2,0.5,0.7\n"

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bench.record.store import StoreError, read_records
+from bench.report.build import Report
 from bench.report.figures.draw import COLOURS
-from bench.report.leaderboard import Report
 from bench.report.stats import ranking
 from bench.report.write import html, page_data, page_pack
 

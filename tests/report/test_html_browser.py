@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.report.leaderboard import Report
+from bench.report.build import Report
 from bench.report.write.html import write_html
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright; no browser download)")

@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bench.report.leaderboard import FILES, Report, print_board, write_boards
+from bench.report.build import FILES, Report, print_board, write_boards
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 
@@ -400,7 +400,7 @@ def test_terminal_holds_the_same_and_fits(full_run: Any, run_info: dict[str, Any
 
 def test_report_imports_neither_torch_nor_pandas():
     code = (
-        "import sys, bench.report.leaderboard as board; board.Report([]); "
+        "import sys, bench.report.build as board; board.Report([]); "
         "print([m for m in ('torch', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from bench.report import leaderboard, results
-from bench.report.leaderboard import Report
-from bench.report.results import Figures
+from bench.report import build, rows
+from bench.report.build import Report
+from bench.report.rows import Figures
 
 
 def test_sections_are_made_once_for_markdown_html_and_terminal(
@@ -17,8 +17,8 @@ def test_sections_are_made_once_for_markdown_html_and_terminal(
     from rich.console import Console
 
     made = []
-    true = leaderboard.summary
-    monkeypatch.setattr(leaderboard, "summary", lambda *given: made.append(1) or true(*given))
+    true = build.summary
+    monkeypatch.setattr(build, "summary", lambda *given: made.append(1) or true(*given))
     report = Report(full_run.records)
     report.write(tmp_path)
     report.print(Console(file=(tmp_path / "terminal.txt").open("w"), width=100))
@@ -30,9 +30,9 @@ def test_what_seeds_share_is_looked_at_once(run: Any, tmp_path: Path, monkeypatc
         for seed in range(20):
             run.accuracy(model, "breastmnist", 0.7 + seed / 100, seed=seed)
     looked, flattened, averaged = [], [], []
-    identity, flat, figures = results._identity, leaderboard._flat, Figures.of
-    monkeypatch.setattr(results, "_identity", lambda spec: looked.append(1) or identity(spec))
-    monkeypatch.setattr(leaderboard, "_flat", lambda fields: flattened.append(1) or flat(fields))
+    identity, flat, figures = rows._identity, build._flat, Figures.of
+    monkeypatch.setattr(rows, "_identity", lambda spec: looked.append(1) or identity(spec))
+    monkeypatch.setattr(build, "_flat", lambda fields: flattened.append(1) or flat(fields))
     monkeypatch.setattr(Figures, "of", lambda values: averaged.append(1) or figures(values))
     Report(run.records).write(tmp_path)
     names = {name for record in run.records for name in record["metrics"]}
@@ -56,7 +56,7 @@ def test_figures_are_those_of_numpy():
 def test_of_equal_keys_the_same_record_stays_whatever_the_order(run: Any):
     first = run.accuracy("resnet18", "breastmnist", 0.7)
     second = {**first, "metrics": {**first["metrics"], "test_auc": 0.9}}
-    assert results.unique([first, second]) == results.unique([second, first]) == [second]
+    assert rows.unique([first, second]) == rows.unique([second, first]) == [second]
 
 
 @pytest.mark.slow

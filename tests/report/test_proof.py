@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 from scipy.special import expit
 
-from bench.report.leaderboard import Report, write_boards
+from bench.report.build import Report, write_boards
 from bench.report.sections.comparisons import parent_of
 from bench.report.sections.pareto import front
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from bench.report.leaderboard import Report, write_boards
+from bench.report.build import Report, write_boards
 from bench.report.sections import published as module
 from bench.report.sections.published import Published, differences, fed, published
 

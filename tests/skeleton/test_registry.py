@@ -151,7 +151,7 @@ def test_a_plugin_cannot_take_a_builtin_name(clean_registries, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "code", ["import bench", "import bench.cli.main", "import bench.cli.listing, bench.report.leaderboard"]
+    "code", ["import bench", "import bench.cli.main", "import bench.cli.listing, bench.report.build"]
 )
 def test_no_torch_is_imported(code):
     script = textwrap.dedent(f"""

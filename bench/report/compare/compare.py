@@ -15,20 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.record import store
-from bench.report.compare import drift
-from bench.report.compare.diff import nearly
-from bench.report.compare.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
-from bench.report.compare.gate_stats import (
-    Evidence,
-    accuracy_evidence,
-    least_p,
-    memory_evidence,
-    memory_noise,
-    speed_evidence,
-)
-from bench.report.compare.snapshot import BaselineError, Entry, Snapshot, canonical, shown_machine, take
-from bench.report.stats.paired import holm
-from bench.report.tables import (
+from bench.report.blocks import (
     MISSING,
     Block,
     Bullets,
@@ -45,6 +32,19 @@ from bench.report.tables import (
     significant,
     span,
 )
+from bench.report.compare import drift
+from bench.report.compare.diff import nearly
+from bench.report.compare.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
+from bench.report.compare.gate_stats import (
+    Evidence,
+    accuracy_evidence,
+    least_p,
+    memory_evidence,
+    memory_noise,
+    speed_evidence,
+)
+from bench.report.compare.snapshot import BaselineError, Entry, Snapshot, canonical, shown_machine, take
+from bench.report.stats.paired import holm
 from bench.report.write.render import terminal
 
 if TYPE_CHECKING:

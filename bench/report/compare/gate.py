@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.report.blocks import MISSING, fixed, significant
 from bench.report.compare.diff import differences
 from bench.report.compare.gate_stats import (
     Evidence,
@@ -32,7 +33,6 @@ from bench.report.compare.gate_stats import (
 from bench.report.compare.scores import Scores
 from bench.report.compare.snapshot import EXACT, Entry, Snapshot, shown_machine
 from bench.report.stats.paired import holm
-from bench.report.tables import MISSING, fixed, significant
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
 EXACT_NAMES = {"params": "parameters", "macs_g": "GMACs", "train_macs_g": "training GMACs"}

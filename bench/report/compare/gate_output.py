@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 from bench.record import store
+from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
 from bench.report.compare import snapshot as baselines
 from bench.report.compare.gate import (
     BROKEN,
@@ -24,7 +25,6 @@ from bench.report.compare.gate import (
     Verdict,
     check,
 )
-from bench.report.tables import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:

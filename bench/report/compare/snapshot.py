@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from bench.record import store
+from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.stats.bootstrap import auc, correct
-from bench.report.tables import counted, known, natural
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.record.store import StoreError, atomic_write
+from bench.report.blocks import counted, fixed, known, natural
 from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
 from bench.report.sections.pareto import front
-from bench.report.tables import counted, fixed, known, natural
 from bench.report.write.page_data import Document
 
 Figure = Scatter | Lines | Grid | Bars

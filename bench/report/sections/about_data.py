@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bench.report.results import Record
-from bench.report.tables import Block, Bullets, Details, Section, Text, counted, name, natural
+from bench.report.blocks import Block, Bullets, Details, Section, Text, counted, name, natural
+from bench.report.rows import Record
 
 MAX_SHOWN = 110  # characters of the first trap that stand on the folded line
 

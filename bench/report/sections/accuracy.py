@@ -8,12 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.report.results import Code, Protocol, Row
-from bench.report.stats.bootstrap import Array, interval, rank
-from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
-from bench.report.stats.separation import Verdict
-from bench.report.stats.significance import Judgement
-from bench.report.tables import (
+from bench.report.blocks import (
     MISSING,
     Block,
     Bullets,
@@ -31,6 +26,11 @@ from bench.report.tables import (
     significant,
     span,
 )
+from bench.report.rows import Code, Protocol, Row
+from bench.report.stats.bootstrap import Array, interval, rank
+from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
+from bench.report.stats.separation import Verdict
+from bench.report.stats.significance import Judgement
 
 MAX_MISSING_NAMED = 3
 

@@ -9,12 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.results import Code, Record, Row
-from bench.report.sections.accuracy import Overall
-from bench.report.stats.paired import holm, strata
-from bench.report.stats.ranking import ALPHA
-from bench.report.stats.separation import Contrast, contrast, mean_contrast
-from bench.report.tables import (
+from bench.report.blocks import (
     MISSING,
     Block,
     Column,
@@ -31,6 +26,11 @@ from bench.report.tables import (
     significant,
     span,
 )
+from bench.report.rows import Code, Record, Row
+from bench.report.sections.accuracy import Overall
+from bench.report.stats.paired import holm, strata
+from bench.report.stats.ranking import ALPHA
+from bench.report.stats.separation import Contrast, contrast, mean_contrast
 
 _TWIN = re.compile(r"_[a-z]+_twin$")
 

@@ -13,12 +13,12 @@ from itertools import combinations, product
 from math import log, sqrt
 from statistics import fmean
 
-from bench.report.results import Record
+from bench.report.blocks import counted, listed, name, significant
+from bench.report.rows import Record
 from bench.report.sections.growth import Cost, curves, family, family_exponents, is_plain, metric, time_of
 from bench.report.settings import by_setting
 from bench.report.stats.noise import NORMAL_95, noise
 from bench.report.stats.scaling import Crossover, Fit, Projection, pair_crossovers, projection
-from bench.report.tables import counted, listed, name, significant
 
 DEFAULT_MARGIN = 0.05  # two costs closer than this, or than the noise, have no order
 # Peak memory is taken once. On a CPU it is that of a process: 95 % of repeats of a sweep (35 rows) were within 9 %.

@@ -8,13 +8,7 @@ from math import log, sqrt
 from statistics import fmean
 from typing import Any
 
-from bench.report.results import Code, Record, code_of
-from bench.report.sections.crossovers import changes
-from bench.report.sections.growth import DEVICE, THROUGHPUT, growth_blocks
-from bench.report.sections.roofline import roofline_blocks
-from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.stats.noise import NORMAL_95, noise
-from bench.report.tables import (
+from bench.report.blocks import (
     MISSING,
     Block,
     Bullets,
@@ -28,6 +22,12 @@ from bench.report.tables import (
     rows_of,
     significant,
 )
+from bench.report.rows import Code, Record, code_of
+from bench.report.sections.crossovers import changes
+from bench.report.sections.growth import DEVICE, THROUGHPUT, growth_blocks
+from bench.report.sections.roofline import roofline_blocks
+from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
+from bench.report.stats.noise import NORMAL_95, noise
 
 MAX_EVIDENCE = 8
 LATENCY = "latency_ms"

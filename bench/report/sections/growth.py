@@ -7,10 +7,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 
-from bench.report.results import Record
+from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, natural, rows_of
+from bench.report.rows import Record
 from bench.report.settings import LARGEST
 from bench.report.stats.scaling import Fit, fit_common_exponent, fit_exponent
-from bench.report.tables import MISSING, Block, Column, Table, Text, fixed, known, natural, rows_of
 
 MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be told from the weights
 _WEIGHTS, _TRAINING = 4, 16  # bytes a parameter: its weight; with its gradient and AdamW's two moments

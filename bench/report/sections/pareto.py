@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bench.report.results import Code
+from bench.report.blocks import Column, Section, Table, Text, fixed, listed, name, rows_of, significant
+from bench.report.rows import Code
 from bench.report.sections.accuracy import Overall, Standing
-from bench.report.tables import Column, Section, Table, Text, fixed, listed, name, rows_of, significant
 
 # of ``cost_beside``: key, heading, more is better, factor for display
 COSTS = (

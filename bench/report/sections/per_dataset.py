@@ -8,11 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.metrics.calibration import over_seeds, wilson
-from bench.report.results import Row
-from bench.report.sections.accuracy import Overall, proof_note, rank_text
-from bench.report.stats.bootstrap import Array, interval, t_interval
-from bench.report.stats.separation import Verdict
-from bench.report.tables import (
+from bench.report.blocks import (
     MISSING,
     Block,
     Column,
@@ -29,6 +25,10 @@ from bench.report.tables import (
     signed,
     span,
 )
+from bench.report.rows import Row
+from bench.report.sections.accuracy import Overall, proof_note, rank_text
+from bench.report.stats.bootstrap import Array, interval, t_interval
+from bench.report.stats.separation import Verdict
 
 OPERATING_POINT = (
     "Operating point: the score with the highest sensitivity + specificity on validation (of equal ones the most "

@@ -13,9 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-from bench.report.results import Protocol, Row
-from bench.report.stats.bootstrap import t_interval
-from bench.report.tables import (
+from bench.report.blocks import (
     MISSING,
     Block,
     Bullets,
@@ -31,6 +29,8 @@ from bench.report.tables import (
     rows_of,
     signed,
 )
+from bench.report.rows import Protocol, Row
+from bench.report.stats.bootstrap import t_interval
 
 FILE = "published_results.csv"
 MAX_ROWS = 3  # published rows of another protocol beside one of ours: those that differ least

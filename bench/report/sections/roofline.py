@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.report.results import Record
+from bench.report.blocks import MISSING, Block, Column, Table, Text, known, rows_of, significant
+from bench.report.rows import Record
 from bench.report.settings import batch_text
-from bench.report.tables import MISSING, Block, Column, Table, Text, known, rows_of, significant
 
 _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
     (Column("FLOP/byte", drop=3), lambda m: significant(_value(m, "intensity_flop_per_byte"))),

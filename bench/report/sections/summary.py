@@ -6,7 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.report.results import Record, Row
+from bench.report.blocks import counted, fixed, listed, name, natural, significant
+from bench.report.rows import Record, Row
 from bench.report.sections.accuracy import Overall, Standing
 from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import noise_floor
@@ -15,7 +16,6 @@ from bench.report.settings import by_setting
 from bench.report.stats.bootstrap import interval
 from bench.report.stats.ranking import MIN_DATASETS
 from bench.report.stats.separation import Verdict
-from bench.report.tables import counted, fixed, listed, name, natural, significant
 
 MAX_NAMED = 4
 MAX_MACHINES = 3

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from math import log
 from typing import Any
 
-from bench.report.tables import known
+from bench.report.blocks import known
 
 NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
 

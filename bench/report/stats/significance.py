@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.report.results import Row
+from bench.report.blocks import counted, name
+from bench.report.rows import Row
 from bench.report.stats.paired import strata
 from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, Friedman, friedman
 from bench.report.stats.separation import Array, Contrast, Verdict, contrast, mcnemar_values, mean_contrast, verdicts
-from bench.report.tables import counted, name
 
 if TYPE_CHECKING:
     from bench.report.sections.accuracy import Overall

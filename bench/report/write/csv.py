@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.record.store import StoreError, atomic_write, plain, read_records
-from bench.report.results import Record, Row, unique
+from bench.report.blocks import known
+from bench.report.rows import Record, Row, unique
 from bench.report.sections.accuracy import Overall
 from bench.report.settings import setting
 from bench.report.stats.bootstrap import interval
-from bench.report.tables import known
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.
 _BOUND_DECIMALS = 6

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench.record.store import atomic_write, read_records, read_run
-from bench.report.tables import Block, Bullets, Code, Details, Section, Table, known
+from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.write.page_data import collect
 from bench.report.write.page_pack import pack, script_json
 
 if TYPE_CHECKING:
-    from bench.report.leaderboard import Report
+    from bench.report.build import Report
 
 NAME = "report.html"
 SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "order.js", "cell.js", "main.js")
@@ -50,7 +50,7 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
         StoreError: ``out`` is no run directory, or cannot be written.
     """
     from bench.record.store import StoreError
-    from bench.report.leaderboard import Report
+    from bench.report.build import Report
 
     if not (out / "cells").is_dir() and not (out / "run.json").is_file():
         raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")

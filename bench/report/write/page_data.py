@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
-from bench.report.results import Code, Record, Row, code_of
+from bench.report.blocks import known, natural
+from bench.report.rows import Code, Record, Row, code_of
 from bench.report.sections.growth import family
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
 from bench.report.stats.bootstrap import interval
 from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
-from bench.report.tables import known, natural
 
 if TYPE_CHECKING:
-    from bench.report.leaderboard import Report
+    from bench.report.build import Report
     from bench.report.sections.accuracy import Overall
 
 Document = dict[str, Any]

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.report.tables import Block, Bullets, Code, Column, Details, Section, Table, name
+from bench.report.blocks import Block, Bullets, Code, Column, Details, Section, Table, name
 
 if TYPE_CHECKING:
     from rich.console import Console

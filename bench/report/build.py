@@ -13,18 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.record.store import atomic_write
-from bench.report.results import Record, accuracy_rows, add_evidence, unique
-from bench.report.sections.about_data import traps_of_targets, with_traps
-from bench.report.sections.accuracy import Overall, overall, overall_section
-from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
-from bench.report.sections.efficiency import cost_beside, efficiency_sections
-from bench.report.sections.pareto import pareto_section
-from bench.report.sections.per_dataset import dataset_sections
-from bench.report.sections.published import published_section
-from bench.report.sections.summary import headline, skipped_datasets, summary
-from bench.report.settings import batch_text
-from bench.report.stats.significance import Judgement, judge
-from bench.report.tables import (
+from bench.report.blocks import (
     Block,
     Bullets,
     Code,
@@ -39,6 +28,17 @@ from bench.report.tables import (
     natural,
     rows_of,
 )
+from bench.report.rows import Record, accuracy_rows, add_evidence, unique
+from bench.report.sections.about_data import traps_of_targets, with_traps
+from bench.report.sections.accuracy import Overall, overall, overall_section
+from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
+from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.pareto import pareto_section
+from bench.report.sections.per_dataset import dataset_sections
+from bench.report.sections.published import published_section
+from bench.report.sections.summary import headline, skipped_datasets, summary
+from bench.report.settings import batch_text
+from bench.report.stats.significance import Judgement, judge
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.render import markdown, terminal

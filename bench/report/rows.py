@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.metrics.calibration import Clinical, clinical
+from bench.report.blocks import counted, known, natural
 from bench.report.stats.bootstrap import Array, Replicates, auc, correct, majority_acc, resample, seed_of_test_set
 from bench.report.stats.separation import Sample, acc_sample, auc_sample
-from bench.report.tables import counted, known, natural
 
 Record = Mapping[str, Any]
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
