@@ -105,7 +105,7 @@ def run(
 
     from bench import config as configuration
     from bench.record import store
-    from bench.sweep import run_sweep
+    from bench.runner.sweep import run_sweep
 
     flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}
     flags["run.out"] = str(out) if out else None

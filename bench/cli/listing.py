@@ -15,9 +15,9 @@ from bench import registry
 from bench.plan.cells import Cell, cell_label
 from bench.plan.estimate import estimate_s
 from bench.plan.plan import Plan
-from bench.progress import clock
 from bench.record import store
 from bench.registry import ModelFacts
+from bench.runner.progress import clock
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
 SHOWN_CELLS = 40

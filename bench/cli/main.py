@@ -316,7 +316,7 @@ def _console() -> Console:
 
 
 def _run(options: argparse.Namespace) -> int:
-    from bench.sweep import run_sweep
+    from bench.runner.sweep import run_sweep
 
     if options.dry_run:
         options.json = False
@@ -341,7 +341,7 @@ def _run(options: argparse.Namespace) -> int:
 def _plan(options: argparse.Namespace) -> int:
     from bench.cli.listing import plan_json, print_plan
     from bench.plan.plan import make_plan
-    from bench.sweep import run_directory
+    from bench.runner.sweep import run_directory
 
     loaded = _loaded(options)
     plan: Plan = make_plan(loaded)
@@ -380,7 +380,7 @@ def _list(options: argparse.Namespace) -> int:
 def _fetch(options: argparse.Namespace) -> int:
     from bench import config, registry
     from bench.data.files import fetch_datasets
-    from bench.progress import fetch_bars
+    from bench.runner.progress import fetch_bars
 
     sweep = _configured(options)
     try:
@@ -405,7 +405,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
-    from bench.sweep import rebuild_boards
+    from bench.runner.sweep import rebuild_boards
 
     rebuild_boards(options.directory, _console())
     return 0

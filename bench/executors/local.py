@@ -25,7 +25,7 @@ from bench.executors.base import Event, Finished, Job
 from bench.machine.hardware import gpus
 from bench.plan.cells import Result
 from bench.plan.plan import available_threads, set_omp_wait_policy
-from bench.worker import SOCKET_FOLDER, work
+from bench.runner.worker import SOCKET_FOLDER, work
 
 LOG_TAIL_LINES = 30
 FORKSERVER_GONE = 255  # multiprocessing's word for a child of which it will never hear
@@ -75,7 +75,7 @@ class LocalExecutor:
         set_omp_wait_policy()
         os.environ[SOCKET_FOLDER] = util.get_temp_dir()
         self._context: Any = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["bench.preload"])
+        self._context.set_forkserver_preload(["bench.runner.preload"])
 
     @property
     def parallel(self) -> int:

@@ -21,8 +21,8 @@ from typing import Any
 import bench
 from bench.executors.base import Event, Job
 from bench.executors.local import LocalExecutor, Slot
-from bench.jobs import KEEPS_CHECKPOINT
 from bench.plan.cells import EfficiencyCell
+from bench.runner.jobs import KEEPS_CHECKPOINT
 
 Stamp = tuple[int, int, int]
 

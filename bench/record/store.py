@@ -6,7 +6,7 @@
     RUN/history/<key>.csv       one row an epoch
     RUN/rounds/<key>/<n>.json   raw samples of an efficiency Cell whose rounds are not all done
     RUN/logs/<key>.log          what the worker printed
-    RUN/claims/                 what drivers are working on (:mod:`bench.claims`); gone when none runs
+    RUN/claims/                 what drivers are working on (:mod:`bench.runner.leases`); gone when none runs
 
 Nothing needs a lock: files are written beside their place and renamed into it. A crash costs the Cells in flight.
 """

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from bench import claims
-from bench.claims import Claims
 from bench.record.store import StoreError
+from bench.runner import leases
+from bench.runner.leases import Claims
 
 
 @pytest.fixture
@@ -57,7 +57,9 @@ def test_of_many_at_once_exactly_one_wins(tmp_path):
 
 
 def test_a_dead_process_of_this_machine_is_succeeded_at_once(tmp_path):
-    code = f"from bench.claims import Claims; Claims(__import__('pathlib').Path({str(tmp_path)!r})).take('cell')\n"
+    code = (
+        f"from bench.runner.leases import Claims; Claims(__import__('pathlib').Path({str(tmp_path)!r})).take('cell')\n"
+    )
     code += "import os; os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False)
     mine = Claims(tmp_path)
@@ -72,11 +74,11 @@ def test_a_zombie_and_a_recycled_number_are_dead(tmp_path):
     child = multiprocessing.get_context("fork").Process(target=os._exit, args=(0,))
     child.start()
     end = time.monotonic() + 20
-    while claims._started(child.pid) is not None and time.monotonic() < end:
+    while leases._started(child.pid) is not None and time.monotonic() < end:
         time.sleep(0.01)
-    assert claims._started(child.pid) is None  # it has ended and was not waited for
+    assert leases._started(child.pid) is None  # it has ended and was not waited for
     child.join()
-    me = claims.process_identity()
+    me = leases.process_identity()
     foreign(tmp_path / "claims", "other", pid=os.getpid(), machine=me["machine"], started="1")
     mine = Claims(tmp_path)
     assert mine.take("other").number == 1

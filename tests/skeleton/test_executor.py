@@ -10,10 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import config, runner
+from bench import config
 from bench.executors import local
 from bench.plan.plan import make_plan
 from bench.record import store
+from bench.runner import runner
 
 HERE = Path(__file__).parent
 
@@ -292,9 +293,9 @@ def test_a_waiting_driver_takes_over_from_a_dead_one(tmp_path):
     begun = time.monotonic()
 
     def dies():
-        from bench import claims
+        from bench.runner import leases
 
-        claim.write_text(json.dumps({**owner, "machine": claims._machine()}))
+        claim.write_text(json.dumps({**owner, "machine": leases._machine()}))
 
     timer = threading.Timer(1.0, dies)
     timer.start()

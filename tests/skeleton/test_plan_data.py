@@ -12,9 +12,9 @@ from PIL import Image
 
 from bench import config, registry
 from bench.cli.main import main
-from bench.jobs import run_info
 from bench.plan import plan
 from bench.registry import DatasetInfo
+from bench.runner.jobs import run_info
 from bench.training import recipes
 
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.progress import SMOOTHING_S, PlainObserver, RichObserver, _Pace, clock, describe, make_observer
+from bench.runner.progress import SMOOTHING_S, PlainObserver, RichObserver, _Pace, clock, describe, make_observer
 
 
 @pytest.mark.parametrize(
@@ -42,7 +42,7 @@ def test_a_log_has_one_line_a_job():
 
 def test_a_log_hears_of_a_long_job_once_a_minute(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr("bench.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("bench.runner.progress.time.monotonic", lambda: now[0])
     out = io.StringIO()
     observer = PlainObserver(Console(file=out))
     observer.begin(1, 1, 0, 600.0)

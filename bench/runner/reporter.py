@@ -1,4 +1,4 @@
-"""Who shows a run to people: what they are told. The two of ours are in :mod:`bench.progress`."""
+"""Who shows a run to people: what they are told. The two of ours are in :mod:`bench.runner.progress`."""
 
 from __future__ import annotations
 

@@ -10,10 +10,10 @@ from bench.config import Loaded
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.plan import Plan, make_plan
-from bench.progress import fetch_bars, make_observer
 from bench.record import store
 from bench.report.build import Report
-from bench.runner import Outcome, execute
+from bench.runner.progress import fetch_bars, make_observer
+from bench.runner.runner import Outcome, execute
 
 
 def run_directory(loaded: Loaded) -> Path:

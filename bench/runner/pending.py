@@ -8,12 +8,12 @@ from pathlib import Path
 
 from bench.config import Loaded
 from bench.executors.base import Finished, Job
-from bench.jobs import combined, make_jobs, write_finished
 from bench.plan import class_maps
 from bench.plan.cells import Cell, EfficiencyCell, Result
 from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.store import Record, Stamp
+from bench.runner.jobs import combined, make_jobs, write_finished
 
 
 @dataclass(slots=True)

@@ -12,9 +12,9 @@ import secrets
 from collections.abc import Collection
 from pathlib import Path
 
-from bench.claims import Claims
 from bench.plan.cells import EfficiencyCell
 from bench.plan.plan import Plan
+from bench.runner.leases import Claims
 
 
 class QuietRoom:

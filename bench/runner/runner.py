@@ -2,7 +2,7 @@
 
 The driver alone writes Records; it sleeps until a worker speaks or dies. Efficiency Cells come first, in rounds
 interleaved over all of them, so that a drift of the machine hits all models alike, and with nothing beside them.
-Several drivers may work on one run directory, on one machine or many (:mod:`bench.claims`).
+Several drivers may work on one run directory, on one machine or many (:mod:`bench.runner.leases`).
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.claims import Claims
 from bench.config import Loaded
 from bench.executors.base import Event, Executor, Finished, Job
-from bench.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome
-from bench.observer import Observer, Steady
 from bench.plan.cells import Result, needs
 from bench.plan.plan import Plan
-from bench.quiet import QuietRoom
 from bench.record import store
 from bench.record.store import Record, StoreError
-from bench.todo import Todo, find_todo
+from bench.runner.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome
+from bench.runner.leases import Claims
+from bench.runner.pending import Todo, find_todo
+from bench.runner.reporter import Observer, Steady
+from bench.runner.timing_lock import QuietRoom
 
 POLL_S = (0.5, 10.0)  # how often others' claims are looked at: at first, and at most
 GRACE_S = 25.0  # after SIGTERM: schedulers kill after 30 s

@@ -1,0 +1,1 @@
+"""A Plan becomes Records: order, leases, timing lock, jobs, progress, worker."""
