@@ -15,13 +15,13 @@ from typing import Any
 
 from bench import registry
 from bench.config import Loaded
-from bench.executors.base import Finished, Job
 from bench.measure.aggregate import combine
 from bench.plan.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.plan.estimate import estimate_s
 from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.store import Record
+from bench.runner.executors.base import Finished, Job
 
 KEEPS_CHECKPOINT = ("failed", "timeout", "oom")  # statuses after which the same Cell may go on from its checkpoint
 

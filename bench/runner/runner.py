@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.config import Loaded
-from bench.executors.base import Event, Executor, Finished, Job
 from bench.plan.cells import Result, needs
 from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.store import Record, StoreError
+from bench.runner.executors.base import Event, Executor, Finished, Job
 from bench.runner.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome
 from bench.runner.leases import Claims
 from bench.runner.pending import Todo, find_todo
@@ -69,11 +69,11 @@ def execute(
 
 def make_executor(loaded: Loaded, plan: Plan) -> Executor:
     """Return the executor that ``run.executor`` names."""
-    from bench.executors.local import LocalExecutor, make_slots
+    from bench.runner.executors.local import LocalExecutor, make_slots
 
     run = loaded.sweep.run
     if run.executor == "ray":
-        from bench.executors.ray import make
+        from bench.runner.executors.ray import make
 
         return make(loaded, plan)
     return LocalExecutor(make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack))

@@ -11,10 +11,10 @@ import psutil
 import pytest
 
 from bench import config
-from bench.executors import local
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.runner import runner
+from bench.runner.executors import local
 
 HERE = Path(__file__).parent
 

@@ -14,12 +14,12 @@ import psutil
 import pytest
 
 from bench import config
-from bench.executors import ray as executor
-from bench.executors import ray_cluster, ray_seat
-from bench.executors.base import Event, Job
-from bench.executors.ray_cluster import Cluster, Shape
 from bench.plan.plan import make_plan
 from bench.record import store
+from bench.runner.executors import ray as executor
+from bench.runner.executors import ray_cluster, ray_worker
+from bench.runner.executors.base import Event, Job
+from bench.runner.executors.ray_cluster import Cluster, Shape
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -151,12 +151,12 @@ def job(out, **more):
 
 def test_a_run_directory_is_known_by_its_file_and_not_by_its_path(tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
-    assert ray_seat.run_stamp(one) is None
+    assert ray_worker.run_stamp(one) is None
     one.mkdir()
     (one / "run.json").write_text("{}")
     shutil.copytree(one, two)
     os.symlink(one, tmp_path / "link")
-    assert ray_seat.run_stamp(one) == ray_seat.run_stamp(tmp_path / "link") != ray_seat.run_stamp(two)
+    assert ray_worker.run_stamp(one) == ray_worker.run_stamp(tmp_path / "link") != ray_worker.run_stamp(two)
 
 
 def test_files_of_a_node_are_put_in_their_place_and_nowhere_else(tmp_path):
@@ -196,8 +196,8 @@ class Silent:
 
 
 def seat(tmp_path, events=(), plugins=None):
-    found = object.__new__(ray_seat.Seat)
-    found.welcome = ray_seat.Welcome("cpu", 1, {}, plugins or {}, True)
+    found = object.__new__(ray_worker.Seat)
+    found.welcome = ray_worker.Welcome("cpu", 1, {}, plugins or {}, True)
     found.asked = found.job = found.scratch = None
     found.given, found.sound, found.executor, found.folder = {}, set(), Silent(events), tmp_path
     found._data = lambda job: None
@@ -207,7 +207,7 @@ def seat(tmp_path, events=(), plugins=None):
 def test_a_node_without_the_run_directory_gets_what_a_job_reads_and_sends_what_it_leaves(tmp_path):
     far = seat(tmp_path, [Event("k", "progress"), Event("k", "stopped")])
     inputs = {"checkpoints/k.pt": b"old", "predictions/s.npz": b"p"}
-    told = far.start(ray_seat.Parcel(job(tmp_path / "nowhere"), (1, 2, 3), inputs))
+    told = far.start(ray_worker.Parcel(job(tmp_path / "nowhere"), (1, 2, 3), inputs))
     assert told.events[0].kind == "progress" and not told.files
     assert far.executor.submitted.out.parent == tmp_path
     assert (far.executor.submitted.out / "predictions" / "s.npz").read_bytes() == b"p"
@@ -219,11 +219,11 @@ def test_a_node_without_the_run_directory_gets_what_a_job_reads_and_sends_what_i
 def test_a_job_that_is_cancelled_before_it_speaks_is_cancelled(tmp_path):
     far = seat(tmp_path)
     far.cancel("k", gently=True)
-    assert [event.kind for event in far.start(ray_seat.Parcel(job(tmp_path), None)).events] == ["stopped"]
+    assert [event.kind for event in far.start(ray_worker.Parcel(job(tmp_path), None)).events] == ["stopped"]
     assert far.executor.cancelled == [("k", True)]
     far.executor.events.append(Event("k", "stopped"))
     far.cancel("an earlier one", gently=True)
-    far.start(ray_seat.Parcel(job(tmp_path), None))
+    far.start(ray_worker.Parcel(job(tmp_path), None))
     assert far.executor.cancelled == [("k", True)]
 
 
@@ -234,7 +234,7 @@ def test_what_a_node_cannot_do_is_lost_and_not_failed(tmp_path):
         raise ValueError("x at 28 pixels is not the data that the driver has; copy it to this node")
 
     far._data = no_data
-    (event,) = far.start(ray_seat.Parcel(job(tmp_path), None)).events
+    (event,) = far.start(ray_worker.Parcel(job(tmp_path), None)).events
     assert event.kind == "lost" and "copy it to this node" in event.reason
 
 

@@ -16,12 +16,12 @@ from torch import nn
 
 from bench import config, registry
 from bench.data.cache import open_dataset
-from bench.executors.base import Finished
 from bench.plan.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.registry import parse_model
 from bench.registry.normalisation import normalisation
+from bench.runner.executors.base import Finished
 from bench.runner.jobs import write_finished
 from bench.training import weights
 from bench.training.accuracy import build_model, run_accuracy

@@ -21,10 +21,10 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.executors.base import Event, Finished, Job
 from bench.machine.hardware import gpus
 from bench.plan.cells import Result
 from bench.plan.plan import available_threads, set_omp_wait_policy
+from bench.runner.executors.base import Event, Finished, Job
 from bench.runner.worker import SOCKET_FOLDER, work
 
 LOG_TAIL_LINES = 30

@@ -1,6 +1,6 @@
 """Jobs on a Ray cluster: an existing one, or one of this machine that ends with the run.
 
-Ray finds the places: each is an actor with the resources of a Cell (:mod:`bench.executors.ray_seat`), and tells when a
+Ray finds the places: each is an actor with the resources of a Cell (:mod:`bench.runner.executors.ray_worker`), and tells when a
 node has gone; the runner keeps order, claims and Records, so nothing else needs to be shared between nodes.
 """
 
@@ -18,13 +18,13 @@ from typing import Any
 
 import bench
 from bench.config import ConfigError, Loaded
-from bench.executors import ray_cluster
-from bench.executors.base import Event, Job
-from bench.executors.ray_cluster import Shape
-from bench.executors.ray_seat import Parcel, Seat, Told, Welcome, run_stamp
 from bench.plan.cells import EfficiencyCell, TransferCell, weights_path
 from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
 from bench.record.store import StoreError, atomic_write
+from bench.runner.executors import ray_cluster
+from bench.runner.executors.base import Event, Job
+from bench.runner.executors.ray_cluster import Shape
+from bench.runner.executors.ray_worker import Parcel, Seat, Told, Welcome, run_stamp
 
 TICK_S = 5.0  # how often the cluster is looked at while a job waits for a place
 PATIENCE_S = 300.0  # how long a cluster may have no place at all before the run ends

@@ -1,1 +1,0 @@
-"""Where jobs run: the protocol that the runner speaks (:mod:`bench.executors.base`) and those who fulfil it."""
