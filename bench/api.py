@@ -103,9 +103,9 @@ def run(
     """
     from rich.console import Console
 
-    from bench import config as configuration
     from bench.record import store
     from bench.runner.sweep import run_sweep
+    from bench.sweep import config as configuration
 
     flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}
     flags["run.out"] = str(out) if out else None

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from bench.config import Loaded, Sweep
     from bench.plan.plan import Plan
+    from bench.sweep.config import Loaded, Sweep
 
 # Exit codes: 0 fine; 1 cells failed, or doctor misses something; 2 usage, configuration or data; 130 interrupted.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
 NOTHING_LEFT = "bench: no cell was left to run"
 
 # By their files: the module that reads them would cost every `bench --help` its imports.
-RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "training" / "recipes").glob("*.toml"))
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "sweep" / "recipes").glob("*.toml"))
 SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--models": (
         "sweep.models",
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _expected(error: Exception) -> bool:
     """Tell errors that are messages to the user from faults of the tool, without importing what was not used."""
     expected = {
-        ("bench.config", "ConfigError"),
+        ("bench.sweep.config", "ConfigError"),
         ("bench.registry.info", "RegistryError"),
         ("bench.data.download", "DataError"),
         ("bench.record.store", "StoreError"),
@@ -295,7 +295,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def _loaded(options: argparse.Namespace) -> Loaded:
-    from bench import config
+    from bench.sweep import config
 
     flags: dict[str, Any] = {}
     for flag, (key, _) in SWEEP_FLAGS.items():
@@ -357,7 +357,8 @@ def _plan(options: argparse.Namespace) -> int:
 
 def _configured(options: argparse.Namespace) -> Sweep:
     """Read the configuration and load its plug-ins."""
-    from bench import config, registry
+    from bench import registry
+    from bench.sweep import config
 
     loaded = config.load(options.config)
     registry.load_plugins(loaded.sweep.plugins, loaded.base)
@@ -378,9 +379,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _fetch(options: argparse.Namespace) -> int:
-    from bench import config, registry
+    from bench import registry
     from bench.data.files import fetch_datasets
     from bench.runner.progress import fetch_bars
+    from bench.sweep import config
 
     sweep = _configured(options)
     try:

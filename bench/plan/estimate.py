@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bench import registry
 from bench.plan.cells import AccuracyCell, Cell, EfficiencyCell
-from bench.training.recipes import estimate_steps
+from bench.sweep.recipes import estimate_steps
 
 # Multiply-adds per second (10^9) usually reached in training: per CPU core, and on a data-centre GPU in bf16.
 CPU_GMACS_PER_CORE = 25.0

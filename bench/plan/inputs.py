@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from bench import registry
-from bench.config import ConfigError, Loaded
 from bench.data.files import default_root
 from bench.plan.cells import AccuracyCell, Cell
 from bench.registry import DatasetInfo
 from bench.registry.info import LazySplit
+from bench.sweep.config import ConfigError, Loaded
 
 
 def resize_rule(loaded: Loaded, info: DatasetInfo, size: int, resolution: int) -> str:

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.config import ConfigError, Loaded
 from bench.data.files import Problem, default_root, preflight
 from bench.machine.compiler import why_not_compiled
 from bench.machine.hardware import machine_facts
@@ -25,7 +24,8 @@ from bench.plan.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result
 from bench.plan.inputs import refuse_unfeedable, resize_rule, unfeedable
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
 from bench.registry.normalisation import normalisation
-from bench.training import recipes
+from bench.sweep import recipes
+from bench.sweep.config import ConfigError, Loaded
 
 __all__ = [
     "AccuracyCell", "Cell", "Context", "EfficiencyCell", "Plan", "Result", "cell_key", "cell_label", "make_plan",

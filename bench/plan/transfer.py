@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bench import registry
-from bench.config import ConfigError, Loaded
 from bench.data.files import Problem, preflight
 from bench.plan import class_maps
 from bench.plan.cells import AccuracyCell, Meeting, TransferCell
 from bench.plan.inputs import resize_rule, unfeedable
 from bench.plan.plan import Plan, fingerprint, plugin_sha256, resolved
 from bench.registry import DatasetInfo, RegistryError
+from bench.sweep.config import ConfigError, Loaded
 
 
 def sources(loaded: Loaded) -> list[str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from bench import registry
-from bench.config import Loaded
 from bench.measure.aggregate import combine
 from bench.plan.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.plan.estimate import estimate_s
@@ -22,6 +21,7 @@ from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.store import Record
 from bench.runner.executors.base import Finished, Job
+from bench.sweep.config import Loaded
 
 KEEPS_CHECKPOINT = ("failed", "timeout", "oom")  # statuses after which the same Cell may go on from its checkpoint
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.config import Loaded
 from bench.plan import class_maps
 from bench.plan.cells import Cell, EfficiencyCell, Result
 from bench.plan.plan import Plan
@@ -14,6 +13,7 @@ from bench.record import store
 from bench.record.store import Record, Stamp
 from bench.runner.executors.base import Finished, Job
 from bench.runner.jobs import combined, make_jobs, write_finished
+from bench.sweep.config import Loaded
 
 
 @dataclass(slots=True)

@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.config import Loaded
 from bench.plan.cells import Result, needs
 from bench.plan.plan import Plan
 from bench.record import store
@@ -27,6 +26,7 @@ from bench.runner.leases import Claims
 from bench.runner.pending import Todo, find_todo
 from bench.runner.reporter import Observer, Steady
 from bench.runner.timing_lock import QuietRoom
+from bench.sweep.config import Loaded
 
 POLL_S = (0.5, 10.0)  # how often others' claims are looked at: at first, and at most
 GRACE_S = 25.0  # after SIGTERM: schedulers kill after 30 s

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.config import Loaded
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.plan import Plan, make_plan
@@ -14,6 +13,7 @@ from bench.record import store
 from bench.report.build import Report
 from bench.runner.progress import fetch_bars, make_observer
 from bench.runner.runner import Outcome, execute
+from bench.sweep.config import Loaded
 
 
 def run_directory(loaded: Loaded) -> Path:

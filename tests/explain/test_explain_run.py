@@ -19,9 +19,9 @@ from bench.explain.which import cell_of, find_cells
 from bench.plan.cells import AccuracyCell, Context, cell_key, weights_path
 from bench.record import store
 from bench.record.store import StoreError, record_path
+from bench.sweep.recipes import resolve
 from bench.training.accuracy import build_model, pipeline, run_accuracy
 from bench.training.loop import scores_of
-from bench.training.recipes import resolve
 from bench.training.weights import load
 
 DATASET = "phantom_local-seen"

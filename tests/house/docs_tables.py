@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bench.registry import DatasetInfo, datasets
-from bench.training import recipes
+from bench.sweep import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 ORDER = ("medmnist", "medmamba-paper", "medmamba-paper-other", "medmamba-repo", "standard", "finetune", "quick")

@@ -48,7 +48,7 @@ def test_workflows_use_what_exists(file: Path):
 
 
 def test_the_gate_s_sweep_is_valid():
-    from bench import config
+    from bench.sweep import config
 
     sweep = config.load(ROOT / ".ci" / "gate.toml").sweep
     assert sweep.efficiency.rounds >= 6

@@ -13,7 +13,7 @@ import pytest
 
 from bench import registry
 from bench.record import store
-from bench.training import recipes
+from bench.sweep import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted(
@@ -127,7 +127,7 @@ def test_registered_names_in_code_exist(page: Path) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_toml_snippets_are_read(page: Path) -> None:
-    from bench.config import Sweep
+    from bench.sweep.config import Sweep
 
     for block in re.findall(r"```toml\n(.*?)```", page.read_text(encoding="utf-8"), re.S):
         content = tomllib.loads(block)

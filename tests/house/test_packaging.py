@@ -82,7 +82,7 @@ def test_from_the_wheel(tmp_path):
     tops = {name.split("/")[0] for name in names if not name.split("/")[0].endswith(".dist-info")}
     assert tops == {"bench"}, "the wheel must put nothing called models or datasets beside other packages"
     assert "bench/report/write/assets/page.html" in names
-    for wanted in ("bench/models/medmamba.py", "bench/datasets/phantoms.py", "bench/training/recipes/medmnist.toml"):
+    for wanted in ("bench/models/medmamba.py", "bench/datasets/phantoms.py", "bench/sweep/recipes/medmnist.toml"):
         assert wanted in names
     assert any(name.startswith("bench/ops/") and name.endswith(".cpp") for name in names)
     bench, models, datasets, hugging_face = look(tmp_path, PYTHONPATH=str(site))

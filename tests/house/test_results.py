@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import load
 from bench.plan.cells import spec_key
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.report.build import write_boards
+from bench.sweep.config import load
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 RUNS = sorted(path.parent for path in RESULTS.glob("*/cells"))

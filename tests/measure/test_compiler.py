@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from bench.cli.listing import print_plan
-from bench.config import load
 from bench.machine import compiler
 from bench.plan.plan import make_plan
+from bench.sweep.config import load
 
 
 @pytest.fixture(autouse=True)

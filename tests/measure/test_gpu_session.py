@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from bench.config import load
 from bench.measure import gpu_session
 from bench.measure.gpu_session import (
     FAMILIES,
@@ -25,6 +24,7 @@ from bench.measure.gpu_session import (
     unpack,
 )
 from bench.registry import expand_models
+from bench.sweep.config import load
 
 
 def test_the_whole_grid_of_the_issue_is_in_the_last_part() -> None:

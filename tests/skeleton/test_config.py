@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from bench import config
-from bench.config import ConfigError, Sweep, load
+from bench.sweep import config
+from bench.sweep.config import ConfigError, Sweep, load
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import config
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.runner import runner
 from bench.runner.executors import local
+from bench.sweep import config
 
 HERE = Path(__file__).parent
 

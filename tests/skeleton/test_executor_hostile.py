@@ -7,10 +7,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench import config
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.runner import runner
+from bench.sweep import config
 
 HERE = Path(__file__).parent
 # What was tried -> status, and what the reason says. The same table is in the report of this test.

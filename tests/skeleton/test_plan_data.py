@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench import config, registry
+from bench import registry
 from bench.cli.main import main
 from bench.plan import plan
 from bench.registry import DatasetInfo
 from bench.runner.jobs import run_info
-from bench.training import recipes
+from bench.sweep import config, recipes
 
 
 def planned(**keys) -> plan.Plan:

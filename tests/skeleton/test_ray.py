@@ -13,13 +13,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from bench import config
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.runner.executors import ray as executor
 from bench.runner.executors import ray_cluster, ray_worker
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.ray_cluster import Cluster, Shape
+from bench.sweep import config
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from bench import config
 from bench.plan.cells import cell_key, spec_key
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.runner import runner
+from bench.sweep import config
 
 HERE = Path(__file__).parent
 

@@ -28,8 +28,8 @@ def main(name: str, size: int, root: Path, cache: Path) -> None:
 
     import torch
 
+    from bench.sweep.recipes import resolve
     from bench.training.data import Pipeline
-    from bench.training.recipes import resolve
 
     recipe = {**resolve("medmnist"), "batch_size": 128}
     started = time.perf_counter()

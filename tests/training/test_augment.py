@@ -7,9 +7,9 @@ from scipy import stats
 from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
+from bench.sweep.recipes import resolve
 from bench.training import augment, streams
 from bench.training.data import Pipeline
-from bench.training.recipes import resolve
 
 RECIPE = resolve("medmamba-repo")
 

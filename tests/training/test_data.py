@@ -13,11 +13,11 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as TF
 
 from bench.data.resize import nearest_index, resize_matrix
+from bench.sweep.recipes import resolve
 from bench.training import augment, streams
 from bench.training.accuracy import _keep_freed_memory
 from bench.training.data import Pipeline, batch_bounds, fits_on
 from bench.training.prepare import Preparation
-from bench.training.recipes import resolve
 
 CPU = torch.device("cpu")
 

@@ -18,7 +18,7 @@ from bench import registry
 from bench.plan.cells import AccuracyCell, Context, weights_path, cell_key
 from bench.training import checkpoint
 from bench.training.accuracy import run_accuracy
-from bench.training.recipes import resolve
+from bench.sweep.recipes import resolve
 
 out, kill_after = Path(sys.argv[1]), int(sys.argv[2])
 checkpoint.Checkpoint.__dataclass_fields__["every_s"].default = 0.0

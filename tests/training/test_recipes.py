@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench.training.recipes import FIELDS, RecipeError, estimate_steps, names, resolve, summary
+from bench.sweep.recipes import FIELDS, RecipeError, estimate_steps, names, resolve, summary
 
 
 def test_medmnist_is_the_official_script() -> None:
@@ -120,5 +120,5 @@ def test_images_of_a_training() -> None:
 
 
 def test_resolving_imports_no_torch() -> None:
-    code = "import sys; from bench.training.recipes import resolve; resolve('quick'); assert 'torch' not in sys.modules"
+    code = "import sys; from bench.sweep.recipes import resolve; resolve('quick'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

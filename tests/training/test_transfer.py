@@ -9,14 +9,15 @@ import pytest
 import torch
 from sklearn.metrics import accuracy_score, roc_auc_score
 
-from bench import config, registry
-from bench.config import ConfigError
+from bench import registry
 from bench.plan import class_maps
 from bench.plan.cells import AccuracyCell, Context, Meeting, TransferCell, cell_key, needs
 from bench.plan.plan import make_plan
 from bench.registry import DatasetInfo, RemoteFile, Split, register_dataset
+from bench.sweep import config
+from bench.sweep.config import ConfigError
+from bench.sweep.recipes import resolve
 from bench.training.accuracy import run_accuracy
-from bench.training.recipes import resolve
 from bench.training.transfer import meeting_task, over_meetings, run_transfer
 
 CLASSES = {"here": ("cyst", "clear", "mass"), "there": ("Clear", "tumour", "nodule", "other")}

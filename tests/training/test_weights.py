@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from bench import config, registry
+from bench import registry
 from bench.data.cache import open_dataset
 from bench.plan.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
 from bench.plan.plan import make_plan
@@ -23,11 +23,12 @@ from bench.registry import parse_model
 from bench.registry.normalisation import normalisation
 from bench.runner.executors.base import Finished
 from bench.runner.jobs import write_finished
+from bench.sweep import config
+from bench.sweep.recipes import FIELDS, resolve
 from bench.training import weights
 from bench.training.accuracy import build_model, run_accuracy
 from bench.training.data import Pipeline
 from bench.training.loop import Trainer, scores_of
-from bench.training.recipes import FIELDS, resolve
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SMALL = {"n_train": 64, "n_val": 32, "n_test": 48}

@@ -17,7 +17,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import bench
-from bench.config import ConfigError, Loaded
 from bench.plan.cells import EfficiencyCell, TransferCell, weights_path
 from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
 from bench.record.store import StoreError, atomic_write
@@ -25,6 +24,7 @@ from bench.runner.executors import ray_cluster
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.ray_cluster import Shape
 from bench.runner.executors.ray_worker import Parcel, Seat, Told, Welcome, run_stamp
+from bench.sweep.config import ConfigError, Loaded
 
 TICK_S = 5.0  # how often the cluster is looked at while a job waits for a place
 PATIENCE_S = 300.0  # how long a cluster may have no place at all before the run ends

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.config import ConfigError
 from bench.machine.hardware import gpus
 from bench.plan.plan import available_threads
+from bench.sweep.config import ConfigError
 
 CONNECT_S = 5.0
 OBJECT_STORE_BYTES = 80 << 20  # of a cluster of our own: results of seats on this machine, a few megabytes each

@@ -1,0 +1,1 @@
+"""bench.toml, presets and flags become a validated Sweep."""
