@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from bench.explain.stages import Stage
     from bench.registry import DatasetInfo
-    from bench.training.data import Pipeline
+    from bench.train.pipeline import Pipeline
 
 FINEST = 4  # cells a side that a stage should have for its activations to say where
 NOISE_SEED = 0
@@ -69,7 +69,7 @@ def explain_cell(out: Path, record: Record, settings: Settings) -> Path:
     from bench.explain.field import receptive_fields
     from bench.explain.pictures import INITIAL
     from bench.explain.stages import find_stages
-    from bench.training import accuracy, weights
+    from bench.train import accuracy, weights
 
     cell, key = cell_of(record), str(record["key"])
     context = Context(settings.device, torch.get_num_threads(), settings.data_root, None, out, lambda event: None)
@@ -103,7 +103,7 @@ def _set_up(context: Context) -> torch.device:
     """As for a training, but an operation without a deterministic form is only warned of: a map bears its noise."""
     import torch
 
-    from bench.training.accuracy import set_up
+    from bench.train.accuracy import set_up
 
     if not re.fullmatch(r"cpu|cuda(:\d+)?", context.device):
         raise RegistryError(f"--device {context.device}: write cpu, cuda or cuda:N")
@@ -118,7 +118,7 @@ def _reader(
     cell: AccuracyCell, info: DatasetInfo, settings: Settings, device: torch.device, channels_last: bool
 ) -> Pipeline:
     from bench.data.cache import decode_bar, open_entry
-    from bench.training import accuracy
+    from bench.train import accuracy
 
     with decode_bar() as told:
         entry = open_entry(

@@ -22,7 +22,7 @@ _HEADER_LIMIT = 100 << 20  # as safetensors itself allows
 def normalisation(spec: ModelSpec) -> Normalisation | None:
     """Mean and standard deviation of each channel, of pixels scaled to 0..1; None without pretrained weights.
 
-    Files of weights that this program wrote say so themselves (:mod:`bench.training.weights`); of any other it is what
+    Files of weights that this program wrote say so themselves (:mod:`bench.train.weights`); of any other it is what
     timm states for the architecture's own weights. None, too, where nobody says: the recipe's values stand.
     """
     weights = dict(spec.options).get("pretrained")

@@ -23,4 +23,4 @@ with warnings.catch_warnings(), contextlib.suppress(Exception):
     import bench.models.timm_models
     import bench.models.vmamba
     import bench.plan.plan
-    import bench.training.accuracy  # noqa: F401
+    import bench.train.accuracy  # noqa: F401

@@ -155,11 +155,11 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, di
 
 def _measured(job: Job, context: Context) -> Result:
     if isinstance(job.cell, AccuracyCell):
-        from bench.training.accuracy import run_accuracy
+        from bench.train.accuracy import run_accuracy
 
         return run_accuracy(job.cell, context)
     if isinstance(job.cell, TransferCell):
-        from bench.training.transfer import run_transfer
+        from bench.train.transfer import run_transfer
 
         return run_transfer(job.cell, context)
     from bench.measure.efficiency import measure_round

@@ -20,9 +20,9 @@ from bench.plan.cells import AccuracyCell, Context, cell_key, weights_path
 from bench.record import store
 from bench.record.store import StoreError, record_path
 from bench.sweep.recipes import resolve
-from bench.training.accuracy import build_model, pipeline, run_accuracy
-from bench.training.loop import scores_of
-from bench.training.weights import load
+from bench.train.accuracy import build_model, pipeline, run_accuracy
+from bench.train.loop import scores_of
+from bench.train.weights import load
 
 DATASET = "phantom_local-seen"
 COMMAND = "bench run --models 'timm:test_vit' --datasets phantoms --out somewhere"

@@ -29,7 +29,7 @@ def main(name: str, size: int, root: Path, cache: Path) -> None:
     import torch
 
     from bench.sweep.recipes import resolve
-    from bench.training.data import Pipeline
+    from bench.train.pipeline import Pipeline
 
     recipe = {**resolve("medmnist"), "batch_size": 128}
     started = time.perf_counter()

@@ -16,8 +16,8 @@ from bench import registry
 from bench.plan.cells import AccuracyCell, Context, Result
 from bench.registry import RemoteFile, Split, register_dataset, register_model
 from bench.sweep.recipes import resolve
-from bench.training.accuracy import run_accuracy
-from bench.training.loop import Trainer
+from bench.train.accuracy import run_accuracy
+from bench.train.loop import Trainer
 
 TASKS = {"binary-class": 2, "multi-class": 3, "ordinal-regression": 4, "multi-label": 3}
 CALLS: list[tuple[int, int, int]] = []

@@ -8,8 +8,9 @@ from torchvision.transforms import RandomResizedCrop
 from torchvision.transforms import functional as TF
 
 from bench.sweep.recipes import resolve
-from bench.training import augment, streams
-from bench.training.data import Pipeline
+from bench.train import augment
+from bench.train import rng as streams
+from bench.train.pipeline import Pipeline
 
 RECIPE = resolve("medmamba-repo")
 

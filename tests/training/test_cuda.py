@@ -9,9 +9,9 @@ import torch
 
 from bench import registry
 from bench.sweep.recipes import resolve
-from bench.training import accuracy
-from bench.training.data import Pipeline
-from bench.training.loop import Outcome, Splits, Trainer
+from bench.train import accuracy
+from bench.train.loop import Outcome, Splits, Trainer
+from bench.train.pipeline import Pipeline
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 CUDA = torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")

@@ -14,10 +14,10 @@ from torchvision.transforms import functional as TF
 
 from bench.data.resize import nearest_index, resize_matrix
 from bench.sweep.recipes import resolve
-from bench.training import augment, streams
-from bench.training.accuracy import _keep_freed_memory
-from bench.training.data import Pipeline, batch_bounds, fits_on
-from bench.training.prepare import Preparation
+from bench.train import augment, rng
+from bench.train.accuracy import _keep_freed_memory
+from bench.train.pipeline import Pipeline, batch_bounds, fits_on
+from bench.train.preprocess import Preparation
 
 CPU = torch.device("cpu")
 
@@ -155,22 +155,22 @@ def test_philox_gives_its_published_vectors() -> None:
         "0xd7e772cee186176b",
         "0x7e68b68aec7ba23b",
     ]
-    assert (streams.raw(0, 0, 0, 4) == np.random.Philox(counter=0, key=0).random_raw(4)).all()
+    assert (rng.raw(0, 0, 0, 4) == np.random.Philox(counter=0, key=0).random_raw(4)).all()
 
 
 def test_order_is_a_permutation_that_changes_with_seed_and_epoch_only() -> None:
-    first = streams.order(1000, 3, 0)
+    first = rng.order(1000, 3, 0)
     assert sorted(first) == list(range(1000))
-    assert (first == streams.order(1000, 3, 0)).all()
-    assert (first != streams.order(1000, 3, 1)).mean() > 0.9
-    assert (first != streams.order(1000, 4, 0)).mean() > 0.9
-    places = np.array([streams.order(5, seed, 0) for seed in range(4000)])
+    assert (first == rng.order(1000, 3, 0)).all()
+    assert (first != rng.order(1000, 3, 1)).mean() > 0.9
+    assert (first != rng.order(1000, 4, 0)).mean() > 0.9
+    places = np.array([rng.order(5, seed, 0) for seed in range(4000)])
     counts = np.array([np.bincount(column, minlength=5) for column in places.T])
     assert np.abs(counts - 800).max() < 5 * np.sqrt(800 * 0.8)  # every image is everywhere equally often
 
 
 def test_uniforms_are_uniform_and_do_not_depend_on_how_many_are_drawn() -> None:
-    few, many = (streams.uniforms(0, streams.AUGMENT, 2, rows, 7) for rows in (10, 5000))
+    few, many = (rng.uniforms(0, rng.AUGMENT, 2, rows, 7) for rows in (10, 5000))
     assert (few == many[:10]).all()
     assert many.min() >= 0 and many.max() < 1
     assert many.mean() == pytest.approx(0.5, abs=0.01) and many.var() == pytest.approx(1 / 12, abs=0.003)

@@ -17,7 +17,7 @@ import torch
 from bench import registry
 from bench.plan.cells import AccuracyCell, Context, weights_path, cell_key
 from bench.training import checkpoint
-from bench.training.accuracy import run_accuracy
+from bench.train.accuracy import run_accuracy
 from bench.sweep.recipes import resolve
 
 out, kill_after = Path(sys.argv[1]), int(sys.argv[2])

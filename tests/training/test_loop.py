@@ -17,12 +17,12 @@ from torch.nn import functional as F
 from bench.plan.cells import Stopped
 from bench.registry.layout import prefers_channels_last
 from bench.sweep.recipes import resolve
-from bench.training import streams
-from bench.training.checkpoint import Checkpoint
-from bench.training.data import Pipeline
-from bench.training.loop import Outcome, Splits, Trainer, micro_batches
-from bench.training.optim import Loss, parameter_groups
-from bench.training.schedule import learning_rate
+from bench.train import rng as streams
+from bench.train.checkpoint import Checkpoint
+from bench.train.loop import Outcome, Splits, Trainer, micro_batches
+from bench.train.optim import Loss, parameter_groups
+from bench.train.pipeline import Pipeline
+from bench.train.schedule import learning_rate
 
 CPU = torch.device("cpu")
 

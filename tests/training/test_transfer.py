@@ -17,8 +17,8 @@ from bench.registry import DatasetInfo, RemoteFile, Split, register_dataset
 from bench.sweep import config
 from bench.sweep.config import ConfigError
 from bench.sweep.recipes import resolve
-from bench.training.accuracy import run_accuracy
-from bench.training.transfer import meeting_task, over_meetings, run_transfer
+from bench.train.accuracy import run_accuracy
+from bench.train.transfer import meeting_task, over_meetings, run_transfer
 
 CLASSES = {"here": ("cyst", "clear", "mass"), "there": ("Clear", "tumour", "nodule", "other")}
 OWN = {"clear": "clear", "mass": ["tumour", "nodule"]}

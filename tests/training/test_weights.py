@@ -25,10 +25,10 @@ from bench.runner.executors.base import Finished
 from bench.runner.jobs import write_finished
 from bench.sweep import config
 from bench.sweep.recipes import FIELDS, resolve
-from bench.training import weights
-from bench.training.accuracy import build_model, run_accuracy
-from bench.training.data import Pipeline
-from bench.training.loop import Trainer, scores_of
+from bench.train import weights
+from bench.train.accuracy import build_model, run_accuracy
+from bench.train.loop import Trainer, scores_of
+from bench.train.pipeline import Pipeline
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 SMALL = {"n_train": 64, "n_val": 32, "n_test": 48}

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench.training import streams
+from bench.train import rng
 
 if TYPE_CHECKING:
-    from bench.training.loop import Trainer
+    from bench.train.loop import Trainer
 
 EVERY_S = 60.0
 WORTH_S = 5.0
@@ -83,7 +83,7 @@ def _state(trainer: Trainer, finished: bool) -> dict[str, Any]:
     going_on = not finished
     position = None
     if trainer.position is not None and going_on:
-        position = {**trainer.position, "random": streams.torch_state(trainer.device)}
+        position = {**trainer.position, "random": rng.torch_state(trainer.device)}
     return {
         "position": position,
         "model": trainer.model.state_dict() if going_on else None,

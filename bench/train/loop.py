@@ -21,11 +21,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.metrics import classification
 from bench.plan.cells import Stopped, never
-from bench.training import streams
-from bench.training.checkpoint import Checkpoint
-from bench.training.data import Pipeline, batch_bounds
-from bench.training.optim import Loss, make_optimizer
-from bench.training.schedule import learning_rate
+from bench.train import rng
+from bench.train.checkpoint import Checkpoint
+from bench.train.optim import Loss, make_optimizer
+from bench.train.pipeline import Pipeline, batch_bounds
+from bench.train.schedule import learning_rate
 
 Progress = Callable[[dict[str, Any]], None]
 REPORT_EVERY_S = 0.5
@@ -189,7 +189,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Run one epoch; return the mean loss over its images."""
-        torch.manual_seed(streams.torch_seed(self.seed, streams.DROPOUT, epoch))
+        torch.manual_seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
         self.model.train()
         n = len(self.splits.train)
         steps = len(batch_bounds(n, self.recipe["batch_size"]))
@@ -219,7 +219,7 @@ class Trainer:
         at, self.position = self.position, None
         if at is None:
             return 0, torch.zeros((), dtype=torch.float64, device=self.device)
-        streams.set_torch_state(at["random"], self.device)
+        rng.set_torch_state(at["random"], self.device)
         return int(at["step"]), at["total"].to(self.device)
 
     def _timed(

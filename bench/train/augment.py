@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bench.training import streams
+from bench.train import rng
 
 TRIES = 10  # as torchvision's RandomResizedCrop, which then falls back to the whole image at an allowed ratio
 COLUMNS = 2 * TRIES + 3
@@ -55,7 +55,7 @@ def draw(
     crops = [*recipe["crop_scale"], *recipe["crop_ratio"]] != [1.0] * 4
     if not crops and not flip:
         return None
-    numbers = streams.uniforms(seed, streams.AUGMENT, epoch, n, COLUMNS)
+    numbers = rng.uniforms(seed, rng.AUGMENT, epoch, n, COLUMNS)
     boxes = np.tile(np.array([0, 0, resolution, resolution]), (n, 1))
     if crops:
         boxes = random_boxes(numbers[:, :-1], resolution, resolution, recipe["crop_scale"], recipe["crop_ratio"])

@@ -21,9 +21,9 @@ from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
 from bench.plan.cells import Context, Meeting, Result, TransferCell
 from bench.registry import DatasetInfo
-from bench.training import weights
-from bench.training.accuracy import build_model, pipeline, set_up, storable
-from bench.training.loop import scores_of
+from bench.train import weights
+from bench.train.accuracy import build_model, pipeline, set_up, storable
+from bench.train.loop import scores_of
 
 COMPARED = ("acc", "auc", "balanced_acc")
 

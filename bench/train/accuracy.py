@@ -21,10 +21,10 @@ from bench.metrics.classification import classification_metrics
 from bench.plan.cells import AccuracyCell, Context, Result, cell_key
 from bench.registry import DatasetInfo, Split
 from bench.registry.layout import prefers_channels_last
-from bench.training import augment, streams, weights
-from bench.training.checkpoint import Checkpoint
-from bench.training.data import Pipeline
-from bench.training.loop import Outcome, Splits, Trainer
+from bench.train import augment, rng, weights
+from bench.train.checkpoint import Checkpoint
+from bench.train.loop import Outcome, Splits, Trainer
+from bench.train.pipeline import Pipeline
 
 __all__ = ["run_accuracy"]
 
@@ -148,7 +148,7 @@ def build_model(
     """
     spec = registry.parse_model(cell.model)
     options = {key: value for key, value in spec.options if pretrained or key != "pretrained"}
-    torch.manual_seed(streams.torch_seed(cell.seed, streams.WEIGHTS))
+    torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
     channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
     model: nn.Module = registry.model_facts(spec.name).build(len(info.classes), channels, cell.resolution, **options)
     channels_last = prefers_channels_last(model)

@@ -19,8 +19,8 @@ import numpy.typing as npt
 import torch
 
 from bench.registry.normalisation import Normalisation
-from bench.training import augment, streams
-from bench.training.prepare import Preparation
+from bench.train import augment, rng
+from bench.train.preprocess import Preparation
 
 RESIDENT_SHARE = 0.6
 
@@ -103,7 +103,7 @@ class Pipeline:
         n = len(self)
         if n < 2:
             raise ValueError(f"training needs at least 2 images, but the split has {n}")
-        order = torch.from_numpy(streams.order(n, seed, epoch))
+        order = torch.from_numpy(rng.order(n, seed, epoch))
         plan = augment.draw(n, self.resolution, self.recipe, mirror_safe=self.mirror_safe, seed=seed, epoch=epoch)
         plan = plan.to(self.device) if plan else None
         bounds = batch_bounds(n, self.recipe["batch_size"])[first:]

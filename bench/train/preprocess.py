@@ -16,7 +16,7 @@ import torch
 
 from bench.data.resize import nearest_index, resize_matrix
 from bench.registry.normalisation import Normalisation
-from bench.training import augment
+from bench.train import augment
 
 CHUNK_PIXELS = 8 * 224 * 224  # of the output, taken through at once on a CPU
 WORTH_CUTTING = 64 * 64  # pixels from which an image is cut before anything else is done to it
