@@ -25,7 +25,7 @@ lint: $(STAMP)
 
 # All that is to be measured on a GPU; ends after MINUTES (0: when all is done), the same command goes on. See --help.
 gpu: $(STAMP)
-	$(BIN)/python -m bench.measure.gpu_session --minutes $(MINUTES) $(if $(ARCHIVE),--archive $(ARCHIVE))
+	$(BIN)/python -m tools.gpu_session --minutes $(MINUTES) $(if $(ARCHIVE),--archive $(ARCHIVE))
 
 clean:
 	rm -rf $(VENV) build *.egg-info

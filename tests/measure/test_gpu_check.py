@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench.measure import gpu_check
 from bench.ops import cross_selective_scan
 from bench.ops.backends import reference
+from tools import gpu_check
 
 
 class StandIn:

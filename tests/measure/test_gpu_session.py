@@ -10,21 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bench.measure import gpu_session
-from bench.measure.gpu_session import (
-    FAMILIES,
-    GRID,
-    OUT_OF_TIME,
-    Step,
-    main,
-    pack,
-    run_session,
-    run_step,
-    steps,
-    unpack,
-)
 from bench.registry import expand_models
 from bench.sweep.config import load
+from tools import gpu_session
+from tools.gpu_session import FAMILIES, GRID, OUT_OF_TIME, Step, main, pack, run_session, run_step, steps, unpack
 
 
 def test_the_whole_grid_of_the_issue_is_in_the_last_part() -> None:
@@ -46,8 +35,8 @@ def test_every_sweep_of_the_plan_is_a_valid_configuration(tmp_path: Path, monkey
 
 
 def test_the_instruments_accept_their_flags(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.measure import gpu_check
     from bench.ops.benchmark import run as ops_bench
+    from tools import gpu_check
 
     plan = {step.name: step for step in steps(tmp_path, "cuda:0", FAMILIES, 3, 1.0, tiny=False)}
     plan |= {"tiny": steps(tmp_path, "cpu", "resnet18", 2, 0.1, tiny=True)[0]}

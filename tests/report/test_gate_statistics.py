@@ -23,7 +23,7 @@ from bench.report.compare.gate_stats import (
     speed_evidence,
 )
 from bench.report.compare.scores import pack_scores
-from bench.report.gate_simulation import SCENARIOS, Design, Errors, Planted, false_positives, power, strength, sweep
+from tests.simulations.gate import SCENARIOS, Design, Errors, Planted, false_positives, power, strength, sweep
 
 
 def test_mann_whitney_is_scipys_and_its_least_p_a_closed_form():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bench.metrics.calibration import wilson
-from bench.report import simulate
-from bench.report.simulate import AA, GAINS, POWER, Setting, false_positives, power
 from bench.report.stats.bootstrap import auc
 from bench.report.stats.separation import auc_sample, contrast
+from tests.simulations import simulate
+from tests.simulations.simulate import AA, GAINS, POWER, Setting, false_positives, power
 
 
 def test_few_false_differences_in_a_reduced_simulation():

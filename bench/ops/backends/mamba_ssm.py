@@ -3,7 +3,7 @@
 The path that public vision models take: the image is written out as one sequence a direction, the step sizes are
 written out, the kernel scans (b, k*d, l), and the outputs are turned back and added. The kernel adds some gradients
 with atomics, so they differ in the last bits from run to run. Here a backward writes the sequences out again;
-`bench.measure.gpu_check` also times the composition that keeps them, as public models do.
+`tools.gpu_check` also times the composition that keeps them, as public models do.
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def steps(out: Path, device: str, models: str, rounds: int, budget_s: float, tin
                                   "--json", str(kernels)), kernels))  # fmt: skip
     if device != "cpu":
         training = out / "gpu_train.json"
-        found.append(Step("training", ("-m", "bench.measure.gpu_check", "--json", str(training)), training))
+        found.append(Step("training", ("-m", "tools.gpu_check", "--json", str(training)), training))
     for name, (resolutions, batches, precisions, compiled, modes) in (TINY if tiny else GRID).items():
         values = {"resolutions": resolutions, "batches": batches, "precisions": precisions, "compile": compiled}
         values |= {"modes": modes, "rounds": str(rounds), "budget_s": str(budget_s)}
@@ -144,7 +144,7 @@ def pack(out: Path, archive: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the session; exit status 1 if a step failed, 3 if time ran out before all was done."""
-    parser = argparse.ArgumentParser(prog="python -m bench.measure.gpu_session", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu_session", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
     parser.add_argument("--device", default="cuda:0")
     parser.add_argument("--models", default=FAMILIES, help="as of `bench run`")

@@ -1,6 +1,6 @@
 """Does the leaderboard keep its word? Sweeps with known truth through the code that makes its tie groups.
 
-    python -m bench.report.simulate [--sweeps 1000] [--models 8]
+    python -m tests.simulations.simulate [--sweeps 1000] [--models 8]
 
 An A/A sweep has models that are equal in truth; every pair told apart in it is a false one. Each model's score of an
 image is what the image is worth, plus what all models see in this image alike, plus the model's own noise, plus what
@@ -209,7 +209,9 @@ def power(
 
 def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = print) -> int:
     """Print both tables as Markdown; 1 where a lower bound exceeds 5 %."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report.simulate", description=(__doc__ or "").split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.simulations.simulate", description=(__doc__ or "").split("\n")[0]
+    )
     parser.add_argument("--sweeps", type=int, default=1_000, help="A/A sweeps of each setting (default: 1000)")
     parser.add_argument("--models", type=int, default=8, help="models of a sweep (default: 8)")
     options = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
 """How often the gate cries wolf, and what it finds: simulated sweeps with known truth, through the gate's own code.
 
-    python -m bench.report.gate_simulation --sweeps 1000
+    python -m tests.simulations.gate --sweeps 1000
 
 An A/A sweep trains and measures the same thing twice: whatever the gate calls a regression there is false. Scores
 have normal noise, of which every model shares a part with the others (difficult images) and every training draws the
@@ -209,7 +209,7 @@ def power_rows(sweeps: int) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Simulate, and print both tables as JSON lines."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report.gate_simulation", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.simulations.gate", description=__doc__)
     parser.add_argument("--sweeps", type=int, default=1000, help="A/A sweeps a scenario")
     parser.add_argument("--power", type=int, default=100, help="sweeps for each planted effect; 0 leaves power out")
     options = parser.parse_args(arguments)

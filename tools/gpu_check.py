@@ -184,7 +184,7 @@ def table(rows: Sequence[Row]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: compare, print the table, write JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.measure.gpu_check", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.gpu_check", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="medmamba_tiny")
     parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--size", type=int, default=224)
