@@ -2,7 +2,8 @@
 
 A stamp is a file's path, size, time of change of content and of state, device and inode, with its MD5. The files of
 stamps (one for each folder of data, JSON) are replaced atomically, may be deleted at any time, and are only ever a
-short cut: a file that is about to be decoded is read in full all the same (:func:`bench.data.files.check` with ``fresh``).
+short cut: a file that is about to be decoded is read in full all the same (:func:`bench.data.files.check` with
+``fresh``).
 """
 
 from __future__ import annotations

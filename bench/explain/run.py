@@ -20,8 +20,8 @@ import numpy as np
 
 from bench import registry
 from bench.explain.which import cell_of
-from bench.plan.cells import AccuracyCell, Context
 from bench.record import store
+from bench.record.cells import AccuracyCell, Context
 from bench.record.store import Record, StoreError
 from bench.registry import RegistryError
 

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from bench.plan.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
 from bench.record import store
+from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
 from bench.record.store import Record, StoreError
 
 

@@ -27,7 +27,7 @@ from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
-from bench.plan.cells import Context, EfficiencyCell, Result, cell_key
+from bench.record.cells import Context, EfficiencyCell, Result, cell_key
 from bench.registry.build import IN_CHANS
 
 LARGEST = 0  # as a Cell's batch: the largest that fits

@@ -16,7 +16,7 @@ import torch
 from bench.measure import memory
 from bench.measure.timing import clock_for
 from bench.measure.workload import Workload
-from bench.plan.cells import EfficiencyCell
+from bench.record.cells import EfficiencyCell
 
 LIMIT = {"cpu": 512, "cuda": 8192}  # a CPU runs out of patience before it runs out of memory
 

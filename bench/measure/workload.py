@@ -12,7 +12,7 @@ from torch import nn
 from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.timing import Step
 from bench.ops import chosen_backend, selective_scan
-from bench.plan.cells import EfficiencyCell
+from bench.record.cells import EfficiencyCell
 from bench.registry.build import IN_CHANS, NUM_CLASSES, build
 from bench.registry.layout import layout_of
 

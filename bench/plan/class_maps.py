@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from bench.plan.cells import AccuracyCell, Cell, Meeting, needs, weights_path
+from bench.record.cells import AccuracyCell, Cell, Meeting, needs, weights_path
 from bench.registry import DatasetInfo, nearest, split_names
 
 Map = Mapping[str, str | Collection[str]]

@@ -7,7 +7,7 @@ reaches. A run in progress corrects the estimate by the ratio of measured to est
 from __future__ import annotations
 
 from bench import registry
-from bench.plan.cells import AccuracyCell, Cell, EfficiencyCell
+from bench.record.cells import AccuracyCell, Cell, EfficiencyCell
 from bench.sweep.recipes import estimate_steps
 
 # Multiply-adds per second (10^9) usually reached in training: per CPU core, and on a data-centre GPU in bf16.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import registry
 from bench.data.files import default_root
-from bench.plan.cells import AccuracyCell, Cell
+from bench.record.cells import AccuracyCell, Cell
 from bench.registry import DatasetInfo
 from bench.registry.info import LazySplit
 from bench.sweep.config import ConfigError, Loaded

@@ -20,8 +20,8 @@ from bench import registry
 from bench.data.files import Problem, default_root, preflight
 from bench.machine.compiler import why_not_compiled
 from bench.machine.hardware import machine_facts
-from bench.plan.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.plan.inputs import refuse_unfeedable, resize_rule, unfeedable
+from bench.record.cells import AccuracyCell, Cell, Context, EfficiencyCell, Result, TransferCell, cell_key, cell_label
 from bench.registry import DatasetInfo, ModelFacts, ModelSpec, RegistryError
 from bench.registry.normalisation import normalisation
 from bench.sweep import recipes

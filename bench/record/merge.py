@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.plan.cells import spec_key
 from bench.record import store
+from bench.record.cells import spec_key
 from bench.record.store import Record, StoreError
 
 NOT_JOINED = {"cells", "rounds", "claims", "checkpoints"}  # folders whose files are not a Record's companions

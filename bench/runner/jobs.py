@@ -15,10 +15,10 @@ from typing import Any
 
 from bench import registry
 from bench.measure.aggregate import combine
-from bench.plan.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.plan.estimate import estimate_s
 from bench.plan.plan import Plan
 from bench.record import store
+from bench.record.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.record.store import Record
 from bench.runner.executors.base import Finished, Job
 from bench.sweep.config import Loaded

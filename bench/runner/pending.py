@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.plan import class_maps
-from bench.plan.cells import Cell, EfficiencyCell, Result
 from bench.plan.plan import Plan
 from bench.record import store
+from bench.record.cells import Cell, EfficiencyCell, Result
 from bench.record.store import Record, Stamp
 from bench.runner.executors.base import Finished, Job
 from bench.runner.jobs import combined, make_jobs, write_finished

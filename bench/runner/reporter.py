@@ -18,7 +18,7 @@ class Observer(Protocol):
         """A worker starts on what ``label`` says; it takes ``share`` of the machine, beside others."""
 
     def progress(self, label: str, event: dict[str, Any]) -> None:
-        """A worker is in a phase, an epoch; keys as in :class:`bench.plan.cells.Context`."""
+        """A worker is in a phase, an epoch; keys as in :class:`bench.record.cells.Context`."""
 
     def finish(self, label: str, record: Record | None, seconds: float, said: str = "round done") -> None:
         """A job ended; without a ``record`` (a round that is not the last, a stop), ``said`` tells how."""

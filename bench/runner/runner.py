@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.plan.cells import Result, needs
 from bench.plan.plan import Plan
 from bench.record import store
+from bench.record.cells import Result, needs
 from bench.record.store import Record, StoreError
 from bench.runner.executors.base import Event, Executor, Finished, Job
 from bench.runner.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome

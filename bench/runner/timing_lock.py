@@ -12,8 +12,8 @@ import secrets
 from collections.abc import Collection
 from pathlib import Path
 
-from bench.plan.cells import EfficiencyCell
 from bench.plan.plan import Plan
+from bench.record.cells import EfficiencyCell
 from bench.runner.leases import Claims
 
 

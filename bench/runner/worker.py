@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.plan.cells import AccuracyCell, Context, Result, Stopped, TransferCell
+from bench.record.cells import AccuracyCell, Context, Result, Stopped, TransferCell
 from bench.runner.executors.base import Job, Send
 
 __all__ = ["Job", "environment", "run_job", "work"]

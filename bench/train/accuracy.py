@@ -18,7 +18,7 @@ from bench import registry
 from bench.data.cache import open_entry, write_split_file
 from bench.measure.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
-from bench.plan.cells import AccuracyCell, Context, Result, cell_key
+from bench.record.cells import AccuracyCell, Context, Result, cell_key
 from bench.registry import DatasetInfo, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights

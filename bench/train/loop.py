@@ -20,7 +20,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.metrics import classification
-from bench.plan.cells import Stopped, never
+from bench.record.cells import Stopped, never
 from bench.train import rng
 from bench.train.checkpoint import Checkpoint
 from bench.train.optim import Loss, make_optimizer

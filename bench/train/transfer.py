@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bench import registry
 from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
-from bench.plan.cells import Context, Meeting, Result, TransferCell
+from bench.record.cells import Context, Meeting, Result, TransferCell
 from bench.registry import DatasetInfo
 from bench.train import weights
 from bench.train.accuracy import build_model, pipeline, set_up, storable

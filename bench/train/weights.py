@@ -16,7 +16,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bench.plan.cells import AccuracyCell, cell_key, weights_path
+from bench.record.cells import AccuracyCell, cell_key, weights_path
 from bench.registry import DatasetInfo
 from bench.registry.normalisation import Normalisation, facts_of
 

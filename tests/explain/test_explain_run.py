@@ -16,8 +16,8 @@ from bench.data.cache import open_dataset
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
-from bench.plan.cells import AccuracyCell, Context, cell_key, weights_path
 from bench.record import store
+from bench.record.cells import AccuracyCell, Context, cell_key, weights_path
 from bench.record.store import StoreError, record_path
 from bench.sweep.recipes import resolve
 from bench.train.accuracy import build_model, pipeline, run_accuracy

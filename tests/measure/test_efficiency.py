@@ -24,7 +24,7 @@ from bench.measure.efficiency import measure_round
 from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.workload import Workload, touch_libraries
 from bench.ops import chosen_backend
-from bench.plan.cells import Context, EfficiencyCell, Result
+from bench.record.cells import Context, EfficiencyCell, Result
 from bench.report.compare.gate_stats import speed_evidence
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +116,7 @@ import importlib.util, json, sys
 from pathlib import Path
 import torch
 from bench import registry
-from bench.plan.cells import Context
+from bench.record.cells import Context
 from bench.measure.efficiency import measure_round
 spec = importlib.util.spec_from_file_location("planted_tests", sys.argv[1])
 tests = importlib.util.module_from_spec(spec)

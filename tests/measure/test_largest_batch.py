@@ -12,7 +12,7 @@ import torch
 from bench.measure import largest_batch
 from bench.measure.largest_batch import fits, largest_fitting
 from bench.measure.workload import POOL, Workload
-from bench.plan.cells import EfficiencyCell
+from bench.record.cells import EfficiencyCell
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 3, 5, 8, 15, 16])

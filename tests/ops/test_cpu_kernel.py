@@ -114,7 +114,7 @@ def test_fork_after_use_does_not_hang() -> None:
 import os, sys, torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import scan_cases
-from bench.ops import cpu
+from bench.ops.backends import cpu
 torch.set_num_threads(2)
 p = scan_cases.cross_inputs(1, 9, 8, 37, 4, 3)
 t = [p["x"], torch.ones(1, 9, 8, 4, 11), p["dt_proj_weight"], p["dt_bias"], p["A"], p["D"]]
@@ -208,7 +208,7 @@ def test_what_a_killed_compiler_leaves_lies_in_the_cache_and_goes(tmp_path: Path
     temporary.mkdir()
     ops.mkdir()
     code = (
-        "import sys; from pathlib import Path; from bench.ops import cpu_build; "
+        "import sys; from pathlib import Path; from bench.ops.backends import cpu_build; "
         "cpu_build._compile(sys.argv[1], (), 'k', Path(sys.argv[2]))"
     )
     environment = {**os.environ, "TMPDIR": str(temporary)}

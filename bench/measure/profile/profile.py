@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.machine.compiler import why_not_compiled
-from bench.plan.cells import EfficiencyCell
+from bench.record.cells import EfficiencyCell
 
 if TYPE_CHECKING:
     import torch

@@ -89,7 +89,7 @@ def page(report: Report, out: Path) -> str:
 
 def asset(name: str) -> str:
     """A file of ``assets/``."""
-    return resources.files("bench.report").joinpath("assets", name).read_text(encoding="utf-8")
+    return resources.files("bench.report.write").joinpath("assets", name).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from bench.plan.cells import Cell, EfficiencyCell, Result
+from bench.record.cells import Cell, EfficiencyCell, Result
 
 
 @dataclass(frozen=True)

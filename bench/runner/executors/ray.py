@@ -1,7 +1,7 @@
 """Jobs on a Ray cluster: an existing one, or one of this machine that ends with the run.
 
-Ray finds the places: each is an actor with the resources of a Cell (:mod:`bench.runner.executors.ray_worker`), and tells when a
-node has gone; the runner keeps order, claims and Records, so nothing else needs to be shared between nodes.
+Ray finds the places: each is an actor with the resources of a Cell (:mod:`bench.runner.executors.ray_worker`), and
+tells when a node has gone; the runner keeps order, claims and Records, so nodes share nothing else.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import bench
-from bench.plan.cells import EfficiencyCell, TransferCell, weights_path
 from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
+from bench.record.cells import EfficiencyCell, TransferCell, weights_path
 from bench.record.store import StoreError, atomic_write
 from bench.runner.executors import ray_cluster
 from bench.runner.executors.base import Event, Job

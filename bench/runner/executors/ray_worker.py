@@ -1,7 +1,7 @@
 """The far side of the Ray executor: a seat, an actor on some node that runs one job at a time. Torch-free.
 
-A seat is a :class:`~bench.runner.executors.local.LocalExecutor` with one place: each job has a fresh process, forked as on a
-single machine from a forkserver with torch imported, and deaths, time limits and logs are told as there.
+A seat is a :class:`~bench.runner.executors.local.LocalExecutor` with one place: each job has a fresh process, forked
+as on a single machine from a forkserver with torch imported, and deaths, time limits and logs are told as there.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import bench
-from bench.plan.cells import EfficiencyCell
+from bench.record.cells import EfficiencyCell
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.local import LocalExecutor, Slot
 from bench.runner.jobs import KEEPS_CHECKPOINT

@@ -269,7 +269,8 @@ def test_names_cannot_lead_out_of_the_root(tmp_path, name):
 def test_processes_that_fetch_at_once_get_one_good_file(server, tmp_path):
     server.cuts = [3 * BLOCK, 3 * BLOCK, 3 * BLOCK]
     code = (
-        "import sys; from pathlib import Path; from bench.data.files import fetch; from bench.registry import RemoteFile;"
+        "import sys; from pathlib import Path; from bench.data.files import fetch;"
+        "from bench.registry import RemoteFile;"
         "fetch([RemoteFile('x.npz', sys.argv[1], sys.argv[2])], Path(sys.argv[3]), pause_s=.001)"
     )
     command = [sys.executable, "-c", code, server.url, md5(CONTENT), str(tmp_path)]

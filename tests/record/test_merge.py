@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from bench.cli import main
-from bench.plan.cells import spec_key
 from bench.record import store
+from bench.record.cells import spec_key
 from bench.record.merge import merge
 from bench.record.store import StoreError
 

@@ -95,7 +95,7 @@ def test_a_path_that_is_a_file(tmp_path):
 KILLED_IN_A_WRITE = """
 import os, signal, sys
 from pathlib import Path
-from bench import store
+from bench.record import store
 os.replace = lambda source, target: os.kill(os.getpid(), signal.SIGKILL)
 store.atomic_write(Path(sys.argv[1]), b"{}")
 """

@@ -11,8 +11,8 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 
 from bench import registry
 from bench.plan import class_maps
-from bench.plan.cells import AccuracyCell, Context, Meeting, TransferCell, cell_key, needs
 from bench.plan.plan import make_plan
+from bench.record.cells import AccuracyCell, Context, Meeting, TransferCell, cell_key, needs
 from bench.registry import DatasetInfo, RemoteFile, Split, register_dataset
 from bench.sweep import config
 from bench.sweep.config import ConfigError

@@ -1,4 +1,4 @@
-"""The tables in docs/ that come from the code's own facts; ``python tests/house/docs_tables.py`` writes them anew."""
+"""The tables in docs/ that come from the code's own facts; ``python tests/repo/docs_tables.py`` writes them anew."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import pytest
 
 from bench import registry
 from bench.record import store
+from bench.registry import names as registry_names
 from bench.sweep import recipes
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -102,7 +103,7 @@ def test_values_of_flags_are_names_of_the_code(page: Path) -> None:
                 registry.expand_models([name.partition("[pretrained=")[0] for name in named])
             elif flag == "--datasets":
                 for name in registry.split_names(value):
-                    if registry.is_source(name):
+                    if registry_names.is_source(name):
                         assert name.partition(":")[0] in registry.SCHEMES
                     else:
                         registry.expand_datasets([name])
@@ -141,8 +142,8 @@ def test_toml_snippets_are_read(page: Path) -> None:
 
 
 def test_tables_are_those_of_the_code() -> None:
-    """``python tests/house/docs_tables.py`` writes them anew."""
-    spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "tests/house/docs_tables.py")
+    """``python tests/repo/docs_tables.py`` writes them anew."""
+    spec = importlib.util.spec_from_file_location("docs_tables", ROOT / "tests/repo/docs_tables.py")
     assert spec and spec.loader
     tables = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tables)
@@ -150,7 +151,7 @@ def test_tables_are_those_of_the_code() -> None:
     for page in (ROOT / "docs").glob("*.md"):
         text = page.read_text(encoding="utf-8")
         used |= set(re.findall(r"<!-- end of (\S+) -->", text))
-        assert tables.filled(text) == text, f"{page.name} is behind the code: python tests/house/docs_tables.py"
+        assert tables.filled(text) == text, f"{page.name} is behind the code: python tests/repo/docs_tables.py"
     assert used == set(tables.BLOCKS)
 
 

@@ -213,7 +213,7 @@ def test_what_nodes_leave_comes_back_where_the_run_directory_is_not_shared(tmp_p
     cluster = nodes(2)
     script = away / "driver.py"
     script.write_text(
-        "import sys\nfrom bench import cli\nfrom bench.runner.executors import ray\n"
+        "import sys\nfrom bench.cli import main as cli\nfrom bench.runner.executors import ray\n"
         "ray.run_stamp = lambda out: (1, 1, 1)\nsys.exit(cli.main(sys.argv[1:]))\n"
     )
     env = {

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.cells import spec_key
 from bench.plan.plan import make_plan
 from bench.record import store
+from bench.record.cells import spec_key
 from bench.report.build import write_boards
 from bench.sweep.config import load
 

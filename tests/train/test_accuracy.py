@@ -13,7 +13,7 @@ from medmnist.evaluator import getACC, getAUC
 from torch import nn
 
 from bench import registry
-from bench.plan.cells import AccuracyCell, Context, Result
+from bench.record.cells import AccuracyCell, Context, Result
 from bench.registry import RemoteFile, Split, register_dataset, register_model
 from bench.sweep.recipes import resolve
 from bench.train.accuracy import run_accuracy

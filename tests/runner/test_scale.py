@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from bench.plan.cells import cell_key, spec_key
 from bench.plan.plan import make_plan
 from bench.record import store
+from bench.record.cells import cell_key, spec_key
 from bench.runner import runner
 from bench.sweep import config
 

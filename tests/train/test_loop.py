@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from bench.plan.cells import Stopped
+from bench.record.cells import Stopped
 from bench.registry.layout import prefers_channels_last
 from bench.sweep.recipes import resolve
 from bench.train import rng as streams

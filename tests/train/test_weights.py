@@ -16,9 +16,9 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_dataset
-from bench.plan.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
 from bench.plan.plan import make_plan
 from bench.record import store
+from bench.record.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
 from bench.registry import parse_model
 from bench.registry.normalisation import normalisation
 from bench.runner.executors.base import Finished
