@@ -17,7 +17,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.measure.timing import Budget, Clock, Step, clock_for, throughput_blocks, warm_up
+from bench.machine.clock import Clock, Step, clock_for
+from bench.measure.timing import Budget, throughput_blocks, warm_up
 
 if TYPE_CHECKING:
     import torch

@@ -18,10 +18,11 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import flop_registry
 
 import bench.ops  # noqa: F401  (registers the scan operators and their formulas)
+from bench.machine.clock import Step, clock_for
 from bench.measure import flop_ops
 from bench.measure.flops import lacking_formulas
 from bench.measure.op_recorder import OperatorRecorder
-from bench.measure.timing import Budget, Step, clock_for, throughput_blocks, warm_up
+from bench.measure.timing import Budget, throughput_blocks, warm_up
 
 Phase = tuple[str, Callable[[], Any]]  # forward, backward or optimizer, and what does it
 

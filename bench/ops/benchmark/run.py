@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from bench.measure.memory import RssMeter, peak_of
+from bench.machine.memory import RssMeter, peak_of
 from bench.ops.benchmark import cases
 from bench.ops.benchmark.cases import ScanCase
 from bench.ops.benchmark.ceilings import copy_bandwidth, exp_rate
