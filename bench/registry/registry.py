@@ -19,7 +19,7 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -99,10 +99,9 @@ class Registry(Generic[Info]):
         """What stands for several names: registered aliases (``all`` is one), and families or groups."""
         self._load_builtins()
         found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
-        entries: Iterable[ModelFacts | DatasetInfo] = self._entries.values()
-        for info in entries:
+        for info in self._entries.values():
             for group in info.groups:
-                found[group] = (*found.get(group, ()), info.name)
+                found[group] = found.get(group, ()) + (info.name,)  # noqa: RUF005  (mypy loses the type of the other)
         return found
 
     def expand(self, pattern: str) -> list[str]:
