@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
@@ -24,11 +24,15 @@ from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from bench.machine.clock import clock_for
+from bench.machine.memory import CudaMeter, peak_of
+from bench.measure.activations import saved_for_backward
+from bench.measure.workload import Workload
 from bench.ops.backends.reference import to_images, to_sequences
 from bench.ops.dispatch import use_backend, why_unavailable
+from bench.record.cells import EfficiencyCell
 
 WAYS = ("triton", "mamba-ssm", "public")
 Row = dict[str, Any]
@@ -97,44 +101,8 @@ def scanning(way: str) -> Iterator[None]:
         layers.cross_selective_scan = fused
 
 
-class Trainer:
-    """A network, its optimiser and one batch of random images."""
-
-    def __init__(self, model: str, batch: int, size: int, seed: int = 0) -> None:
-        import timm
-
-        for family in ("medmamba", "vmamba"):
-            import_module(f"bench.models.{family}")
-        torch.manual_seed(seed)
-        self.net: nn.Module = timm.create_model(model, num_classes=6).cuda()
-        self.optimizer = torch.optim.AdamW(self.net.parameters(), fused=True)
-        self.images = torch.randn(batch, 3, size, size, device="cuda")
-        self.labels = torch.randint(6, (batch,), device="cuda")
-
-    def step(self) -> int:
-        """One step under bfloat16 autocast; returns the bytes that the forward left allocated for the backward."""
-        before = torch.cuda.memory_allocated()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = F.cross_entropy(self.net(self.images), self.labels)
-        saved = torch.cuda.memory_allocated() - before
-        loss.backward()
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=False)
-        return saved
-
-
-def _milliseconds(call: Callable[[], Any], times: int) -> float:
-    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    start.record()
-    for _ in range(times):
-        call()
-    end.record()
-    end.synchronize()
-    return float(start.elapsed_time(end)) / times
-
-
-def compare(model: str, batch: int, size: int, ways: Sequence[str], rounds: int = 5, steps: int = 4) -> list[Row]:
-    """Train `steps` steps a round, every way in turn.
+def compare(model: str, batch: int, resolution: int, ways: Sequence[str], rounds: int = 5, steps: int = 4) -> list[Row]:
+    """Train `steps` steps a round under bfloat16 autocast, every way in turn.
 
     Returns:
         A row a way: images/s, ms a step, MiB saved for the backward, MiB at the peak.
@@ -144,26 +112,32 @@ def compare(model: str, batch: int, size: int, ways: Sequence[str], rounds: int 
     """
     if not torch.cuda.is_available():
         raise RuntimeError("comparing training on a GPU needs a CUDA device, and torch finds none")
-    trainer = Trainer(model, batch, size)
-    times: dict[str, list[float]] = {way: [] for way in ways}
-    memory: dict[str, tuple[float, float]] = {}
+    cell = EfficiencyCell(model, resolution, batch, "bf16", False, "train", "cuda:0", "", 1, "", {}, 1.0, 1)
+    meter, clock, work = CudaMeter(cell.device), clock_for(cell.device), Workload(cell)
+    step = work.step(pool=1)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    memory: dict[str, dict[str, Any]] = {}
     for way in ways:
         with scanning(way):
-            trainer.step()
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            saved = trainer.step()
-            memory[way] = (saved / 2**20, torch.cuda.max_memory_allocated() / 2**20)
+            step(0)
+            memory[way] = peak_of(lambda: step(1), meter)
+            with work.precision():
+                memory[way] |= saved_for_backward(work.module, work.inputs(batch, 1)[0])
     for _ in range(rounds):
         for way in ways:
             with scanning(way):
-                times[way].append(_milliseconds(trainer.step, steps))
+                start = clock.mark()
+                for number in range(steps):
+                    step(number)
+                end = clock.mark()
+                clock.wait(end)
+                seconds[way].append(clock.seconds(start, end) / steps)
     return [
         {
-            "model": model, "batch": batch, "size": size, "dtype": "bfloat16", "way": way,
-            "images_per_s": batch / median(times[way]) * 1000, "step_ms_p50": median(times[way]),
-            "step_ms_min": min(times[way]), "step_ms_max": max(times[way]),
-            "saved_mib": memory[way][0], "peak_mib": memory[way][1],
+            "model": model, "batch": batch, "size": resolution, "dtype": "bfloat16", "way": way,
+            "images_per_s": batch / median(seconds[way]), "step_ms_p50": 1e3 * median(seconds[way]),
+            "step_ms_min": 1e3 * min(seconds[way]), "step_ms_max": 1e3 * max(seconds[way]),
+            "saved_mib": memory[way]["saved_activations_mib"], "peak_mib": memory[way]["peak_memory_mib"],
         }
         for way in ways
     ]  # fmt: skip
@@ -186,18 +160,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Command line: compare, print the table, write JSON."""
     parser = argparse.ArgumentParser(prog="python -m tools.gpu_check", description=__doc__.split("\n")[0])
     parser.add_argument("--model", default="medmamba_tiny")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--size", type=int, default=224)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="write the rows to this file as well")
     options = parser.parse_args(arguments)
     reason = why_unavailable("mamba-ssm", "cuda")
-    ways = WAYS if reason is None else WAYS[:1]
     if reason is not None:
         print(f"no comparison: {reason}")
-    rows = compare(options.model, options.batch, options.size, ways, options.rounds)
+    rows = compare(options.model, 128, 224, WAYS if reason is None else WAYS[:1])
     device = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {datetime.now(UTC):%Y-%m-%d %H:%M} UTC"
-    print(f"{options.model}, {options.size} px, batch {options.batch}, bfloat16 autocast, training; {device}")
+    print(f"{options.model}, 224 px, batch 128, bfloat16 autocast, training; {device}")
     print(table(rows))
     if options.json:
         options.json.write_text(json.dumps({"device": device, "rows": rows}, indent=1))

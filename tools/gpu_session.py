@@ -26,7 +26,7 @@ OUT_OF_TIME = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class Command:
     """A command of its own process.
 
     Attributes:
@@ -38,8 +38,9 @@ class Step:
     result: Path | None = None
 
 
-# Parts of the grid: resolutions, batches (0: the largest that fits), precisions, eager or compiled, modes. Rounds are
-# interleaved over a part: one that time cuts off has no results before the next session. Only the last is large.
+# Parts of the grid (batch 0: the largest that fits). Rounds are interleaved over a part: one that time cuts off has no
+# results before the next session. Only the last is large.
+AXES = ("resolutions", "batches", "precisions", "compile", "modes")
 GRID: dict[str, tuple[str, str, str, str, str]] = {
     "growth, bf16": ("64,128,224,384,512,768,1024", "64", "bf16", "false", "infer"),
     "precisions": ("224", "64", "fp32,tf32,bf16", "false", "infer,train"),
@@ -56,28 +57,27 @@ TINY: dict[str, tuple[str, str, str, str, str]] = {
 }
 
 
-def steps(out: Path, device: str, models: str, rounds: int, budget_s: float, tiny: bool) -> list[Step]:
+def steps(out: Path, device: str, tiny: bool) -> list[Command]:
     """What a session does, in order; ``tiny`` is a session of seconds that tests run on a CPU."""
-    found = []
-    scan = ["--sizes", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"] if tiny else []
-    scan = scan or ["--models", "medmamba", "vmamba", "--sizes", "224", "--batches", "64"]
-    kernels = out / "gpu_ops.json"
-    found.append(Step("kernels", ("-m", "bench.ops.benchmark.run", "--device", device.partition(":")[0], *scan,
-                                  "--json", str(kernels)), kernels))  # fmt: skip
+    kernels, training = out / "gpu_ops.json", out / "gpu_train.json"
+    scan = ["--models", "medmamba", "vmamba", "--sizes", "224", "--batches", "64"]
+    if tiny:
+        scan = ["--sizes", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"]
+    found = [Command("kernels", ("-m", "bench.ops.benchmark.run", "--device", device.partition(":")[0], *scan,
+                              "--json", str(kernels)), kernels)]  # fmt: skip
     if device != "cpu":
-        training = out / "gpu_train.json"
-        found.append(Step("training", ("-m", "tools.gpu_check", "--json", str(training)), training))
-    for name, (resolutions, batches, precisions, compiled, modes) in (TINY if tiny else GRID).items():
-        values = {"resolutions": resolutions, "batches": batches, "precisions": precisions, "compile": compiled}
-        values |= {"modes": modes, "rounds": str(rounds), "budget_s": str(budget_s)}
-        sets = [part for key, text in values.items() for part in ("--set", f"efficiency.{key}={text}")]
-        found.append(Step(name, ("-m", "bench", "run", "--kinds", "efficiency", "--models", models, "--device", device,
+        found.append(Command("training", ("-m", "tools.gpu_check", "--json", str(training)), training))
+    models, timing = ("resnet18", ["rounds=2", "budget_s=0.1"]) if tiny else (FAMILIES, ["rounds=3", "budget_s=1.0"])
+    for name, part in (TINY if tiny else GRID).items():
+        axes = [f"{axis}={values}" for axis, values in zip(AXES, part, strict=True)]
+        sets = [word for item in axes + timing for word in ("--set", f"efficiency.{item}")]
+        found.append(Command(name, ("-m", "bench", "run", "--kinds", "efficiency", "--models", models, "--device", device,
                                  "--out", str(out / "sweep"), *sets)))  # fmt: skip
     return found
 
 
 def run_session(
-    plan: Sequence[Step], seconds: float, log: Path, run: Callable[[Step, float, Path], int] | None = None
+    plan: Sequence[Command], seconds: float, log: Path, run: Callable[[Command, float, Path], int] | None = None
 ) -> list[tuple[str, str]]:
     """Run the steps until ``seconds`` have passed.
 
@@ -107,7 +107,7 @@ def run_session(
     return outcomes
 
 
-def run_step(step: Step, seconds: float, log: Path) -> int:
+def run_step(step: Command, seconds: float, log: Path) -> int:
     """Run one step; when its seconds are over, interrupt it as a user would and let it end what it has begun."""
     with log.open("a") as file:
         file.write(f"\n== {step.name}: {shlex.join(step.arguments)}\n")
@@ -147,26 +147,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.gpu_session", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("results/gpu"))
     parser.add_argument("--device", default="cuda:0")
-    parser.add_argument("--models", default=FAMILIES, help="as of `bench run`")
     parser.add_argument("--minutes", type=float, default=0.0, help="end after this time; 0 goes on to the end")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--budget-s", type=float, default=1.0, help="seconds for each timed pass of a round")
     parser.add_argument("--archive", type=Path, help="a .tar.xz to go on from, and to leave the results in")
     parser.add_argument("--tiny", action="store_true", help="a session of seconds, to try the command itself")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and run none")
     options = parser.parse_args(arguments)
     out: Path = options.out
-    plan = steps(out, options.device, options.models, options.rounds, options.budget_s, options.tiny)
-    if options.dry_run:
-        print("\n".join(f"# {step.name}\n{shlex.join(['python', *step.arguments])}" for step in plan))
-        return 0
+    plan = steps(out, options.device, options.tiny)
     out.mkdir(parents=True, exist_ok=True)
     if options.archive:
         unpack(options.archive, out)
     seconds = 60 * options.minutes - RESERVE_S if options.minutes else float("inf")
     outcomes = run_session(plan, seconds, out / "session.log")
     if (out / "sweep").is_dir():
-        board = Step("tables", ("-m", "bench", "leaderboard", str(out / "sweep")))
+        board = Command("tables", ("-m", "bench", "leaderboard", str(out / "sweep")))
         outcomes += run_session([board], GRACE_S, out / "session.log")
     if options.archive:
         pack(out, options.archive)

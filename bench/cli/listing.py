@@ -26,7 +26,7 @@ MAX_NAMED = 4  # models or resolutions that share a reason
 
 def models_json() -> list[dict[str, Any]]:
     """Facts of every registered model."""
-    words = registry.models.words()
+    words = registry.models.aliases()
     return [
         {
             "name": facts.name,
@@ -105,7 +105,7 @@ def print_models(console: Console) -> None:
             console.print(f"  {key}={choices}", markup=False, highlight=False, end="  ")
             console.print(option.help, style="dim", highlight=False)
     console.print("\n[bold]words[/bold]", highlight=False)
-    for word, patterns in sorted(registry.models.words().items()):
+    for word, patterns in sorted(registry.models.aliases().items()):
         listed = ", ".join(patterns) if word != "all" else "every size of the five families"
         console.print(f"  {word}: {listed}", markup=False, highlight=False)
     console.print("  timm:<name>: any model of timm", markup=False, highlight=False)
@@ -137,7 +137,7 @@ def print_datasets(console: Console) -> None:
         licence = info.licence if wide else info.licence.partition(" (")[0]
         table.add_row(info.name, task, str(len(info.classes)), str(info.channels), counts, sizes, licence)
     console.print(table)
-    for word, patterns in sorted(registry.datasets.words().items()):
+    for word, patterns in sorted(registry.datasets.aliases().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
     own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"
     console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")

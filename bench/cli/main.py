@@ -513,6 +513,6 @@ def _profile(options: argparse.Namespace) -> int:
 
     _configured(options)
     set_omp_wait_policy()  # as in the efficiency cells; read when torch is imported
-    from bench.measure.profile.profile import main as profile_main
+    from bench.cli.profile import main as profile_main
 
     return int(profile_main(options))

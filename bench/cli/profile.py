@@ -1,15 +1,19 @@
-"""A :class:`bench.measure.profile.profile.Profile` for people: two tables and a flame-style picture."""
+"""``bench profile``: its options, two tables and a flame-style picture."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.machine.compiler import why_not_compiled
 from bench.measure.profile.passes import Call
-from bench.measure.profile.profile import Profile, Row
+from bench.measure.profile.profile import CallGroup, Profile, profile_model
 
 COLOURS = {
     "convolution": "#4477aa",
@@ -29,7 +33,7 @@ class _Column:
 
     name: str
     drop: int
-    show: Callable[[Row], str]
+    show: Callable[[CallGroup], str]
 
 
 _COLUMNS = (
@@ -42,6 +46,40 @@ _COLUMNS = (
     _Column("GB/s", 3, lambda row: f"{row.gb_per_s:.1f}" if row.traffic else ""),
     _Column("of roof", 1, lambda row: f"{row.of_roof:.0%}" if row.of_roof is not None else ""),
 )
+
+
+def refusal(options: argparse.Namespace) -> str | None:
+    """Why these options of the command line cannot be; None where they can."""
+    if options.precision == "tf32" and options.device == "cpu":
+        return "--precision tf32: tf32 is a mode of CUDA devices; fp32 and bf16 run on the CPU"
+    if options.train and options.batch == 1:
+        return "--train --batch 1: batch norm cannot be trained on one image; take --batch 2 or more"
+    if options.compile and (reason := why_not_compiled(options.device)):
+        return f"--compile: {reason}"
+    return None
+
+
+def main(options: argparse.Namespace) -> int:
+    """Run the command with its parsed options; return its exit status."""
+    if reason := refusal(options):
+        print(f"bench: {reason}", file=sys.stderr)
+        return 2
+    found = profile_model(
+        options.model, options.resolution, options.batch or (8 if options.train else 1), options.device, options.trace,
+        precision=options.precision, train=options.train, compiled=options.compile, threads=options.threads,
+        ceilings=True,
+    )  # fmt: skip
+    if options.json:
+        print(json.dumps(found.to_json(), indent=1))
+    else:
+        print_tables(found)
+    if found.busy:
+        print(f"bench: unreliable profile, the machine was busy: {found.busy}. Run it again.", file=sys.stderr)
+    if options.picture:
+        draw(found, options.picture)
+    for path in filter(None, (options.picture, options.trace)):
+        print(f"written: {path}", file=sys.stderr)
+    return 0
 
 
 def heading(profile: Profile) -> str:
@@ -84,7 +122,7 @@ def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> 
     )  # fmt: skip
 
 
-def _with_rest(rows: list[Row], most: int) -> list[Row]:
+def _with_rest(rows: list[CallGroup], most: int) -> list[CallGroup]:
     head, rest = rows[:most], rows[most:]
     if not rest:
         return head
@@ -92,10 +130,10 @@ def _with_rest(rows: list[Row], most: int) -> list[Row]:
     sums = {name: sum(getattr(row, name) for row in rest) for name in names}
     least = sum((row.of_roof or 0.0) * row.seconds for row in rest)
     of_roof = least / sums["seconds"] if rest[0].of_roof is not None and sums["seconds"] else None
-    return [*head, Row(name=f"{len(rest)} more", of_roof=of_roof, **sums)]
+    return [*head, CallGroup(name=f"{len(rest)} more", of_roof=of_roof, **sums)]
 
 
-def _table(title: str, first: str, rows: list[Row], width: int) -> Any:
+def _table(title: str, first: str, rows: list[CallGroup], width: int) -> Any:
     from rich.table import Table
 
     names = [row.name.removeprefix("aten::") for row in rows]

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from bench.measure.timing import Clock, Step
+from bench.machine.clock import Clock, Step
 
 NAMES = {
     "matmul": "a fixed matrix product",

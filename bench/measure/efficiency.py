@@ -21,8 +21,10 @@ from typing import Any
 import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
-from bench.machine import hardware, reference_load
-from bench.measure import energy, flops, memory, timing
+from bench.machine import hardware, memory, reference_load
+from bench.machine.clock import Clock, clock_for
+from bench.measure import energy, flops, timing
+from bench.measure.activations import saved_for_backward
 from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
@@ -118,7 +120,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
         phase("build")
         workload = Workload(cell)
     budget = timing.Budget.from_seconds(cell.budget_s, cuda)
-    clock = timing.clock_for(cell.device)
+    clock = clock_for(cell.device)
     phase("warmup")
     step = workload.step()
     warm = timing.warm_up(step, clock, budget)
@@ -155,7 +157,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
         raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
 
 
-def _probed(cell: EfficiencyCell, clock: timing.Clock) -> dict[str, float]:
+def _probed(cell: EfficiencyCell, clock: Clock) -> dict[str, float]:
     """What the machine does beside the model; nothing where the model leaves no memory for it."""
     try:
         return reference_load.take(cell.device, clock)
@@ -165,7 +167,7 @@ def _probed(cell: EfficiencyCell, clock: timing.Clock) -> dict[str, float]:
         return {}
 
 
-def _replayed(workload: Workload, clock: timing.Clock, budget: timing.Budget) -> dict[str, Any]:
+def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> dict[str, Any]:
     """Time the step as one CUDA graph: what the device itself needs, whatever the host takes to launch its kernels."""
     try:
         step = workload.graph_step()
@@ -192,7 +194,7 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase, director
     found |= memory.peak_of(lambda: (step(1), step(2)), meter)
     if cell.mode == "train":
         with workload.precision():
-            found |= memory.saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
+            found |= saved_for_backward(workload.module, workload.inputs(cell.batch, 1)[0])
     phase("flops")
     found |= _flops(workload, directory)
     found["traffic_mib_per_image"] = traffic(workload) / cell.batch / memory.MIB

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from bench.machine import hardware
-from bench.measure.timing import Clock, Step
+from bench.machine.clock import Clock, Step
 
 SOURCE = "NVML total energy counter of the GPU board, an estimate"
 IDLE_S = 2.0

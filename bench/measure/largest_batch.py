@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import torch
 
-from bench.measure import memory
-from bench.measure.timing import clock_for
+from bench.machine import memory
+from bench.machine.clock import clock_for
 from bench.measure.workload import Workload
 from bench.record.cells import EfficiencyCell
 

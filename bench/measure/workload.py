@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bench.machine.clock import Step
 from bench.measure.op_recorder import OperatorRecorder
-from bench.measure.timing import Step
 from bench.ops import chosen_backend, selective_scan
 from bench.record.cells import EfficiencyCell
 from bench.registry.build import IN_CHANS, NUM_CLASSES, build

@@ -1,39 +1,37 @@
-"""Names to facts of models and datasets, their variants, and plug-ins; torch-free.
+"""Names to info of models and datasets, their variants, and plug-ins; torch-free.
 
-The public names of this room stand here; everything else is an import from one of its modules.
+The public names of this room; everything else is an import from one of its modules.
 """
 
-from bench.registry.registry import (
-    SCHEMES,
+from bench.registry.info import (
     TASKS,
     Adapter,
     BlockSplit,
     DatasetInfo,
     LazySplit,
     ModelFacts,
-    ModelSpec,
     Option,
-    Registry,
     RegistryError,
     RemoteFile,
-    SourceName,
     Split,
+    nearest,
+)
+from bench.registry.names import ModelSpec, SourceName, file_stem, parse_source, split_names
+from bench.registry.registry import (
+    SCHEMES,
+    Registry,
     add_builtin,
     check_options,
     dataset_facts,
     datasets,
     expand_datasets,
     expand_models,
-    file_stem,
     load_plugins,
     model_facts,
     models,
-    nearest,
     parse_model,
-    parse_source,
     register_dataset,
     register_model,
-    split_names,
 )
 
 __all__ = [

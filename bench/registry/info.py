@@ -79,6 +79,11 @@ class ModelFacts:
     origin: str = ""
     plugin_file: str | None = None
 
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The aliases that hold this model: its family, for a main one."""
+        return (self.family,) if self.group == "main" else ()
+
     def build(self, num_classes: int, in_chans: int, img_size: int, **options: Any) -> Any:
         """Import the builder if needed and build the network."""
         return resolve(self.builder)(num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options)

@@ -19,84 +19,50 @@ import inspect
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.registry.info import (
-    TASKS,
-    Adapter,
-    BlockSplit,
-    DatasetInfo,
-    LazySplit,
-    ModelFacts,
-    Option,
-    RegistryError,
-    RemoteFile,
-    Split,
-    nearest,
-    resolve,
-)
-from bench.registry.names import ModelSpec, SourceName, file_stem, is_source, parse_source, read, spell, split_names
+from bench.registry.info import DatasetInfo, ModelFacts, Option, RegistryError, nearest, resolve
+from bench.registry.names import ModelSpec, is_source, parse_source, read, spell
 from bench.registry.plugins import load, plugin_being_imported
 
-__all__ = [
-    "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "LazySplit", "ModelFacts", "ModelSpec", "Option",
-    "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options", "dataset_facts",
-    "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models", "nearest",
-    "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
-]  # fmt: skip
-
-Facts = TypeVar("Facts", ModelFacts, DatasetInfo)
+Info = TypeVar("Info", ModelFacts, DatasetInfo)
 
 
-def _gather(
-    words: dict[str, tuple[str, ...]], registered: Iterable[ModelFacts | DatasetInfo]
-) -> dict[str, tuple[str, ...]]:
-    """Add to the aliases the groups of datasets and the families of main models."""
-    for facts in registered:
-        if isinstance(facts, DatasetInfo):
-            groups = facts.groups
-        else:
-            groups = (facts.family,) if facts.group == "main" else ()
-        for group in groups:
-            words[group] = (*words.get(group, ()), facts.name)
-    return words
-
-
-class Registry(Generic[Facts]):
-    """Names to facts: duplicates are errors that show both origins; built-ins are read at first look-up."""
+class Registry(Generic[Info]):
+    """Names to info: duplicates are errors that show both origins; built-ins are read at first look-up."""
 
     def __init__(self, kind: str, builtin_module: str) -> None:
         self.kind = kind
         self._builtin_module: str | None = builtin_module
-        self._facts: dict[str, Facts] = {}
+        self._entries: dict[str, Info] = {}
         self._aliases: dict[str, tuple[tuple[str, ...], str]] = {}
 
-    def add(self, facts: Facts) -> None:
-        """Register ``facts``; the same name from the same place replaces itself (a re-imported plug-in)."""
-        known = self._facts.get(facts.name) if self._builtin_module is None else None
-        if not re.fullmatch(r"[a-z0-9_.\-]+", facts.name):
+    def add(self, info: Info) -> None:
+        """Register ``info``; the same name from the same place replaces itself (a re-imported plug-in)."""
+        known = self._entries.get(info.name) if self._builtin_module is None else None
+        if not re.fullmatch(r"[a-z0-9_.\-]+", info.name):
             raise RegistryError(
-                f"{self.kind} {facts.name!r} ({facts.origin}): names are lower case, digits, '_', '.', '-'"
+                f"{self.kind} {info.name!r} ({info.origin}): names are lower case, digits, '_', '.', '-'"
             )
         if known is None:
             self._load_builtins()
-            known = self._facts.get(facts.name)
-        taken = known.origin if known else self._aliases.get(facts.name, ((), None))[1]
-        if taken is None and facts.name in self.words() and getattr(facts, "family", None) != facts.name:
+            known = self._entries.get(info.name)
+        taken = known.origin if known else self._aliases.get(info.name, ((), None))[1]
+        if taken is None and info.name in self.aliases() and getattr(info, "family", None) != info.name:
             taken = "the built-in families and groups"
-        if taken is not None and taken != facts.origin:
+        if taken is not None and taken != info.origin:
             raise RegistryError(
-                f"{self.kind} {facts.name!r} is registered twice: at {taken} and at {facts.origin}; rename one of them"
+                f"{self.kind} {info.name!r} is registered twice: at {taken} and at {info.origin}; rename one of them"
             )
-        self._facts[facts.name] = facts
+        self._entries[info.name] = info
 
     def forget(self, plugin_file: str) -> None:
         """Drop what a plug-in file registered, before it is imported again."""
-        for name in [name for name, facts in self._facts.items() if facts.plugin_file == plugin_file]:
-            del self._facts[name]
+        for name in [name for name, info in self._entries.items() if info.plugin_file == plugin_file]:
+            del self._entries[name]
 
     def alias(self, name: str, patterns: Sequence[str]) -> None:
         """Let ``name`` stand for several names or variants (``ablations``, ``phantoms``)."""
@@ -107,42 +73,46 @@ class Registry(Generic[Facts]):
         if module:
             importlib.import_module(module)
 
-    def __getitem__(self, name: str) -> Facts:
+    def __getitem__(self, name: str) -> Info:
         self._load_builtins()
-        if name not in self._facts:
+        if name not in self._entries:
             raise RegistryError(
-                f"unknown {self.kind} {name!r}{nearest(name, [*self._facts, *self.words()])}; "
+                f"unknown {self.kind} {name!r}{nearest(name, [*self._entries, *self.aliases()])}; "
                 f"`bench list {self.kind}s` shows all"
             )
-        return self._facts[name]
+        return self._entries[name]
 
     def __contains__(self, name: object) -> bool:
         self._load_builtins()
-        return name in self._facts
+        return name in self._entries
 
     def __iter__(self) -> Iterator[str]:
         self._load_builtins()
-        return iter(self._facts)
+        return iter(self._entries)
 
-    def values(self) -> list[Facts]:
-        """All facts in registration order (families stay together)."""
+    def values(self) -> list[Info]:
+        """The info of each, in registration order (families stay together)."""
         self._load_builtins()
-        return list(self._facts.values())
+        return list(self._entries.values())
 
-    def words(self) -> dict[str, tuple[str, ...]]:
-        """Words that stand for several names: aliases, families or groups, and ``all``."""
+    def aliases(self) -> dict[str, tuple[str, ...]]:
+        """What stands for several names: registered aliases (``all`` is one), and families or groups."""
         self._load_builtins()
-        return _gather({name: patterns for name, (patterns, _) in self._aliases.items()}, self._facts.values())
+        found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
+        for info in self._entries.values():
+            for group in info.groups:
+                found[group] = found.get(group, ()) + (info.name,)  # noqa: RUF005  (mypy loses the type of the other)
+        return found
 
     def expand(self, pattern: str) -> list[str]:
-        """Names that a word, a glob or a name stands for. Raises RegistryError when there are none."""
-        words = self.words()
-        if pattern in self._facts:
+        """Names that an alias, a glob or a name stands for. Raises RegistryError when there are none."""
+        aliases = self.aliases()
+        if pattern in self._entries:
             return [pattern]
-        if pattern in words:
-            return [name for part in words[pattern] for name in ([part] if "[" in part else self.expand(part))]
+        if pattern in aliases:
+            return [name for part in aliases[pattern] for name in ([part] if "[" in part else self.expand(part))]
         if any(c in pattern for c in "*?"):
-            if found := fnmatch.filter(self._facts, pattern):
+            if found := fnmatch.filter(self._entries, pattern):
                 return found
             raise RegistryError(f"no {self.kind} matches {pattern!r}; `bench list {self.kind}s` shows all")
         self[pattern]  # raises, with the nearest name
@@ -224,17 +194,28 @@ def add_builtin(facts: ModelFacts | DatasetInfo) -> None:
         datasets.add(replace(facts, origin=_origin(2)))
 
 
+# Names by a scheme: scheme -> "module:function" (or a function) from the whole name to its facts. Those of models may
+# import the library that they name; those of datasets import no torch and read no image, and the ``name`` they give is
+# a spelling that gives the same facts again.
+MODEL_SCHEMES: dict[str, str | Callable[[str], ModelFacts]] = {"timm": "bench.models.timm_models:timm_facts"}
+SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
+    "folder": "bench.datasets.folder:facts",
+    "csv": "bench.datasets.csv_table:facts",
+    "hf": "bench.datasets.huggingface:facts",
+}
+_source_infos: dict[str, DatasetInfo] = {}
+
 # --- names of models -------------------------------------------------------------------------------------------
 
 
 def parse_model(text: str) -> ModelSpec:
     """Parse one name with optional ``[key=value,...]``; options equal to their default are dropped."""
-    match = re.fullmatch(r"(timm:)?([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
+    match = re.fullmatch(r"([^\[\]]+?)(?:\[([^\[\]]*)\])?", text.strip())
     if not match:
         raise RegistryError(f"model {text!r}: write name or name[key=value,key=value]")
-    name = (match[1] or "") + match[2]
+    name = match[1]
     options: dict[str, Any] = {}
-    for item in filter(None, (part.strip() for part in (match[3] or "").split(","))):
+    for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
             raise RegistryError(f"model {text!r}: {item!r} is not key=value")
@@ -298,21 +279,25 @@ def _signature_options(builder: str | Callable[..., Any]) -> dict[str, Option] |
 
 
 def model_facts(name: str) -> ModelFacts:
-    """Facts of a registered model, or of ``timm:<name>`` (which imports timm to check the name)."""
-    if not name.startswith("timm:"):
-        return models[name]
-    from bench.models.timm_models import timm_facts
+    """Facts of a registered model, or of one of another library (``timm:NAME`` imports timm to check the name)."""
+    return _by_scheme("model", name, MODEL_SCHEMES)(name) if is_source(name) else models[name]
 
-    facts: ModelFacts = timm_facts(name)
-    return facts
+
+def _by_scheme(kind: str, name: str, schemes: Mapping[str, str | Callable[..., Any]]) -> Callable[..., Any]:
+    scheme = name.partition(":")[0]
+    if scheme not in schemes:
+        raise RegistryError(
+            f"{kind} {name!r}: unknown scheme {scheme!r}{nearest(scheme, schemes)}; schemes: {', '.join(schemes)}"
+        )
+    return resolve(schemes[scheme])
 
 
 def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
-    """Resolve words (``all``, families, ``ablations``), globs, variants and ``timm:`` names, without repeats."""
+    """Resolve aliases (``all``, families, ``ablations``), globs, variants and ``timm:`` names, without repeats."""
     found: dict[ModelSpec, None] = {}
     for pattern in patterns:
         base, bracket, rest = pattern.partition("[")
-        names = [base] if base.startswith("timm:") else models.expand(base.strip())
+        names = [base] if is_source(base) else models.expand(base.strip())
         for name in names:
             if bracket and "[" in name:
                 raise RegistryError(f"model {pattern!r}: {base!r} already stands for variants; name one model instead")
@@ -323,15 +308,6 @@ def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
 
 
 # --- names of datasets -----------------------------------------------------------------------------------------
-
-# Datasets named by where they lie: scheme -> "module:function" (or a function) from the whole name to its facts, which
-# imports no torch, reads no image, and whose `name` is a spelling that gives the same facts again.
-SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
-    "folder": "bench.datasets.folder:facts",
-    "csv": "bench.datasets.csv_table:facts",
-    "hf": "bench.datasets.huggingface:facts",
-}
-_source_facts: dict[str, DatasetInfo] = {}
 
 
 def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
@@ -346,15 +322,10 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
         return _variant(name) if "[" in name else datasets[name]
     source = parse_source(name)
     spelt = str(source)
-    if refresh or spelt not in _source_facts:
-        if source.scheme not in SCHEMES:
-            raise RegistryError(
-                f"dataset {name!r}: unknown scheme {source.scheme!r}{nearest(source.scheme, SCHEMES)}; "
-                f"schemes: {', '.join(SCHEMES)}"
-            )
-        facts: DatasetInfo = resolve(SCHEMES[source.scheme])(spelt)
-        _source_facts[spelt] = _source_facts[facts.name] = facts
-    return _source_facts[spelt]
+    if refresh or spelt not in _source_infos:
+        info: DatasetInfo = _by_scheme("dataset", spelt, SCHEMES)(spelt)
+        _source_infos[spelt] = _source_infos[info.name] = info
+    return _source_infos[spelt]
 
 
 def _variant(name: str) -> DatasetInfo:
@@ -364,8 +335,8 @@ def _variant(name: str) -> DatasetInfo:
     if not info.variant or source.config:
         known = "write name[key=value]" if info.variant else "it has no options"
         raise RegistryError(f"dataset {name!r}: {known}")
-    facts: DatasetInfo = resolve(info.variant)(info, dict(source.options))
-    return facts
+    variant: DatasetInfo = resolve(info.variant)(info, dict(source.options))
+    return variant
 
 
 def expand_datasets(patterns: Sequence[str]) -> list[str]:

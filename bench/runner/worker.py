@@ -206,7 +206,7 @@ def _is_of_the_place(error: BaseException) -> bool:
 
 
 def _status(error: BaseException) -> str:
-    from bench.measure.memory import is_out_of_memory
+    from bench.machine.memory import is_out_of_memory
 
     return "oom" if is_out_of_memory(error) else "failed"
 

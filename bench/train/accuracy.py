@@ -16,7 +16,7 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
-from bench.measure.memory import is_out_of_memory
+from bench.machine.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
 from bench.record.cells import AccuracyCell, Context, Result, cell_key
 from bench.registry import DatasetInfo, Split

@@ -17,9 +17,10 @@ from rich.console import Console
 from torch import nn
 
 from bench.cli import profile
+from bench.cli.profile import main
 from bench.measure.flops import count
-from bench.measure.profile.passes import Call, operator_seconds, record_calls, timed
-from bench.measure.profile.profile import Profile, main, profile_model, stage_of
+from bench.measure.profile.passes import Call, operator_seconds, record_calls, timed, undisturbed
+from bench.measure.profile.profile import Profile, profile_model, stage_of, why_busy
 from bench.measure.roofline import Ceilings
 from bench.measure.workload import set_precision
 from bench.registry import RegistryError
@@ -46,7 +47,7 @@ class Net(nn.Module):
         return self.head(self.stages(self.stem(x)).mean((2, 3)))
 
 
-def forward_calls(net: nn.Module, images: torch.Tensor) -> list[Call]:
+def forward_calls(net: nn.Module, images: torch.Tensor) -> tuple[Call, ...]:
     with torch.no_grad():
         return record_calls(net, [("forward", lambda: net(images))])
 
@@ -189,6 +190,55 @@ def test_what_cannot_be_profiled_is_refused_in_one_line(
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert main(options(**changed)) == 2
     assert capsys.readouterr().err.startswith(words)
+
+
+class FakeMachine:
+    """A CPU on simulated time: a step computes for 17 ms and waits for others in between."""
+
+    def __init__(self, waits_s: float) -> None:
+        self.waits_s, self.wall, self.cpu = waits_s, 0.0, 0.0
+
+    def step(self, number: int) -> None:
+        self.wall += 0.017 + self.waits_s
+        self.cpu += 0.017
+
+    def now(self) -> float:
+        return self.wall
+
+    mark = now
+
+    def wait(self, mark: float) -> None: ...
+
+    def seconds(self, start: float, end: float) -> float:
+        return end - start
+
+    def synchronize(self) -> None: ...
+
+
+@pytest.mark.parametrize(("waits_s", "busy"), [(0.0, False), (0.002, False), (0.8649, True)])
+def test_a_busy_machine_is_said_to_be_busy(waits_s: float, busy: bool) -> None:
+    """Seen: 881.9 ms a step, whose stages added up to 17."""
+    machine = FakeMachine(waits_s)
+    alone = undisturbed(machine.step, machine, lambda: machine.cpu)
+    assert alone.step_s == pytest.approx(0.017 + waits_s)
+    calls = [Call("a", "aten::mm", 0, 0, 0.017)]
+    assert (why_busy(alone.step_s, alone.cpu_share, calls) is not None) is busy
+    # With cores spinning for each other, or on a GPU, the processor's time says nothing: the sum of the stages does.
+    assert why_busy(alone.step_s, None, calls) == (
+        "a step took 881.9 ms, but its operators add up to 17 ms" if busy else None
+    )
+
+
+def test_many_small_launches_are_no_busy_machine() -> None:
+    assert why_busy(0.004, 1.0, [Call("a", "aten::add", 0, 0, 1e-6)] * 400) is None
+
+
+def test_command_warns_of_a_busy_machine(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, "profile_model", lambda *a, **k: replace(KNOWN, busy="other processes had the rest"))
+    assert main(options()) == 0
+    shown = capsys.readouterr()
+    assert "unreliable profile, the machine was busy: other processes had the rest" in shown.err
+    assert json.loads(shown.out)["busy"] == "other processes had the rest"
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from bench.machine import reference_load
+from bench.machine.clock import HostClock
 from bench.measure.aggregate import combine, repeat_difference
 from bench.measure.timing import (
     Budget,
-    HostClock,
     Samples,
     bootstrap_median,
     latency_samples,

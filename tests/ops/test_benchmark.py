@@ -13,6 +13,7 @@ from torch import Tensor
 from bench.ops import dispatch
 from bench.ops.backends import reference
 from bench.ops.benchmark import cases, run
+from bench.ops.benchmark.tables import tables
 
 TINY = {"sizes": (32,), "stages": (1,), "models": ("vmamba",), "backends": ["reference"], "seconds_per_case": 0.01}
 
@@ -97,7 +98,7 @@ def test_rows_and_tables() -> None:
     carry = 4 * 96 * 4  # one chunk's state: directions x channels x 1 state, float32
     assert times[1]["saved_bytes"] == sum(t.numel() * 4 for t in inputs) + carry
     console = Console(width=200, record=True)
-    console.print(run.render(rows))
+    console.print(tables(rows))
     assert "vmamba s1 32 px b1" in console.export_text()
 
 

@@ -123,7 +123,7 @@ def test_registered_names_in_code_exist(page: Path) -> None:
             re.fullmatch(r"\w+mnist|phantom_\w+|kvasir_\w+|pad_ufes\w*|otoscopy\w*", name)
             and name not in recipes.names()
         ):
-            assert name in registry.datasets or name in registry.datasets.words(), f"{page.name}: {name}"
+            assert name in registry.datasets or name in registry.datasets.aliases(), f"{page.name}: {name}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
 import torch
-from torch._C._autograd import DeviceType, _get_sequence_nr
+from torch.autograd.graph import Node
 from torch.profiler import ProfilerActivity, profile
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import bench.ops  # noqa: F401  (registers the scan operators and their formulas)
+from bench.machine.clock import Clock, Step
 from bench.measure import flop_ops
 from bench.measure.flops import lacking_formulas
 from bench.measure.op_recorder import OperatorRecorder
-from bench.measure.timing import Budget, Step, clock_for, throughput_blocks, warm_up
+from bench.measure.timing import Budget, throughput_blocks, warm_up
 
 Phase = tuple[str, Callable[[], Any]]  # forward, backward or optimizer, and what does it
 
@@ -58,80 +60,91 @@ class Call:
         return {"normalisation": "norm", "movement": "data movement"}.get(known or "", "elementwise")
 
 
-def record_calls(net: torch.nn.Module, phases: Sequence[Phase]) -> list[Call]:
+def record_calls(net: torch.nn.Module, phases: Sequence[Phase]) -> tuple[Call, ...]:
     """Every operator call of one step in order, with its module, phase, MACs and traffic, no times yet."""
     formulas = {**flop_registry, **lacking_formulas()}
     calls: list[Call] = []
-    where = _Where()
+    modules = _Modules()
     now = "forward"
 
     class Recorder(OperatorRecorder):
         def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
             macs = formulas[packet](*args, **kwargs, out_val=out) // 2 if packet in formulas else 0
-            path = where.of_gradient() if now == "backward" else where.path[-1]
+            path = modules.of_gradient if now == "backward" else modules.path[-1]
             calls.append(Call(path, packet._qualified_op_name, macs, traffic, phase=now))
 
-    with where.watching(net), Recorder():
+    with modules.watching(net), Recorder():
         for now, run in phases:  # noqa: B007  (the recorder reads it)
             run()
-    return calls
+    return tuple(calls)
 
 
-class _Where:
-    """The running module: by hooks in the forward pass, in the backward pass by the number of the running node.
+class _Modules:
+    """The running module: by hooks in the forward pass; in the backward pass the one whose nodes autograd runs.
 
-    Autograd numbers its nodes in the order of the forward pass, so the numbers between a module's start and its end
-    are its own.
+    Whenever a module begins or ends, the nodes that autograd has added belong to the one that ran until then.
     """
 
     def __init__(self) -> None:
         self.path = [""]
-        self._numbers: list[int] = []
-        self._paths: list[str] = []
-        self._gradient_of = ""
+        self.of_gradient = ""
+        self._known: set[Node] = set()
 
-    def _mark(self) -> None:
-        self._numbers.append(_get_sequence_nr())
-        self._paths.append(self.path[-1])
+    def _claim(self, tensors: object) -> None:
+        path = self.path[-1]
 
-    def of_gradient(self) -> str:
-        """The module whose gradient is being computed; what only stores one in a weight belongs to the same."""
-        node = torch._C._current_autograd_node()
-        if node is not None and not hasattr(node, "variable"):  # only the node of a leaf has one
-            at = bisect_right(self._numbers, node._sequence_nr()) - 1
-            self._gradient_of = self._paths[at] if at >= 0 else ""
-        return self._gradient_of
+        def runs(gradients: object) -> None:
+            self.of_gradient = path
+
+        waiting = [t.grad_fn for t in tree_leaves(tensors) if isinstance(t, torch.Tensor)]
+        while waiting:
+            node = waiting.pop()
+            # What only stores a gradient in a weight (it alone has a variable) belongs to whoever ran before.
+            if node is None or node in self._known or hasattr(node, "variable"):
+                continue
+            self._known.add(node)
+            node.register_prehook(runs)
+            waiting += [before for before, _ in node.next_functions]
 
     @contextmanager
     def watching(self, net: torch.nn.Module) -> Iterator[None]:
         """Follow the modules of ``net``."""
 
-        def enter(name: str) -> None:
+        def enter(name: str, inputs: object) -> None:
+            self._claim(inputs)
             self.path.append(name)
-            self._mark()
 
-        def leave() -> None:
+        def leave(outputs: object) -> None:
+            self._claim(outputs)
             self.path.pop()
-            self._mark()
 
         hooks = []
         for name, module in net.named_modules():
-            hooks.append(module.register_forward_pre_hook(lambda m, i, name=name: enter(name)))  # type: ignore[misc]
-            hooks.append(module.register_forward_hook(lambda m, i, o: leave(), always_call=True))
+            hooks.append(module.register_forward_pre_hook(lambda m, i, name=name: enter(name, i)))  # type: ignore[misc]
+            hooks.append(module.register_forward_hook(lambda m, i, o: leave(o), always_call=True))
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
+            self._known.clear()  # they hold the hooks, which hold this
 
 
-def undisturbed_seconds(step: Step, device: str) -> float:
-    """Median seconds of a warm step that nobody watches."""
-    clock = clock_for(device)
+@dataclass(frozen=True, slots=True)
+class Undisturbed:
+    """A warm step that nobody watches: its median seconds, and the processor's seconds a second of all of them."""
+
+    step_s: float
+    cpu_share: float
+
+
+def undisturbed(step: Step, clock: Clock, cpu_seconds: Callable[[], float] = time.process_time) -> Undisturbed:
+    """Time a step without a profiler."""
     budget = Budget(throughput_s=1.0, warmup_s=0.3, warmup_max_s=2.0)
     warm = warm_up(step, clock, budget)
+    begin, cpu = clock.now(), cpu_seconds()
     blocks, _ = throughput_blocks(step, clock, budget, warm.step_s)
-    return sorted(blocks)[len(blocks) // 2]
+    return Undisturbed(median(blocks), (cpu_seconds() - cpu) / (clock.now() - begin))
 
 
 def operator_seconds(
@@ -155,7 +168,7 @@ def operator_seconds(
         trace.parent.mkdir(parents=True, exist_ok=True)
         run.export_chrome_trace(str(trace))
     found: dict[str, list[float]] = defaultdict(list)
-    events = [event for event in run.events() or () if event.device_type == DeviceType.CPU and event.name in wanted]
+    events = [event for event in run.events() or () if event.device_type.name == "CPU" and event.name in wanted]
     for event in sorted(events, key=lambda event: event.time_range.start):
         if not _within(event, wanted):
             found[event.name].append((event.device_time_total if cuda else event.cpu_time_total) / 1e6)

@@ -7,32 +7,45 @@ matched by name and order. Beside each stage stands how near it comes to the cei
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
-import sys
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bench.machine.compiler import why_not_compiled
+import torch
+
+from bench.machine.clock import clock_for
+from bench.measure.profile.passes import Call, Phase, operator_seconds, record_calls, timed, undisturbed
+from bench.measure.roofline import Ceilings, measure_ceilings
+from bench.measure.workload import Workload
 from bench.record.cells import EfficiencyCell
-
-if TYPE_CHECKING:
-    import torch
-
-    from bench.measure.profile.passes import Call
-    from bench.measure.roofline import Ceilings
-    from bench.measure.workload import Workload
+from bench.registry import RegistryError, model_facts, parse_model
 
 STEPS = 10  # profiled steps; the median of each call is kept
 MAX_SECONDS = 30.0  # fewer steps for what is slower
+CPU_SHARE = 0.7  # of one processor: a step on a CPU that gets less has been waiting for others
+LAUNCH_S = 50e-6  # of Python around a call, at the most
+
+
+def why_busy(step_s: float, cpu_share: float | None, calls: Sequence[Call]) -> str | None:
+    """Say why the machine was too busy for a profile to be read; None where it was not.
+
+    Args:
+        step_s: seconds of an undisturbed step.
+        cpu_share: processor seconds a second of this process meanwhile; None where the work is a GPU's.
+        calls: with their times, each the median of several steps.
+    """
+    if cpu_share is not None and cpu_share < CPU_SHARE:
+        return f"this process had {cpu_share:.0%} of a CPU core while it was timed; other processes took the rest"
+    operators_s = sum(call.seconds for call in calls)
+    if step_s > 3 * operators_s + LAUNCH_S * len(calls):
+        return f"a step took {1e3 * step_s:.4g} ms, but its operators add up to {1e3 * operators_s:.4g} ms"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class CallGroup:
     """Calls added up: by stage or by operator. ``share`` is of the time in all operators (0 to 1).
 
     ``of_roof`` is the least time that the measured ceilings allow for these MACs and bytes, over the time taken;
@@ -65,6 +78,7 @@ class Profile:
     Attributes:
         step_s: median seconds of an undisturbed eager step.
         outside: share of the profiled steps that was in no operator (0 to 1): Python, launches, waiting.
+        busy: why the machine was too busy for these times to be trusted; None where it was not.
         compiled_step_s: median seconds of a compiled step, if that was wanted.
     """
 
@@ -81,6 +95,7 @@ class Profile:
     mode: str = "infer"
     compiled_step_s: float | None = None
     ceilings: Ceilings | None = None
+    busy: str | None = None
 
     @property
     def operators_s(self) -> float:
@@ -95,22 +110,22 @@ class Profile:
         rate = 2 * sum(call.macs for call in self.calls) / self.step_s / 1e9
         return rate / self.ceilings.gflops_per_s[self.precision]
 
-    def by_stage(self) -> list[Row]:
+    def by_stage(self) -> list[CallGroup]:
         """Rows in the order of the step; containers are taken apart one level."""
         return self._rows([_stage_label(call) for call in self.calls])
 
-    def by_operator(self) -> list[Row]:
+    def by_operator(self) -> list[CallGroup]:
         """Rows by operator, the longest first."""
         rows = self._rows([call.operator for call in self.calls])
         return sorted(rows, key=lambda row: -row.seconds)
 
-    def _rows(self, keys: Sequence[str]) -> list[Row]:
+    def _rows(self, keys: Sequence[str]) -> list[CallGroup]:
         groups: dict[str, list[Call]] = defaultdict(list)
         for key, call in zip(keys, self.calls, strict=True):
             groups[key].append(call)
         total = self.operators_s or 1.0
         return [
-            Row(
+            CallGroup(
                 name=key,
                 calls=len(calls),
                 seconds=(seconds := sum(c.seconds for c in calls)),
@@ -129,8 +144,8 @@ class Profile:
 
     def to_json(self) -> dict[str, Any]:
         """Plain data: what was profiled, both tables, units in the names."""
-        facts = {k: v for k, v in asdict(self).items() if k != "calls"}
-        return facts | {
+        settings = {k: v for k, v in asdict(self).items() if k != "calls"}
+        return settings | {
             "operators_s": self.operators_s,
             "mfu": self.mfu,
             "stages": [asdict(row) for row in self.by_stage()],
@@ -187,51 +202,44 @@ def profile_model(
     """
     if model is None:
         _refuse_unsupported(name, resolution)
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # before torch: without a GPU its profiler complains of that
-
-    import torch
-
-    from bench.measure import roofline
-    from bench.measure.profile import passes
-    from bench.measure.workload import Workload
-
     if threads:
         torch.set_num_threads(threads)
     threads = torch.get_num_threads()
     mode = "train" if train else "infer"
     cell = EfficiencyCell(name, resolution, batch, precision, False, mode, device, "", threads, "", {}, 1.0, 1)
     work = Workload(cell, model)
-    phases = _phases(work)
+    found = _take_apart(work, trace)
+    if compiled:
+        again = Workload(replace(cell, compile=True), work.module)
+        found = replace(found, compiled_step_s=undisturbed(again.step(), clock_for(device)).step_s)
+    return replace(found, ceilings=measure_ceilings(device, threads, precision)) if ceilings else found
+
+
+def _take_apart(work: Workload, trace: Path | None) -> Profile:
+    cell, phases = work.cell, _phases(work)
 
     def step(number: int) -> None:
         for _, run in phases:
             run()
 
-    step_s = passes.undisturbed_seconds(step, device)
-    calls = passes.record_calls(work.module, phases)
-    steps = max(1, min(STEPS, int(MAX_SECONDS / step_s)))
-    operators = {call.operator for call in calls}
-    times, wall_s = passes.operator_seconds(step, steps, device, trace, operators)
-    found = Profile(
-        name, resolution, batch, device, threads, step_s,
+    alone = undisturbed(step, clock_for(cell.device))
+    calls = record_calls(work.module, phases)
+    steps = max(1, min(STEPS, int(MAX_SECONDS / alone.step_s)))
+    times, wall_s = operator_seconds(step, steps, cell.device, trace, {call.operator for call in calls})
+    calls = timed(calls, times, steps)
+    return Profile(
+        cell.model, cell.resolution, cell.batch, cell.device, cell.threads, alone.step_s,
         outside=max(0.0, 1 - sum(map(sum, times.values())) / wall_s),
-        calls=passes.timed(calls, times, steps),
+        calls=calls,
         channels_last=work.layout == torch.channels_last,
-        precision=precision,
-        mode=mode,
+        precision=cell.precision,
+        mode=cell.mode,
+        busy=why_busy(alone.step_s, alone.cpu_share if cell.device == "cpu" else None, calls),
     )  # fmt: skip
-    if compiled:
-        again = Workload(replace(cell, compile=True), work.module)
-        found = replace(found, compiled_step_s=passes.undisturbed_seconds(again.step(), device))
-    if ceilings:
-        found = replace(found, ceilings=roofline.measure_ceilings(device, threads, precision))
-    return found
 
 
-def _phases(work: Workload) -> list[tuple[str, Callable[[], Any]]]:
+def _phases(work: Workload) -> list[Phase]:
     """The parts of a step on one batch. Without gradients under ``no_grad``: inference mode keeps operators whole."""
-    import torch
-
     if work.cell.mode == "train":
         return [(name, lambda run=run: run(0)) for name, run in work.phases(pool=1)]  # type: ignore[misc]
     (images,) = work.inputs(work.cell.batch, 1)
@@ -244,42 +252,6 @@ def _phases(work: Workload) -> list[tuple[str, Callable[[], Any]]]:
 
 
 def _refuse_unsupported(name: str, resolution: int) -> None:
-    from bench.registry import RegistryError, model_facts, parse_model
-
     spec = parse_model(name)
     if reason := model_facts(spec.name).unsupported(resolution, dict(spec.options)):
         raise RegistryError(f"model {spec} at {resolution} pixels: {reason}")
-
-
-def refusal(options: argparse.Namespace) -> str | None:
-    """Why these options of the command line cannot be; None where they can."""
-    if options.precision == "tf32" and options.device == "cpu":
-        return "--precision tf32: tf32 is a mode of CUDA devices; fp32 and bf16 run on the CPU"
-    if options.train and options.batch == 1:
-        return "--train --batch 1: batch norm cannot be trained on one image; take --batch 2 or more"
-    if options.compile and (reason := why_not_compiled(options.device)):
-        return f"--compile: {reason}"
-    return None
-
-
-def main(options: argparse.Namespace) -> int:
-    """Run ``bench profile`` with the parsed options of the command line; return its exit status."""
-    from bench.cli import profile
-
-    if reason := refusal(options):
-        print(f"bench: {reason}", file=sys.stderr)
-        return 2
-    found = profile_model(
-        options.model, options.resolution, options.batch or (8 if options.train else 1), options.device, options.trace,
-        precision=options.precision, train=options.train, compiled=options.compile, threads=options.threads,
-        ceilings=True,
-    )  # fmt: skip
-    if options.json:
-        print(json.dumps(found.to_json(), indent=1))
-    else:
-        profile.print_tables(found)
-    if options.picture:
-        profile.draw(found, options.picture)
-    for path in filter(None, (options.picture, options.trace)):
-        print(f"written: {path}", file=sys.stderr)
-    return 0

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Row = dict[str, Any]  # plain data, ready for JSON
 DIRECTIONS = [0, 1, 2, 3]
 DIMS = (96, 192, 384, 768)  # channels of the four stages of MedMamba-T and of VMamba-T
 

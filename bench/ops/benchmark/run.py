@@ -8,8 +8,8 @@ CPU: rounds in which every backend runs once, so that drift hits all alike; medi
 graph is replayed (the eager call's Python time is reported beside it), events around each replay.
 
 *Fraction of the floor*: floor / measured. The floor is the larger of two: bytes that must move (every input read
-once, every output written once) over the copy bandwidth, and exponentials that must be evaluated over their rate, both
-rates measured in the same run.
+once, every output written once) over the copy bandwidth measured in the same run, and exponentials that must be
+evaluated over their rate (:func:`exponentials_per_s`).
 """
 
 from __future__ import annotations
@@ -21,27 +21,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from bench.measure.memory import RssMeter, peak_of
+from bench.machine.ceilings import best_seconds, copied_bytes_per_s
+from bench.machine.clock import clock_for
+from bench.machine.hardware import machine_facts
+from bench.machine.memory import RssMeter, peak_of
+from bench.ops.backends import cpu
 from bench.ops.benchmark import cases
-from bench.ops.benchmark.cases import ScanCase
-from bench.ops.benchmark.ceilings import copy_bandwidth, exp_rate
+from bench.ops.benchmark.cases import Row, ScanCase
+from bench.ops.benchmark.tables import tables
 from bench.ops.dispatch import MODULES, backend_report, why_unavailable
-
-if TYPE_CHECKING:
-    from rich.console import Group
 
 PASSES = ("forward", "forward+backward")
 FORWARD_LIMIT, BACKWARD_LIMIT = 2.0, 3.0  # error allowed, in errors of the PyTorch backend in the same type
 LUCK = 2.0  # roundings of the type (of the output; of float32 for sums) below which an error is not compared
 MIN_ROUNDS, MAX_ROUNDS = 3, 25
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-Row = dict[str, Any]
 
 
 def run(
@@ -86,7 +84,7 @@ def run(
     names = _backends(where, backends)
     say = progress or (lambda line: None)
     say("measuring the machine's ceilings")
-    ceilings = {"copy_bytes_per_s": copy_bandwidth(where), "exp_per_s": exp_rate(where)}
+    ceilings = {"copy_bytes_per_s": copied_bytes_per_s(str(where), 0.3), "exp_per_s": exponentials_per_s(where)}
     rows: list[Row] = [{"kind": "ceilings", **_environment(where), **ceilings, "dtype": dtype}]
     if check:
         for name in names:
@@ -102,18 +100,32 @@ def run(
 
 
 def _backends(device: torch.device, wanted: Sequence[str] | None) -> list[str]:
-    usable = {name: reason for name in MODULES if (reason := why_unavailable(name, device.type)) is not None}
+    unusable = {name: reason for name in MODULES if (reason := why_unavailable(name, device.type)) is not None}
     for name in wanted or ():
         if name not in MODULES:
             raise ValueError(f"unknown scan backend {name!r}; the backends are {', '.join(sorted(MODULES))}")
-        if name in usable:
-            raise ValueError(f"scan backend {name!r} cannot run on {device.type}: {usable[name]}")
-    return list(wanted) if wanted else [name for name in MODULES if name not in usable]
+        if name in unusable:
+            raise ValueError(f"scan backend {name!r} cannot run on {device.type}: {unusable[name]}")
+    return list(wanted) if wanted else [name for name in MODULES if name not in unusable]
+
+
+def exponentials_per_s(device: torch.device) -> float:
+    """Exponentials a second with nothing else to wait for.
+
+    CUDA: of the special function units, 16 a clock and multiprocessor from compute capability 7.0 to 9.0 (CUDA C++
+    Programming Guide, table of throughputs). CPU: measured with the kernel's own polynomial on data in the first-level
+    cache, all threads; with PyTorch's exp where there is no compiler.
+    """
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        return 16.0 * gpu.multi_processor_count * gpu.clock_rate * 1e3
+    if cpu.unavailable("cpu") is None:
+        return max(cpu.exp_rate() for _ in range(3))
+    x = torch.linspace(-1, 0, 2**15)
+    return x.numel() / best_seconds(lambda number: torch.exp(x), clock_for("cpu"), 0.1)
 
 
 def _environment(device: torch.device) -> Row:
-    from bench.machine.hardware import machine_facts
-
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine_facts()["cpu_model"]
     chosen, _, why = backend_report(device)[0]
     return {"device": device.type, "device_name": name, "threads": torch.get_num_threads(),
@@ -200,12 +212,13 @@ class _Contestant:
     def __init__(self, backend: str, inputs: list[Tensor], backward: bool) -> None:
         self.backend, self.backward = backend, backward
         self.device = inputs[0].device
+        self.clock = clock_for(str(self.device))
         self.inputs = [t.detach().requires_grad_(backward) for t in inputs]
         self.grad = torch.randn_like(inputs[0])
         self.graph: torch.cuda.CUDAGraph | None = None
         self.times: list[float] = []
 
-    def call(self) -> Any:
+    def call(self) -> object:
         """One eager pass."""
         if not self.backward:
             with torch.no_grad():
@@ -215,11 +228,10 @@ class _Contestant:
 
     def eager_seconds(self) -> float:
         """Host time of one pass, its work on the device included."""
-        begin = time.perf_counter()
+        begin = self.clock.now()
         self.call()
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter() - begin
+        self.clock.synchronize()
+        return self.clock.now() - begin
 
     def capture(self) -> None:
         """Record the pass as a CUDA graph, which replays without Python; the plain backend has too many launches."""
@@ -244,12 +256,11 @@ class _Contestant:
         """Time of one pass: device time of a replay, or the eager time."""
         if self.graph is None:
             return self.eager_seconds()
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
+        start = self.clock.mark()
         self.graph.replay()
-        end.record()
-        end.synchronize()
-        return float(start.elapsed_time(end)) / 1e3
+        end = self.clock.mark()
+        self.clock.wait(end)
+        return self.clock.seconds(start, end)
 
     def memory(self) -> Row:
         """Peak of one pass above its inputs, and what the forward keeps for the backward, in bytes."""
@@ -344,14 +355,7 @@ def _figures(case: ScanCase, times: list[float], backward: bool, itemsize: int, 
     }
 
 
-# ---- show ----------------------------------------------------------------------------------------------------------
-
-
-def render(rows: Sequence[Row]) -> Group:
-    """The rows of `run` as tables for a terminal."""
-    from bench.ops.benchmark.tables import tables
-
-    return tables(rows)
+# ---- command ----------------------------------------------------------------------------------------------------
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -379,7 +383,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     with console.status("") as status:
         rows = run(**options, progress=status.update)
-    console.print(render(rows))
+    console.print(tables(rows))
     if target:
         target.write_text(json.dumps(rows, indent=1) + "\n")
     return 0 if all(row["ok"] for row in rows if row["kind"] == "check") else 1

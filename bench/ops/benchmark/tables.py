@@ -1,15 +1,14 @@
-"""Tables of `bench ops` for a terminal, from the plain rows of `ops_bench.run`."""
+"""Tables of `bench ops` for a terminal, from the plain rows of `run.run`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-Row = dict[str, Any]
+from bench.ops.benchmark.cases import Row
 
 
 def tables(rows: Sequence[Row]) -> Group:
@@ -41,9 +40,9 @@ def _check_table(rows: list[Row]) -> Table:
     for name in ("backend", "forward", "gradients", "x fwd", "x grad", ""):
         table.add_column(name, justify="left" if name == "backend" else "right", no_wrap=True)
     for row in rows:
-        verdict = "[green]ok[/]" if row["ok"] else "[red]FAIL[/]"
+        outcome = "[green]ok[/]" if row["ok"] else "[red]FAIL[/]"
         table.add_row(row["case"], row["backend"], f"{row['error_forward']:.1e}", f"{row['error_gradients']:.1e}",
-                      f"{row['ratio_forward']:.1f}", f"{row['ratio_gradients']:.1f}", verdict)  # fmt: skip
+                      f"{row['ratio_forward']:.1f}", f"{row['ratio_gradients']:.1f}", outcome)  # fmt: skip
     return table
 
 

@@ -1,4 +1,4 @@
-"""Memory of one step: what the device must hold, and what the backward pass makes it keep.
+"""Memory of this process and its device: peaks of a stretch of work, what is free, and running out of it.
 
 On CUDA three figures: *allocated* (tensors), *reserved* (what the caching allocator took for them) and *device* (what
 the GPU lost in all, context and libraries included). On the CPU the peak resident set above a baseline taken
@@ -13,13 +13,12 @@ import gc
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.machine import hardware
 
@@ -213,50 +212,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno == errno.ENOMEM
     return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in OOM_WORDS)
-
-
-# ---- activations ---------------------------------------------------------------------------------------------------
-
-
-def saved_for_backward(model: torch.nn.Module, images: torch.Tensor) -> dict[str, float]:
-    """Bytes that autograd keeps between a forward and its backward, parameters and the input left out.
-
-    Storages are counted once, however many operators keep them. The copies of weights in a shorter type that autocast
-    makes are no activations: they do not grow with the images.
-
-    Returns:
-        ``saved_activations_mib`` for this batch and ``saved_activations_mib_per_image``.
-    """
-    known = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers(), images)}
-    weights = {p.untyped_storage()._cdata for p in model.parameters()}
-    sizes: dict[int, int] = {}
-    kept: list[torch.Tensor] = []  # alive until the end, so that no address is used twice
-
-    def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in known and storage._cdata not in sizes:
-            sizes[storage._cdata] = storage.nbytes()
-            kept.append(tensor)
-        return tensor
-
-    casts = _CastsOf(weights, known) if torch.is_autocast_enabled(images.device.type) else nullcontext()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor), casts:
-        model(images)
-    total = sum(sizes.values()) / MIB
-    return {"saved_activations_mib": total, "saved_activations_mib_per_image": total / images.shape[0]}
-
-
-class _CastsOf(TorchDispatchMode):
-    """Adds to ``known`` what is cast from one of ``weights`` to another type, and keeps it alive."""
-
-    def __init__(self, weights: set[int], known: set[int]) -> None:
-        super().__init__()
-        self._weights, self._known = weights, known
-        self._kept: list[torch.Tensor] = []  # so that no address is used twice
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self._weights:
-            self._known.add(out.untyped_storage()._cdata)
-            self._kept.append(out)
-        return out
