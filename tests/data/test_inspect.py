@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 
 from bench import registry
-from bench.cli.inspect import findings, print_inspection, write_files
+from bench.cli.inspection import findings, print_inspection, write_files
 from bench.cli.main import main
 from bench.data import decode_pool
 from bench.data.files import DataError
