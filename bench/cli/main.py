@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import bench
 from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
+from bench.errors import BenchError
 
 COMMANDS = (run, listing, fetch, inspect, boards, gate, explain, doctor, instruments)
 
@@ -32,22 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return flags.INTERRUPTED
-    except Exception as error:
-        if not _expected(error):
-            raise
+    except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         return flags.USAGE
-
-
-def _expected(error: Exception) -> bool:
-    """Tell errors that are messages to the user from faults of the tool, without importing what was not used."""
-    expected = {
-        ("bench.sweep.config", "ConfigError"),
-        ("bench.registry.info", "RegistryError"),
-        ("bench.data.download", "DataError"),
-        ("bench.record.store", "StoreError"),
-    }
-    return any((kind.__module__, kind.__name__) in expected for kind in type(error).__mro__)
 
 
 def make_parser() -> argparse.ArgumentParser:

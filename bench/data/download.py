@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.errors import DataError as DataError
 from bench.registry import RemoteFile
 
 if TYPE_CHECKING:
@@ -26,10 +27,6 @@ _BLOCK = 1 << 16  # a cut connection loses at most this much
 _TIMEOUT_S = (15.0, 60.0)  # connect, and silence between two blocks
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE_S = 60.0
-
-
-class DataError(RuntimeError):
-    """A data file is missing, damaged or cannot be had; the message says which and what to do."""
 
 
 class FetchError(DataError):

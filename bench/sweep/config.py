@@ -14,13 +14,10 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from bench.errors import ConfigError as ConfigError
 from bench.registry import nearest, split_names
 
 CONFIG_NAME = "bench.toml"
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong; the message names the file and line, or the flag, and the nearest right name."""
 
 
 def _listed(value: Any) -> Any:
