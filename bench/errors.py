@@ -8,7 +8,13 @@ from __future__ import annotations
 
 
 class BenchError(Exception):
-    """An error whose message is for the user."""
+    """An error whose message is for the user.
+
+    Attributes:
+        details: more lines, shown with ``--verbose``.
+    """
+
+    details: str = ""
 
 
 class ConfigError(BenchError, ValueError):

@@ -44,6 +44,7 @@ def add(commands: Any) -> None:
     explain.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
     flags.add_data_root(explain)
     flags.add_config(explain)
+    flags.add_verbose(explain)
 
 
 def _explain(options: argparse.Namespace) -> int:

@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     fetch.add_argument("--sizes", help="comma-separated side lengths (default: those of bench.toml, else 28)")
     flags.add_data_root(fetch)
     flags.add_config(fetch)
+    flags.add_verbose(fetch)
 
 
 def _fetch(options: argparse.Namespace) -> int:

@@ -67,6 +67,11 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``-v``: an error's details, too."""
+    parser.add_argument("-v", "--verbose", action="store_true", help="errors with details: links and MD5 of files")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json`` without a file: machine-readable output instead of tables."""
     parser.add_argument("--json", action="store_true", help="machine-readable")
@@ -89,6 +94,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any key of bench.toml; repeatable"
     )
+    add_verbose(parser)
 
 
 def loaded(options: argparse.Namespace) -> Loaded:

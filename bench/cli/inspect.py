@@ -24,6 +24,7 @@ def add(commands: Any) -> None:
     flags.add_data_root(look)
     flags.add_json(look)
     flags.add_config(look)
+    flags.add_verbose(look)
 
 
 def _inspect(options: argparse.Namespace) -> int:

@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return flags.INTERRUPTED
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
+        if error.details:
+            verbose = getattr(options, "verbose", False)
+            print(f"\n{error.details}" if verbose else "Links and MD5 sums: add --verbose", file=sys.stderr)
         return flags.USAGE
 
 

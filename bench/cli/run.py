@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _plan(options: argparse.Namespace) -> int:
     from bench.cli.listing import plan_json, print_plan
+    from bench.data.files import missing_details
     from bench.plan.plan import make_plan
     from bench.runner.sweep import run_directory
 
@@ -62,6 +63,8 @@ def _plan(options: argparse.Namespace) -> int:
         print(json.dumps(plan_json(plan, out), indent=1))
     else:
         print_plan(plan, out, flags.console())
+        if options.verbose and not plan.runnable:
+            print(missing_details(plan.problems))
     if not plan.cells:
         print(NOTHING_LEFT, file=sys.stderr)
     return 0 if plan.runnable and plan.cells else flags.USAGE
