@@ -73,6 +73,7 @@ def _rows(files: Iterable[Path]) -> Iterable[tuple[str, str, int, list[Any]]]:
 
     from bench.explain.field import spread
     from bench.record.store import StoreError
+    from bench.registry import display_name
 
     for path in files:
         try:
@@ -83,7 +84,7 @@ def _rows(files: Iterable[Path]) -> Iterable[tuple[str, str, int, list[Any]]]:
             raise StoreError(f"{path.parent}: cannot be read ({error}); remove it and explain again") from error
         for state in dict.fromkeys(name.partition("/")[0] for name in maps):
             lines = [(s["name"], m := maps[f"{state}/{s['name']}"], spread(m)) for s in facts["stages"]]
-            on = f" on {facts['dataset']}" if facts["dataset"] else ""
+            on = f" on {display_name(facts['dataset'])}" if facts["dataset"] else ""
             seed = f", seed {facts['seed']}" if "seed" in facts else ""
             yield f"{facts['model']}{on}{seed}", state, facts["resolution"], lines
 

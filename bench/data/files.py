@@ -201,11 +201,12 @@ def _listed(names: Sequence[str]) -> list[str]:
 
 
 def _shortest(names: Sequence[str]) -> str:
-    """The names, or the word (``medmnist``) that stands for them and at most one more; what is here is not fetched."""
-    for word in registry.datasets.words() if len(names) > 2 else ():
-        members = registry.datasets.expand(word)
+    """The names, or the group (``medmnist``) of them and at most one more: what is here is not fetched again."""
+    groups = {group for info in registry.datasets.values() for group in info.groups} if len(names) > 2 else set()
+    for group in sorted(groups):
+        members = registry.datasets.expand(group)
         if set(names) <= set(members) and len(members) <= len(names) + 1:
-            return word
+            return group
     return ",".join(names)
 
 

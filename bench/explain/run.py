@@ -257,7 +257,7 @@ def _write_fields(folder: Path, facts: dict[str, Any], stages: Sequence[Stage], 
         }
         for i, stage in enumerate(stages)
     ]  # fmt: skip
-    where = f" on {facts['dataset']}" if facts["dataset"] else ""
+    where = f" on {registry.display_name(facts['dataset'])}" if facts["dataset"] else ""
     title = f"{facts['model']}{where} at {facts['resolution']} px: effective receptive field"
     store.atomic_write(folder / "receptive_field.png", fields(title, rows))
     buffer = io.BytesIO()

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import importlib.util
 import inspect
 import math
 import re
@@ -38,13 +39,25 @@ from bench.registry.info import (
     nearest,
     resolve,
 )
-from bench.registry.names import ModelSpec, SourceName, file_stem, is_source, parse_source, read, spell, split_names
+from bench.registry.names import (
+    ModelSpec,
+    SourceName,
+    display_names,
+    file_stem,
+    is_source,
+    parse_source,
+    read,
+    source_of_path,
+    spell,
+    split_names,
+)
 from bench.registry.plugins import load, plugin_being_imported
 
 __all__ = [
     "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "LazySplit", "ModelFacts", "ModelSpec", "Option",
     "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options", "dataset_facts",
-    "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models", "nearest",
+    "datasets", "display_name", "display_names",
+    "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models", "nearest",
     "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
 ]  # fmt: skip
 
@@ -110,6 +123,8 @@ class Registry(Generic[Facts]):
     def __getitem__(self, name: str) -> Facts:
         self._load_builtins()
         if name not in self._facts:
+            if self.kind == "model" and _in_timm(name):
+                raise RegistryError(f"unknown model {name!r}; timm has it: write {'timm:' + name!r}")
             raise RegistryError(
                 f"unknown {self.kind} {name!r}{nearest(name, [*self._facts, *self.words()])}; "
                 f"`bench list {self.kind}s` shows all"
@@ -297,6 +312,15 @@ def _signature_options(builder: str | Callable[..., Any]) -> dict[str, Option] |
     return {p.name: Option(None if p.default is empty else p.default) for p in parameters if p.name not in given}
 
 
+def _in_timm(name: str) -> bool:
+    """Whether timm has a model of this name, by its source: importing it to word an error would take seconds."""
+    found = importlib.util.find_spec("timm")
+    builder = re.compile(rf"^def {re.escape(name.partition('.')[0])}\(", re.M)  # the tag of its weights left out
+    folders = found.submodule_search_locations or [] if found else []
+    files = [file for folder in folders for file in Path(folder, "models").glob("*.py")]
+    return any(builder.search(file.read_text(encoding="utf-8")) for file in files)
+
+
 def model_facts(name: str) -> ModelFacts:
     """Facts of a registered model, or of ``timm:<name>`` (which imports timm to check the name)."""
     if not name.startswith("timm:"):
@@ -343,7 +367,10 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
         RegistryError: an unknown name or scheme, or a source that is not what its scheme expects.
     """
     if not is_source(name):
-        return _variant(name) if "[" in name else datasets[name]
+        path = None if name.partition("[")[0] in datasets else source_of_path(name)
+        if path is None:
+            return _variant(name) if "[" in name else datasets[name]
+        name = path
     source = parse_source(name)
     spelt = str(source)
     if refresh or spelt not in _source_facts:
@@ -374,9 +401,21 @@ def expand_datasets(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if is_source(pattern) or "[" in pattern:
             found[dataset_facts(pattern, refresh=True).name] = None
-        else:
+            continue
+        try:
             found.update(dict.fromkeys(datasets.expand(pattern)))
+        except RegistryError:
+            if source_of_path(pattern) is None:
+                raise
+            found[dataset_facts(pattern, refresh=True).name] = None
     return list(found)
+
+
+def display_name(name: str) -> str:
+    """What people see of a dataset: of a source its short name, told apart from the others this process has read."""
+    if not is_source(name):
+        return name
+    return display_names([name, *(info.name for info in _source_facts.values())], list(datasets))[name]
 
 
 def load_plugins(plugins: Sequence[str], base: Path) -> None:
