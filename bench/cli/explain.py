@@ -41,7 +41,7 @@ def add(commands: Any) -> None:
     explain.add_argument(
         "--images", type=flags.count, default=16, help="images a receptive field is the mean of (default 16)"
     )
-    explain.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
+    explain.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default cpu)")
     flags.add_data_root(explain)
     flags.add_config(explain)
     flags.add_verbose(explain)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 def add(commands: Any) -> None:
     """Add the command."""
     fetch = flags.command(commands, "fetch", _fetch, "download dataset files, resumed and verified")
-    fetch.add_argument("--datasets", required=True, help="medmnist, globs, names; comma-separated")
+    datasets = fetch.add_argument("--datasets", required=True, help="medmnist, globs, names; comma-separated")
+    flags.complete_names(datasets, "--datasets")
     fetch.add_argument("--sizes", help="comma-separated side lengths (default: those of bench.toml, else 28)")
     flags.add_data_root(fetch)
     flags.add_config(fetch)

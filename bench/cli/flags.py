@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,12 +48,50 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
 }
 
 
-def command(commands: Any, name: str, handler: Any, text: str, **more: Any) -> argparse.ArgumentParser:
+class Parser(argparse.ArgumentParser):
+    """A parser that suggests the closest choice, of commands and flags too."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            said = f"invalid choice {value!r}{_closest(str(value), choices)} (choose from {', '.join(choices)})"
+            raise argparse.ArgumentError(action, said)
+
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """End with the arguments that no flag takes."""
+        flags = self._option_string_actions
+        said = " ".join(f"{text}{_closest(text, flags) if text.startswith('-') else ''}" for text in arguments)
+        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}; see `{self.prog} --help`\n")
+
+
+def _closest(text: str, candidates: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(text.partition("=")[0], list(candidates), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def command(commands: Any, name: str, handler: Any, text: str, **more: Any) -> Parser:
     """Add a command whose parsed options ``handler`` turns into an exit code; return its parser."""
     description = text[0].upper() + text[1:] + "."
-    parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=description, **more)
-    parser.set_defaults(handler=handler)
+    parser: Parser = commands.add_parser(name, help=text, description=description, **more)
+    parser.set_defaults(handler=handler, parser=parser)
     return parser
+
+
+def complete_names(action: argparse.Action, flag: str) -> None:
+    """Let the shell complete the names of ``--models`` or ``--datasets``, the last of a list too."""
+    if flag not in ("--models", "--datasets"):
+        return
+
+    def names(prefix: str, **_: object) -> list[str]:
+        from bench import registry
+
+        known = registry.models if flag == "--models" else registry.datasets
+        before, comma, _last = prefix.rpartition(",")
+        return [f"{before}{comma}{name}" for name in known]
+
+    action.completer = names  # type: ignore[attr-defined]
 
 
 def add_config(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +121,8 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add_config(parser)
     parser.add_argument("--preset", metavar="NAME", help="quick (minutes on a laptop), standard, paper")
     for flag, (key, text) in SWEEP_FLAGS.items():
-        parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        complete_names(added, flag)
     parser.add_argument(
         "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
         help="evaluate what was trained on one dataset on others, over shared classes; repeatable",
@@ -135,6 +175,13 @@ def console() -> Console:
     from rich.console import Console
 
     return Console()
+
+
+def device(text: str) -> str:
+    """Parse the name of a device of torch."""
+    if text not in ("cpu", "cuda") and not (text.startswith("cuda:") and text[5:].isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text}: write cpu, cuda or cuda:N")
+    return text
 
 
 def share(text: str) -> float:

@@ -23,7 +23,7 @@ def add(commands: Any) -> None:
     profile.add_argument("model")
     profile.add_argument("--resolution", type=int, default=224)
     profile.add_argument("--batch", type=int, help="images a step (default 1, with --train 8)")
-    profile.add_argument("--device", default="cpu", help="cpu or cuda:N (default cpu)")
+    profile.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default cpu)")
     profile.add_argument("--precision", choices=["fp32", "tf32", "bf16"], default="fp32")
     profile.add_argument("--train", action="store_true", help="a whole training step instead of a forward pass")
     profile.add_argument("--compile", action="store_true", help="time a compiled step as well")

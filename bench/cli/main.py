@@ -1,8 +1,12 @@
-"""The command ``bench``: registers the commands and calls the one that is asked for."""
+"""The command ``bench``: registers the commands and calls the one that is asked for.
+
+Shells complete it after ``eval "$(register-python-argcomplete bench)"`` (bash, zsh; fish: ``--shell fish``).
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,11 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
     parser = make_parser()
+    if "_ARGCOMPLETE" in os.environ:
+        from argcomplete import autocomplete
+
+        autocomplete(parser)  # answers the shell and ends
     options, rest = parser.parse_known_args(argv)
     if getattr(options, "own_flags", False):
         options.arguments = rest
     elif rest:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}; see `bench {argv[0]} --help`")
+        options.parser.refuse(rest)
     options.command_line = shlex.join(["bench", *argv])
     try:
         return int(options.handler(options))
@@ -41,9 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return flags.USAGE
 
 
-def make_parser() -> argparse.ArgumentParser:
+def make_parser() -> flags.Parser:
     """The parser of all commands; imports none of what they need to run."""
-    parser = argparse.ArgumentParser(
+    parser = flags.Parser(
         prog="bench",
         description="Which architecture for which medical images: accuracy, FLOPs, speed, memory, measured together.",
         epilog="examples:\n"
@@ -51,7 +59,8 @@ def make_parser() -> argparse.ArgumentParser:
         "  bench run --models all --datasets medmnist            the main job\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
-        "  bench leaderboard results/quick                       rebuild the boards of a run",
+        "  bench leaderboard results/quick                       rebuild the boards of a run\n"
+        'completion in bash and zsh: eval "$(register-python-argcomplete bench)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"medbench {bench.__version__}")

@@ -105,8 +105,6 @@ def _set_up(context: Context) -> torch.device:
 
     from bench.train.accuracy import set_up
 
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", context.device):
-        raise RegistryError(f"--device {context.device}: write cpu, cuda or cuda:N")
     if context.device != "cpu" and not torch.cuda.is_available():
         raise RegistryError(f"--device {context.device}: torch sees no CUDA device here; leave it out for the CPU")
     device = set_up(context)
