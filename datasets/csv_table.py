@@ -6,6 +6,7 @@
     split=COL       the published split (train, val, test and what people write for them); train gives what it lacks
     root=DIR        folder of the images, seen from where bench runs
     suffix=.png     added to each path
+    name=NAME       what tables show (default: the file's name without suffix)
     task=ordinal    the classes are grades (else multi-class or binary-class)
     channels=1|3, mirror=true, seed=N as in ``folder:``
 
@@ -41,6 +42,7 @@ from bench.registry import DatasetInfo, LazySplit, RegistryError, SourceName, ne
 VERSION = 1  # raise it when load() would give something else for the same files
 OPTIONS = ("image", "label", "patient", "split", "root", "suffix", "task")
 EMPTY = frozenset(("", "nan", "na", "n/a", "<na>", "#n/a", "null"))
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")  # .xlsx and .ods; .xls
 _IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "image_path", "img")
 _LABEL_COLUMNS = ("label", "class", "target", "diagnosis")
 _PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "lesion", "lesion_id")
@@ -88,6 +90,11 @@ def read_table(content: bytes, place: str) -> Table:
     Raises:
         ValueError: naming the file and the line that is not as it should be.
     """
+    if content.startswith(_SPREADSHEETS):
+        raise ValueError(
+            f"{place} is a spreadsheet, not a text table; save it as one in Excel (File, Save As, CSV UTF-8) or "
+            "LibreOffice (Save As, Text CSV) and name the .csv file"
+        )
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -8,6 +8,7 @@ tell patients apart. Options, in brackets:
     channels=1|3    make every image gray, or colour (else: gray stays gray if all of a sample is)
     mirror=true     a left-right flip keeps every label
     seed=N          another split
+    name=NAME       what tables show (default: the folder's name)
 """
 
 from __future__ import annotations

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
+from bench.cli import flags
+
+if TYPE_CHECKING:
+    import argparse
+
+    from rich.console import Console
 
 OK, NOTE, BAD = "ok", "note", "missing"
 
@@ -26,6 +29,23 @@ class Finding(NamedTuple):
     state: str
     found: str
     meaning: str
+
+
+def add(commands: Any) -> None:
+    """Add the command."""
+    doctor = flags.command(commands, "doctor", _doctor, "what this machine has, and what that means")
+    flags.add_data_root(doctor)
+    flags.add_config(doctor)
+    flags.add_json(doctor)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    findings = examine(flags.data_root(options))
+    if options.json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+    else:
+        print_findings(findings, flags.console())
+    return flags.FAILED if any(finding.state == BAD for finding in findings) else 0
 
 
 def _version(name: str) -> str | None:
@@ -136,7 +156,7 @@ def _memory() -> Finding:
 def _data(data_root: Path | None) -> Finding:
     from bench.data.files import default_root
 
-    root = (data_root or default_root()).expanduser()
+    root = data_root or default_root()
     files = sorted(root.glob("*.npz")) if root.is_dir() else []
     if not files:
         return Finding(
@@ -175,6 +195,10 @@ def _libraries() -> list[Finding]:
 
 def print_findings(findings: list[Finding], console: Console) -> None:
     """Print the findings as a table."""
+    from rich.markup import escape
+    from rich.table import Table
+    from rich.text import Text
+
     styles = {OK: "green", NOTE: "yellow", BAD: "bold red"}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("what", "", "found", "what it means"):

@@ -5,31 +5,57 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from bench.cli import flags
 
-from bench import registry
-from bench.explain.run import Settings, explain_cell, explain_network
-from bench.explain.which import find_cells
-from bench.record import store
-from bench.record.store import StoreError
-from bench.registry import RegistryError
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.explain.run import Settings
 
 STATES = ("at initialisation", "pretrained", "trained")
 
-if TYPE_CHECKING:
-    import argparse
 
-    from rich.console import Console
+def add(commands: Any) -> None:
+    """Add the command."""
+    explain = flags.command(
+        commands, "explain", _explain, "where a trained model looks: overlays on test images, receptive fields",
+        epilog="examples:\n"
+        "  bench explain results/quick 3f2a            one cell, by its key or how that begins (`all`: every one)\n"
+        "  bench explain --erf-only resnet18,swin --resolution 64,224",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    explain.add_argument("directory", nargs="?", type=Path, metavar="RUN", help="a run made with --keep-weights")
+    explain.add_argument("cells", nargs="*", metavar="CELL", help="keys or their beginnings, or `all`")
+    explain.add_argument("--erf-only", metavar="MODELS", help="receptive fields of networks without a run, on noise")
+    explain.add_argument("--resolution", default="64", metavar="R", help="of --erf-only; comma-separated (default 64)")
+    explain.add_argument("--out", type=Path, default=Path("explain"), help="of --erf-only (default explain)")
+    explain.add_argument(
+        "--per-class", type=flags.count, default=2, help="right, and wrong, images of each class (default 2)"
+    )
+    explain.add_argument(
+        "--images", type=flags.count, default=16, help="images a receptive field is the mean of (default 16)"
+    )
+    explain.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default cpu)")
+    flags.add_data_root(explain)
+    flags.add_config(explain)
+    flags.add_verbose(explain)
+
+
+def _explain(options: argparse.Namespace) -> int:
+    explain(options, flags.data_root(options), flags.console())
+    return 0
 
 
 def side_by_side(folder: Path) -> list[Path]:
     """Draw all that lies under ``folder`` (RUN/explain) in one picture of maps and one of radii; return both."""
     from bench.explain.pictures import INITIAL, FieldRow, fields, radii
+    from bench.record.store import atomic_write
 
     rows = [FieldRow(*row) for row in _rows(sorted(folder.glob("*/explain.json")))]
     if not rows:
@@ -37,13 +63,17 @@ def side_by_side(folder: Path) -> list[Path]:
     rows.sort(key=lambda row: (row.label, row.state, row.resolution))
     maps = [row for row in rows if row.state != INITIAL] or rows
     paths = [folder / "receptive_fields.png", folder / "radii.png"]
-    store.atomic_write(paths[0], fields("Effective receptive fields", maps))
-    store.atomic_write(paths[1], radii(rows))
+    atomic_write(paths[0], fields("Effective receptive fields", maps))
+    atomic_write(paths[1], radii(rows))
     return paths
 
 
 def _rows(files: Iterable[Path]) -> Iterable[tuple[str, str, int, list[Any]]]:
+    import numpy as np
+
     from bench.explain.field import spread
+    from bench.record.store import StoreError
+    from bench.registry import display_name
 
     for path in files:
         try:
@@ -54,7 +84,7 @@ def _rows(files: Iterable[Path]) -> Iterable[tuple[str, str, int, list[Any]]]:
             raise StoreError(f"{path.parent}: cannot be read ({error}); remove it and explain again") from error
         for state in dict.fromkeys(name.partition("/")[0] for name in maps):
             lines = [(s["name"], m := maps[f"{state}/{s['name']}"], spread(m)) for s in facts["stages"]]
-            on = f" on {facts['dataset']}" if facts["dataset"] else ""
+            on = f" on {display_name(facts['dataset'])}" if facts["dataset"] else ""
             seed = f", seed {facts['seed']}" if "seed" in facts else ""
             yield f"{facts['model']}{on}{seed}", state, facts["resolution"], lines
 
@@ -66,6 +96,9 @@ def explain(options: argparse.Namespace, data_root: Path | None, console: Consol
         RegistryError: both or neither of a run and ``--erf-only`` are given, or a resolution is no number.
         StoreError: see :func:`bench.explain.which.find_cells`.
     """
+    from bench.explain.run import Settings
+    from bench.registry import RegistryError, split_names
+
     if (options.directory is None) == (options.erf_only is None):
         raise RegistryError("say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both")
     sides = options.resolution.split(",")
@@ -75,12 +108,15 @@ def explain(options: argparse.Namespace, data_root: Path | None, console: Consol
     if options.erf_only is None:
         run_cells(options.directory, options.cells, settings, console)
     else:
-        names = registry.split_names(options.erf_only)
+        names = split_names(options.erf_only)
         run_networks(names, [int(side) for side in sides], options.out, settings, console)
 
 
 def run_cells(run: Path, wanted: Sequence[str], settings: Settings, console: Console) -> None:
     """Explain Cells of a run and print their radii."""
+    from bench.explain.run import explain_cell
+    from bench.explain.which import find_cells
+
     folders = []
     for record in find_cells(run, wanted):
         console.print(f"{record['key'][:8]} {record['spec']['model']}", markup=False, highlight=False)
@@ -92,8 +128,11 @@ def run_networks(
     names: Sequence[str], resolutions: Sequence[int], out: Path, settings: Settings, console: Console
 ) -> None:
     """Draw the receptive fields of networks without a run and print their radii."""
+    from bench.explain.run import explain_network
+    from bench.registry import expand_models
+
     folders = []
-    for name in map(str, registry.expand_models(names)):
+    for name in map(str, expand_models(names)):
         for resolution in resolutions:
             console.print(f"{name} at {resolution} px", markup=False, highlight=False)
             folders.append(explain_network(name, resolution, out, settings))

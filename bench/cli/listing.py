@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from bench.plan.estimate import estimate_s
 from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.cells import Cell, cell_label
-from bench.registry import ModelFacts
+from bench.registry import ModelFacts, Registry
 from bench.runner.progress import clock
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
@@ -24,8 +25,8 @@ SHOWN_CELLS = 40
 MAX_NAMED = 4  # models or resolutions that share a reason
 
 
-def models_json() -> list[dict[str, Any]]:
-    """Facts of every registered model."""
+def models_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Facts of every registered model, or of those named."""
     words = registry.models.aliases()
     return [
         {
@@ -46,13 +47,13 @@ def models_json() -> list[dict[str, Any]]:
             "words": sorted(word for word in words if facts.name in registry.models.expand(word)),
             "origin": facts.origin,
         }
-        for facts in registry.models.values()
+        for facts in _chosen(registry.models, names)
     ]
 
 
-def datasets_json() -> list[dict[str, Any]]:
-    """Facts of every registered dataset."""
-    names = (
+def datasets_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
+    """Facts of every registered dataset, or of those named."""
+    fields = (
         "name",
         "task",
         "classes",
@@ -66,15 +67,21 @@ def datasets_json() -> list[dict[str, Any]]:
         "summary",
     )
     more = ("licence", "citation", "source", "groups", "mirror_safe", "traps", "origin")
-    return [store.plain({name: getattr(info, name) for name in names + more}) for info in registry.datasets.values()]
+    return [
+        store.plain({name: getattr(info, name) for name in fields + more}) for info in _chosen(registry.datasets, names)
+    ]
 
 
 def _million(count: int | None) -> str:
     return f"{count / 1e6:.1f}" if count else ""
 
 
-def print_models(console: Console) -> None:
-    """Print the models by family, then the words that stand for several."""
+def _chosen(known: Registry[Any], names: Collection[str] | None) -> list[Any]:
+    return [facts for facts in known.values() if names is None or facts.name in names]
+
+
+def print_models(console: Console, names: Collection[str] | None = None) -> None:
+    """Print the models by family, or those named; of all, also the words that stand for several."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("model", no_wrap=True)
     table.add_column("params\n10^6", justify="right")
@@ -83,7 +90,7 @@ def print_models(console: Console) -> None:
     groups = {"main": "", "extra": "further models, by name only", "twin": "twins: equal in parameters, one branch"}
     for group, title in groups.items():
         families: dict[str, list[ModelFacts]] = {}
-        for facts in registry.models.values():
+        for facts in _chosen(registry.models, names):
             if facts.group == group:
                 families.setdefault(facts.family, []).append(facts)
         if title and families:
@@ -95,7 +102,7 @@ def print_models(console: Console) -> None:
                 table.add_row(facts.name, _million(facts.params), macs, escape(re.split(r" \(|;", facts.summary)[0]))
             table.add_section()
     console.print(table)
-    options = [facts for facts in registry.models.values() if facts.options and facts.group == "main"]
+    options = [facts for facts in _chosen(registry.models, names) if facts.options and facts.group == "main"]
     for family in dict.fromkeys(facts.family for facts in options):
         first = next(facts for facts in options if facts.family == family)
         assert first.options
@@ -104,6 +111,8 @@ def print_models(console: Console) -> None:
             choices = "|".join(str(choice).lower() for choice in option.choices) or str(option.default)
             console.print(f"  {key}={choices}", markup=False, highlight=False, end="  ")
             console.print(option.help, style="dim", highlight=False)
+    if names is not None:
+        return
     console.print("\n[bold]words[/bold]", highlight=False)
     for word, patterns in sorted(registry.models.aliases().items()):
         listed = ", ".join(patterns) if word != "all" else "every size of the five families"
@@ -111,8 +120,8 @@ def print_models(console: Console) -> None:
     console.print("  timm:<name>: any model of timm", markup=False, highlight=False)
 
 
-def print_datasets(console: Console) -> None:
-    """Print the datasets with their size and task, then the words that stand for several.
+def print_datasets(console: Console, names: Collection[str] | None = None) -> None:
+    """Print the datasets, or those named, with their size and task; of all, also the words that stand for several.
 
     A terminal of less than 130 columns gets totals and ranges instead of every count and size.
     """
@@ -125,7 +134,7 @@ def print_datasets(console: Console) -> None:
     table.add_column("train/val/test" if wide else "images", justify="left" if wide else "right", no_wrap=True)
     table.add_column("sizes, px" if wide else "px", no_wrap=True)
     table.add_column("licence")
-    for info in registry.datasets.values():
+    for info in _chosen(registry.datasets, names):
         splits = (info.n_train, info.n_val, info.n_test)
         if wide:
             counts = "/".join("?" if n is None else f"{n:,}" for n in splits)
@@ -137,6 +146,8 @@ def print_datasets(console: Console) -> None:
         licence = info.licence if wide else info.licence.partition(" (")[0]
         table.add_row(info.name, task, str(len(info.classes)), str(info.channels), counts, sizes, licence)
     console.print(table)
+    if names is not None:
+        return
     for word, patterns in sorted(registry.datasets.aliases().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
     own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"

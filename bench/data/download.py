@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
+from bench.errors import DataError as DataError
 from bench.registry import RemoteFile
 
 if TYPE_CHECKING:
@@ -26,10 +30,7 @@ _BLOCK = 1 << 16  # a cut connection loses at most this much
 _TIMEOUT_S = (15.0, 60.0)  # connect, and silence between two blocks
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE_S = 60.0
-
-
-class DataError(RuntimeError):
-    """A data file is missing, damaged or cannot be had; the message says which and what to do."""
+_NO_WAY = frozenset({errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
 class FetchError(DataError):
@@ -37,7 +38,18 @@ class FetchError(DataError):
 
 
 class UnreachableError(FetchError):
-    """Not one byte came, because there is no way to the host."""
+    """Not one byte came, because there is no way to the host.
+
+    Attributes:
+        file: what was asked for.
+        host: where.
+        cause: why there is no way.
+        unresolved: the host's name is not known here, as without a network: asking again does not help.
+    """
+
+    def __init__(self, file: RemoteFile, host: str, cause: str, *, unresolved: bool, message: str = "") -> None:
+        super().__init__(message or f"{file.name}: {file.url}: {cause}")
+        self.file, self.host, self.cause, self.unresolved = file, host, cause, unresolved
 
 
 def download(
@@ -55,9 +67,9 @@ def download(
     """
     import requests
 
-    failed, most = 0, _size(part)
+    failed, most, before = 0, _size(part), _size(part)
     while True:
-        wait_s, kind = 0.0, FetchError
+        wait_s, unreachable = 0.0, None
         try:
             _stream(session, file, part, progress)
             return
@@ -66,16 +78,18 @@ def download(
             if not refused.temporary:
                 raise FetchError(f"{file.name}: {file.url}: {cause}") from None
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            cause, kind = _plain(error)
+            cause, unreachable = _plain(error, file)
         except requests.RequestException as error:  # a malformed URL, a redirection loop
             raise FetchError(f"{file.name}: {file.url}: {error}") from error
         have = _size(part)
+        if unreachable and unreachable.unresolved and most == before:
+            raise unreachable  # there is no network; one that breaks in the middle of a file may come back
         failed = 1 if have > most else failed + 1
         most = max(most, have)  # a server without ranges starts again: only more than ever before is progress
         if failed >= attempts:
             tries = f" ({failed} attempts in a row)" if failed > 1 else ""
             kept = f"; {have:,} bytes are kept and the next call goes on from there" if have else ""
-            raise kind(f"{file.name}: {file.url}: {cause}{tries}{kept}")
+            raise unreachable or FetchError(f"{file.name}: {file.url}: {cause}{tries}{kept}")
         time.sleep(min(max(pause_s * 2 ** (failed - 1), wait_s), _LONGEST_PAUSE_S))
 
 
@@ -90,15 +104,28 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
 
 
-def _plain(error: Exception) -> tuple[str, type[FetchError]]:
-    text = str(error).lower()
-    if "nameresolution" in text or "resolve" in text:
-        return "the host name cannot be resolved: is there a network?", UnreachableError
-    if "refused" in text or "unreachable" in text:
-        return "no connection to the host: is there a network, does it need a proxy (HTTPS_PROXY)?", UnreachableError
-    if "timed out" in text:
-        return "the server did not answer in time", FetchError
-    return f"the connection broke ({type(error).__name__})", FetchError
+def _plain(error: Exception, file: RemoteFile) -> tuple[str, UnreachableError | None]:
+    """Why a connection failed, and the error where there is no way to the host."""
+    import requests
+
+    host = urlsplit(file.url).hostname or ""
+    causes = list(_causes(error))
+    if any(isinstance(cause, socket.gaierror) for cause in causes):
+        text = "the host name cannot be resolved; is there a network?"
+        return text, UnreachableError(file, host, text, unresolved=True)
+    if any(isinstance(cause, OSError) and cause.errno in _NO_WAY for cause in causes):
+        text = "no connection to the host; is there a network, or a proxy to name in HTTPS_PROXY?"
+        return text, UnreachableError(file, host, text, unresolved=False)
+    if isinstance(error, requests.Timeout):
+        return "the server did not answer in time", None
+    return f"the connection broke ({type(error).__name__})", None
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and, down to the operating system's, what it was raised for."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
 
 
 def _stream(session: requests.Session, file: RemoteFile, part: Path, progress: Progress | None) -> None:

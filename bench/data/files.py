@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
+import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +25,8 @@ from bench.registry import DatasetInfo, RemoteFile
 if TYPE_CHECKING:
     import requests
 
+MOST_NAMED = 12  # files that a message names
+
 __all__ = [
     "DataError",
     "FetchError",
@@ -35,6 +39,7 @@ __all__ = [
     "fetch",
     "fetch_datasets",
     "md5_of",
+    "missing_details",
     "missing_message",
     "place",
     "preflight",
@@ -47,9 +52,10 @@ class Problem:
 
     Attributes:
         path: where the file has to lie.
-        reason: ``missing``, ``damaged``, or ``unreadable: ...``.
+        reason: ``missing``, ``damaged`` or ``unreadable``.
         found_md5: of the file that lies there, if one could be read.
         dataset, size: what needs it, where known.
+        detail: why it cannot be read.
     """
 
     file: RemoteFile
@@ -58,19 +64,32 @@ class Problem:
     found_md5: str | None = None
     dataset: str = ""
     size: int = 0
+    detail: str = ""
 
     def __str__(self) -> str:
         wanted_by = f"{self.dataset} at {self.size} pixels: " if self.dataset else ""
         found = f" (MD5 {self.found_md5}, expected {self.file.md5})" if self.found_md5 else ""
-        return f"{wanted_by}{self.path} is {self.reason}{found}"
+        return f"{wanted_by}{self.path} is {self.reason}{f': {self.detail}' if self.detail else ''}{found}"
+
+    @property
+    def root(self) -> Path:
+        """The data root that the file belongs in."""
+        return self.path.parents[len(PurePosixPath(self.file.name).parts) - 1]
 
 
 class MissingFilesError(DataError):
-    """Files are missing or damaged; the message lists them all and ``problems`` holds them."""
+    """Files are missing or damaged. The message is short; ``details`` holds links and checksums, ``problems`` all.
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__(missing_message(problems))
+    Args:
+        problems: what is wrong.
+        download: why an attempt to download them failed, if there was one.
+        without: how to go on without them, if anything is left to do then.
+    """
+
+    def __init__(self, problems: Sequence[Problem], download: FetchError | None = None, without: str = "") -> None:
+        super().__init__(missing_message(problems, download, without))
         self.problems = tuple(problems)
+        self.details = missing_details(problems)
 
 
 def default_root() -> Path:
@@ -126,7 +145,7 @@ def _problem(file: RemoteFile, root: Path, dataset: str = "", size: int = 0, fre
     except (FileNotFoundError, NotADirectoryError):
         return Problem(file, path, "missing", None, dataset, size)
     except OSError as error:
-        return Problem(file, path, f"unreadable: {error.strerror or error}", None, dataset, size)
+        return Problem(file, path, "unreadable", None, dataset, size, error.strerror or str(error))
     return None if found == file.md5.lower() else Problem(file, path, "damaged", found, dataset, size)
 
 
@@ -147,30 +166,63 @@ def preflight(wanted: Iterable[tuple[DatasetInfo, int]], root: Path | None, *, f
     return [problem for problem in found if problem]
 
 
-def missing_message(problems: Sequence[Problem]) -> str:
-    """One message that lists every problem: the file, where to put it, its URL, expected and found MD5."""
-    lines = [f"{len(problems)} data {'file is' if len(problems) == 1 else 'files are'} missing or damaged:", ""]
+def missing_message(problems: Sequence[Problem], download: FetchError | None = None, without: str = "") -> str:
+    """Say in a few lines of at most 80 columns which files are wrong, where they belong and what to type."""
+    absent = [problem for problem in problems if problem.reason == "missing"]
+    lines = []
+    if absent:
+        count = "1 data file is" if len(absent) == 1 else f"{len(absent)} data files are"
+        lines += [f"{count} missing from {absent[0].root}:", *_listed([p.file.name for p in absent])]
+    for problem in problems:
+        if problem.reason != "missing":
+            cause = problem.detail or "its MD5 is not the published one; remove it to have it downloaded again"
+            lines.append(f"{problem.path} is {problem.reason}: {cause}")
+    if isinstance(download, UnreachableError) and download.unresolved:
+        lines.append(f"There is no network: {download.host} cannot be resolved.")
+    elif download:
+        lines.append(f"The download failed: {str(download).splitlines()[0]}")
+    if names := list(dict.fromkeys(p.dataset for p in problems if p.dataset)):
+        sizes = ",".join(map(str, dict.fromkeys(p.size for p in problems if p.dataset)))
+        root = problems[0].root
+        there = "" if root == default_root() else f" --data-root {shlex.quote(str(root))}"
+        lines += [
+            "Copy them there, name their folder with --data-root DIR, or download them:",
+            f"  bench fetch --datasets {_shortest(names)} --sizes {sizes}{there}",
+        ]
+    return "\n".join(lines + ([without] if without else []))
+
+
+def _listed(names: Sequence[str]) -> list[str]:
+    """Names in lines of 80 columns, at most a dozen."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return textwrap.wrap(
+        ", ".join(names[:MOST_NAMED]) + more, 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
+
+
+def _shortest(names: Sequence[str]) -> str:
+    """The names, or the group (``medmnist``) of them and at most one more: what is here is not fetched again."""
+    groups = {group for info in registry.datasets.values() for group in info.groups} if len(names) > 2 else set()
+    for group in sorted(groups):
+        members = registry.datasets.expand(group)
+        if set(names) <= set(members) and len(members) <= len(names) + 1:
+            return group
+    return ",".join(names)
+
+
+def missing_details(problems: Sequence[Problem]) -> str:
+    """Each file's link, path and MD5 sums."""
+    lines = []
     for problem in problems:
         wanted_by = f" ({problem.dataset}, {problem.size} pixels)" if problem.dataset else ""
-        found = problem.found_md5 or "none, there is no such file"
-        if problem.reason.startswith("unreadable"):
-            found = f"none, the file is {problem.reason}"
         lines += [
-            f"  {problem.file.name}{wanted_by}: {problem.reason.split(':')[0]}",
-            f"    from          {problem.file.url}",
-            f"    put it at     {problem.path}",
-            f"    MD5 expected  {problem.file.md5}",
-            f"    MD5 found     {found}",
+            f"{problem.file.name}{wanted_by}: {problem.reason}",
+            f"  from          {problem.file.url}",
+            f"  put it at     {problem.path}",
+            f"  MD5 expected  {problem.file.md5}",
         ]
-    names = ",".join(dict.fromkeys(p.dataset for p in problems if p.dataset))
-    if names:
-        sizes = ",".join(map(str, dict.fromkeys(p.size for p in problems if p.dataset)))
-        root = problems[0].path.parents[len(PurePosixPath(problems[0].file.name).parts) - 1]
-        lines += [
-            "",
-            f"`bench fetch --datasets {names} --sizes {sizes} --data-root {root}` downloads them (it needs a network);",
-            "files you already have elsewhere are read with --data-root DIR; --skip-missing goes on without these.",
-        ]
+        if problem.found_md5:
+            lines.append(f"  MD5 found     {problem.found_md5}")
     return "\n".join(lines)
 
 
@@ -244,24 +296,47 @@ def fetch(
     import requests
 
     paths: list[Path] = []
-    failures: list[str] = []
-    cut_off: set[str] = set()  # hosts without a way to them: their other files are tried once, not patiently
+    failures: list[FetchError] = []
+    cut_off: dict[str, UnreachableError] = {}  # hosts that cannot be reached
     with requests.Session() as session:
         session.headers.update(HEADERS)
         for file in files:
-            host = urlsplit(file.url).netloc
+            error = cut_off.get(urlsplit(file.url).hostname or "")
+            if error and error.unresolved and _problem(file, root):  # to ask for its name again is to wait again
+                failures.append(UnreachableError(file, error.host, error.cause, unresolved=True))
+                continue
             try:
-                tries = 1 if host in cut_off else attempts
-                paths.append(_fetch_one(session, file, root, progress, tries, pause_s))
-            except FetchError as error:
-                if isinstance(error, UnreachableError):
-                    cut_off.add(host)
-                failures.append(str(error))
-            except OSError as error:
-                failures.append(f"{file.name}: cannot write to {root}: {error.strerror or error}")
+                paths.append(_fetch_one(session, file, root, progress, 1 if error else attempts, pause_s))
+            except FetchError as failure:
+                if isinstance(failure, UnreachableError):
+                    cut_off[failure.host] = failure
+                failures.append(failure)
+            except OSError as failure:
+                failures.append(FetchError(f"{file.name}: cannot write to {root}: {failure.strerror or failure}"))
     if failures:
-        raise FetchError("\n".join(failures))
+        raise _all_of(failures)
     return paths
+
+
+def _all_of(failures: Sequence[FetchError]) -> FetchError:
+    """One error for several; files that miss the same host share a line."""
+    if len(failures) == 1:
+        return failures[0]
+    hosts: dict[tuple[str, str], list[UnreachableError]] = {}
+    lines = []
+    for failure in failures:
+        if isinstance(failure, UnreachableError):
+            hosts.setdefault((failure.host, failure.cause), []).append(failure)
+        else:
+            lines.append(str(failure))
+    for (host, cause), members in hosts.items():
+        names = _listed([member.file.name for member in members])
+        lines += [f"{host}: {cause} Not fetched:", *names] if len(members) > 1 else [str(members[0])]
+    if all(isinstance(failure, UnreachableError) for failure in failures) and len(hosts) == 1:
+        ((host, cause),) = hosts
+        first = next(iter(hosts.values()))[0]
+        return UnreachableError(first.file, host, cause, unresolved=first.unresolved, message="\n".join(lines))
+    return FetchError("\n".join(lines))
 
 
 def _fetch_one(

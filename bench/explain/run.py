@@ -105,8 +105,6 @@ def _set_up(context: Context) -> torch.device:
 
     from bench.train.accuracy import set_up
 
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", context.device):
-        raise RegistryError(f"--device {context.device}: write cpu, cuda or cuda:N")
     if context.device != "cpu" and not torch.cuda.is_available():
         raise RegistryError(f"--device {context.device}: torch sees no CUDA device here; leave it out for the CPU")
     device = set_up(context)
@@ -257,7 +255,7 @@ def _write_fields(folder: Path, facts: dict[str, Any], stages: Sequence[Stage], 
         }
         for i, stage in enumerate(stages)
     ]  # fmt: skip
-    where = f" on {facts['dataset']}" if facts["dataset"] else ""
+    where = f" on {registry.display_name(facts['dataset'])}" if facts["dataset"] else ""
     title = f"{facts['model']}{where} at {facts['resolution']} px: effective receptive field"
     store.atomic_write(folder / "receptive_field.png", fields(title, rows))
     buffer = io.BytesIO()

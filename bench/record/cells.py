@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.registry import display_name
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -168,9 +170,9 @@ def spec_key(kind: str, spec: Mapping[str, Any]) -> str:
 def cell_label(cell: Cell) -> str:
     """One line for people: what the Cell does."""
     if isinstance(cell, AccuracyCell):
-        return f"{cell.model} on {cell.dataset} ({cell.size}->{cell.resolution} px, seed {cell.seed})"
+        return f"{cell.model} on {display_name(cell.dataset)} ({cell.size}->{cell.resolution} px, seed {cell.seed})"
     if isinstance(cell, TransferCell):
-        route = f"{cell.source.dataset} to {cell.dataset}"
+        route = f"{display_name(cell.source.dataset)} to {display_name(cell.dataset)}"
         return f"{cell.model} from {route} ({cell.size}->{cell.resolution} px, seed {cell.source.seed})"
     how = f"{cell.precision}, {cell.mode}{', compiled' if cell.compile else ''} on {cell.device}"
     return f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {how}"

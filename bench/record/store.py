@@ -30,6 +30,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.errors import StoreError as StoreError
+
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
@@ -51,10 +53,6 @@ class State(NamedTuple):
 
     status: str
     stamp: Stamp
-
-
-class StoreError(RuntimeError):
-    """A run directory cannot be read or written; the message names the path and what to do."""
 
 
 def atomic_write(path: Path, data: bytes) -> None:

@@ -16,7 +16,7 @@ from bench.registry.info import (
     Split,
     nearest,
 )
-from bench.registry.names import ModelSpec, SourceName, file_stem, parse_source, split_names
+from bench.registry.names import ModelSpec, SourceName, display_names, file_stem, parse_source, split_names
 from bench.registry.registry import (
     SCHEMES,
     Registry,
@@ -24,6 +24,7 @@ from bench.registry.registry import (
     check_options,
     dataset_facts,
     datasets,
+    display_name,
     expand_datasets,
     expand_models,
     load_plugins,
@@ -53,6 +54,8 @@ __all__ = [
     "check_options",
     "dataset_facts",
     "datasets",
+    "display_name",
+    "display_names",
     "expand_datasets",
     "expand_models",
     "file_stem",

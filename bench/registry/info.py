@@ -12,14 +12,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from bench.errors import RegistryError as RegistryError
+
 if TYPE_CHECKING:
     import numpy as np
 
 TASKS = ("multi-class", "binary-class", "multi-label", "ordinal-regression")
-
-
-class RegistryError(ValueError):
-    """A name, option or registration is wrong; the message says which and what would be right."""
 
 
 def nearest(name: str, candidates: Iterable[str], label: str = "did you mean") -> str:

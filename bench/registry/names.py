@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,16 +65,34 @@ class SourceName:
             brackets where a path of that spelling exists.
         config: the one item in brackets that is not ``key=value`` (``hf:NAME[config]``), or "".
         options: the others, as text, sorted by key.
+        name: what people see instead (``name=`` in brackets), or "": the file's stem or the folder's name.
     """
 
     scheme: str
     place: str
     config: str = ""
     options: tuple[tuple[str, str], ...] = ()
+    name: str = ""
 
     def __str__(self) -> str:
+        return f"{self.scheme}:{self.place}{self._brackets(with_name=True)}"
+
+    def _brackets(self, with_name: bool) -> str:
         items = [*([self.config] if self.config else []), *(f"{key}={value}" for key, value in self.options)]
-        return f"{self.scheme}:{self.place}" + (f"[{','.join(items)}]" if items else "")
+        items += [f"name={self.name}"] if self.name and with_name else []
+        return f"[{','.join(items)}]" if items else ""
+
+    def short_names(self) -> list[str]:
+        """Names for people, the shortest first; the last one is the whole."""
+        if self.name:
+            return [self.name, str(self)]
+        parent, last = os.path.split(self.place)
+        if last in (".", ".."):
+            return [str(self)]
+        stem, suffix = os.path.splitext(last)
+        stem = stem if suffix.lower() in TABLES else last
+        near = f"{os.path.basename(parent)}/{stem}" if parent else stem
+        return [stem, stem + self._brackets(with_name=False), near, near + self._brackets(with_name=False), str(self)]
 
 
 def is_source(name: str) -> bool:
@@ -102,7 +121,60 @@ def parse_source(text: str) -> SourceName:
             raise RegistryError(f"dataset {text!r}: {item!r} is not key=value, or is said twice")
         else:
             options[key] = value
-    return SourceName(scheme, _folded(place.strip()), config, tuple(sorted(options.items())))
+    name = options.pop("name", "")
+    return SourceName(scheme, _folded(place.strip()), config, tuple(sorted(options.items())), name)
+
+
+TABLES = (".csv", ".tsv", ".txt")
+SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")  # read_table says how to save them as CSV
+
+
+def source_of_path(text: str) -> str | None:
+    """The source that a path means: ``csv:`` for a table, ``folder:`` for a folder; None for what is no path.
+
+    Raises:
+        RegistryError: a file that is no table, or what looks like a path and is not there.
+    """
+    place = text if os.path.exists(os.path.expanduser(text)) else text.partition("[")[0].strip()
+    path = os.path.expanduser(place)
+    table = os.path.splitext(path)[1].lower() in (*TABLES, *SHEETS)
+    if os.path.isdir(path):
+        return f"folder:{text}"
+    if os.path.isfile(path):
+        if table:
+            return f"csv:{text}"
+        raise RegistryError(
+            f"dataset {text!r} is a file, but no table (.csv); write csv:PATH, or folder:PATH of images"
+        )
+    if table or os.sep in place:
+        hub = f"; on Hugging Face: hf:{text}" if re.fullmatch(r"[\w.\-]+/[\w.\-]+", place) and not table else ""
+        raise RegistryError(f"dataset {text!r}: there is no such file or folder{hub}")
+    return None
+
+
+def display_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[str, str]:
+    """What people see of datasets: short names of sources, each another; of all others their own.
+
+    Args:
+        names: as in the specs of Cells.
+        taken: names that mean something else, as those of registered datasets.
+    """
+    found = {name: [name] for name in names}
+    for name in found:
+        if is_source(name):
+            found[name] = parse_source(name).short_names()
+    while True:
+        shown: dict[str, list[str]] = {}
+        for name, choices in found.items():
+            shown.setdefault(choices[0], []).append(name)
+        clashing = [
+            n for text, who in shown.items() if len(who) > 1 or (text in taken and is_source(who[0])) for n in who
+        ]
+        longer = [name for name in clashing if len(found[name]) > 1]
+        if not longer:
+            return {name: choices[0] for name, choices in found.items()}
+        for name in longer:
+            del found[name][0]
 
 
 def _folded(place: str) -> str:

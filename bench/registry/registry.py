@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fnmatch
 import importlib
+import importlib.util
 import inspect
 import math
 import re
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from bench.registry.info import DatasetInfo, ModelFacts, Option, RegistryError, nearest, resolve
-from bench.registry.names import ModelSpec, is_source, parse_source, read, spell
+from bench.registry.names import ModelSpec, display_names, is_source, parse_source, read, source_of_path, spell
 from bench.registry.plugins import load, plugin_being_imported
 
 Info = TypeVar("Info", ModelFacts, DatasetInfo)
@@ -76,6 +77,8 @@ class Registry(Generic[Info]):
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
         if name not in self._entries:
+            if self.kind == "model" and _in_timm(name):
+                raise RegistryError(f"unknown model {name!r}; timm has it: write {'timm:' + name!r}")
             raise RegistryError(
                 f"unknown {self.kind} {name!r}{nearest(name, [*self._entries, *self.aliases()])}; "
                 f"`bench list {self.kind}s` shows all"
@@ -278,6 +281,15 @@ def _signature_options(builder: str | Callable[..., Any]) -> dict[str, Option] |
     return {p.name: Option(None if p.default is empty else p.default) for p in parameters if p.name not in given}
 
 
+def _in_timm(name: str) -> bool:
+    """Whether timm has a model of this name, by its source: importing it to word an error would take seconds."""
+    found = importlib.util.find_spec("timm")
+    builder = re.compile(rf"^def {re.escape(name.partition('.')[0])}\(", re.M)  # the tag of its weights left out
+    folders = found.submodule_search_locations or [] if found else []
+    files = [file for folder in folders for file in Path(folder, "models").glob("*.py")]
+    return any(builder.search(file.read_text(encoding="utf-8")) for file in files)
+
+
 def model_facts(name: str) -> ModelFacts:
     """Facts of a registered model, or of one of another library (``timm:NAME`` imports timm to check the name)."""
     return _by_scheme("model", name, MODEL_SCHEMES)(name) if is_source(name) else models[name]
@@ -319,7 +331,10 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
         RegistryError: an unknown name or scheme, or a source that is not what its scheme expects.
     """
     if not is_source(name):
-        return _variant(name) if "[" in name else datasets[name]
+        path = None if name.partition("[")[0] in datasets else source_of_path(name)
+        if path is None:
+            return _variant(name) if "[" in name else datasets[name]
+        name = path
     source = parse_source(name)
     spelt = str(source)
     if refresh or spelt not in _source_infos:
@@ -345,9 +360,21 @@ def expand_datasets(patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if is_source(pattern) or "[" in pattern:
             found[dataset_facts(pattern, refresh=True).name] = None
-        else:
+            continue
+        try:
             found.update(dict.fromkeys(datasets.expand(pattern)))
+        except RegistryError:
+            if source_of_path(pattern) is None:
+                raise
+            found[dataset_facts(pattern, refresh=True).name] = None
     return list(found)
+
+
+def display_name(name: str) -> str:
+    """What people see of a dataset: of a source its short name, told apart from the others this process has read."""
+    if not is_source(name):
+        return name
+    return display_names([name, *(info.name for info in _source_infos.values())], list(datasets))[name]
 
 
 def load_plugins(plugins: Sequence[str], base: Path) -> None:

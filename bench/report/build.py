@@ -28,6 +28,7 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.names import with_short_names
 from bench.report.rows import Record, accuracy_rows, add_evidence, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
 from bench.report.sections.accuracy import Overall, overall, overall_section
@@ -92,8 +93,7 @@ class Report:
     def __init__(
         self, records: Iterable[Record], run_info: Mapping[str, Any] | None = None, predictions: Path | None = None
     ) -> None:
-        self.records = unique(records)
-        self.run_info = run_info or {}
+        self.records, self.run_info = with_short_names(unique(records), run_info or {})
         self.rows = accuracy_rows(self.records)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.boards = overall(self.rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -22,13 +23,18 @@ def run_directory(loaded: Loaded) -> Path:
     return Path(run.out).expanduser() if run.out else Path("results") / (loaded.sweep.sweep.preset or "sweep")
 
 
-def ready_plan(loaded: Loaded, console: Console) -> Plan:
+def ready_plan(loaded: Loaded, console: Console, command: str) -> Plan:
     """Make the plan and download what files it misses; damaged files are the user's to replace.
+
+    Args:
+        loaded: the configuration.
+        console: for the progress of downloads.
+        command: what the user typed, repeated in the error's advice.
 
     Raises:
         MissingFilesError: one message on all files that are still missing or damaged.
     """
-    plan = make_plan(loaded)
+    plan, failure = make_plan(loaded), None
     missing = [problem for problem in plan.problems if problem.reason == "missing"]
     if missing and loaded.sweep.run.download:
         root = plan.data_root or default_root()
@@ -38,12 +44,22 @@ def ready_plan(loaded: Loaded, console: Console) -> Plan:
                 # One try without pause: without a network the answer should come at once; `bench fetch` is patient.
                 fetch([problem.file for problem in missing], root, progress, attempts=1)
         except FetchError as error:
-            reason = str(error).splitlines()[0]
-            console.print(f"could not download: {reason}", soft_wrap=True, markup=False, highlight=False)
+            failure = error
         plan = make_plan(loaded)
     if not plan.runnable:
-        raise MissingFilesError(plan.problems)
+        raise MissingFilesError(plan.problems, failure, _without(plan, command))
     return plan
+
+
+def _without(plan: Plan, command: str) -> str:
+    """How to run the Cells that need none of the missing files; "" where there is none."""
+    missing = {problem.dataset for problem in plan.problems}
+    left = [c for c in plan.cells.values() if not missing & {getattr(c, "dataset", ""), getattr(c, "target", "")}]
+    if not left or not command.startswith("bench run"):
+        return ""
+    kinds = Counter(cell.kind for cell in left)
+    cells = " and ".join(f"{count} {kind} cell{'s' * (count > 1)}" for kind, count in kinds.items())
+    return f"Without them ({cells}):\n  {command} --skip-missing"
 
 
 def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
@@ -53,7 +69,7 @@ def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
         ConfigError, MissingFilesError: nothing has run.
         StoreError: the run directory cannot be written.
     """
-    plan = ready_plan(loaded, console)
+    plan = ready_plan(loaded, console, command)
     for line in plan.skipped:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)

@@ -12,21 +12,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from bench.errors import ConfigError as ConfigError
 from bench.registry import nearest, split_names
 
 CONFIG_NAME = "bench.toml"
-
-
-class ConfigError(ValueError):
-    """The configuration is wrong; the message names the file and line, or the flag, and the nearest right name."""
 
 
 def _listed(value: Any) -> Any:
     if isinstance(value, str):
         return split_names(value)
     return value if isinstance(value, (list, tuple)) else [value]
+
+
+def _device(value: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", value):
+        raise ValueError("write auto, cpu, cuda or cuda:N")
+    return value
 
 
 Pixels = Annotated[int, Field(ge=8, le=8192)]
@@ -73,7 +76,7 @@ class EfficiencySection(_Section):
 class RunSection(_Section):
     """Where and how to run."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
     pack: Annotated[int, Field(ge=1, le=1024)] = 1
     out: str | None = None
@@ -328,7 +331,8 @@ def _explain(item: Any, origins: Mapping[str, str]) -> str:
     hint = ""
     if item["type"] == "literal_error":
         hint = nearest(str(item["input"]), _choices(key))
-    return f"{origins.get(key, 'configuration')}: {key} = {item['input']!r}: {item['msg']}{hint}"
+    said = item["msg"].removeprefix("Value error, ")
+    return f"{origins.get(key, 'configuration')}: {key} = {item['input']!r}: {said}{hint}"
 
 
 def _choices(key: str) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +18,8 @@ import pytest
 
 from bench import registry
 from bench.data import checksums, files
-from bench.data.files import DataError, FetchError, Problem, check, fetch, missing_message, preflight
+from bench.data.download import UnreachableError
+from bench.data.files import DataError, FetchError, Problem, check, fetch, missing_details, missing_message, preflight
 from bench.registry import RemoteFile
 
 BLOCK = 1 << 16  # what a cut may lose
@@ -229,7 +231,29 @@ def test_without_a_network_only_the_first_file_is_tried_patiently(tmp_path, monk
     wanted = [RemoteFile(f"{n}.npz", f"http://127.0.0.1:9/{n}", md5(CONTENT)) for n in range(12)]
     with pytest.raises(FetchError) as caught:
         fetch(wanted, tmp_path, attempts=4, pause_s=1)
-    assert pauses == [1, 2, 4] and str(caught.value).count("no connection to the host") == 12
+    assert pauses == [1, 2, 4] and isinstance(caught.value, UnreachableError)
+    said = str(caught.value)
+    assert said.startswith("127.0.0.1: no connection to the host") and all(f"{n}.npz" in said for n in range(12))
+    assert len(said.splitlines()) < 4
+
+
+def test_where_no_name_resolves_it_is_asked_once_and_not_again(tmp_path, monkeypatch):
+    asked, pauses = [], []
+
+    def no_network(host, *args, **kwargs):
+        asked.append(host)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_network)
+    monkeypatch.setattr("time.sleep", pauses.append)
+    (tmp_path / "5.npz").write_bytes(CONTENT)
+    wanted = [RemoteFile(f"{n}.npz", f"https://data.example.org/{n}", md5(CONTENT)) for n in range(12)]
+    with pytest.raises(UnreachableError) as caught:
+        fetch(wanted, tmp_path)
+    assert asked == ["data.example.org"] and pauses == []
+    said = str(caught.value)
+    assert said.startswith("data.example.org: the host name cannot be resolved") and "11.npz" in said
+    assert "5.npz," not in said.replace("15.npz", "")  # that one is here
 
 
 def test_a_server_that_only_ever_sends_a_part_is_given_up(server, tmp_path):
@@ -291,15 +315,21 @@ def test_check_names_missing_damaged_and_unreadable(tmp_path):
     (tmp_path / "bad.npz").write_bytes(CONTENT[:-1])
     (tmp_path / "dir.npz").mkdir()
     problems = check(wanted, tmp_path)
-    assert [(p.file.name, p.reason.split(":")[0], p.found_md5) for p in problems] == [
+    assert [(p.file.name, p.reason, p.found_md5) for p in problems] == [
         ("bad.npz", "damaged", md5(CONTENT[:-1])),
         ("gone.npz", "missing", None),
         ("dir.npz", "unreadable", None),
     ]
-    message = missing_message(problems)
+    assert missing_message(problems).splitlines() == [
+        f"1 data file is missing from {tmp_path}:",
+        "  gone.npz",
+        f"{tmp_path}/bad.npz is damaged: its MD5 is not the published one; remove it to have it downloaded again",
+        f"{tmp_path}/dir.npz is unreadable: Is a directory",
+    ]
+    details = missing_details(problems)
     for problem in problems:
-        assert problem.file.url in message and str(problem.path) in message
-    assert md5(CONTENT) in message and md5(CONTENT[:-1]) in message and "3 data files" in message
+        assert problem.file.url in details and str(problem.path) in details
+    assert md5(CONTENT) in details and md5(CONTENT[:-1]) in details
 
 
 def test_a_file_is_hashed_once_and_again_when_it_changed(tmp_path, monkeypatch):
@@ -322,9 +352,11 @@ def test_preflight_lists_every_file_once_with_its_dataset(tmp_path):
     problems = preflight([*wanted, *wanted, (registry.datasets["phantom_local"], 64)], tmp_path)
     assert len(problems) == 24
     assert [p.found_md5 for p in problems if p.reason == "damaged"] == [md5(b"half a download")]
+    details = missing_details(problems)
+    assert details.count("put it at") == 24 and details.count("https://zenodo.org/records/10519652/files/") == 24
     message = missing_message(problems)
-    assert message.count("put it at") == 24 and message.count("https://zenodo.org/records/10519652/files/") == 24
-    assert f"--sizes 28,224 --data-root {tmp_path}" in message and "--skip-missing" in message
+    assert f"bench fetch --datasets medmnist --sizes 28,224 --data-root {tmp_path}" in message
+    assert "23 data files are missing" in message and "and 11 more" in message and len(message.splitlines()) < 10
     assert "pathmnist at 28 pixels" in str(problems[0])
 
 

@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 
 from bench import registry
-from bench.cli.inspect import findings, print_inspection, write_files
+from bench.cli.inspection import findings, print_inspection, write_files
 from bench.cli.main import main
 from bench.data import decode_pool
 from bench.data.files import DataError
@@ -297,7 +297,7 @@ def test_what_bad_requests_get(flawed, tmp_path, capsys):
         (["inspect", "flawd"], "unknown dataset 'flawd' (did you mean 'flawed'?)"),
         (["inspect", "flawed", "--size", "64"], "its images are looked at in their own sizes; leave --size out"),
         (["inspect", "breastmnist", "--size", "32"], "breastmnist has no size 32; it exists in 28, 64, 128, 224"),
-        (["inspect", "breastmnist", "--data-root", str(tmp_path)], "1 data file is missing or damaged"),
+        (["inspect", "breastmnist", "--data-root", str(tmp_path)], f"1 data file is missing from {tmp_path}"),
         (["inspect", f"folder:{tmp_path}/none"], "none"),
     ):
         assert main(arguments) == 2, arguments

@@ -131,7 +131,6 @@ def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolution 64,x: write side lengths in pixels"),
         (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
         (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
-        (("--erf-only", "resnet18", "--device", "gpu"), "--device gpu: write cpu, cuda or cuda:N"),
         (("nowhere", "abc"), "nowhere is no run directory: it has no cells/"),
     ],
 )

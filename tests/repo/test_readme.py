@@ -23,7 +23,7 @@ def test_the_plugin_snippets_run(tmp_path):
 
 
 def test_commands_in_the_readme_exist():
-    from bench.cli.main import _parser
+    from bench.cli.main import make_parser
 
     for line in re.findall(r"^    bench (.+?)(?:  +#.*)?$", README.read_text(), re.M):
-        _parser().parse_known_args(line.split())
+        make_parser().parse_known_args(line.split())

@@ -303,7 +303,7 @@ def test_missing_files_are_downloaded_before_anything_runs(folder, tmp_path):
     assert code == 0 and (folder / "fetched" / "remote.npz").read_bytes() == b"what the server sends", said
     (folder / "fetched" / "remote.npz").unlink()
     code, said = finish(command(folder, *arguments, *more, PYTHONPATH=f"{folder}:{ROOT}"))
-    assert code == 2 and "could not download" in said and "put it at" in said
+    assert code == 2 and "The download failed: remote.npz: http://127.0.0.1" in said and "missing from fetched" in said
 
 
 def test_results_path_that_is_a_file(folder):

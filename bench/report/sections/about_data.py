@@ -43,6 +43,8 @@ def about(facts: Mapping[str, Any]) -> list[Block]:
     if parts:
         text = "; ".join(parts)
         blocks.append(Text(text[0].upper() + text[1:] + "."))
+    if facts.get("spelt"):
+        blocks.append(Text(f"Read from {name(str(facts['spelt']))}."))
     listed = facts.get("traps")
     if traps := [str(trap) for trap in listed] if isinstance(listed, list) else []:
         first = traps[0] if len(traps[0]) <= MAX_SHOWN else traps[0][: MAX_SHOWN - 1].rstrip() + "…"

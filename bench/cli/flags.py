@@ -1,0 +1,199 @@
+"""Flags that commands share, and what they stand for; light, since every ``bench --help`` imports it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.sweep.config import Loaded, Sweep
+
+# Exit codes: 0 fine; 1 cells failed, or doctor misses something; 2 usage, configuration or data; 130 interrupted.
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+# By their files: the module that reads them would cost every `bench --help` its imports.
+RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "sweep" / "recipes").glob("*.toml"))
+SWEEP_FLAGS: dict[str, tuple[str, str]] = {
+    "--models": (
+        "sweep.models",
+        "all, a family, ablations, twins, globs, name[key=value], timm:<name>; comma-separated",
+    ),
+    "--datasets": (
+        "sweep.datasets",
+        "all, medmnist, phantoms, globs, names, folder:PATH, csv:PATH[image=..,label=..], hf:NAME; comma-separated",
+    ),
+    "--sizes": ("sweep.sizes", "the datasets' own side lengths in pixels: 28,64,128,224"),
+    "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
+    "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic, pad"),
+    "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
+    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file"),
+    "--epochs": ("sweep.epochs", "epochs instead of the recipe's"),
+    "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
+    "--kinds": ("sweep.kinds", "accuracy,efficiency"),
+    "--data-root": ("run.data_root", "folder of the dataset files"),
+    "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>, else results/sweep)"),
+    "--threads": ("run.threads", "CPU threads of a worker"),
+    "--pack": ("run.pack", "accuracy cells that share a GPU, or the cores; efficiency cells always run alone"),
+    "--timeout": (
+        "run.timeout_s",
+        "seconds after which a job (a cell, or one round of an efficiency cell) ends as timeout",
+    ),
+    "--executor": ("run.executor", "where cells run: local (this machine), ray (a Ray cluster; docs/clusters.md)"),
+    "--ray-address": ("run.ray_address", "auto or host:port of a cluster; without it one of this machine is started"),
+    "--retry": ("run.retry", "statuses to run again: failed,timeout,oom,diverged"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that suggests the closest choice, of commands and flags too."""
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            choices = [str(choice) for choice in action.choices]
+            said = f"invalid choice {value!r}{_closest(str(value), choices)} (choose from {', '.join(choices)})"
+            raise argparse.ArgumentError(action, said)
+
+    def refuse(self, arguments: Sequence[str]) -> NoReturn:
+        """End with the arguments that no flag takes."""
+        flags = self._option_string_actions
+        said = " ".join(f"{text}{_closest(text, flags) if text.startswith('-') else ''}" for text in arguments)
+        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}; see `{self.prog} --help`\n")
+
+
+def _closest(text: str, candidates: Iterable[str]) -> str:
+    from difflib import get_close_matches
+
+    close = get_close_matches(text.partition("=")[0], list(candidates), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def command(commands: Any, name: str, handler: Any, text: str, **more: Any) -> Parser:
+    """Add a command whose parsed options ``handler`` turns into an exit code; return its parser."""
+    description = text[0].upper() + text[1:] + "."
+    parser: Parser = commands.add_parser(name, help=text, description=description, **more)
+    parser.set_defaults(handler=handler, parser=parser)
+    return parser
+
+
+def complete_names(action: argparse.Action, flag: str) -> None:
+    """Let the shell complete the names of ``--models`` or ``--datasets``, the last of a list too."""
+    if flag not in ("--models", "--datasets"):
+        return
+
+    def names(prefix: str, **_: object) -> list[str]:
+        from bench import registry
+
+        known = registry.models if flag == "--models" else registry.datasets
+        before, comma, _last = prefix.rpartition(",")
+        return [f"{before}{comma}{name}" for name in known]
+
+    action.completer = names  # type: ignore[attr-defined]
+
+
+def add_config(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config``."""
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file instead of ./bench.toml")
+
+
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """Add ``--data-root``; :func:`data_root` reads it."""
+    parser.add_argument(
+        "--data-root", metavar="DIR", help="folder of the dataset files (default: that of bench.toml, else the user's)"
+    )
+
+
+def add_verbose(parser: argparse.ArgumentParser) -> None:
+    """Add ``-v``: an error's details, too."""
+    parser.add_argument("-v", "--verbose", action="store_true", help="errors with details: links and MD5 of files")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add ``--json`` without a file: machine-readable output instead of tables."""
+    parser.add_argument("--json", action="store_true", help="machine-readable")
+
+
+def add_sweep(parser: argparse.ArgumentParser) -> None:
+    """Add every flag that describes a sweep; :func:`loaded` reads them."""
+    add_config(parser)
+    parser.add_argument("--preset", metavar="NAME", help="quick (minutes on a laptop), standard, paper")
+    for flag, (key, text) in SWEEP_FLAGS.items():
+        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        complete_names(added, flag)
+    parser.add_argument(
+        "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
+        help="evaluate what was trained on one dataset on others, over shared classes; repeatable",
+    )  # fmt: skip
+    parser.add_argument(
+        "--keep-weights", action="store_true", help="keep the trained weights, RUN/weights/<key>.safetensors"
+    )
+    parser.add_argument("--skip-missing", action="store_true", help="go on without datasets whose files are missing")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any key of bench.toml; repeatable"
+    )
+    add_verbose(parser)
+
+
+def loaded(options: argparse.Namespace) -> Loaded:
+    """Read the configuration and the flags of :func:`add_sweep` over it."""
+    from bench.sweep import config
+
+    flags: dict[str, Any] = {}
+    for flag, (key, _) in SWEEP_FLAGS.items():
+        value = getattr(options, key)
+        flags[key] = value
+        if flag == "--resolutions":
+            flags["efficiency.resolutions"] = value
+    flags["sweep.transfer"] = getattr(options, "sweep.transfer")
+    flags["run.skip_missing"] = True if options.skip_missing else None
+    flags["run.keep_weights"] = True if options.keep_weights else None
+    return config.load(options.config, options.preset, flags, options.sets)
+
+
+def configured(options: argparse.Namespace) -> Sweep:
+    """Read the configuration and load its plug-ins."""
+    from bench import registry
+    from bench.sweep import config
+
+    read = config.load(options.config)
+    registry.load_plugins(read.sweep.plugins, read.base)
+    return read.sweep
+
+
+def data_root(options: argparse.Namespace) -> Path | None:
+    """Load the configuration and its plug-ins; the folder of ``--data-root``, or of the configuration."""
+    sweep = configured(options)
+    named = options.data_root or sweep.run.data_root
+    return Path(named).expanduser() if named else None
+
+
+def console() -> Console:
+    """A rich console on standard output."""
+    from rich.console import Console
+
+    return Console()
+
+
+def device(text: str) -> str:
+    """Parse the name of a device of torch."""
+    if text not in ("cpu", "cuda") and not (text.startswith("cuda:") and text[5:].isdecimal()):
+        raise argparse.ArgumentTypeError(f"{text}: write cpu, cuda or cuda:N")
+    return text
+
+
+def share(text: str) -> float:
+    """Parse a number from 0 and below 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a number between 0 and 1, as 0.05")
+    return value
+
+
+def count(text: str) -> int:
+    """Parse a whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1")
+    return int(text)

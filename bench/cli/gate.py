@@ -1,0 +1,84 @@
+"""What is significant between runs: ``bench compare``, and the gate, ``bench baseline`` and ``bench check``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from bench.cli import flags
+
+
+def add(commands: Any) -> None:
+    """Add the three commands."""
+    compare = flags.command(
+        commands, "compare", _compare, "two runs, or two models: what differs, and is it significant"
+    )
+    compare.add_argument("a", metavar="A", help="RUN or RUN:model")
+    compare.add_argument("b", metavar="B", help="the same of the other side; differences are of B against A")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+
+    baseline = flags.command(commands, "baseline", _baseline, "write the compact file that `bench check` compares with")
+    baseline.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds"
+    )
+    baseline.add_argument("--out", required=True, type=Path, metavar="FILE")
+    baseline.add_argument(
+        "--allow-incomplete", action="store_true", help="also of a run that was interrupted: no check misses the rest"
+    )
+    baseline.add_argument("--images", type=int, default=2000, help="test images kept of a larger set (default 2000)")
+
+    check = flags.command(
+        commands, "check", _check, "compare a run with a baseline and fail where it got worse",
+        epilog="exit codes: 0 fine, 1 regression, 2 usage or broken input, 3 nothing comparable, 4 cells failed or "
+        "absent (where several hold: 2, 1, 4, 3)",
+    )  # fmt: skip
+    check.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds")
+    check.add_argument("--baseline", required=True, type=Path, metavar="FILE", help="of `bench baseline`")
+    check.add_argument("--allow-missing", action="store_true", help="cells that the run does not have are no failure")
+    check.add_argument("--alpha", type=flags.share, default=0.05, help="family-wise error of the whole check (0.05)")
+    for flag, least, text in (
+        ("--min-accuracy", 0.01, "AUC or ACC"),
+        ("--min-speed", 0.05, "throughput"),
+        ("--min-memory", 0.05, "peak memory"),
+    ):  # fmt: skip
+        check.add_argument(
+            flag, type=flags.share, default=least, help=f"the smallest loss of {text} that counts ({least})"
+        )
+    noise = "standard deviation of AUC and ACC over trainings, assumed where there is one seed (0.02); 0: no training"
+    check.add_argument("--seed-noise", type=flags.share, default=0.02, help=noise)
+    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
+    check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from bench.report.compare.compare import run_compare
+
+    return run_compare(options.a, options.b, flags.console(), options.json)
+
+
+def _baseline(options: argparse.Namespace) -> int:
+    from bench.report.compare.gate_output import run_baseline
+
+    allowed = options.allow_incomplete
+    return run_baseline(options.runs, options.out, options.images, flags.console(), allow_incomplete=allowed)
+
+
+def _check(options: argparse.Namespace) -> int:
+    from bench.report.compare.gate import Options
+    from bench.report.compare.gate_output import run_check
+
+    least = Options(
+        options.alpha,
+        options.min_accuracy,
+        options.min_speed,
+        options.min_memory,
+        options.seed_noise,
+        options.allow_missing,
+    )
+    summary = os.environ.get("GITHUB_STEP_SUMMARY")
+    return run_check(
+        options.runs, options.baseline, least, flags.console(),
+        json_path=options.json, junit_path=options.junit, summary_path=Path(summary) if summary else None,
+    )  # fmt: skip
