@@ -38,6 +38,7 @@ from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, skipped_datasets, summary
 from bench.report.settings import batch_text
+from bench.report.stats.noise import without_unusable
 from bench.report.stats.significance import Judgement, judge
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
@@ -92,7 +93,8 @@ class Report:
     def __init__(
         self, records: Iterable[Record], run_info: Mapping[str, Any] | None = None, predictions: Path | None = None
     ) -> None:
-        self.records = unique(records)
+        self.measured = unique(records)  # with speeds that no table shows
+        self.records = [without_unusable(record) for record in self.measured]
         self.run_info = run_info or {}
         self.rows = accuracy_rows(self.records)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
@@ -107,7 +109,7 @@ class Report:
 
     def write(self, out: Path) -> list[Path]:
         """Write the three files into ``out``; see :func:`write_boards`."""
-        texts = (markdown(self.sections), accuracy_csv(self.rows, self.boards), efficiency_csv(self.records))
+        texts = (markdown(self.sections), accuracy_csv(self.rows, self.boards), efficiency_csv(self.measured))
         paths = [out / file for file in FILES]
         for path, text in zip(paths, texts, strict=True):
             atomic_write(path, text.encode())

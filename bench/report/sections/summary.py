@@ -10,7 +10,7 @@ from bench.report.blocks import counted, fixed, listed, name, natural, significa
 from bench.report.rows import Record, Row
 from bench.report.sections.accuracy import Overall, Standing
 from bench.report.sections.crossovers import overtaking
-from bench.report.sections.efficiency import noise_floor
+from bench.report.sections.efficiency import noise_floor, unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
 from bench.report.stats.bootstrap import interval
@@ -35,6 +35,7 @@ def summary(
         _proof(board) if board else "",
         _chance(rows),
         *_costs(records, shown),
+        unusable_line(records),
         " ".join(line for line in (_gaps(records), _skipped(skipped)) if line),
     ]
     return tuple(line for line in lines if line)
@@ -168,7 +169,8 @@ def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
 def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
     """The fastest model of the first setting, at a resolution of the accuracy tables if it was measured there."""
     for key, members in by_setting(records).items():
-        done = [r for r in members if r["status"] == "ok" and r["metrics"].get("throughput_images_per_s_p50")]
+        timings = ("throughput_images_per_s_p50", "device_images_per_s_p50")
+        done = [r for r in members if r["status"] == "ok" and any(r["metrics"].get(m) for m in timings)]
         seconds, timed = time_of(done)
         what = "images/s on the device" if timed == DEVICE else "images/s"
         if len({r["spec"]["model"] for r in done}) < 2:
