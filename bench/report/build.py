@@ -36,7 +36,7 @@ from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
-from bench.report.sections.summary import headline, skipped_datasets, summary
+from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.settings import batch_text
 from bench.report.stats.noise import without_unusable
 from bench.report.stats.significance import Judgement, judge
@@ -124,7 +124,7 @@ class Report:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
         lines = summary(self.boards, self.rows, self.records, skipped)
-        sections = [Section("Leaderboard", [Bullets(lines)], level=1)]
+        sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
             sections.append(found)
@@ -136,6 +136,13 @@ class Report:
         sections += _without_result(self.records, skipped, self.problems)
         sections += _made_by(self.records, self.run_info)
         return sections
+
+    def _incomplete(self) -> list[Block]:
+        line, commands = incomplete(self.run_info, self.records)
+        if not line:
+            return []
+        again = "This command goes" if len(commands) == 1 else "These commands go"
+        return [Text(f"{line}. {again} on where the run stopped:"), Code("\n".join(commands))]
 
     def _accuracy(self) -> list[Section]:
         """The table with most in it first and open, with what it costs; other protocols folded away."""

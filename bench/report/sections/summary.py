@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.record.store import planned
 from bench.report.blocks import counted, fixed, listed, name, natural, significant
 from bench.report.rows import Record, Row
 from bench.report.sections.accuracy import Overall, Standing
@@ -206,6 +207,18 @@ def _gaps(records: Sequence[Record]) -> str:
         return ""
     kinds = listed([f"{n} {status}" for status, n in sorted(statuses.items())])
     return f"{sum(statuses.values())} of {counted(len(records), 'cell')} gave no result ({kinds}); reasons are below."
+
+
+def incomplete(run_info: Mapping[str, Any], records: Iterable[Record]) -> tuple[str, list[str]]:
+    """``INCOMPLETE: 12 of 35 cells``, and the commands to run again; both empty where nothing planned is missing.
+
+    What was planned is in ``run.json``; a run from before it was written there counts as complete.
+    """
+    done, every = {str(record["key"]) for record in records}, planned(run_info)
+    if every <= done:
+        return "", []
+    commands = [command for command in run_info["planned"] if not planned(run_info, command) <= done]
+    return f"INCOMPLETE: {len(every & done):,} of {len(every):,} cells", commands
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
