@@ -146,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
 
     board = _command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)
+    board.add_argument("--print", action="store_true", help="print all tables and write nothing")
 
     report = _command(commands, "report", _report, "write the boards, report.html and all figures (PNG, SVG) of a run")
     report.add_argument("directory", type=Path)
@@ -410,6 +411,11 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    if options.print:
+        from bench.report.build import read_report
+
+        read_report(options.directory)[0].print(_console())
+        return 0
     from bench.runner.sweep import rebuild_boards
 
     rebuild_boards(options.directory, _console())

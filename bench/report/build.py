@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.record.store import atomic_write
+from bench.record.store import StoreError, atomic_write, read_records, read_run
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -68,6 +68,18 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
         StoreError: ``out`` cannot be written.
     """
     return Report(records, run_info, out / "predictions").write(out)
+
+
+def read_report(out: Path) -> tuple[Report, list[str]]:
+    """Compute the boards of a run directory; also one message for each Record that could not be read.
+
+    Raises:
+        StoreError: ``out`` is no run directory.
+    """
+    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
+        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    records, problems = read_records(out)
+    return Report(records, read_run(out), out / "predictions"), problems
 
 
 def print_board(

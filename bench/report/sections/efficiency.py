@@ -172,12 +172,12 @@ def unusable_line(records: Iterable[Record]) -> str:
     if not found:
         return ""
     rows = Counter(speed for unusable in found for speed in unusable)
-    which = listed([f"{speed} in {n} of {counted(len(timed), 'row')}" for speed, n in sorted(rows.items())])
+    which = listed([f"{speed} in {n}" for speed, n in sorted(rows.items())])
     worst = max(bound for unusable in found for bound in unusable.values())
     return (
-        f"Unusable: {which}. Two runs of such a row would differ by up to {_percent(worst)} (limit "
-        f"{_percent(UNUSABLE)}), so the speed is not shown, ranked or drawn. The machine was probably busy: when "
-        "nothing else runs, repeat the command with `--retry noisy`."
+        f"Unusable: {which} of {counted(len(timed), 'row')}. Two runs would differ by up to {_percent(worst)} (limit "
+        f"{_percent(UNUSABLE)}): not shown, ranked or drawn. The machine was probably busy; repeat the command with "
+        "`--retry noisy` when it is quiet."
     )
 
 

@@ -183,12 +183,12 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
             if r["spec"]["resolution"] == resolution and (cost := seconds(r)):
                 speeds[r["label"]] = max(1 / cost, speeds.get(r["label"], 0.0))
         first = max(speeds, key=lambda label: speeds[label])
-        rest = _within_noise(speeds, first, noise_floor(members, timed))
+        rest = within_noise(speeds, first, noise_floor(members, timed))
         return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} {what}{rest}."
     return ""
 
 
-def _within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -> str:
+def within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -> str:
     """Whom the noise could have put behind the fastest."""
     if floor is None:
         return ""
