@@ -5,12 +5,14 @@ Nothing here is longer than :data:`LINES` or wider than the terminal; everything
 
 from __future__ import annotations
 
+import re
 import shlex
-import textwrap
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.record.store import planned
 from bench.report.blocks import MISSING, Column, Table, counted, fixed, listed, rows_of, significant, span
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 LINES = 24  # of 25: the last is the prompt
 MIN_ROWS = 8  # rows that the table has before the sentences around it are cut
+MAX_COMMAND = 3  # lines of the command that helps now
 MIN_WIDTH = 40
 MIN_NAME = 12
 _PLAIN = str.maketrans({"–": "-", "…": "~", "→": ">", "×": "x", "·": ".", "⁹": "9", "²": "2"})
@@ -96,22 +99,45 @@ def screen(
     table = _table(shown.table, width, LINES - fixed_lines) if shown.table else []
     parts = [part for part in (top, [*caption, *table], notes, [Line(text) for text in end]) if part]
     lines = parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
-    return [Line(_printable(line.text, plain), line.style) for line in lines]
+    return [Line(_ascii(line.text), line.style) for line in lines] if plain else lines
 
 
-def _printable(text: str, plain: bool) -> str:
-    """No control characters: names and reasons come from Records."""
-    text = "".join(c if c.isprintable() else " " for c in text)
-    return text.translate(_PLAIN).encode("ascii", "replace").decode() if plain else text
+def _ascii(text: str) -> str:
+    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+
+
+def _printable(text: str) -> str:
+    """Without control characters: names and reasons come from Records."""
+    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _wrapped(text: str, width: int, most: int) -> list[str]:
-    return textwrap.wrap(text.replace("`", ""), width, max_lines=most, placeholder=" …") if text else []
+    """Lines of whole words; what does not fit ``most`` lines is cut."""
+    lines: list[str] = []
+    for word in _printable(text).replace("`", "").replace(" %", "\u00a0%").split(" "):  # no line begins with %
+        if lines and cell_len(lines[-1]) + cell_len(word) < width:
+            lines[-1] += f" {word}"
+        else:
+            lines += _folded(word, width)
+    if len(lines) > most:
+        lines[most - 1 :] = [set_cell_size(lines[most - 1], min(cell_len(lines[most - 1]), width - 2)).rstrip() + " …"]
+    return [line.replace("\u00a0", " ") for line in lines if line]
 
 
 def _folded(text: str, width: int) -> list[str]:
     """Whole, for it is to be copied: broken where the terminal would break it."""
-    return [text[i : i + width] for i in range(0, len(text), width)]
+    return chop_cells(_printable(text), width)
+
+
+def _continued(command: str, width: int) -> list[str]:
+    """A command line, broken between its words with a backslash, as a shell takes it."""
+    lines = [""]
+    for word in re.findall(r"(?:'[^']*'|[^\s'])+", command):
+        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+            lines[-1] += " \\"
+            lines.append("  ")
+        lines[-1] += f"{' ' * bool(lines[-1].strip())}{word}"
+    return [part for line in lines for part in _folded(line, width)]
 
 
 # --- accuracy ----------------------------------------------------------------------------------------------------
@@ -202,7 +228,7 @@ def _chance(board: Overall) -> str:
         return ""
     if len(tested) == 1:
         return "That is no better than chance (AUC 0.5)."
-    some = f"{len(low)} of {len(tested)} models {'is' if len(low) == 1 else 'are'} not"
+    some = f"{low[0]} is not" if len(low) == 1 else f"{len(low)} of {len(tested)} models are not"
     who = "No model is" if len(low) == len(tested) else some
     return f"{who} significantly better than chance (AUC 0.5)."
 
@@ -226,13 +252,10 @@ def _not_significant(board: Overall) -> str:
     images = (
         f" on {' to '.join(f'{size:,}' for size in dict.fromkeys((tests[0], tests[-1])))} test images" if tests else ""
     )
-    left = verdict.pairs - verdict.proven
-    line = f"All {counted(verdict.pairs, 'pair')} of models differ significantly{images}."
-    if left:
-        line = (
-            f"Not significant: {left} of {counted(verdict.pairs, 'pair')} of models (those that share a group letter)"
-            f"{images}."
-        )
+    left, pairs = verdict.pairs - verdict.proven, counted(verdict.pairs, "pair")
+    of = f"{left} of {pairs} of models (those that share a group letter)" if verdict.pairs > 1 else "the difference"
+    every = f"All {pairs} of models differ significantly" if verdict.pairs > 1 else "The difference is significant"
+    line = f"Not significant: {of}{images}." if left else f"{every}{images}."
     once = "Each model was trained once: training again may change the order." if board.seeds < 2 else ""
     few = f"{counted(n, 'dataset')} cannot say whether the order holds on others." if n < MIN_DATASETS else ""
     return " ".join(part for part in (line, once, few) if part)
@@ -305,8 +328,9 @@ def _speed(record: Record, speed: str, name: str) -> str:
 def _table(table: Table, width: int, room: int) -> list[Line]:
     """Heading and as many rows as there is room for; columns go where the terminal is too narrow for them."""
     rows = table.rows if len(table.rows) <= room else table.rows[: max(room - 1, 1)]
+    rows = tuple(tuple(map(_printable, row)) for row in rows)
     kept = list(range(len(table.columns)))
-    widths = [max(len(table.columns[i].name), *(len(row[i]) for row in rows)) for i in kept]
+    widths = [max(cell_len(table.columns[i].name), *(cell_len(row[i]) for row in rows)) for i in kept]
 
     def name_width(gap: int) -> int:
         return min(widths[0], width - sum(widths[i] + gap for i in kept[1:]))
@@ -318,8 +342,9 @@ def _table(table: Table, width: int, room: int) -> list[Line]:
     widths[0] = max(len(text) for text in (*names, table.columns[0].name))
 
     def line(cells: Sequence[str]) -> str:
-        pairs = ((cells[i], widths[i], table.columns[i].left) for i in kept)
-        return (" " * gap).join(text.ljust(w) if left else text.rjust(w) for text, w, left in pairs).rstrip()
+        blanks = {i: " " * (widths[i] - cell_len(cells[i])) for i in kept}
+        shown = (cells[i] + blanks[i] if table.columns[i].left else blanks[i] + cells[i] for i in kept)
+        return (" " * gap).join(shown).rstrip()
 
     lines = [Line(line([column.name for column in table.columns]), "bold")]
     lines += [Line(line([name, *row[1:]])) for name, row in zip(names, rows, strict=True)]
@@ -335,7 +360,8 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        ways = (name, short(name), _values_only(short(name)), _without_middle(name, width))
+        ways = (name, short(name), brief := _values_only(short(name)), _without_middle(brief, width))
+        ways = (*ways, _without_middle(name, width))
         fitting = [way for way in ways if len(way) <= width]
         free = [way for way in fitting if way not in found and (way == name or way not in names)]
         number = len(found) + 1
@@ -387,10 +413,12 @@ def _next(report: Report, out: Path, keys: Collection[str], width: int) -> list[
         command, otherwise = unfinished[-1], "repeat its command (at the top of LEADERBOARD.md) to go on"
     elif failed or noisy:
         flag = f"--retry {'failed,timeout' if failed else 'noisy'}"
-        command, otherwise = f"{_command(report.run_info, failed or noisy)} {flag}", f"repeat the command with {flag}"
-    if command != board and (not command.startswith("bench ") or len(command) + 6 > 2 * width):
-        return [f"Next: {otherwise}"]
-    return _folded(f"Next: {command}", width)
+        command = _command(report.run_info, failed or noisy).removesuffix(f" {flag}")
+        command, otherwise = f"{command} {flag}", f"repeat the command with {flag}"
+    lines = _continued(f"Next: {command}", width)
+    if command != board and (not command.startswith("bench ") or len(lines) > MAX_COMMAND):
+        return _wrapped(f"Next: {otherwise}", width, MAX_COMMAND)
+    return lines
 
 
 def _command(run_info: Mapping[str, Any], keys: Collection[str]) -> str:
