@@ -1,4 +1,4 @@
-"""The leaderboard of a run: ``LEADERBOARD.md`` and two CSV files, and the same tables in the terminal.
+"""The leaderboard of a run: ``LEADERBOARD.md`` and two CSV files, ``report.html``, and the same tables in the terminal.
 
 Everything is a function of the Records and the scores saved beside them: same Records, same bytes.
 """
@@ -82,23 +82,6 @@ def read_report(out: Path) -> tuple[Report, list[str]]:
     return Report(records, read_run(out), out / "predictions"), problems
 
 
-def print_board(
-    records: Iterable[Record],
-    run_info: Mapping[str, Any] | None,
-    console: Console,
-    predictions: Path | None = None,
-) -> None:
-    """Print the leaderboard; columns that a narrow terminal has no room for are named below each table.
-
-    Args:
-        records: as for :func:`write_boards`.
-        run_info: as for :func:`write_boards`.
-        console: its width decides what is shown; plain text where it is not a terminal.
-        predictions: the run's ``predictions`` folder, for the intervals.
-    """
-    Report(records, run_info, predictions).print(console)
-
-
 class Report:
     """Everything the boards show, computed once: to write and print one, make a Report and do both with it."""
 
@@ -128,7 +111,7 @@ class Report:
         return [*paths, write_html(self, out)]
 
     def print(self, console: Console) -> None:
-        """Print the report; see :func:`print_board`."""
+        """Print every table; columns that a narrow terminal has no room for are named below each."""
         terminal(self.sections, console)
 
     @cached_property

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from math import log
 from typing import Any
 
-from bench.record.store import NORMAL_95, UNUSABLE
+from bench.record.store import NORMAL_95 as NORMAL_95
+from bench.record.store import UNUSABLE as UNUSABLE
 from bench.report.blocks import known
 
 # What a table calls each speed -> its metric here, and every metric that comes from the same samples.

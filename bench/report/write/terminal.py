@@ -84,6 +84,8 @@ def screen(
     shown = _accuracy(report, keys) or _efficiency(report, keys) or _Shown("Nothing has a result yet.")
     warning = incomplete(report.run_info, report.records)[0]
     below = [*shown.notes, unusable_line(report.records), _failures(report.records), _left_out(report.run_info)]
+    if moved := sum(r["kind"] == "transfer" for r in report.records):
+        below.append(f"Transfer to other datasets: {counted(moved, 'result')} in LEADERBOARD.md.")
     files = [(f"{name}: ", str(out / file)) for name, file in (("Report", "report.html"), ("Tables", "LEADERBOARD.md"))]
     end = [line for label, path in files for line in _folded(label + path, width)]
     end += _next(report, out, keys, width)
@@ -360,8 +362,8 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
     """
     found: list[str] = []
     for name in names:
-        ways = (name, short(name), brief := _values_only(short(name)), _without_middle(brief, width))
-        ways = (*ways, _without_middle(name, width))
+        brief = _values_only(short(name))
+        ways = (name, short(name), brief, _without_middle(brief, width), _without_middle(name, width))
         fitting = [way for way in ways if len(way) <= width]
         free = [way for way in fitting if way not in found and (way == name or way not in names)]
         number = len(found) + 1
