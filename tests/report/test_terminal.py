@@ -190,6 +190,16 @@ def test_a_leader_that_is_not_proven_is_not_called_better(run: Run, tmp_path: Pa
     assert "significantly better than all" not in text and "Not significant: 3 of 3 pairs" in text
 
 
+def test_what_the_means_are_over_is_said(run: Run, tmp_path: Path):
+    for dataset in ("one", "two", "three"):
+        for model in ("a", "b")[: 1 if dataset == "three" else 2]:
+            for seed in range(3 if model == "a" else 1):
+                run.accuracy(model, dataset, 0.8, acc=0.5, seed=seed)
+    text = text_of(run.write(tmp_path))
+    assert "Mean over 2 of 3 datasets (one, two), which the ranked models share, 28→64 px (nearest)" in text
+    assert "1 to 3 seeds" in text
+
+
 def test_efficiency_alone_shows_costs_the_fastest_first(run: Run, tmp_path: Path):
     efficiency_only(run)
     out = run.write(tmp_path)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 LINES = 24  # of 25: the last is the prompt
 MIN_ROWS = 8  # rows that the table has before the sentences around it are cut
 MAX_COMMAND = 3  # lines of the command that helps now
+MAX_NAMED = 4  # datasets
 MIN_WIDTH = 40
 MIN_NAME = 12
 _PLAIN = str.maketrans({"–": "-", "…": "~", "→": ">", "×": "x", "·": ".", "⁹": "9", "²": "2"})
@@ -88,7 +89,7 @@ def screen(
         below.append(f"Transfer to other datasets: {counted(moved, 'result')} in LEADERBOARD.md.")
     files = [(f"{name}: ", str(out / file)) for name, file in (("Report", "report.html"), ("Tables", "LEADERBOARD.md"))]
     end = [line for label, path in files for line in _folded(label + path, width)]
-    end += _next(report, out, keys, width)
+    end += _next(report, out, width)
     for most in (3, 2, 1):  # lines of a sentence
         top = [Line(f"{warning}.", "bold red")] if warning else []
         top += [Line(text, "bold") for text in _wrapped(shown.answer, width, most)]
@@ -188,9 +189,13 @@ def _accuracy_row(s: Standing, cost: Mapping[str, float | None], group: str, unu
 
 
 def _where(board: Overall) -> str:
-    n, seeds = len(board.counted), board.seeds
-    over = f"Mean over {n} datasets ({', '.join(board.counted)})" if n > 1 else f"On {board.counted[0]}"
-    return f"{over}, {board.protocol.pixels}, {board.protocol.training}, {counted(seeds, 'seed')}"
+    n, every, fewest, most = len(board.counted), len(board.datasets), board.seeds, board.most_seeds
+    named = f" ({', '.join(board.counted)})" if n <= MAX_NAMED else ""
+    of = f" of {every}" if n < every else ""
+    over = f"Mean over {n}{of} datasets{named}" if n > 1 else f"On {board.counted[0]}{' alone' if of else ''}"
+    shared = ", which the ranked models share" if of else ""
+    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return f"{over}{shared}, {board.protocol.pixels}, {board.protocol.training}, {seeds}"
 
 
 def _elsewhere(more: int, what: str) -> str:
@@ -258,7 +263,8 @@ def _not_significant(board: Overall) -> str:
     of = f"{left} of {pairs} of models (those that share a group letter)" if verdict.pairs > 1 else "the difference"
     every = f"All {pairs} of models differ significantly" if verdict.pairs > 1 else "The difference is significant"
     line = f"Not significant: {of}{images}." if left else f"{every}{images}."
-    once = "Each model was trained once: training again may change the order." if board.seeds < 2 else ""
+    who = "Some models were" if board.most_seeds > 1 else "Each model was"
+    once = f"{who} trained once: training again may change the order." if board.seeds < 2 else ""
     few = f"{counted(n, 'dataset')} cannot say whether the order holds on others." if n < MIN_DATASETS else ""
     return " ".join(part for part in (line, once, few) if part)
 
@@ -404,7 +410,7 @@ def _left_out(run_info: Mapping[str, Any]) -> str:
     return f"Left out, as files are missing or damaged: {listed(datasets)}." if datasets else ""
 
 
-def _next(report: Report, out: Path, keys: Collection[str], width: int) -> list[str]:
+def _next(report: Report, out: Path, width: int) -> list[str]:
     """One command that helps now: finish, retry, measure again, or read on."""
     _, unfinished = incomplete(report.run_info, report.records)
     failed = {r["key"] for r in report.records if r["status"] in ("failed", "timeout")}
