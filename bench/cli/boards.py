@@ -18,6 +18,7 @@ def add(commands: Any) -> None:
     """Add the four commands."""
     board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)
+    board.add_argument("--print", action="store_true", help="print all tables and write nothing")
 
     text = "write the boards, report.html and all figures (PNG, SVG) of a run"
     report = flags.command(commands, "report", _report, text)
@@ -37,6 +38,11 @@ def add(commands: Any) -> None:
 
 
 def _leaderboard(options: argparse.Namespace) -> int:
+    if options.print:
+        from bench.report.build import read_report
+
+        read_report(options.directory)[0].print(flags.console())
+        return 0
     from bench.runner.sweep import rebuild_boards
 
     rebuild_boards(options.directory, flags.console())
@@ -48,7 +54,10 @@ def _report(options: argparse.Namespace) -> int:
 
     paths, problems = rebuild(options.directory, figures=not options.no_figures)
     _say_left_out(problems)
-    print("written: " + ", ".join(str(path) for path in paths))
+    for folder in sorted({path.parent for path in paths}):
+        names = [path.name for path in paths if path.parent == folder]
+        shown = ", ".join(names) if len(names) <= 6 else f"{len(names)} files"
+        print(f"written: {folder}: {shown}")
     return 0
 
 

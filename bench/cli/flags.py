@@ -44,7 +44,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     ),
     "--executor": ("run.executor", "where cells run: local (this machine), ray (a Ray cluster; docs/clusters.md)"),
     "--ray-address": ("run.ray_address", "auto or host:port of a cluster; without it one of this machine is started"),
-    "--retry": ("run.retry", "statuses to run again: failed,timeout,oom,diverged"),
+    "--retry": ("run.retry", "cells to run again: failed,timeout,oom,diverged, noisy (speeds whose repeats differ)"),
 }
 
 

@@ -6,6 +6,7 @@ Shells complete it after ``eval "$(register-python-argcomplete bench)"`` (bash, 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import shlex
 import sys
@@ -22,6 +23,8 @@ COMMANDS = (run, listing, fetch, inspect, boards, gate, explain, doctor, instrum
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return its exit code."""
     argv = list(sys.argv[1:] if arguments is None else arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # what a terminal without UTF-8 cannot show is no reason to stop
     parser = make_parser()
     if "_ARGCOMPLETE" in os.environ:
         from argcomplete import autocomplete

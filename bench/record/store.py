@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 SCHEMA = 1
 STATUSES = ("ok", "oom", "unsupported", "diverged", "failed", "timeout")
 PROBE_BYTES = 1 << 20
+NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
+UNUSABLE = 0.5  # a speed is not shown if two runs of it would differ by more than this (95 %)
 REQUIRED = ("schema", "key", "kind", "status", "reason", "spec", "metrics", "environment")
 
 # Schema -> what makes a Record of the next one of it. None yet: there has been one schema.
@@ -53,6 +55,7 @@ class State(NamedTuple):
 
     status: str
     stamp: Stamp
+    noisy: bool = False  # an efficiency Cell whose rounds differ too much for one of its speeds
 
 
 def atomic_write(path: Path, data: bytes) -> None:
@@ -269,8 +272,13 @@ def read_states(out: Path) -> tuple[dict[str, State], list[str]]:
             problems.append(found)
         else:
             record, stamp = found
-            states[record["key"]] = State(record["status"], stamp)
+            states[record["key"]] = State(record["status"], stamp, _is_noisy(record["metrics"]))
     return states, problems
+
+
+def _is_noisy(metrics: Mapping[str, Any]) -> bool:
+    noises = (metrics.get(name) or 0.0 for name in ("noise_rel", "latency_noise_rel", "device_noise_rel"))
+    return bool(metrics.get("noisy")) or any(NORMAL_95 * noise > UNUSABLE for noise in noises)
 
 
 def prepare(out: Path) -> None:

@@ -1,4 +1,4 @@
-"""The leaderboard of a run: ``LEADERBOARD.md`` and two CSV files, and the same tables in the terminal.
+"""The leaderboard of a run: ``LEADERBOARD.md`` and two CSV files, ``report.html``, and the same tables in the terminal.
 
 Everything is a function of the Records and the scores saved beside them: same Records, same bytes.
 """
@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.record.store import atomic_write
+from bench.record.store import StoreError, atomic_write, read_records, read_run
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -37,8 +37,9 @@ from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
-from bench.report.sections.summary import headline, skipped_datasets, summary
+from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.settings import batch_text
+from bench.report.stats.noise import without_unusable
 from bench.report.stats.significance import Judgement, judge
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
@@ -70,21 +71,16 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
     return Report(records, run_info, out / "predictions").write(out)
 
 
-def print_board(
-    records: Iterable[Record],
-    run_info: Mapping[str, Any] | None,
-    console: Console,
-    predictions: Path | None = None,
-) -> None:
-    """Print the leaderboard; columns that a narrow terminal has no room for are named below each table.
+def read_report(out: Path) -> tuple[Report, list[str]]:
+    """Compute the boards of a run directory; also one message for each Record that could not be read.
 
-    Args:
-        records: as for :func:`write_boards`.
-        run_info: as for :func:`write_boards`.
-        console: its width decides what is shown; plain text where it is not a terminal.
-        predictions: the run's ``predictions`` folder, for the intervals.
+    Raises:
+        StoreError: ``out`` is no run directory.
     """
-    Report(records, run_info, predictions).print(console)
+    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
+        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    records, problems = read_records(out)
+    return Report(records, read_run(out), out / "predictions"), problems
 
 
 class Report:
@@ -93,7 +89,9 @@ class Report:
     def __init__(
         self, records: Iterable[Record], run_info: Mapping[str, Any] | None = None, predictions: Path | None = None
     ) -> None:
-        self.records, self.run_info = with_short_names(unique(records), run_info or {})
+        shown, self.run_info = with_short_names(unique(records), run_info or {})
+        self.measured = shown  # with speeds that no table shows
+        self.records = [without_unusable(record) for record in shown]
         self.rows = accuracy_rows(self.records)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.boards = overall(self.rows)
@@ -107,14 +105,14 @@ class Report:
 
     def write(self, out: Path) -> list[Path]:
         """Write the three files into ``out``; see :func:`write_boards`."""
-        texts = (markdown(self.sections), accuracy_csv(self.rows, self.boards), efficiency_csv(self.records))
+        texts = (markdown(self.sections), accuracy_csv(self.rows, self.boards), efficiency_csv(self.measured))
         paths = [out / file for file in FILES]
         for path, text in zip(paths, texts, strict=True):
             atomic_write(path, text.encode())
         return [*paths, write_html(self, out)]
 
     def print(self, console: Console) -> None:
-        """Print the report; see :func:`print_board`."""
+        """Print every table; columns that a narrow terminal has no room for are named below each."""
         terminal(self.sections, console)
 
     @cached_property
@@ -122,7 +120,7 @@ class Report:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
         lines = summary(self.boards, self.rows, self.records, skipped)
-        sections = [Section("Leaderboard", [Bullets(lines)], level=1)]
+        sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
             sections.append(found)
@@ -134,6 +132,13 @@ class Report:
         sections += _without_result(self.records, skipped, self.problems)
         sections += _made_by(self.records, self.run_info)
         return sections
+
+    def _incomplete(self) -> list[Block]:
+        line, commands = incomplete(self.run_info, self.records)
+        if not line:
+            return []
+        again = "This command goes" if len(commands) == 1 else "These commands go"
+        return [Text(f"{line}. {again} on where the run stopped:"), Code("\n".join(commands))]
 
     def _accuracy(self) -> list[Section]:
         """The table with most in it first and open, with what it costs; other protocols folded away."""

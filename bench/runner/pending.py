@@ -60,7 +60,9 @@ def find_todo(loaded: Loaded, plan: Plan, out: Path, note: Callable[[str], None]
     again = {
         key
         for key, state in found.items()
-        if state.status in retry or (state.status == "unsupported" and key not in plan.unsupported)
+        if state.status in retry
+        or (state.noisy and "noisy" in retry)
+        or (state.status == "unsupported" and key not in plan.unsupported)
     }
     kept = class_maps.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights)
     finished = {key for key in plan.cells if key in found and found[key].status == "ok"}

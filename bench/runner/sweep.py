@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 
 from rich.console import Console
@@ -10,8 +11,8 @@ from rich.console import Console
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.plan import Plan, make_plan
-from bench.record import store
-from bench.report.build import Report
+from bench.report.build import read_report
+from bench.report.write.terminal import print_screen
 from bench.runner.progress import fetch_bars, make_observer
 from bench.runner.runner import Outcome, execute
 from bench.sweep.config import Loaded
@@ -74,19 +75,18 @@ def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)
     outcome = execute(loaded, plan, out, make_observer(console), command)
-    rebuild_boards(out, console)
+    rebuild_boards(out, console, outcome.keys)
     return outcome
 
 
-def rebuild_boards(out: Path, console: Console) -> None:
-    """Write a run's boards from its Records and print them. Raises StoreError where there is no run."""
-    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
-        raise store.StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
-    records, problems = store.read_records(out)
+def rebuild_boards(out: Path, console: Console, keys: Collection[str] = ()) -> None:
+    """Write a run's boards from its Records and print what they come to, above all of the Cells ``keys``.
+
+    Raises:
+        StoreError: ``out`` is no run directory, or cannot be written.
+    """
+    report, problems = read_report(out)
     for problem in problems:
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
-    info = store.read_run(out)
-    report = Report(records, info, out / "predictions")
-    paths = report.write(out)
-    report.print(console)
-    console.print("written: " + ", ".join(str(path) for path in paths), soft_wrap=True, markup=False, highlight=False)
+    report.write(out)
+    print_screen(report, out, console, keys)

@@ -88,7 +88,7 @@ class RunSection(_Section):
     executor: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     ray_memory_gib: Annotated[float, Field(gt=0)] | None = None
-    retry: Annotated[list[Literal["failed", "timeout", "oom", "diverged"]], BeforeValidator(_listed)] = []
+    retry: Annotated[list[Literal["failed", "timeout", "oom", "diverged", "noisy"]], BeforeValidator(_listed)] = []
 
 
 class Sweep(_Section):

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from bench.record import store
 from bench.report.build import write_boards
 
 MIB = 2**20
@@ -389,3 +390,52 @@ def test_the_csv_has_flags_and_every_round(run: Any, tmp_path: Path):
     assert a["noisy_evidence"] == "first, of two; second"
     assert [float(v) for v in a["throughput_images_per_s_rounds"].split()] == rounds
     assert pd.isna(b["flags"])
+
+
+# --- unusable speeds -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def disturbed(run: Any) -> Any:
+    """Four models with scores; two runs of ``busy`` would differ by 1.96 x 2.57 = 504 %."""
+    for i, model in enumerate(("a", "b", "c", "busy")):
+        run.accuracy(model, "one", 0.6 + 0.1 * i, acc=0.5)
+        noise = 2.57 if model == "busy" else 0.02
+        range_ = {"throughput_images_per_s_p10": 9.0, "throughput_images_per_s_p90": 999.0}
+        latency = {"latency_ms_p50": 2.0, "latency_noise_rel": 0.02}
+        run.efficiency(model, 64, speed=10.0 + 300 * i, memory=50.0, noise_rel=noise, **range_, **latency)
+    return run
+
+
+def test_an_unusable_speed_is_neither_shown_nor_ranked_and_the_page_says_why(disturbed: Any, tmp_path: Path):
+    text = page(disturbed, tmp_path)
+    rows = {r["model"]: r for r in table(text, "### Inference")}
+    assert (rows["busy"]["images/s"], rows["busy"]["p10–p90"]) == ("unusable", "–")
+    assert rows["busy"]["latency p50 ms"] == "2.00"  # of samples of its own
+    assert rows["c"]["images/s"] == "610"
+    assert "`c` with 610 images/s" in text and "910" not in text
+    assert "Unusable: images/s in 1 of 4 rows. Two runs would differ by up to 504 % (limit 50 %)" in text
+    assert "Noise floor: 3.9 % in images/s" in text  # 1.96 x 0.02: of the others
+    fronts = {r["model"]: r["on the front of"] for r in table(text, "## Accuracy against cost")}
+    assert "images/s" in fronts["c"] and "images/s" not in fronts["busy"]
+    assert "Unusable speeds: `busy`." in text
+    stored = pd.read_csv(tmp_path / "leaderboard_efficiency.csv").set_index("model")
+    assert stored.throughput_images_per_s_p50["busy"] == 910  # what was measured stays in the file
+
+
+def test_just_below_the_limit_a_speed_stays(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=100.0, noise_rel=0.255)  # 1.96 x 0.255 = 0.4998
+    text = page(run, tmp_path)
+    assert table(text, "### Inference")[0]["images/s"] == "100" and "nusable" not in text
+    run.records[0]["metrics"]["noise_rel"] = 0.2552  # 0.5002
+    text = page(run, tmp_path)
+    assert table(text, "### Inference")[0]["images/s"] == "unusable"
+    assert "Noise floor: unknown, as no row has usable images/s." in text and "Fastest" not in text
+
+
+def test_rows_whose_repeats_differ_are_found_for_retry_noisy(disturbed: Any, tmp_path: Path):
+    disturbed.efficiency("slow_answer", 64, speed=1.0, noise_rel=0.01, latency_noise_rel=0.3)
+    disturbed.efficiency("flagged", 64, speed=1.0, noise_rel=0.03, noisy=True)
+    states, _ = store.read_states(disturbed.write(tmp_path))
+    noisy = {r["spec"]["model"] for r in disturbed.records if states[r["key"]].noisy}
+    assert noisy == {"busy", "slow_answer", "flagged"}

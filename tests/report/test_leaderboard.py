@@ -15,7 +15,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bench.report.build import FILES, Report, print_board, write_boards
+from bench.report.build import FILES, Report, write_boards
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 
@@ -291,7 +291,7 @@ def test_unicode_and_markup_in_names(run: Any, tmp_path: Path):
     assert "### `Röntgen <1>_日本`" in text
     assert accuracy_csv(tmp_path).iloc[0].dataset == "Röntgen <1>_日本"
     out = io.StringIO()
-    print_board(run.records, None, Console(file=out, width=80), tmp_path / "predictions")
+    Report(run.records, None, tmp_path / "predictions").print(Console(file=out, width=80))
     assert "timm:netz_ä|b" in out.getvalue()
     assert all(cell_len(line) <= 80 for line in out.getvalue().splitlines())
 
@@ -384,7 +384,7 @@ def test_csv_reads_back_equal(full_run: Any, tmp_path: Path):
 def test_terminal_holds_the_same_and_fits(full_run: Any, run_info: dict[str, Any], tmp_path: Path, width: int):
     full_run.write(tmp_path)
     out = io.StringIO()
-    print_board(full_run.records, run_info, Console(file=out, width=width), tmp_path / "predictions")
+    Report(full_run.records, run_info, tmp_path / "predictions").print(Console(file=out, width=width))
     text = out.getvalue()
     assert all(cell_len(line) <= width for line in text.splitlines())
     assert "\x1b" not in text

@@ -18,6 +18,7 @@ from bench.report.blocks import (
     Text,
     counted,
     known,
+    listed,
     name,
     rows_of,
     significant,
@@ -27,7 +28,7 @@ from bench.report.sections.crossovers import changes
 from bench.report.sections.growth import DEVICE, THROUGHPUT, growth_blocks
 from bench.report.sections.roofline import roofline_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.stats.noise import NORMAL_95, noise
+from bench.report.stats.noise import NORMAL_95, UNUSABLE, noise
 
 MAX_EVIDENCE = 8
 LATENCY = "latency_ms"
@@ -37,10 +38,10 @@ _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
     (Column("params M", drop=4), lambda m: significant(_scaled(m, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
     (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
-    (Column("images/s", drop=0), lambda m: significant(_scaled(m, "throughput_images_per_s_p50"))),
-    (Column("device images/s", drop=2), lambda m: significant(_scaled(m, "device_images_per_s_p50"))),
+    (Column("images/s", drop=0), lambda m: _speed(m, "images/s", "throughput_images_per_s_p50")),
+    (Column("device images/s", drop=2), lambda m: _speed(m, "device images/s", "device_images_per_s_p50")),
     (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
-    (Column("latency p50 ms", drop=1), lambda m: significant(_scaled(m, "latency_ms_p50"))),
+    (Column("latency p50 ms", drop=1), lambda m: _speed(m, "latency", "latency_ms_p50")),
     (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
     (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
     (Column("peak memory MiB", drop=2), lambda m: significant(_scaled(m, "peak_memory_mib"))),
@@ -60,6 +61,10 @@ def flags(metrics: Mapping[str, Any]) -> list[str]:
     return [*found, "FLOPs not counted"] if metrics.get("flops_error") else found
 
 
+def _speed(metrics: Mapping[str, Any], speed: str, metric: str) -> str:
+    return "unusable" if speed in metrics.get("unusable", ()) else significant(_scaled(metrics, metric))
+
+
 def _scaled(metrics: Mapping[str, Any], metric: str, factor: float = 1.0) -> float | None:
     value = metrics.get(metric)
     return float(value) * factor if value is not None and known(value) else None
@@ -76,6 +81,8 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
     sections = []
     for key, members in by_setting(records).items():
         blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
+        if unusable := unusable_line(members):
+            blocks.append(Text(unusable))
         if waiting := _waiting(members):
             blocks.append(Text(waiting))
         if evidence := _evidence(members):
@@ -140,6 +147,8 @@ def noise_floor(members: Iterable[Record], metric: str = THROUGHPUT) -> float | 
 
 def _noise_line(members: Sequence[Record]) -> str:
     floor = noise_floor(members)
+    if floor is None and any(r["metrics"].get("unusable") for r in members):
+        return "Noise floor: unknown, as no row has usable images/s."
     if floor is None:
         return "Noise floor: not measured (no A/A repeat), so small differences prove nothing."
     measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
@@ -153,6 +162,22 @@ def _noise_line(members: Sequence[Record]) -> str:
         f"Noise floor: {_percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
         f"{counted(len(measured), 'row')}{most if len(measured) > 1 else ''}). Smaller differences between rows mean "
         f"nothing. {share} {'is' if noisy == 1 else 'are'} noisy by {'its' if noisy == 1 else 'their'} own repeats."
+    )
+
+
+def unusable_line(records: Iterable[Record]) -> str:
+    """Which speeds were left out of boards as unusable, why, and what to do; empty without one."""
+    timed = [r for r in records if r["kind"] == "efficiency" and r["status"] == "ok"]
+    found = [r["metrics"]["unusable"] for r in timed if r["metrics"].get("unusable")]
+    if not found:
+        return ""
+    rows = Counter(speed for unusable in found for speed in unusable)
+    which = listed([f"{speed} in {n}" for speed, n in sorted(rows.items())])
+    worst = max(bound for unusable in found for bound in unusable.values())
+    return (
+        f"Unusable: {which} of {counted(len(timed), 'row')}. Two runs would differ by up to {_percent(worst)} (limit "
+        f"{_percent(UNUSABLE)}): not shown, ranked or drawn. The machine was probably busy; repeat the command with "
+        "`--retry noisy` when it is quiet."
     )
 
 
@@ -231,7 +256,8 @@ def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[Code, 
         f"Cost at {at} px{nearest}: {best}; 3 channels and 1,000 classes; {per_batch}latency (median) at batch 1; "
         "GMACs are 10⁹ multiply-adds per image."
     )
-    return cost, note
+    unusable = [name(r["label"]) for r in groups[best] if _batch(r) == batch and r["metrics"].get("unusable")]
+    return cost, f"{note} Unusable speeds: {listed(unusable)}." if unusable else note
 
 
 def _widest(groups: Mapping[Setting, Sequence[Record]]) -> Setting:

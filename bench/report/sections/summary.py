@@ -6,11 +6,12 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.record.store import planned
 from bench.report.blocks import counted, fixed, listed, name, natural, significant
 from bench.report.rows import Record, Row
 from bench.report.sections.accuracy import Overall, Standing
 from bench.report.sections.crossovers import overtaking
-from bench.report.sections.efficiency import noise_floor
+from bench.report.sections.efficiency import noise_floor, unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
 from bench.report.stats.bootstrap import interval
@@ -35,6 +36,7 @@ def summary(
         _proof(board) if board else "",
         _chance(rows),
         *_costs(records, shown),
+        unusable_line(records),
         " ".join(line for line in (_gaps(records), _skipped(skipped)) if line),
     ]
     return tuple(line for line in lines if line)
@@ -168,7 +170,8 @@ def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
 def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
     """The fastest model of the first setting, at a resolution of the accuracy tables if it was measured there."""
     for key, members in by_setting(records).items():
-        done = [r for r in members if r["status"] == "ok" and r["metrics"].get("throughput_images_per_s_p50")]
+        timings = ("throughput_images_per_s_p50", "device_images_per_s_p50")
+        done = [r for r in members if r["status"] == "ok" and any(r["metrics"].get(m) for m in timings)]
         seconds, timed = time_of(done)
         what = "images/s on the device" if timed == DEVICE else "images/s"
         if len({r["spec"]["model"] for r in done}) < 2:
@@ -180,12 +183,12 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
             if r["spec"]["resolution"] == resolution and (cost := seconds(r)):
                 speeds[r["label"]] = max(1 / cost, speeds.get(r["label"], 0.0))
         first = max(speeds, key=lambda label: speeds[label])
-        rest = _within_noise(speeds, first, noise_floor(members, timed))
+        rest = within_noise(speeds, first, noise_floor(members, timed))
         return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} {what}{rest}."
     return ""
 
 
-def _within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -> str:
+def within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -> str:
     """Whom the noise could have put behind the fastest."""
     if floor is None:
         return ""
@@ -204,6 +207,18 @@ def _gaps(records: Sequence[Record]) -> str:
         return ""
     kinds = listed([f"{n} {status}" for status, n in sorted(statuses.items())])
     return f"{sum(statuses.values())} of {counted(len(records), 'cell')} gave no result ({kinds}); reasons are below."
+
+
+def incomplete(run_info: Mapping[str, Any], records: Iterable[Record]) -> tuple[str, list[str]]:
+    """``INCOMPLETE: 12 of 35 cells``, and the commands to run again; both empty where nothing planned is missing.
+
+    What was planned is in ``run.json``; a run from before it was written there counts as complete.
+    """
+    done, every = {str(record["key"]) for record in records}, planned(run_info)
+    if every <= done:
+        return "", []
+    commands = [command for command in run_info["planned"] if not planned(run_info, command) <= done]
+    return f"INCOMPLETE: {len(every & done):,} of {len(every):,} cells", commands
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from math import log
 from typing import Any
 
+from bench.record.store import NORMAL_95 as NORMAL_95
+from bench.record.store import UNUSABLE as UNUSABLE
 from bench.report.blocks import known
 
-NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
+# What a table calls each speed -> its metric here, and every metric that comes from the same samples.
+_SPEEDS = {
+    "images/s": (
+        "throughput_images_per_s",
+        re.compile(
+            r"throughput_images_per_s_(p\d+|ci_\w+)|noise_rel|(step|forward|backward|optimizer)_ms_p50"
+            r"|energy_j_per_image|achieved_gflops_per_s|mfu|hfu|roofline_fraction"
+        ),
+    ),
+    "latency": ("latency_ms", re.compile(r"latency_ms_(p\d+|ci_\w+)|latency_noise_rel")),
+    "device images/s": ("device", re.compile(r"device_(step_ms|images_per_s)_p50|device_noise_rel|launch_bound")),
+}
 
 
 def noise(metrics: Mapping[str, Any], metric: str = "throughput_images_per_s") -> float | None:
@@ -25,6 +39,22 @@ def noise(metrics: Mapping[str, Any], metric: str = "throughput_images_per_s") -
     if own is not None or of_throughput is None or width is None or not width_of_throughput:
         return own
     return of_throughput * width / width_of_throughput
+
+
+def without_unusable(record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The Record as boards show it: speeds that its own repeats make meaningless are taken out of its metrics.
+
+    Its metrics then have ``unusable``: for each such speed, the relative difference that 95 % of pairs of runs of it
+    would stay below, which is more than :data:`UNUSABLE`. A Record without such a speed is returned as it is.
+    """
+    metrics = record["metrics"]
+    bounds = {speed: NORMAL_95 * (noise(metrics, metric) or 0.0) for speed, (metric, _) in _SPEEDS.items()}
+    found = {speed: bound for speed, bound in bounds.items() if bound > UNUSABLE}
+    if not found:
+        return record
+    taken = [_SPEEDS[speed][1] for speed in found]
+    kept = {name: value for name, value in metrics.items() if not any(t.fullmatch(name) for t in taken)}
+    return {**record, "metrics": {**kept, "unusable": found}}
 
 
 def _log_width(metrics: Mapping[str, Any], metric: str) -> float | None:

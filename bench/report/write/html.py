@@ -15,7 +15,7 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.record.store import atomic_write, read_records, read_run
+from bench.record.store import atomic_write
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.write.page_data import collect
 from bench.report.write.page_pack import pack, script_json
@@ -49,13 +49,9 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     Raises:
         StoreError: ``out`` is no run directory, or cannot be written.
     """
-    from bench.record.store import StoreError
-    from bench.report.build import Report
+    from bench.report.build import read_report
 
-    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
-        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
-    records, problems = read_records(out)
-    report = Report(records, read_run(out), out / "predictions")
+    report, problems = read_report(out)
     paths = report.write(out)
     if figures:
         from bench.report.figures.figures import write_figures

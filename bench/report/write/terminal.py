@@ -1,0 +1,436 @@
+"""The end of a run on one screen: the answer, one table, what is not significant, what failed, and what to do next.
+
+Nothing here is longer than :data:`LINES` or wider than the terminal; everything else is in the files.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.cells import cell_len, chop_cells, set_cell_size
+
+from bench.record.store import planned
+from bench.report.blocks import MISSING, Column, Table, counted, fixed, listed, rows_of, significant, span
+from bench.report.build import Report
+from bench.report.rows import Record, code_of
+from bench.report.sections.accuracy import Overall, Standing
+from bench.report.sections.efficiency import cost_beside, noise_floor, unusable_line
+from bench.report.sections.growth import metric
+from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
+from bench.report.settings import by_setting
+from bench.report.stats.bootstrap import interval
+from bench.report.stats.noise import NORMAL_95
+from bench.report.stats.ranking import MIN_DATASETS
+from bench.report.write.page_data import short
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LINES = 24  # of 25: the last is the prompt
+MIN_ROWS = 8  # rows that the table has before the sentences around it are cut
+MAX_COMMAND = 3  # lines of the command that helps now
+MAX_NAMED = 4  # datasets
+MIN_WIDTH = 40
+MIN_NAME = 12
+_PLAIN = str.maketrans({"–": "-", "…": "~", "→": ">", "×": "x", "·": ".", "⁹": "9", "²": "2"})
+_UNTIDY = ("failed", "timeout", "diverged", "oom", "unsupported")  # the worst first
+
+
+class Line(NamedTuple):
+    """One line of the screen and its style, as rich names it."""
+
+    text: str
+    style: str = ""
+
+
+class _Shown(NamedTuple):
+    """What the middle of the screen shows: an answer above the table, its caption, and notes below it."""
+
+    answer: str
+    caption: str = ""
+    table: Table | None = None
+    notes: tuple[str, ...] = ()
+
+
+def print_screen(report: Report, out: Path, console: Console, keys: Collection[str] = ()) -> None:
+    """Print :func:`screen`; in a terminal without UTF-8 with plain characters."""
+    from rich.text import Text
+
+    lines = screen(report, out, console.width, keys, plain=not console.encoding.startswith("utf"))
+    for line in lines:
+        console.print(Text(line.text, line.style), soft_wrap=True, highlight=False)
+
+
+def screen(
+    report: Report, out: Path, width: int = 80, keys: Collection[str] = (), *, plain: bool = False
+) -> list[Line]:
+    """Say in at most :data:`LINES` lines what a run has found.
+
+    Args:
+        report: everything of the run directory.
+        out: the run directory, as the user named it.
+        width: columns of the terminal; less than 40 are taken for 40.
+        keys: Cells of what was just run: of several protocols or settings theirs is shown; by default of all.
+        plain: only ASCII characters.
+
+    Returns:
+        Lines of at most ``width`` characters, without line ends.
+    """
+    width = max(width, MIN_WIDTH)
+    shown = _accuracy(report, keys) or _efficiency(report, keys) or _Shown("Nothing has a result yet.")
+    warning = incomplete(report.run_info, report.records)[0]
+    below = [*shown.notes, unusable_line(report.records), _failures(report.records), _left_out(report.run_info)]
+    if moved := sum(r["kind"] == "transfer" for r in report.records):
+        below.append(f"Transfer to other datasets: {counted(moved, 'result')} in LEADERBOARD.md.")
+    files = [(f"{name}: ", str(out / file)) for name, file in (("Report", "report.html"), ("Tables", "LEADERBOARD.md"))]
+    end = [line for label, path in files for line in _folded(label + path, width)]
+    end += _next(report, out, width)
+    for most in (3, 2, 1):  # lines of a sentence
+        top = [Line(f"{warning}.", "bold red")] if warning else []
+        top += [Line(text, "bold") for text in _wrapped(shown.answer, width, most)]
+        caption = [Line(text, "dim") for text in _wrapped(shown.caption, width, min(most, 2))]
+        notes = [Line(text) for note in below for text in _wrapped(note, width, most)]
+        fixed_lines = len(top) + len(caption) + len(notes) + len(end) + 4  # blanks and the heading
+        rows = len(shown.table.rows) if shown.table else 0
+        if fixed_lines + min(rows, MIN_ROWS) <= LINES:
+            break
+    table = _table(shown.table, width, LINES - fixed_lines) if shown.table else []
+    parts = [part for part in (top, [*caption, *table], notes, [Line(text) for text in end]) if part]
+    lines = parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
+    return [Line(_ascii(line.text), line.style) for line in lines] if plain else lines
+
+
+def _ascii(text: str) -> str:
+    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+
+
+def _printable(text: str) -> str:
+    """Without control characters: names and reasons come from Records."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
+def _wrapped(text: str, width: int, most: int) -> list[str]:
+    """Lines of whole words; what does not fit ``most`` lines is cut."""
+    lines: list[str] = []
+    for word in _printable(text).replace("`", "").replace(" %", "\u00a0%").split(" "):  # no line begins with %
+        if lines and cell_len(lines[-1]) + cell_len(word) < width:
+            lines[-1] += f" {word}"
+        else:
+            lines += _folded(word, width)
+    if len(lines) > most:
+        lines[most - 1 :] = [set_cell_size(lines[most - 1], min(cell_len(lines[most - 1]), width - 2)).rstrip() + " …"]
+    return [line.replace("\u00a0", " ") for line in lines if line]
+
+
+def _folded(text: str, width: int) -> list[str]:
+    """Whole, for it is to be copied: broken where the terminal would break it."""
+    return chop_cells(_printable(text), width)
+
+
+def _continued(command: str, width: int) -> list[str]:
+    """A command line, broken between its words with a backslash, as a shell takes it."""
+    lines = [""]
+    for word in re.findall(r"(?:'[^']*'|[^\s'])+", command):
+        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
+            lines[-1] += " \\"
+            lines.append("  ")
+        lines[-1] += f"{' ' * bool(lines[-1].strip())}{word}"
+    return [part for line in lines for part in _folded(line, width)]
+
+
+# --- accuracy ----------------------------------------------------------------------------------------------------
+
+
+def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
+    """The models of one protocol; None where no accuracy Cell of ``keys`` has a result."""
+    boards = [board for board in report.boards if not keys or not _keys(board).isdisjoint(keys)]
+    board = headline(boards)
+    if board is None:
+        return None
+    cost, note = cost_beside(report.records, board.protocol.resolution)
+    columns = (
+        Column("model", left=True, code=True), Column("AUC and 95 %"), Column("ACC", drop=3), Column("params", drop=4),
+        Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
+        Column("group", left=True, drop=2),
+    )  # fmt: skip
+    groups = board.judgement.mean.letters() if board.judgement.mean else {}
+    unusable = {code_of(r["spec"]) for r in report.records if "images/s" in r["metrics"].get("unusable", ())}
+    rows = [
+        _accuracy_row(s, cost.get(s.code, {}), groups.get(s.model, ""), s.code in unusable) for s in board.standings
+    ]
+    setting = note.split("; 3 channels")[0]  # the rest is in LEADERBOARD.md
+    costs = (
+        (f"Params in millions, memory in MiB. {setting}.",) if any(cost.get(s.code) for s in board.standings) else ()
+    )
+    elsewhere = _elsewhere(sum(bool(b.ranked) for b in report.boards) - 1, "protocol")
+    return _Shown(
+        _leader(board, cost), f"{_where(board)}{elsewhere}:", Table(columns, rows_of(rows)).without_empty(),
+        (*costs, _not_significant(board)),
+    )  # fmt: skip
+
+
+def _keys(board: Overall) -> set[str]:
+    return {str(r["key"]) for s in board.standings for row in s.rows.values() for r in (*row.ok, *row.other)}
+
+
+def _accuracy_row(s: Standing, cost: Mapping[str, float | None], group: str, unusable: bool) -> tuple[str, ...]:
+    low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
+    params, speed = cost.get("params"), cost.get("throughput")
+    return (
+        s.model, f"{fixed(s.auc)} {span(low, high)}" if low is not None else fixed(s.auc), fixed(s.acc),
+        significant(params / 1e6 if params else None), significant(cost.get("macs_g")),
+        "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), group,
+    )  # fmt: skip
+
+
+def _where(board: Overall) -> str:
+    n, every, fewest, most = len(board.counted), len(board.datasets), board.seeds, board.most_seeds
+    named = f" ({', '.join(board.counted)})" if n <= MAX_NAMED else ""
+    of = f" of {every}" if n < every else ""
+    over = f"Mean over {n}{of} datasets{named}" if n > 1 else f"On {board.counted[0]}{' alone' if of else ''}"
+    shared = ", which the ranked models share" if of else ""
+    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return f"{over}{shared}, {board.protocol.pixels}, {board.protocol.training}, {seeds}"
+
+
+def _elsewhere(more: int, what: str) -> str:
+    return f" ({counted(more, f'more {what}')} in LEADERBOARD.md)" if more > 0 else ""
+
+
+def _leader(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
+    """Two sentences: who ranks first and how surely; then chance, or else speed."""
+    first, *others = board.ranked
+    n, verdict = len(board.counted), board.judgement.mean
+    what = f"{f'mean AUC over {n} datasets' if n > 1 else f'AUC on {board.counted[0]}'} {fixed(first.auc)}"
+    level = [s.model for s in board.ranked if s.auc == first.auc]
+    beaten = len(verdict.worse_than(first.model)) if verdict else 0
+    if not others:
+        line = f"{first.model}: {what}."
+    elif len(level) > 1:
+        line = f"{listed(level)} share the first rank ({what})."
+    elif verdict is None:
+        line = f"{first.model} ranks first ({what}); whether significantly was not tested."
+    elif beaten == len(others):
+        line = f"{first.model} is significantly better than {_all(len(others))} ({what})."
+    elif beaten:
+        line = f"{first.model} ranks first ({what}), significantly better than {beaten} of {len(others)} others."
+    else:
+        line = f"{first.model} ranks first ({what}), but not significantly."
+    return f"{line} {_chance(board) or _fastest(board, cost)}".rstrip()
+
+
+def _all(others: int) -> str:
+    return f"all {others} others" if others > 1 else "the other model"
+
+
+def _chance(board: Overall) -> str:
+    tested = [s for s in board.ranked if s.auc_samples is not None]
+    low = [s.model for s in tested if s.auc_samples is not None and interval(s.auc_samples)[0] <= 0.5]
+    if not low:
+        return ""
+    if len(tested) == 1:
+        return "That is no better than chance (AUC 0.5)."
+    some = f"{low[0]} is not" if len(low) == 1 else f"{len(low)} of {len(tested)} models are not"
+    who = "No model is" if len(low) == len(tested) else some
+    return f"{who} significantly better than chance (AUC 0.5)."
+
+
+def _fastest(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
+    speeds = {s.model: speed for s in board.ranked if (speed := cost.get(s.code, {}).get("throughput"))}
+    if len(speeds) < 2:
+        return ""
+    first = max(speeds, key=lambda model: speeds[model])
+    return f"Most images/s: {first} ({significant(speeds[first])})."
+
+
+def _not_significant(board: Overall) -> str:
+    """What of the order is not proven, and why."""
+    verdict, n = board.judgement.mean, len(board.counted)
+    if len(board.ranked) < 2:
+        return ""
+    if verdict is None:
+        return " ".join(["Significance was not tested.", *board.judgement.reasons[:1]])
+    tests = sorted({size for s in board.ranked for d in board.counted if (size := s.rows[d].n_test)})
+    images = (
+        f" on {' to '.join(f'{size:,}' for size in dict.fromkeys((tests[0], tests[-1])))} test images" if tests else ""
+    )
+    left, pairs = verdict.pairs - verdict.proven, counted(verdict.pairs, "pair")
+    of = f"{left} of {pairs} of models (those that share a group letter)" if verdict.pairs > 1 else "the difference"
+    every = f"All {pairs} of models differ significantly" if verdict.pairs > 1 else "The difference is significant"
+    line = f"Not significant: {of}{images}." if left else f"{every}{images}."
+    who = "Some models were" if board.most_seeds > 1 else "Each model was"
+    once = f"{who} trained once: training again may change the order." if board.seeds < 2 else ""
+    few = f"{counted(n, 'dataset')} cannot say whether the order holds on others." if n < MIN_DATASETS else ""
+    return " ".join(part for part in (line, once, few) if part)
+
+
+# --- efficiency alone ----------------------------------------------------------------------------------------------
+
+
+_COST: tuple[tuple[Column, Callable[[Record], str]], ...] = (
+    (Column("params", drop=4), lambda r: significant(_of(r, "params", 1e-6))),
+    (Column("GMACs", drop=3), lambda r: significant(_of(r, "macs_g"))),
+    (Column("images/s"), lambda r: _speed(r, "images/s", "throughput_images_per_s_p50")),
+    (Column("noise", drop=2), lambda r: _percent(_of(r, "noise_rel", NORMAL_95))),
+    (Column("on GPU", drop=5), lambda r: _speed(r, "device images/s", "device_images_per_s_p50")),
+    (Column("latency ms", drop=1), lambda r: _speed(r, "latency", "latency_ms_p50")),
+    (Column("memory", drop=2), lambda r: significant(_of(r, "peak_memory_mib"))),
+)
+
+
+def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
+    """The models of one setting at one resolution and batch, the fastest first."""
+    tables = by_setting(r for r in report.records if not keys or r["key"] in keys)
+    if not tables:
+        return None
+    setting, members = next(iter(tables.items()))
+    places = Counter((int(r["spec"]["resolution"]), int(r["spec"].get("batch") or 0)) for r in members)
+    pixels, batch = place = max(places, key=lambda p: (places[p], p))
+    shown = [r for r in members if (int(r["spec"]["resolution"]), int(r["spec"].get("batch") or 0)) == place]
+    speeds = {r["label"]: s for r in shown if (s := _of(r, "throughput_images_per_s_p50"))}
+    shown.sort(key=lambda r: -speeds.get(r["label"], 0.0))
+    columns = (Column("model", left=True, code=True), *(column for column, _ in _COST))
+    rows = [(r["label"], *_cost_cells(r)) for r in shown]
+    answer = f"No model has a usable speed at {pixels} px."
+    if speeds:
+        first = max(speeds, key=lambda label: speeds[label])
+        rest = within_noise(speeds, first, noise_floor(members)) if len(speeds) > 1 else ""
+        fastest = "Fastest" if len(speeds) > 1 else "Speed"
+        answer = f"{fastest} at {pixels} px: {first} with {significant(speeds[first])} images/s{rest}."
+    size = f"batch {batch}" if batch else "the largest batch that fits"
+    elsewhere = _elsewhere(sum(map(len, tables.values())) - len(shown), "row")
+    note = "Params in millions, memory in MiB; noise: two runs differ by less (95 %)."
+    return _Shown(
+        answer, f"At {pixels} px, {size}: {setting}{elsewhere}:", Table(columns, rows_of(rows)).without_empty(), (note,)
+    )
+
+
+def _cost_cells(record: Record) -> list[str]:
+    cells = [show(record) for _, show in _COST]
+    if record["status"] != "ok":
+        cells[2] = str(record["status"])
+    return cells
+
+
+def _of(record: Record, name: str, factor: float = 1.0) -> float | None:
+    value = metric(record, name)
+    return None if value is None else value * factor
+
+
+def _percent(share: float | None) -> str:
+    return MISSING if share is None else f"{significant(100 * share, 2)} %"
+
+
+def _speed(record: Record, speed: str, name: str) -> str:
+    return "unusable" if speed in record["metrics"].get("unusable", ()) else significant(_of(record, name))
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def _table(table: Table, width: int, room: int) -> list[Line]:
+    """Heading and as many rows as there is room for; columns go where the terminal is too narrow for them."""
+    rows = table.rows if len(table.rows) <= room else table.rows[: max(room - 1, 1)]
+    rows = tuple(tuple(map(_printable, row)) for row in rows)
+    kept = list(range(len(table.columns)))
+    widths = [max(cell_len(table.columns[i].name), *(cell_len(row[i]) for row in rows)) for i in kept]
+
+    def name_width(gap: int) -> int:
+        return min(widths[0], width - sum(widths[i] + gap for i in kept[1:]))
+
+    while name_width(1) < min(MIN_NAME, widths[0]) and (droppable := [i for i in kept if table.columns[i].drop]):
+        kept.remove(max(droppable, key=lambda i: table.columns[i].drop))
+    gap = 2 if name_width(2) == widths[0] else 1
+    names = shortened([row[0] for row in rows], name_width(gap))
+    widths[0] = max(len(text) for text in (*names, table.columns[0].name))
+
+    def line(cells: Sequence[str]) -> str:
+        blanks = {i: " " * (widths[i] - cell_len(cells[i])) for i in kept}
+        shown = (cells[i] + blanks[i] if table.columns[i].left else blanks[i] + cells[i] for i in kept)
+        return (" " * gap).join(shown).rstrip()
+
+    lines = [Line(line([column.name for column in table.columns]), "bold")]
+    lines += [Line(line([name, *row[1:]])) for name, row in zip(names, rows, strict=True)]
+    more = len(table.rows) - len(rows)
+    return [*lines, Line(f"… and {more} more in LEADERBOARD.md", "dim")] if more else lines
+
+
+def shortened(names: Sequence[str], width: int) -> list[str]:
+    """Names of at most ``width`` characters, all different.
+
+    Those that fit stay. Of the others library, patch and window size go first, then the keys of variants, then the
+    middle; equal ones are numbered.
+    """
+    found: list[str] = []
+    for name in names:
+        brief = _values_only(short(name))
+        ways = (name, short(name), brief, _without_middle(brief, width), _without_middle(name, width))
+        fitting = [way for way in ways if len(way) <= width]
+        free = [way for way in fitting if way not in found and (way == name or way not in names)]
+        number = len(found) + 1
+        found.append(free[0] if free else f"{name[: width - len(str(number)) - 1]}~{number}")
+    return found
+
+
+def _values_only(name: str) -> str:
+    """``medmamba_tiny[branch=conv]`` without its keys: ``medmamba_tiny[conv]``."""
+    head, bracket, variant = name.partition("[")
+    return f"{head}[{','.join(part.rpartition('=')[2] for part in variant.split(','))}" if bracket else name
+
+
+def _without_middle(text: str, width: int) -> str:
+    head, tail = width // 2, (width - 1) // 2
+    return f"{text[:head]}…{text[len(text) - tail :]}"
+
+
+# --- below it ------------------------------------------------------------------------------------------------------
+
+
+def _failures(records: Iterable[Record]) -> str:
+    """How many Cells have no result, and the worst one with its reason."""
+    records = list(records)
+    without = [r for r in records if r["status"] != "ok"]
+    if not without:
+        return ""
+    statuses = Counter(str(r["status"]) for r in without)
+    kinds = listed([f"{statuses[status]} {status}" for status in _UNTIDY if status in statuses])
+    worst = min(without, key=lambda r: _UNTIDY.index(r["status"]))
+    spec, reason = worst["spec"], " ".join(str(worst["reason"] or "no reason was recorded").split())
+    at = spec.get("dataset") or f"{spec.get('mode')} at {spec.get('resolution')} px"
+    return f"No result: {len(without)} of {counted(len(records), 'cell')} ({kinds}). {spec['model']}, {at}: {reason}"
+
+
+def _left_out(run_info: Mapping[str, Any]) -> str:
+    datasets = [dataset for dataset, _ in skipped_datasets(run_info)]
+    return f"Left out, as files are missing or damaged: {listed(datasets)}." if datasets else ""
+
+
+def _next(report: Report, out: Path, width: int) -> list[str]:
+    """One command that helps now: finish, retry, measure again, or read on."""
+    _, unfinished = incomplete(report.run_info, report.records)
+    failed = {r["key"] for r in report.records if r["status"] in ("failed", "timeout")}
+    noisy = {r["key"] for r in report.records if r["metrics"].get("unusable")}
+    board = f"bench leaderboard {shlex.quote(str(out))} --print"
+    command, otherwise = board, ""
+    if unfinished:
+        command, otherwise = unfinished[-1], "repeat its command (at the top of LEADERBOARD.md) to go on"
+    elif failed or noisy:
+        flag = f"--retry {'failed,timeout' if failed else 'noisy'}"
+        command = _command(report.run_info, failed or noisy).removesuffix(f" {flag}")
+        command, otherwise = f"{command} {flag}", f"repeat the command with {flag}"
+    lines = _continued(f"Next: {command}", width)
+    if command != board and (not command.startswith("bench ") or len(lines) > MAX_COMMAND):
+        return _wrapped(f"Next: {otherwise}", width, MAX_COMMAND)
+    return lines
+
+
+def _command(run_info: Mapping[str, Any], keys: Collection[str]) -> str:
+    """The last command that planned one of these Cells."""
+    commands = str(run_info.get("command") or "").splitlines()
+    asked = [command for command in commands if not planned(run_info, command).isdisjoint(keys)]
+    return (asked or commands or [""])[-1]
