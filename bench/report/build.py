@@ -30,7 +30,7 @@ from bench.report.blocks import (
 )
 from bench.report.rows import Record, accuracy_rows, add_evidence, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
-from bench.report.sections.accuracy import Overall, overall, overall_section
+from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.pareto import pareto_section
@@ -38,7 +38,8 @@ from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, skipped_datasets, summary
 from bench.report.settings import batch_text
-from bench.report.stats.significance import Judgement, judge
+from bench.report.standings import Judgement, Overall, overall
+from bench.report.stats.significance import judge
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.render import markdown, terminal

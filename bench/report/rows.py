@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.metrics.calibration import Clinical, clinical
+from bench.metrics.one_vs_rest import Array, auc, correct, majority_acc
 from bench.report.blocks import counted, known, natural
-from bench.report.stats.bootstrap import Array, Replicates, auc, correct, majority_acc, resample, seed_of_test_set
+from bench.report.stats.bootstrap import Replicates, resample, seed_of_test_set
 from bench.report.stats.separation import Sample, acc_sample, auc_sample
 
 Record = Mapping[str, Any]

@@ -9,7 +9,8 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.report.stats.bootstrap import auc, correct, t_interval
+from bench.metrics.one_vs_rest import auc, correct
+from bench.report.stats.bootstrap import t_interval
 from bench.report.stats.paired import delong, strata
 from bench.report.stats.separation import (
     Sample,

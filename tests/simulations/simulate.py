@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.metrics.calibration import wilson
-from bench.report.stats.bootstrap import Array, auc, correct
+from bench.metrics.one_vs_rest import Array, auc, correct
 from bench.report.stats.paired import strata
 from bench.report.stats.ranking import MIN_DATASETS, friedman
 from bench.report.stats.separation import (

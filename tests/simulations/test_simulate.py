@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.metrics.calibration import wilson
-from bench.report.stats.bootstrap import auc
+from bench.metrics.one_vs_rest import auc
 from bench.report.stats.separation import auc_sample, contrast
 from tests.simulations import simulate
 from tests.simulations.simulate import AA, GAINS, POWER, Setting, false_positives, power

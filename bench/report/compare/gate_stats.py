@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.metrics.one_vs_rest import Array, correct
 from bench.report.compare.scores import Scores
-from bench.report.stats.bootstrap import Array, correct
 from bench.report.stats.paired import Z_95, acc_components, auc_components, mcnemar_worse
 
 # Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:

@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.metrics.one_vs_rest import auc, correct
 from bench.record import store
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.stats.bootstrap import auc, correct
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")

@@ -27,7 +27,7 @@ from bench.report.blocks import (
     span,
 )
 from bench.report.rows import Code, Record, Row
-from bench.report.sections.accuracy import Overall
+from bench.report.standings import Overall
 from bench.report.stats.paired import holm, strata
 from bench.report.stats.ranking import ALPHA
 from bench.report.stats.separation import Contrast, contrast, mean_contrast

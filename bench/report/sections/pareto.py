@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.report.blocks import Column, Section, Table, Text, fixed, listed, name, rows_of, significant
 from bench.report.rows import Code
-from bench.report.sections.accuracy import Overall, Standing
+from bench.report.standings import Overall, Standing
 
 # of ``cost_beside``: key, heading, more is better, factor for display
 COSTS = (

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bench.metrics.calibration import over_seeds, wilson
+from bench.metrics.one_vs_rest import Array
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -26,8 +27,9 @@ from bench.report.blocks import (
     span,
 )
 from bench.report.rows import Row
-from bench.report.sections.accuracy import Overall, proof_note, rank_text
-from bench.report.stats.bootstrap import Array, interval, t_interval
+from bench.report.sections.accuracy import proof_note, rank_text
+from bench.report.standings import Overall
+from bench.report.stats.bootstrap import interval, t_interval
 from bench.report.stats.separation import Verdict
 
 OPERATING_POINT = (

@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from bench.metrics.one_vs_rest import Array, auc, correct, influence, one_vs_rest
 
 RESAMPLES = 1_000
 # Above this many (image, class) pairs the AUC is resampled through its first-order expansion: exact resampling would
@@ -29,67 +28,6 @@ class Replicates:
     acc: float
     auc_samples: Array
     acc_samples: Array
-
-
-def rank(values: Array) -> Array:
-    """Ranks from 1 in ascending order; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts - 1) / 2
-    ranks: Array = middle[inverse.reshape(-1)]
-    return ranks
-
-
-def one_vs_rest(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """Split a task into binary ones, as MedMNIST's evaluator does.
-
-    Args:
-        scores: (N,), (N, 1) or (N, K) probabilities.
-        labels: (N,) or (N, 1) class numbers, or (N, K) in {0, 1} for a multi-label task.
-
-    Returns:
-        Columns (N, C) and boolean targets (N, C); C is 1 for a two-class task (the positive class's score).
-
-    Raises:
-        ValueError: if the shapes do not fit each other.
-    """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    if len(scores) != len(labels) or not labels.size or not scores.size:
-        raise ValueError(f"{len(scores)} rows of scores for {len(labels)} labels")
-    scores, labels = scores.reshape(len(scores), -1), labels.reshape(len(labels), -1)
-    if labels.shape[1] > 1:
-        if scores.shape != labels.shape:
-            raise ValueError(f"scores {scores.shape} for multi-label targets {labels.shape}")
-        return scores, labels > 0
-    if scores.shape[1] <= 2:
-        return scores[:, -1:], labels == 1
-    return scores, labels == np.arange(scores.shape[1])
-
-
-def correct(scores: Array, labels: Array) -> Array:
-    """How right each image is answered, (N,) in [0, 1]: 0 or 1, or the share of right labels if multi-label."""
-    columns, targets = one_vs_rest(scores, labels)
-    multi_label = np.asarray(labels).reshape(len(columns), -1).shape[1] > 1
-    if multi_label or columns.shape[1] == 1:
-        share: Array = ((columns > 0.5) == targets).mean(1)
-        return share
-    right: Array = (columns.argmax(1) == np.asarray(labels).reshape(-1)).astype(np.float64)
-    return right
-
-
-def auc(scores: Array, labels: Array) -> float:
-    """Area under the ROC curve, one against the rest, mean over classes; NaN if no class can be scored."""
-    columns, targets = one_vs_rest(scores, labels)
-    return _mean([_binary_auc(columns[:, k], targets[:, k]) for k in range(columns.shape[1])])
-
-
-def majority_acc(labels: Array) -> float:
-    """ACC of always giving the most frequent answer (per label if multi-label)."""
-    labels = np.asarray(labels)
-    labels = labels.reshape(len(labels), -1)
-    if labels.shape[1] > 1:
-        positive = (labels > 0).mean(0)
-        return float(np.maximum(positive, 1 - positive).mean())
-    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
 
 
 def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
@@ -136,21 +74,6 @@ def resample(dataset: str, labels: Array, models: Sequence[Array], n: int = RESA
         weights = _weights(strata, n, generator)
         return [_exact(scores, labels, weights) for scores in models]
     return _expanded(models, labels, strata, n, generator)
-
-
-def _mean(values: Sequence[float] | Array) -> float:
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def _binary_auc(column: Array, target: Array) -> float:
-    positives = int(target.sum())
-    negatives = len(target) - positives
-    if not positives or not negatives:
-        return float("nan")
-    # Mann-Whitney: the rank sum of the positives, less its smallest possible value.
-    return float((rank(column)[target].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
 def _weights(strata: Array, n: int, generator: np.random.Generator) -> Array:
@@ -221,23 +144,3 @@ def _expanded(
         areas, accuracies = area + moved[:, 2 * i], accuracy + moved[:, 2 * i + 1]
         found.append(Replicates(area, accuracy, areas.clip(0, 1), accuracies.clip(0, 1)))
     return found
-
-
-def influence(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """What drawing image i once more adds to AUC (DeLong's structural components) and to ACC, each (N,)."""
-    columns, targets = one_vs_rest(scores, labels)
-    total = np.zeros(len(columns))
-    scored = 0
-    for k in range(columns.shape[1]):
-        target = targets[:, k]
-        positives = int(target.sum())
-        negatives = len(target) - positives
-        if not positives or not negatives:
-            continue
-        scored += 1
-        ranks = rank(columns[:, k])
-        area = _binary_auc(columns[:, k], target)
-        total[target] += ((ranks[target] - rank(columns[target, k])) / negatives - area) / positives
-        total[~target] += (1 - (ranks[~target] - rank(columns[~target, k])) / positives - area) / negatives
-    right = correct(scores, labels)
-    return total / max(scored, 1), right / len(right)

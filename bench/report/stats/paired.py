@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.report.stats.bootstrap import RESAMPLES, Array, auc, correct, influence, one_vs_rest, resample
+from bench.metrics.one_vs_rest import Array, auc, correct, influence, one_vs_rest
+from bench.report.stats.bootstrap import RESAMPLES, resample
 
 Z_95 = 1.959963984540054
 # Up to so many discordant pairs McNemar's test is the exact binomial one: it costs nothing there.

@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from bench.report.stats.bootstrap import influence
+from bench.metrics.one_vs_rest import Array, influence
 from bench.report.stats.paired import holm, mcnemar
 from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)

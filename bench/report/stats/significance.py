@@ -4,44 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.report.blocks import counted, name
 from bench.report.rows import Row
+from bench.report.standings import Judgement, Overall
 from bench.report.stats.paired import strata
-from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, Friedman, friedman
-from bench.report.stats.separation import Array, Contrast, Verdict, contrast, mcnemar_values, mean_contrast, verdicts
-
-if TYPE_CHECKING:
-    from bench.report.sections.accuracy import Overall
+from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
+from bench.report.stats.separation import Array, Contrast, contrast, mcnemar_values, mean_contrast, verdicts
 
 MIN_PER_CLASS = 5  # test images, below which nothing is said of a dataset
 MEAN = ""  # the name of the table of means among those of the datasets
-
-
-@dataclass(slots=True)
-class Judgement:
-    """What is proven under one protocol.
-
-    Attributes:
-        mean: models by their mean AUC over the counted datasets; None where it cannot be judged.
-        auc: dataset -> its models by AUC. ``mean`` and ``auc`` are one family: with 95 % confidence none of their
-            differences is false.
-        acc: dataset -> its models by ACC, a family of its own.
-        friedman: of the ranked models over the counted datasets, taken as a sample of datasets.
-        friedman_models: in the order of ``friedman.mean_ranks``.
-        reasons: why something was not judged, as sentences.
-    """
-
-    mean: Verdict | None = None
-    auc: dict[str, Verdict] = field(default_factory=dict)
-    acc: dict[str, Verdict] = field(default_factory=dict)
-    friedman: Friedman | None = None
-    friedman_models: tuple[str, ...] = ()
-    reasons: list[str] = field(default_factory=list)
 
 
 def judge(board: Overall) -> Judgement:

@@ -12,8 +12,8 @@ from typing import Any
 from bench.record.store import StoreError, atomic_write, plain, read_records
 from bench.report.blocks import known
 from bench.report.rows import Record, Row, unique
-from bench.report.sections.accuracy import Overall
 from bench.report.settings import setting
+from bench.report.standings import Overall
 from bench.report.stats.bootstrap import interval
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.

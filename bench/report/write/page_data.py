@@ -28,7 +28,7 @@ from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
 if TYPE_CHECKING:
     from bench.report.build import Report
-    from bench.report.sections.accuracy import Overall
+    from bench.report.standings import Overall
 
 Document = dict[str, Any]
 
