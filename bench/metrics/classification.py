@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
 
-from bench.metrics import calibration
+from bench.metrics import calibration, registry
 from bench.metrics.one_vs_rest import Array
 from bench.registry import TASKS, nearest
 
@@ -46,7 +46,8 @@ def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str,
         ``acc``, ``auc``, ``auc_classes``, ``balanced_acc``, ``f1_macro``, ``mcc``, ``precision_macro``,
         ``sensitivity_macro``, ``specificity_macro``, ``ece``, ``brier``, ``nll`` and ``confusion`` (C x C counts,
         truth by row; for multi-label L tables [[TN, FP], [FN, TP]]). Binary tasks add ``sensitivity`` and
-        ``specificity`` of class 1, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades).
+        ``specificity`` of class 1, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades). Metrics of
+        plug-ins stand beside them by name (:mod:`bench.metrics.registry`).
 
     Raises:
         ValueError: shapes, labels or scores that do not fit the task, naming what is wrong.
@@ -63,6 +64,7 @@ def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str,
         "brier": calibration.brier(probabilities, truth),
         "nll": negative_log_likelihood(truth, probabilities, task),
     }
+    found |= registry.of_plugins(truth, probabilities, task)
     if task == "multi-label":
         found["confusion"] = [[[int(tn), int(fp)], [int(fn), int(tp)]] for tn, fp, fn, tp in tables]
         return found

@@ -48,6 +48,12 @@ def one_vs_rest(scores: Array, labels: Array) -> tuple[Array, Array]:
     return scores, labels == np.arange(scores.shape[1])
 
 
+def strata(labels: Array) -> Array:
+    """The class of each image, (N,); zeros if multi-label."""
+    flat = np.asarray(labels).reshape(len(labels), -1)
+    return flat[:, 0] if flat.shape[1] == 1 else np.zeros(len(flat), dtype=np.int64)
+
+
 def correct(scores: Array, labels: Array) -> Array:
     """How right each image is answered, (N,) in [0, 1]: 0 or 1, or the share of right labels if multi-label."""
     columns, targets = one_vs_rest(scores, labels)
@@ -91,8 +97,8 @@ def binary_auc(column: Array, target: Array) -> float:
     return float((rank(column)[target].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def influence(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """What drawing image i once more adds to AUC (DeLong's structural components) and to ACC, each (N,)."""
+def auc_influence(scores: Array, labels: Array) -> Array:
+    """What drawing each image once more adds to the AUC, (N,): DeLong's structural components (1988)."""
     columns, targets = one_vs_rest(scores, labels)
     total = np.zeros(len(columns))
     scored = 0
@@ -107,5 +113,50 @@ def influence(scores: Array, labels: Array) -> tuple[Array, Array]:
         area = binary_auc(columns[:, k], target)
         total[target] += ((ranks[target] - rank(columns[target, k])) / negatives - area) / positives
         total[~target] += (1 - (ranks[~target] - rank(columns[~target, k])) / positives - area) / negatives
+    return total / max(scored, 1)
+
+
+def resampled_auc(scores: Array, labels: Array, weights: Array) -> Array:
+    """AUC of each resampled test set, (n,), from how often each image is in it, (N, n)."""
+    columns, targets = one_vs_rest(scores, labels)
+    areas = np.stack([weighted_auc(columns[:, k], targets[:, k], weights) for k in range(columns.shape[1])])
+    known = np.isfinite(areas)
+    counts = known.sum(0)
+    means: Array = np.where(counts > 0, np.where(known, areas, 0.0).sum(0) / np.maximum(counts, 1), np.nan)
+    return means
+
+
+def weighted_auc(column: Array, target: Array, weights: Array) -> Array:
+    """AUC of one column under each set of weights, (n,): one sort of the scores serves all of them."""
+    order = np.argsort(column, kind="stable")
+    value, positive = column[order], target[order]
+    weight = weights[order]
+    # below[i] = weight of negatives among the i lowest scores
+    below = np.zeros((len(order) + 1, weights.shape[1]), dtype=np.float32)
+    np.cumsum(np.where(positive[:, None], np.float32(0), weight), axis=0, out=below[1:])
+    starts = np.searchsorted(value, value[positive], side="left")
+    ends = np.searchsorted(value, value[positive], side="right")
+    beaten = (below[starts].astype(np.float64) + below[ends]) / 2  # an equal score counts one half
+    drawn = weight[positive].astype(np.float64)
+    pairs = drawn.sum(0) * below[-1]
+    wins = np.einsum("ij,ij->j", drawn, beaten)
+    samples: Array = np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
+    return samples
+
+
+def acc(scores: Array, labels: Array) -> float:
+    """The share of right answers; mean over labels if multi-label."""
+    return float(correct(scores, labels).mean())
+
+
+def acc_influence(scores: Array, labels: Array) -> Array:
+    """What drawing each image once more adds to the ACC, (N,)."""
     right = correct(scores, labels)
-    return total / max(scored, 1), right / len(right)
+    return right / len(right)
+
+
+def resampled_acc(scores: Array, labels: Array, weights: Array) -> Array:
+    """ACC of each resampled test set, (n,)."""
+    right = correct(scores, labels)
+    samples: Array = right @ weights.astype(np.float64) / len(right)
+    return samples
