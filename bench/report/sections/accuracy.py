@@ -115,6 +115,7 @@ def proof_note(verdict: Verdict, what: str, most_seeds: int, over_images: bool =
         basis += "; models trained once are given the spread of the others, which is no measurement of theirs"
     else:
         basis += "; these are single trained networks, and how far training again would move them has not been measured"
+    test = "paired over the images" if over_images else "t tests over seeds"
     groups = (
         "models that share a letter are a tie group: no two of them can be told apart"
         if verdict.groups is not None
@@ -123,7 +124,7 @@ def proof_note(verdict: Verdict, what: str, most_seeds: int, over_images: bool =
     return (
         f"Group: {groups}. By {what}, {verdict.proven} of {counted(verdict.pairs, 'pair')} "
         f"{'is' if verdict.pairs == 1 else 'are'} told apart "
-        f"({basis}; {'paired over the images' if over_images else 't tests over seeds'}, Holm over {counted(verdict.family, 'comparison')} of this protocol, "
+        f"({basis}; {test}, Holm over {counted(verdict.family, 'comparison')} of this protocol, "
         f"{100 * ALPHA:.0f} %). Rank 95 %: the places a model can have, given those pairs."
     )
 
