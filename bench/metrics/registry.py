@@ -60,6 +60,7 @@ class Metric:
         digits: decimals.
         images: how it is tested over test images; None for a metric that is only tested over trainings (seeds).
         compute: of a plug-in's metric, its function of labels, scores and task.
+        drop: its column in the table of each dataset goes in this order where a terminal is narrow; 0: it has none.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Metric:
     digits: int = 3
     images: OverImages | None = None
     compute: Function | None = None
+    drop: int = 0
 
     @property
     def field(self) -> str:
@@ -104,9 +106,9 @@ RANKING = AUC  # orders the models of a leaderboard
 _BUILT_IN = (
     AUC,
     ACC,
-    Metric("balanced_acc", "bal. ACC"),
-    Metric("f1_macro", "F1"),
-    Metric("mcc", "MCC"),
+    Metric("balanced_acc", "bal. ACC", drop=5),
+    Metric("f1_macro", "F1", drop=7),
+    Metric("mcc", "MCC", drop=9),
     Metric("ece", "ECE", higher_is_better=False),
     Metric("brier", "Brier", higher_is_better=False),
     Metric("sensitivity_macro", "sensitivity"),

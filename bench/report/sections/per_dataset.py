@@ -78,8 +78,7 @@ def _columns(others: Sequence[Metric]) -> Cells:
     ]  # fmt: skip
     for metric in rest:
         columns += _of_metric(metric, f"{metric.label} ", (0, 3, 8, 6))
-    plain = (METRICS["balanced_acc"], 5), (METRICS["f1_macro"], 7), (METRICS["mcc"], 9)
-    columns += [_mean(metric, drop) for metric, drop in plain]
+    columns += [_mean(metric, metric.drop) for metric in METRICS.values() if metric.drop]
     for metric in others:
         columns += [_mean(metric, 1), _spread(metric, 6)]
     return [*columns, (Column("seeds", drop=4), lambda line: _seeds(line.row))]
