@@ -7,13 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bench.report.stats.bootstrap import one_vs_rest
-
-Array = np.ndarray[Any, Any]
+from bench.metrics.one_vs_rest import Array, one_vs_rest
 
 ECE_BINS = 15
 MAX_SCALE = 100.0  # a temperature lies between 1 / this and this

@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
 
+from bench.metrics import calibration, registry
+from bench.metrics.one_vs_rest import Array
 from bench.registry import TASKS, nearest
 
-Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
 
-ECE_BINS = 15
 THRESHOLD = 0.5
 
 
@@ -46,23 +46,25 @@ def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str,
         ``acc``, ``auc``, ``auc_classes``, ``balanced_acc``, ``f1_macro``, ``mcc``, ``precision_macro``,
         ``sensitivity_macro``, ``specificity_macro``, ``ece``, ``brier``, ``nll`` and ``confusion`` (C x C counts,
         truth by row; for multi-label L tables [[TN, FP], [FN, TP]]). Binary tasks add ``sensitivity`` and
-        ``specificity`` of class 1, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades).
+        ``specificity`` of class 1, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades). Metrics of
+        plug-ins stand beside them by name (:mod:`bench.metrics.registry`).
 
     Raises:
         ValueError: shapes, labels or scores that do not fit the task, naming what is wrong.
     """
     truth, probabilities = _checked(labels, scores, task)
-    tables = one_vs_rest(truth, decide(probabilities, task), probabilities.shape[1], task)
+    tables = counts_by_class(truth, decide(probabilities, task), probabilities.shape[1], task)
     auc, auc_classes = _auc(truth, probabilities, task)
     found: dict[str, Any] = {
         "acc": accuracy(truth, probabilities, task),
         "auc": auc,
         "auc_classes": auc_classes,
         **_macro(tables, task),
-        "ece": expected_calibration_error(truth, probabilities, task),
-        "brier": brier(truth, probabilities, task),
+        "ece": calibration.ece(probabilities, truth),
+        "brier": calibration.brier(probabilities, truth),
         "nll": negative_log_likelihood(truth, probabilities, task),
     }
+    found |= registry.of_plugins(truth, probabilities, task)
     if task == "multi-label":
         found["confusion"] = [[[int(tn), int(fp)], [int(fn), int(tp)]] for tn, fp, fn, tp in tables]
         return found
@@ -132,7 +134,7 @@ def confusion_matrix(truth: Array, predicted: Array, n_classes: int) -> npt.NDAr
     return np.asarray(counts, dtype=np.int64).reshape(n_classes, n_classes)
 
 
-def one_vs_rest(truth: Array, predicted: Array, n_classes: int, task: str) -> npt.NDArray[np.int64]:
+def counts_by_class(truth: Array, predicted: Array, n_classes: int, task: str) -> npt.NDArray[np.int64]:
     """Count TN, FP, FN, TP of each class or label, (C, 4)."""
     if task != "multi-label":
         truth, predicted = (np.eye(n_classes, dtype=np.int64)[values] for values in (truth, predicted))
@@ -168,40 +170,6 @@ def multiclass_mcc(confusion: npt.NDArray[np.int64]) -> float:
     truth, predicted, n = counts.sum(1), counts.sum(0), counts.sum()
     spread = np.sqrt((n**2 - predicted @ predicted) * (n**2 - truth @ truth))
     return float((np.trace(counts) * n - truth @ predicted) / spread) if spread > 0 else 0.0
-
-
-def expected_calibration_error(labels: Array, scores: Array, task: str, bins: int = ECE_BINS) -> float:
-    """Expected calibration error over ``bins`` equal intervals (lower, upper] (Guo et al. 2017, equation 3).
-
-    Single-label tasks use the confidence of the decision and whether it was right; multi-label ones each label's
-    probability against its label, averaged over labels.
-    """
-    truth, probabilities = _checked(labels, scores, task)
-    if task == "multi-label":
-        return _mean(np.array([_ece(p, y, bins) for p, y in zip(probabilities.T, truth.T, strict=True)]))
-    predicted = decide(probabilities, task)
-    confidence = np.take_along_axis(probabilities, predicted[:, None], axis=1)[:, 0]
-    return _ece(confidence, predicted == truth, bins)
-
-
-def _ece(confidence: Floats, correct: Array, bins: int) -> float:
-    index = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    gap = np.bincount(index, weights=correct.astype(np.float64) - confidence, minlength=bins)
-    return float(np.abs(gap).sum() / len(confidence))
-
-
-def brier(labels: Array, scores: Array, task: str) -> float:
-    """Brier score: summed over classes for multi-class (0 to 2), of class 1 for binary, the mean over labels else.
-
-    These are scikit-learn's scales (``brier_score_loss``).
-    """
-    truth, probabilities = _checked(labels, scores, task)
-    if task == "multi-label":
-        return float(((probabilities - truth) ** 2).mean())
-    if task == "binary-class":
-        return float(((probabilities[:, -1] - truth) ** 2).mean())
-    wanted = np.eye(probabilities.shape[1])[truth]
-    return float(((probabilities - wanted) ** 2).sum(axis=1).mean())
 
 
 def negative_log_likelihood(labels: Array, scores: Array, task: str) -> float:

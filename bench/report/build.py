@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.store import StoreError, atomic_write, read_records, read_run
 from bench.report.blocks import (
     Block,
@@ -23,7 +24,6 @@ from bench.report.blocks import (
     Table,
     Text,
     counted,
-    fixed,
     name,
     natural,
     rows_of,
@@ -31,16 +31,18 @@ from bench.report.blocks import (
 from bench.report.names import with_short_names
 from bench.report.rows import Record, accuracy_rows, add_evidence, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
-from bench.report.sections.accuracy import Overall, overall, overall_section
+from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.settings import batch_text
+from bench.report.standings import Overall, overall
 from bench.report.stats.noise import without_unusable
-from bench.report.stats.significance import Judgement, judge
+from bench.report.stats.significance import significance
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.render import markdown, terminal
@@ -94,14 +96,10 @@ class Report:
         self.records = [without_unusable(record) for record in shown]
         self.rows = accuracy_rows(self.records)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
-        self.boards = overall(self.rows)
+        self.metrics = defined(self.records)
+        self.boards = overall(self.rows, RANKING, [m for m in TESTED if m != RANKING] + list(self.metrics))
         for board in self.boards:
-            board.judgement = judge(board)
-
-    @property
-    def judgements(self) -> list[Judgement]:
-        """What is proven of each of ``boards``."""
-        return [board.judgement for board in self.boards]
+            board.significance = significance(board, TESTED)
 
     def write(self, out: Path) -> list[Path]:
         """Write the three files into ``out``; see :func:`write_boards`."""
@@ -157,6 +155,7 @@ class Report:
             sections.append(Section("Accuracy under other protocols", others))
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
+        sections += metric_sections(self.rows, self.metrics)
         for board in self.boards:
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
@@ -168,13 +167,14 @@ class Report:
 
 def _best(board: Overall) -> str:
     if not board.ranked:
-        return "no test AUC"
+        return f"no test {board.metric.label}"
     n = len(board.counted)
     over = f"over {n} datasets" if n > 1 else f"on {name(board.counted[0])}"
-    best = board.ranked[0]
+    best, label = board.ranked[0], board.metric.label
     if len(board.ranked) == 1:
-        return f"only {name(best.model)}, AUC {over} {fixed(best.auc)}"
-    return f"{name(best.model)} has the highest AUC {over} of {counted(len(board.ranked), 'model')}, {fixed(best.auc)}"
+        return f"only {name(best.model)}, {label} {over} {board.metric.shown(best.score)}"
+    of = f"{over} of {counted(len(board.ranked), 'model')}"
+    return f"{name(best.model)} has the highest {label} {of}, {board.metric.shown(best.score)}"
 
 
 def _folded(section: Section, first: bool) -> Section:

@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.metrics.calibration import Clinical, clinical
+from bench.metrics.one_vs_rest import Array, auc, majority_acc
+from bench.metrics.registry import TESTED, Metric
 from bench.report.blocks import counted, known, natural
-from bench.report.stats.bootstrap import Array, Replicates, auc, correct, majority_acc, resample, seed_of_test_set
-from bench.report.stats.separation import Sample, acc_sample, auc_sample
+from bench.report.stats.bootstrap import interval, resample, seed_of_test_set
+from bench.report.stats.separation import Sample, sample
 
 Record = Mapping[str, Any]
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
@@ -65,22 +67,26 @@ class Protocol:
 
 @dataclass(slots=True)
 class Evidence:
-    """What the saved scores of a row's seeds say; AUC and ACC are means over seeds, on the same resampled images.
+    """What the saved scores of a row's seeds say of the metrics that are tested over images.
 
     Attributes:
+        resampled: metric to its mean over seeds on each resampled test set, the same for all rows of a test set.
+        samples: metric to its value with each image's influence on it, for comparisons.
+        majority: ACC of the most frequent answer.
         test_set: two rows of one test set are compared image by image.
         labels: of the test set.
-        auc: the figure with each image's influence on it, for comparisons.
     """
 
-    auc_samples: Array
-    acc_samples: Array
+    resampled: dict[str, Array]
+    samples: dict[str, Sample]
     n_test: int
     majority: float
     test_set: str
     labels: Array
-    auc: Sample
-    acc: Sample
+
+    def interval(self, metric: Metric) -> tuple[float, float]:
+        """95 % interval of a metric over test images."""
+        return interval(self.resampled[metric.name])
 
 
 class Figures(NamedTuple):
@@ -339,17 +345,17 @@ def _resample_test_set(test_set: str, members: list[tuple[Row, list[_Saved]]]) -
     dataset, labels = members[0][0].dataset, members[0][1][0].labels
     replicates = iter(resample(dataset, labels, [saved.scores for _, seeds in members for saved in seeds]))
     for row, seeds in members:
-        own: list[Replicates] = [next(replicates) for _ in seeds]
+        own = [next(replicates) for _ in seeds]
         scores = [saved.scores for saved in seeds]
         row.evidence = Evidence(
-            auc_samples=np.mean([r.auc_samples for r in own], axis=0),
-            acc_samples=np.mean([r.acc_samples for r in own], axis=0),
+            resampled={m.name: np.mean([r[m.name].samples for r in own], axis=0) for m in TESTED},
+            samples={
+                m.name: sample(m.images, scores, labels, [r[m.name].value for r in own]) for m in TESTED if m.images
+            },
             n_test=len(labels),
             majority=majority_acc(labels),
             test_set=test_set,
             labels=labels,
-            auc=auc_sample(scores, labels, [r.auc for r in own]),
-            acc=acc_sample([correct(s, labels) for s in scores], [r.acc for r in own]),
         )
 
 
@@ -362,14 +368,23 @@ def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | 
         with np.load(path, allow_pickle=False) as file:
             scores, labels = file["test_scores"], file["test_labels"]
             val = (file["val_scores"], file["val_labels"]) if {"val_scores", "val_labels"} <= set(file.files) else None
-        again = {"test_auc": auc(scores, labels), "test_acc": float(correct(scores, labels).mean())}
+        differs = recorded_otherwise(record, scores, labels)
         found = clinical(*val, scores, labels) if val is not None and len(val[0]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None
-    for metric, value in again.items():
-        stated = record["metrics"].get(metric)
-        if known(stated) and not abs(value - stated) <= _TOLERANCE:
-            problems.append(f"predictions/{path.name} gives {metric} {value:.6f}, its record {stated:.6f}: not used")
-            return None
-    return _Saved(scores, labels, found) if known(again["test_auc"]) else None
+    if differs:
+        problems.append(f"predictions/{path.name} gives {differs}: not used")
+        return None
+    return _Saved(scores, labels, found) if np.isfinite(auc(scores, labels)) else None
+
+
+def recorded_otherwise(record: Record, scores: Array, labels: Array) -> str:
+    """The first metric that saved scores give otherwise than their Record states it, in words; empty if none."""
+    for metric in TESTED:
+        stated = record["metrics"].get(metric.field)
+        if known(stated) and metric.images:
+            value = metric.images.value(scores, labels)
+            if not abs(value - stated) <= _TOLERANCE:
+                return f"{metric.field} {value:.6f}, its record {stated:.6f}"
+    return ""

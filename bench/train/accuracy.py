@@ -18,6 +18,7 @@ from bench import registry
 from bench.data.cache import open_entry, write_split_file
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
+from bench.metrics.registry import definitions
 from bench.record.cells import AccuracyCell, Context, Result, cell_key
 from bench.registry import DatasetInfo, Split
 from bench.registry.layout import prefers_channels_last
@@ -259,6 +260,7 @@ def _result(
         wanted = found if name == "test" else {key: found[key] for key in ("acc", "auc", "loss")}
         metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
     if outcome.status == "ok":
+        metrics |= definitions()  # of the metrics that plug-ins registered
         metrics["best_epoch"] = outcome.best_epoch
         metrics["classes"] = list(info.classes)  # what the columns of the scores and of the confusion stand for
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)

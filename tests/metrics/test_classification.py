@@ -8,13 +8,11 @@ import pytest
 from medmnist.evaluator import getACC, getAUC
 from sklearn import metrics as sk
 
+from bench.metrics.calibration import ECE_BINS, brier, ece
 from bench.metrics.classification import (
-    ECE_BINS,
     accuracy,
     auc,
-    brier,
     classification_metrics,
-    expected_calibration_error,
     negative_log_likelihood,
 )
 
@@ -116,20 +114,20 @@ def test_calibration_error_closed_forms() -> None:
     # 10 images at confidence 0.8 of which 6 are right, 10 at 0.6 of which all are: (|6-8| + |10-6|) / 20.
     scores = np.array([[0.8, 0.2]] * 10 + [[0.4, 0.6]] * 10)
     labels = np.array([0] * 6 + [1] * 4 + [1] * 10)
-    assert expected_calibration_error(labels, scores, "binary-class") == pytest.approx(0.3)
+    assert ece(scores, labels) == pytest.approx(0.3)
     certain = np.eye(3)[[0, 1, 2, 1]]
-    assert expected_calibration_error(np.array([0, 1, 2, 1]), certain, "multi-class") == 0.0
-    assert brier(np.array([0, 1, 2, 1]), certain, "multi-class") == 0.0
+    assert ece(certain, np.array([0, 1, 2, 1])) == 0.0
+    assert brier(certain, np.array([0, 1, 2, 1])) == 0.0
     # Two labels: the first said 0.1 and is never there, the second said 0.9 and always is.
-    two = expected_calibration_error(np.array([[0, 1]] * 5), np.array([[0.1, 0.9]] * 5), "multi-label")
+    two = ece(np.array([[0.1, 0.9]] * 5), np.array([[0, 1]] * 5))
     assert two == pytest.approx(0.1)
 
 
 def test_calibration_bins_are_closed_above() -> None:
     # 1/15 and just above it fall into different bins, so their errors of opposite sign do not cancel.
     edge = 1 / ECE_BINS
-    scores = np.array([[edge], [edge + 1e-6]])
-    found = expected_calibration_error(np.array([[0], [1]]), scores, "multi-label")
+    scores = np.array([[edge] * 2, [edge + 1e-6] * 2])
+    found = ece(scores, np.array([[0, 0], [1, 1]]))
     assert found == pytest.approx((edge + (1 - edge)) / 2, abs=1e-5)
 
 

@@ -16,7 +16,7 @@ from bench.sweep.config import load
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
 RUNS = sorted(path.parent for path in RESULTS.glob("*/cells"))
-BOARDS = ("LEADERBOARD.md", "report.html", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
+BOARDS = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
 PUBLISHED = pytest.mark.parametrize("run", RUNS, ids=lambda path: path.name)
 
 

@@ -11,9 +11,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bench.cli.main import main
+from bench.metrics.one_vs_rest import auc, correct
 from bench.report.compare import snapshot
 from bench.report.compare.scores import chosen, from_text, pack_scores, to_text
-from bench.report.stats.bootstrap import auc, correct
 
 
 def class_scores(n: int, classes: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

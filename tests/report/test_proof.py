@@ -53,7 +53,7 @@ def test_groups_ranks_and_datasets_of_a_full_board(run: Any, tmp_path: Path):
     fill(run, {"strong": 4.0, "middle": 1.0, "alike": 1.0, "weak": 0.2}, datasets=5, seeds=3)
     text = page(run, tmp_path)
     report = Report(run.records, {}, tmp_path / "predictions")
-    (judgement,) = report.judgements
+    judgement = report.boards[0].significance
     assert judgement.mean is not None and judgement.mean.retrained
     assert judgement.mean.letters()["strong"] == "a"
     assert judgement.mean.letters()["middle"] == judgement.mean.letters()["alike"] == "b"
@@ -201,7 +201,7 @@ def test_ablations_are_paired_with_their_parent(run: Any, tmp_path: Path):
     head, *rows = lines_of(section(page(run, tmp_path), "## Ablations: "))
     found = {row[0]: dict(zip(head, row, strict=True)) for row in rows}
     report = Report(run.records, {}, tmp_path / "predictions")
-    mean = {s.model: s.auc for s in report.boards[0].standings}
+    mean = {s.model: s.score for s in report.boards[0].standings}
     conv = found["net[branch=conv]"]
     assert conv["parent"] == "net"
     assert float(conv["AUC difference"]) == pytest.approx(mean["net[branch=conv]"] - mean["net"], abs=6e-4)

@@ -9,18 +9,19 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.report.stats.bootstrap import auc, correct, t_interval
-from bench.report.stats.paired import delong, strata
+from bench.metrics.one_vs_rest import auc, correct, strata
+from bench.metrics.registry import ACC, AUC
+from bench.report.stats.bootstrap import interval, resample, t_interval
 from bench.report.stats.separation import (
     Sample,
-    acc_sample,
-    auc_sample,
     contrast,
+    groups_of,
     holm_family,
     mcnemar_values,
     mean_contrast,
     verdicts,
 )
+from bench.report.stats.separation import sample as sample_of
 
 LABELS = (np.arange(156) < 114).astype(int)
 
@@ -31,7 +32,7 @@ def scores_of(distance: float, seed: int, labels: np.ndarray = LABELS) -> np.nda
 
 
 def sample(scores: np.ndarray, labels: np.ndarray = LABELS) -> Sample:
-    return auc_sample([scores], labels, [auc(scores, labels)])
+    return sample_of(AUC.images, [scores], labels, [auc(scores, labels)])
 
 
 def delong_of_two(a: np.ndarray, b: np.ndarray) -> float:
@@ -52,7 +53,8 @@ def test_two_classes_and_one_seed_are_delongs_test():
         assert found.variance[i, j] == pytest.approx(delong_of_two(x, y), rel=1e-9)
         assert found.difference[j, i] == -found.difference[i, j]
         # Student's instead of the normal distribution: a little more careful, never less
-        normal = delong(x, y, LABELS).p
+        deviation = delong_of_two(x, y) ** 0.5
+        normal = 2 * stats.norm.sf(abs(found.difference[i, j]) / deviation)
         assert normal < found.p_values()[i, j] < 1.3 * normal + 0.02
 
 
@@ -112,8 +114,9 @@ def test_the_mean_over_datasets_adds_variances():
 
 
 def test_acc_of_one_seed_is_statsmodels_exact_mcnemar():
-    right = [correct(scores_of(d, seed), LABELS) for d, seed in ((2.0, 1), (0.5, 2), (1.0, 3))]
-    samples = [acc_sample([r], [float(r.mean())]) for r in right]
+    scores = [scores_of(d, seed) for d, seed in ((2.0, 1), (0.5, 2), (1.0, 3))]
+    right = [correct(s, LABELS) for s in scores]
+    samples = [sample_of(ACC.images, [s], LABELS, [float(r.mean())]) for s, r in zip(scores, right, strict=True)]
     pairs = contrast(samples, np.zeros(156))
     p = mcnemar_values(samples, pairs.p_values())
     for i in range(3):
@@ -121,6 +124,28 @@ def test_acc_of_one_seed_is_statsmodels_exact_mcnemar():
             table = [[int(((right[i] == a) & (right[j] == b)).sum()) for b in (1, 0)] for a in (1, 0)]
             assert p[i, j] == pytest.approx(statsmodels_mcnemar(table, exact=True).pvalue, rel=1e-9)
     assert pairs.difference[0, 1] == pytest.approx(right[0].mean() - right[1].mean())
+
+
+def test_acc_over_images_is_the_paired_t_test():
+    scores = [scores_of(2.0, 1), scores_of(0.5, 2)]
+    right = [correct(s, LABELS) for s in scores]
+    samples = [sample_of(ACC.images, [s], LABELS, [float(r.mean())]) for s, r in zip(scores, right, strict=True)]
+    found = contrast(samples, groups_of(ACC.images, LABELS))
+    assert found.p_values()[0, 1] == pytest.approx(stats.ttest_rel(*right).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("metric", [AUC, ACC], ids=lambda m: m.name)
+def test_intervals_of_differences_agree_with_the_bootstrap(metric):
+    """Four classes: no closed form, so the same difference on resampled images is the reference."""
+    generator = np.random.default_rng(5)
+    labels = generator.integers(4, size=500)
+    logits = generator.normal(size=(2, 500, 4)) + np.array([0.9, 0.6])[:, None, None] * np.eye(4)[labels]
+    both = list(np.exp(logits) / np.exp(logits).sum(2, keepdims=True))
+    samples = [sample_of(metric.images, [s], labels, [metric.images.value(s, labels)]) for s in both]
+    half = contrast(samples, groups_of(metric.images, labels)).half_width()[0, 1]
+    a, b = (found[metric.name] for found in resample("x", labels, both, n=2000))
+    low, high = interval(a.samples - b.samples)
+    assert high - low == pytest.approx(2 * half, rel=0.1)
 
 
 def test_a_family_is_corrected_over_all_its_tables():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from bench.metrics.one_vs_rest import auc, correct, majority_acc, one_vs_rest, rank, weighted_auc
 from bench.report.stats import bootstrap
-from bench.report.stats.bootstrap import auc, correct, interval, majority_acc, one_vs_rest, rank, resample
+from bench.report.stats.bootstrap import interval, resample
 
 
 def multi_class(n: int, classes: int, seed: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -75,7 +76,7 @@ def test_each_resample_is_scikit_learns_weighted_auc(decimals: int):
     generator = np.random.default_rng(5)
     column, target = generator.random(80).round(decimals), generator.random(80) < 0.3
     weights = generator.integers(0, 4, size=(80, 7)).astype(np.float32)
-    samples = bootstrap._weighted_auc(column, target, weights)
+    samples = weighted_auc(column, target, weights)
     expected = [roc_auc_score(target, column, sample_weight=weights[:, i]) for i in range(7)]
     np.testing.assert_allclose(samples, expected, atol=1e-6)
 
@@ -92,8 +93,8 @@ def test_spread_of_acc_is_the_closed_form():
     right = correct(scores, labels)
     variance = sum((labels == k).sum() * right[labels == k].var() for k in range(5)) / 400**2
     (found,) = resample("x", labels, [scores], n=20_000)
-    assert found.acc == right.mean()
-    assert found.acc_samples.std() == pytest.approx(np.sqrt(variance), rel=0.03)
+    assert found["acc"].value == right.mean()
+    assert found["acc"].samples.std() == pytest.approx(np.sqrt(variance), rel=0.03)
 
 
 def test_interval_of_auc_has_delongs_width_and_covers():
@@ -105,9 +106,9 @@ def test_interval_of_auc_has_delongs_width_and_covers():
     for seed in range(200):
         scores = np.random.default_rng(seed).normal(labels, 1.0)
         (found,) = resample(f"run {seed}", labels, [scores])
-        low, high = interval(found.auc_samples)
+        low, high = interval(found["auc"].samples)
         covered += low <= truth <= high
-        ratios.append(found.auc_samples.std() / np.sqrt(delong_variance(scores, labels)))
+        ratios.append(found["auc"].samples.std() / np.sqrt(delong_variance(scores, labels)))
     assert np.mean(ratios) == pytest.approx(1, abs=0.03)
     assert 0.90 <= covered / 200 <= 0.985
 
@@ -130,10 +131,10 @@ def test_the_expansion_agrees_with_exact_resampling(multi_label: bool, monkeypat
     (exact,) = resample("x", labels, [scores], n=4_000)
     monkeypatch.setattr(bootstrap, "EXACT_LIMIT", 0)
     (expanded,) = resample("x", labels, [scores], n=4_000)
-    assert (expanded.auc, expanded.acc) == (exact.auc, exact.acc)
-    for name in ("auc_samples", "acc_samples"):
-        assert getattr(expanded, name).std() == pytest.approx(getattr(exact, name).std(), rel=0.06)
-        assert getattr(expanded, name).mean() == pytest.approx(getattr(exact, name).mean(), abs=1e-3)
+    assert [e.value for e in expanded.values()] == [e.value for e in exact.values()]
+    for name in ("auc", "acc"):
+        assert expanded[name].samples.std() == pytest.approx(exact[name].samples.std(), rel=0.06)
+        assert expanded[name].samples.mean() == pytest.approx(exact[name].samples.mean(), abs=1e-3)
 
 
 @pytest.mark.parametrize("limit", [0, 10**9])
@@ -141,11 +142,11 @@ def test_models_are_seen_on_the_same_resampled_images(limit: int, monkeypatch: p
     monkeypatch.setattr(bootstrap, "EXACT_LIMIT", limit)
     scores, labels = multi_class(300, 3, 10)
     first, second = resample("x", labels, [scores, scores])
-    np.testing.assert_array_equal(first.auc_samples, second.auc_samples)
+    np.testing.assert_array_equal(first["auc"].samples, second["auc"].samples)
     (alone,) = resample("x", labels, [scores])
-    np.testing.assert_allclose(alone.auc_samples, first.auc_samples, atol=1e-9)
+    np.testing.assert_allclose(alone["auc"].samples, first["auc"].samples, atol=1e-9)
     (elsewhere,) = resample("y", labels, [scores])
-    assert abs(np.corrcoef(elsewhere.auc_samples, first.auc_samples)[0, 1]) < 0.2
+    assert abs(np.corrcoef(elsewhere["auc"].samples, first["auc"].samples)[0, 1]) < 0.2
 
 
 def test_nothing_known_gives_no_interval():

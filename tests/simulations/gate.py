@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
+from bench.metrics.one_vs_rest import Array
 from bench.report.compare.gate import Options, Outcome, Verdict, check
 from bench.report.compare.scores import pack_scores
 from bench.report.compare.snapshot import Entry, Snapshot
-from bench.report.stats.bootstrap import Array
 
 MACHINE = ("cpu", "simulated", 2)
 KINDS = ("AUC", "ACC", "speed", "memory")

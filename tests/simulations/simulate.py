@@ -16,16 +16,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from bench.metrics.calibration import wilson
-from bench.report.stats.bootstrap import Array, auc, correct
-from bench.report.stats.paired import strata
+from bench.metrics.one_vs_rest import Array, strata
+from bench.metrics.registry import ACC, AUC
 from bench.report.stats.ranking import MIN_DATASETS, friedman
 from bench.report.stats.separation import (
     Contrast,
-    acc_sample,
-    auc_sample,
     contrast,
     mcnemar_values,
     mean_contrast,
+    sample,
     verdicts,
 )
 
@@ -81,9 +80,11 @@ def sweep(setting: Setting, generator: np.random.Generator) -> Outcome:
         counts = TEST_SETS[d % len(TEST_SETS)]
         labels = np.repeat(np.arange(len(counts)), counts)
         scores = _scores(setting, labels, generator)
-        by_auc = [auc_sample(own, labels, [auc(s, labels) for s in own]) for own in scores]
-        right = [[correct(s, labels) for s in own] for own in scores]
-        by_acc = [acc_sample(own, [float(r.mean()) for r in own]) for own in right]
+        by_auc, by_acc = (
+            [sample(of, own, labels, [of.value(s, labels) for s in own]) for own in scores]
+            for of in (AUC.images, ACC.images)
+            if of
+        )
         pairs = contrast(by_auc, strata(labels))
         areas[f"d{d}"] = (names, pairs, pairs.p_values())
         pairs = contrast(by_acc, np.zeros(len(labels)))

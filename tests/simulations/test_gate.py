@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy.stats import mannwhitneyu, norm, t, ttest_rel
 
+from bench.metrics.registry import ACC, AUC, TESTED
 from bench.report.compare.gate_stats import (
     MEMORY_NOISE_REL,
     Parts,
@@ -93,7 +94,7 @@ def test_equal_scores_are_no_evidence():
     generator = np.random.default_rng(2)
     labels = generator.integers(2, size=100)
     same = pack_scores("d", generator.random(100), labels)
-    for metric in ("auc", "acc"):
+    for metric in TESTED:
         found = accuracy_evidence(parts([(same, same)] * 2, metric), 0.01)
         assert (found.effect, found.p) == (0, 1)
 
@@ -107,10 +108,10 @@ def test_several_labels_an_image():
     pairs = [(pack_scores("d", b, labels), pack_scores("d", a, labels))]
     areas = [roc_auc_score(labels, s, average="macro") for s in (a, b)]
     shares = [((s > 0.5) == labels).mean() for s in (a, b)]
-    for metric, values in (("auc", areas), ("acc", shares)):
+    for metric, values in ((AUC, areas), (ACC, shares)):
         found = accuracy_evidence(parts(pairs, metric), 0.01)
         assert found.effect == pytest.approx(values[0] - values[1], abs=1e-4)
-        assert found.p < 0.001 or metric == "acc"
+        assert found.p < 0.001 or metric == ACC
 
 
 def test_what_lies_between_two_runs():

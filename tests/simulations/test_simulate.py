@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from bench.metrics.calibration import wilson
-from bench.report.stats.bootstrap import auc
-from bench.report.stats.separation import auc_sample, contrast
+from bench.metrics.one_vs_rest import auc
+from bench.metrics.registry import AUC
+from bench.report.stats.separation import contrast, sample
 from tests.simulations import simulate
 from tests.simulations.simulate import AA, GAINS, POWER, Setting, false_positives, power
 
@@ -65,7 +66,7 @@ def test_a_pair_alone_keeps_its_level(setting: Setting):
     labels, wrong = np.repeat([0, 1], [42, 114]), 0
     for generator in np.random.default_rng(1).spawn(1_500):
         scores = simulate._scores(replace(setting, models=2), labels, generator)
-        samples = [auc_sample(own, labels, [auc(s, labels) for s in own]) for own in scores]
+        samples = [sample(AUC.images, own, labels, [auc(s, labels) for s in own]) for own in scores]
         wrong += contrast(samples, labels).p_values()[0, 1] < 0.05
     assert wilson(wrong / 1_500, 1_500)[0] <= 0.05
 

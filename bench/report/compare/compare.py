@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
 from bench.report.blocks import (
     MISSING,
@@ -34,7 +35,7 @@ from bench.report.blocks import (
 )
 from bench.report.compare import drift
 from bench.report.compare.diff import nearly
-from bench.report.compare.gate import EXACT_NAMES, METRICS, accuracy_parts, of_one_dataset
+from bench.report.compare.gate import EXACT_NAMES, accuracy_parts, of_one_dataset
 from bench.report.compare.gate_stats import (
     Evidence,
     accuracy_evidence,
@@ -87,6 +88,11 @@ class Comparison:
     def of_models(self) -> bool:
         """Whether two models are compared, and not two runs."""
         return self.a.model is not None
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """Those that are tested, and what plug-ins defined on both sides."""
+        return (*TESTED, *(m for m in self.a.snapshot.metrics if m in self.b.snapshot.metrics))
 
     def kind(self, efficiency: bool) -> list[Pair]:
         """The pairs of efficiency, or of the other kinds."""
@@ -186,14 +192,16 @@ def _about(found: Comparison) -> list[Block]:
 def _accuracy(found: Comparison) -> list[Block]:
     pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
     blocks: list[Block] = []
-    for metric, heading in METRICS.items():
-        tested = tested_accuracy(pairs, metric)
+    words = ("higher", "lower")
+    for metric in found.metrics:
+        heading, tested = metric.heading, tested_accuracy(pairs, metric)
         if not tested:
             continue
         rows = [
             (
-                entry.title(seed=False, model=not found.of_models), str(seeds), before, now, signed(-e.effect),
-                _interval(e), f"{p:.2g}", _told(-e.effect, p, "higher", "lower"),
+                entry.title(seed=False, model=not found.of_models), str(seeds), before, now,
+                signed(-metric.sign * e.effect), _interval(e, metric.sign), f"{p:.2g}",
+                _told(-e.effect, p, *words[:: metric.sign]),
             )
             for entry, seeds, before, now, e, p in tested
         ]  # fmt: skip
@@ -204,7 +212,7 @@ def _accuracy(found: Comparison) -> list[Block]:
         )  # fmt: skip
         blocks.append(Table(columns, rows_of(rows)))
     if blocks:
-        one = any(e[1] == 1 for e in tested_accuracy(pairs, "auc"))
+        one = any(e[1] == 1 for e in tested_accuracy(pairs, RANKING))
         about = " One seed speaks of the trained networks, not of training once more." if one else ""
         blocks.insert(0, Text("Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC." + about))
     return blocks
@@ -213,7 +221,7 @@ def _accuracy(found: Comparison) -> list[Block]:
 Tested = tuple[Entry, int, str, str, Evidence, float]
 
 
-def tested_accuracy(pairs: Sequence[Pair], metric: str) -> list[Tested]:
+def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
     """For each row: an Entry that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
     rows = accuracy_parts(pairs, metric)
     pooled = of_one_dataset(rows)
@@ -224,9 +232,9 @@ def tested_accuracy(pairs: Sequence[Pair], metric: str) -> list[Tested]:
     return [(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
 
 
-def _interval(evidence: Evidence) -> str:
-    half = evidence.half_width()
-    return span(-evidence.effect - half, -evidence.effect + half) if half is not None else MISSING
+def _interval(evidence: Evidence, sign: int) -> str:
+    half, middle = evidence.half_width(), -sign * evidence.effect
+    return span(middle - half, middle + half) if half is not None else MISSING
 
 
 def _told(difference: float, p: float, more: str, less: str) -> str:
@@ -397,10 +405,10 @@ def to_json(found: Comparison) -> dict[str, Any]:
     pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
     accuracy = [
         {
-            "where": entry.identity, "metric": metric, "seeds": seeds, "difference": -e.effect,
+            "where": entry.identity, "metric": metric.name, "seeds": seeds, "difference": -e.effect,
             "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,
         }
-        for metric in METRICS
+        for metric in found.metrics
         for entry, seeds, _, _, e, p in tested_accuracy(pairs, metric)
     ]  # fmt: skip
     efficiency = [

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.report.blocks import MISSING, fixed, significant
+from bench.metrics.registry import TESTED, Metric
+from bench.report.blocks import MISSING, significant
 from bench.report.compare.diff import differences
 from bench.report.compare.gate_stats import (
     Evidence,
@@ -25,18 +26,17 @@ from bench.report.compare.gate_stats import (
     can_fire,
     memory_evidence,
     memory_noise,
+    of_seeds,
     parts,
     pooled_seed_variance,
     rounds_needed,
     speed_evidence,
 )
-from bench.report.compare.scores import Scores
 from bench.report.compare.snapshot import EXACT, Entry, Snapshot, shown_machine
 from bench.report.stats.paired import holm
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
 EXACT_NAMES = {"params": "parameters", "macs_g": "GMACs", "train_macs_g": "training GMACs"}
-METRICS = {"auc": "AUC", "acc": "ACC"}
 
 
 class Outcome(StrEnum):
@@ -78,13 +78,14 @@ class Finding:
     Attributes:
         kind: of the Cell.
         cell: in words.
-        check: ``AUC``, ``ACC``, ``speed``, ``memory``, ``parameters``, ``GMACs``, ``predictions``, ``status``.
+        check: the label of a metric, ``speed``, ``memory``, ``parameters``, ``GMACs``, ``predictions``, ``status``.
         before: the baseline's figure as text.
         now: the current one.
         message: a sentence.
         evidence: of a test.
         adjusted: its p after Holm.
         kin: findings of one ``kin`` are told in one line; without it, those of one message.
+        worse: the direction in which the figure is worse, ``lower`` or ``higher``.
     """
 
     kind: str
@@ -97,6 +98,7 @@ class Finding:
     evidence: Evidence | None = None
     adjusted: float | None = None
     kin: str = ""
+    worse: str = "lower"
 
 
 @dataclass(slots=True)
@@ -151,7 +153,10 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     asked: list[tuple[Finding, Evidence | None]] = []
     for before, now in pairs:
         findings += [*_exact(before, now), *_arrays(before, now)]
-    asked += _accuracy(pairs, options)
+    metrics = (*TESTED, *baseline.metrics)
+    for metric in baseline.metrics:
+        findings += _lost(metric, pairs, options)
+    asked += _accuracy(pairs, metrics, options)
     efficiency = [(before, now) for before, now in pairs if before.kind == "efficiency"]
     same = [(before, now) for before, now in efficiency if before.machine == now.machine]
     quiet = [(before, now) for before, now in same if not before.busy and not now.busy]
@@ -247,23 +252,43 @@ def _array(value: Sequence[Any] | None) -> str:
 Asked = list[tuple[Finding, Evidence | None]]
 
 
-def accuracy_parts(pairs: Sequence[tuple[Entry, Entry]], metric: str) -> dict[str, tuple[Entry, Parts, str, str]]:
+def accuracy_parts(pairs: Sequence[tuple[Entry, Entry]], metric: Metric) -> dict[str, tuple[Entry, Parts, str, str]]:
     """For each row, its seeds put together: an Entry that names it, what its images and seeds say, the two means."""
     rows: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
     for before, now in pairs:
-        if before.scores and now.scores and before.scores.test_set == now.scores.test_set:
+        if _comparable(before, now, metric):
             rows[before.row].append((before, now))
     found = {}
     for row, seeds in rows.items():
-        scores: list[tuple[Scores, Scores]] = [(n.scores, b.scores) for b, n in seeds if n.scores and b.scores]
-        if any(now.log_odds.shape != before.log_odds.shape for now, before in scores):
-            continue
-        means = [
-            fixed(float(np.mean([e.shown.get(f"test_{metric}", np.nan) for e in side])))
-            for side in zip(*seeds, strict=True)
-        ]
-        found[row] = (seeds[0][0], parts(scores, metric), means[0], means[1])
+        old, new = ([e.shown.get(metric.field, np.nan) for e in side] for side in zip(*seeds, strict=True))
+        if metric.images:
+            part = parts([(n.scores, b.scores) for b, n in seeds if n.scores and b.scores], metric)
+        else:
+            part = of_seeds(metric, list(zip(new, old, strict=True)))
+        means = [metric.shown(float(np.mean(side))) for side in (old, new)]
+        found[row] = (seeds[0][0], part, means[0], means[1])
     return {row: f for row, f in found.items() if np.isfinite(f[1].difference)}
+
+
+def _comparable(before: Entry, now: Entry, metric: Metric) -> bool:
+    """Whether both sides have what a metric is tested by: scores of one test set, or values."""
+    if metric.images is None:
+        return metric.field in before.shown and metric.field in now.shown
+    if not before.scores or not now.scores:
+        return False
+    a, b = before.scores, now.scores
+    return a.test_set == b.test_set and a.log_odds.shape == b.log_odds.shape
+
+
+def _lost(metric: Metric, pairs: Sequence[tuple[Entry, Entry]], options: Options) -> list[Finding]:
+    """Cells in which the metric of a plug-in is no longer recorded."""
+    outcome = Outcome.ALLOWED if options.allow_missing else Outcome.ABSENT
+    message = f"the current run did not record {metric.label}; run it with the plug-in that registers it"
+    return [
+        Finding(b.kind, b.title(), metric.label, outcome, metric.shown(b.shown[metric.field]), MISSING, message)
+        for b, n in pairs
+        if metric.field in b.shown and metric.field not in n.shown
+    ]
 
 
 def of_one_dataset(rows: Mapping[str, tuple[Entry, Parts, str, str]]) -> dict[str, tuple[float, int]]:
@@ -275,15 +300,16 @@ def of_one_dataset(rows: Mapping[str, tuple[Entry, Parts, str, str]]) -> dict[st
     return {row: pooled[e.kind + str(e.identity.get("dataset"))] for row, (e, _, _, _) in rows.items()}
 
 
-def _accuracy(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
+def _accuracy(pairs: Sequence[tuple[Entry, Entry]], metrics: Sequence[Metric], options: Options) -> Asked:
     asked: Asked = []
-    for metric, name in METRICS.items():
+    for metric in metrics:
+        worse = "lower" if metric.higher_is_better else "higher"
         rows = accuracy_parts(pairs, metric)
         pooled = of_one_dataset(rows)
         for row, (entry, part, before, now) in rows.items():
             seeds = len(part.seeds)
             cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
-            finding = Finding(entry.kind, cell, name, Outcome.FINE, before, now)
+            finding = Finding(entry.kind, cell, metric.label, Outcome.FINE, before, now, worse=worse)
             asked.append((finding, accuracy_evidence(part, options.min_accuracy, pooled[row], options.seed_noise)))
     return asked
 
@@ -307,7 +333,8 @@ def _memory(pairs: Sequence[tuple[Entry, Entry]], noise: Mapping[str, tuple[floa
         own = noise.get(before.machine[0], noise["cpu"])
         if evidence := memory_evidence(before.memory, now.memory, options.min_memory, own):
             old, new = _middle(before.memory), _middle(now.memory)
-            asked.append((Finding("efficiency", before.title(), "memory", Outcome.FINE, old, new), evidence))
+            finding = Finding("efficiency", before.title(), "memory", Outcome.FINE, old, new, worse="higher")
+            asked.append((finding, evidence))
     return asked
 
 
@@ -365,11 +392,8 @@ def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:
 
 
 def _sentence(finding: Finding, evidence: Evidence, p: float, tests: int) -> str:
-    if finding.check in METRICS.values():
-        size, verbs = f"{abs(evidence.effect):.3f}", ("rose", "fell")
-    else:
-        size = f"{abs(evidence.effect):.1%}"
-        verbs = ("rose", "fell") if finding.check == "speed" else ("fell", "rose")
+    size = f"{abs(evidence.effect):.1%}" if finding.kind == "efficiency" else f"{abs(evidence.effect):.3f}"
+    verbs = ("rose", "fell") if finding.worse == "lower" else ("fell", "rose")
     probability = f"p {p:.2g} after Holm over {tests} tests" if tests > 1 else f"p {p:.2g}"
     floor = f"; what counts begins at {evidence.limit:.3g}" if 0 < evidence.effect < evidence.limit else ""
     return f"{finding.check} {verbs[evidence.effect > 0]} by {size} ({probability}{floor})" if evidence.effect else ""

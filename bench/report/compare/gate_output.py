@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+from bench.metrics.registry import TESTED
 from bench.record import store
 from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
 from bench.report.compare import snapshot as baselines
@@ -122,10 +123,10 @@ def sections(verdict: Verdict) -> list[Section]:
 def _summary(verdict: Verdict) -> str:
     parts = [counted(n, *words) for outcome, words in _COUNTED.items() if (n := verdict.count(outcome))]
     checks = counted(len(verdict.findings), "check")
-    options = verdict.options
+    options, labels = verdict.options, listed([metric.label for metric in TESTED], "or")
     return (
         f"{checks}: {listed(parts) or 'nothing to compare'}. {counted(verdict.tests, 'test')} at a family-wise level "
-        f"of {options.alpha:.0%} (Holm), one-sided; what counts begins at {options.min_accuracy:g} AUC or ACC, "
+        f"of {options.alpha:.0%} (Holm), one-sided; what counts begins at {options.min_accuracy:g} {labels}, "
         f"{options.min_speed:.0%} speed, {options.min_memory:.0%} memory, or the noise where that is more."
     )
 

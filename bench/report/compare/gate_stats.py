@@ -11,9 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.registry import Metric
 from bench.report.compare.scores import Scores
-from bench.report.stats.bootstrap import Array, correct
-from bench.report.stats.paired import Z_95, acc_components, auc_components, mcnemar_worse
+from bench.report.stats.paired import Z_95, mcnemar_worse
+from bench.report.stats.separation import groups_of, over_images
 
 # Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:
 # resident memory of a process on the CPU (0.031 over 35 Cells of two sweeps of one version, by `bench compare`), the
@@ -97,27 +99,31 @@ class Parts:
         return float(np.var(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
 
 
-def parts(pairs: Sequence[tuple[Scores, Scores]], metric: str) -> Parts:
+def parts(pairs: Sequence[tuple[Scores, Scores]], metric: Metric) -> Parts:
     """Compare (current, baseline) of each seed on their common test images.
 
     Args:
         pairs: at least one; all of one test set.
-        metric: ``auc`` or ``acc``.
+        metric: one that is tested over images.
     """
-    compare = auc_components if metric == "auc" else acc_components
+    of = metric.images
+    assert of is not None
     labels = pairs[0][0].labels
-    found = [compare(now.probabilities(), before.probabilities(), labels) for now, before in pairs]
-    mean = type(found[0])(
-        float(np.mean([f.difference for f in found])), np.mean([f.of_image for f in found], axis=0), found[0].strata
-    )
-    variance, freedom = mean.variance()
-    only = _discordant(*pairs[0]) if metric == "acc" and len(pairs) == 1 and labels.ndim == 1 else None
-    return Parts(tuple(f.difference for f in found), variance, freedom, only)
+    sides = [(now.probabilities(), before.probabilities()) for now, before in pairs]
+    seeds = tuple(of.value(now, labels) - of.value(before, labels) for now, before in sides)
+    apart = np.mean([of.influence(now, labels) - of.influence(before, labels) for now, before in sides], axis=0)
+    drawn = [(float(gram[0, 0]), n) for gram, n in over_images(apart[:, None], groups_of(of, labels))]
+    variance, squares = sum(part for part, _ in drawn), sum(part**2 / n for part, n in drawn)
+    only = None
+    if of.answers and len(pairs) == 1 and labels.ndim == 1:
+        now_right, before_right = (of.answers(side, labels).astype(bool) for side in sides[0])
+        only = int((now_right & ~before_right).sum()), int((before_right & ~now_right).sum())
+    return Parts(seeds, variance, variance**2 / squares if squares else math.inf, only)
 
 
-def _discordant(now: Scores, before: Scores) -> tuple[int, int]:
-    a, b = (correct(s.probabilities(), s.labels).astype(bool) for s in (now, before))
-    return int((a & ~b).sum()), int((b & ~a).sum())
+def of_seeds(metric: Metric, values: Sequence[tuple[float, float]]) -> Parts:
+    """The same of a metric that is tested over trainings alone, from its (current, baseline) values of each seed."""
+    return Parts(tuple(metric.sign * (now - before) for now, before in values), 0.0, math.inf)
 
 
 def pooled_seed_variance(rows: Sequence[Parts]) -> tuple[float, int]:

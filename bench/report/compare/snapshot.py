@@ -17,14 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.stats.bootstrap import auc, correct
+from bench.report.rows import recorded_otherwise
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
-SHOWN = ("test_auc", "test_acc", "throughput_images_per_s_p50", "latency_ms_p50")
+SHOWN = (*(metric.field for metric in TESTED), "throughput_images_per_s_p50", "latency_ms_p50")
 # Fields of a spec that say on what, or by which version, a Cell ran, and not what was asked. A comparison is there to
 # find what a changed plug-in, library or kernel did; the machine is compared on its own.
 NOT_ASKED = frozenset({
@@ -36,7 +37,6 @@ NOT_ASKED = frozenset({
 # is "throttled": heavier code alone brings a GPU to its power limit.
 BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
 MAX_EVIDENCE = 2  # sentences kept of it
-_TOLERANCE = 1e-6
 
 Machine = tuple[str, str, int]
 
@@ -122,6 +122,7 @@ class Snapshot:
         about: where it comes from, for people: commands and versions.
         problems: damaged files that were found; what they hold is missing.
         unrecorded: keys of Cells that the runs' commands planned and that have no Record; not part of the file.
+        metrics: what plug-ins defined.
     """
 
     entries: list[Entry]
@@ -129,6 +130,7 @@ class Snapshot:
     problems: list[str] = field(default_factory=list)
     max_images: int = MAX_IMAGES
     unrecorded: list[str] = field(default_factory=list)
+    metrics: tuple[Metric, ...] = ()
 
     @property
     def machines(self) -> list[Machine]:
@@ -176,12 +178,14 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
             asked = canonical([record["kind"], _identity(record["spec"])])
             machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
             grouped[asked, machine].append((run, record))
-    entries = [_entry(_newest(group), max_images, problems) for group in grouped.values()]
+    metrics = defined(record for group in grouped.values() for _, record in group)
+    shown = (*SHOWN, *(metric.field for metric in metrics))
+    entries = [_entry(_newest(group), max_images, shown, problems) for group in grouped.values()]
     versions = [e[1].get("environment", {}).get("versions", {}) for group in grouped.values() for e in group]
     about = {"commands": commands, "versions": {k: v for found in versions for k, v in sorted(found.items())}}
     unrecorded -= {record["key"] for group in grouped.values() for _, record in group}
     entries.sort(key=lambda e: (e.order, e.machine))
-    return Snapshot(entries, about, problems, max_images, sorted(unrecorded))
+    return Snapshot(entries, about, problems, max_images, sorted(unrecorded), metrics)
 
 
 def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,7 +208,7 @@ def _newest(group: list[tuple[Path, store.Record]]) -> list[tuple[Path, store.Re
     return [(run, record) for run, record in group if versions(record) == newest]
 
 
-def _entry(group: list[tuple[Path, store.Record]], max_images: int, problems: list[str]) -> Entry:
+def _entry(group: list[tuple[Path, store.Record]], max_images: int, shown: Sequence[str], problems: list[str]) -> Entry:
     """One Cell of one run, or the same of several; one that failed in any of them has failed."""
     run, record = next(((run, r) for run, r in group if r["status"] != "ok"), group[0])
     entry = Entry(
@@ -214,7 +218,7 @@ def _entry(group: list[tuple[Path, store.Record]], max_images: int, problems: li
         return entry
     metrics = record["metrics"]
     entry.exact = {name: metrics[name] for name in EXACT if known(metrics.get(name))}
-    entry.shown = {name: float(f"{metrics[name]:.7g}") for name in SHOWN if known(metrics.get(name))}
+    entry.shown = {name: float(f"{metrics[name]:.7g}") for name in shown if known(metrics.get(name))}
     entry.noisy = any(bool(other["metrics"].get("noisy")) for _, other in group)
     entry.flags = sorted({str(flag) for _, other in group for flag in other["metrics"].get("flags") or ()})
     if entry.busy:
@@ -245,11 +249,8 @@ def _add_scores(entry: Entry, record: store.Record, path: Path, max_images: int,
         if not {"test_scores", "test_labels"} <= set(arrays):
             return  # the comparison of the arrays' names says so
         scores, labels = arrays["test_scores"], arrays["test_labels"]
-        again = {"test_auc": auc(scores, labels), "test_acc": float(correct(scores, labels).mean())}
-        for metric, value in again.items():
-            stated = record["metrics"].get(metric)
-            if known(stated) and not abs(value - stated) <= _TOLERANCE:
-                raise ValueError(f"its scores give {metric} {value:.6f}, its record says {stated:.6f}")
+        if differs := recorded_otherwise(record, scores, labels):
+            raise ValueError(f"its scores give {differs}")
         entry.scores = pack_scores(str(entry.identity.get("dataset")), scores, labels, max_images)
     except FileNotFoundError:
         problems.append(f"{path}: the record says ok, its predictions are missing; copy predictions/ with cells/")
@@ -286,6 +287,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
         "max_images": snapshot.max_images,
         "recipes": recipes,
         "test_sets": test_sets,
+        **definitions(snapshot.metrics),
     }
     text = ",\n".join(
         f'"{key}": {json.dumps(value, sort_keys=True, ensure_ascii=False)}' for key, value in head.items()
@@ -333,7 +335,8 @@ def read(path: Path) -> Snapshot:
     try:
         sets = {key: (int(v["images"]), from_text(v["labels"])) for key, v in content["test_sets"].items()}
         entries = [_read_entry(cell, content["recipes"], sets) for cell in content["cells"]]
-        return Snapshot(entries, dict(content["about"]), [], int(content["max_images"]))
+        metrics = defined([{"metrics": content}])
+        return Snapshot(entries, dict(content["about"]), [], int(content["max_images"]), metrics=metrics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BaselineError(f"{path}: damaged ({type(error).__name__}: {error}); {again}") from error
 

@@ -13,6 +13,7 @@ from math import log
 from pathlib import Path
 from typing import Any
 
+from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
 from bench.report.blocks import counted, fixed, known, natural
 from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
@@ -84,7 +85,7 @@ def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
                 yield ["pareto", measure["id"], protocol["label"] if several else ""], scatter
         for order in protocol["orders"]:
             kind = "ranks" if order["axis"] == "rank" else "difference"
-            yield [kind, "auc", protocol["label"] if several else ""], _bars(document, order, colours)
+            yield [kind, RANKING.name, protocol["label"] if several else ""], _bars(document, order, colours)
     yield from _scaling(document, colours)
     for (index, dataset), rows in _groups(document).items():
         which = [dataset, document["protocols"][index]["label"] if several else ""]
@@ -147,9 +148,10 @@ def _tradeoff(document: Document, index: int, measure: Mapping[str, Any], colour
     points = []
     for line in protocol["standings"]:
         cost = _cost(document, index, line, measure, place)
-        if line["place"] is not None and cost is not None and known(line["auc"]):
+        if line["place"] is not None and cost is not None and known(line[RANKING.name]):
             number = colours.of(document, line["code"])
-            points.append(Point(cost, line["auc"], _label(document, line), number, line["auc_low"], line["auc_high"]))
+            bounds = (line[f"{RANKING.name}_{end}"] for end in ("low", "high"))
+            points.append(Point(cost, line[RANKING.name], _label(document, line), number, *bounds))
     if not points:
         return None
     counted_datasets = protocol["counted"]
@@ -162,10 +164,10 @@ def _tradeoff(document: Document, index: int, measure: Mapping[str, Any], colour
         note = f"Cost at {place[1]} px, {batch}: {document['settings'][place[0]]}. "
     xs = [p.x for p in points]
     return Scatter(
-        title=f"Test AUC ({over}) against {measure['label']}",
+        title=f"Test {RANKING.label} ({over}) against {measure['label']}",
         note=f"{note}Dashed: Pareto front. Bars: 95 % intervals over test images.",
         x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
-        y=Axis("test AUC"),
+        y=Axis(f"test {RANKING.label}"),
         points=points,
         front=_front(points, bool(measure["more"])),
     )
@@ -254,18 +256,18 @@ def _curves_over_resolution(
 
 
 def _groups(document: Document) -> dict[tuple[int, str], list[Mapping[str, Any]]]:
-    """Rows by protocol and dataset, the highest AUC first."""
+    """Rows by protocol and dataset, the best first."""
     found: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
     for row in document["rows"]:
         found[row["protocol"], row["dataset"]].append(row)
     for rows in found.values():
-        rows.sort(key=lambda r: (-(r["auc"] if known(r["auc"]) else -1), natural(r["model"]), r["model"]))
+        rows.sort(key=lambda r: (-(r[RANKING.name] if known(r[RANKING.name]) else -1), natural(r["model"]), r["model"]))
     return found
 
 
 def _training(document: Document, rows: Sequence[Mapping[str, Any]], title: str, colours: Colours) -> Lines | None:
     panels: list[list[Curve]] = []
-    names = {"val_auc": "validation AUC", "train_loss": "training loss"}
+    names = {f"val_{RANKING.name}": f"validation {RANKING.label}", "train_loss": "training loss"}
     for curve in names:
         panel = []
         for row in rows:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from bench.metrics.registry import Metric
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -26,115 +25,12 @@ from bench.report.blocks import (
     significant,
     span,
 )
-from bench.report.rows import Code, Protocol, Row
-from bench.report.stats.bootstrap import Array, interval, rank
+from bench.report.rows import Code
+from bench.report.standings import Overall, Standing
 from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
 from bench.report.stats.separation import Verdict
-from bench.report.stats.significance import Judgement
 
 MAX_MISSING_NAMED = 3
-
-
-@dataclass(slots=True)
-class Standing:
-    """One model of an overall table; ``place`` and the means are None where a counted dataset is missing."""
-
-    model: str
-    code: Code
-    rows: dict[str, Row]
-    missing: tuple[str, ...]
-    place: int | None = None
-    auc: float | None = None
-    acc: float | None = None
-    mean_rank: float | None = None
-    auc_samples: Array | None = None
-
-
-@dataclass(slots=True)
-class Overall:
-    """All models under one protocol, ranked over the datasets in ``counted``."""
-
-    protocol: Protocol
-    datasets: tuple[str, ...]
-    counted: tuple[str, ...]
-    standings: list[Standing]
-    judgement: Judgement = field(default_factory=Judgement)
-
-    @property
-    def ranked(self) -> list[Standing]:
-        """Those that have every counted dataset, best first."""
-        return [s for s in self.standings if s.place is not None]
-
-    @property
-    def seeds(self) -> int:
-        """The fewest seeds behind any counted figure."""
-        return min((len(s.rows[d].ok) for s in self.ranked for d in self.counted), default=0)
-
-    @property
-    def most_seeds(self) -> int:
-        """The most seeds behind any counted figure."""
-        return max((len(s.rows[d].ok) for s in self.ranked for d in self.counted), default=0)
-
-
-def overall(rows: Iterable[Row]) -> list[Overall]:
-    """Rank the models of each protocol."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.protocol.identity].append(row)
-    return [_rank(members) for members in sorted(groups.values(), key=lambda g: g[0].protocol.order)]
-
-
-def _rank(rows: Sequence[Row]) -> Overall:
-    scored: dict[str, dict[str, Row]] = {row.model: {} for row in rows}
-    for row in rows:
-        if row.mean("test_auc") is not None:
-            scored[row.model][row.dataset] = row
-    datasets = tuple(sorted({row.dataset for row in rows}, key=natural))
-    counted = common_datasets(scored)
-    codes = {row.model: row.code for row in rows}
-    standings = [
-        Standing(model, codes[model], own, tuple(d for d in datasets if d not in own)) for model, own in scored.items()
-    ]
-    complete = [s for s in standings if counted and all(d in s.rows for d in counted)]
-    if complete:
-        ranks = np.mean([rank(-np.array([s.rows[d].mean("test_auc") for s in complete])) for d in counted], axis=0)
-        for standing, mean_rank in zip(complete, ranks, strict=True):
-            _fill(standing, counted, float(mean_rank))
-    complete.sort(key=lambda s: (-(s.auc or 0), s.mean_rank, natural(s.model), s.model))
-    for place, standing in enumerate(complete, start=1):
-        tied = place > 1 and standing.auc == complete[place - 2].auc
-        standing.place = complete[place - 2].place if tied else place
-    rest = sorted((s for s in standings if s.place is None), key=lambda s: (len(s.missing), natural(s.model), s.model))
-    return Overall(rows[0].protocol, datasets, counted, complete + rest)
-
-
-def common_datasets(scored: Mapping[str, Mapping[str, Row]]) -> tuple[str, ...]:
-    """Choose the datasets to rank over: those that give the largest table (models x datasets) without a gap.
-
-    Means over different datasets cannot be compared, so a model is ranked only if it has all of the chosen ones.
-    Datasets that more models have come first; of equally large tables the one with more datasets is taken.
-    """
-    have: dict[str, int] = defaultdict(int)
-    for own in scored.values():
-        for dataset in own:
-            have[dataset] += 1
-    order = sorted(have, key=lambda d: (-have[d], natural(d)))
-    best: tuple[int, int] = (0, 0)
-    for n in range(1, len(order) + 1):
-        models = sum(all(d in own for d in order[:n]) for own in scored.values())
-        best = max(best, (models * n, n))
-    return tuple(sorted(order[: best[1]], key=natural)) if best[0] else ()
-
-
-def _fill(standing: Standing, counted: Sequence[str], mean_rank: float) -> None:
-    rows = [standing.rows[d] for d in counted]
-    accuracies = [row.mean("test_acc") for row in rows]
-    standing.auc = float(np.mean([row.mean("test_auc") or 0.0 for row in rows]))
-    standing.acc = float(np.mean([a for a in accuracies if a is not None])) if None not in accuracies else None
-    standing.mean_rank = mean_rank
-    samples = [row.evidence.auc_samples for row in rows if row.evidence]
-    if len(samples) == len(rows):
-        standing.auc_samples = np.mean(samples, axis=0)
 
 
 def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]], cost_note: str) -> Section:
@@ -146,37 +42,59 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
             ``memory_mib``.
         cost_note: how those were measured.
     """
-    columns = (
-        Column("#"), Column("model", left=True, code=True), Column("AUC"), Column("AUC 95 %", drop=3),
-        Column("group", left=True, drop=1), Column("rank 95 %", drop=4), Column("ACC"), Column("mean rank", drop=6),
-        Column("datasets", drop=7), Column("params M", drop=2), Column("GMACs", drop=2), Column("images/s", drop=1),
-        Column("latency ms", drop=5), Column("memory MiB", drop=4),
-    )  # fmt: skip
-    verdict = board.judgement.mean
-    groups, ranks = (verdict.letters(), verdict.ranks()) if verdict else ({}, {})
-    lines, gaps = [], any(s.missing for s in board.standings)
-    for s in board.standings:
-        has = cost.get(s.code, {})
-        params = has.get("params")
-        low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
-        lines.append((
-            str(s.place) if s.place else MISSING, s.model, fixed(s.auc), span(low, high), groups.get(s.model, ""),
-            rank_text(ranks.get(s.model)), fixed(s.acc), fixed(s.mean_rank, 2),
-            f"{len(board.datasets) - len(s.missing)}/{len(board.datasets)}" if gaps else "",
-            significant(params / 1e6 if params else None), significant(has.get("macs_g")),
-            significant(has.get("throughput")), significant(has.get("latency_ms")), significant(has.get("memory_mib")),
-        ))  # fmt: skip
-    blocks: list[Block] = [Text(_counted_note(board)), Table(columns, rows_of(lines)).without_empty()]
+    verdict, metric = board.significance.mean, board.metric
+    columns = _columns(board, cost)
+    lines = [tuple(show(s) for _, show in columns) for s in board.standings]
+    blocks: list[Block] = [
+        Text(_counted_note(board)),
+        Table(tuple(c for c, _ in columns), rows_of(lines)).without_empty(),
+    ]
     if verdict:
-        what = "mean AUC" if len(board.counted) > 1 else "AUC"
-        blocks.append(Text(proof_note(verdict, what, board.most_seeds)))
+        what = f"mean {metric.label}" if len(board.counted) > 1 else metric.label
+        blocks.append(Text(proof_note(verdict, what, board.most_seeds, over_images=metric.images is not None)))
     if cost_note:
         blocks.append(Text(cost_note))
-    notes = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.judgement.reasons]
+    notes = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.significance.reasons]
     if notes:
         blocks.append(Bullets(tuple(notes)))
     blocks += _ranks_over_datasets(board)
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
+
+
+def _columns(
+    board: Overall, cost: Mapping[Code, Mapping[str, float | None]]
+) -> list[tuple[Column, Callable[[Standing], str]]]:
+    """The columns of an overall table, each with how it is read off a standing."""
+    verdict, metric = board.significance.mean, board.metric
+    groups, ranks = (verdict.letters(), verdict.ranks()) if verdict else ({}, {})
+    gaps, n = any(s.missing for s in board.standings), len(board.datasets)
+
+    def costs(key: str, factor: float = 1.0) -> Callable[[Standing], str]:
+        def show(s: Standing) -> str:
+            value = cost.get(s.code, {}).get(key)
+            return significant(value * factor if value is not None else None)
+
+        return show
+
+    def mean(shown: Metric) -> Callable[[Standing], str]:
+        return lambda s: shown.shown(s.means.get(shown.name))
+
+    return [
+        (Column("#"), lambda s: str(s.place) if s.place else MISSING),
+        (Column("model", left=True, code=True), lambda s: s.model),
+        (Column(metric.heading), lambda s: metric.shown(s.score)),
+        (Column(f"{metric.label} 95 %", drop=3), lambda s: span(*s.interval)),
+        (Column("group", left=True, drop=1), lambda s: groups.get(s.model, "")),
+        (Column("rank 95 %", drop=4), lambda s: rank_text(ranks.get(s.model))),
+        *((Column(shown.heading), mean(shown)) for shown in board.shown),
+        (Column("mean rank", drop=6), lambda s: fixed(s.mean_rank, 2)),
+        (Column("datasets", drop=7), lambda s: f"{n - len(s.missing)}/{n}" if gaps else ""),
+        (Column("params M", drop=2), costs("params", 1e-6)),
+        (Column("GMACs", drop=2), costs("macs_g")),
+        (Column("images/s", drop=1), costs("throughput")),
+        (Column("latency ms", drop=5), costs("latency_ms")),
+        (Column("memory MiB", drop=4), costs("memory_mib")),
+    ]  # fmt: skip
 
 
 def rank_text(bounds: tuple[int, int] | None) -> str:
@@ -186,15 +104,18 @@ def rank_text(bounds: tuple[int, int] | None) -> str:
     return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
 
 
-def proof_note(verdict: Verdict, what: str, most_seeds: int) -> str:
+def proof_note(verdict: Verdict, what: str, most_seeds: int, over_images: bool = True) -> str:
     """What the tie groups of a table say, on what basis, and how many pairs are told apart."""
     basis = "on other test images of these classes"
-    if verdict.retrained:
+    if not over_images:
+        basis = "after training again, on these test images"
+    elif verdict.retrained:
         basis += " and after training again"
     elif most_seeds > 1:
         basis += "; models trained once are given the spread of the others, which is no measurement of theirs"
     else:
         basis += "; these are single trained networks, and how far training again would move them has not been measured"
+    test = "paired over the images" if over_images else "t tests over seeds"
     groups = (
         "models that share a letter are a tie group: no two of them can be told apart"
         if verdict.groups is not None
@@ -203,17 +124,17 @@ def proof_note(verdict: Verdict, what: str, most_seeds: int) -> str:
     return (
         f"Group: {groups}. By {what}, {verdict.proven} of {counted(verdict.pairs, 'pair')} "
         f"{'is' if verdict.pairs == 1 else 'are'} told apart "
-        f"({basis}; paired over the images, Holm over {counted(verdict.family, 'comparison')} of this protocol, "
+        f"({basis}; {test}, Holm over {counted(verdict.family, 'comparison')} of this protocol, "
         f"{100 * ALPHA:.0f} %). Rank 95 %: the places a model can have, given those pairs."
     )
 
 
 def _ranks_over_datasets(board: Overall) -> list[Block]:
     """Friedman's test and the mean ranks that Nemenyi's critical difference tells apart."""
-    test = board.judgement.friedman
+    test = board.significance.friedman
     if test is None:
         return []
-    models = board.judgement.friedman_models
+    models = board.significance.friedman_models
     order = sorted(range(len(models)), key=lambda i: (test.mean_ranks[i], natural(models[i])))
     apart = test.told_apart[np.ix_(order, order)]
     groups = tie_groups(apart)
@@ -243,21 +164,23 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
 
 
 def _counted_note(board: Overall) -> str:
+    label = board.metric.label
     if not board.counted:
-        return 'No model has a test AUC under this protocol; what happened is listed under "Without a result".'
+        return f'No model has a test {label} under this protocol; what happened is listed under "Without a result".'
     which = ", ".join(name(d) for d in board.counted)
     n = len(board.counted)
-    means = f"AUC and ACC are means over {n} datasets ({which})" if n > 1 else f"Only {which} counts here"
+    shown = listed([label, *(m.label for m in board.shown)])
+    means = f"{shown} are means over {n} datasets ({which})" if n > 1 else f"Only {which} counts here"
     seeds = board.seeds
     many = board.most_seeds > seeds
     over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"
     over = over.replace("1 or more seeds", "one or more training runs")
     intervals = (
-        " AUC 95 % resamples the test images (bootstrap, 1,000 resamples) and says nothing of retraining."
-        if any(s.auc_samples is not None for s in board.ranked)
+        f" {label} 95 % resamples the test images (bootstrap, 1,000 resamples) and says nothing of retraining."
+        if any(s.resampled is not None for s in board.ranked)
         else ""
     )
-    return f"{means}, {over}, ordered by AUC; the mean rank is by AUC on each dataset.{intervals}"
+    return f"{means}, {over}, ordered by {label}; the mean rank is by {label} on each dataset.{intervals}"
 
 
 def _uncounted(board: Overall) -> list[str]:

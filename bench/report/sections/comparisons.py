@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.metrics.registry import RANKING, TESTED
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -27,10 +28,10 @@ from bench.report.blocks import (
     span,
 )
 from bench.report.rows import Code, Record, Row
-from bench.report.sections.accuracy import Overall
-from bench.report.stats.paired import holm, strata
+from bench.report.standings import Overall
+from bench.report.stats.paired import holm
 from bench.report.stats.ranking import ALPHA
-from bench.report.stats.separation import Contrast, contrast, mean_contrast
+from bench.report.stats.separation import Contrast, contrast, groups_of, mean_contrast
 
 _TWIN = re.compile(r"_[a-z]+_twin$")
 
@@ -47,16 +48,19 @@ class Difference:
 
 
 def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
-    """Mean over datasets of the AUC of the first less that of the second, paired over test images and over seeds."""
-    values = [(a.mean("test_auc"), b.mean("test_auc")) for a, b in pairs]
+    """The first less the second in the metric that ranks, mean over datasets, paired over test images and seeds."""
+    values = [(a.mean(RANKING.field), b.mean(RANKING.field)) for a, b in pairs]
     gaps = [x - y for x, y in values if x is not None and y is not None]
     if not gaps or len(gaps) < len(pairs):
         return None
     found: list[Contrast] = []
+    over = RANKING.images
     for a, b in pairs:
-        if a.evidence is None or b.evidence is None or a.evidence.test_set != b.evidence.test_set:
+        if over is None or a.evidence is None or b.evidence is None or a.evidence.test_set != b.evidence.test_set:
             return Difference(float(np.mean(gaps)))
-        found.append(contrast([a.evidence.auc, b.evidence.auc], strata(a.evidence.labels)))
+        found.append(
+            contrast([e.samples[RANKING.name] for e in (a.evidence, b.evidence)], groups_of(over, a.evidence.labels))
+        )
     both = mean_contrast(found)
     value, half = float(both.difference[0, 1]), float(both.half_width()[0, 1])
     return Difference(value, value - half, value + half, float(both.p_values()[0, 1]), both.retrained)
@@ -107,15 +111,15 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
         ))  # fmt: skip
     columns = (
         Column("variant", left=True, code=True), Column("parent", left=True, code=True, drop=5),
-        Column("datasets", drop=6), Column("AUC difference"), Column("95 %", drop=1), Column("p (Holm)", drop=3),
-        Column("proven", left=True, drop=1), Column("params ×", drop=4), Column("MACs ×", drop=3),
-        Column("images/s ×", drop=2),
+        Column("datasets", drop=6), Column(f"{RANKING.label} difference"), Column("95 %", drop=1),
+        Column("p (Holm)", drop=3), Column("proven", left=True, drop=1), Column("params ×", drop=4),
+        Column("MACs ×", drop=3), Column("images/s ×", drop=2),
     )  # fmt: skip
     once = "; not all were trained more than once, so this is no claim on training again"
     again = " and over seeds" if all(gap.retrained for *_, gap in found) else once
     text = (
-        f"Variant less parent, mean AUC over the datasets that both have, paired over test images{again}. The interval "
-        f"is of each difference alone; p is Holm's over the {len(found)} rows."
+        f"Variant less parent, mean {RANKING.label} over the datasets that both have, paired over test images{again}. "
+        f"The interval is of each difference alone; p is Holm's over the {len(found)} rows."
     )
     blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
@@ -142,12 +146,12 @@ def _ratio(own: Mapping[str, float | None], other: Mapping[str, float | None], k
 
 
 def resolution_section(rows: Iterable[Row]) -> Section | None:
-    """AUC by what the model was fed, where a model and recipe ran at several; None where none did."""
+    """Accuracy by what the model was fed, where a model and recipe ran at several; None where none did."""
     groups: dict[tuple[str, str], dict[str, dict[str, Row]]] = defaultdict(lambda: defaultdict(dict))
     order: dict[str, tuple[int, int, str]] = {}
     for row in rows:
         protocol = row.protocol
-        if row.mean("test_auc") is not None:
+        if row.mean(RANKING.field) is not None:
             groups[row.dataset, protocol.training][row.model][protocol.pixels] = row
             order[protocol.pixels] = (protocol.resolution, protocol.size, protocol.resize)
     blocks: list[Block] = []
@@ -158,8 +162,8 @@ def resolution_section(rows: Iterable[Row]) -> Section | None:
     if not blocks:
         return None
     text = (
-        "AUC by the pixels that a model is fed (size of the data → resolution). The change is from the smallest to the "
-        "largest, paired over the same test images, with its 95 % interval."
+        f"{RANKING.label} by the pixels that a model is fed (size of the data → resolution). The change is "
+        "from the smallest to the largest, paired over the same test images, with its 95 % interval."
     )
     return Section("Accuracy by resolution", [Text(text), *blocks])
 
@@ -176,7 +180,9 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
         have = [p for p in fed if p in own]
         gap = difference([(own[have[-1]], own[have[0]])])
         change = (signed(gap.value), span(gap.low, gap.high)) if gap else (MISSING, MISSING)
-        lines.append((model, *(fixed(own[p].mean("test_auc")) if p in own else MISSING for p in fed), *change))
+        lines.append(
+            (model, *(RANKING.shown(own[p].mean(RANKING.field)) if p in own else MISSING for p in fed), *change)
+        )
     return Table(columns, rows_of(lines)).without_empty()
 
 
@@ -199,21 +205,24 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
     for (source, target, recipe, fed, model), members in sorted(
         groups.items(), key=lambda g: [natural(t) for t in g[0]]
     ):
-        metrics = {m: _over_seeds(members, m) for m in _TRANSFERRED}
-        drops = [_drop(r) for r in members]
-        found = [d for d in drops if d is not None]
-        spread = fixed(float(np.std(found, ddof=1))) if len(found) > 1 else MISSING
+        drops = [d for r in members if (d := _drop(r)) is not None]
+        spread = fixed(float(np.std(drops, ddof=1))) if len(drops) > 1 else MISSING
         if any(r["spec"].get("shares_patients") for r in members):
             shared.add(f"{name(source)} and {name(target)}")
+        ours, theirs = (
+            [m.shown(_over_seeds(members, f"{prefix}{m.field}")) for m in TESTED] for prefix in ("source_", "")
+        )
+        change = signed(-float(np.mean(drops)) if drops else None)
+        pairs = [cell for both in zip(ours[1:], theirs[1:], strict=True) for cell in both]
         lines.append((
-            model, f"{source} → {target}", fed, recipe, fixed(metrics["source_test_auc"]), fixed(metrics["test_auc"]),
-            signed(-float(np.mean(found)) if found else None), spread, fixed(metrics["source_test_acc"]),
-            fixed(metrics["test_acc"]), str(len(members)),
+            model, f"{source} → {target}", fed, recipe, ours[0], theirs[0], change, spread, *pairs, str(len(members)),
         ))  # fmt: skip
     columns = (
         Column("model", left=True, code=True), Column("trained → tested on", left=True), Column("fed", drop=5),
-        Column("recipe", left=True, drop=6), Column("AUC at home", drop=1), Column("AUC away"), Column("change"),
-        Column("sd seeds", drop=4), Column("ACC at home", drop=3), Column("ACC away", drop=2), Column("seeds", drop=4),
+        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} at home", drop=1),
+        Column(f"{TESTED[0].label} away"), Column("change"), Column("sd seeds", drop=4),
+        *(Column(f"{m.label} {where}", drop=drop) for m in TESTED[1:] for where, drop in (("at home", 3), ("away", 2))),
+        Column("seeds", drop=4),
     )  # fmt: skip
     text = (
         "Trained on one dataset and tested on another without further training, over the classes that the two share. "
@@ -225,14 +234,11 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
     return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
 
 
-_TRANSFERRED = ("source_test_auc", "test_auc", "source_test_acc", "test_acc")
-
-
 def _over_seeds(members: Iterable[Record], metric: str) -> float | None:
     values = [float(v) for r in members if known(v := r["metrics"].get(metric))]
     return float(np.mean(values)) if values else None
 
 
 def _drop(record: Record) -> float | None:
-    home, away = record["metrics"].get("source_test_auc"), record["metrics"].get("test_auc")
+    home, away = (record["metrics"].get(f"{prefix}{RANKING.field}") for prefix in ("source_", ""))
     return float(home) - float(away) if known(home) and known(away) else None

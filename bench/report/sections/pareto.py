@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from bench.report.blocks import Column, Section, Table, Text, fixed, listed, name, rows_of, significant
+from bench.report.blocks import Column, Section, Table, Text, listed, name, rows_of, significant
 from bench.report.rows import Code
-from bench.report.sections.accuracy import Overall, Standing
+from bench.report.standings import Overall, Standing
 
 # of ``cost_beside``: key, heading, more is better, factor for display
 COSTS = (
@@ -41,20 +41,24 @@ def front(points: Mapping[str, tuple[float, float]], more_is_better: bool = Fals
 
 
 def pareto_section(board: Overall, cost: Costs) -> Section | None:
-    """Models on a front of the mean AUC and each cost; None where fewer than three ranked models have a cost."""
+    """Models on a front of the score and each cost; None where fewer than three ranked models have a cost."""
     known = [s for s in board.ranked if cost.get(s.code)]
     if len(known) < 3:
         return None
     on: dict[str, list[str]] = {s.model: [] for s in known}
     for key, heading, more, _ in COSTS:
-        points = {s.model: (s.auc or 0.0, value) for s in known if (value := cost[s.code].get(key)) is not None}
+        points = {
+            s.model: (board.metric.sign * (s.score or 0.0), value)
+            for s in known
+            if (value := cost[s.code].get(key)) is not None
+        }
         if len(points) >= 3:
             for model in front(points, more):
                 on[model].append(heading.removesuffix(" M").removesuffix(" ms").removesuffix(" MiB"))
-    groups = board.judgement.mean.letters() if board.judgement.mean else {}
-    lines = [_line(s, cost, groups.get(s.model, ""), on[s.model]) for s in known if on[s.model]]
+    groups = board.significance.mean.letters() if board.significance.mean else {}
+    lines = [_line(board, s, cost, groups.get(s.model, ""), on[s.model]) for s in known if on[s.model]]
     columns = (
-        Column("model", left=True, code=True), Column("AUC"), Column("group", left=True, drop=2),
+        Column("model", left=True, code=True), Column(board.metric.heading), Column("group", left=True, drop=2),
         *(Column(heading, drop=1 + i) for i, (_, heading, _, _) in enumerate(COSTS)),
         Column("on the front of", left=True, wrap=True),
     )  # fmt: skip
@@ -62,13 +66,13 @@ def pareto_section(board: Overall, cost: Costs) -> Section | None:
     few = f" On no front: {listed(off)}." if off else ""
     left = few if len(off) <= MAX_NAMED else f" {len(off)} other models are on no front."
     text = (
-        "The Pareto front: no other model has at least this AUC at less of that cost (measured as said above)."
-        f"{left} A model that shares a group with a cheaper one has not been proven to be worth its cost."
+        f"The Pareto front: no other model has at least this {board.metric.label} at less of that cost (measured as "
+        f"said above).{left} A model that shares a group with a cheaper one has not been proven to be worth its cost."
     )
     return Section("Accuracy against cost", [Text(text), Table(columns, rows_of(lines)).without_empty()])
 
 
-def _line(s: Standing, cost: Costs, group: str, fronts: Sequence[str]) -> tuple[str, ...]:
+def _line(board: Overall, s: Standing, cost: Costs, group: str, fronts: Sequence[str]) -> tuple[str, ...]:
     values = [cost[s.code].get(key) for key, *_ in COSTS]
     shown = [significant(v * f if v is not None else None) for v, (*_, f) in zip(values, COSTS, strict=True)]
-    return (s.model, fixed(s.auc), group, *shown, ", ".join(fronts))
+    return (s.model, board.metric.shown(s.score), group, *shown, ", ".join(fronts))

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from bench.metrics.calibration import over_seeds, wilson
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -26,8 +29,9 @@ from bench.report.blocks import (
     span,
 )
 from bench.report.rows import Row
-from bench.report.sections.accuracy import Overall, proof_note, rank_text
-from bench.report.stats.bootstrap import Array, interval, t_interval
+from bench.report.sections.accuracy import proof_note, rank_text
+from bench.report.standings import Overall
+from bench.report.stats.bootstrap import t_interval
 from bench.report.stats.separation import Verdict
 
 OPERATING_POINT = (
@@ -39,18 +43,86 @@ NO_WIDTH = (
     "tell them apart; others might."
 )
 
-_COLUMNS = (
-    Column("#"), Column("model", left=True, code=True), Column("AUC"), Column("group", left=True, drop=1),
-    Column("rank 95 %", drop=5), Column("AUC 95 %", drop=1), Column("sd images", drop=6), Column("sd seeds", drop=4),
-    Column("seeds 95 %", drop=5), Column("AUC - 0.5", left=True, drop=2), Column("ACC"), Column("ACC 95 %", drop=3),
-    Column("ACC sd seeds", drop=8), Column("ACC group", left=True, drop=6), Column("bal. ACC", drop=5),
-    Column("F1", drop=7), Column("MCC", drop=9), Column("seeds", drop=4),
-)  # fmt: skip
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A row with what its table says of it: its place, its tie groups by each tested metric, the ranks it can have."""
+
+    row: Row
+    place: int
+    groups: Mapping[str, str]
+    ranks: tuple[int, int] | None
+
+    def interval(self, metric: Metric) -> tuple[float | None, float | None]:
+        """Over test images; None without saved scores."""
+        return self.row.evidence.interval(metric) if self.row.evidence else (None, None)
+
+
+Cells = list[tuple[Column, Callable[[Line], str]]]
+
+
+def _columns(others: Sequence[Metric]) -> Cells:
+    """The columns of a table, each with how it is read off a line; ``others`` are metrics of plug-ins."""
+    first, *rest = (RANKING, *(m for m in TESTED if m != RANKING))
+    columns: Cells = [
+        (Column("#"), lambda line: str(line.place) if line.row.mean(first.field) is not None else MISSING),
+        (Column("model", left=True, code=True), lambda line: line.row.model),
+        (Column(first.heading), lambda line: _status(line.row) or first.shown(line.row.mean(first.field))),
+        (Column("group", left=True, drop=1), lambda line: line.groups.get(first.name, "")),
+        (Column("rank 95 %", drop=5), lambda line: rank_text(line.ranks)),
+        (Column(f"{first.label} 95 %", drop=1), lambda line: span(*line.interval(first))),
+        (Column("sd images", drop=6), lambda line: fixed(_over_images(line.row, first))),
+        (Column("sd seeds", drop=4), lambda line: fixed(line.row.spread(first.field))),
+        (Column("seeds 95 %", drop=5), lambda line: span(*np.clip(t_interval(line.row.values(first.field)), 0.0, 1.0))),
+        (Column(f"{first.label} - 0.5", left=True, drop=2), lambda line: _chance(line, first)),
+    ]  # fmt: skip
+    for metric in rest:
+        columns += _of_metric(metric, f"{metric.label} ", (0, 3, 8, 6))
+    columns += [_mean(metric, metric.drop) for metric in METRICS.values() if metric.drop]
+    for metric in others:
+        columns += [_mean(metric, 1), _spread(metric, 6)]
+    return [*columns, (Column("seeds", drop=4), lambda line: _seeds(line.row))]
+
+
+def _of_metric(metric: Metric, of: str, drops: tuple[int, int, int, int]) -> Cells:
+    """A tested metric beside the one that ranks: mean, interval, spread over seeds, tie groups."""
+    return [
+        _mean(metric, drops[0]),
+        (Column(f"{of}95 %", drop=drops[1]), lambda line: span(*line.interval(metric))),
+        _spread(metric, drops[2]),
+        (Column(f"{of}group", left=True, drop=drops[3]), lambda line: line.groups.get(metric.name, "")),
+    ]
+
+
+def _mean(metric: Metric, drop: int) -> tuple[Column, Callable[[Line], str]]:
+    return Column(metric.heading, drop=drop), lambda line: metric.shown(line.row.mean(metric.field))
+
+
+def _spread(metric: Metric, drop: int) -> tuple[Column, Callable[[Line], str]]:
+    return Column(f"{metric.label} sd seeds", drop=drop), lambda line: metric.shown(line.row.spread(metric.field))
+
+
+def _chance(line: Line, metric: Metric) -> str:
+    return from_chance(line.row.mean(metric.field), *line.interval(metric))
+
+
+def _status(row: Row) -> str:
+    """Why a row has no result; empty where it has one."""
+    return ", ".join(sorted({r["status"] for r in row.other})) if not row.ok else ""
+
+
+def _over_images(row: Row, metric: Metric) -> float | None:
+    return float(np.nanstd(row.evidence.resampled[metric.name], ddof=1)) if row.evidence else None
+
+
+def _seeds(row: Row) -> str:
+    return f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
 
 
 def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = ()) -> list[Section]:
     """One section a dataset; models of different protocols are separate tables and separately numbered."""
-    judged = {board.protocol.identity: board.judgement for board in boards}
+    tested = {board.protocol.identity: board.significance.tables for board in boards}
+    columns = _columns(boards[0].plugins if boards else ())
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
         groups[row.dataset].append(row)
@@ -61,65 +133,59 @@ def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = ()) -> lis
             by_protocol[row.protocol.identity].append(row)
         blocks: list[Block] = [Text(_about(groups[dataset]))]
         for members in sorted(by_protocol.values(), key=lambda g: g[0].protocol.order):
-            found = judged.get(members[0].protocol.identity)
-            auc, acc = (found.auc.get(dataset), found.acc.get(dataset)) if found else (None, None)
-            blocks.append(_protocol_details(members, auc, acc))
+            tables = tested.get(members[0].protocol.identity, {})
+            found = {metric: of[dataset] for metric, of in tables.items() if dataset in of}
+            blocks.append(_protocol_details(members, found, columns))
         sections.append(Section(name(dataset), blocks, level=3))
     return sections
 
 
-def _protocol_details(members: list[Row], auc: Verdict | None, acc: Verdict | None) -> Details:
-    members.sort(key=lambda r: (-(a if (a := r.mean("test_auc")) is not None else -1), natural(r.model), r.model))
+def _protocol_details(members: list[Row], tables: Mapping[str, Verdict], columns: Cells) -> Details:
+    best = RANKING.field
+    members.sort(key=lambda r: (-(a if (a := r.mean(best)) is not None else -1), natural(r.model), r.model))
     protocol = members[0].protocol
-    letters = (auc.letters() if auc else {}, acc.letters() if acc else {})
-    ranks = auc.ranks() if auc else {}
-    lines = [_line(row, place, letters, ranks) for place, row in enumerate(members, start=1)]
-    blocks: list[Block] = [Table(_COLUMNS, rows_of(lines)).without_empty()]
+    letters = {metric: verdict.letters() for metric, verdict in tables.items()}
+    first = tables.get(RANKING.name)
+    ranks = first.ranks() if first else {}
+    lines = [
+        Line(row, place, {m: of.get(row.model, "") for m, of in letters.items()}, ranks.get(row.model))
+        for place, row in enumerate(members, start=1)
+    ]
+    cells = [tuple(show(line) for _, show in columns) for line in lines]
+    blocks: list[Block] = [Table(tuple(c for c, _ in columns), rows_of(cells)).without_empty()]
     most_seeds = max(len(row.ok) for row in members)
-    if auc:
-        blocks.append(Text(proof_note(auc, "AUC", most_seeds)))
-    if acc:
-        seeds, exact = "paired over images and seeds", "McNemar, exact"
-        mixed = f"{exact}, for two of one training, else {seeds}" if most_seeds > 1 else exact
-        test = seeds if acc.retrained else mixed
-        blocks.append(
-            Text(
-                f"ACC group: by ACC ({test}; Holm over {counted(acc.family, 'comparison')}), {acc.proven} of "
-                f"{counted(acc.pairs, 'pair')}."
-            )
-        )
-    if any(row.evidence and np.ptp(row.evidence.auc_samples) == 0 for row in members):
+    if first:
+        blocks.append(Text(proof_note(first, RANKING.label, most_seeds)))
+    for metric in TESTED:
+        if metric != RANKING and (found := tables.get(metric.name)):
+            blocks.append(Text(_group_note(metric, found, most_seeds)))
+    if any(row.evidence and np.ptp(row.evidence.resampled[RANKING.name]) == 0 for row in members):
         blocks.append(Text(NO_WIDTH))
     blocks += clinical_blocks(members)
     return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
 
 
+def _group_note(metric: Metric, verdict: Verdict, most_seeds: int) -> str:
+    """What the tie groups of a metric beside the one that ranks rest on."""
+    seeds, exact = "paired over images and seeds", "McNemar, exact"
+    mixed = f"{exact}, for two of one training, else {seeds}" if most_seeds > 1 else exact
+    test = mixed if metric.images and metric.images.answers and not verdict.retrained else seeds
+    return (
+        f"{metric.label} group: by {metric.label} ({test}; Holm over {counted(verdict.family, 'comparison')}), "
+        f"{verdict.proven} of {counted(verdict.pairs, 'pair')}."
+    )
+
+
 def _leader(members: Sequence[Row]) -> str:
-    best = members[0].mean("test_auc")
+    best = members[0].mean(RANKING.field)
     if best is None:
         return "No result."
-    scored = sum(row.mean("test_auc") is not None for row in members)
-    return f"{name(members[0].model)} has the highest AUC of {scored}, {fixed(best)}." if scored > 1 else "One model."
-
-
-def _line(
-    row: Row, place: int, letters: tuple[Mapping[str, str], Mapping[str, str]], ranks: Mapping[str, tuple[int, int]]
-) -> tuple[str, ...]:
-    evidence = row.evidence
-    auc_low, auc_high = interval(evidence.auc_samples) if evidence else (None, None)
-    acc_low, acc_high = interval(evidence.acc_samples) if evidence else (None, None)
-    of_images = float(np.nanstd(evidence.auc_samples, ddof=1)) if evidence else None
-    seeds = f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
-    status = ", ".join(sorted({r["status"] for r in row.other})) if not row.ok else ""
-    area = row.mean("test_auc")
+    scored = sum(row.mean(RANKING.field) is not None for row in members)
     return (
-        str(place) if area is not None else MISSING, row.model, status or fixed(area), letters[0].get(row.model, ""),
-        rank_text(ranks.get(row.model)), span(auc_low, auc_high), fixed(of_images), fixed(row.spread("test_auc")),
-        span(*np.clip(t_interval(row.values("test_auc")), 0.0, 1.0)), from_chance(area, auc_low, auc_high),
-        fixed(row.mean("test_acc")),
-        span(acc_low, acc_high), fixed(row.spread("test_acc")), letters[1].get(row.model, ""),
-        fixed(row.mean("test_balanced_acc")), fixed(row.mean("test_f1_macro")), fixed(row.mean("test_mcc")), seeds,
-    )  # fmt: skip
+        f"{name(members[0].model)} has the highest {RANKING.label} of {scored}, {RANKING.shown(best)}."
+        if scored > 1
+        else "One model."
+    )
 
 
 def from_chance(auc: float | None, low: float | None, high: float | None) -> str:
@@ -159,7 +225,7 @@ def clinical_blocks(members: Sequence[Row]) -> list[Block]:
     """The operating point and the calibration of each model, and each class where there are more than two."""
     shown = [row for row in members if row.clinical]
     if not shown:
-        if all(row.mean("test_ece") is None for row in members):
+        if all(row.mean(METRICS["ece"].field) is None for row in members):
             return []
         return [Text("Calibration as recorded (saved scores would give more):"), _stored_calibration(members)]
     classes = max(len(row.clinical[0].sensitivity) for row in shown)
@@ -192,16 +258,16 @@ def _clinical_line(row: Row) -> tuple[str, ...]:
     return (
         row.model,
         fixed(float(over_seeds(row.clinical, "thresholds")[0])) if one else MISSING,
-        fixed(_mean(sensitivity)),
+        fixed(_mean_of(sensitivity)),
         span(*wilson(float(sensitivity[0]), first.positives[0])) if one else MISSING,
-        fixed(_mean(specificity)),
+        fixed(_mean_of(specificity)),
         span(*wilson(float(specificity[0]), first.negatives[0])) if one else MISSING,
         fixed(float(ece[0])), fixed(float(ece[1])), fixed(float(brier[0])), fixed(float(brier[1])),
         fixed(float(np.exp(np.mean([np.log(c.temperature) for c in row.clinical]))), 2),
     )  # fmt: skip
 
 
-def _mean(values: Array) -> float:
+def _mean_of(values: Array) -> float:
     found = values[np.isfinite(values)]
     return float(found.mean()) if len(found) else float("nan")
 
@@ -224,5 +290,9 @@ def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
 def _stored_calibration(members: Sequence[Row]) -> Table:
     """What the records alone say, where the scores are not at hand."""
     columns = (Column("model", left=True, code=True), Column("ECE"), Column("Brier", drop=1))
-    lines = [(row.model, fixed(row.mean("test_ece")), fixed(row.mean("test_brier"))) for row in members if row.ok]
+    lines = [
+        (row.model, fixed(row.mean(METRICS["ece"].field)), fixed(row.mean(METRICS["brier"].field)))
+        for row in members
+        if row.ok
+    ]
     return Table(columns, rows_of(lines)).without_empty()

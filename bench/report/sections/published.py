@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from bench.metrics.registry import ACC, AUC
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -170,7 +171,7 @@ def _pairs(rows: Iterable[Row]) -> list[_Pair]:
     """For each of our rows: the published ones of its model, or of those of another protocol the nearest few."""
     found = []
     for row in rows:
-        if row.mean("test_auc") is None:
+        if row.mean(AUC.field) is None:
             continue
         base, dataset = re.split(r"[\[ ]", row.model)[0], row.dataset.partition(" ")[0]
         same = [p for p in published() if p.dataset == dataset and _MODELS.get(p.model, ("",))[0] == base]
@@ -224,10 +225,10 @@ def _table(pairs: Sequence[_Pair], sources: Sequence[str]) -> Table:
 
 def _line(pair: _Pair, source: int, several: bool) -> tuple[str, ...]:
     row, other = pair.row, pair.other
-    area, right = row.mean("test_auc"), row.mean("test_acc")
+    area, right = row.mean(AUC.field), row.mean(ACC.field)
     inside = MISSING
     if other.auc is not None and not pair.differs:
-        low, high = t_interval(row.values("test_auc"))
+        low, high = t_interval(row.values(AUC.field))
         inside = MISSING if not known(low) else "yes" if low <= other.auc <= high else "no"
     return (
         row.dataset, row.model, fixed(area), fixed(other.auc),

@@ -6,15 +6,15 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
 from bench.report.blocks import counted, fixed, listed, name, natural, significant
 from bench.report.rows import Record, Row
-from bench.report.sections.accuracy import Overall, Standing
 from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import noise_floor, unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
-from bench.report.stats.bootstrap import interval
+from bench.report.standings import Overall, Standing
 from bench.report.stats.ranking import MIN_DATASETS
 from bench.report.stats.separation import Verdict
 
@@ -56,16 +56,18 @@ def _leader(board: Overall, protocols: int) -> str:
     )
     first, *others = board.ranked
     n = len(board.counted)
-    over = f"mean AUC over {n} datasets" if n > 1 else f"AUC on {name(board.counted[0])}"
+    over = (
+        f"mean {board.metric.label} over {n} datasets" if n > 1 else f"{board.metric.label} on {name(board.counted[0])}"
+    )
     if not others:
         only = f"{where}only" if where else "Only"
-        return f"{only} {name(first.model)} has a full set of results: {over} {fixed(first.auc)}.{tail}"
-    level = [s.model for s in board.ranked if s.auc == first.auc]
+        return f"{only} {name(first.model)} has a full set of results: {over} {board.metric.shown(first.score)}.{tail}"
+    level = [s.model for s in board.ranked if s.score == first.score]
     if len(level) > 1:
-        head = f"{listed(_named(level))} share the highest {over}, {fixed(first.auc)}."
+        head = f"{listed(_named(level))} share the highest {over}, {board.metric.shown(first.score)}."
     else:
-        head = f"{name(first.model)} has the highest {over}, {fixed(first.auc)}; "
-        head += f"{name(others[0].model)} follows with {fixed(others[0].auc)}."
+        head = f"{name(first.model)} has the highest {over}, {board.metric.shown(first.score)}; "
+        head += f"{name(others[0].model)} follows with {board.metric.shown(others[0].score)}."
     return f"{where}{head}{_separation(board, first, others)}{tail}"
 
 
@@ -76,7 +78,7 @@ def _named(models: Sequence[str]) -> list[str]:
 
 def _separation(board: Overall, first: Standing, others: Sequence[Standing]) -> str:
     """Of whom the leader is proven better, and of whom it is not."""
-    verdict = board.judgement.mean
+    verdict = board.significance.mean
     if verdict is None:
         return " Whether that difference is real cannot be said: it takes the saved scores of both."
     beaten = set(verdict.worse_than(first.model))
@@ -95,11 +97,11 @@ def _separation(board: Overall, first: Standing, others: Sequence[Standing]) -> 
 
 def _proof(board: Overall) -> str:
     """How much of the order is proven, and what more data would take."""
-    verdict = board.judgement.mean
+    verdict = board.significance.mean
     seeds, n = board.seeds, len(board.counted)
     if len(board.ranked) < 2:
         return ""
-    datasets = _friedman(board) if board.judgement.friedman else ""
+    datasets = _friedman(board) if board.significance.friedman else ""
     if n < MIN_DATASETS:
         datasets = f"{counted(n, 'dataset')} {'is' if n == 1 else 'are'} too few to test if the order holds on others"
     once = "each model was trained once, so how far training again would move it has not been measured"
@@ -121,7 +123,7 @@ def _pairs(verdict: Verdict) -> str:
 
 
 def _friedman(board: Overall) -> str:
-    test = board.judgement.friedman
+    test = board.significance.friedman
     assert test is not None
     pairs = test.models * (test.models - 1) // 2
     apart = int(test.told_apart.sum())
@@ -129,7 +131,7 @@ def _friedman(board: Overall) -> str:
 
 
 def _chance(rows: Iterable[Row]) -> str:
-    scored = [row for row in rows if row.mean("test_auc") is not None]
+    scored = [row for row in rows if row.mean(RANKING.field) is not None]
     if not scored:
         return ""
     proven = [row for row in scored if row.evidence]
@@ -140,8 +142,8 @@ def _chance(rows: Iterable[Row]) -> str:
     line = f"Chance is AUC 0.5{f'; the most frequent answer alone gets ACC {frequent}' if frequent else ''}."
     if not proven:
         return line
-    clear = sum(interval(row.evidence.auc_samples)[0] > 0.5 for row in proven if row.evidence)
-    better = sum(interval(row.evidence.acc_samples)[0] > row.evidence.majority for row in proven if row.evidence)
+    clear = sum(row.evidence.interval(AUC)[0] > 0.5 for row in proven if row.evidence)
+    better = sum(row.evidence.interval(ACC)[0] > row.evidence.majority for row in proven if row.evidence)
     return (
         f"{line} Of {counted(len(proven), 'result')}, {clear} {_have(clear)} an AUC clear of chance and {better} "
         f"{_have(better)} an ACC clear of the most frequent answer (95 %, each by itself)."

@@ -1,4 +1,4 @@
-"""What a test set can tell: AUC and ACC with intervals from resampled test images. Pure functions of saved scores.
+"""What a test set can tell: metrics with intervals from resampled test images. Pure functions of saved scores.
 
 The resamples depend on the dataset's name and labels only, so that every model of one test set is seen on the same
 resampled images and the difference of two models is a paired comparison.
@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+from bench.metrics.one_vs_rest import Array, one_vs_rest, strata
+from bench.metrics.registry import TESTED, Metric
 
 RESAMPLES = 1_000
 # Above this many (image, class) pairs the AUC is resampled through its first-order expansion: exact resampling would
@@ -21,75 +21,11 @@ RESAMPLES = 1_000
 EXACT_LIMIT = 12_000
 
 
-@dataclass(frozen=True, slots=True)
-class Replicates:
-    """AUC and ACC of one model: on the test set as it is, and on each of ``RESAMPLES`` resampled test sets."""
+class Replicates(NamedTuple):
+    """A metric of one model: on the test set as it is, and on each of ``RESAMPLES`` resampled test sets."""
 
-    auc: float
-    acc: float
-    auc_samples: Array
-    acc_samples: Array
-
-
-def rank(values: Array) -> Array:
-    """Ranks from 1 in ascending order; equal values share the mean of their ranks."""
-    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - (counts - 1) / 2
-    ranks: Array = middle[inverse.reshape(-1)]
-    return ranks
-
-
-def one_vs_rest(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """Split a task into binary ones, as MedMNIST's evaluator does.
-
-    Args:
-        scores: (N,), (N, 1) or (N, K) probabilities.
-        labels: (N,) or (N, 1) class numbers, or (N, K) in {0, 1} for a multi-label task.
-
-    Returns:
-        Columns (N, C) and boolean targets (N, C); C is 1 for a two-class task (the positive class's score).
-
-    Raises:
-        ValueError: if the shapes do not fit each other.
-    """
-    scores, labels = np.asarray(scores, dtype=np.float64), np.asarray(labels)
-    if len(scores) != len(labels) or not labels.size or not scores.size:
-        raise ValueError(f"{len(scores)} rows of scores for {len(labels)} labels")
-    scores, labels = scores.reshape(len(scores), -1), labels.reshape(len(labels), -1)
-    if labels.shape[1] > 1:
-        if scores.shape != labels.shape:
-            raise ValueError(f"scores {scores.shape} for multi-label targets {labels.shape}")
-        return scores, labels > 0
-    if scores.shape[1] <= 2:
-        return scores[:, -1:], labels == 1
-    return scores, labels == np.arange(scores.shape[1])
-
-
-def correct(scores: Array, labels: Array) -> Array:
-    """How right each image is answered, (N,) in [0, 1]: 0 or 1, or the share of right labels if multi-label."""
-    columns, targets = one_vs_rest(scores, labels)
-    multi_label = np.asarray(labels).reshape(len(columns), -1).shape[1] > 1
-    if multi_label or columns.shape[1] == 1:
-        share: Array = ((columns > 0.5) == targets).mean(1)
-        return share
-    right: Array = (columns.argmax(1) == np.asarray(labels).reshape(-1)).astype(np.float64)
-    return right
-
-
-def auc(scores: Array, labels: Array) -> float:
-    """Area under the ROC curve, one against the rest, mean over classes; NaN if no class can be scored."""
-    columns, targets = one_vs_rest(scores, labels)
-    return _mean([_binary_auc(columns[:, k], targets[:, k]) for k in range(columns.shape[1])])
-
-
-def majority_acc(labels: Array) -> float:
-    """ACC of always giving the most frequent answer (per label if multi-label)."""
-    labels = np.asarray(labels)
-    labels = labels.reshape(len(labels), -1)
-    if labels.shape[1] > 1:
-        positive = (labels > 0).mean(0)
-        return float(np.maximum(positive, 1 - positive).mean())
-    return float(np.unique(labels, return_counts=True)[1].max() / len(labels))
+    value: float
+    samples: Array
 
 
 def interval(samples: Array, level: float = 0.95) -> tuple[float, float]:
@@ -119,125 +55,64 @@ def seed_of_test_set(dataset: str, labels: Array) -> int:
     return int.from_bytes(digest.digest()[:8], "big")
 
 
-def resample(dataset: str, labels: Array, models: Sequence[Array], n: int = RESAMPLES) -> list[Replicates]:
-    """Bootstrap AUC and ACC of several models on one test set, stratified by class (plain if multi-label).
+def resample(
+    dataset: str, labels: Array, models: Sequence[Array], n: int = RESAMPLES, metrics: Sequence[Metric] = TESTED
+) -> list[dict[str, Replicates]]:
+    """Bootstrap the metrics of several models on one test set, stratified by class (plain if multi-label).
 
     Args:
         dataset: name; it makes the resamples of two datasets with equal labels independent.
-        labels: (N,) or (N, K), as in :func:`one_vs_rest`.
+        labels: (N,) or (N, K), as in :func:`bench.metrics.one_vs_rest.one_vs_rest`.
         models: scores of each model, (N, K).
         n: resamples.
+        metrics: those that are functions of single images.
+
+    Returns:
+        For each model the replicates of each metric, by name.
     """
-    flat = np.asarray(labels).reshape(len(labels), -1)
-    strata = flat[:, 0] if flat.shape[1] == 1 else np.zeros(len(flat), dtype=np.int64)
+    groups = strata(labels)
     generator = np.random.default_rng(seed_of_test_set(dataset, labels))
+    asked = [(metric.name, metric.images) for metric in metrics if metric.images]
     width = max((one_vs_rest(scores, labels)[0].shape[1] for scores in models), default=1)
-    if len(flat) * width <= EXACT_LIMIT:
-        weights = _weights(strata, n, generator)
-        return [_exact(scores, labels, weights) for scores in models]
-    return _expanded(models, labels, strata, n, generator)
+    if len(groups) * width <= EXACT_LIMIT:
+        weights = _weights(groups, n, generator)
+        return [
+            {name: Replicates(of.value(s, labels), of.resampled(s, labels, weights)) for name, of in asked}
+            for s in models
+        ]
+    # First-order bootstrap: each image's influence on a metric times a standard normal weight.
+    pairs = [(scores, name, of) for scores in models for name, of in asked]
+    moved = iter(
+        _moved(np.stack([of.influence(scores, labels) for scores, _, of in pairs], axis=1), groups, n, generator)
+    )
+    found: list[dict[str, Replicates]] = []
+    for scores in models:
+        own = {}
+        for name, of in asked:
+            value = of.value(scores, labels)
+            own[name] = Replicates(value, (value + next(moved)).clip(0, 1))
+        found.append(own)
+    return found
 
 
-def _mean(values: Sequence[float] | Array) -> float:
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    return float(known.mean()) if len(known) else float("nan")
-
-
-def _binary_auc(column: Array, target: Array) -> float:
-    positives = int(target.sum())
-    negatives = len(target) - positives
-    if not positives or not negatives:
-        return float("nan")
-    # Mann-Whitney: the rank sum of the positives, less its smallest possible value.
-    return float((rank(column)[target].sum() - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _weights(strata: Array, n: int, generator: np.random.Generator) -> Array:
+def _weights(groups: Array, n: int, generator: np.random.Generator) -> Array:
     """How often each image is drawn in each resample, (N, n) float32; each stratum keeps its size."""
-    weights = np.empty((len(strata), n), dtype=np.float32)
-    for stratum in np.unique(strata):
-        members = np.flatnonzero(strata == stratum)
+    weights = np.empty((len(groups), n), dtype=np.float32)
+    for stratum in np.unique(groups):
+        members = np.flatnonzero(groups == stratum)
         drawn = generator.integers(len(members), size=(n, len(members))) + len(members) * np.arange(n)[:, None]
         counts = np.bincount(drawn.reshape(-1), minlength=n * len(members))
         weights[members] = counts.reshape(n, len(members)).T
     return weights
 
 
-def _exact(scores: Array, labels: Array, weights: Array) -> Replicates:
-    columns, targets = one_vs_rest(scores, labels)
-    per_class = [_weighted_auc(columns[:, k], targets[:, k], weights) for k in range(columns.shape[1])]
-    right = correct(scores, labels)
-    return Replicates(
-        auc=auc(scores, labels),
-        acc=float(right.mean()),
-        auc_samples=_column_means(np.stack(per_class)),
-        acc_samples=right @ weights.astype(np.float64) / len(right),
-    )
-
-
-def _column_means(values: Array) -> Array:
-    """Mean over axis 0 of what is defined; NaN where nothing is."""
-    known = np.isfinite(values)
-    total = np.where(known, values, 0.0).sum(0)
-    counts = known.sum(0)
-    means: Array = np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
-    return means
-
-
-def _weighted_auc(column: Array, target: Array, weights: Array) -> Array:
-    """AUC of each resample, (n,): one sort of the scores serves all of them."""
-    order = np.argsort(column, kind="stable")
-    value, positive = column[order], target[order]
-    weight = weights[order]
-    # below[i] = weight of negatives among the i lowest scores
-    below = np.zeros((len(order) + 1, weights.shape[1]), dtype=np.float32)
-    np.cumsum(np.where(positive[:, None], np.float32(0), weight), axis=0, out=below[1:])
-    starts = np.searchsorted(value, value[positive], side="left")
-    ends = np.searchsorted(value, value[positive], side="right")
-    beaten = (below[starts].astype(np.float64) + below[ends]) / 2  # an equal score counts one half
-    drawn = weight[positive].astype(np.float64)
-    pairs = drawn.sum(0) * below[-1]
-    wins = np.einsum("ij,ij->j", drawn, beaten)
-    samples: Array = np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
-    return samples
-
-
-def _expanded(
-    models: Sequence[Array], labels: Array, strata: Array, n: int, generator: np.random.Generator
-) -> list[Replicates]:
-    """First-order bootstrap: each image's influence on AUC and ACC times a standard normal weight."""
-    moves = np.stack([part for scores in models for part in influence(scores, labels)], axis=1)
-    for stratum in np.unique(strata):
-        members = strata == stratum
-        moves[members] -= moves[members].mean(0)
-    moved = np.zeros((n, moves.shape[1]))
-    for start in range(0, len(moves), 4096):  # bounds the memory; the draws do not depend on the models
-        part = moves[start : start + 4096]
+def _moved(influences: Array, groups: Array, n: int, generator: np.random.Generator) -> Array:
+    """What resampling adds to each of K metrics, (K, n), to first order."""
+    for stratum in np.unique(groups):
+        members = groups == stratum
+        influences[members] -= influences[members].mean(0)
+    moved = np.zeros((n, influences.shape[1]))
+    for start in range(0, len(influences), 4096):  # bounds the memory; the draws do not depend on the models
+        part = influences[start : start + 4096]
         moved += generator.standard_normal((n, len(part)), dtype=np.float32) @ part
-    found = []
-    for i, scores in enumerate(models):
-        area, accuracy = auc(scores, labels), float(correct(scores, labels).mean())
-        areas, accuracies = area + moved[:, 2 * i], accuracy + moved[:, 2 * i + 1]
-        found.append(Replicates(area, accuracy, areas.clip(0, 1), accuracies.clip(0, 1)))
-    return found
-
-
-def influence(scores: Array, labels: Array) -> tuple[Array, Array]:
-    """What drawing image i once more adds to AUC (DeLong's structural components) and to ACC, each (N,)."""
-    columns, targets = one_vs_rest(scores, labels)
-    total = np.zeros(len(columns))
-    scored = 0
-    for k in range(columns.shape[1]):
-        target = targets[:, k]
-        positives = int(target.sum())
-        negatives = len(target) - positives
-        if not positives or not negatives:
-            continue
-        scored += 1
-        ranks = rank(columns[:, k])
-        area = _binary_auc(columns[:, k], target)
-        total[target] += ((ranks[target] - rank(columns[target, k])) / negatives - area) / positives
-        total[~target] += (1 - (ranks[~target] - rank(columns[~target, k])) / positives - area) / negatives
-    right = correct(scores, labels)
-    return total / max(scored, 1), right / len(right)
+    return moved.T

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from bench.report.stats.bootstrap import rank
-
-Array = np.ndarray[Any, Any]
+from bench.metrics.one_vs_rest import Array, rank
 
 ALPHA = 0.05
 MIN_DATASETS = 5  # below, Friedman's test over any number of models is more likely to miss a difference than to see it

@@ -8,18 +8,16 @@ the second is unknown: then a difference is one between two trained networks, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
-from bench.report.stats.bootstrap import influence
+from bench.metrics.one_vs_rest import Array, strata
+from bench.metrics.registry import OverImages
 from bench.report.stats.paired import holm, mcnemar
 from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,35 +77,53 @@ class Contrast:
         return width
 
 
-def auc_sample(scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
-    """The AUC of one model from the scores of each seed."""
-    return Sample(tuple(values), np.mean([influence(s, labels)[0] for s in scores], axis=0))
+def sample(of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
+    """A metric of one model from the scores and the value of each seed."""
+    influence = np.mean([of.influence(s, labels) for s in scores], axis=0)
+    return Sample(tuple(values), influence, of.answers(scores[0], labels) if of.answers and len(scores) == 1 else None)
 
 
-def acc_sample(right: Sequence[Array], values: Sequence[float]) -> Sample:
-    """The ACC of one model from how right each image was answered (``statistics.correct``) in each seed."""
-    share = np.mean(right, axis=0)
-    return Sample(tuple(values), share / len(share), right[0] if len(right) == 1 else None)
-
-
-def contrast(samples: Sequence[Sample], strata: Array) -> Contrast:
+def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
     """Compare all pairs of models on one test set.
 
     Args:
         samples: one a model, all on the same images in the same order.
-        strata: (N,) the group that each image was drawn from (:func:`bench.report.stats.paired.strata`).
+        groups: (N,) the group that each image was drawn from (:func:`groups_of`).
     """
     means = np.array([s.mean for s in samples])
-    matrix = np.stack([s.influence for s in samples], axis=1)
     variance = np.zeros((len(samples), len(samples)))
     moments = np.zeros_like(variance)
-    for stratum in np.unique(strata):
-        part, degrees = _within(matrix[strata == stratum])
+    for gram, degrees in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+        own = np.diag(gram)
+        part = np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0)
         variance += part
         moments += part**2 / degrees
     part, moment = _over_seeds(samples)
     retrained = all(len(s.values) > 1 for s in samples)
     return Contrast(means[:, None] - means[None, :], variance + part, moments + moment, retrained)
+
+
+def groups_of(of: OverImages, labels: Array) -> Array:
+    """The group that each test image counts as drawn from, (N,): its class, or one for all, as the metric says."""
+    return strata(labels) if of.by_class else np.zeros(len(labels), dtype=np.int64)
+
+
+def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:
+    """Yield for each group of images the (K, K) covariance that a new draw would give, and its degrees of freedom.
+
+    For a two-class AUC the sum is DeLong, DeLong and Clarke-Pearson's (1988); for more classes, images are taken to be
+    drawn class by class. A group of one image counts with its own square.
+
+    Args:
+        influence: (N, K) what drawing each image once more adds to each of K figures.
+        groups: (N,) the group of each image.
+    """
+    for group in np.unique(groups):
+        rows = influence[groups == group]
+        n = len(rows)
+        if n > 1:  # of a single image nothing is known but itself
+            rows = rows - rows.mean(0)
+        yield rows.T @ rows * (n / max(n - 1, 1)), max(n - 1, 1)
 
 
 def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
@@ -134,16 +150,6 @@ def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
     return variance, moments
 
 
-def _within(rows: Array) -> tuple[Array, int]:
-    """Variance of each difference that comes from the images of one class, and its degrees of freedom."""
-    n = len(rows)
-    if n > 1:  # of a single image nothing is known but itself
-        rows = rows - rows.mean(0)
-    gram = rows.T @ rows * (n / max(n - 1, 1))
-    own = np.diag(gram)
-    return np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0), max(n - 1, 1)
-
-
 def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
     """The same models compared by their mean over several datasets, taken as they are (not as a sample of more)."""
     n = len(contrasts)
@@ -162,7 +168,7 @@ def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
     for i, j in combinations(once, 2):
         first, second = samples[i].right, samples[j].right
         if first is not None and second is not None:
-            exact[i, j] = exact[j, i] = mcnemar(first, second).p
+            exact[i, j] = exact[j, i] = mcnemar(first, second)
     return exact
 
 

@@ -1,76 +1,73 @@
-"""What saved scores prove of one protocol's tables: pairs on each dataset, pairs on the mean, ranks over datasets."""
+"""Which differences of one protocol are significant: pairs on each dataset, pairs on the mean, ranks over datasets."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.registry import Metric
 from bench.report.blocks import counted, name
 from bench.report.rows import Row
-from bench.report.stats.paired import strata
-from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, Friedman, friedman
-from bench.report.stats.separation import Array, Contrast, Verdict, contrast, mcnemar_values, mean_contrast, verdicts
-
-if TYPE_CHECKING:
-    from bench.report.sections.accuracy import Overall
+from bench.report.standings import Overall, Significance
+from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
+from bench.report.stats.separation import (
+    Contrast,
+    Sample,
+    contrast,
+    groups_of,
+    mcnemar_values,
+    mean_contrast,
+    verdicts,
+)
 
 MIN_PER_CLASS = 5  # test images, below which nothing is said of a dataset
 MEAN = ""  # the name of the table of means among those of the datasets
+Tables = dict[str, tuple[Sequence[str], Contrast, Array]]  # dataset -> models, their contrast, uncorrected p values
 
 
-@dataclass(slots=True)
-class Judgement:
-    """What is proven under one protocol.
-
-    Attributes:
-        mean: models by their mean AUC over the counted datasets; None where it cannot be judged.
-        auc: dataset -> its models by AUC. ``mean`` and ``auc`` are one family: with 95 % confidence none of their
-            differences is false.
-        acc: dataset -> its models by ACC, a family of its own.
-        friedman: of the ranked models over the counted datasets, taken as a sample of datasets.
-        friedman_models: in the order of ``friedman.mean_ranks``.
-        reasons: why something was not judged, as sentences.
-    """
-
-    mean: Verdict | None = None
-    auc: dict[str, Verdict] = field(default_factory=dict)
-    acc: dict[str, Verdict] = field(default_factory=dict)
-    friedman: Friedman | None = None
-    friedman_models: tuple[str, ...] = ()
-    reasons: list[str] = field(default_factory=list)
-
-
-def judge(board: Overall) -> Judgement:
-    """Judge one protocol's models by their saved scores."""
-    found = Judgement()
-    areas: dict[str, tuple[Sequence[str], Contrast, Array]] = {}
-    rights: dict[str, tuple[Sequence[str], Contrast, Array]] = {}
-    for dataset in board.datasets:
-        rows = _comparable([s.rows[dataset] for s in board.standings if dataset in s.rows])
-        if len(rows) < 2:
-            continue
-        if (few := _smallest_class(rows[0])) < MIN_PER_CLASS:
-            found.reasons.append(
-                f"{name(dataset)} is not judged: its rarest class has {counted(few, 'test image')}, and "
-                f"{MIN_PER_CLASS} are the least."
-            )
-            continue
-        models = [row.model for row in rows]
-        areas[dataset] = (models, *_area_pairs(rows))
-        rights[dataset] = (models, *_right_pairs(rows))
-    _add_mean(board, areas, found)
-    judged = verdicts(areas)
-    found.mean = judged.pop(MEAN, None)
-    found.auc, found.acc = judged, verdicts(rights)
-    if len(board.counted) == 1:
-        only = judged.get(board.counted[0])
-        found.mean = only if only and {s.model for s in board.ranked} <= set(only.models) else None
+def significance(board: Overall, metrics: Sequence[Metric]) -> Significance:
+    """Test one protocol's models: pairs by each metric on each dataset, and their means in the metric that ranks."""
+    found = Significance()
+    for metric in metrics:
+        tables = _tables(board, metric, found)
+        if metric == board.metric:
+            _add_mean(board, tables, found)
+        judged = verdicts(tables)
+        if metric == board.metric:
+            found.mean = judged.pop(MEAN, None)
+            if len(board.counted) == 1:
+                only = judged.get(board.counted[0])
+                found.mean = only if only and {s.model for s in board.ranked} <= set(only.models) else None
+        found.tables[metric.name] = judged
     _over_datasets(board, found)
     return found
+
+
+def _tables(board: Overall, metric: Metric, found: Significance) -> Tables:
+    """The pairs of each dataset; of those that cannot be tested, the metric that ranks leaves the reason."""
+    tables: Tables = {}
+    for dataset in board.datasets:
+        rows = [s.rows[dataset] for s in board.standings if dataset in s.rows]
+        rows = _comparable(rows) if metric.images else [row for row in rows if len(row.values(metric.field)) > 1]
+        if len(rows) < 2:
+            if not metric.images:
+                found.reasons.append(
+                    f"{name(dataset)}: {metric.label} is tested over trainings alone, which takes two models with two "
+                    "seeds or more."
+                )
+            continue
+        if metric.images and (few := _smallest_class(rows[0])) < MIN_PER_CLASS:
+            if metric == board.metric:
+                found.reasons.append(
+                    f"{name(dataset)} is not judged: its rarest class has {counted(few, 'test image')}, and "
+                    f"{MIN_PER_CLASS} are the least."
+                )
+            continue
+        tables[dataset] = ([row.model for row in rows], *_pairs(rows, metric))
+    return tables
 
 
 def _comparable(rows: Sequence[Row]) -> list[Row]:
@@ -91,41 +88,39 @@ def _smallest_class(row: Row) -> int:
     return int(both[both > 0].min()) if (both > 0).any() else 0
 
 
-def _area_pairs(rows: Sequence[Row]) -> tuple[Contrast, Array]:
-    samples = [row.evidence.auc for row in rows if row.evidence]
+def _pairs(rows: Sequence[Row], metric: Metric) -> tuple[Contrast, Array]:
+    if metric.images is None:
+        samples = [Sample(tuple(metric.sign * v for v in row.values(metric.field)), np.zeros(1)) for row in rows]
+        pairs = contrast(samples, np.zeros(1))
+        return pairs, pairs.p_values()
+    samples = [row.evidence.samples[metric.name] for row in rows if row.evidence]
     assert rows[0].evidence is not None
-    pairs = contrast(samples, strata(rows[0].evidence.labels))
-    return pairs, pairs.p_values()
+    pairs = contrast(samples, groups_of(metric.images, rows[0].evidence.labels))
+    return pairs, mcnemar_values(samples, pairs.p_values()) if metric.images.answers else pairs.p_values()
 
 
-def _right_pairs(rows: Sequence[Row]) -> tuple[Contrast, Array]:
-    """Of ACC: the images are one group, as in McNemar's test."""
-    samples = [row.evidence.acc for row in rows if row.evidence]
-    pairs = contrast(samples, np.zeros(len(samples[0].influence)))
-    return pairs, mcnemar_values(samples, pairs.p_values())
-
-
-def _add_mean(board: Overall, areas: dict[str, tuple[Sequence[str], Contrast, Array]], found: Judgement) -> None:
+def _add_mean(board: Overall, tables: Tables, found: Significance) -> None:
     """Put the means over the counted datasets among the tables, if every ranked model can be judged on each."""
     models = [s.model for s in board.ranked]
     if len(models) < 2 or len(board.counted) < 2:
         return
     parts = []
     for dataset in board.counted:
-        if dataset not in areas or not set(models) <= set(areas[dataset][0]):
+        if dataset not in tables or not set(models) <= set(tables[dataset][0]):
+            takes = "the saved scores" if board.metric.images else "two seeds"
             found.reasons.append(
-                f"The means over datasets are not judged, because {name(dataset)} is not: that takes the saved scores "
+                f"The means over datasets are not judged, because {name(dataset)} is not: that takes {takes} "
                 "of every ranked model."
             )
             return
-        own, pairs, _ = areas[dataset]
+        own, pairs, _ = tables[dataset]
         at = np.ix_(*[[list(own).index(m) for m in models]] * 2)
         parts.append(Contrast(pairs.difference[at], pairs.variance[at], pairs.moments[at], pairs.retrained))
     pairs = mean_contrast(parts)
-    areas[MEAN] = (models, pairs, pairs.p_values())
+    tables[MEAN] = (models, pairs, pairs.p_values())
 
 
-def _over_datasets(board: Overall, found: Judgement) -> None:
+def _over_datasets(board: Overall, found: Significance) -> None:
     models = [s.model for s in board.ranked]
     n = len(board.counted)
     if len(models) < 2 or not n:
@@ -137,6 +132,7 @@ def _over_datasets(board: Overall, found: Judgement) -> None:
             f"datasets and {MIN_MODELS} models, and here are {have}."
         )
         return
-    scores = [[s.rows[d].mean("test_auc") or 0.0 for s in board.ranked] for d in board.counted]
+    metric = board.metric
+    scores = [[metric.sign * (s.rows[d].mean(metric.field) or 0.0) for s in board.ranked] for d in board.counted]
     found.friedman = friedman(np.array(scores))
     found.friedman_models = tuple(models)

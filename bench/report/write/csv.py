@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.metrics.registry import TESTED
 from bench.record.store import StoreError, atomic_write, plain, read_records
 from bench.report.blocks import known
 from bench.report.rows import Record, Row, unique
-from bench.report.sections.accuracy import Overall
 from bench.report.settings import setting
-from bench.report.stats.bootstrap import interval
+from bench.report.standings import Overall
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.
 _BOUND_DECIMALS = 6
@@ -61,11 +61,14 @@ def _statuses(row: Row) -> str:
 
 
 def _evidence(row: Row) -> dict[str, float | None]:
-    names = ("test_auc_low", "test_auc_high", "test_acc_low", "test_acc_high", "majority_acc")
     if not row.evidence:
-        return dict.fromkeys(names)
-    bounds = (*interval(row.evidence.auc_samples), *interval(row.evidence.acc_samples), row.evidence.majority)
-    return dict(zip(names, (round(value, _BOUND_DECIMALS) for value in bounds), strict=True))
+        return {**{f"{m.field}_{end}": None for m in TESTED for end in ("low", "high")}, "majority_acc": None}
+    bounds = {
+        f"{m.field}_{end}": round(bound, _BOUND_DECIMALS)
+        for m in TESTED
+        for end, bound in zip(("low", "high"), row.evidence.interval(m), strict=True)
+    }
+    return {**bounds, "majority_acc": round(row.evidence.majority, _BOUND_DECIMALS)}
 
 
 def efficiency_csv(records: Iterable[Record]) -> str:

@@ -18,17 +18,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
+from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.report.blocks import known, natural
 from bench.report.rows import Code, Record, Row, code_of
 from bench.report.sections.growth import family
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
-from bench.report.stats.bootstrap import interval
 from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
 if TYPE_CHECKING:
     from bench.report.build import Report
-    from bench.report.sections.accuracy import Overall
+    from bench.report.standings import Overall
 
 Document = dict[str, Any]
 
@@ -47,7 +47,7 @@ _MEASURES: tuple[tuple[Any, ...], ...] = (
 )  # fmt: skip
 _FIELDS = ("id", "column", "label", "unit", "metric", "factor", "more", "source")
 MEASURES = tuple(dict(zip(_FIELDS, values, strict=True)) for values in _MEASURES)
-CURVES = ("train_loss", "val_loss", "val_auc", "val_acc", "lr")
+CURVES = ("train_loss", "val_loss", *(f"val_{metric.name}" for metric in TESTED), "lr")
 MAX_EPOCHS, ALL_EPOCHS = 300, 40_000  # points of one history, and of all together
 LOG_CHARS, LOG_CHARS_BAD, ALL_LOG_CHARS = 2_000, 8_000, 1_000_000  # of a Cell with and without a result; of all
 MAX_DETAILED = 6_000  # Cells; of more the page has neither curves nor logs nor calibration, and says so
@@ -76,7 +76,8 @@ def collect(report: Report, out: Path) -> Document:
     cells = [_cell(record, codes, of_setting) for record in records]
     places = {record["key"]: i for i, record in enumerate(records)}
     protocols, of_protocol = _protocols(report, codes)
-    rows = [_row(row, codes, of_protocol[row.protocol.identity], places) for row in report.rows]
+    metrics = _metrics(report)
+    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics) for row in report.rows]
     temperatures = {
         record["key"]: clinic.temperature
         for row in report.rows
@@ -94,7 +95,7 @@ def collect(report: Report, out: Path) -> Document:
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
-        "measures": list(MEASURES), "detailed": detailed,
+        "measures": list(MEASURES), "metrics": metrics, "detailed": detailed,
         "first": report.boards.index(first) if first else 0, "left_out": len(report.records) - len(records),
     }  # fmt: skip
 
@@ -148,10 +149,11 @@ def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dic
     for board in report.boards:
         standings = []
         for s in board.standings:
-            low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
+            low, high = s.interval
             standings.append({
-                "model": s.model, "code": codes.places[s.code], "place": s.place, "auc": s.auc, "auc_low": low,
-                "auc_high": high, "acc": s.acc, "mean_rank": s.mean_rank,
+                "model": s.model, "code": codes.places[s.code], "place": s.place, "mean_rank": s.mean_rank,
+                **{m.name: s.means.get(m.name) for m in (board.metric, *board.shown)},
+                f"{board.metric.name}_low": low, f"{board.metric.name}_high": high,
             })  # fmt: skip
         protocols.append({
             "label": f"{board.protocol.pixels}, {board.protocol.training}", "resolution": board.protocol.resolution,
@@ -162,10 +164,10 @@ def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dic
 
 def _orders(board: Overall, codes: _Codes) -> list[dict[str, Any]]:
     """Which models can be told apart, as bars over ranks: on the test images, and over datasets."""
-    judged = board.judgement
+    judged = board.significance
     places = {s.model: codes.places[s.code] for s in board.standings}
     found = []
-    if judged and judged.mean and len(judged.mean.models) > 1:
+    if judged.mean and len(judged.mean.models) > 1:
         ranks, groups = judged.mean.ranks(), judged.mean.letters()
         lines = [
             {"model": model, "code": places[model], "x": i, "low": ranks[model][0], "high": ranks[model][1],
@@ -173,12 +175,12 @@ def _orders(board: Overall, codes: _Codes) -> list[dict[str, Any]]:
             for i, model in enumerate(judged.mean.models, start=1)
         ]  # fmt: skip
         found.append({
-            "title": "Ranks by test AUC, with 95 % intervals", "axis": "rank", "lines": lines,
+            "title": f"Ranks by test {board.metric.label}, with 95 % intervals", "axis": "rank", "lines": lines,
             "note": f"{judged.mean.proven} of {judged.mean.pairs} pairs are told apart on these test images, corrected "
             f"for the number of comparisons; retraining is {'' if judged.mean.retrained else 'not '}considered. "
             "Models that share a letter cannot be told apart.",
         })  # fmt: skip
-    if judged and (test := judged.friedman):
+    if test := judged.friedman:
         half = test.critical_difference / 2
         tied = dict(enumerate(letters(tie_groups(test.told_apart) or (), test.models)))
         order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
@@ -202,25 +204,32 @@ def _friedman_note(test: Friedman) -> str:
     return f"Friedman's p = {test.p:.2g}: no difference over datasets like these is proven, also where bars lie apart."
 
 
-_OF_A_ROW = {
-    "auc": "test_auc", "acc": "test_acc", "balanced_acc": "test_balanced_acc", "f1": "test_f1_macro",
-    "mcc": "test_mcc", "ece": "test_ece", "brier": "test_brier", "sensitivity": "test_sensitivity_macro",
-    "specificity": "test_specificity_macro", "params": "params", "train_images_per_s": "train_images_per_s",
-}  # fmt: skip
+def _metrics(report: Report) -> list[dict[str, Any]]:
+    """The metrics of the page, the one that ranks first."""
+    averaged = [RANKING, *(m for m in TESTED if m != RANKING), *report.metrics]
+    others = [m for m in METRICS.values() if m not in averaged and not m.compute]
+    return [
+        {"name": m.name, "label": m.heading, "tested": m in TESTED, "averaged": m in averaged}
+        for m in averaged + others
+    ]
 
 
-def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int]) -> dict[str, Any]:
+def _row(
+    row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     found: dict[str, Any] = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
         "other": [places[r["key"]] for r in row.other if r["key"] in places], "seeds": len(row.ok),
         "n_test": row.n_test,
     }  # fmt: skip
-    found.update({name: row.mean(metric) for name, metric in _OF_A_ROW.items()})
-    found["auc_sd"], found["acc_sd"] = row.spread("test_auc"), row.spread("test_acc")
+    found.update({m["name"]: row.mean(f"test_{m['name']}") for m in metrics})
+    found.update({name: row.mean(name) for name in ("params", "train_images_per_s")})
+    for metric in TESTED:
+        found[f"{metric.name}_sd"] = row.spread(metric.field)
+        if row.evidence:
+            found[f"{metric.name}_low"], found[f"{metric.name}_high"] = row.evidence.interval(metric)
     if row.evidence:
-        found["auc_low"], found["auc_high"] = interval(row.evidence.auc_samples)
-        found["acc_low"], found["acc_high"] = interval(row.evidence.acc_samples)
         found["majority"] = row.evidence.majority
     return found
 

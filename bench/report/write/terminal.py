@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
+from bench.metrics.registry import AUC
 from bench.record.store import planned
-from bench.report.blocks import MISSING, Column, Table, counted, fixed, listed, rows_of, significant, span
+from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
 from bench.report.build import Report
 from bench.report.rows import Record, code_of
-from bench.report.sections.accuracy import Overall, Standing
 from bench.report.sections.efficiency import cost_beside, noise_floor, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
-from bench.report.stats.bootstrap import interval
+from bench.report.standings import Overall, Standing
 from bench.report.stats.noise import NORMAL_95
 from bench.report.stats.ranking import MIN_DATASETS
 from bench.report.write.page_data import short
@@ -154,14 +154,16 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
         return None
     cost, note = cost_beside(report.records, board.protocol.resolution)
     columns = (
-        Column("model", left=True, code=True), Column("AUC and 95 %"), Column("ACC", drop=3), Column("params", drop=4),
-        Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
+        Column("model", left=True, code=True), Column(f"{board.metric.heading} and 95 %"),
+        *(Column(one.heading, drop=3) for one in board.shown[:1]),
+        Column("params", drop=4), Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
         Column("group", left=True, drop=2),
     )  # fmt: skip
-    groups = board.judgement.mean.letters() if board.judgement.mean else {}
+    groups = board.significance.mean.letters() if board.significance.mean else {}
     unusable = {code_of(r["spec"]) for r in report.records if "images/s" in r["metrics"].get("unusable", ())}
     rows = [
-        _accuracy_row(s, cost.get(s.code, {}), groups.get(s.model, ""), s.code in unusable) for s in board.standings
+        _accuracy_row(board, s, cost.get(s.code, {}), groups.get(s.model, ""), s.code in unusable)
+        for s in board.standings
     ]
     setting = note.split("; 3 channels")[0]  # the rest is in LEADERBOARD.md
     costs = (
@@ -178,11 +180,15 @@ def _keys(board: Overall) -> set[str]:
     return {str(r["key"]) for s in board.standings for row in s.rows.values() for r in (*row.ok, *row.other)}
 
 
-def _accuracy_row(s: Standing, cost: Mapping[str, float | None], group: str, unusable: bool) -> tuple[str, ...]:
-    low, high = interval(s.auc_samples) if s.auc_samples is not None else (None, None)
+def _accuracy_row(
+    board: Overall, s: Standing, cost: Mapping[str, float | None], group: str, unusable: bool
+) -> tuple[str, ...]:
+    low, high = s.interval
     params, speed = cost.get("params"), cost.get("throughput")
+    score = board.metric.shown(s.score)
     return (
-        s.model, f"{fixed(s.auc)} {span(low, high)}" if low is not None else fixed(s.auc), fixed(s.acc),
+        s.model, f"{score} {span(low, high)}" if low is not None else score,
+        *(one.shown(s.means.get(one.name)) for one in board.shown[:1]),
         significant(params / 1e6 if params else None), significant(cost.get("macs_g")),
         "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), group,
     )  # fmt: skip
@@ -205,9 +211,10 @@ def _elsewhere(more: int, what: str) -> str:
 def _leader(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
     """Two sentences: who ranks first and how surely; then chance, or else speed."""
     first, *others = board.ranked
-    n, verdict = len(board.counted), board.judgement.mean
-    what = f"{f'mean AUC over {n} datasets' if n > 1 else f'AUC on {board.counted[0]}'} {fixed(first.auc)}"
-    level = [s.model for s in board.ranked if s.auc == first.auc]
+    n, verdict, label = len(board.counted), board.significance.mean, board.metric.label
+    what = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {board.counted[0]}"
+    what = f"{what} {board.metric.shown(first.score)}"
+    level = [s.model for s in board.ranked if s.score == first.score]
     beaten = len(verdict.worse_than(first.model)) if verdict else 0
     if not others:
         line = f"{first.model}: {what}."
@@ -229,8 +236,10 @@ def _all(others: int) -> str:
 
 
 def _chance(board: Overall) -> str:
-    tested = [s for s in board.ranked if s.auc_samples is not None]
-    low = [s.model for s in tested if s.auc_samples is not None and interval(s.auc_samples)[0] <= 0.5]
+    if board.metric is not AUC:  # of others chance is not known
+        return ""
+    tested = [s for s in board.ranked if s.resampled is not None]
+    low = [s.model for s in tested if s.interval[0] is not None and s.interval[0] <= 0.5]
     if not low:
         return ""
     if len(tested) == 1:
@@ -250,11 +259,11 @@ def _fastest(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> 
 
 def _not_significant(board: Overall) -> str:
     """What of the order is not proven, and why."""
-    verdict, n = board.judgement.mean, len(board.counted)
+    verdict, n = board.significance.mean, len(board.counted)
     if len(board.ranked) < 2:
         return ""
     if verdict is None:
-        return " ".join(["Significance was not tested.", *board.judgement.reasons[:1]])
+        return " ".join(["Significance was not tested.", *board.significance.reasons[:1]])
     tests = sorted({size for s in board.ranked for d in board.counted if (size := s.rows[d].n_test)})
     images = (
         f" on {' to '.join(f'{size:,}' for size in dict.fromkeys((tests[0], tests[-1])))} test images" if tests else ""

@@ -71,7 +71,7 @@ function historyCharts(cell) {
     drawChart(place, { title, height: 240, x: { label: 'epoch', whole: true }, y: { label }, series });
   };
   draw('Loss by epoch', 'loss', ['train_loss', 'val_loss']);
-  draw('Validation by epoch', 'score', ['val_auc', 'val_acc']);
+  draw('Validation by epoch', 'score', VALIDATED.map(({ name }) => `val_${name}`));
   const best = cell.metrics.best_epoch;
   return element('div', {}, element('h3', {}, 'Training'), isNumber(best) ? element('p', { class: 'note' }, `The weights of epoch ${best} were tested.`) : '', holder);
 }

@@ -6,8 +6,10 @@ const protocolOptions = () => data.protocols.map((protocol, i) => [i, protocol.l
 
 // --- accuracy against cost --------------------------------------------------------------------------------------
 
-const SCORES = { auc: 'AUC', acc: 'ACC' };
-const tradeoff = { protocol: data.first, dataset: '', score: 'auc', measure: null, where: null, hidden: new Set() };
+// Metrics that boards average over datasets; the first of them ranks.
+const SCORES = Object.fromEntries(data.metrics.filter((metric) => metric.averaged).map(({ name, label }) => [name, label]));
+const RANKING = data.metrics[0].name;
+const tradeoff = { protocol: data.first, dataset: '', score: RANKING, measure: null, where: null, hidden: new Set() };
 
 // Where speeds were measured: table, resolution and batch, those with the most models at the protocol's size first.
 function places() {
@@ -201,8 +203,9 @@ function drawScaling(chart, cells) {
 
 // --- training curves --------------------------------------------------------------------------------------------
 
-const CURVE_NAMES = { val_auc: 'validation AUC', val_acc: 'validation ACC', val_loss: 'validation loss', train_loss: 'training loss', lr: 'learning rate' };
-const training = { group: null, curve: 'val_auc', hidden: new Set() };
+const VALIDATED = data.metrics.filter((metric) => metric.tested);
+const CURVE_NAMES = { ...Object.fromEntries(VALIDATED.map(({ name, label }) => [`val_${name}`, `validation ${label}`])), val_loss: 'validation loss', train_loss: 'training loss', lr: 'learning rate' };
+const training = { group: null, curve: `val_${RANKING}`, hidden: new Set() };
 
 function startTraining(section) {
   section.append(element('h2', { tabindex: -1 }, 'Training curves'));
@@ -360,10 +363,10 @@ function startDiagnosis(section) {
   const cards = element('div', { class: 'cards' });
   const more = element('div');
   const fill = () => {
-    const members = [...groups.get(diagnosis.group)].sort((a, b) => compare(a.row.auc, b.row.auc, false));
+    const members = [...groups.get(diagnosis.group)].sort((a, b) => compare(a.row[RANKING], b.row[RANKING], false));
     cards.replaceChildren(...members.slice(0, diagnosis.shown).map(({ row, cells }) => predictionCard(
       element('a', { href: cellLink(cells[0]) }, row.model), cells, row.family,
-      element('p', { class: 'note' }, `AUC ${fixed(row.auc)}, ACC ${fixed(row.acc)}, ECE ${fixed(row.ece)}${cells.length > 1 ? `; ${cells.length} seeds added up` : row.seeds > 1 ? `; means over ${row.seeds} seeds, the matrix of one` : ''}`))).filter(Boolean));
+      element('p', { class: 'note' }, `${VALIDATED.map(({ name, label }) => `${label} ${fixed(row[name])}, `).join('')}ECE ${fixed(row.ece)}${cells.length > 1 ? `; ${cells.length} seeds added up` : row.seeds > 1 ? `; means over ${row.seeds} seeds, the matrix of one` : ''}`))).filter(Boolean));
     const left = members.length - diagnosis.shown;
     more.replaceChildren(left > 0 ? element('button', { type: 'button', on: { click: () => { diagnosis.shown += CARDS; fill(); } } }, `Show more (${left} are left)`) : '');
   };

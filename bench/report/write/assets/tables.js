@@ -70,6 +70,8 @@ const measured = (name, key, factor = 1) => ({
   name, numeric: true, show: (value) => significant(value),
   of: (cell) => (isNumber(cell.metrics[key]) ? cell.metrics[key] * factor : null),
 });
+const scoreColumns = data.metrics.flatMap(({ name, label, tested }) => [score(label, name), ...(tested ? [
+  { ...score(`${label} 95 %`, `${name}_low`), show: (value, row) => span(row[`${name}_low`], row[`${name}_high`]) }, score(`${label} sd`, `${name}_sd`)] : [])]);
 const statusColumn = text('status', (line) => line.status, {
   node: (value) => element('span', { class: value === 'ok' ? 'status ok' : 'status' }, value),
 });
@@ -82,11 +84,7 @@ const TABLES = {
     columns: [
       text('model', (row) => row.model, { link: true }), text('dataset', (row) => row.dataset),
       text('protocol', (row) => data.protocols[row.protocol].label, { optional: () => data.protocols.length > 1 }),
-      score('AUC', 'auc'), { ...score('AUC 95 %', 'auc_low'), show: (value, row) => span(row.auc_low, row.auc_high) },
-      score('AUC sd', 'auc_sd'), score('ACC', 'acc'),
-      { ...score('ACC 95 %', 'acc_low'), show: (value, row) => span(row.acc_low, row.acc_high) }, score('ACC sd', 'acc_sd'),
-      score('balanced ACC', 'balanced_acc'), score('F1', 'f1'), score('MCC', 'mcc'), score('sensitivity', 'sensitivity'),
-      score('specificity', 'specificity'), score('ECE', 'ece'), score('Brier', 'brier'),
+      ...scoreColumns,
       { name: 'seeds', numeric: true, of: (row) => row.seeds, show: String }, statusColumn,
     ],
   },
@@ -111,7 +109,7 @@ const TABLES = {
       text('dataset', (cell) => cell.spec.dataset),
       { name: 'px', numeric: true, of: (cell) => cell.spec.resolution, show: String },
       { name: 'seed', numeric: true, of: (cell) => cell.spec.seed, show: (value) => value ?? '–' },
-      { name: 'AUC', numeric: true, of: (cell) => cell.metrics.test_auc, show: (value) => fixed(value) },
+      { name: data.metrics[0].label, numeric: true, of: (cell) => cell.metrics[`test_${data.metrics[0].name}`], show: (value) => fixed(value) },
       measured('images/s', 'throughput_images_per_s_p50'),
       { name: 'took s', numeric: true, of: (cell) => cell.timings.wall_s, show: (value) => significant(value) },
       text('reason', (cell) => cell.reason, { wrap: true }), text('key', (cell) => cell.key),
