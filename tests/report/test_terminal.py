@@ -276,6 +276,19 @@ def test_the_interrupted_run_says_so_on_screen_board_and_page(run: Run, tmp_path
     assert "INCOMPLETE" not in "".join(lines_of(out))
 
 
+def test_a_command_given_up_before_its_first_cell_leaves_the_board_complete(run: Run, tmp_path: Path):
+    """Two commands of one directory: the first was stopped at once, the second went through."""
+    out = models(run, 2).write(tmp_path)
+    plans = {"bench run --epochs 100": [f"{i:020x}" for i in range(4)], COMMAND: [r["key"] for r in run.records]}
+    store.write_json(out / "run.json", {"schema": 1, "command": "\n".join(plans), "planned": plans})
+    assert "INCOMPLETE" not in lines_of(out)[0]
+    assert lines_of(out, keys=plans["bench run --epochs 100"])[0] == "INCOMPLETE: 0 of 4 cells."  # on its own screen
+    plans["bench run --epochs 100"].append(run.records[0]["key"])  # as if one of its cells were there
+    store.write_json(out / "run.json", {"schema": 1, "command": "\n".join(plans), "planned": plans})
+    assert lines_of(out)[0] == "INCOMPLETE: 4 of 8 cells."
+    assert "INCOMPLETE" not in lines_of(out, keys=plans[COMMAND])[0]
+
+
 @pytest.mark.parametrize("name", ["breast-retina", "phantoms", "efficiency"])
 def test_published_runs_fit(name: str):
     for width in (80, 140):

@@ -83,13 +83,13 @@ def screen(
     """
     width = max(width, MIN_WIDTH)
     shown = _accuracy(report, keys) or _efficiency(report, keys) or _Shown("Nothing has a result yet.")
-    warning = incomplete(report.run_info, report.records)[0]
+    warning, unfinished = incomplete(report.run_info, report.records, keys)
     below = [*shown.notes, unusable_line(report.records), _failures(report.records), _left_out(report.run_info)]
     if moved := sum(r["kind"] == "transfer" for r in report.records):
         below.append(f"Transfer to other datasets: {counted(moved, 'result')} in LEADERBOARD.md.")
     files = [(f"{name}: ", str(out / file)) for name, file in (("Report", "report.html"), ("Tables", "LEADERBOARD.md"))]
     end = [line for label, path in files for line in _folded(label + path, width)]
-    end += _next(report, out, width)
+    end += _next(report, out, unfinished, width)
     for most in (3, 2, 1):  # lines of a sentence
         top = [Line(f"{warning}.", "bold red")] if warning else []
         top += [Line(text, "bold") for text in _wrapped(shown.answer, width, most)]
@@ -410,9 +410,8 @@ def _left_out(run_info: Mapping[str, Any]) -> str:
     return f"Left out, as files are missing or damaged: {listed(datasets)}." if datasets else ""
 
 
-def _next(report: Report, out: Path, width: int) -> list[str]:
+def _next(report: Report, out: Path, unfinished: Sequence[str], width: int) -> list[str]:
     """One command that helps now: finish, retry, measure again, or read on."""
-    _, unfinished = incomplete(report.run_info, report.records)
     failed = {r["key"] for r in report.records if r["status"] in ("failed", "timeout")}
     noisy = {r["key"] for r in report.records if r["metrics"].get("unusable")}
     board = f"bench leaderboard {shlex.quote(str(out))} --print"
