@@ -127,12 +127,13 @@ def test_a_screen_holds_it(run: Run, tmp_path: Path, situation: Any, interrupted
     for width in (60, 80, 140):
         for plain in (False, True):
             lines = lines_of(out, width, plain=plain)
-            assert len(lines) <= 25 and max(map(cell_len, lines)) <= width
+            end = next(i for i, line in enumerate(lines) if line.startswith("Report: "))
+            assert max(map(cell_len, lines[:end])) <= width  # a path is whole: the terminal breaks it
+            assert sum(max(1, -(-cell_len(line) // width)) for line in lines) <= 25
             assert all(line.isprintable() for line in lines)
             assert not plain or all(line.isascii() for line in lines)
             assert lines[0].startswith(f"INCOMPLETE: {len(run.records)} of {len(run.records) + 23} c") == interrupted
-            whole = "".join(lines)  # paths are whole where the terminal breaks them
-            assert f"Report: {out / 'report.html'}" in whole and f"Tables: {out / 'LEADERBOARD.md'}" in whole
+            assert {f"Report: {out / 'report.html'}", f"Tables: {out / 'LEADERBOARD.md'}"} <= set(lines)
             assert sum(line.startswith("Next: ") for line in lines) == 1
 
 
@@ -241,7 +242,7 @@ def test_a_whole_run_names_the_command_that_shows_everything(run: Run, tmp_path:
     lines = lines_of(out)
     (start,) = [i for i, line in enumerate(lines) if line.startswith("Next: ")]
     words = [word for line in lines[start:] for word in line.removesuffix("\\").split()]
-    assert "".join(words) == f"Next:benchleaderboard{out}--print"  # a long path is broken where the terminal breaks it
+    assert words == ["Next:", "bench", "leaderboard", str(out), "--print"]
 
 
 def test_of_several_protocols_the_one_that_ran_is_shown(run: Run, tmp_path: Path):
@@ -274,6 +275,19 @@ def test_the_interrupted_run_says_so_on_screen_board_and_page(run: Run, tmp_path
     assert "INCOMPLETE" not in (out / "LEADERBOARD.md").read_text() + (out / "report.html").read_text()
     store.write_json(out / "run.json", {"schema": 1, "command": COMMAND})  # from before plans were written down
     assert "INCOMPLETE" not in "".join(lines_of(out))
+
+
+def test_a_command_given_up_before_its_first_cell_leaves_the_board_complete(run: Run, tmp_path: Path):
+    """Two commands of one directory: the first was stopped at once, the second went through."""
+    out = models(run, 2).write(tmp_path)
+    plans = {"bench run --epochs 100": [f"{i:020x}" for i in range(4)], COMMAND: [r["key"] for r in run.records]}
+    store.write_json(out / "run.json", {"schema": 1, "command": "\n".join(plans), "planned": plans})
+    assert "INCOMPLETE" not in lines_of(out)[0]
+    assert lines_of(out, keys=plans["bench run --epochs 100"])[0] == "INCOMPLETE: 0 of 4 cells."  # on its own screen
+    plans["bench run --epochs 100"].append(run.records[0]["key"])  # as if one of its cells were there
+    store.write_json(out / "run.json", {"schema": 1, "command": "\n".join(plans), "planned": plans})
+    assert lines_of(out)[0] == "INCOMPLETE: 4 of 8 cells."
+    assert "INCOMPLETE" not in lines_of(out, keys=plans[COMMAND])[0]
 
 
 @pytest.mark.parametrize("name", ["breast-retina", "phantoms", "efficiency"])

@@ -211,16 +211,29 @@ def _gaps(records: Sequence[Record]) -> str:
     return f"{sum(statuses.values())} of {counted(len(records), 'cell')} gave no result ({kinds}); reasons are below."
 
 
-def incomplete(run_info: Mapping[str, Any], records: Iterable[Record]) -> tuple[str, list[str]]:
-    """``INCOMPLETE: 12 of 35 cells``, and the commands to run again; both empty where nothing planned is missing.
+def incomplete(
+    run_info: Mapping[str, Any], records: Iterable[Record], keys: Collection[str] = ()
+) -> tuple[str, list[str]]:
+    """``INCOMPLETE: 12 of 35 cells``, and the commands to run again; both empty where nothing is missing.
 
-    What was planned is in ``run.json``; a run from before it was written there counts as complete.
+    What each command planned is in ``run.json``; a run from before it was written there counts as complete, and so does
+    a command that was given up before its first Cell, beside others in the directory.
+
+    Args:
+        run_info: what ``run.json`` says.
+        records: of the run directory.
+        keys: Cells of what was just run; by default all that was planned counts.
     """
-    done, every = {str(record["key"]) for record in records}, planned(run_info)
+    done = {str(record["key"]) for record in records}
+    plans = {command: planned(run_info, command) for command in run_info.get("planned") or ()}
+    begun = {command: plan for command, plan in plans.items() if plan & done} or plans
+    if keys:
+        begun = {command: plan for command, plan in plans.items() if plan == set(keys)}
+    every = {key for plan in begun.values() for key in plan}
     if every <= done:
         return "", []
-    commands = [command for command in run_info["planned"] if not planned(run_info, command) <= done]
-    return f"INCOMPLETE: {len(every & done):,} of {len(every):,} cells", commands
+    unfinished = [command for command, plan in begun.items() if not plan <= done]
+    return f"INCOMPLETE: {len(every & done):,} of {len(every):,} cells", unfinished
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:

@@ -9,6 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,23 +80,24 @@ def screen(
         plain: only ASCII characters.
 
     Returns:
-        Lines of at most ``width`` characters, without line ends.
+        Lines without line ends. Only a path or a command without spaces to break it at is wider than ``width``: the
+        terminal breaks it, and it can still be copied.
     """
     width = max(width, MIN_WIDTH)
     shown = _accuracy(report, keys) or _efficiency(report, keys) or _Shown("Nothing has a result yet.")
-    warning = incomplete(report.run_info, report.records)[0]
+    warning, unfinished = incomplete(report.run_info, report.records, keys)
     below = [*shown.notes, unusable_line(report.records), _failures(report.records), _left_out(report.run_info)]
     if moved := sum(r["kind"] == "transfer" for r in report.records):
         below.append(f"Transfer to other datasets: {counted(moved, 'result')} in LEADERBOARD.md.")
     files = [(f"{name}: ", str(out / file)) for name, file in (("Report", "report.html"), ("Tables", "LEADERBOARD.md"))]
-    end = [line for label, path in files for line in _folded(label + path, width)]
-    end += _next(report, out, width)
+    end = [_printable(label + path) for label, path in files]
+    end += _next(report, out, unfinished, width)
     for most in (3, 2, 1):  # lines of a sentence
         top = [Line(f"{warning}.", "bold red")] if warning else []
         top += [Line(text, "bold") for text in _wrapped(shown.answer, width, most)]
         caption = [Line(text, "dim") for text in _wrapped(shown.caption, width, min(most, 2))]
         notes = [Line(text) for note in below for text in _wrapped(note, width, most)]
-        fixed_lines = len(top) + len(caption) + len(notes) + len(end) + 4  # blanks and the heading
+        fixed_lines = len(top) + len(caption) + len(notes) + _height(end, width) + 4  # blanks and heading
         rows = len(shown.table.rows) if shown.table else 0
         if fixed_lines + min(rows, MIN_ROWS) <= LINES:
             break
@@ -121,26 +123,26 @@ def _wrapped(text: str, width: int, most: int) -> list[str]:
         if lines and cell_len(lines[-1]) + cell_len(word) < width:
             lines[-1] += f" {word}"
         else:
-            lines += _folded(word, width)
+            lines += chop_cells(word, width)
     if len(lines) > most:
         lines[most - 1 :] = [set_cell_size(lines[most - 1], min(cell_len(lines[most - 1]), width - 2)).rstrip() + " …"]
     return [line.replace("\u00a0", " ") for line in lines if line]
 
 
-def _folded(text: str, width: int) -> list[str]:
-    """Whole, for it is to be copied: broken where the terminal would break it."""
-    return chop_cells(_printable(text), width)
+def _height(lines: Iterable[str], width: int) -> int:
+    """Lines of the terminal that these take."""
+    return sum(max(1, ceil(cell_len(line) / width)) for line in lines)
 
 
 def _continued(command: str, width: int) -> list[str]:
     """A command line, broken between its words with a backslash, as a shell takes it."""
     lines = [""]
-    for word in re.findall(r"(?:'[^']*'|[^\s'])+", command):
+    for word in re.findall(r"(?:'[^']*'|[^\s'])+", _printable(command)):
         if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
             lines[-1] += " \\"
             lines.append("  ")
         lines[-1] += f"{' ' * bool(lines[-1].strip())}{word}"
-    return [part for line in lines for part in _folded(line, width)]
+    return lines
 
 
 # --- accuracy ----------------------------------------------------------------------------------------------------
@@ -419,9 +421,8 @@ def _left_out(run_info: Mapping[str, Any]) -> str:
     return f"Left out, as files are missing or damaged: {listed(datasets)}." if datasets else ""
 
 
-def _next(report: Report, out: Path, width: int) -> list[str]:
+def _next(report: Report, out: Path, unfinished: Sequence[str], width: int) -> list[str]:
     """One command that helps now: finish, retry, measure again, or read on."""
-    _, unfinished = incomplete(report.run_info, report.records)
     failed = {r["key"] for r in report.records if r["status"] in ("failed", "timeout")}
     noisy = {r["key"] for r in report.records if r["metrics"].get("unusable")}
     board = f"bench leaderboard {shlex.quote(str(out))} --print"
@@ -433,7 +434,7 @@ def _next(report: Report, out: Path, width: int) -> list[str]:
         command = _command(report.run_info, failed or noisy).removesuffix(f" {flag}")
         command, otherwise = f"{command} {flag}", f"repeat the command with {flag}"
     lines = _continued(f"Next: {command}", width)
-    if command != board and (not command.startswith("bench ") or len(lines) > MAX_COMMAND):
+    if command != board and (not command.startswith("bench ") or _height(lines, width) > MAX_COMMAND):
         return _wrapped(f"Next: {otherwise}", width, MAX_COMMAND)
     return lines
 
