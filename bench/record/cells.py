@@ -61,7 +61,8 @@ class AccuracyCell:
 class EfficiencyCell:
     """Measure one model at one resolution, batch, precision and mode on one device (3 channels, 1,000 classes).
 
-    What the figures depend on beyond that (hardware, threads, scan backend, library versions) is part of it.
+    What the figures depend on beyond that (hardware, threads, scan backend, the
+    ``kernels``' sources, library versions) is part of it. medbench's own version is not.
     """
 
     model: str
@@ -78,6 +79,7 @@ class EfficiencyCell:
     budget_s: float
     rounds: int
     omp_wait_policy: str = ""
+    kernels: str = ""
     model_plugin_sha256: str | None = None
     protocol: int = EFFICIENCY_PROTOCOL
 

@@ -15,8 +15,8 @@ from typing import Any
 
 from bench import registry
 from bench.measure.aggregate import combine
+from bench.plan.base import Plan
 from bench.plan.estimate import estimate_s
-from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.cells import Cell, EfficiencyCell, Result, cell_label
 from bench.record.store import Record

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.plan import class_maps
-from bench.plan.plan import Plan
+from bench.plan.base import Plan
 from bench.record import store
 from bench.record.cells import Cell, EfficiencyCell, Result
 from bench.record.store import Record, Stamp

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.plan.plan import Plan
+from bench.plan.base import Plan
 from bench.record import store
 from bench.record.cells import Result, needs
 from bench.record.store import Record, StoreError

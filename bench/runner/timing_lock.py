@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Collection
 from pathlib import Path
 
-from bench.plan.plan import Plan
+from bench.plan.base import Plan
 from bench.record.cells import EfficiencyCell
 from bench.runner.leases import Claims
 

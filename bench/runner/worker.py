@@ -131,7 +131,7 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, di
     from bench import registry
 
     torch.set_num_threads(job.threads)
-    from bench.plan.plan import changed_since
+    from bench.plan.fingerprints import changed_since
 
     registry.load_plugins(job.plugins, job.plugin_base)
     if changed := changed_since(job.cell):
@@ -172,9 +172,10 @@ def environment(device: str) -> dict[str, Any]:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 
-    from bench.machine.hardware import machine_facts
+    from bench.machine.hardware import hardware_name, machine_facts
+    from bench.machine.threads import omp_wait_policy
+    from bench.machine.versions import library_versions
     from bench.ops import chosen_backend
-    from bench.plan.plan import hardware_name, library_versions, omp_wait_policy
 
     facts = machine_facts()
     found = {

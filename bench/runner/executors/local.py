@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine.hardware import gpus
-from bench.plan.plan import available_threads, set_omp_wait_policy
+from bench.machine.threads import available_threads, set_omp_wait_policy
 from bench.record.cells import Result
 from bench.runner.executors.base import Event, Finished, Job
 from bench.runner.worker import SOCKET_FOLDER, work

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import bench
-from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
+from bench.machine.threads import available_threads, set_omp_wait_policy
+from bench.machine.versions import VERSION
+from bench.plan.base import Plan
 from bench.record.cells import EfficiencyCell, TransferCell, weights_path
 from bench.record.store import StoreError, atomic_write
 from bench.runner.executors import ray_cluster
@@ -257,9 +258,9 @@ class RayExecutor:
             self._hear(place, told)
             return
         place.ready, place.node, self._in_vain = True, told["node"], 0
-        if told["version"] != bench.__version__:
+        if told["version"] != VERSION:
             raise ConfigError(
-                f"node {place.node} has medbench {told['version']}, this is {bench.__version__}; "
+                f"node {place.node} has medbench {told['version']}, this is {VERSION}; "
                 "install the same version on all nodes"
             )
         self._look()

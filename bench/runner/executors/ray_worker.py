@@ -18,7 +18,7 @@ from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
-import bench
+from bench.machine.versions import VERSION
 from bench.record.cells import EfficiencyCell
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.local import LocalExecutor, Slot
@@ -108,7 +108,7 @@ class Seat:
 
     def hello(self) -> dict[str, str]:
         """Say where this is and what runs here."""
-        return {"node": platform.node(), "version": bench.__version__}
+        return {"node": platform.node(), "version": VERSION}
 
     def start(self, parcel: Parcel) -> Told:
         """Start a job; return when something has happened to it."""
