@@ -86,7 +86,7 @@ def _expected(error: Exception) -> bool:
         ("bench.sweep.config", "ConfigError"),
         ("bench.registry.info", "RegistryError"),
         ("bench.data.download", "DataError"),
-        ("bench.record.store", "StoreError"),
+        ("bench.errors", "StoreError"),
     }
     return any((kind.__module__, kind.__name__) in expected for kind in type(error).__mro__)
 

@@ -10,7 +10,6 @@ time. MFU is the rate of the model's own FLOPs over the arithmetic ceiling.
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.measure.timing import Budget, Clock, Step, clock_for, throughput_blocks, warm_up
+from bench.record.files import replacing
 
 if TYPE_CHECKING:
     import torch
@@ -151,8 +151,6 @@ def kept_ceilings(
     except (FileNotFoundError, ValueError, TypeError):
         pass
     found = measure_ceilings(device, threads, precision, seconds)
-    directory.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(asdict(found)))
-    temporary.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(asdict(found)))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
@@ -49,9 +49,9 @@ class Plan:
             self.unsupported[key] = reason
 
 
-def resolved(loaded: Loaded, key: str, expand: Callable[[Iterable[str]], Iterable[T]], names: Iterable[str]) -> list[T]:
+def resolved(loaded: Loaded, key: str, expand: Callable[[Sequence[str]], list[T]], names: Sequence[str]) -> list[T]:
     """Expand names. Raises ConfigError naming where they were written."""
     try:
-        return list(expand(names))
+        return expand(names)
     except RegistryError as error:
         raise ConfigError(f"{loaded.origin(key)}: {error}") from None

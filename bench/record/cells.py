@@ -178,11 +178,6 @@ def cell_label(cell: Cell) -> str:
     return f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {how}"
 
 
-def weights_path(out: Path, key: str) -> Path:
-    """Where a run directory keeps the weights of a Cell."""
-    return out / "weights" / f"{key}.safetensors"
-
-
 class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """Work was ended on request; what was done is in a checkpoint."""
 

@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.record.store import StoreError, this_machine
+from bench.errors import StoreError
+from bench.record.files import this_machine
+from bench.record.paths import leases_folder
 
 BEAT_S = 10.0
 EXPIRY_S = 90.0  # above what NFS clients remember of a file's times (60 s)
@@ -49,7 +51,7 @@ class Claims:
     """
 
     def __init__(self, out: Path, beat_s: float = BEAT_S, expiry_s: float = EXPIRY_S) -> None:
-        self.folder = out / "claims"
+        self.folder = leases_folder(out)
         self.expiry_s = expiry_s
         self.held: dict[str, Claim] = {}
         self._seen: dict[Path, tuple[int, float]] = {}

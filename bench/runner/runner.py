@@ -19,6 +19,8 @@ from typing import Any
 from bench.plan.base import Plan
 from bench.record import store
 from bench.record.cells import Result, needs
+from bench.record.files import clear_abandoned
+from bench.record.paths import record_path, run_file
 from bench.record.store import Record, StoreError
 from bench.runner.executors.base import Event, Executor, Finished, Job
 from bench.runner.jobs import combined, job_estimate_s, job_label, read_round, run_info, write_outcome
@@ -63,7 +65,7 @@ def execute(
         StoreError: the run directory cannot be written.
     """
     store.prepare(out)
-    store.write_json(out / "run.json", run_info(loaded, plan, command, store.read_run(out)))
+    store.write_json(run_file(out), run_info(loaded, plan, command, store.read_run(out)))
     return _Driver(loaded, plan, out, observer, executor).run()
 
 
@@ -127,7 +129,7 @@ class _Driver:
             if self.executor:
                 self.executor.close()
             self.claims.close()
-            store.clear_abandoned(self.out)
+            clear_abandoned(self.out)
             if begun:
                 self.observer.close()
         self.outcome.interrupted = self.stopping
@@ -256,7 +258,7 @@ class _Driver:
 
     def _done_elsewhere(self, job: Job) -> bool:
         """Whether another driver has written the Cell's Record since we read what is there."""
-        path = store.record_path(self.out, job.key)
+        path = record_path(self.out, job.key)
         stamp = store.stamp_of(path)
         if stamp is None or stamp == self.stamps.get(job.key):
             return False

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record.cells import AccuracyCell, Context, Result, Stopped, TransferCell
+from bench.record.paths import log_path
 from bench.runner.executors.base import Job, Send
 
 __all__ = ["Job", "environment", "run_job", "work"]
@@ -55,7 +56,7 @@ def work(connection: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, stop.handle)
     _die_with_driver()
-    _redirect_output(job.out / "logs" / f"{job.key}.log")
+    _redirect_output(log_path(job.out, job.key))
     _take_place(job)
     with contextlib.suppress(BrokenPipeError):  # the driver has gone: so shall we, within moments
         run_job(job, connection.send, stop)

@@ -19,6 +19,7 @@ from bench.data.cache import open_entry, write_split_file
 from bench.measure.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
 from bench.record.cells import AccuracyCell, Context, Result, cell_key
+from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
@@ -57,7 +58,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
     data = entry.splits
-    write_split_file(info, entry, ctx.out / "splits")
+    write_split_file(info, entry, splits_folder(ctx.out))
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)
@@ -115,7 +116,7 @@ def _fit(
         seed=cell.seed,
         precision=cell.precision,
         progress=ctx.progress,
-        checkpoint=Checkpoint(ctx.out / "checkpoints" / f"{cell_key(cell)}.pt", cell_key(cell)),
+        checkpoint=Checkpoint(checkpoint_path(ctx.out, cell_key(cell)), cell_key(cell)),
         stop=ctx.stop,
     )
     blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)

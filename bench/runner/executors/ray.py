@@ -19,8 +19,10 @@ from typing import Any
 from bench.machine.threads import available_threads, set_omp_wait_policy
 from bench.machine.versions import VERSION
 from bench.plan.base import Plan
-from bench.record.cells import EfficiencyCell, TransferCell, weights_path
-from bench.record.store import StoreError, atomic_write
+from bench.record.cells import EfficiencyCell, TransferCell
+from bench.record.files import atomic_write
+from bench.record.paths import checkpoint_path, predictions_path, weights_path
+from bench.record.store import StoreError
 from bench.runner.executors import ray_cluster
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.ray_cluster import Shape
@@ -314,10 +316,10 @@ def make(loaded: Loaded, plan: Plan) -> RayExecutor:
 
 def _inputs(job: Job) -> Iterator[tuple[str, bytes]]:
     """Yield the files of the run directory that a job reads: path there, content."""
-    wanted = [job.out / "checkpoints" / f"{job.key}.pt"]
+    wanted = [checkpoint_path(job.out, job.key)]
     if isinstance(job.cell, TransferCell):
         key = job.cell.source_key
-        wanted += [weights_path(job.out, key), job.out / "predictions" / f"{key}.npz"]
+        wanted += [weights_path(job.out, key), predictions_path(job.out, key)]
     if job.alone:
         wanted += [path for name in CACHES for path in (job.out / name).rglob("*")]
     for path in wanted:

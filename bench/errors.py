@@ -1,0 +1,33 @@
+"""What the user is told: :class:`BenchError` and its kinds. Each is also imported from the room that raises it.
+
+A message names the file, key or value, what was wrong with it, and what to do. The command line prints it and ends with
+exit code 2; any other exception is a fault of the tool and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+
+class BenchError(Exception):
+    """An error whose message is for the user.
+
+    Attributes:
+        details: more lines, shown with ``--verbose``.
+    """
+
+    details: str = ""
+
+
+class ConfigError(BenchError, ValueError):
+    """The configuration is wrong; the message names the file and line, or the flag, and the nearest right name."""
+
+
+class RegistryError(BenchError, ValueError):
+    """A name, option or registration is wrong; the message says which and what would be right."""
+
+
+class DataError(BenchError, RuntimeError):
+    """A data file is missing, damaged or cannot be had; the message says which and what to do."""
+
+
+class StoreError(BenchError, RuntimeError):
+    """A run directory or a file in it cannot be read or written; the message names it."""
