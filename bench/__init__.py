@@ -9,14 +9,12 @@ The public Python API; everything heavy is imported at first use, so ``import be
 
 from __future__ import annotations
 
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-try:
-    __version__ = version("medbench")
-except PackageNotFoundError:  # a checkout on sys.path that was never installed
-    __version__ = "0+checkout"
+from bench.machine.versions import VERSION
+
+__version__ = VERSION
 
 # ``models/`` and ``datasets/`` lie beside this package in a checkout and inside it in a wheel. They carry no
 # ``__init__.py``: as namespace portions they lose to the installed Hugging Face ``datasets``, so a checkout

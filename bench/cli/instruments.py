@@ -41,7 +41,7 @@ def _ops(options: argparse.Namespace) -> int:
 
 
 def _profile(options: argparse.Namespace) -> int:
-    from bench.plan.plan import set_omp_wait_policy
+    from bench.machine.threads import set_omp_wait_policy
 
     flags.configured(options)
     set_omp_wait_policy()  # as in the efficiency cells; read when torch is imported

@@ -13,8 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry
+from bench.plan.base import Plan
 from bench.plan.estimate import estimate_s
-from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.cells import Cell, cell_label
 from bench.registry import ModelFacts, Registry

@@ -10,9 +10,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import functools
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,7 @@ from bench import registry
 from bench.data import cache_entry as entries
 from bench.data.cache_entry import SPLITS, AnySplit, Entry, Members
 from bench.data.files import DataError, MissingFilesError, default_cache_dir, default_root, preflight
+from bench.record.files import replacing
 from bench.registry import DatasetInfo, Split
 
 __all__ = [
@@ -227,12 +226,8 @@ def write_split_file(info: DatasetInfo, entry: Entry, folder: Path) -> Path | No
     for name in (registry.file_stem(info.name), entry.folder.name):
         target = folder / f"{name}.csv"
         if not target.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(prefix=f".{name}", dir=folder)
-            os.close(handle)
-            shutil.copyfile(source, temporary)
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, target)
+            with replacing(target) as part:
+                shutil.copyfile(source, part)
             return target
         if filecmp.cmp(source, target, shallow=False):
             return target

@@ -12,11 +12,12 @@ import contextlib
 import hashlib
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from bench.record.files import replacing
 
 _BLOCK = 1 << 20
 _RACY_NS = 2_000_000_000  # a file changed this recently could change again within the resolution of its times
@@ -111,13 +112,6 @@ def _save(store: Path, names: Iterable[str]) -> None:
     if not settled:
         return
     with contextlib.suppress(OSError):
-        store.parent.mkdir(parents=True, exist_ok=True)
         kept = {path: known for path, known in _stored(store).items() if os.path.exists(path)} | settled
-        handle, temporary = tempfile.mkstemp(prefix=f".{store.name}", dir=store.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", errors="surrogateescape") as stream:
-                json.dump(kept, stream, ensure_ascii=False)
-            os.replace(temporary, store)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        with replacing(store) as part:
+            part.write_text(json.dumps(kept, ensure_ascii=False), encoding="utf-8", errors="surrogateescape")

@@ -22,6 +22,8 @@ from bench import registry
 from bench.explain.which import cell_of
 from bench.record import store
 from bench.record.cells import AccuracyCell, Context
+from bench.record.files import atomic_write
+from bench.record.paths import record_path
 from bench.record.store import Record, StoreError
 from bench.registry import RegistryError
 
@@ -138,7 +140,7 @@ def _scores(out: Path, key: str) -> tuple[Any, Any]:
         with np.load(path, allow_pickle=False) as stored:
             return stored["test_scores"], stored["test_labels"]
     except Exception as error:  # numpy raises whatever its parts raise
-        record = store.record_path(out, key)
+        record = record_path(out, key)
         raise StoreError(f"{path}: no scores ({error}); remove {record} and run again") from error
 
 
@@ -172,7 +174,7 @@ def _overlays(
         told = [(choices[i], _caption(choices[i], info)) for i in here]
         name = re.sub(r"[^a-z0-9]+", "-", info.classes[group].lower()).strip("-")[:40]
         data = overlays(title, shown[here], maps[here], told)
-        store.atomic_write(folder / f"looks_{group:02d}_{name or 'class'}.png", data)
+        atomic_write(folder / f"looks_{group:02d}_{name or 'class'}.png", data)
     told_of = [{**choice._asdict(), "centre": _centre(maps[i])} for i, choice in enumerate(choices)]
     return {"looks": told_of, "read_at": stage.name, "grid": list(stage.grid), "classes": list(info.classes)}
 
@@ -257,8 +259,8 @@ def _write_fields(folder: Path, facts: dict[str, Any], stages: Sequence[Stage], 
     ]  # fmt: skip
     where = f" on {registry.display_name(facts['dataset'])}" if facts["dataset"] else ""
     title = f"{facts['model']}{where} at {facts['resolution']} px: effective receptive field"
-    store.atomic_write(folder / "receptive_field.png", fields(title, rows))
+    atomic_write(folder / "receptive_field.png", fields(title, rows))
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)
-    store.atomic_write(folder / "fields.npz", buffer.getvalue())
+    atomic_write(folder / "fields.npz", buffer.getvalue())
     store.write_json(folder / "explain.json", facts)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.record import store
-from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key, weights_path
+from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key
+from bench.record.paths import record_path, require_run, weights_path
 from bench.record.store import Record, StoreError
 
 
@@ -17,8 +18,7 @@ def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
     Raises:
         StoreError: no such run or Cell, several Cells begin so, or its weights do not lie there.
     """
-    if not (out / "cells").is_dir():
-        raise StoreError(f"{out} is no run directory: it has no cells/")
+    require_run(out)
     keys = sorted(path.stem for path in (out / "cells").glob("*.json") if not path.name.startswith("."))
     kept = [key for key in keys if weights_path(out, key).is_file()]
     if not wanted:
@@ -26,7 +26,7 @@ def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
     if list(wanted) == ["all"]:
         if not kept:
             raise StoreError(f"{out} has kept no weights; {_how_to_keep(out)}")
-        return [store.read_record(store.record_path(out, key)) for key in kept]
+        return [store.read_record(record_path(out, key)) for key in kept]
     found: dict[str, Record] = {}
     for beginning in wanted:
         matches = [key for key in keys if key.startswith(beginning)] if beginning else []
@@ -34,7 +34,7 @@ def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
             raise StoreError(f"{out} has no cell {beginning!r}; {_some(out, kept)}")
         if len(matches) > 1:
             raise StoreError(f"{beginning!r} begins {len(matches)} keys of {out}: {', '.join(matches[:5])}; write more")
-        record = store.read_record(store.record_path(out, matches[0]))
+        record = store.read_record(record_path(out, matches[0]))
         _check(out, record)
         found[record["key"]] = record
     return list(found.values())
@@ -60,7 +60,7 @@ def _some(out: Path, kept: Sequence[str]) -> str:
         return f"it has kept no weights; {_how_to_keep(out)}"
     names = []
     for key in kept[:8]:
-        spec = store.read_record(store.record_path(out, key))["spec"]
+        spec = store.read_record(record_path(out, key))["spec"]
         names.append(f"{key[:8]} {spec['model']} on {spec['dataset']} at {spec['resolution']} px, seed {spec['seed']}")
     more = f"\n  and {len(kept) - 8} more" if len(kept) > 8 else ""
     return "weights were kept of\n  " + "\n  ".join(names) + more + "\n  (or `all` of them)"

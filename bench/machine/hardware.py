@@ -10,6 +10,7 @@ import functools
 import os
 import platform
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,13 @@ def machine_facts() -> dict[str, Any]:
         "gpu_driver": _driver(),
         "system": f"{platform.system()} {platform.machine()}",
     }
+
+
+def hardware_name(device: str, facts: Mapping[str, Any]) -> str:
+    """Name what a Cell runs on: the GPU, or the CPU and its core count."""
+    if device == "cpu":
+        return f"{facts['cpu_model']} ({facts['cpu_cores']} cores)"
+    return str(facts["gpus"][int(device.partition(":")[2])]["name"])
 
 
 def _cpu_model() -> str:

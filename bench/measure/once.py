@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bench.record.files import replacing
 
 
 def kept(path: Path, find: Callable[[], Any]) -> Any:
@@ -16,8 +17,6 @@ def kept(path: Path, find: Callable[[], Any]) -> Any:
     except (FileNotFoundError, ValueError):
         pass
     found = find()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_text(json.dumps(found))
-    temporary.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(found))
     return json.loads(json.dumps(found))  # the same to its finder as to its readers

@@ -18,7 +18,8 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from bench.record.cells import AccuracyCell, Cell, Meeting, needs, weights_path
+from bench.record.cells import AccuracyCell, Cell, Meeting, needs
+from bench.record.paths import weights_path
 from bench.registry import DatasetInfo, nearest, split_names
 
 Map = Mapping[str, str | Collection[str]]

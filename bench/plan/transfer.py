@@ -5,8 +5,9 @@ from __future__ import annotations
 from bench import registry
 from bench.data.files import Problem, preflight
 from bench.plan import class_maps
+from bench.plan.base import Plan, resolved
+from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import resize_rule, unfeedable
-from bench.plan.plan import Plan, fingerprint, plugin_sha256, resolved
 from bench.record.cells import AccuracyCell, Meeting, TransferCell
 from bench.registry import DatasetInfo, RegistryError
 from bench.sweep.config import ConfigError, Loaded

@@ -63,7 +63,8 @@ class AccuracyCell:
 class EfficiencyCell:
     """Measure one model at one resolution, batch, precision and mode on one device (3 channels, 1,000 classes).
 
-    What the figures depend on beyond that (hardware, threads, scan backend, library versions) is part of it.
+    What the figures depend on beyond that (hardware, threads, scan backend, the
+    ``kernels``' sources, library versions) is part of it. medbench's own version is not.
     """
 
     model: str
@@ -80,6 +81,7 @@ class EfficiencyCell:
     budget_s: float
     rounds: int
     omp_wait_policy: str = ""
+    kernels: str = ""
     model_plugin_sha256: str | None = None
     protocol: int = EFFICIENCY_PROTOCOL
 
@@ -176,11 +178,6 @@ def cell_label(cell: Cell) -> str:
         return f"{cell.model} from {route} ({cell.size}->{cell.resolution} px, seed {cell.source.seed})"
     how = f"{cell.precision}, {cell.mode}{', compiled' if cell.compile else ''} on {cell.device}"
     return f"{cell.model} at {cell.resolution} px, batch {cell.batch}, {how}"
-
-
-def weights_path(out: Path, key: str) -> Path:
-    """Where a run directory keeps the weights of a Cell."""
-    return out / "weights" / f"{key}.safetensors"
 
 
 class Stopped(Exception):  # noqa: N818 - no error: it was asked for

@@ -15,9 +15,9 @@ from typing import Any
 
 from bench.record import store
 from bench.record.cells import spec_key
+from bench.record.files import replacing
+from bench.record.paths import NOT_COMPANIONS, record_path, require_run, run_file, splits_folder
 from bench.record.store import Record, StoreError
-
-NOT_JOINED = {"cells", "rounds", "claims", "checkpoints"}  # folders whose files are not a Record's companions
 
 
 @dataclass(slots=True)
@@ -44,8 +44,7 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
             version cannot read.
     """
     for run in runs:
-        if not (run / "cells").is_dir():
-            raise StoreError(f"{run} is no run directory: it has no cells/; nothing was merged")
+        require_run(run)
         if run.resolve() == out.resolve():
             raise StoreError(f"{run} is the directory to merge into; name the others only")
     store.prepare(out)
@@ -58,7 +57,7 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
         for record in _sound(run, merged):
             _take(run, record, known, beside.get(record["key"], ()), merged)
         _copy_splits(run, out, merged)
-    store.write_json(out / "run.json", _joined_info(out, runs))
+    store.write_json(run_file(out), _joined_info(out, runs))
     return merged
 
 
@@ -71,7 +70,7 @@ def _sound(run: Path, merged: Merged) -> Iterator[Record]:
         if right == record["key"]:
             yield record
         else:
-            path = store.record_path(run, record["key"])
+            path = record_path(run, record["key"])
             merged.refused.append(f"{path}: its key should be {right}, by what its spec says; it was changed by hand")
 
 
@@ -89,7 +88,7 @@ def _take(run: Path, record: Record, known: dict[str, Record], beside: Iterable[
         merged.added += 1
     for path in beside:  # the Record last: where it is, everything is
         _copy(path, merged.out / path.relative_to(run))
-    store.write_json(store.record_path(merged.out, key), record)
+    store.write_json(record_path(merged.out, key), record)
     known[key] = record
 
 
@@ -120,7 +119,7 @@ def _companions(run: Path) -> dict[str, list[Path]]:
     """The files of a run that belong to a Cell, by key: scores, history, log, weights and what else is named by it."""
     found: dict[str, list[Path]] = {}
     for folder in sorted(entry.path for entry in os.scandir(run) if entry.is_dir(follow_symlinks=False)):
-        if os.path.basename(folder) in NOT_JOINED:
+        if os.path.basename(folder) in NOT_COMPANIONS:
             continue
         for entry in os.scandir(folder):
             if entry.name.startswith(".") or entry.is_symlink():
@@ -133,20 +132,17 @@ def _companions(run: Path) -> dict[str, list[Path]]:
 
 def _copy(source: Path, target: Path) -> None:
     """Copy a file so that a reader sees all of it or nothing."""
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, part)
-        os.replace(part, target)
+        with replacing(target) as part:
+            shutil.copyfile(source, part)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise StoreError(f"cannot copy {source} to {target}: {error.strerror}") from error
 
 
 def _copy_splits(run: Path, out: Path, merged: Merged) -> None:
     """Copy how datasets were split; two different splits under one name are worth a word."""
-    for source in sorted((run / "splits").glob("*.csv")) if (run / "splits").is_dir() else ():
-        target = out / "splits" / source.name
+    for source in sorted(splits_folder(run).glob("*.csv")):
+        target = splits_folder(out) / source.name
         if not target.exists():
             _copy(source, target)
         elif target.read_bytes() != source.read_bytes():

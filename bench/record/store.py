@@ -1,36 +1,25 @@
-"""Records on disk: one JSON file a Cell, written atomically; a run directory is all there is (no database).
+"""Records on disk: one JSON file a Cell; a run directory is all there is (no database).
 
-    RUN/run.json                what was asked: command, sweep, datasets left out
-    RUN/cells/<key>.json        one Record a Cell
-    RUN/predictions/<key>.npz   val_scores, val_labels, test_scores, test_labels of an accuracy Cell
-    RUN/history/<key>.csv       one row an epoch
-    RUN/rounds/<key>/<n>.json   raw samples of an efficiency Cell whose rounds are not all done
-    RUN/logs/<key>.log          what the worker printed
-    RUN/claims/                 what drivers are working on (:mod:`bench.runner.leases`); gone when none runs
-
-Nothing needs a lock: files are written beside their place and renamed into it. A crash costs the Cells in flight.
+Where each file lies is said in :mod:`bench.record.paths`, how it is written in :mod:`bench.record.files`. A crash costs
+the Cells in flight.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import functools
 import gc
-import hashlib
 import io
 import json
 import math
 import os
-import platform
-import re
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from bench.errors import StoreError as StoreError
+from bench.record.files import atomic_write as atomic_write
+from bench.record.paths import history_path, predictions_path, record_path, require_run, run_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -56,68 +45,6 @@ class State(NamedTuple):
     status: str
     stamp: Stamp
     noisy: bool = False  # an efficiency Cell whose rounds differ too much for one of its speeds
-
-
-def atomic_write(path: Path, data: bytes) -> None:
-    """Write ``data`` to ``path`` so that a reader, or a crash, sees all of it or nothing."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(f".{os.getpid()}@{_mark()}", f".{path.name}.", path.parent)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; choose another directory with --out") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; nothing was changed") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-
-
-def clear_abandoned(out: Path) -> None:
-    """Remove the files that killed drivers had begun to write in a run directory.
-
-    Each tells whose it is. Of this machine's, those go whose process has gone; of another's (or another container's,
-    which numbers its own processes) those that are a day old: nobody can be asked there, and no write lasts so long.
-    """
-    import psutil
-
-    folders = [out, *(out / name for name in ("cells", "predictions", "history", "splits")), *out.glob("rounds/*/")]
-    for folder in folders:
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(folder):
-                begun = _BEGUN.fullmatch(entry.name) if entry.name.startswith(".") else None
-                if begun is None:
-                    continue
-                here = begun["machine"] == _mark()
-                gone = not psutil.pid_exists(int(begun["process"]))
-                if gone if here else time.time() - entry.stat().st_mtime > _LONG_S:
-                    with contextlib.suppress(OSError):  # another driver was faster
-                        os.unlink(entry.path)
-
-
-_BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[0-9a-f]{8})")  # as atomic_write names what it writes
-_LONG_S = 86_400.0
-
-
-def this_machine() -> str | None:
-    """This boot of this machine, and the numbering of processes (a container has its own); None where unknown."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
-
-
-@functools.cache
-def _mark() -> str:
-    """Eight hex digits for it; where it is unknown, of the machine's name."""
-    return hashlib.sha256((this_machine() or platform.node()).encode()).hexdigest()[:8]
 
 
 def plain(value: Any) -> Any:
@@ -162,15 +89,15 @@ def write_record(
         buffer = io.BytesIO()
         columns: Any = dict(arrays)
         np.savez_compressed(buffer, **columns)
-        atomic_write(out / "predictions" / f"{key}.npz", buffer.getvalue())
+        atomic_write(predictions_path(out, key), buffer.getvalue())
     if history:
         text = io.StringIO()
         names = list(dict.fromkeys(column for row in history for column in row))
         writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(history)
-        atomic_write(out / "history" / f"{key}.csv", text.getvalue().encode())
-    path = out / "cells" / f"{key}.json"
+        atomic_write(history_path(out, key), text.getvalue().encode())
+    path = record_path(out, key)
     write_json(path, record)
     return path
 
@@ -189,11 +116,6 @@ def invalid(record: Any) -> str | None:
     if record["status"] not in STATUSES:
         return f"its status is {record['status']!r}, none of {', '.join(STATUSES)}"
     return None
-
-
-def record_path(out: Path, key: str) -> Path:
-    """Where a Cell's Record lies."""
-    return out / "cells" / f"{key}.json"
 
 
 def stamp_of(path: Path) -> Stamp | None:
@@ -328,14 +250,15 @@ def set_aside(out: Path, problems: Iterable[str]) -> list[str]:
 
 def read_run(out: Path) -> dict[str, Any]:
     """Read ``run.json``; empty where there is none (records copied together by hand)."""
+    path = run_file(out)
     try:
-        info = json.loads((out / "run.json").read_bytes())
+        info = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise StoreError(f"{out / 'run.json'}: {error}") from error
+        raise StoreError(f"{path}: {error}") from error
     if not isinstance(info, dict):
-        raise StoreError(f"{out / 'run.json'}: it is no JSON object; remove it, the records do not need it")
+        raise StoreError(f"{path}: it is no JSON object; remove it, the records do not need it")
     return info
 
 
@@ -350,8 +273,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
     """Load a run as a DataFrame: one row a Record; spec fields, metrics, key, kind, status and reason as columns."""
     import pandas as pd
 
-    if not ((out := Path(path)) / "cells").is_dir() and not (out / "run.json").is_file():
-        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    require_run(out := Path(path))
     records, _ = read_records(out)
     return pd.DataFrame([flatten(record) for record in records])
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from bench import registry
 from bench.measure.aggregate import combine
+from bench.plan.base import Plan
 from bench.plan.estimate import estimate_s
-from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.cells import Cell, EfficiencyCell, Result, cell_label
+from bench.record.paths import checkpoint_path, record_path, round_path, rounds_folder
 from bench.record.store import Record
 from bench.runner.executors.base import Finished, Job
 from bench.sweep.config import Loaded
@@ -71,11 +72,6 @@ def job_estimate_s(job: Job) -> float:
 
 
 # --- rounds ----------------------------------------------------------------------------------------------------------
-
-
-def round_path(out: Path, key: str, number: int) -> Path:
-    """Where the raw samples of a round lie."""
-    return out / "rounds" / key / f"{number}.json"
 
 
 def read_round(out: Path, key: str, number: int) -> dict[str, Any] | None:
@@ -145,17 +141,17 @@ def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Recor
         "timings": {"wall_s": round(finished.seconds, 3), **store.plain(result.timings)},
     }
     store.write_record(out, record, result.arrays, result.history)
-    shutil.rmtree(out / "rounds" / key, ignore_errors=True)
+    shutil.rmtree(rounds_folder(out, key), ignore_errors=True)
     if result.status not in KEEPS_CHECKPOINT:
         with contextlib.suppress(OSError):
-            (out / "checkpoints" / f"{key}.pt").unlink(missing_ok=True)
+            checkpoint_path(out, key).unlink(missing_ok=True)
     return record
 
 
 def _result_of(out: Path, key: str) -> Record | None:
     """The Record of a Cell that has a result."""
     try:
-        record = store.read_record(out / "cells" / f"{key}.json")
+        record = store.read_record(record_path(out, key))
     except store.StoreError:
         return None
     return record if record["status"] == "ok" else None

@@ -1,11 +1,11 @@
-"""Claims: who works on what, among drivers that share a run directory and nothing else.
+"""Leases: who works on what, among drivers that share a run directory and nothing else.
 
-    RUN/claims/<name>.<n>.claim     the n-th claim on a name; the one with the highest n counts
+    RUN/claims/<name>.<n>.claim     the n-th lease on a name; the one with the highest n counts
 
-A claim is a file created exclusively, which every local disk and NFS since version 3 does atomically; no lock is asked
+A lease is a file created exclusively, which every local disk and NFS since version 3 does atomically; no lock is asked
 for. Its owner touches it every few seconds. It is stale when its owner, a process of this machine, is gone, or when its
 time stamp has not changed while we watched for :data:`EXPIRY_S` of our own monotonic clock: clocks of machines are
-never compared, so they may differ and jump. A stale claim is not removed but succeeded by the next number, created
+never compared, so they may differ and jump. A stale lease is not removed but succeeded by the next number, created
 exclusively as well: of several heirs one wins, and an owner that was only asleep sees its heir.
 """
 
@@ -23,7 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.record.store import StoreError, this_machine
+from bench.errors import StoreError
+from bench.record.files import this_machine
+from bench.record.paths import leases_folder
 
 BEAT_S = 10.0
 EXPIRY_S = 90.0  # above what NFS clients remember of a file's times (60 s)
@@ -31,27 +33,27 @@ _FILE = re.compile(r"(.+)\.(\d+)\.claim")
 
 
 @dataclass(frozen=True, slots=True)
-class Claim:
-    """A claim of ours on ``name``."""
+class Lease:
+    """A lease of ours on ``name``."""
 
     name: str
     path: Path
     number: int
 
 
-class Claims:
-    """The claims of one driver in one run directory. Touches them from a thread of its own until closed.
+class Leases:
+    """The leases of one driver in one run directory. Touches them from a thread of its own until closed.
 
     Args:
         out: the run directory.
-        beat_s: how often a claim is touched.
-        expiry_s: how long an untouched claim of another machine is respected.
+        beat_s: how often a lease is touched.
+        expiry_s: how long an untouched lease of another machine is respected.
     """
 
     def __init__(self, out: Path, beat_s: float = BEAT_S, expiry_s: float = EXPIRY_S) -> None:
-        self.folder = out / "claims"
+        self.folder = leases_folder(out)
         self.expiry_s = expiry_s
-        self.held: dict[str, Claim] = {}
+        self.held: dict[str, Lease] = {}
         self._seen: dict[Path, tuple[int, float]] = {}
         self._identity = json.dumps({**process_identity(), "token": secrets.token_hex(8)}).encode()
         self._closed = threading.Event()
@@ -60,11 +62,11 @@ class Claims:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"cannot write {self.folder}: {error.strerror}; choose another with --out") from error
-        self._thread = threading.Thread(target=self._beat, args=(beat_s,), daemon=True, name="claims")
+        self._thread = threading.Thread(target=self._beat, args=(beat_s,), daemon=True, name="leases")
         self._thread.start()
 
-    def take(self, name: str) -> Claim | None:
-        """Claim ``name``; None if another driver, alive as far as can be told, has it. What is ours is given again.
+    def take(self, name: str) -> Lease | None:
+        """Lease ``name``; None if another driver, alive as far as can be told, has it. What is ours is given again.
 
         Raises:
             StoreError: the folder cannot be written.
@@ -78,7 +80,7 @@ class Claims:
         number = max(before, default=-1) + 1
         path = self.folder / f"{name}.{number}.claim"
         try:
-            self.folder.mkdir(exist_ok=True)  # another driver, ending when nobody had a claim, has cleared it away
+            self.folder.mkdir(exist_ok=True)  # another driver, ending when nobody had a lease, has cleared it away
             handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
         except (FileExistsError, FileNotFoundError):
             return None
@@ -91,32 +93,32 @@ class Claims:
             raise StoreError(f"cannot write {path}: {error.strerror}") from error
         finally:
             os.close(handle)
-        # Between looking and creating another may have claimed under a number that was free again: both then step back.
+        # Between looking and creating another may have leased under a number that was free again: both then step back.
         rivals = [p for n, p in self._files(name).items() if n != number]
         if any(p not in dead or _read(p).get("token", dead[p]) != dead[p] for p in rivals):
             path.unlink(missing_ok=True)
             return None
-        claim = Claim(name, path, number)
+        lease = Lease(name, path, number)
         with self._guard:
-            self.held[name] = claim
-        return claim
+            self.held[name] = lease
+        return lease
 
     def release(self, name: str, done: bool = False) -> None:
-        """Give a claim back. ``done``: what was claimed is on disk, so nobody needs to know of earlier claims."""
+        """Give a lease back. ``done``: what was leased is on disk, so nobody needs to know of earlier leases."""
         with self._guard:
-            claim = self.held.pop(name, None)
-        if claim is None:
+            lease = self.held.pop(name, None)
+        if lease is None:
             return
         with contextlib.suppress(OSError):
-            claim.path.unlink(missing_ok=True)
+            lease.path.unlink(missing_ok=True)
             for number, path in self._files(name).items() if done else ():
-                if number < claim.number:
+                if number < lease.number:
                     path.unlink(missing_ok=True)
 
     def lost(self, name: str) -> bool:
-        """Whether another driver has taken our claim for abandoned and succeeded us, or somebody removed it."""
-        claim = self.held.get(name)
-        return claim is None or max(self._files(name), default=-1) != claim.number
+        """Whether another driver has taken our lease for abandoned and succeeded us, or somebody removed it."""
+        lease = self.held.get(name)
+        return lease is None or max(self._files(name), default=-1) != lease.number
 
     def holder(self, name: str) -> str | None:
         """Who else has ``name`` now, for people; None if it is ours or free."""
@@ -129,7 +131,7 @@ class Claims:
         return None
 
     def others(self, prefix: str) -> list[str]:
-        """Names that begin with ``prefix`` and are claimed by others now."""
+        """Names that begin with ``prefix`` and are leased by others now."""
         return [name for name in sorted(self._names(prefix)) if name not in self.held and self.holder(name)]
 
     def close(self) -> None:
@@ -149,7 +151,7 @@ class Claims:
         return found
 
     def _files(self, name: str) -> dict[int, Path]:
-        """The files of all claims on ``name`` by number."""
+        """The files of all leases on ``name`` by number."""
         found = {}
         with contextlib.suppress(FileNotFoundError):
             for entry in os.scandir(self.folder):
@@ -158,7 +160,7 @@ class Claims:
         return found
 
     def _stale(self, path: Path) -> bool:
-        """Whether the owner of a claim file is gone; a file that vanishes meanwhile is no claim either."""
+        """Whether the owner of a lease file is gone; a file that vanishes meanwhile is no lease either."""
         try:
             with path.open("rb") as file:  # opening makes an NFS client ask the server
                 touched = os.fstat(file.fileno()).st_mtime_ns
@@ -175,7 +177,7 @@ class Claims:
         return now - before[1] > self.expiry_s
 
     def _sweep(self) -> None:
-        """Remove the folder if nobody has a claim; what dead drivers left goes with the last one to end."""
+        """Remove the folder if nobody has a lease; what dead drivers left goes with the last one to end."""
         names = self._names()
         if any(self.holder(name) for name in names):
             return
@@ -189,9 +191,9 @@ class Claims:
         while not self._closed.wait(beat_s):
             with self._guard:
                 mine = list(self.held.values())
-            for claim in mine:
+            for lease in mine:
                 with contextlib.suppress(OSError):  # succeeded or removed; found out before anything is written
-                    os.utime(claim.path)
+                    os.utime(lease.path)
 
 
 def process_identity() -> dict[str, Any]:
@@ -218,7 +220,7 @@ def _alive(owner: dict[str, Any]) -> bool | None:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """The owner of a claim; {} while it is being written, or when a crash left it empty."""
+    """The owner of a lease; {} while it is being written, or when a crash left it empty."""
     try:
         owner = json.loads(path.read_bytes())
     except (OSError, ValueError):

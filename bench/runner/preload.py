@@ -22,5 +22,5 @@ with warnings.catch_warnings(), contextlib.suppress(Exception):
     import bench.models.medmamba
     import bench.models.timm_models
     import bench.models.vmamba
-    import bench.plan.plan
+    import bench.plan.fingerprints
     import bench.train.accuracy  # noqa: F401

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import Any, Protocol, cast
 
 from bench.record.store import Record
 
 
-class Observer(Protocol):
+class Reporter(Protocol):
     """Hears what happens, to show it."""
 
     def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
@@ -33,16 +34,19 @@ class Observer(Protocol):
         """The run ended."""
 
 
-class Steady:
-    """An observer that goes on when its terminal has gone or its pipe is closed: a sweep is not lost for that."""
+def steady(reporter: Reporter) -> Reporter:
+    """A reporter that goes on when its terminal has gone or its pipe is closed: a sweep is not lost for that."""
+    return cast(Reporter, _Steady(reporter))
 
-    def __init__(self, observer: Observer) -> None:
-        self._observer = observer
 
-    def __getattr__(self, name: str) -> Any:
-        method = getattr(self._observer, name)
+class _Steady:
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
 
-        def call(*args: Any) -> None:
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        method = getattr(self._reporter, name)
+
+        def call(*args: object) -> None:
             with contextlib.suppress(OSError):
                 method(*args)
 

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.record.cells import AccuracyCell, Context, Result, Stopped, TransferCell
+from bench.record.paths import log_path
 from bench.runner.executors.base import Job, Send
 
 __all__ = ["Job", "environment", "run_job", "work"]
@@ -55,7 +56,7 @@ def work(connection: Connection, job: Job) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, stop.handle)
     _die_with_driver()
-    _redirect_output(job.out / "logs" / f"{job.key}.log")
+    _redirect_output(log_path(job.out, job.key))
     _take_place(job)
     with contextlib.suppress(BrokenPipeError):  # the driver has gone: so shall we, within moments
         run_job(job, connection.send, stop)
@@ -131,7 +132,7 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, di
     from bench import registry
 
     torch.set_num_threads(job.threads)
-    from bench.plan.plan import changed_since
+    from bench.plan.fingerprints import changed_since
 
     registry.load_plugins(job.plugins, job.plugin_base)
     if changed := changed_since(job.cell):
@@ -172,9 +173,10 @@ def environment(device: str) -> dict[str, Any]:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 
-    from bench.machine.hardware import machine_facts
+    from bench.machine.hardware import hardware_name, machine_facts
+    from bench.machine.threads import omp_wait_policy
+    from bench.machine.versions import library_versions
     from bench.ops import chosen_backend
-    from bench.plan.plan import hardware_name, library_versions, omp_wait_policy
 
     facts = machine_facts()
     found = {

@@ -1,7 +1,7 @@
 """Recipes: how a model is trained, as named and versioned data. Torch-free.
 
 A recipe is a TOML file: the built-in ones lie in ``recipes/`` beside this module, any other is named by its path. It
-sets fields of :data:`FIELDS`; what it leaves out takes the neutral value there, and ``base`` starts from another
+sets fields of :class:`Recipe`; what it leaves out takes the neutral value there, and ``base`` starts from another
 recipe instead. :func:`resolve` returns every field, so that the Cell's key holds all that decides the training.
 
 When the number of epochs is overridden (or set over a ``base``), milestones and warm-up scale with it
@@ -15,9 +15,11 @@ from __future__ import annotations
 import math
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from bench.registry import nearest
 
@@ -33,74 +35,85 @@ class RecipeError(ValueError):
     key = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Field:
-    """One setting of a recipe: its neutral value, what it may be, and what it means."""
-
-    default: Any
-    help: str
-    choices: tuple[str, ...] = ()
-    low: float = -math.inf
-    high: float = math.inf
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
-FIELDS: dict[str, Field] = {
-    "version": Field(1, "raised when the recipe changes", low=1),
-    "epochs": Field(100, "passes over the training split", low=1),
-    "batch_size": Field(128, "images per optimizer step; the last may be smaller, never one image", low=2),
-    "micro_batch_size": Field(
-        0, "images per forward pass, gradients accumulated up to batch_size; 0: batch_size", low=0
-    ),
-    "eval_batch_size": Field(256, "images per forward pass of validation and test", low=1),
-    "optimizer": Field(
-        "adamw", "the optimizer, with torch's defaults where a field is silent", ("adam", "adamw", "sgd")
-    ),
-    "learning_rate": Field(1e-3, "the peak learning rate", low=0),
-    "betas": Field([0.9, 0.999], "of adam and adamw", low=0, high=1),
-    "momentum": Field(0.9, "of sgd", low=0, high=1),
-    "weight_decay": Field(0.0, "coupled for adam and sgd, decoupled for adamw", low=0),
-    "decay_norm_and_bias": Field(True, "whether weight decay also acts on norms, biases and what a model exempts"),
-    "schedule": Field("constant", "of the learning rate after warm-up", ("constant", "step", "cosine")),
-    "milestones": Field([], "epochs after which `step` multiplies the learning rate by gamma", low=1),
-    "gamma": Field(0.1, "of the step schedule", low=0, high=1),
-    "warmup_epochs": Field(0.0, "epochs of linear warm-up, step by step", low=0),
-    "final_lr_ratio": Field(0.0, "where the cosine ends, as a fraction of the peak", low=0, high=1),
-    "layer_decay": Field(
+class Recipe(BaseModel):
+    """Every setting of a recipe: what it may be, its neutral value, and what it means."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    version: int = Field(1, ge=1, description="raised when the recipe changes")
+    epochs: int = Field(100, ge=1, description="passes over the training split")
+    batch_size: int = Field(
+        128, ge=2, description="images per optimizer step; the last may be smaller, never one image"
+    )
+    micro_batch_size: int = Field(
+        0, ge=0, description="images per forward pass, gradients accumulated up to batch_size; 0: batch_size"
+    )
+    eval_batch_size: int = Field(256, ge=1, description="images per forward pass of validation and test")
+    optimizer: Literal["adam", "adamw", "sgd"] = Field(
+        "adamw", description="the optimizer, with torch's defaults where a field is silent"
+    )
+    learning_rate: float = Field(1e-3, ge=0, description="the peak learning rate")
+    betas: list[Share] = Field([0.9, 0.999], description="of adam and adamw")
+    momentum: Share = Field(0.9, description="of sgd")
+    weight_decay: float = Field(0.0, ge=0, description="coupled for adam and sgd, decoupled for adamw")
+    decay_norm_and_bias: bool = Field(
+        True, description="whether weight decay also acts on norms, biases and what a model exempts"
+    )
+    schedule: Literal["constant", "step", "cosine"] = Field(
+        "constant", description="of the learning rate after warm-up"
+    )
+    milestones: list[Annotated[int, Field(ge=1)]] = Field(
+        [], description="epochs after which `step` multiplies the learning rate by gamma"
+    )
+    gamma: Share = Field(0.1, description="of the step schedule")
+    warmup_epochs: float = Field(0.0, ge=0, description="epochs of linear warm-up, step by step")
+    final_lr_ratio: Share = Field(0.0, description="where the cosine ends, as a fraction of the peak")
+    layer_decay: float = Field(
         1.0,
-        "factor on the learning rate from block to block, head to stem, for fine-tuning; 1: one rate",
-        low=0.01,
-        high=1,
-    ),
-    "gradient_clip": Field(0.0, "largest norm of the gradient; 0: no clipping", low=0),
-    "label_smoothing": Field(0.0, "of the cross-entropy (single-label tasks)", low=0, high=0.999),
-    "class_weights": Field("none", "balanced: losses weighted by N / (C * images of the class)", ("none", "balanced")),
-    "ema_decay": Field(0.0, "moving average of the weights, evaluated in their place; 0: none", low=0, high=0.999999),
-    "select": Field(
-        "val_auc", "how the epoch is chosen; the earliest of equals", ("val_auc", "val_acc", "val_loss", "last")
-    ),
-    "early_stopping_patience": Field(0, "epochs without a better `select` before training stops; 0: never", low=0),
-    "compile": Field(
-        "none",
-        "of the training step: none, torch.compile, or with CUDA graphs besides",
-        ("none", "default", "cuda-graphs"),
-    ),
-    "as_rgb": Field(True, "gray images as three equal channels; else the model gets the dataset's channels"),
-    "normalisation": Field(
-        "weights",
-        "weights: pretrained weights are fed as they were trained; recipe: always mean and std",
-        ("weights", "recipe"),
-    ),
-    "mean": Field(0.5, "subtracted from pixels scaled to 0..1", low=0, high=1),
-    "std": Field(0.5, "pixels are divided by it after that", low=1e-6),
-    "flip": Field(
-        0.0, "chance of a left-right flip, only where the dataset says that it keeps every label", low=0, high=1
-    ),
-    "crop_scale": Field(
-        [1.0, 1.0], "areas of the random crop resized back, as fractions of the image", low=0.01, high=1
-    ),
-    "crop_ratio": Field([1.0, 1.0], "aspect ratios of the random crop, log-uniform", low=0.1, high=10),
-}
+        ge=0.01,
+        le=1,
+        description="factor on the learning rate from block to block, head to stem, for fine-tuning; 1: one rate",
+    )
+    gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
+    label_smoothing: float = Field(0.0, ge=0, le=0.999, description="of the cross-entropy (single-label tasks)")
+    class_weights: Literal["none", "balanced"] = Field(
+        "none", description="balanced: losses weighted by N / (C * images of the class)"
+    )
+    ema_decay: float = Field(
+        0.0, ge=0, le=0.999999, description="moving average of the weights, evaluated in their place; 0: none"
+    )
+    select: Literal["val_auc", "val_acc", "val_loss", "last"] = Field(
+        "val_auc", description="how the epoch is chosen; the earliest of equals"
+    )
+    early_stopping_patience: int = Field(
+        0, ge=0, description="epochs without a better `select` before training stops; 0: never"
+    )
+    compile: Literal["none", "default", "cuda-graphs"] = Field(
+        "none", description="of the training step: none, torch.compile, or with CUDA graphs besides"
+    )
+    as_rgb: bool = Field(
+        True, description="gray images as three equal channels; else the model gets the dataset's channels"
+    )
+    normalisation: Literal["weights", "recipe"] = Field(
+        "weights", description="weights: pretrained weights are fed as they were trained; recipe: always mean and std"
+    )
+    mean: Share = Field(0.5, description="subtracted from pixels scaled to 0..1")
+    std: float = Field(0.5, ge=1e-6, description="pixels are divided by it after that")
+    flip: Share = Field(
+        0.0, description="chance of a left-right flip, only where the dataset says that it keeps every label"
+    )
+    crop_scale: list[Annotated[float, Field(ge=0.01, le=1)]] = Field(
+        [1.0, 1.0], description="areas of the random crop resized back, as fractions of the image"
+    )
+    crop_ratio: list[Annotated[float, Field(ge=0.1, le=10)]] = Field(
+        [1.0, 1.0], description="aspect ratios of the random crop, log-uniform"
+    )
 
+
+FIELDS = Recipe.model_fields
 _RANGES = ("crop_scale", "crop_ratio")
 
 
@@ -117,7 +130,7 @@ def summary(name: str) -> str:
 def resolve(
     name: str, epochs: int | None = None, overrides: Mapping[str, Any] | None = None, **more: Any
 ) -> dict[str, Any]:
-    """Return a recipe with all its fields, in the order of :data:`FIELDS`, ``name`` first.
+    """Return a recipe with all its fields, in the order of :class:`Recipe`, ``name`` first.
 
     Args:
         name: a built-in recipe, or the path of a TOML file.
@@ -130,12 +143,7 @@ def resolve(
     """
     given = {**(overrides or {}), **more, **({} if epochs is None else {"epochs": epochs})}
     settings = _settings(name, ())
-    for key, value in given.items():
-        try:
-            given[key] = _checked(key, value, f"override of recipe {name!r}")
-        except RecipeError as error:
-            error.key = key
-            raise
+    given = _checked(given, f"override of recipe {name!r}")
     if "epochs" in given:
         settings = _scaled(settings, given["epochs"])
     settings = {"name": Path(name).stem if name.endswith(".toml") else name, **settings, **given}
@@ -151,10 +159,8 @@ def _settings(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     table.pop("summary", None)
     if base is not None and isinstance(base, str) and base.endswith(".toml") and name.endswith(".toml"):
         base = str(Path(name).parent / base)
-    settings = (
-        {key: field.default for key, field in FIELDS.items()} if base is None else _settings(str(base), (*seen, name))
-    )
-    own = {key: _checked(key, value, where) for key, value in table.items()}
+    settings = Recipe.model_validate({}).model_dump() if base is None else _settings(str(base), (*seen, name))
+    own = _checked(table, where)
     if base is not None and "epochs" in own:
         settings = _scaled(settings, own["epochs"])
     return {**settings, **own}
@@ -173,38 +179,22 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def _checked(key: str, value: Any, where: str) -> Any:
-    if key not in FIELDS:
-        raise RecipeError(f"{where}: unknown key {key!r}{nearest(key, FIELDS)}; keys: {', '.join(FIELDS)}")
-    field = FIELDS[key]
-    if isinstance(field.default, list):
-        if not isinstance(value, (list, tuple)):
-            raise RecipeError(
-                f"{where}: {key} should be a list of numbers, such as {field.default or [50, 75]}, not {value!r}"
-            )
-        kind: type[Any] = int if key == "milestones" else float
-        return [_number(key, item, kind, field, where) for item in value]
-    if field.choices:
-        if value not in field.choices:
-            hint = nearest(str(value), field.choices)
-            raise RecipeError(f"{where}: {key} = {value!r} is none of {', '.join(field.choices)}{hint}")
-        return value
-    if isinstance(field.default, bool):
-        if not isinstance(value, bool):
-            raise RecipeError(f"{where}: {key} should be true or false, not {value!r}")
-        return value
-    return _number(key, value, type(field.default), field, where)
+def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return single settings as the types they should have. Raises RecipeError on all that are wrong."""
+    try:
+        return Recipe.model_validate(dict(values)).model_dump(include=set(values))
+    except ValidationError as error:
+        said = RecipeError("; ".join(f"{where}: {_explained(item)}" for item in error.errors()))
+        said.key = str(error.errors()[0]["loc"][0])
+        raise said from None
 
 
-def _number(key: str, value: Any, kind: type[Any], field: Field, where: str) -> Any:
-    fits = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if not fits or (kind is int and value != int(value)):
-        wanted = "a whole number" if kind is int else "a number"
-        raise RecipeError(f"{where}: {key} should be {wanted}, not {value!r}")
-    if not field.low <= value <= field.high:
-        span = f"at least {field.low:g}" if field.high == math.inf else f"between {field.low:g} and {field.high:g}"
-        raise RecipeError(f"{where}: {key} = {value!r} should be {span}")
-    return kind(value)
+def _explained(item: ErrorDetails) -> str:
+    key, value = str(item["loc"][0]), item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{nearest(key, FIELDS)}; keys: {', '.join(FIELDS)}"
+    hint = nearest(str(value), get_args(FIELDS[key].annotation)) if item["type"] == "literal_error" else ""
+    return f"{key} = {value!r}: {item['msg']}{hint}"
 
 
 def _scaled(settings: dict[str, Any], epochs: int) -> dict[str, Any]:

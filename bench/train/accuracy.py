@@ -20,6 +20,7 @@ from bench.machine.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
 from bench.record.cells import AccuracyCell, Context, Result, cell_key
+from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
@@ -58,7 +59,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
     data = entry.splits
-    write_split_file(info, entry, ctx.out / "splits")
+    write_split_file(info, entry, splits_folder(ctx.out))
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)
@@ -116,7 +117,7 @@ def _fit(
         seed=cell.seed,
         precision=cell.precision,
         progress=ctx.progress,
-        checkpoint=Checkpoint(ctx.out / "checkpoints" / f"{cell_key(cell)}.pt", cell_key(cell)),
+        checkpoint=Checkpoint(checkpoint_path(ctx.out, cell_key(cell)), cell_key(cell)),
         stop=ctx.stop,
     )
     blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)

@@ -113,7 +113,8 @@ class Trainer:
             Stopped: it was asked to; the epochs done are in the checkpoint.
         """
         started = self.saved = time.perf_counter()
-        if self.checkpoint and self.checkpoint.restore(self):
+        if self.checkpoint and (state := self.checkpoint.load()):
+            self.load_state_dict(state)
             self.outcome.timings["resumed_after_epoch"] = len(self.outcome.history)
         try:
             for epoch in range(len(self.outcome.history), self.recipe["epochs"]):
@@ -130,15 +131,42 @@ class Trainer:
         self._share_of_data()
         if self.outcome.status == "ok":
             if self.checkpoint and not self.finished and time.perf_counter() - self.saved >= self.checkpoint.worth_s:
-                self.checkpoint.save(self, finished=True)
+                self.checkpoint.save(self.state_dict(finished=True))
             self._finish()
         return self.outcome
+
+    def state_dict(self, finished: bool = False) -> dict[str, Any]:
+        """Return all that the training needs to go on to the same bits; ``finished``: only what is to be evaluated."""
+        position = None
+        if self.position is not None and not finished:
+            position = {**self.position, "random": rng.torch_state(self.device)}
+        return {
+            "position": position,
+            "model": None if finished else self.model.state_dict(),
+            "optimizer": None if finished else self.optimizer.state_dict(),
+            "average": None if finished or self.average is None else self.average.state_dict(),
+            "best": self.best,
+            "history": self.outcome.history,
+            "best_epoch": self.outcome.best_epoch,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned; its tensors may be on another device."""
+        self.finished = state["model"] is None
+        if not self.finished:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.average is not None:
+                self.average.load_state_dict(state["average"])
+        self.best = {name: tensor.to(self.device) for name, tensor in state["best"].items()}
+        self.outcome.history, self.outcome.best_epoch = state["history"], state["best_epoch"]
+        self.position = state.get("position")
 
     def _pause(self, where: str) -> None:
         """Write a checkpoint when it is time, or when asked to stop; then stop."""
         asked = self.stop()
         if self.checkpoint and (asked or time.perf_counter() - self.saved >= self.checkpoint.every_s):
-            self.checkpoint.save(self)
+            self.checkpoint.save(self.state_dict())
             self.saved = time.perf_counter()
         if asked:
             raise Stopped(where)

@@ -20,6 +20,7 @@ from bench import registry
 from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
 from bench.record.cells import Context, Meeting, Result, TransferCell
+from bench.record.paths import predictions_path, record_path
 from bench.registry import DatasetInfo
 from bench.train import weights
 from bench.train.accuracy import build_model, pipeline, set_up, storable
@@ -68,12 +69,12 @@ def run_transfer(cell: TransferCell, ctx: Context) -> Result:
 
 
 def _own_scores(out: Path, key: str) -> tuple[Array, Array]:
-    path = out / "predictions" / f"{key}.npz"
+    path = predictions_path(out, key)
     try:
         with np.load(path, allow_pickle=False) as stored:
             return stored["test_scores"], stored["test_labels"]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-        record = out / "cells" / f"{key}.json"
+        record = record_path(out, key)
         raise ValueError(f"{path}: no scores of the source ({error}); remove {record} and run again") from error
 
 

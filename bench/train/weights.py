@@ -8,7 +8,6 @@ model named ``resnet18[pretrained=RUN/weights/<key>.safetensors]`` goes on from 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,7 +15,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from bench.record.cells import AccuracyCell, cell_key, weights_path
+from bench.record.cells import AccuracyCell, cell_key
+from bench.record.files import replacing
+from bench.record.paths import weights_path
 from bench.registry import DatasetInfo
 from bench.registry.normalisation import Normalisation, facts_of
 
@@ -44,15 +45,8 @@ def save(
     }
     metadata = {"medbench": json.dumps(facts, sort_keys=True)}  # one entry: the library writes several in any order
     path = weights_path(out, key)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with replacing(path) as part:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}, part, metadata)
-        with part.open("rb") as file:
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
     return path
 
 

@@ -17,8 +17,9 @@ from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
 from bench.record import store
-from bench.record.cells import AccuracyCell, Context, cell_key, weights_path
-from bench.record.store import StoreError, record_path
+from bench.record.cells import AccuracyCell, Context, cell_key
+from bench.record.paths import record_path, weights_path
+from bench.record.store import StoreError
 from bench.sweep.recipes import resolve
 from bench.train.accuracy import build_model, pipeline, run_accuracy
 from bench.train.loop import scores_of
@@ -131,7 +132,7 @@ def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
         (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolution 64,x: write side lengths in pixels"),
         (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
         (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
-        (("nowhere", "abc"), "nowhere is no run directory: it has no cells/"),
+        (("nowhere", "abc"), "nowhere is no run directory: it has neither cells/ nor run.json"),
     ],
 )
 def test_usage_that_makes_no_sense(arguments: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:

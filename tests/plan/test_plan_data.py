@@ -12,7 +12,7 @@ from PIL import Image
 
 from bench import registry
 from bench.cli.main import main
-from bench.plan import plan
+from bench.plan import accuracy, plan
 from bench.registry import DatasetInfo
 from bench.runner.jobs import run_info
 from bench.sweep import config, recipes
@@ -105,13 +105,13 @@ def test_run_json_says_what_is_known_of_each_dataset(source, tmp_path: Path):
 
 
 def test_native_cannot_change_a_size(monkeypatch):
-    monkeypatch.setattr(plan, "preflight", lambda wanted, root: [])
+    monkeypatch.setattr(accuracy, "preflight", lambda wanted, root: [])
     with pytest.raises(config.ConfigError, match="native feeds images as they are, but those of breastmnist have 28"):
         planned(**{"sweep.datasets": "breastmnist", "sweep.resize": "native"})
 
 
 def test_pad_cannot_shrink(monkeypatch):
-    monkeypatch.setattr(plan, "preflight", lambda wanted, root: [])
+    monkeypatch.setattr(accuracy, "preflight", lambda wanted, root: [])
     flags = {"sweep.datasets": "breastmnist", "sweep.sizes": "64", "sweep.resize": "pad", "sweep.recipe": "quick"}
     made = planned(**flags, **{"sweep.resolutions": "32,96"})
     assert {(c.resolution, made.unsupported.get(k)) for k, c in made.cells.items()} == {

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.cli import main
-from bench.record import store
+from bench.record import paths, store
 from bench.record.cells import spec_key
 from bench.record.merge import merge
 from bench.record.store import StoreError
@@ -101,7 +101,7 @@ def test_scores_that_disagree_are_told_with_a_cause(tmp_path):
 )
 def test_what_does_not_fit_is_refused_and_the_rest_merged(tmp_path, capsys, change, said):
     run = write(tmp_path / "run", record(0), record(1))
-    path = store.record_path(run, record(0)["key"])
+    path = paths.record_path(run, record(0)["key"])
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     assert main.main(["merge", str(tmp_path / "out"), str(run)]) == 1
     printed = capsys.readouterr()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bench.record import store
+from bench.record import files, store
 from bench.record.store import StoreError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -101,13 +101,15 @@ store.atomic_write(Path(sys.argv[1]), b"{}")
 """
 
 
-@pytest.mark.parametrize("name", ["cells/a.json", "predictions/a.npz", "rounds/a/0.json", "run.json"])
+@pytest.mark.parametrize(
+    "name", ["cells/a.json", "predictions/a.npz", "rounds/a/0.json", "run.json", "weights/a.bin", "checkpoints/a.pt"]
+)
 def test_what_a_killed_driver_was_writing_is_cleared_away(tmp_path, name):
     store.prepare(tmp_path)
     subprocess.run([sys.executable, "-c", KILLED_IN_A_WRITE, str(tmp_path / name)], cwd=ROOT)
     left = [path for path in tmp_path.rglob(".*") if path.is_file()]
     assert len(left) == 1, "the file it had begun"
-    store.clear_abandoned(tmp_path)
+    files.clear_abandoned(tmp_path)
     assert not left[0].exists()
 
 
@@ -116,11 +118,12 @@ def test_what_others_may_still_be_writing_stays(tmp_path):
     ours, elsewhere, old, strange = (
         tmp_path / "cells" / name
         for name in (
-            f".a.json.x1.{os.getpid()}@{store._mark()}", ".a.json.x2.1@0123abcd", ".a.json.x3.1@0123abcd", ".notes"
+            f".a.json.x1.{os.getpid()}@{files._machine_digest()}", ".a.json.x2.1@0123abcd", ".a.json.x3.1@0123abcd",
+            ".notes",
         )
     )  # fmt: skip
     for path in (ours, elsewhere, old, strange):
         path.write_bytes(b"{")
     os.utime(old, (1.0, 1.0))  # no write lasts a day
-    store.clear_abandoned(tmp_path)
+    files.clear_abandoned(tmp_path)
     assert ours.exists() and elsewhere.exists() and strange.exists() and not old.exists()

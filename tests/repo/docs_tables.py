@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import get_args
 
 from bench.registry import DatasetInfo, datasets
 from bench.sweep import recipes
@@ -49,8 +50,9 @@ def recipe_fields() -> str:
     """Every setting, its neutral value and its meaning."""
     rows = []
     for name, field in recipes.FIELDS.items():
-        choices = f" ({', '.join(field.choices)})" if field.choices else ""
-        rows.append((f"`{name}`", _spelt(field.default), field.help + choices))
+        literals = [str(choice) for choice in get_args(field.annotation) if isinstance(choice, str)]
+        choices = f" ({', '.join(literals)})" if literals else ""
+        rows.append((f"`{name}`", _spelt(field.default), f"{field.description}{choices}"))
     return table(("key", "neutral", "meaning"), rows)
 
 

@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Each room with what it is for and the rooms it may use, lowest first. Late imports and imports for types count too.
 # `bench` is the package itself (lazy public names, the version); its loose modules are rooms of their own.
 ROOMS: dict[str, tuple[str, str]] = {
-    "bench": ("public names, imported at first use", "bench.api"),
+    "bench": ("public names, imported at first use", "bench.api machine"),
     "bench.errors": ("BenchError and its kinds", ""),
     "machine": ("this computer: processors, GPUs, memory, compiler, reference load", "errors"),
     "ops": ("selective scan: operators, FLOP formulas, backends", "errors machine"),

@@ -12,6 +12,7 @@ from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.report.build import write_boards
+from bench.sweep import recipes
 from bench.sweep.config import load
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
@@ -61,3 +62,17 @@ def test_the_excerpt_of_the_readme_is_the_board_of_today() -> None:
     source, excerpt = re.search(r"<!-- excerpt of (\S+) -->\n(.*?)\n<!-- end of excerpt -->", page, re.S).groups()  # type: ignore[union-attr]
     assert excerpt in (RESULTS.parent / source).read_text()
     assert excerpt.count("\n") == 10
+
+
+def test_recipes_of_today_are_those_of_the_records() -> None:
+    """The settings that a published Record was trained with come out of today's recipe of that name and version."""
+    seen = set()
+    for path in RESULTS.glob("*/cells/*.json"):
+        spec = store.read_record(path)["spec"]
+        settings = spec.get("recipe_settings")
+        if settings and (spec["recipe"], settings["epochs"]) not in seen:
+            seen.add((spec["recipe"], settings["epochs"]))
+            today = recipes.resolve(spec["recipe"], overrides={k: v for k, v in settings.items() if k != "name"})
+            assert {key: today[key] for key in settings} == settings
+            assert [type(today[key]) for key in settings] == [type(value) for value in settings.values()]
+    assert seen

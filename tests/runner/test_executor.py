@@ -12,7 +12,8 @@ import pytest
 
 from bench.plan.plan import make_plan
 from bench.record import store
-from bench.runner import runner
+from bench.record.files import this_machine
+from bench.runner import runner, storage
 from bench.runner.executors import local
 from bench.sweep import config
 
@@ -247,7 +248,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monk
         real(path, data)
 
     monkeypatch.setattr(store, "atomic_write", write)
-    monkeypatch.setattr(runner, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
     with pytest.raises(store.StoreError, match="Not stored and to be run again: place_plain on place_data"):
         run(["place_plain"], out)
     assert not (out / "claims").exists() and not list(out.rglob(".*"))
@@ -293,9 +294,7 @@ def test_a_waiting_driver_takes_over_from_a_dead_one(tmp_path):
     begun = time.monotonic()
 
     def dies():
-        from bench.runner import leases
-
-        claim.write_text(json.dumps({**owner, "machine": leases._machine()}))
+        claim.write_text(json.dumps({**owner, "machine": this_machine()}))
 
     timer = threading.Timer(1.0, dies)
     timer.start()

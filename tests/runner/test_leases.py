@@ -1,4 +1,4 @@
-"""Claims of drivers that share a run directory: one holder, dead ones succeeded, no clock compared."""
+"""Leases of drivers that share a run directory: one holder, dead ones succeeded, no clock compared."""
 
 import json
 import multiprocessing
@@ -12,19 +12,19 @@ import pytest
 
 from bench.record.store import StoreError
 from bench.runner import leases
-from bench.runner.leases import Claims
+from bench.runner.leases import Leases
 
 
 @pytest.fixture
 def two(tmp_path):
-    one, other = Claims(tmp_path, 0.05, 0.4), Claims(tmp_path, 0.05, 0.4)
+    one, other = Leases(tmp_path, 0.05, 0.4), Leases(tmp_path, 0.05, 0.4)
     yield one, other
     one.close()
     other.close()
 
 
 def foreign(folder, name="cell", number=0, **owner):
-    """A claim of another machine."""
+    """A lease of another machine."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.{number}.claim"
     path.write_text(json.dumps({"host": "elsewhere", "pid": 1, "machine": "another", "token": "t", **owner}))
@@ -46,7 +46,7 @@ def test_a_driver_between_two_claims_survives_that_another_ends(two, tmp_path):
 
 
 def test_of_many_at_once_exactly_one_wins(tmp_path):
-    drivers = [Claims(tmp_path, 60) for _ in range(8)]
+    drivers = [Leases(tmp_path, 60) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         for number in range(30):
             won = [c for c in pool.map(lambda d, n=f"cell{number}": d.take(n), drivers) if c]
@@ -58,11 +58,11 @@ def test_of_many_at_once_exactly_one_wins(tmp_path):
 
 def test_a_dead_process_of_this_machine_is_succeeded_at_once(tmp_path):
     code = (
-        f"from bench.runner.leases import Claims; Claims(__import__('pathlib').Path({str(tmp_path)!r})).take('cell')\n"
+        f"from bench.runner.leases import Leases; Leases(__import__('pathlib').Path({str(tmp_path)!r})).take('cell')\n"
     )
     code += "import os; os._exit(1)"
     subprocess.run([sys.executable, "-c", code], check=False)
-    mine = Claims(tmp_path)
+    mine = Leases(tmp_path)
     claim = mine.take("cell")
     assert claim and claim.number == 1 and len(list((tmp_path / "claims").iterdir())) == 2
     mine.release("cell", done=True)
@@ -80,14 +80,14 @@ def test_a_zombie_and_a_recycled_number_are_dead(tmp_path):
     child.join()
     me = leases.process_identity()
     foreign(tmp_path / "claims", "other", pid=os.getpid(), machine=me["machine"], started="1")
-    mine = Claims(tmp_path)
+    mine = Leases(tmp_path)
     assert mine.take("other").number == 1
     mine.close()
 
 
 def test_another_machine_is_respected_while_it_beats(tmp_path):
     path = foreign(tmp_path / "claims")
-    mine = Claims(tmp_path, 60, 0.3)
+    mine = Leases(tmp_path, 60, 0.3)
     for beat in range(4):
         os.utime(path, ns=(beat, beat))  # whatever its clock says
         assert mine.take("cell") is None
@@ -99,7 +99,7 @@ def test_another_machine_is_respected_while_it_beats(tmp_path):
 
 def test_jumping_clocks_make_no_claim_stale(tmp_path, monkeypatch):
     path = foreign(tmp_path / "claims")
-    mine = Claims(tmp_path, 60, 30)
+    mine = Leases(tmp_path, 60, 30)
     for jump in (0.0, 1e9, -1e9):
         monkeypatch.setattr(time, "time", lambda jump=jump: 1.7e9 + jump)
         os.utime(path, (1.7e9 + jump, 1.7e9 + jump))
@@ -122,7 +122,7 @@ def test_a_claim_is_kept_alive_and_its_loss_is_noticed(two, tmp_path):
 def test_an_empty_claim_of_a_crash_expires(tmp_path):
     (tmp_path / "claims").mkdir()
     (tmp_path / "claims" / "cell.0.claim").write_bytes(b"")
-    mine = Claims(tmp_path, 60, 0.1)
+    mine = Leases(tmp_path, 60, 0.1)
     assert mine.take("cell") is None
     time.sleep(0.2)
     assert mine.take("cell").number == 1
@@ -133,8 +133,8 @@ def test_an_empty_claim_of_a_crash_expires(tmp_path):
 def test_a_folder_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "run").write_text("")
     with pytest.raises(StoreError, match="run"):
-        Claims(tmp_path / "run")
-    mine = Claims(tmp_path / "other")
+        Leases(tmp_path / "run")
+    mine = Leases(tmp_path / "other")
 
     def full(*args):
         raise OSError(28, "No space left on device")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.plan.plan import make_plan
-from bench.record import store
+from bench.record import paths, store
 from bench.record.cells import cell_key, spec_key
 from bench.runner import runner
 from bench.sweep import config
@@ -104,7 +104,7 @@ def fill(out, count):
             "schema": store.SCHEMA, "key": key, "kind": "accuracy", "status": "ok", "reason": "", "spec": spec,
             "metrics": {**metrics, "test_confusion": [[1] * 8] * 8}, "environment": environment, "log_tail": [],
         }  # fmt: skip
-        store.record_path(out, key).write_text(json.dumps(record, indent=1, sort_keys=True))
+        paths.record_path(out, key).write_text(json.dumps(record, indent=1, sort_keys=True))
     return loaded
 
 

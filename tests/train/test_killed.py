@@ -15,7 +15,8 @@ import hashlib, json, os, signal, sys
 from pathlib import Path
 import torch
 from bench import registry
-from bench.record.cells import AccuracyCell, Context, weights_path, cell_key
+from bench.record.cells import AccuracyCell, Context, cell_key
+from bench.record.paths import weights_path
 from bench.train import checkpoint
 from bench.train.accuracy import run_accuracy
 from bench.sweep.recipes import resolve

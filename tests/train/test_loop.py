@@ -346,10 +346,10 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path: Path) -> None:
     make = functools.partial(
         Trainer, splits=make_splits(recipe), recipe=recipe, task="binary-class", n_classes=2, seed=0
     )
-    Checkpoint(path, "another").save(make(Net()))
-    assert not Checkpoint(path, "mine").restore(make(Net()))
+    Checkpoint(path, "another").save(make(Net()).state_dict())
+    assert Checkpoint(path, "mine").load() is None and Checkpoint(path, "another").load()
     path.write_bytes(path.read_bytes()[:1000])
-    assert not Checkpoint(path, "another").restore(make(Net()))
+    assert Checkpoint(path, "another").load() is None
     assert make(Net(), checkpoint=Checkpoint(path, "mine")).fit().status == "ok"
 
 

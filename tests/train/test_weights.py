@@ -18,7 +18,8 @@ from bench import registry
 from bench.data.cache import open_dataset
 from bench.plan.plan import make_plan
 from bench.record import store
-from bench.record.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key, weights_path
+from bench.record.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key
+from bench.record.paths import weights_path
 from bench.registry import parse_model
 from bench.registry.normalisation import normalisation
 from bench.runner.executors.base import Finished

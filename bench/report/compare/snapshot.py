@@ -29,8 +29,8 @@ SHOWN = (*(metric.field for metric in TESTED), "throughput_images_per_s_p50", "l
 # Fields of a spec that say on what, or by which version, a Cell ran, and not what was asked. A comparison is there to
 # find what a changed plug-in, library or kernel did; the machine is compared on its own.
 NOT_ASKED = frozenset({
-    "hardware", "threads", "device", "versions", "backend", "budget_s", "rounds", "omp_wait_policy", "source_key",
-    "model_plugin_sha256", "data_plugin_sha256", "plugin_sha256", "weights_sha256",
+    "hardware", "threads", "device", "versions", "backend", "kernels", "budget_s", "rounds", "omp_wait_policy",
+    "source_key", "model_plugin_sha256", "data_plugin_sha256", "plugin_sha256", "weights_sha256",
 })  # fmt: skip
 # Flags of a record that say others used the machine, and not that the code is slow. "noisy" is not among them: it is
 # the spread of the rounds, which the noise floor holds already, and excusing it would pass code of unsteady speed. Nor

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine.hardware import gpus
-from bench.plan.plan import available_threads, set_omp_wait_policy
+from bench.machine.threads import available_threads, set_omp_wait_policy
 from bench.record.cells import Result
+from bench.record.paths import log_path
 from bench.runner.executors.base import Event, Finished, Job
 from bench.runner.worker import SOCKET_FOLDER, work
 
@@ -303,7 +304,7 @@ def memory_gib() -> float:
 def log_tail(job: Job) -> list[str]:
     """The last lines that a job's worker printed."""
     try:
-        with (job.out / "logs" / f"{job.key}.log").open("rb") as file:
+        with log_path(job.out, job.key).open("rb") as file:
             file.seek(0, os.SEEK_END)
             file.seek(max(0, file.tell() - 65536))
             return file.read().decode(errors="replace").splitlines()[-LOG_TAIL_LINES:]

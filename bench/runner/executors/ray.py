@@ -16,10 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import bench
-from bench.plan.plan import Plan, available_threads, set_omp_wait_policy
-from bench.record.cells import EfficiencyCell, TransferCell, weights_path
-from bench.record.store import StoreError, atomic_write
+from bench.machine.threads import available_threads, set_omp_wait_policy
+from bench.machine.versions import VERSION
+from bench.plan.base import Plan
+from bench.record.cells import EfficiencyCell, TransferCell
+from bench.record.files import atomic_write
+from bench.record.paths import checkpoint_path, predictions_path, weights_path
+from bench.record.store import StoreError
 from bench.runner.executors import ray_cluster
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.ray_cluster import Shape
@@ -257,9 +260,9 @@ class RayExecutor:
             self._hear(place, told)
             return
         place.ready, place.node, self._in_vain = True, told["node"], 0
-        if told["version"] != bench.__version__:
+        if told["version"] != VERSION:
             raise ConfigError(
-                f"node {place.node} has medbench {told['version']}, this is {bench.__version__}; "
+                f"node {place.node} has medbench {told['version']}, this is {VERSION}; "
                 "install the same version on all nodes"
             )
         self._look()
@@ -313,10 +316,10 @@ def make(loaded: Loaded, plan: Plan) -> RayExecutor:
 
 def _inputs(job: Job) -> Iterator[tuple[str, bytes]]:
     """Yield the files of the run directory that a job reads: path there, content."""
-    wanted = [job.out / "checkpoints" / f"{job.key}.pt"]
+    wanted = [checkpoint_path(job.out, job.key)]
     if isinstance(job.cell, TransferCell):
         key = job.cell.source_key
-        wanted += [weights_path(job.out, key), job.out / "predictions" / f"{key}.npz"]
+        wanted += [weights_path(job.out, key), predictions_path(job.out, key)]
     if job.alone:
         wanted += [path for name in CACHES for path in (job.out / name).rglob("*")]
     for path in wanted:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.machine.hardware import gpus
-from bench.plan.plan import available_threads
+from bench.machine.threads import available_threads
 from bench.sweep.config import ConfigError
 
 CONNECT_S = 5.0

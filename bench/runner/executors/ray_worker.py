@@ -18,8 +18,9 @@ from multiprocessing import forkserver, util
 from pathlib import Path
 from typing import Any
 
-import bench
+from bench.machine.versions import VERSION
 from bench.record.cells import EfficiencyCell
+from bench.record.paths import run_file
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.local import LocalExecutor, Slot
 from bench.runner.jobs import KEEPS_CHECKPOINT
@@ -76,7 +77,7 @@ def run_stamp(out: Path) -> Stamp | None:
     The number of an inode and its time come from the file server; a copy has others. Opening makes NFS ask the server.
     """
     try:
-        with (out / "run.json").open("rb") as file:
+        with run_file(out).open("rb") as file:
             status = os.fstat(file.fileno())
     except OSError:
         return None
@@ -108,7 +109,7 @@ class Seat:
 
     def hello(self) -> dict[str, str]:
         """Say where this is and what runs here."""
-        return {"node": platform.node(), "version": bench.__version__}
+        return {"node": platform.node(), "version": VERSION}
 
     def start(self, parcel: Parcel) -> Told:
         """Start a job; return when something has happened to it."""

@@ -1,0 +1,110 @@
+"""The accuracy Cells of a sweep: models x datasets x sizes x resolutions x seeds, with the resolved recipe."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+from bench import registry
+from bench.data.files import preflight
+from bench.plan.base import Plan, resolved
+from bench.plan.fingerprints import fingerprint, plugin_sha256, weights_sha256
+from bench.plan.inputs import refuse_unfeedable, resize_rule, unfeedable
+from bench.record.cells import AccuracyCell
+from bench.registry import DatasetInfo, ModelSpec
+from bench.registry.normalisation import normalisation
+from bench.sweep import recipes
+from bench.sweep.config import ConfigError, Loaded
+
+
+def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: list[str]) -> None:
+    """Add the accuracy Cells of ``specs`` on the sweep's datasets and on ``sources``, from which a transfer starts."""
+    section = loaded.sweep.sweep
+    names = resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
+    names = list(dict.fromkeys([*names, *sources]))  # what a transfer evaluates is trained first
+    infos = [registry.dataset_facts(name) for name in names]
+    recipe = resolve_recipe(loaded)
+    wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
+    problems = preflight(wanted, plan.data_root)
+    damaged = {(problem.dataset, problem.size) for problem in problems}
+    plan.problems = problems
+    if loaded.sweep.run.skip_missing:
+        plan.skipped = [str(problem) for problem in problems]
+        wanted = [pair for pair in wanted if (pair[0].name, pair[1]) not in damaged]
+        wanted = _without_unusable(plan, loaded, wanted)
+    precision = section.precision
+    if precision == "auto":
+        precision = "bf16" if plan.device.startswith("cuda") else "fp32"
+    for (info, size), resolution, seed, spec in itertools.product(wanted, section.resolutions, section.seeds, specs):
+        if not info.sizes and size != resolution:
+            continue  # made at the resolution that is fed: the size axis is the resolution axis
+        facts = registry.model_facts(spec.name)
+        cell = AccuracyCell(
+            model=str(spec),
+            dataset=info.name,
+            size=size,
+            resolution=resolution,
+            resize=resize_rule(loaded, info, size, resolution),
+            recipe=recipe,
+            seed=seed,
+            precision=precision,
+            data_fingerprint=fingerprint(plan, loaded, info, size, (info.name, size) in damaged),
+            weights_sha256=weights_sha256(spec),
+            model_plugin_sha256=plugin_sha256(facts),
+            data_plugin_sha256=plugin_sha256(info),
+            normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
+        )
+        reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
+        plan.add(cell, reason or facts.unsupported(resolution, dict(spec.options)))
+    refuse_unfeedable(plan.cells.values(), loaded, plan.data_root)
+
+
+def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
+    section = loaded.sweep.sweep
+    if not info.sizes:
+        return list(section.resolutions)
+    if len(info.sizes) == 1:
+        return list(info.sizes)
+    for size in section.sizes:
+        if size not in info.sizes:
+            have = ", ".join(map(str, info.sizes))
+            raise ConfigError(
+                f"{loaded.origin('sweep.sizes')}: {info.name} has no size {size}; it exists in {have} pixels"
+            )
+    return list(section.sizes)
+
+
+def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
+    """Return the sweep's recipe with its overrides applied."""
+    section = loaded.sweep.sweep
+    name = section.recipe
+    if name.endswith(".toml") and not Path(name).is_absolute():
+        name = str(loaded.base / name)
+    try:
+        return recipes.resolve(name, epochs=section.epochs, overrides=dict(loaded.sweep.recipe))
+    except recipes.RecipeError as error:
+        raise ConfigError(f"{_recipe_origin(loaded, error.key)}: {error}") from None
+
+
+def _recipe_origin(loaded: Loaded, key: str) -> str:
+    """Say where what is wrong with a recipe was written: its one key, or all that was set of it."""
+    if key:
+        return loaded.origin("sweep.epochs" if key == "epochs" and loaded.sweep.sweep.epochs else f"recipe.{key}")
+    keys = ["sweep.recipe", *(f"recipe.{name}" for name in loaded.sweep.recipe)]
+    said = [loaded.origins[name] for name in keys if name in loaded.origins]
+    return ", ".join(dict.fromkeys(said)) or "default"
+
+
+def _without_unusable(
+    plan: Plan, loaded: Loaded, wanted: list[tuple[DatasetInfo, int]]
+) -> list[tuple[DatasetInfo, int]]:
+    """Leave out, and remember, the datasets whose source cannot be used."""
+    kept = []
+    for info, size in wanted:
+        try:
+            fingerprint(plan, loaded, info, size, False)
+            kept.append((info, size))
+        except ConfigError as error:
+            plan.skipped.append(str(error))
+    return kept
