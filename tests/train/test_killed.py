@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from bench import registry
 from bench.record.cells import AccuracyCell, Context, weights_path, cell_key
-from bench.training import checkpoint
+from bench.train import checkpoint
 from bench.train.accuracy import run_accuracy
 from bench.sweep.recipes import resolve
 
