@@ -27,6 +27,7 @@ from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
+from bench.train.replay import Replayed
 
 __all__ = ["run_accuracy"]
 
@@ -131,7 +132,15 @@ def _fit(
         "channels_last": channels_last,
         "deterministic": deterministic,
         "resident": splits.train.resident,
+        **_replayed(trainer.step, device),
     }
+
+
+def _replayed(step: Replayed, device: torch.device) -> dict[str, Any]:
+    """Whether the training ran as CUDA graphs, and if a step could not be recorded, why."""
+    if device.type != "cuda":
+        return {}
+    return {"cuda_graph": step.replays, **({"cuda_graph_error": step.reason} if step.reason else {})}
 
 
 def build_model(

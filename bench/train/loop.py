@@ -23,8 +23,9 @@ from bench.metrics import classification
 from bench.record.cells import Stopped, never
 from bench.train import rng
 from bench.train.checkpoint import Checkpoint
-from bench.train.optim import Loss, make_optimizer
+from bench.train.optim import LearningRates, Loss, make_optimizer
 from bench.train.pipeline import Pipeline, batch_bounds
+from bench.train.replay import Replayed
 from bench.train.schedule import learning_rate
 
 Progress = Callable[[dict[str, Any]], None]
@@ -70,6 +71,7 @@ class Trainer:
         progress: called with plain dicts, at most every half second within an epoch.
         checkpoint: where to keep long trainings between epochs, and to go on from.
         stop: asked after each step whether to end here, in the state of the last epoch.
+        record: on CUDA, replay steps and evaluation as graphs (:mod:`bench.train.replay`); the numbers are the same.
     """
 
     def __init__(
@@ -85,6 +87,7 @@ class Trainer:
         progress: Progress = lambda event: None,
         checkpoint: Checkpoint | None = None,
         stop: Callable[[], bool] = never,
+        record: bool = True,
     ) -> None:
         if precision not in ("fp32", "bf16"):
             raise ValueError(f"unknown precision {precision!r}; training runs in fp32 or bf16")
@@ -102,6 +105,11 @@ class Trainer:
         self.finished = False
         self.position: dict[str, Any] | None = None
         self.stepped = compiled(model, recipe["compile"])
+        # torch's own "reduce-overhead" records graphs itself
+        record = record and recipe["compile"] != "cuda-graphs"
+        self.step = Replayed(self._step, self.device, record=record)
+        self.logits = Replayed(self._logits, self.device, record=record)
+        self.rates = LearningRates(self.optimizer, self.device)
         self.rate, self.data_s, self.seen, self.saved = 0.0, 0.0, 0, 0.0
 
     def fit(self) -> Outcome:
@@ -183,8 +191,8 @@ class Trainer:
         model = self._evaluated()
         model.load_state_dict(self.best)
         self.progress({"phase": "eval"})
-        self.outcome.val_scores = scores_of(model, self.splits.val, self.task, self.precision)
-        self.outcome.test_scores = scores_of(model, self.splits.test, self.task, self.precision)
+        self.outcome.val_scores = scores_of(model, self.splits.val, self.task, self.precision, self.logits)
+        self.outcome.test_scores = scores_of(model, self.splits.test, self.task, self.precision, self.logits)
         if not np.isfinite(self.outcome.test_scores).all():
             self.outcome.status, self.outcome.reason = "diverged", "scores of the test split are not finite"
         self.outcome.timings["test_s"] = time.perf_counter() - started
@@ -201,7 +209,7 @@ class Trainer:
         if not math.isfinite(loss):
             self.outcome.history.append({**row, **spent})
             raise DivergedError(f"the training loss became {loss} in epoch {epoch + 1}")
-        scores = scores_of(self._evaluated(), self.splits.val, self.task, self.precision)
+        scores = scores_of(self._evaluated(), self.splits.val, self.task, self.precision, self.logits)
         if not np.isfinite(scores).all():
             self.outcome.history.append({**row, **spent})
             raise DivergedError(f"validation scores are not finite after epoch {epoch + 1}")
@@ -227,9 +235,10 @@ class Trainer:
         batches = self._timed(self.splits.train.train_batches(self.seed, epoch, first))
         for step, (images, labels) in enumerate(batches, first):
             self.rate = learning_rate(self.recipe, epoch * steps + step, steps)
-            for group in self.optimizer.param_groups:
-                group["lr"] = self.rate * group.get("lr_scale", 1.0)
-            total += self._step(images, labels)
+            self.rates.set(self.rate)
+            total += self.step(images, labels)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
             self.seen += len(images)
             if step + 1 < steps:
                 self.position = {"step": step + 1, "total": total}
@@ -274,9 +283,10 @@ class Trainer:
         if self.recipe["gradient_clip"]:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe["gradient_clip"])
         self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
         return total
+
+    def _logits(self, images: torch.Tensor) -> torch.Tensor:
+        return self.forward(self._evaluated(), images).float()
 
     def forward(self, model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
         """Return logits in the training's precision."""
@@ -314,12 +324,21 @@ def forward(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor,
         return model(images)
 
 
-def scores_of(model: nn.Module, pipeline: Pipeline, task: str, precision: str) -> npt.NDArray[np.float64]:
-    """Return probabilities (N, C) of a split in float64, computed from float32 logits."""
+def scores_of(
+    model: nn.Module,
+    pipeline: Pipeline,
+    task: str,
+    precision: str,
+    logits: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> npt.NDArray[np.float64]:
+    """Return probabilities (N, C) of a split in float64, computed from float32 logits.
+
+    ``logits`` computes those of a batch in place of a plain forward pass of ``model``; it may reuse its output.
+    """
     model.eval()
+    run = logits or (lambda images: forward(model, images, precision).float())
     with torch.inference_mode():
-        logits = [forward(model, images, precision).float() for images in pipeline.eval_batches()]
-        wide = torch.cat(logits).cpu().double()
+        wide = torch.cat([run(images).clone() for images in pipeline.eval_batches()]).cpu().double()
     scores = torch.sigmoid(wide) if task == "multi-label" else torch.softmax(wide, dim=1)
     return scores.numpy()
 

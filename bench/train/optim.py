@@ -55,13 +55,40 @@ def _balanced(labels: npt.NDArray[np.int64], n_classes: int, multi_label: bool) 
 
 
 def make_optimizer(model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
-    """Build the recipe's optimizer, fused; its learning rate is set at each step by the loop."""
+    """Build the recipe's optimizer, fused; :class:`LearningRates` sets its rates at each step.
+
+    ``capturable`` changes nothing in fused steps but lets a CUDA graph hold them.
+    """
     groups = parameter_groups(model, recipe)
     rate, betas = recipe["learning_rate"], tuple(recipe["betas"])
+    on_cuda = next(model.parameters()).device.type == "cuda"
     if recipe["optimizer"] == "sgd":
         return torch.optim.SGD(groups, lr=rate, momentum=recipe["momentum"], fused=True)
     kind = torch.optim.AdamW if recipe["optimizer"] == "adamw" else torch.optim.Adam
-    return kind(groups, lr=rate, betas=betas, fused=True)
+    return kind(groups, lr=rate, betas=betas, fused=True, capturable=on_cuda)
+
+
+class LearningRates:
+    """Set an optimizer's learning rates, each group's times its ``lr_scale``.
+
+    On CUDA they are float32 tensors that stay where they are, since a recorded step reads them there.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+        self.optimizer, self.device = optimizer, device
+        self.scales = [float(group.get("lr_scale", 1.0)) for group in optimizer.param_groups]
+        self._scales = torch.tensor(self.scales, device=device)
+        self._rates = torch.zeros_like(self._scales)
+
+    def set(self, rate: float) -> None:
+        """Let the next step use ``rate``; nothing waits for the device."""
+        if self.device.type != "cuda":
+            for group, scale in zip(self.optimizer.param_groups, self.scales, strict=True):
+                group["lr"] = rate * scale
+            return
+        torch.mul(self._scales, rate, out=self._rates)
+        for group, tensor in zip(self.optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = tensor  # at each step, since restoring an optimizer brings other tensors
 
 
 def parameter_groups(model: nn.Module, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:

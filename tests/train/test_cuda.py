@@ -14,6 +14,7 @@ from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+SMALL = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "medmamba_tiny", "vmamba_tiny"]
 CUDA = torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -100,3 +101,66 @@ def test_data_takes_a_small_share_of_a_step() -> None:
     data, both = (min(seconds(flag) for _ in range(3)) for flag in (False, True))
     print(f"28 -> 224 px, augmented: data {data / both:.1%} of a training step of resnet18 in bf16")
     assert data < 0.25 * both
+
+
+def losses(name: str, precision: str, record: bool, **settings: Any) -> tuple[list[float], Outcome, Trainer]:
+    """Four short epochs with a last batch of 4 images; nothing of it is random but order and augmentation."""
+    recipe = resolve("standard", epochs=4, batch_size=36, warmup_epochs=0, **settings)
+    torch.manual_seed(0)
+    model = registry.model_facts(name).build(2, 3, 32).to(CUDA)
+    splits = pipelines(recipe, CUDA, n=112)
+    made = {"task": "binary-class", "n_classes": 2, "seed": 0, "precision": precision, "record": record}
+    trainer = Trainer(model, splits, recipe, **made)
+    outcome = trainer.fit()
+    return [row["train_loss"] for row in outcome.history], outcome, trainer
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", SMALL)
+def test_replayed_steps_give_the_bits_of_eager_ones(name: str, precision: str) -> None:
+    """Stochastic depth and dropout included: torch's generator goes on within graphs."""
+    (eager, plain, _), (replayed, found, trainer) = (losses(name, precision, record) for record in (False, True))
+    assert trainer.step.replays and trainer.logits.replays, trainer.step.reason or trainer.logits.reason
+    assert replayed == eager
+    assert np.array_equal(found.test_scores, plain.test_scores)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"ema_decay": 0.9}, {"optimizer": "sgd"}, {"optimizer": "adam"}, {"micro_batch_size": 9}]
+)
+def test_every_part_of_a_step_can_be_replayed(settings: dict[str, Any]) -> None:
+    (eager, plain, _), (replayed, found, trainer) = (
+        losses("resnet18", "bf16", record, **settings) for record in (False, True)
+    )
+    assert trainer.step.replays, trainer.step.reason
+    assert replayed == eager and np.array_equal(found.test_scores, plain.test_scores)
+
+
+class Waiting(torch.nn.Module):
+    """A network that asks the device for a number in its forward pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3, 2)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        means = images.mean((2, 3))
+        return self.head(means if float(means.sum()) > -1e9 else -means)
+
+
+def test_a_step_that_cannot_be_recorded_runs_eagerly_and_says_why() -> None:
+    recipe = resolve("standard", epochs=3, batch_size=32)
+    found = []
+    for record in (True, False):
+        torch.manual_seed(0)
+        splits = pipelines(recipe, CUDA, n=128)
+        made = {"task": "binary-class", "n_classes": 2, "seed": 0, "record": record}
+        trainer = Trainer(Waiting().to(CUDA), splits, recipe, **made)
+        found.append(trainer.fit())
+    first, second = found
+    assert first.status == "ok" and np.array_equal(first.test_scores, second.test_scores)
+    trainer = Trainer(
+        Waiting().to(CUDA), pipelines(recipe, CUDA, n=128), recipe, task="binary-class", n_classes=2, seed=0
+    )
+    trainer.fit()
+    assert not trainer.step.replays and "captur" in trainer.step.reason

@@ -1,0 +1,80 @@
+"""Steps recorded as CUDA graphs and replayed: small networks otherwise wait for Python to launch each kernel.
+
+A graph holds one shape of input. The first calls with a shape run eagerly: they are ordinary steps, so recording
+repeats nothing and restores nothing. torch registers its generators with graphs, so dropout draws the same numbers
+whether a step is replayed or launched kernel by kernel.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+
+WARM_CALLS = 2  # optimizer state, cuBLAS workspaces and compiled kernels exist after these
+
+
+class Replayed:
+    """Call ``step`` on a CUDA device, replaying a recorded graph of it wherever that is possible.
+
+    Args:
+        step: takes tensors and returns a tensor; what else it reads and writes are tensors that stay where they are,
+            and it never waits for the device.
+        device: where the tensors are; anywhere but on CUDA each call is just ``step``.
+        record: False for plain calls.
+
+    ``reason`` says why a step could not be recorded; it then runs eagerly.
+    """
+
+    def __init__(self, step: Callable[..., torch.Tensor], device: torch.device, *, record: bool = True) -> None:
+        self.step, self.reason = step, ""
+        self.recording = record and device.type == "cuda"
+        self._calls: dict[tuple[torch.Size, ...], int] = {}
+        self._graphs: dict[tuple[torch.Size, ...], _Graph] = {}
+
+    @property
+    def replays(self) -> bool:
+        """Whether any shape runs as a graph by now."""
+        return bool(self._graphs)
+
+    def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """Return what ``step`` returns; the next call may overwrite it."""
+        if not self.recording:
+            return self.step(*inputs)
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self._graphs:
+            self._calls[shapes] = self._calls.get(shapes, 0) + 1
+            if self._calls[shapes] <= WARM_CALLS or not self._record(shapes, inputs):
+                return self.step(*inputs)
+        return self._graphs[shapes].replay(inputs)
+
+    def _record(self, shapes: tuple[torch.Size, ...], inputs: tuple[torch.Tensor, ...]) -> bool:
+        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
+        try:
+            self._graphs[shapes] = _Graph(self.step, inputs, pool)
+        except Exception as error:  # a model may do what no graph can hold, or there is no memory for a second copy
+            self.reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
+            self.recording = False
+            self._graphs.clear()
+            torch.cuda.empty_cache()
+        return self.recording
+
+
+class _Graph:
+    """One recorded call and the tensors it reads."""
+
+    def __init__(
+        self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], pool: tuple[int, int] | None
+    ) -> None:
+        self.inputs = [tensor.clone() for tensor in inputs]
+        self.graph = torch.cuda.CUDAGraph()
+        with warnings.catch_warnings(), torch.cuda.graph(self.graph, pool=pool):
+            warnings.simplefilter("ignore")  # autograd remarks on the change of streams between warm calls and this one
+            self.output = step(*self.inputs)
+
+    def replay(self, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        for kept, given in zip(self.inputs, inputs, strict=True):
+            kept.copy_(given, non_blocking=True)
+        self.graph.replay()
+        return self.output
