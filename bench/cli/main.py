@@ -491,15 +491,15 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    from bench.cli.doctor import BAD, examine, print_findings
+    from bench.cli.doctor import BAD, examine, print_checks
 
     named = options.data_root or _configured(options).run.data_root
-    findings = examine(Path(named) if named else None)
+    checks = examine(Path(named) if named else None)
     if options.json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+        print(json.dumps([check._asdict() for check in checks], indent=1))
     else:
-        print_findings(findings, _console())
-    return FAILED if any(finding.state == BAD for finding in findings) else 0
+        print_checks(checks, _console())
+    return FAILED if any(check.state == BAD for check in checks) else 0
 
 
 def _ops(options: argparse.Namespace) -> int:
