@@ -8,6 +8,7 @@ names; what we count ourselves comes from ``bench.measure.flops`` and is never t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from bench.registry import ModelFacts, Option, add_builtin, models
@@ -67,7 +68,7 @@ MEDMAMBA_OPTIONS = {
     "drop_path_rate": Option(0.1, help="stochastic depth of the last block, linear from 0"),
     **_SCAN_OPTIONS,
 }
-TWIN_OPTIONS = {key: MEDMAMBA_OPTIONS[key] for key in ("patch_size", "drop_path_rate", "pretrained")}
+MATCHED_OPTIONS = {key: MEDMAMBA_OPTIONS[key] for key in ("patch_size", "drop_path_rate", "pretrained")}
 
 
 def _vmamba_options(drop_path_rate: float) -> dict[str, Option]:
@@ -84,6 +85,12 @@ def _timm_options(drop_path_rate: float) -> dict[str, Option]:
         "drop_path_rate": Option(drop_path_rate, help="stochastic depth of the last block, linear from 0"),
         "pretrained": Option(None, help="path of a checkpoint, or true for timm's default weights (downloaded)"),
     }
+
+
+def _timm(name: str, **kwargs: Any) -> Any:
+    from bench.models.timm_models import build
+
+    return build(name, **kwargs)
 
 
 # --- timm's reference families ----------------------------------------------------------------------------------
@@ -103,7 +110,7 @@ for _name, _params, _macs, _summary in (
         ModelFacts(
             name=_name,
             family="resnet",
-            builder=f"bench.models.timm_models:{_name}",
+            builder=partial(_timm, _name),
             summary=f"{_summary}; the ImageNet stem (7x7 stride 2, max-pool) at every size",
             paper="arXiv:1512.03385",
             licence="Apache-2.0 (timm)",
@@ -124,7 +131,7 @@ for _size, _params, _macs, _note in (
         ModelFacts(
             name=f"vit_{_size}_patch16_224",
             family="vit",
-            builder=f"bench.models.timm_models:vit_{_size}_patch16_224",
+            builder=partial(_timm, f"vit_{_size}_patch16_224"),
             summary="ViT with 16-px patches and a class token; position embeddings sized for the resolution built for",
             paper="arXiv:2010.11929",
             licence="Apache-2.0 (timm)",
@@ -141,7 +148,7 @@ for _size, _params, _macs in (("tiny", 28_288_354, 4.5), ("small", 49_606_258, 8
         ModelFacts(
             name=f"swin_{_size}_patch4_window7_224",
             family="swin",
-            builder=f"bench.models.timm_models:swin_{_size}_patch4_window7_224",
+            builder=partial(_timm, f"swin_{_size}_patch4_window7_224"),
             summary=(
                 "Swin with windows of 7 tokens at every resolution; a grid that is no multiple of 7 is padded, and one "
                 "smaller than 7 is a single smaller window (below 224 px: other bias tables, fewer parameters)"
@@ -203,8 +210,8 @@ for _branch, _params, _widths in (
             licence=_OWN,
             params=_params,
             published_note="own ablation, not published; parameters within 0.2 % of medmamba_tiny",
-            group="twin",
-            options=TWIN_OPTIONS,
+            group="ablation",
+            options=MATCHED_OPTIONS,
             unsupported=medmamba_unsupported,
         )
     )
@@ -232,7 +239,7 @@ for _size, _params, _macs, _drop_path, _summary in (
         )
     )
 
-# --- words ------------------------------------------------------------------------------------------------------
+# --- aliases ------------------------------------------------------------------------------------------------------
 
 models.alias("all", ("resnet", "vit", "swin", "medmamba", "vmamba"))
 models.alias("twins", ("medmamba_tiny_conv_twin", "medmamba_tiny_ssm_twin"))

@@ -110,7 +110,7 @@ class Block(nn.Module):
 class OneBranchBlock(nn.Module):
     """Ablation: one branch alone. It keeps its half of the channels and the other half passes through.
 
-    With ``twin_dim`` the branch has all channels and this inner width instead.
+    With ``branch_dim`` the branch has all channels and this inner width instead.
     """
 
     def __init__(
@@ -120,21 +120,21 @@ class OneBranchBlock(nn.Module):
         branch: str,
         shuffle: bool = True,
         drop_path: float = 0.0,
-        twin_dim: int | None = None,
+        branch_dim: int | None = None,
     ) -> None:
         super().__init__()
-        width = dim if twin_dim else dim // 2
-        self.branch, self.shuffle, self.twin = branch, shuffle, twin_dim is not None
+        width = dim if branch_dim else dim // 2
+        self.branch, self.shuffle, self.all_channels = branch, shuffle, branch_dim is not None
         if branch == "conv":
-            self.conv = ConvBranch(width, twin_dim or width)
+            self.conv = ConvBranch(width, branch_dim or width)
         else:
             self.norm = nn.LayerNorm(width, eps=1e-5)
-            self.ssm = SS2D(width, twin_dim or 2 * width, mixing, gate=True, conv_bias=True)
+            self.ssm = SS2D(width, branch_dim or 2 * width, mixing, gate=True, conv_bias=True)
             self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c)."""
-        if self.twin:
+        if self.all_channels:
             return x + self.change(x)
         left, right = x.chunk(2, dim=-1)
         if self.branch == "conv":
@@ -163,7 +163,7 @@ class MedMamba(Hierarchy):
         shuffle: Interleave the branches' channels (published: True).
         directions: 4 scan directions, 2 (rows both ways) or 1 (ablation).
         mixer: ``scan``; ``attention`` over all tokens or ``none`` in its place (ablation).
-        twin_dims: With one branch: give it all channels and this inner width per stage (parameter-matched twin).
+        branch_dims: With one branch: give it all channels and this inner width per stage (parameter-matched ablation).
         drop_path_rate: Stochastic depth of the last block's ssm branch, linear from 0 (published: 0.1).
         drop_rate: Dropout before the classifier.
         global_pool: timm's pooling before the classifier.
@@ -185,15 +185,15 @@ class MedMamba(Hierarchy):
         shuffle: bool = True,
         directions: int = 4,
         mixer: str = "scan",
-        twin_dims: Sequence[int] | None = None,
+        branch_dims: Sequence[int] | None = None,
         drop_path_rate: float = 0.1,
         drop_rate: float = 0.0,
         global_pool: str = "avg",
     ) -> None:
         if branch not in BRANCHES:
             raise ValueError(f"branch={branch!r} is none of {', '.join(BRANCHES)}")
-        if twin_dims is not None and branch == "both":
-            raise ValueError("twin_dims needs branch=conv or branch=ssm: it is the width of the only branch")
+        if branch_dims is not None and branch == "both":
+            raise ValueError("branch_dims needs branch=conv or branch=ssm: it is the width of the only branch")
         if any(dim % 2 for dim in dims):
             raise ValueError(f"dims={tuple(dims)}: each is split in two halves, so it must be even")
         mixing = Mixing(d_state, directions, mixer)
@@ -204,8 +204,8 @@ class MedMamba(Hierarchy):
                 if branch == "both":
                     blocks.append(Block(dim, mixing, shuffle, rate))
                 else:
-                    twin_dim = twin_dims[i] if twin_dims else None
-                    blocks.append(OneBranchBlock(dim, mixing, branch, shuffle, rate, twin_dim))
+                    branch_dim = branch_dims[i] if branch_dims else None
+                    blocks.append(OneBranchBlock(dim, mixing, branch, shuffle, rate, branch_dim))
             stages.append(Stage(PatchMerging(dims[i - 1], dim) if i else nn.Identity(), blocks))
         stem = PatchEmbed(in_chans, dims[0], patch_size)
         super().__init__(stem, stages, dims, nn.Identity(), patch_size, num_classes, in_chans, global_pool, drop_rate)
@@ -340,12 +340,12 @@ def medmamba_base_d16(pretrained: bool | str | Path | None = False, **kwargs: An
 @register_model
 def medmamba_tiny_conv_twin(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
     """MedMamba-T with convolutions only, over all channels, as many parameters as both branches together."""
-    args = {"branch": "conv", "twin_dims": (56, 104, 184, 368)}
+    args = {"branch": "conv", "branch_dims": (56, 104, 184, 368)}
     return _create_medmamba("medmamba_tiny_conv_twin", pretrained, **{**args, **kwargs})
 
 
 @register_model
 def medmamba_tiny_ssm_twin(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
     """MedMamba-T with scans only, over all channels, as many parameters as both branches together."""
-    args = {"branch": "ssm", "twin_dims": (144, 320, 672, 1376)}
+    args = {"branch": "ssm", "branch_dims": (144, 320, 672, 1376)}
     return _create_medmamba("medmamba_tiny_ssm_twin", pretrained, **{**args, **kwargs})

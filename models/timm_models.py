@@ -147,38 +147,3 @@ def _failure(name: str, resolution: int, options: tuple[tuple[str, Any], ...]) -
                 f"it is not a multiple of the patch ({patch} px), and timm would drop the pixels that do not fill one"
             )
     return None
-
-
-def resnet18(**kwargs: Any) -> nn.Module:
-    """ResNet-18."""
-    return build("resnet18", **kwargs)
-
-
-def resnet50(**kwargs: Any) -> nn.Module:
-    """ResNet-50 (stride in the 3x3 convolution, "v1.5")."""
-    return build("resnet50", **kwargs)
-
-
-def vit_tiny_patch16_224(**kwargs: Any) -> nn.Module:
-    """ViT-Ti/16."""
-    return build("vit_tiny_patch16_224", **kwargs)
-
-
-def vit_small_patch16_224(**kwargs: Any) -> nn.Module:
-    """ViT-S/16."""
-    return build("vit_small_patch16_224", **kwargs)
-
-
-def vit_base_patch16_224(**kwargs: Any) -> nn.Module:
-    """ViT-B/16."""
-    return build("vit_base_patch16_224", **kwargs)
-
-
-def swin_tiny_patch4_window7_224(**kwargs: Any) -> nn.Module:
-    """Swin-T."""
-    return build("swin_tiny_patch4_window7_224", **kwargs)
-
-
-def swin_small_patch4_window7_224(**kwargs: Any) -> nn.Module:
-    """Swin-S."""
-    return build("swin_small_patch4_window7_224", **kwargs)

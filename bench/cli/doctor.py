@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 OK, NOTE, BAD = "ok", "note", "missing"
 
 
-class Finding(NamedTuple):
+class Check(NamedTuple):
     """One line: what was looked for, ``ok``, ``note`` or ``missing``, what was found, what it means."""
 
     what: str
@@ -40,12 +40,12 @@ def add(commands: Any) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
-    findings = examine(flags.data_root(options))
+    checks = examine(flags.data_root(options))
     if options.json:
-        print(json.dumps([finding._asdict() for finding in findings], indent=1))
+        print(json.dumps([check._asdict() for check in checks], indent=1))
     else:
-        print_findings(findings, flags.console())
-    return flags.FAILED if any(finding.state == BAD for finding in findings) else 0
+        print_checks(checks, flags.console())
+    return flags.FAILED if any(check.state == BAD for check in checks) else 0
 
 
 def _version(name: str) -> str | None:
@@ -55,26 +55,26 @@ def _version(name: str) -> str | None:
         return None
 
 
-def examine(data_root: Path | None = None) -> list[Finding]:
+def examine(data_root: Path | None = None) -> list[Check]:
     """Look at everything a run depends on."""
     torch_found = _torch()
     needs_torch = [] if torch_found.state == BAD else [*_cuda(), *_scan_backends()]
-    findings = [_python(), torch_found, *needs_torch, _mamba_ssm(), _compiler(), _memory()]
-    return [*findings, _data(data_root), _cache(), *_libraries()]
+    checks = [_python(), torch_found, *needs_torch, _mamba_ssm(), _compiler(), _memory()]
+    return [*checks, _data(data_root), _cache(), *_libraries()]
 
 
-def _python() -> Finding:
+def _python() -> Check:
     state = OK if sys.version_info >= (3, 11) else BAD
-    return Finding("Python", state, f"{platform.python_version()} at {sys.executable}", "3.11 or later is needed")
+    return Check("Python", state, f"{platform.python_version()} at {sys.executable}", "3.11 or later is needed")
 
 
-def _torch() -> Finding:
+def _torch() -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of it cannot be loaded
-        return Finding("torch", BAD, str(error), "nothing can be measured; install it with `pip install medbench`")
+        return Check("torch", BAD, str(error), "nothing can be measured; install it with `pip install medbench`")
     threads = f"{torch.get_num_threads()} threads, {_cpu_capability()}"
-    return Finding("torch", OK, f"{torch.__version__}, {threads}", "models are built and trained with it")
+    return Check("torch", OK, f"{torch.__version__}, {threads}", "models are built and trained with it")
 
 
 def _cpu_capability() -> str:
@@ -83,21 +83,21 @@ def _cpu_capability() -> str:
     return str(torch.backends.cpu.get_cpu_capability())
 
 
-def _cuda() -> list[Finding]:
+def _cuda() -> list[Check]:
     import torch
 
     if not torch.cuda.is_available():
         built = f"torch built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch without CUDA"
-        return [Finding("CUDA", NOTE, f"no device ({built})", "runs on the CPU: --device cpu is what auto means here")]
+        return [Check("CUDA", NOTE, f"no device ({built})", "runs on the CPU: --device cpu is what auto means here")]
     found = []
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
         text = f"{gpu.name}, sm_{gpu.major}{gpu.minor}, {gpu.total_memory / 2**30:.0f} GiB"
-        found.append(Finding(f"CUDA device {index}", OK, text, f"--device cuda:{index}"))
+        found.append(Check(f"CUDA device {index}", OK, text, f"--device cuda:{index}"))
     return found
 
 
-def _scan_backends() -> list[Finding]:
+def _scan_backends() -> list[Check]:
     import torch
 
     from bench.ops import backend_report, chosen_backend
@@ -107,7 +107,7 @@ def _scan_backends() -> list[Finding]:
         chosen = chosen_backend(device)
         for name, available, reason in backend_report(device):
             state = OK if available and name == chosen else NOTE
-            found.append(Finding(f"scan on {device}: {name}", state, reason, _scan_meaning(name)))
+            found.append(Check(f"scan on {device}: {name}", state, reason, _scan_meaning(name)))
     return found
 
 
@@ -121,10 +121,10 @@ def _scan_meaning(name: str) -> str:
     return meanings.get(name, "")
 
 
-def _mamba_ssm() -> Finding:
+def _mamba_ssm() -> Check:
     version = _version("mamba-ssm")
     if version is None:
-        return Finding("mamba-ssm", NOTE, "not installed", "not needed; an extra for comparing kernels on CUDA")
+        return Check("mamba-ssm", NOTE, "not installed", "not needed; an extra for comparing kernels on CUDA")
     kernel = importlib.util.find_spec("selective_scan_cuda") is not None
     text = f"{version}, " + ("with" if kernel else "without") + " its mamba-1 kernel"
     hint = (
@@ -132,56 +132,54 @@ def _mamba_ssm() -> Finding:
         if kernel
         else "build it with MAMBA_KEEP_CUDA_BUILD=TRUE and no build isolation to compare"
     )
-    return Finding("mamba-ssm", OK if kernel else NOTE, text, hint)
+    return Check("mamba-ssm", OK if kernel else NOTE, text, hint)
 
 
-def _compiler() -> Finding:
+def _compiler() -> Check:
     for name in filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")):
         if path := shutil.which(name):
-            return Finding("C++ compiler", OK, path, "builds the CPU scan kernel at first use, then it is cached")
-    return Finding(
-        "C++ compiler", NOTE, "none", "scans run in plain PyTorch; install g++ or clang++ for the fast kernel"
-    )
+            return Check("C++ compiler", OK, path, "builds the CPU scan kernel at first use, then it is cached")
+    return Check("C++ compiler", NOTE, "none", "scans run in plain PyTorch; install g++ or clang++ for the fast kernel")
 
 
-def _memory() -> Finding:
+def _memory() -> Check:
     import psutil
 
     memory = psutil.virtual_memory()
     text = f"{memory.total / 2**30:.0f} GiB, {memory.available / 2**30:.0f} free; {os.cpu_count()} cores"
     state = OK if memory.available > 4 * 2**30 else NOTE
-    return Finding("memory", state, text, "the largest CPU cells need about 8 GiB")
+    return Check("memory", state, text, "the largest CPU cells need about 8 GiB")
 
 
-def _data(data_root: Path | None) -> Finding:
+def _data(data_root: Path | None) -> Check:
     from bench.data.files import default_root
 
     root = data_root or default_root()
     files = sorted(root.glob("*.npz")) if root.is_dir() else []
     if not files:
-        return Finding(
+        return Check(
             "data root",
             NOTE,
             f"{root}: no .npz files",
             "`bench fetch --datasets medmnist` fills it; phantoms need none",
         )
     free = shutil.disk_usage(root).free / 2**30
-    return Finding(
+    return Check(
         "data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "verified when a run first reads them"
     )
 
 
-def _cache() -> Finding:
+def _cache() -> Check:
     from bench.data.cache import default_cache_dir
 
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())
     if os.access(parent, os.W_OK):
-        return Finding("cache", OK, str(path), "decoded datasets and compiled kernels; MEDBENCH_CACHE moves it")
-    return Finding("cache", BAD, f"{path} cannot be written", "set MEDBENCH_CACHE to a writable folder")
+        return Check("cache", OK, str(path), "decoded datasets and compiled kernels; MEDBENCH_CACHE moves it")
+    return Check("cache", BAD, f"{path} cannot be written", "set MEDBENCH_CACHE to a writable folder")
 
 
-def _libraries() -> list[Finding]:
+def _libraries() -> list[Check]:
     needed = ("timm", "torchvision", "fvcore", "medmnist", "datasets", "triton")
     meanings = {"triton": "needed for the fused kernel on CUDA"}
     found = []
@@ -189,12 +187,12 @@ def _libraries() -> list[Finding]:
         version = _version(name)
         optional = name in meanings
         state = OK if version else (NOTE if optional else BAD)
-        found.append(Finding(name, state, version or "not installed", meanings.get(name, "")))
+        found.append(Check(name, state, version or "not installed", meanings.get(name, "")))
     return found
 
 
-def print_findings(findings: list[Finding], console: Console) -> None:
-    """Print the findings as a table."""
+def print_checks(checks: list[Check], console: Console) -> None:
+    """Print the checks as a table."""
     from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
@@ -203,7 +201,7 @@ def print_findings(findings: list[Finding], console: Console) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("what", "", "found", "what it means"):
         table.add_column(column, overflow="fold")
-    for finding in findings:
-        style = styles[finding.state]
-        table.add_row(escape(finding.what), Text(finding.state, style), escape(finding.found), escape(finding.meaning))
+    for check in checks:
+        style = styles[check.state]
+        table.add_row(escape(check.what), Text(check.state, style), escape(check.found), escape(check.meaning))
     console.print(table)

@@ -87,7 +87,11 @@ def print_models(console: Console, names: Collection[str] | None = None) -> None
     table.add_column("params\n10^6", justify="right")
     table.add_column("GMACs\nat 224", justify="right")
     table.add_column("what it is")
-    groups = {"main": "", "extra": "further models, by name only", "twin": "twins: equal in parameters, one branch"}
+    groups = {
+        "main": "",
+        "extra": "further models, by name only",
+        "ablation": "parameter-matched ablations",
+    }
     for group, title in groups.items():
         families: dict[str, list[ModelFacts]] = {}
         for facts in _chosen(registry.models, names):

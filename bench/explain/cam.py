@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from bench.explain.stages import Stage
+from bench.explain.stages import StageOutput
 from bench.registry import RegistryError
 
 Array = npt.NDArray[Any]
@@ -70,7 +70,7 @@ def choose(scores: Array, labels: Array, task: str, per_class: int) -> list[Choi
     return found
 
 
-def class_maps(model: nn.Module, images: Tensor, classes: Sequence[int], stage: Stage) -> npt.NDArray[np.float32]:
+def class_maps(model: nn.Module, images: Tensor, classes: Sequence[int], stage: StageOutput) -> npt.NDArray[np.float32]:
     """Map what in each image speaks for its class.
 
     Args:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bench.explain.stages import Stage, outputs_of
+from bench.explain.stages import StageOutput, outputs_of
 from bench.registry import RegistryError
 
 Map = npt.NDArray[np.float64]
@@ -50,7 +50,7 @@ class Spread:
     centre: tuple[float, float]
 
 
-def receptive_fields(model: nn.Module, images: Tensor, stages: Sequence[Stage], seed: int = 0) -> list[Map]:
+def receptive_fields(model: nn.Module, images: Tensor, stages: Sequence[StageOutput], seed: int = 0) -> list[Map]:
     """Map, for each stage, the influence of every pixel on its central cell.
 
     Args:
@@ -88,7 +88,7 @@ def _signs(count: int, channels: int, draw: torch.Generator) -> Tensor:
     return torch.randint(0, 2, (count, channels), generator=draw).float() * 2 - 1
 
 
-def _normalised(total: Map, stage: Stage) -> Map:
+def _normalised(total: Map, stage: StageOutput) -> Map:
     mass = float(total.sum())
     if not np.isfinite(mass):
         raise RegistryError(f"gradients of {stage.name} are not finite: the weights, or the images, are broken")

@@ -30,7 +30,8 @@ from bench.registry import RegistryError
 if TYPE_CHECKING:
     import torch
 
-    from bench.explain.stages import Stage
+    from bench.explain.field import Map
+    from bench.explain.stages import StageOutput
     from bench.registry import DatasetInfo
     from bench.train.pipeline import Pipeline
 
@@ -151,7 +152,7 @@ def _overlays(
     evidence: tuple[Any, Any],
     model: torch.nn.Module,
     reader: Pipeline,
-    stages: Sequence[Stage],
+    stages: Sequence[StageOutput],
     settings: Settings,
 ) -> dict[str, Any]:
     """Draw a picture a class; return which images were looked at, and where the map was read."""
@@ -239,7 +240,9 @@ def explain_network(name: str, resolution: int, out: Path, settings: Settings) -
     return folder
 
 
-def _write_fields(folder: Path, facts: dict[str, Any], stages: Sequence[Stage], maps: dict[str, list[Any]]) -> None:
+def _write_fields(
+    folder: Path, facts: dict[str, Any], stages: Sequence[StageOutput], maps: dict[str, list[Map]]
+) -> None:
     from bench.explain.field import spread
     from bench.explain.pictures import FieldRow, fields
 

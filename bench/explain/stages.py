@@ -19,7 +19,7 @@ from bench.registry import RegistryError
 STAGES = 4  # of networks with more (ViT: blocks), as many are shown
 
 
-class Stage(NamedTuple):
+class StageOutput(NamedTuple):
     """A place in the network.
 
     Attributes:
@@ -46,7 +46,7 @@ class Stage(NamedTuple):
         return features
 
 
-def find_stages(model: nn.Module, images: Tensor) -> list[Stage]:
+def find_stages(model: nn.Module, images: Tensor) -> list[StageOutput]:
     """Find the stages of ``model``, at most :data:`STAGES`, in order.
 
     Args:
@@ -72,7 +72,7 @@ def find_stages(model: nn.Module, images: Tensor) -> list[Stage]:
     return list(last.values())[-STAGES:]
 
 
-def stage_to_explain(model: nn.Module, stages: Sequence[Stage], images: Tensor, least: int) -> Stage:
+def stage_to_explain(model: nn.Module, stages: Sequence[StageOutput], images: Tensor, least: int) -> StageOutput:
     """Choose where class activations are read: the deepest stage of at least ``least`` cells a side.
 
     Where none is as fine, the finest is taken. Behind the last attention only the class token counts, so of a network
@@ -125,7 +125,7 @@ def _listed(model: nn.Module) -> dict[str, int]:
     return {entry["module"]: int(entry["num_chs"]) for entry in entries if entry.get("module") in modules}
 
 
-def _stage(model: nn.Module, name: str, output: Tensor, channels: int) -> Stage:
+def _stage(model: nn.Module, name: str, output: Tensor, channels: int) -> StageOutput:
     if output.ndim == 3:
         prefix = int(getattr(model, "num_prefix_tokens", 0) or 0)
         side = math.isqrt(output.shape[1] - prefix)
@@ -134,9 +134,9 @@ def _stage(model: nn.Module, name: str, output: Tensor, channels: int) -> Stage:
                 f"{type(model).__name__}: {output.shape[1] - prefix} tokens of {name} are no square grid; feed it "
                 "square images"
             )
-        return Stage(name, (side, side), tokens=True, prefix=prefix)
+        return StageOutput(name, (side, side), tokens=True, prefix=prefix)
     if output.ndim != 4:
         raise RegistryError(f"{type(model).__name__}: {name} gives {tuple(output.shape)}, neither a grid nor tokens")
     stated = getattr(model, "output_fmt", None)
     last = str(getattr(stated, "value", stated)) == "NHWC" or (output.shape[1] != channels == output.shape[3])
-    return Stage(name, (output.shape[1], output.shape[2]) if last else (output.shape[2], output.shape[3]), last)
+    return StageOutput(name, (output.shape[1], output.shape[2]) if last else (output.shape[2], output.shape[3]), last)

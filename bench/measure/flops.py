@@ -239,9 +239,9 @@ def count_training(model: torch.nn.Module, shape: tuple[int, ...]) -> float:
 
     import bench.ops  # registers the scan operators and their formulas  # noqa: F401
 
-    twin = on_meta(model).train()
+    copied = on_meta(model).train()
     with FlopCounterMode(display=False, custom_mapping=lacking_formulas()) as mode:
-        twin(torch.zeros(2, *shape, device="meta")).sum().backward()
+        copied(torch.zeros(2, *shape, device="meta")).sum().backward()
     return float(mode.get_total_flops()) / 2 / 2
 
 

@@ -31,7 +31,7 @@ class Ceilings:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class RooflinePoint:
     """Where a workload lies under the roof.
 
     Attributes:
@@ -62,14 +62,14 @@ class Place:
         }
 
 
-def place(flops: float, traffic_bytes: float, seconds: float, ceilings: Ceilings, precision: str) -> Place:
+def place(flops: float, traffic_bytes: float, seconds: float, ceilings: Ceilings, precision: str) -> RooflinePoint:
     """Place a workload of ``flops`` and ``traffic_bytes`` that took ``seconds`` under the roof of its precision."""
     peak = ceilings.gflops_per_s[precision]
     intensity = flops / traffic_bytes
     slope = intensity * ceilings.copy_gb_per_s
     achieved, attainable = flops / seconds / 1e9, min(peak, slope)
     bound = "memory" if slope < peak else "compute"
-    return Place(intensity, achieved, attainable, achieved / peak, achieved / attainable, bound)
+    return RooflinePoint(intensity, achieved, attainable, achieved / peak, achieved / attainable, bound)
 
 
 def measure_ceilings(device: str, threads: int, precision: str = "fp32", seconds: float = 0.3) -> Ceilings:

@@ -57,7 +57,7 @@ class ModelFacts:
         macs_g_224: published multiply-adds (10^9, one image, 224 x 224), as its paper counts them.
         unsupported: ``(resolution, options) -> reason or None``; decides in the plan what cannot run.
         options: keywords a variant may set. ``None`` accepts any keyword (passed on to the builder).
-        group: ``main`` models make up ``all``; ``twin`` and ``extra`` models are reached by name.
+        group: ``main`` models make up ``all``; parameter-matched ``ablation`` and ``extra`` models are reached by name.
         builder: ``(num_classes, in_chans, img_size, **options) -> nn.Module``, or its ``"module:attribute"``.
         plugin_file: the file that registered it when it is not built in; its bytes enter the Cell's key.
     """

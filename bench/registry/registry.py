@@ -38,19 +38,19 @@ class Registry(Generic[Info]):
     def __init__(self, kind: str, builtin_module: str) -> None:
         self.kind = kind
         self._builtin_module: str | None = builtin_module
-        self._entries: dict[str, Info] = {}
+        self._facts: dict[str, Info] = {}
         self._aliases: dict[str, tuple[tuple[str, ...], str]] = {}
 
     def add(self, info: Info) -> None:
         """Register ``info``; the same name from the same place replaces itself (a re-imported plug-in)."""
-        known = self._entries.get(info.name) if self._builtin_module is None else None
+        known = self._facts.get(info.name) if self._builtin_module is None else None
         if not re.fullmatch(r"[a-z0-9_.\-]+", info.name):
             raise RegistryError(
                 f"{self.kind} {info.name!r} ({info.origin}): names are lower case, digits, '_', '.', '-'"
             )
         if known is None:
             self._load_builtins()
-            known = self._entries.get(info.name)
+            known = self._facts.get(info.name)
         taken = known.origin if known else self._aliases.get(info.name, ((), None))[1]
         if taken is None and info.name in self.aliases() and getattr(info, "family", None) != info.name:
             taken = "the built-in families and groups"
@@ -58,12 +58,12 @@ class Registry(Generic[Info]):
             raise RegistryError(
                 f"{self.kind} {info.name!r} is registered twice: at {taken} and at {info.origin}; rename one of them"
             )
-        self._entries[info.name] = info
+        self._facts[info.name] = info
 
     def forget(self, plugin_file: str) -> None:
         """Drop what a plug-in file registered, before it is imported again."""
-        for name in [name for name, info in self._entries.items() if info.plugin_file == plugin_file]:
-            del self._entries[name]
+        for name in [name for name, info in self._facts.items() if info.plugin_file == plugin_file]:
+            del self._facts[name]
 
     def alias(self, name: str, patterns: Sequence[str]) -> None:
         """Let ``name`` stand for several names or variants (``ablations``, ``phantoms``)."""
@@ -76,33 +76,33 @@ class Registry(Generic[Info]):
 
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
-        if name not in self._entries:
+        if name not in self._facts:
             if self.kind == "model" and _in_timm(name):
                 raise RegistryError(f"unknown model {name!r}; timm has it: write {'timm:' + name!r}")
             raise RegistryError(
-                f"unknown {self.kind} {name!r}{nearest(name, [*self._entries, *self.aliases()])}; "
+                f"unknown {self.kind} {name!r}{nearest(name, [*self._facts, *self.aliases()])}; "
                 f"`bench list {self.kind}s` shows all"
             )
-        return self._entries[name]
+        return self._facts[name]
 
     def __contains__(self, name: object) -> bool:
         self._load_builtins()
-        return name in self._entries
+        return name in self._facts
 
     def __iter__(self) -> Iterator[str]:
         self._load_builtins()
-        return iter(self._entries)
+        return iter(self._facts)
 
     def values(self) -> list[Info]:
         """The info of each, in registration order (families stay together)."""
         self._load_builtins()
-        return list(self._entries.values())
+        return list(self._facts.values())
 
     def aliases(self) -> dict[str, tuple[str, ...]]:
         """What stands for several names: registered aliases (``all`` is one), and families or groups."""
         self._load_builtins()
         found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
-        for info in self._entries.values():
+        for info in self._facts.values():
             for group in info.groups:
                 found[group] = found.get(group, ()) + (info.name,)  # noqa: RUF005  (mypy loses the type of the other)
         return found
@@ -110,12 +110,12 @@ class Registry(Generic[Info]):
     def expand(self, pattern: str) -> list[str]:
         """Names that an alias, a glob or a name stands for. Raises RegistryError when there are none."""
         aliases = self.aliases()
-        if pattern in self._entries:
+        if pattern in self._facts:
             return [pattern]
         if pattern in aliases:
             return [name for part in aliases[pattern] for name in ([part] if "[" in part else self.expand(part))]
         if any(c in pattern for c in "*?"):
-            if found := fnmatch.filter(self._entries, pattern):
+            if found := fnmatch.filter(self._facts, pattern):
                 return found
             raise RegistryError(f"no {self.kind} matches {pattern!r}; `bench list {self.kind}s` shows all")
         self[pattern]  # raises, with the nearest name

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -64,9 +65,7 @@ class Replayed:
 class _Graph:
     """One recorded call and the tensors it reads."""
 
-    def __init__(
-        self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], pool: tuple[int, int] | None
-    ) -> None:
+    def __init__(self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], pool: Any) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
         self.graph = torch.cuda.CUDAGraph()
         with warnings.catch_warnings(), torch.cuda.graph(self.graph, pool=pool):

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from bench.explain.cam import choose, class_maps
-from bench.explain.stages import Stage, find_stages
+from bench.explain.stages import StageOutput, find_stages
 from bench.registry import RegistryError
 
 SPOTS = [(2, 3), (13, 9), (7, 7)]
@@ -55,7 +55,7 @@ def test_behind_pooling_and_a_linear_layer_it_is_each_cells_share_of_the_score()
     body, head = nn.Conv2d(3, 5, 3, padding=1), nn.Linear(5, 3)
     model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
     images = torch.randn(2, 3, 8, 8)
-    found = class_maps(model, images, [2, 0], Stage("0", (8, 8)))
+    found = class_maps(model, images, [2, 0], StageOutput("0", (8, 8)))
     with torch.no_grad():
         shares = torch.einsum("bchw,bc->bhw", body(images), head.weight[[2, 0]]).clamp(min=0).numpy()
     for one, share in zip(found, shares, strict=True):
@@ -64,7 +64,7 @@ def test_behind_pooling_and_a_linear_layer_it_is_each_cells_share_of_the_score()
 
 def test_the_network_is_left_as_it_was() -> None:
     model = Detector(False)
-    class_maps(model, torch.ones(1, 3, 4, 4), [0], Stage("grid", (4, 4)))
+    class_maps(model, torch.ones(1, 3, 4, 4), [0], StageOutput("grid", (4, 4)))
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not model.grid._forward_hooks
 
@@ -96,4 +96,4 @@ def test_without_the_library_the_message_says_what_to_install(monkeypatch: pytes
 
     monkeypatch.setattr(builtins, "__import__", refuse)
     with pytest.raises(RegistryError, match=r"need the library grad-cam .*pip install 'medbench\[explain\]'"):
-        class_maps(Detector(False), torch.ones(1, 3, 4, 4), [0], Stage("grid", (4, 4)))
+        class_maps(Detector(False), torch.ones(1, 3, 4, 4), [0], StageOutput("grid", (4, 4)))

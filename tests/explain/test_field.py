@@ -9,7 +9,7 @@ from torch import nn
 
 from bench.explain import field
 from bench.explain.field import Map, Spread, receptive_fields, spread
-from bench.explain.stages import Stage, find_stages
+from bench.explain.stages import StageOutput, find_stages
 from bench.models.medmamba import MedMamba
 from bench.registry import RegistryError, model_facts
 
@@ -91,7 +91,7 @@ def test_no_influence_is_no_measure() -> None:
     dead = nn.Sequential(ones_conv(), nn.ReLU())
     nn.init.constant_(dead[0].weight, 0.0)  # type: ignore[arg-type]
     images = torch.ones(1, 1, 8, 8)
-    (mass,) = receptive_fields(dead, images, [Stage("1", (8, 8))])
+    (mass,) = receptive_fields(dead, images, [StageOutput("1", (8, 8))])
     assert not mass.any()
     assert spread(mass) is None
 
@@ -100,7 +100,7 @@ def test_broken_weights_are_told() -> None:
     model = nn.Sequential(ones_conv())
     nn.init.constant_(model[0].weight, float("nan"))  # type: ignore[arg-type]
     with pytest.raises(RegistryError, match="gradients of 0 are not finite: the weights, or the images, are broken"):
-        receptive_fields(model, torch.ones(1, 1, 8, 8), [Stage("0", (8, 8))])
+        receptive_fields(model, torch.ones(1, 1, 8, 8), [StageOutput("0", (8, 8))])
 
 
 def test_the_result_does_not_depend_on_how_many_are_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from bench.explain.stages import Stage, find_stages, outputs_of, stage_to_explain
+from bench.explain.stages import StageOutput, find_stages, outputs_of, stage_to_explain
 from bench.registry import RegistryError, model_facts
 
 IMAGES = torch.zeros(2, 3, 64, 64)
@@ -47,7 +47,7 @@ def test_activations_are_read_where_the_grid_is_fine_enough() -> None:
     assert stage_to_explain(model, stages, IMAGES, 100).name == "layer1"
     vit = build("vit_tiny_patch16_224")
     # The last block's own patches do not reach the class token any more.
-    assert stage_to_explain(vit, find_stages(vit, IMAGES), IMAGES, 4) == Stage(
+    assert stage_to_explain(vit, find_stages(vit, IMAGES), IMAGES, 4) == StageOutput(
         "blocks.10", (4, 4), tokens=True, prefix=1
     )
 
@@ -55,7 +55,7 @@ def test_activations_are_read_where_the_grid_is_fine_enough() -> None:
 def test_a_network_that_lists_no_stages_is_watched() -> None:
     body = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 4, 1))
     model = nn.Sequential(body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    assert find_stages(model, IMAGES) == [Stage("0.1", (64, 64)), Stage("0", (32, 32))]
+    assert find_stages(model, IMAGES) == [StageOutput("0.1", (64, 64)), StageOutput("0", (32, 32))]
 
 
 def test_what_has_no_grid_is_told() -> None:
@@ -76,6 +76,6 @@ class Tokens(nn.Module):
 
 
 def test_tokens_that_fill_no_square_are_told() -> None:
-    assert find_stages(Tokens(9), IMAGES) == [Stage("embed", (3, 3), tokens=True)]
+    assert find_stages(Tokens(9), IMAGES) == [StageOutput("embed", (3, 3), tokens=True)]
     with pytest.raises(RegistryError, match="10 tokens of embed are no square grid; feed it square images"):
         find_stages(Tokens(10), IMAGES)

@@ -160,10 +160,10 @@ def test_attention_is_softmax_attention():
 
 
 @pytest.mark.parametrize("name", ["medmamba_tiny_conv_twin", "medmamba_tiny_ssm_twin"])
-def test_twins_match_in_parameters_and_use_every_channel(name):
-    twin = build(name)
-    assert abs(count(twin) / count(BASE) - 1) <= 0.002
-    assert twin.feature_info == BASE.feature_info
+def test_parameter_matched_ablations_match_in_parameters_and_use_every_channel(name):
+    matched = build(name)
+    assert abs(count(matched) / count(BASE) - 1) <= 0.002
+    assert matched.feature_info == BASE.feature_info
     x = torch.randn(1, 4, 4, 96, requires_grad=True)
     block = build(name, device="cpu").stages[0].blocks[0].eval()
     (block(x) - x).abs().sum().backward()

@@ -197,7 +197,7 @@ def test_facts_are_complete():
         assert facts.paper, facts.name
         assert facts.licence, facts.name
         assert facts.published_note, facts.name
-        assert facts.macs_g_224 or facts.group == "twin", facts.name
+        assert facts.macs_g_224 or facts.group == "ablation", facts.name
     assert [str(s) for s in expand_models(["all"])] == [f.name for f in models.values() if f.group == "main"]
-    assert {f.group for f in models.values()} == {"main", "extra", "twin"}
+    assert {f.group for f in models.values()} == {"main", "extra", "ablation"}
     assert model_facts("medmamba_small_d12").group == "extra"

@@ -221,8 +221,8 @@ def test_medmamba_arguments_that_cannot_be():
         medmamba.MedMamba(branch="ssd")
     with pytest.raises(ValueError, match="must be even"):
         medmamba.MedMamba(dims=(15, 30, 60, 120))
-    with pytest.raises(ValueError, match="twin_dims needs"):
-        medmamba.MedMamba(twin_dims=(16, 16, 16, 16))
+    with pytest.raises(ValueError, match="branch_dims needs"):
+        medmamba.MedMamba(branch_dims=(16, 16, 16, 16))
     with pytest.raises(ValueError, match="at least 32 x 32 px, not 28 x 28"):
         timm.create_model("medmamba_tiny", img_size=28)
     with pytest.raises(ValueError, match="not 224 x 16"):

@@ -15,7 +15,7 @@ def clean_registries(monkeypatch):
     """Let a test register what it likes without leaving traces."""
     for one in (registry.models, registry.datasets):
         list(one)
-        monkeypatch.setattr(one, "_entries", dict(one._entries))
+        monkeypatch.setattr(one, "_facts", dict(one._facts))
         monkeypatch.setattr(one, "_aliases", dict(one._aliases))
 
 
