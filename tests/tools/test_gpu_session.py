@@ -129,4 +129,4 @@ def test_a_tiny_session_on_the_cpu_leaves_tables(tmp_path: Path) -> None:
     before = (out / "session.log").read_text()
     assert main(arguments) == 0
     again = (out / "session.log").read_text().removeprefix(before)  # the archive brought the first part back
-    assert again.count("0 jobs to run") == again.count("jobs to run") == 2
+    assert again.count("0 cells to run") == again.count("cells to run") == 2
