@@ -48,7 +48,15 @@ def add(commands: Any) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    explain(options, flags.data_root(options), flags.console())
+    root = flags.data_root(options)
+    if options.directory is None:
+        explain(options, root, flags.console())
+        return 0
+    from bench.explain.which import where_it_ran
+
+    options.directory, root = options.directory.resolve(), root.resolve() if root else None
+    with where_it_ran(options.directory) as root_of_run:
+        explain(options, root if options.data_root else root_of_run or root, flags.console())
     return 0
 
 
