@@ -59,8 +59,8 @@ TINY: dict[str, tuple[str, str, str, str, str]] = {
 def steps(out: Path, device: str, models: str, rounds: int, budget_s: float, tiny: bool) -> list[Step]:
     """What a session does, in order; ``tiny`` is a session of seconds that tests run on a CPU."""
     found = []
-    scan = ["--sizes", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"] if tiny else []
-    scan = scan or ["--models", "medmamba", "vmamba", "--sizes", "224", "--batches", "64"]
+    scan = ["--resolutions", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"] if tiny else []
+    scan = scan or ["--models", "medmamba,vmamba", "--resolutions", "224", "--batches", "64"]
     kernels = out / "gpu_ops.json"
     found.append(Step("kernels", ("-m", "bench.ops.benchmark.run", "--device", device.partition(":")[0], *scan,
                                   "--json", str(kernels)), kernels))  # fmt: skip

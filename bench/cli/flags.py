@@ -61,7 +61,8 @@ class Parser(argparse.ArgumentParser):
         """End with the arguments that no flag takes."""
         flags = self._option_string_actions
         said = " ".join(f"{text}{_closest(text, flags) if text.startswith('-') else ''}" for text in arguments)
-        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}; see `{self.prog} --help`\n")
+        lists = "" if arguments[0].startswith("-") else "; lists are separated by commas, as 64,224"
+        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}{lists}; see `{self.prog} --help`\n")
 
 
 def _closest(text: str, candidates: Iterable[str]) -> str:

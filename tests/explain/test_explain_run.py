@@ -116,7 +116,7 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
 
 def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = ("--images", 1, "--out", tmp_path / "seen")
-    assert explain("--erf-only", "timm:test_vit", "--resolution", "32,64", *seen) == 0
+    assert explain("--erf-only", "timm:test_vit", "--resolutions", "32,64", *seen) == 0
     assert explain("--erf-only", "medmamba_tiny[branch=conv]", *seen) == 0
     assert "medmamba_tiny" in capsys.readouterr().out
     found = [json.loads(path.read_bytes()) for path in sorted(tmp_path.glob("seen/*/explain.json"))]
@@ -133,7 +133,7 @@ def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ((), "say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both"),
         (("run", "--erf-only", "resnet18"), "one of both"),
-        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolution 64,x: write side lengths in pixels"),
+        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolutions 64,x: write side lengths in pixels"),
         (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
         (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
         (("nowhere", "abc"), "nowhere is no run directory: it has no cells/"),
