@@ -60,9 +60,9 @@ TINY: dict[str, tuple[str, str, str, str, str]] = {
 def steps(out: Path, device: str, tiny: bool) -> list[Command]:
     """What a session does, in order; ``tiny`` is a session of seconds that tests run on a CPU."""
     kernels, training = out / "gpu_ops.json", out / "gpu_train.json"
-    scan = ["--models", "medmamba", "vmamba", "--sizes", "224", "--batches", "64"]
+    scan = ["--models", "medmamba,vmamba", "--resolutions", "224", "--batches", "64"]
     if tiny:
-        scan = ["--sizes", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"]
+        scan = ["--resolutions", "64", "--batches", "1", "--stages", "4", "--seconds-per-case", "0.1"]
     found = [Command("kernels", ("-m", "bench.ops.benchmark.run", "--device", device.partition(":")[0], *scan,
                               "--json", str(kernels)), kernels)]  # fmt: skip
     if device != "cpu":

@@ -27,13 +27,15 @@ def add(commands: Any) -> None:
         commands, "explain", _explain, "where a trained model looks: overlays on test images, receptive fields",
         epilog="examples:\n"
         "  bench explain results/quick 3f2a            one cell, by its key or how that begins (`all`: every one)\n"
-        "  bench explain --erf-only resnet18,swin --resolution 64,224",
+        "  bench explain --erf-only resnet18,swin --resolutions 64,224",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     explain.add_argument("directory", nargs="?", type=Path, metavar="RUN", help="a run made with --keep-weights")
     explain.add_argument("cells", nargs="*", metavar="CELL", help="keys or their beginnings, or `all`")
     explain.add_argument("--erf-only", metavar="MODELS", help="receptive fields of networks without a run, on noise")
-    explain.add_argument("--resolution", default="64", metavar="R", help="of --erf-only; comma-separated (default 64)")
+    explain.add_argument(
+        "--resolutions", default="64", help="of --erf-only, side lengths in pixels: 64,224 (default 64)"
+    )
     explain.add_argument("--out", type=Path, default=Path("explain"), help="of --erf-only (default explain)")
     explain.add_argument(
         "--per-class", type=flags.count, default=2, help="right, and wrong, images of each class (default 2)"
@@ -48,7 +50,15 @@ def add(commands: Any) -> None:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    explain(options, flags.data_root(options), flags.console())
+    root = flags.data_root(options)
+    if options.directory is None:
+        explain(options, root, flags.console())
+        return 0
+    from bench.explain.which import where_it_ran
+
+    options.directory, root = options.directory.resolve(), root.resolve() if root else None
+    with where_it_ran(options.directory) as root_of_run:
+        explain(options, root if options.data_root else root_of_run or root, flags.console())
     return 0
 
 
@@ -101,9 +111,9 @@ def explain(options: argparse.Namespace, data_root: Path | None, console: Consol
 
     if (options.directory is None) == (options.erf_only is None):
         raise RegistryError("say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both")
-    sides = options.resolution.split(",")
+    sides = options.resolutions.split(",")
     if not all(side.strip().isdecimal() and int(side) for side in sides):
-        raise RegistryError(f"--resolution {options.resolution}: write side lengths in pixels, as 64,224")
+        raise RegistryError(f"--resolutions {options.resolutions}: write side lengths in pixels, as 64,224")
     settings = Settings(options.per_class, options.images, options.device, data_root)
     if options.erf_only is None:
         run_cells(options.directory, options.cells, settings, console)

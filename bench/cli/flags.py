@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 # Exit codes: 0 fine; 1 cells failed, or doctor misses something; 2 usage, configuration or data; 130 interrupted.
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
+MOST_LISTED = 8  # choices that are listed beside a suggestion
 
 # By their files: the module that reads them would cost every `bench --help` its imports.
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "sweep" / "recipes").glob("*.toml"))
@@ -54,14 +55,16 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
-            said = f"invalid choice {value!r}{_closest(str(value), choices)} (choose from {', '.join(choices)})"
-            raise argparse.ArgumentError(action, said)
+            close = _closest(str(value), choices)
+            listed = "" if close and len(choices) > MOST_LISTED else f" (choose from {', '.join(choices)})"
+            raise argparse.ArgumentError(action, f"invalid choice {value!r}{close}{listed}")
 
     def refuse(self, arguments: Sequence[str]) -> NoReturn:
         """End with the arguments that no flag takes."""
         flags = self._option_string_actions
         said = " ".join(f"{text}{_closest(text, flags) if text.startswith('-') else ''}" for text in arguments)
-        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}; see `{self.prog} --help`\n")
+        lists = "" if arguments[0].startswith("-") else "; lists are separated by commas, as 64,224"
+        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}{lists}; see `{self.prog} --help`\n")
 
 
 def _closest(text: str, candidates: Iterable[str]) -> str:

@@ -29,6 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 Progress = Callable[[dict[str, Any]], None]  # events as a worker's Context takes them
+MOST_CLASSES = 8  # that a printed dataset names
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,16 @@ class LoadedDataset:
     splits: Mapping[str, Split]
     fingerprint: str
     folder: Path
+
+    def __repr__(self) -> str:
+        info = self.info
+        side = f", {self.size} px" if self.size else ""
+        head = f"{registry.display_name(info.name)}: {info.task}, {len(info.classes)} classes{side}"
+        lines = [
+            f"  {name:<5}  images uint8 {s.images.shape}, labels {s.labels.shape}" for name, s in self.splits.items()
+        ]
+        shown = ", ".join(info.classes[:MOST_CLASSES]) + (", ..." if len(info.classes) > MOST_CLASSES else "")
+        return "\n".join([head, *lines, f"  classes: {shown}"])
 
     @property
     def train(self) -> Split:

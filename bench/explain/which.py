@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from bench import registry
 from bench.record import store
 from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key
 from bench.record.paths import record_path, require_run, weights_path
 from bench.record.store import Record, StoreError
+from bench.registry import RegistryError
 
 
 def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
@@ -40,6 +43,24 @@ def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
     return list(found.values())
 
 
+@contextlib.contextmanager
+def where_it_ran(out: Path) -> Iterator[Path | None]:
+    """Load a run's plug-ins and stand in the folder it was started in: its sources may be relative to that.
+
+    Yields:
+        The run's data root, if it named one and it is there.
+    """
+    info = store.read_run(out)
+    sweep = info.get("sweep") or {}
+    if base := info.get("plugin_base"):  # not in runs of earlier versions: theirs come from the configuration alone
+        with contextlib.suppress(RegistryError):  # a plug-in that has gone matters only if its name is looked up
+            registry.load_plugins(sweep.get("plugins") or [], Path(base))
+    folder = Path(info.get("folder") or ".")
+    with contextlib.chdir(folder if folder.is_dir() else "."):
+        root = (sweep.get("run") or {}).get("data_root")
+        yield Path(root) if root and Path(root).is_dir() else None
+
+
 def _check(out: Path, record: Record) -> None:
     key, spec = record["key"], record["spec"]
     what = f"cell {key} ({spec['model']})"
@@ -68,13 +89,13 @@ def _some(out: Path, kept: Sequence[str]) -> str:
 
 def _how_to_keep(out: Path) -> str:
     """The command that trains again what is done, this time keeping its weights."""
-    commands = [
-        line for line in str(store.read_run(out).get("command", "")).splitlines() if line.startswith("bench run")
-    ]
+    info = store.read_run(out)
+    commands = [line for line in str(info.get("command", "")).splitlines() if line.startswith("bench run")]
     if not commands:
         return f"run the same sweep again with --keep-weights --out {shlex.quote(str(out))}"
     flag = "" if "--keep-weights" in commands[-1] else " --keep-weights"
-    return f"this trains again and keeps them: {commands[-1]}{flag}"
+    there = f" (in {info['folder']})" if info.get("folder") else ""
+    return f"this trains again and keeps them{there}: {commands[-1]}{flag}"
 
 
 def cell_of(record: Record) -> AccuracyCell:

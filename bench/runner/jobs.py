@@ -158,13 +158,21 @@ def _result_of(out: Path, key: str) -> Record | None:
 
 
 def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:
-    """What is written to ``run.json``: what was asked, by all commands that ran into this directory."""
+    """What is written to ``run.json``: what was asked, by all commands that ran into this directory.
+
+    Its paths are absolute, or relative to its ``folder``, so that it can be read from anywhere.
+    """
+    sweep = loaded.sweep.model_dump(mode="json")
+    sweep["run"]["data_root"] = str(plan.data_root.resolve()) if plan.data_root else None
+    sweep["plugins"] = [str(loaded.base / name) if name.endswith(".py") else name for name in loaded.sweep.plugins]
     commands = [*str(before.get("command", "")).splitlines(), command]
     return {
         "schema": store.SCHEMA,
         "command": "\n".join(dict.fromkeys(filter(None, commands))),
         "preset": loaded.sweep.sweep.preset,
-        "sweep": loaded.sweep.model_dump(mode="json"),
+        "folder": str(Path.cwd()),
+        "plugin_base": str(loaded.base),
+        "sweep": sweep,
         "skipped": plan.skipped,
         "datasets": {**_mapping(before.get("datasets")), **about_datasets(plan)},
         "planned": {**_mapping(before.get("planned")), command: sorted(plan.cells)},

@@ -29,6 +29,11 @@ def clock(seconds: float) -> str:
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def counted(cells: int) -> str:
+    """``1 cell``, ``9 cells``."""
+    return f"{cells} cell{'s' * (cells != 1)}"
+
+
 def describe(record: Record) -> str:
     """One line: what came out of a Cell."""
     metrics = record["metrics"]
@@ -64,9 +69,8 @@ class _Pace:
 
 @dataclass(slots=True)
 class _Running:
-    """A job in progress: its place in the run, what was estimated and what its worker said last."""
+    """A job in progress: what was estimated and what its worker said last."""
 
-    index: int
     estimate_s: float
     share: float
     began: float
@@ -88,26 +92,27 @@ class _Running:
 
 
 class PlainObserver:
-    """A line when a job ends, and one a minute from a job that takes longer: for logs and CI."""
+    """A line when a job ends, and one a minute from a job that takes longer: for logs and CI.
+
+    ``[3/9]`` before a line counts Cells, those done before this run too: a job may be one round of a Cell only.
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.index = 0
         self.running: dict[str, _Running] = {}
 
     def begin(self, jobs: int, cells: int, done: int, estimate_s: float) -> None:
-        """Say how much there is to do."""
-        self.jobs, self.cells, self.done = jobs, cells, done
+        """Say how many Cells there are to do; people count those, not the ``jobs`` they take."""
+        self.cells, self.done = cells, done
         self.pace = _Pace(estimate_s)
         if done:
-            self.note(f"{done} cells are done already")
-        self.note(f"{jobs} jobs to run, roughly {clock(estimate_s)}")
+            self.note(f"{counted(done)} {'is' if done == 1 else 'are'} done already")
+        self.note(f"{counted(cells - done)} to run, roughly {clock(estimate_s)}")
 
     def start(self, label: str, estimate_s: float, share: float = 1.0) -> None:
         """Remember what runs."""
-        self.index += 1
         now = time.monotonic()
-        self.running[label] = _Running(self.index, estimate_s, share, now, now)
+        self.running[label] = _Running(estimate_s, share, now, now)
 
     def progress(self, label: str, event: dict[str, Any]) -> None:
         """Say once a minute where a long job is."""
@@ -115,23 +120,26 @@ class PlainObserver:
         job.event |= event
         if time.monotonic() - job.spoke >= QUIET_S:
             job.spoke = time.monotonic()
-            self.note(f"[{job.index}/{self.jobs}] {label}: {job.now()}")
+            self.note(f"{self._count()} {label}: {job.now()}")
 
-    def _ended(self, label: str, seconds: float) -> _Running:
+    def _count(self) -> str:
+        return f"[{self.done}/{self.cells}]"
+
+    def _ended(self, label: str, seconds: float) -> None:
         job = self.running.pop(label)
         self.pace.done(job.estimate_s * job.share, seconds * job.share)
-        return job
 
     def finish(self, label: str, record: Record | None, seconds: float, said: str = "round done") -> None:
         """Print the job's line."""
-        job = self._ended(label, seconds)
+        self._ended(label, seconds)
+        self.done = min(self.cells, self.done + (record is not None))
         said = describe(record) if record else said
         left = clock(self.pace.remaining_s())
-        self.note(f"[{job.index}/{self.jobs}] {label}: {said} ({seconds:.1f} s; {left} left)")
+        self.note(f"{self._count()} {label}: {said} ({seconds:.1f} s; {left} left)")
 
     def skip(self, estimate_s: float, cells: int = 0) -> None:
-        """Count a job that is not needed any more, and Cells that others have done."""
-        self.index += 1
+        """Leave out a job that is not needed any more, and count Cells that others have done."""
+        self.done = min(self.cells, self.done + cells)
         self.pace.left_s = max(0.0, self.pace.left_s - estimate_s)
 
     def note(self, text: str) -> None:

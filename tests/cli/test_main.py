@@ -62,6 +62,10 @@ def test_each_kind_of_error_is_imported_from_where_it_is_raised() -> None:
             ["plan", "--modles", "resnet"],
             "bench plan: error: unrecognized arguments: --modles (did you mean --models?)",
         ),
+        (
+            ["plan", "--sizes", "28", "64"],
+            "unrecognized arguments: 64; lists are separated by commas, as 64,224; see `b",
+        ),
         (["profile", "resnet18", "--device", "gpu"], "argument --device: gpu: write cpu, cuda or cuda:N"),
         (["explain", "--erf-only", "resnet18", "--device", "gpu"], "--device: gpu: write cpu, cuda or cuda:N"),
     ],

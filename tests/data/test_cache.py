@@ -277,3 +277,14 @@ def test_default_cache_dir(monkeypatch, tmp_path):
     assert cache.default_cache_dir() == tmp_path
     monkeypatch.delenv("MEDBENCH_CACHE")
     assert cache.default_cache_dir().name == "medbench"
+
+
+def test_a_printed_dataset_fits_a_screen(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path))
+    assert repr(load_dataset("phantom_local", 32)).splitlines() == [
+        "phantom_local: binary-class, 2 classes, 32 px",
+        "  train  images uint8 (1200, 32, 32, 1), labels (1200,)",
+        "  val    images uint8 (300, 32, 32, 1), labels (300,)",
+        "  test   images uint8 (1000, 32, 32, 1), labels (1000,)",
+        "  classes: granular, reticular",
+    ]

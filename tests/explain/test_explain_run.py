@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import registry
 from bench.cli import main
@@ -16,10 +17,14 @@ from bench.data.cache import open_dataset
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
+from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.cells import AccuracyCell, Context, cell_key
 from bench.record.paths import record_path, weights_path
 from bench.record.store import StoreError
+from bench.registry import plugins
+from bench.runner.jobs import run_info
+from bench.sweep import config
 from bench.sweep.recipes import resolve
 from bench.train.accuracy import build_model, pipeline, run_accuracy
 from bench.train.loop import scores_of
@@ -112,7 +117,7 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
 
 def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     seen = ("--images", 1, "--out", tmp_path / "seen")
-    assert explain("--erf-only", "timm:test_vit", "--resolution", "32,64", *seen) == 0
+    assert explain("--erf-only", "timm:test_vit", "--resolutions", "32,64", *seen) == 0
     assert explain("--erf-only", "medmamba_tiny[branch=conv]", *seen) == 0
     assert "medmamba_tiny" in capsys.readouterr().out
     found = [json.loads(path.read_bytes()) for path in sorted(tmp_path.glob("seen/*/explain.json"))]
@@ -129,7 +134,7 @@ def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         ((), "say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both"),
         (("run", "--erf-only", "resnet18"), "one of both"),
-        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolution 64,x: write side lengths in pixels"),
+        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolutions 64,x: write side lengths in pixels"),
         (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
         (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
         (("nowhere", "abc"), "nowhere is no run directory: it has neither cells/ nor run.json"),
@@ -200,3 +205,60 @@ def test_damaged_weights_and_scores_are_told(tmp_path: Path, capsys: pytest.Capt
     weights_path(tmp_path, key).write_bytes(b"no weights")
     assert explain(tmp_path, key) == 2
     assert f"{key}.safetensors is damaged" in capsys.readouterr().err
+
+
+PLUGIN = """
+import timm
+from bench.registry import register_model
+
+@register_model()
+def my_vit(num_classes, in_chans, img_size):
+    return timm.create_model("test_vit", num_classes=num_classes, in_chans=in_chans, img_size=img_size)
+"""
+TOML = """
+plugins.paths = ["mine.py"]
+[run]
+data_root = "data"
+[sweep]
+models = "my_vit"
+datasets = ["csv:cxr/labels.csv[label=finding]"]
+resolutions = [32]
+kinds = ["accuracy"]
+recipe = "quick"
+[recipe]
+epochs = 1
+batch_size = 16
+"""
+
+
+def test_a_run_is_explained_from_any_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its table, data root and plug-in were named relative to the folder it was started in."""
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    (here / "cxr").mkdir(parents=True)
+    (here / "data").mkdir()
+    elsewhere.mkdir()
+    rows = [f"{i}.png,{'abc'[i % 2]}" for i in range(60)]
+    for i in range(60):
+        Image.fromarray(np.full((40, 40), 60 * (i % 2) + i, np.uint8)).save(here / "cxr" / f"{i}.png")
+    (here / "cxr" / "labels.csv").write_text("\n".join(["image,finding", *rows]))
+    (here / "mine.py").write_text(PLUGIN)
+    (here / "bench.toml").write_text(TOML)
+    monkeypatch.chdir(here)
+    loaded = config.load()
+    plan = make_plan(loaded)
+    ((key, cell),) = plan.cells.items()
+    out = here / "run"
+    result = run_accuracy(cell, Context("cpu", 1, None, None, out, lambda event: None, keep_weights=True))
+    write(out, key, spec=cell.spec(), metrics=result.metrics, arrays=result.arrays)
+    store.write_json(out / "run.json", run_info(loaded, plan, "bench run", {}))
+    registry.models.forget(str(here / "mine.py"))  # as in a new process
+    plugins._imported.clear()
+    monkeypatch.chdir(elsewhere)
+    assert explain(Path("..", "here", "run"), "all", "--images", 2, "--per-class", 1) == 0
+    assert (out / "explain" / key / "explain.json").is_file() and Path.cwd() == elsewhere
+
+    info = store.read_run(out)
+    del info["folder"], info["plugin_base"]  # as versions before wrote it
+    store.write_json(out / "run.json", info)
+    monkeypatch.chdir(here)
+    assert explain("run", "all", "--images", 2, "--per-class", 1) == 0

@@ -119,13 +119,36 @@ def test_unknown_names_are_refused() -> None:
 
 def test_command_line_writes_json_and_fails_with_the_check(tmp_path, wrong_backend) -> None:
     wrong_backend(1e-4, 0.0)
-    options = ["--device", "cpu", "--sizes", "32", "--stages", "1", "--models", "vmamba", "--seconds-per-case", "0.01"]
+    options = [
+        "--device",
+        "cpu",
+        "--resolutions",
+        "32",
+        "--stages",
+        "1",
+        "--models",
+        "vmamba",
+        "--seconds-per-case",
+        "0.01",
+    ]
     target = tmp_path / "ops.json"
     assert run.main([*options, "--backends", "wrong", "--passes", "forward", "--json", str(target)]) == 1
     assert {row["kind"] for row in json.loads(target.read_text())} == {"ceilings", "check", "time"}
 
 
-def test_a_stage_without_pixels_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--resolutions 64,16 --stages 2,4", "--resolutions 16: stage 4 has no pixel below 32"),
+        ("--sizes 64 224", "sizes are those of datasets; for the sides of the input write --resolutions"),
+        ("--resolutions 64 224", "unrecognized arguments: 224; lists are separated by commas, as 64,224"),
+        ("--resolutions 64,x", "64,x: write whole numbers, as 64,224"),
+        ("--models medmamba,resnet18", "'resnet18' is none of medmamba, vmamba"),
+    ],
+)
+def test_flags_that_cannot_be_are_answered_with_what_to_write(
+    flags: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit):
-        run.main(["--device", "cpu", "--sizes", "64", "16", "--stages", "2", "4"])
-    assert "--sizes 16: stage 4 has no pixel below 32" in capsys.readouterr().err
+        run.main(["--device", "cpu", *flags.split()])
+    assert said in capsys.readouterr().err

@@ -36,8 +36,9 @@ def test_a_log_has_one_line_a_job():
         observer.finish("a long label that must not be broken or cut", record, 12.0)
     observer.close()
     lines = out.getvalue().splitlines()
-    assert lines[0] == "3 cells are done already" and len(lines) == 4
-    assert "[2/2] a long label that must not be broken or cut: test AUC 0.750, ACC n/a (12.0 s" in lines[3]
+    assert lines[:2] == ["3 cells are done already", "1 cell to run, roughly 60 s"] and len(lines) == 4
+    assert lines[2].startswith("[3/4] a long label")  # one round of a cell: no cell more
+    assert "[4/4] a long label that must not be broken or cut: test AUC 0.750, ACC n/a (12.0 s" in lines[3]
 
 
 def test_a_log_hears_of_a_long_job_once_a_minute(monkeypatch):

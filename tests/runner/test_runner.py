@@ -131,13 +131,13 @@ def test_rounds_without_their_record_are_combined_and_a_torn_round_is_measured_a
     torn.write_bytes(whole[:50])
     (kept / "2.json").write_bytes(whole)
     code, said = finish(command(folder, *arguments, "--out", "rounds"))
-    assert code == 0 and "1 jobs" in said and not kept.exists()
+    assert code == 0 and "1 cell to run" in said and not kept.exists()
     (folder / "rounds" / "cells" / f"{kept.name}.json").unlink()
     kept.mkdir()
     for number in range(3):
         (kept / f"{number}.json").write_bytes(whole)
     code, said = finish(command(folder, *arguments, "--out", "rounds"))
-    assert code == 0 and "0 jobs" in said and store.read_records(folder / "rounds")[0][0]["key"] == kept.name
+    assert code == 0 and "0 cells to run" in said and store.read_records(folder / "rounds")[0][0]["key"] == kept.name
 
 
 def stamps(out):
@@ -148,13 +148,13 @@ def test_a_second_run_does_nothing_and_a_lost_record_alone_is_done_again(folder,
     out, _, _ = faulty_run
     before = stamps(out)
     code, said = finish(command(folder, "run", "--models", "fake", "--timeout", "20", "--out", "faulty"))
-    assert code == 1 and stamps(out) == before and "0 jobs" in said and "cells failed" in said
+    assert code == 1 and stamps(out) == before and "0 cells to run" in said and "cells failed" in said
     fine = store.load_records(out).query("model == 'fake_fine' and kind == 'accuracy'").iloc[0]
     path = out / "cells" / f"{fine.key}.json"
     first = json.loads(path.read_text())
     path.write_bytes(path.read_bytes()[:100])
     code, said = finish(command(folder, "run", "--models", "fake", "--timeout", "20", "--out", "faulty"))
-    assert "damaged" in said and "1 jobs" in said
+    assert "damaged" in said and "1 cell to run" in said
     again = json.loads(path.read_text())
     steady = {k: v for k, v in first["metrics"].items() if "per_s" not in k}
     assert {k: again["metrics"][k] for k in steady} == steady
@@ -259,9 +259,9 @@ def test_a_wrong_sweep_runs_nothing_and_says_why(folder, arguments, said):
 
 def test_missing_data_is_told_before_anything_runs(folder):
     arguments = ["--models", "fake_fine", "--datasets", "medmnist", "--data-root", "nowhere", "--kinds", "accuracy"]
-    code, said = finish(command(folder, "run", *arguments, "--out", "nodata"))
+    code, said = finish(command(folder, "run", *arguments, "--out", "nodata", "--verbose"))
     assert code == 2 and not (folder / "nodata").exists()
-    for name in ("pathmnist.npz", "organsmnist.npz", "750601b1f35ba3300ea97c75c52ff8f6", "nowhere"):
+    for name in ("pathmnist.npz", "organsmnist.npz", "a8b06965200029087d5bd730944a56c1", "nowhere"):
         assert name in said
     code, said = finish(
         command(folder, "run", *arguments, "--skip-missing", "--datasets", "breastmnist,fake_data", "--out", "nodata")

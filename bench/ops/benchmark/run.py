@@ -14,7 +14,6 @@ evaluated over their rate (:func:`exponentials_per_s`).
 
 from __future__ import annotations
 
-import argparse
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +30,7 @@ from bench.machine.hardware import machine_facts
 from bench.machine.memory import RssMeter, peak_of
 from bench.ops.backends import cpu
 from bench.ops.benchmark import cases
+from bench.ops.benchmark.arguments import parse
 from bench.ops.benchmark.cases import Row, ScanCase
 from bench.ops.benchmark.tables import tables
 from bench.ops.dispatch import MODULES, backend_report, why_unavailable
@@ -362,23 +362,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the instrument; exit status 1 if a check fails."""
     from rich.console import Console
 
-    parser = argparse.ArgumentParser(prog="bench ops", description="check and time the selective scan's backends")
-    parser.add_argument("--device", help="cpu or cuda (default: cuda where there is a GPU)")
-    parser.add_argument("--models", nargs="+", default=["medmamba", "vmamba"], choices=["medmamba", "vmamba"])
-    parser.add_argument("--stages", nargs="+", type=int, default=[1, 2, 3, 4])
-    parser.add_argument("--sizes", nargs="+", type=int, default=[64, 224, 512], help="sides of the input, pixels")
-    parser.add_argument("--batches", nargs="+", type=int, help="images (default: 1 on a CPU; 1 64 128 on a GPU)")
-    parser.add_argument("--backends", nargs="+", help="default: all that can run here")
-    parser.add_argument("--dtype", default="float32", choices=list(DTYPES))
-    parser.add_argument("--passes", nargs="+", default=list(PASSES), choices=PASSES)
-    parser.add_argument("--seconds-per-case", type=float, default=1.0)
-    parser.add_argument("--call-limit-s", type=float, default=2.5, help="skip a backend where one call takes longer")
-    parser.add_argument("--no-check", dest="check", action="store_false", help="time only")
-    parser.add_argument("--json", type=Path, help="write the rows to this file as well")
-    options = vars(parser.parse_args(arguments))
-    least = 4 * 2 ** (max(options["stages"]) - 1)
-    if min(options["sizes"]) < least:
-        parser.error(f"--sizes {min(options['sizes'])}: stage {max(options['stages'])} has no pixel below {least}")
+    options = parse(arguments, list(DTYPES), PASSES)
     target: Path | None = options.pop("json")
     console = Console()
     with console.status("") as status:
