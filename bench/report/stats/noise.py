@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import log
+from collections.abc import Iterable, Mapping
+from math import log, sqrt
+from statistics import fmean
 from typing import Any
 
 from bench.report.blocks import known
@@ -25,6 +26,16 @@ def noise(metrics: Mapping[str, Any], metric: str = "throughput_images_per_s") -
     if own is not None or of_throughput is None or width is None or not width_of_throughput:
         return own
     return of_throughput * width / width_of_throughput
+
+
+def noise_floor(records: Iterable[Mapping[str, Any]], metric: str = "throughput_images_per_s") -> float | None:
+    """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
+
+    1.96 times the root mean square over rows: a row's own noise is one standard deviation of such a difference,
+    estimated from few rounds, and only its square is right on average.
+    """
+    squares = [found**2 for r in records if (found := noise(r["metrics"], metric)) is not None]
+    return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
 def _log_width(metrics: Mapping[str, Any], metric: str) -> float | None:
