@@ -92,8 +92,13 @@ class Report:
     """Everything the boards show, computed once: to write and print one, make a Report and do both with it."""
 
     def __init__(
-        self, records: Iterable[Record], run_info: Mapping[str, Any] | None = None, predictions: Path | None = None
+        self,
+        records: Iterable[Record],
+        run_info: Mapping[str, Any] | None = None,
+        predictions: Path | None = None,
+        damaged: Iterable[str] = (),
     ) -> None:
+        self.damaged = [f"cells/{problem.rpartition('/cells/')[2]}" for problem in damaged]
         self.records = unique(records)
         self.run_info = run_info or {}
         self.rows = accuracy_rows(self.records)
@@ -129,7 +134,7 @@ class Report:
         if self.rows:
             datasets = with_traps(dataset_sections(self.rows, self.boards), self.run_info)
             sections += [Section("By dataset"), *datasets]
-        sections += _without_result(self.records, skipped, self.problems)
+        sections += _without_result(self.records, skipped, self.problems, self.damaged)
         sections += _made_by(self.records, self.run_info)
         return sections
 
@@ -190,7 +195,7 @@ def _folded(section: Section, first: bool) -> Section:
 
 
 def _without_result(
-    records: Iterable[Record], skipped: Sequence[tuple[str, str]], problems: Sequence[str]
+    records: Iterable[Record], skipped: Sequence[tuple[str, str]], problems: Sequence[str], damaged: Sequence[str]
 ) -> list[Section]:
     """Every Cell that has no result, with its reason; equal reasons of one model together."""
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -212,6 +217,9 @@ def _without_result(
     if skipped:
         blocks.append(Text("Datasets left out:"))
         blocks.append(Bullets(tuple(f"{dataset}: {reason}" if reason else dataset for dataset, reason in skipped)))
+    if damaged:
+        blocks.append(Text("Records left out because they are damaged (run the command again to repeat their cells):"))
+        blocks.append(Bullets(tuple(damaged)))
     if problems:
         blocks.append(Text("Saved scores that could not be used (their rows have no interval):"))
         blocks.append(Bullets(tuple(problems)))

@@ -70,7 +70,7 @@ def rebuild_boards(out: Path, console: Console) -> None:
     for problem in problems:
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
     info = store.read_run(out)
-    report = Report(records, info, out / "predictions")
+    report = Report(records, info, out / "predictions", problems)
     paths = report.write(out)
     report.print(console)
     console.print("written: " + ", ".join(str(path) for path in paths), soft_wrap=True, markup=False, highlight=False)

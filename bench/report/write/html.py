@@ -55,7 +55,7 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     if not (out / "cells").is_dir() and not (out / "run.json").is_file():
         raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
     records, problems = read_records(out)
-    report = Report(records, read_run(out), out / "predictions")
+    report = Report(records, read_run(out), out / "predictions", problems)
     paths = report.write(out)
     if figures:
         from bench.report.figures.figures import write_figures
