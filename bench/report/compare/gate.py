@@ -1,8 +1,9 @@
 """The regression check: every Cell of a baseline against a current run, and what that comes to. Pure functions.
 
-Exact: parameters and MACs (fewer are a change, more a regression), arrays of saved predictions. Tested: AUC and ACC over the same test images, throughput over
-rounds, peak memory over runs; one-sided, adjusted by Holm over all tests of the check, and only an effect of at least
-the minimum counts. Tests that have too few samples to ever fire are left out and named.
+Exact: parameters and MACs (fewer are a change, more a regression), the arrays of saved predictions. Tested: metrics
+over the same test images or over seeds, throughput over rounds, peak memory over runs; one-sided, adjusted by Holm over
+all tests of the check, and only an effect of at least the minimum counts. Tests that have too few samples to
+ever fire are left out and named.
 """
 
 from __future__ import annotations
