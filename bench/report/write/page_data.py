@@ -1,6 +1,6 @@
 """What the page and the figures show: a run's Records, histories, logs and saved scores as one plain document.
 
-The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it packed (``html_pack.py``), the
+The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it by ``page_json.py``, the
 pictures are drawn from it as it is, so both show the same numbers.
 """
 
