@@ -304,6 +304,17 @@ def _by_scheme(kind: str, name: str, schemes: Mapping[str, str | Callable[..., A
     return resolve(schemes[scheme])
 
 
+def family_of(model: str) -> str:
+    """The registered family of a model, variant or not; its name without options where nothing is registered."""
+    name = model.partition("[")[0]
+    if name.startswith("timm:"):
+        return "timm"
+    try:
+        return models[name].family
+    except RegistryError:
+        return name
+
+
 def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
     """Resolve aliases (``all``, families, ``ablations``), globs, variants and ``timm:`` names, without repeats."""
     found: dict[ModelSpec, None] = {}

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.registry import RANKING, TESTED, defined
-from bench.record.store import StoreError, atomic_write, read_records, read_run
+from bench.record.paths import require_run
+from bench.record.store import atomic_write, read_records, read_run
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -79,18 +80,22 @@ def read_report(out: Path) -> tuple[Report, list[str]]:
     Raises:
         StoreError: ``out`` is no run directory.
     """
-    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
-        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    require_run(out)
     records, problems = read_records(out)
-    return Report(records, read_run(out), out / "predictions"), problems
+    return Report(records, read_run(out), out / "predictions", problems), problems
 
 
 class Report:
     """Everything the boards show, computed once: to write and print one, make a Report and do both with it."""
 
     def __init__(
-        self, records: Iterable[Record], run_info: Mapping[str, Any] | None = None, predictions: Path | None = None
+        self,
+        records: Iterable[Record],
+        run_info: Mapping[str, Any] | None = None,
+        predictions: Path | None = None,
+        damaged: Iterable[str] = (),
     ) -> None:
+        self.damaged = [f"cells/{problem.rpartition('/cells/')[2]}" for problem in damaged]
         shown, self.run_info = with_short_names(unique(records), run_info or {})
         self.measured = shown  # with speeds that no table shows
         self.records = [without_unusable(record) for record in shown]
@@ -127,7 +132,7 @@ class Report:
         if self.rows:
             datasets = with_traps(dataset_sections(self.rows, self.boards), self.run_info)
             sections += [Section("By dataset"), *datasets]
-        sections += _without_result(self.records, skipped, self.problems)
+        sections += _without_result(self.records, skipped, self.problems, self.damaged)
         sections += _made_by(self.records, self.run_info)
         return sections
 
@@ -195,7 +200,7 @@ def _folded(section: Section, first: bool) -> Section:
 
 
 def _without_result(
-    records: Iterable[Record], skipped: Sequence[tuple[str, str]], problems: Sequence[str]
+    records: Iterable[Record], skipped: Sequence[tuple[str, str]], problems: Sequence[str], damaged: Sequence[str]
 ) -> list[Section]:
     """Every Cell that has no result, with its reason; equal reasons of one model together."""
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
@@ -217,6 +222,9 @@ def _without_result(
     if skipped:
         blocks.append(Text("Datasets left out:"))
         blocks.append(Bullets(tuple(f"{dataset}: {reason}" if reason else dataset for dataset, reason in skipped)))
+    if damaged:
+        blocks.append(Text("Records left out because they are damaged (run the command again to repeat their cells):"))
+        blocks.append(Bullets(tuple(damaged)))
     if problems:
         blocks.append(Text("Saved scores that could not be used (their rows have no interval):"))
         blocks.append(Bullets(tuple(problems)))

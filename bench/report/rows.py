@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bench import registry
 from bench.metrics.calibration import Clinical, clinical
 from bench.metrics.one_vs_rest import Array, auc, majority_acc
 from bench.metrics.registry import TESTED, Metric
@@ -212,6 +213,11 @@ def accuracy_rows(records: Iterable[Record]) -> list[Row]:
 def code_of(spec: Mapping[str, Any]) -> Code:
     """The model and the plug-in it comes from, of either kind of Cell."""
     return str(spec["model"]), spec.get("model_plugin_sha256")
+
+
+def family_of(record: Record) -> str:
+    """The family that a Record's model was registered in; for Records from before they said it, the registry's."""
+    return str(record.get("family") or registry.family_of(str(record["spec"]["model"])))
 
 
 def _one_a_seed(records: Iterable[Record]) -> list[Record]:

@@ -134,6 +134,7 @@ def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Recor
         "kind": cell.kind,
         "status": result.status,
         "reason": result.reason,
+        "family": registry.family_of(cell.model),
         "spec": store.plain(cell.spec()),
         "log_tail": metrics.pop("log_tail", []),
         "metrics": store.plain(metrics),

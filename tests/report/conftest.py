@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ def record(
         "kind": kind,
         "status": status,
         "reason": reason,
+        "family": re.findall(r"[a-z]+|^", spec["model"])[0],  # as these models would be registered
         "spec": spec,
         "metrics": store.plain(metrics),
         "environment": MACHINE if status != "unsupported" else {"device": "cpu", "threads": 2},

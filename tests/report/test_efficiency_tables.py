@@ -166,7 +166,7 @@ def test_a_family_overtakes_another_with_its_evidence(run: Any, tmp_path: Path):
             run.efficiency(model, resolution, speed=speed, noise_rel=0.02, memory=10.0 * resolution, params=10_000_000)
     text = page(run, tmp_path)
     (sentence,) = [line for line in text.splitlines() if line.startswith("- Above about")]
-    assert sentence.startswith("- Above about 300 px (95 % 29")
+    assert sentence.startswith("- Above about 300 px (between the measured 256 and 512 px)")
     assert "between the measured 256 and 512 px) `medmamba_tiny` is faster than `swin_tiny`" in sentence
     assert f"it takes {100 * ((300 / 256) ** 2 - 1):.0f} % more time at 256 px" in sentence
     assert f"{100 * (1 - (300 / 512) ** 2):.0f} % less at 512 px" in sentence
@@ -253,18 +253,6 @@ def test_the_largest_two_resolutions_have_an_exponent_of_their_own(run: Any, tmp
     (row,) = table(page(run, tmp_path), "Growth with the image")
     expected = f"{math.log(257 / 17) / math.log(4):.2f}"
     assert row["last time exponent"] == row["last memory exponent"] == expected
-
-
-def test_what_was_not_measured_is_called_extrapolated(run: Any, tmp_path: Path):
-    for resolution in (64, 128, 224, 384):
-        for model, power in (("resnet18", 2), ("vit_tiny", 3)):
-            run.efficiency(model, resolution, speed=(500 / resolution) ** power)
-    text = page(run, tmp_path)
-    assert (
-        "Extrapolated, not measured: above about 500 px (95 % 500 to 500) `resnet18` is faster than `vit_tiny`, if the "
-        "ratio of the two goes on as it went; at 384 px, the largest measured, it takes 30 % more time."
-    ) in text
-    assert "no family overtakes another in speed at the resolutions measured" in text
 
 
 # --- growth ----------------------------------------------------------------------------------------------------
@@ -439,3 +427,24 @@ def test_rows_whose_repeats_differ_are_found_for_retry_noisy(disturbed: Any, tmp
     states, _ = store.read_states(disturbed.write(tmp_path))
     noisy = {r["spec"]["model"] for r in disturbed.records if states[r["key"]].noisy}
     assert noisy == {"busy", "slow_answer", "flagged"}
+
+
+def test_the_registered_family_counts_and_not_the_first_letters_of_a_name(run: Any, tmp_path: Path):
+    """Two networks called my_... are no family; two of one recorded family are, whatever they are called."""
+    for model, family in (("my_xray_net", "xray"), ("my_other_net", "other"), ("one", "pair"), ("two", "pair")):
+        for resolution in (64, 128, 256):
+            made = run.efficiency(model, resolution, speed=1e6 / resolution**2, memory=100.0)
+            made["family"] = family
+    write_boards(run.write(tmp_path), run.records)
+    text = (tmp_path / "LEADERBOARD.md").read_text()
+    assert "all my (" not in text
+    assert "all pair (2 models)" in text
+
+
+def test_the_family_of_an_older_record_is_the_registrys_or_the_name_itself():
+    from bench.report.rows import family_of
+
+    asked = {"model": "medmamba_tiny[branch=ssm]"}, {"model": "vit_tiny_patch16_224"}, {"model": "my_net[width=3]"}
+    assert [family_of({"spec": spec}) for spec in asked] == ["medmamba", "vit", "my_net"]
+    assert family_of({"spec": {"model": "timm:convnext_tiny"}}) == "timm"
+    assert family_of({"spec": asked[0], "family": "mine"}) == "mine"

@@ -113,6 +113,8 @@ def test_an_equal_run_is_fine(gate):
     [
         (of("efficiency", MODELS[0], metric("params", 2)), 1, "parameters changed from 11,000,000 to"),
         (of("efficiency", MODELS[0], metric("macs_g", 1.01)), 1, "GMACs changed from 0.5 to 0.505 (+1.000%)"),
+        (of("efficiency", MODELS[0], metric("params", 0.5)), 0, "parameters changed from 11,000,000 to 5.5e+06"),
+        (of("efficiency", MODELS[0], metric("macs_g", 0.5)), 0, "GMACs changed from 0.5 to 0.25 (-50.000%)"),
         (of("efficiency", MODELS[1], metric(SPEED, 0.8)), 1, "speed fell by 20.0%"),
         (of("efficiency", MODELS[1], metric(MEMORY, 1.3)), 1, "memory rose by 30.0%"),
         (of("efficiency", MODELS[2], status("failed", "RuntimeError: boom")), 4, "failed: RuntimeError: boom"),
@@ -123,6 +125,13 @@ def test_an_equal_run_is_fine(gate):
 def test_planted(gate, change: Change, code: int, message: str):
     found, text = gate(change=change)
     assert (found, message in text) == (code, True), text
+
+
+def test_a_change_that_is_no_loss_is_reported_and_passes(gate):
+    """A model was halved on purpose: fewer parameters are a change, not a regression."""
+    code, text = gate(change=of("efficiency", MODELS[0], metric("params", 0.5)))
+    assert code == 0 and "1 change" in text and "regression," not in text
+    assert "| changed |" in text
 
 
 def test_planted_accuracy(gate):

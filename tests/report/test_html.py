@@ -18,7 +18,7 @@ from bench.record.store import StoreError, read_records
 from bench.report.build import Report
 from bench.report.figures.draw import COLOURS
 from bench.report.stats import ranking
-from bench.report.write import html, page_data, page_pack
+from bench.report.write import html, page_data, page_json
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
 CURVE = "epoch,train_loss,val_loss,val_auc,val_acc,lr\n1,0.7,0.69,0.61,0.5,0.001\n2,0.5,nan,0.7123456,0.6,0.0001\n"
@@ -30,19 +30,11 @@ def page_of(run: Any, out: Path, info: dict[str, Any] | None = None) -> str:
 
 
 def embedded(text: str) -> dict[str, Any]:
-    """The document of a page, unpacked: what the script sees."""
+    """The document of a page as its script sees it."""
     found = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)[1])
-
-    def pooled(value: Any) -> Any:
-        return found["pool"][value["$"]] if isinstance(value, dict) and "$" in value else value
-
     for cell in found["cells"]:
-        for name in ("spec", "metrics", "timings", "history"):
-            if name in cell:
-                shape, *values = cell[name]
-                cell[name] = dict(zip(found["shapes"][shape], map(pooled, values), strict=True))
-        for name in ("environment", "log", "reason", "model"):
-            cell[name] = pooled(cell.get(name, ""))
+        empty = {"spec": {}, "metrics": {}, "timings": {}, "log": "", "reason": "", "model": ""}
+        cell |= {**empty, **cell, "environment": found["environments"][cell["environment"]]}
     return found
 
 
@@ -263,7 +255,7 @@ def test_short_names_stay_distinct(run: Any):
 
 def test_json_cannot_end_its_script():
     value = {"a": "</script>&<!--\u2028\u2029", "b": [None, True, 1.5, "é"]}
-    text = page_pack.script_json(value)
+    text = page_json.script_json(value)
     assert not set("<>&\u2028\u2029") & set(text) and json.loads(text) == value
 
 

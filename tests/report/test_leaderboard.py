@@ -16,6 +16,7 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench.report.build import FILES, Report, write_boards
+from bench.report.write.html import rebuild
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 
@@ -40,6 +41,17 @@ def table(text: str, heading: str) -> list[dict[str, str]]:
 
 def accuracy_csv(out: Path) -> pd.DataFrame:
     return pd.read_csv(out / "leaderboard_accuracy.csv", engine="python")
+
+
+def test_damaged_records_are_listed(run: Any, tmp_path: Path):
+    run.accuracy("resnet18", "breastmnist", 0.9, acc=0.8)
+    run.write(tmp_path / "run")
+    (tmp_path / "run" / "cells" / "0123456789abcdef0123.json").write_text("{")
+    rebuild(tmp_path / "run", figures=False)
+    text = (tmp_path / "run" / "LEADERBOARD.md").read_text()
+    (line,) = [line for line in text.splitlines() if "0123456789abcdef0123" in line]
+    assert line.startswith("- cells/0123456789abcdef0123.json: Expecting")  # the same wherever the run lies
+    assert text.index("Records left out because they are damaged") < text.index(line)
 
 
 def test_golden(full_run: Any, run_info: dict[str, Any], tmp_path: Path, request: pytest.FixtureRequest):

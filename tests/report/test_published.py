@@ -10,9 +10,11 @@ from typing import Any
 
 import pytest
 
+from bench import registry
 from bench.report.build import Report, write_boards
 from bench.report.sections import published as module
-from bench.report.sections.published import Published, differences, fed, published
+from bench.report.sections.published import Published, differences, published
+from bench.sweep import recipes
 
 MEDMNIST = {"name": "medmnist", "epochs": 100}
 OFFICIAL = "MedMNIST v2, Sci Data 2023, 2D table"
@@ -25,9 +27,10 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Published]]:
     yield found
 
 
-def official(auc: float = 0.901, model: str = "ResNet-18 (224)", **changes: Any) -> Published:
-    row = {"dataset": "breastmnist", "resolution": "28->224 nearest upsampled", "model": model, "pretrained": "no",
-           "auc": auc, "acc": 0.863, "source": OFFICIAL}  # fmt: skip
+def official(auc: float = 0.901, **changes: Any) -> Published:
+    row = {"dataset": "breastmnist", "size": 28, "resolution": 224, "resize": "nearest", "ours": "resnet18",
+           "model": "ResNet-18 (224)", "pretrained": "no", "auc": auc, "acc": 0.863, "differs": (),
+           "recipes": {"medmnist": 100}, "source": OFFICIAL}  # fmt: skip
     return Published(**{**row, **changes})
 
 
@@ -41,29 +44,21 @@ def test_the_file_is_whole_and_every_row_has_a_source():
     assert len(found) == 621
     assert all(p.source and p.model and p.dataset for p in found)
     assert all(0 <= v <= 1 for p in found for v in (p.auc, p.acc) if v is not None)
-    known = {p.model for p in found}
-    assert set(module._MODELS) <= known, "a name that the file does not have"
-    sources = " ".join({p.source for p in found})
-    assert all(part in sources for part, *_ in (*module._SOURCES, *module._RECIPES))
+    assert {p.ours for p in found if p.ours} <= set(registry.models)
+    assert {recipe for p in found for recipe in p.recipes} <= set(recipes.names())
+    assert {p.resize for p in found} <= {"", "pad", "nearest"}
     first = next(p for p in found if (p.dataset, p.model) == ("breastmnist", "ResNet-18 (28)"))
-    assert (first.auc, first.acc, first.resolution) == (0.901, 0.863, "28")  # the MedMNIST v2 paper, table 3
+    assert (first.auc, first.acc, first.size, first.resolution) == (
+        0.901,
+        0.863,
+        28,
+        28,
+    )  # the MedMNIST v2 paper, table 3
 
 
 def test_the_file_is_package_data_with_a_header():
     text = resources.files("bench.report").joinpath("data", "published_results.csv").read_text(encoding="utf-8")
-    assert next(csv.reader(text.splitlines()))[:6] == ["dataset", "resolution", "model", "pretrained", "auc", "acc"]
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("28", (28, 28, "")), ("224 (MedMNIST+)", (224, 224, "")), ("28 (zero-padded to 224)", (28, 224, "pad")),
-        ("28->224 nearest upsampled", (28, 224, "nearest")), ("28->224", (28, 224, "")), ("28x28x28", None),
-    ],
-)  # fmt: skip
-def test_what_was_fed(text: str, expected: tuple[int, int, str] | None):
-    assert fed(text) == expected
-    assert text in {p.resolution for p in published()}
+    assert next(csv.reader(text.splitlines()))[:5] == ["dataset", "size", "resolution", "resize", "ours"]
 
 
 def test_the_official_protocol_is_the_same(run: Any):
@@ -74,18 +69,16 @@ def test_the_official_protocol_is_the_same(run: Any):
     ("ours", "theirs", "words"),
     [
         ({"resolution": 64}, {}, "fed 28→224 px (nearest)"),
-        ({}, {"resolution": "28->224"}, "the resize rule is not stated"),
-        ({}, {"resolution": "28 (zero-padded to 224)"}, "resized by pad"),
+        ({}, {"resize": ""}, "the resize rule is not stated"),
+        ({}, {"resize": "pad"}, "resized by pad"),
         ({"size": 224}, {}, "fed 28→224 px (nearest)"),
         ({}, {"pretrained": "yes"}, "pretrained there"),
         ({"of": {"weights_sha256": "ab" * 32}}, {}, "trained from scratch there"),
         ({}, {"pretrained": ""}, "whether pretrained is not stated"),
-        ({}, {"model": "ResNet-18 (28)", "resolution": "28"}, "a stem for small images"),
+        ({}, {"differs": ("a stem for small images",)}, "a stem for small images"),
         ({"recipe": {"name": "quick", "epochs": 3}}, {}, "our recipe is quick"),
         ({"recipe": {"name": "medmnist", "epochs": 5}}, {}, "we trained 5 epochs of 100"),
-        ({}, {"source": "somebody's thesis"}, "a training procedure of their own"),
-        ({}, {"source": f"{OFFICIAL}; VALIDATION split"}, "figures of the validation split"),
-        ({}, {"source": "pre-v2.2.4 Organ* splits", "dataset": "organamnist"}, "an earlier split of the data"),
+        ({}, {"recipes": {}}, "a training procedure of their own"),
     ],
 )  # fmt: skip
 def test_what_differs_is_named(run: Any, ours: dict[str, Any], theirs: dict[str, Any], words: str):
@@ -94,7 +87,7 @@ def test_what_differs_is_named(run: Any, ours: dict[str, Any], theirs: dict[str,
 
 def test_the_difference_stands_beside_both(run: Any, figures: list[Published], tmp_path: Path):
     figures += [official(), official(0.95, pretrained="yes"), official(0.5, dataset="bloodmnist"),
-                official(0.6, model="VGG16")]  # fmt: skip
+                official(0.6, ours="")]  # fmt: skip
     row_of(run)
     text = write_boards(tmp_path, run.records)[0].read_text()
     section = text.split("## Published figures beside ours")[1].split("\n## ")[0]

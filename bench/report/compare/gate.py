@@ -1,8 +1,9 @@
 """The regression check: every Cell of a baseline against a current run, and what that comes to. Pure functions.
 
-Exact: parameters, MACs, the arrays of saved predictions. Tested: AUC and ACC over the same test images, throughput over
-rounds, peak memory over runs; one-sided, adjusted by Holm over all tests of the check, and only an effect of at least
-the minimum counts. Tests that have too few samples to ever fire are left out and named.
+Exact: parameters and MACs (fewer are a change, more a regression), the arrays of saved predictions. Tested: metrics
+over the same test images or over seeds, throughput over rounds, peak memory over runs; one-sided, adjusted by Holm over
+all tests of the check, and only an effect of at least the minimum counts. Tests that have too few samples to
+ever fire are left out and named.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class Outcome(StrEnum):
 
     FINE = "fine"
     BETTER = "better"
+    CHANGED = "changed"
     REGRESSION = "regression"
     FAILED = "failed"
     ABSENT = "absent"
@@ -53,7 +55,7 @@ class Outcome(StrEnum):
     NOTHING = "no baseline"
 
 
-COMPARED = frozenset({Outcome.FINE, Outcome.BETTER, Outcome.REGRESSION})
+COMPARED = frozenset({Outcome.FINE, Outcome.BETTER, Outcome.CHANGED, Outcome.REGRESSION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,8 @@ def _exact(before: Entry, now: Entry) -> list[Finding]:
             share = f" ({new / old - 1:+.3%})" if old else ""
             change = f"{EXACT_NAMES[name]} changed from {_number(old)} to {_number(new)}{share}; "
             change += "if meant, make a new baseline"
-            finding = replace(finding, outcome=Outcome.REGRESSION, message=change)
+            outcome = Outcome.REGRESSION if new > old else Outcome.CHANGED  # fewer are no loss
+            finding = replace(finding, outcome=outcome, message=change)
         findings.append(finding)
     return findings
 

@@ -39,13 +39,14 @@ WORDS = {
     INCOMPARABLE: "nothing could be compared",
     INCOMPLETE: "cells failed or absent",
 }
-SHOWN = (Outcome.REGRESSION, Outcome.FAILED, Outcome.ABSENT, Outcome.BETTER)
+SHOWN = (Outcome.REGRESSION, Outcome.FAILED, Outcome.ABSENT, Outcome.CHANGED, Outcome.BETTER)
 MAX_ROWS = 200  # GitHub cuts a summary at 1 MiB
 _COUNTED = {
     Outcome.REGRESSION: ("regression", ""),
     Outcome.FAILED: ("failed cell", ""),
     Outcome.ABSENT: ("absent cell", ""),
     Outcome.ALLOWED: ("absent cell that is allowed", "absent cells that are allowed"),
+    Outcome.CHANGED: ("change", "changes"),
     Outcome.BETTER: ("better", "better"),
     Outcome.FINE: ("fine", "fine"),
     Outcome.FEW: ("with too few samples", "with too few samples"),
@@ -205,7 +206,7 @@ def _case(suite: ElementTree.Element, finding: Finding) -> str:
     if finding.outcome in (Outcome.FAILED, Outcome.ABSENT):
         ElementTree.SubElement(case, "error", type=finding.outcome.value, message=message)
         return "errors"
-    if finding.outcome in (Outcome.FINE, Outcome.BETTER):
+    if finding.outcome in (Outcome.FINE, Outcome.BETTER, Outcome.CHANGED):
         return ""
     ElementTree.SubElement(case, "skipped", message=message)
     return "skipped"

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from math import log, sqrt
-from statistics import fmean
+from math import log
 from typing import Any
 
 from bench.report.blocks import (
@@ -25,10 +24,10 @@ from bench.report.blocks import (
 )
 from bench.report.rows import Code, Record, code_of
 from bench.report.sections.crossovers import changes
-from bench.report.sections.growth import DEVICE, THROUGHPUT, growth_blocks
+from bench.report.sections.growth import DEVICE, growth_blocks
 from bench.report.sections.roofline import roofline_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.stats.noise import NORMAL_95, UNUSABLE, noise
+from bench.report.stats.noise import NORMAL_95, UNUSABLE, noise_floor
 
 MAX_EVIDENCE = 8
 LATENCY = "latency_ms"
@@ -133,16 +132,6 @@ def _memory_blocks(members: Sequence[Record]) -> list[Block]:
         "pass leaves for the backward pass, weights and images not counted."
     )
     return [Text(note), Table(columns, rows_of(lines)).without_empty()]
-
-
-def noise_floor(members: Iterable[Record], metric: str = THROUGHPUT) -> float | None:
-    """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
-
-    1.96 times the root mean square over rows: a row's own noise is one standard deviation of such a difference,
-    estimated from few rounds, and only its square is right on average.
-    """
-    squares = [found**2 for r in members if (found := noise(r["metrics"], metric)) is not None]
-    return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
 def _noise_line(members: Sequence[Record]) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 
 from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, natural, rows_of
-from bench.report.rows import Record
+from bench.report.rows import Record, family_of
 from bench.report.settings import LARGEST
 from bench.report.stats.scaling import Fit, fit_common_exponent, fit_exponent
 
@@ -16,7 +15,7 @@ MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be to
 _WEIGHTS, _TRAINING = 4, 16  # bytes a parameter: its weight; with its gradient and AdamW's two moments
 MIB = 2**20
 THROUGHPUT, DEVICE = "throughput_images_per_s", "device"  # the figures whose noise is asked for
-Curves = dict[tuple[str, int], dict[int, float]]  # (label, batch) -> resolution -> value
+Curve = dict[int, float]  # resolution -> value
 Cost = Callable[[Record], float | None]
 
 
@@ -26,9 +25,9 @@ def metric(record: Record, metric_name: str) -> float | None:
     return float(value) if value is not None and known(value) else None
 
 
-def curves(members: Iterable[Record], cost: Cost) -> Curves:
+def curves(members: Iterable[Record], cost: Cost) -> dict[tuple[str, int], Curve]:
     """Costs of what was measured; not at the largest batch that fits, which is another one at each resolution."""
-    found: Curves = defaultdict(dict)
+    found: dict[tuple[str, int], Curve] = defaultdict(dict)
     for record in members:
         batch = int(record["spec"].get("batch") or LARGEST)
         if record["status"] == "ok" and batch != LARGEST and (value := cost(record)) is not None and value > 0:
@@ -108,9 +107,10 @@ def family_exponents(
     """(family, batch) -> its number of plain models and the exponents common to them, of ``least`` models or more."""
     both = curves(members, time_of(members)[0]), curves(members, activation_memory(members)[0])
     families: dict[tuple[str, int], set[str]] = defaultdict(set)
+    family = {record["label"]: family_of(record) for record in members}
     for model, batch in both[0].keys() | both[1].keys():
         if is_plain(model):
-            families[family(model), batch].add(model)
+            families[family[model], batch].add(model)
     found = {}
     for (name_, batch), models in sorted(families.items()):
         if len(models) < least:
@@ -122,12 +122,6 @@ def family_exponents(
         if any(fits):
             found[name_, batch] = (len(models), fits[0], fits[1])
     return found
-
-
-def family(model: str) -> str:
-    """The family a name begins with: ``vit`` of ``timm:vit_small_patch16_224``."""
-    match = re.match(r"[^\W\d_]+", model.removeprefix("timm:"))
-    return match[0] if match else model
 
 
 def is_plain(model: str) -> bool:

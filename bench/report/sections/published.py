@@ -1,7 +1,8 @@
 """Published figures beside ours, from ``data/published_results.csv``: what they say, where from, and what differs.
 
-The file is a hand-made collection of figures that papers and repositories state, each row with its source. A row is
-"of the same protocol" only where nothing in :func:`differences` speaks against it; others are marked with what does.
+The file is a hand-made collection of figures that papers and repositories state, each row with its source, our model of
+that name (``ours``), what was done otherwise there (``differs``) and which of our recipes is its procedure, with the
+epochs (``recipes``). A row is "of the same protocol" only where nothing in :func:`differences` speaks against it.
 """
 
 from __future__ import annotations
@@ -30,63 +31,28 @@ from bench.report.blocks import (
     rows_of,
     signed,
 )
-from bench.report.rows import Protocol, Row
+from bench.report.rows import Row
 from bench.report.stats.bootstrap import t_interval
 
 FILE = "published_results.csv"
 MAX_ROWS = 3  # published rows of another protocol beside one of ours: those that differ least
 
-# Published name -> our model, and how the two differ.
-_MODELS: Mapping[str, tuple[str, str]] = {
-    "ResNet-18": ("resnet18", ""),
-    "ResNet-18 (28)": ("resnet18", "a stem for small images"),
-    "ResNet-18 (224)": ("resnet18", ""),
-    "ResNet-50 (28)": ("resnet50", "a stem for small images"),
-    "ResNet-50 (224)": ("resnet50", ""),
-    "ResNet50": ("resnet50", ""),
-    "ResNet50 (third-party rerun)": ("resnet50", "a third party's rerun"),
-    "ViT-B/16": ("vit_base_patch16_224", ""),
-    "ViT-Tiny": ("vit_tiny_patch16_224", ""),
-    "VMamba-T(p8)": ("vmamba_tiny", "patches of 8 px"),
-    "MedMamba-T": ("medmamba_tiny", ""),
-    "MedMamba-S": ("medmamba_small", ""),
-    "MedMamba-B": ("medmamba_base", ""),
-    "MedMamba-T (third-party rerun)": ("medmamba_tiny", "a third party's rerun"),
-    "MedMamba-S (third-party rerun)": ("medmamba_small", "a third party's rerun"),
-    "MedMamba-B (third-party rerun)": ("medmamba_base", "a third party's rerun"),
-    "MedMamba (variant unstated)": ("medmamba_tiny", "the variant is not stated"),
-    "MedMamba (May 2024 README)": ("medmamba_tiny", "the variant is not stated"),
-    "MedMamba (first version)": ("medmamba_tiny", "an earlier design of the block"),
-}
-# Part of a source -> what was done differently there.
-_SOURCES: tuple[tuple[str, str], ...] = (
-    ("checkpoint chosen on test set", "checkpoint chosen on the test set"),
-    ("VALIDATION split", "figures of the validation split"),
-    ("quotes published baselines", "quoted second-hand"),
-    ("second-hand", "quoted second-hand"),
-    ("docs quoting", "quoted second-hand"),
-    ("column of the authors' values", "quoted second-hand"),
-    ("without retraining", "transferred without retraining"),
-    ("superseded block", "an earlier design of the block"),
-)
-# Part of a source -> recipes that are its procedure, with their epochs.
-_RECIPES: tuple[tuple[str, Mapping[str, int]], ...] = (
-    ("MedMNIST v2", {"medmnist": 100}),
-    ("YubiaoYue/MedMamba", {"medmamba-paper": 100, "medmamba-repo": 100}),
-    ("arXiv 2403.03849", {"medmamba-paper": 100, "medmamba-repo": 100}),
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One row of the file; ``auc`` and ``acc`` in [0, 1] or None."""
+    """One row of the file; ``auc`` and ``acc`` in [0, 1] or None, ``size`` and ``resolution`` 0 for volumes."""
 
     dataset: str
-    resolution: str
+    size: int
+    resolution: int
+    resize: str
+    ours: str
     model: str
     pretrained: str
     auc: float | None
     acc: float | None
+    differs: tuple[str, ...]
+    recipes: Mapping[str, int]
     source: str
 
 
@@ -96,68 +62,45 @@ def published() -> tuple[Published, ...]:
     text = resources.files("bench.report").joinpath("data", FILE).read_text(encoding="utf-8")
     return tuple(
         Published(
-            line["dataset"].strip().lower(), line["resolution"].strip(), line["model"].strip(),
-            line["pretrained"].strip(), _number(line["auc"]), _number(line["acc"]), line["source"].strip(),
+            line["dataset"], int(line["size"] or 0), int(line["resolution"] or 0), line["resize"], line["ours"],
+            line["model"], line["pretrained"], _number(line["auc"]), _number(line["acc"]),
+            tuple(filter(None, line["differs"].split("; "))),
+            {name: int(epochs) for name, epochs in (item.split("=") for item in line["recipes"].split())},
+            line["source"],
         )
         for line in csv.DictReader(text.splitlines())
     )  # fmt: skip
 
 
 def _number(text: str) -> float | None:
-    return float(text) if text.strip() else None
-
-
-def fed(resolution: str) -> tuple[int, int, str] | None:
-    """Size, resolution and resize rule of a published row: ``28 (zero-padded to 224)`` -> (28, 224, "pad")."""
-    numbers = [int(n) for n in re.findall(r"\d+", resolution.replace("MedMNIST+", ""))]
-    if "x" in resolution or not numbers:  # volumes
-        return None
-    if len(numbers) == 1:
-        return numbers[0], numbers[0], ""
-    rule = "pad" if "pad" in resolution else "nearest" if "nearest" in resolution else ""
-    return numbers[0], numbers[1], rule
-
-
-def _pixels(theirs: tuple[int, int, str]) -> str:
-    size, pixels, rule = theirs
-    return f"{size} px" if size == pixels else f"{size}→{pixels} px{f' ({rule})' if rule else ''}"
+    return float(text) if text else None
 
 
 def differences(row: Row, other: Published) -> list[str]:
     """What sets the protocol of a published row apart from ours, in words; empty where nothing known does."""
-    found = [_MODELS[other.model][1], *_fed_differences(row.protocol, other.resolution)]
-    ours = bool(row.ok and row.ok[0]["spec"].get("weights_sha256")) or "pretrained=" in row.model
+    found, ours = list(other.differs), row.protocol
+    if (ours.size, ours.resolution) != (other.size, other.resolution):
+        found += [f"fed {_pixels(other)}"] if other.size else []
+    elif other.size != other.resolution and other.resize != ours.resize:
+        found.append(f"resized by {other.resize}" if other.resize else "the resize rule is not stated")
+    pretrained = bool(row.ok and row.ok[0]["spec"].get("weights_sha256")) or "pretrained=" in row.model
     if other.pretrained == "":
         found.append("whether pretrained is not stated")
-    elif (other.pretrained == "yes") != ours:
+    elif (other.pretrained == "yes") != pretrained:
         found.append("pretrained there" if other.pretrained == "yes" else "trained from scratch there")
-    found += [words for part, words in _SOURCES if part in other.source]
-    if other.dataset.startswith("organ") and "pre-v2.2.4" in other.source:
-        found.append("an earlier split of the data")
-    found.append(_recipe_difference(row.protocol, other.source))
-    return list(dict.fromkeys(words for words in found if words))
+    full = other.recipes.get(ours.recipe)
+    if not other.recipes:
+        found.append("a training procedure of their own")
+    elif full is None:
+        found.append(f"our recipe is {ours.recipe}")
+    elif ours.epochs != full:
+        found.append(f"we trained {ours.epochs} epochs of {full}")
+    return found
 
 
-def _fed_differences(ours: Protocol, resolution: str) -> list[str]:
-    theirs = fed(resolution)
-    if theirs is None:
-        return [f"fed {resolution}"]
-    size, pixels, rule = theirs
-    if (ours.size, ours.resolution) != (size, pixels):
-        return [f"fed {_pixels(theirs)}"]
-    if size == pixels or rule == ours.resize:
-        return []
-    return [f"resized by {rule}" if rule else "the resize rule is not stated"]
-
-
-def _recipe_difference(ours: Protocol, source: str) -> str:
-    for part, recipes in _RECIPES:
-        if part in source:
-            if ours.recipe not in recipes:
-                return f"our recipe is {ours.recipe}"
-            full = recipes[ours.recipe]
-            return "" if ours.epochs == full else f"we trained {ours.epochs} epochs of {full}"
-    return "a training procedure of their own"
+def _pixels(other: Published) -> str:
+    rule = f" ({other.resize})" if other.resize else ""
+    return f"{other.size} px" if other.size == other.resolution else f"{other.size}→{other.resolution} px{rule}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +117,7 @@ def _pairs(rows: Iterable[Row]) -> list[_Pair]:
         if row.mean(AUC.field) is None:
             continue
         base, dataset = re.split(r"[\[ ]", row.model)[0], row.dataset.partition(" ")[0]
-        same = [p for p in published() if p.dataset == dataset and _MODELS.get(p.model, ("",))[0] == base]
+        same = [p for p in published() if p.dataset == dataset and p.ours == base]
         all_ = sorted((_Pair(row, p, tuple(differences(row, p))) for p in same), key=lambda q: len(q.differs))
         equal = [pair for pair in all_ if not pair.differs]
         found += equal or all_[:MAX_ROWS]

@@ -11,10 +11,11 @@ from bench.record.store import planned
 from bench.report.blocks import counted, fixed, listed, name, natural, significant
 from bench.report.rows import Record, Row
 from bench.report.sections.crossovers import overtaking
-from bench.report.sections.efficiency import noise_floor, unusable_line
+from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing
+from bench.report.stats.noise import noise_floor
 from bench.report.stats.ranking import MIN_DATASETS
 from bench.report.stats.separation import Verdict
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from math import log
+from collections.abc import Iterable, Mapping
+from math import log, sqrt
+from statistics import fmean
 from typing import Any
 
 from bench.record.store import NORMAL_95 as NORMAL_95
@@ -55,6 +56,16 @@ def without_unusable(record: Mapping[str, Any]) -> Mapping[str, Any]:
     taken = [_SPEEDS[speed][1] for speed in found]
     kept = {name: value for name, value in metrics.items() if not any(t.fullmatch(name) for t in taken)}
     return {**record, "metrics": {**kept, "unusable": found}}
+
+
+def noise_floor(records: Iterable[Mapping[str, Any]], metric: str = "throughput_images_per_s") -> float | None:
+    """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
+
+    1.96 times the root mean square over rows: a row's own noise is one standard deviation of such a difference,
+    estimated from few rounds, and only its square is right on average.
+    """
+    squares = [found**2 for r in records if (found := noise(r["metrics"], metric)) is not None]
+    return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
 def _log_width(metrics: Mapping[str, Any], metric: str) -> float | None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from bench.record.store import atomic_write
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.write.page_data import collect
-from bench.report.write.page_pack import pack, script_json
+from bench.report.write.page_json import page_json
 
 if TYPE_CHECKING:
     from bench.report.build import Report
@@ -77,7 +77,7 @@ def page(report: Report, out: Path) -> str:
         "style": style,
         "summary": boards_html(sections[:1]),
         "boards": boards_html(sections[1:]),
-        "data": script_json(pack(collect(report, out))),
+        "data": page_json(collect(report, out)),
         "script": script,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))

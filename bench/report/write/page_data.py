@@ -1,6 +1,6 @@
 """What the page and the figures show: a run's Records, histories, logs and saved scores as one plain document.
 
-The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it packed (``html_pack.py``), the
+The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it by ``page_json.py``, the
 pictures are drawn from it as it is, so both show the same numbers.
 """
 
@@ -20,8 +20,7 @@ import numpy as np
 from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.report.blocks import known, natural
-from bench.report.rows import Code, Record, Row, code_of
-from bench.report.sections.growth import family
+from bench.report.rows import Code, Record, Row, code_of, family_of
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
 from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
@@ -114,15 +113,15 @@ class _Codes:
     """Models by what their speed depends on, numbered in natural order; short names stay distinct."""
 
     def __init__(self, records: Iterable[Record]) -> None:
-        found = {code_of(record["spec"]) for record in records}
+        found = {code_of(record["spec"]): family_of(record) for record in records}
         ordered = sorted(found, key=lambda c: (natural(c[0]), c[0], c[1] or ""))
         self.places: dict[Code, int] = {code: i for i, code in enumerate(ordered)}
         shorts: dict[str, int] = defaultdict(int)
         for name, _ in ordered:
             shorts[short(name)] += 1
         self.entries = [
-            {"name": name, "short": short(name) if shorts[short(name)] == 1 else name, "family": family(name)}
-            for name, _ in ordered
+            {"name": name, "short": short(name) if shorts[short(name)] == 1 else name, "family": found[name, digest]}
+            for name, digest in ordered
         ]
 
     def of(self, record: Record) -> int:

@@ -20,12 +20,12 @@ from bench.record.store import planned
 from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
 from bench.report.build import Report
 from bench.report.rows import Record, code_of
-from bench.report.sections.efficiency import cost_beside, noise_floor, unusable_line
+from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing
-from bench.report.stats.noise import NORMAL_95
+from bench.report.stats.noise import NORMAL_95, noise_floor
 from bench.report.stats.ranking import MIN_DATASETS
 from bench.report.write.page_data import short
 

@@ -28,19 +28,10 @@ const collator = new Intl.Collator('en', { numeric: true, sensitivity: 'base' })
 
 const data = JSON.parse(byId('data').textContent);
 
-function pooled(value) {
-  return value !== null && typeof value === 'object' && '$' in value ? data.pool[value.$] : value;
-}
-
-function shaped(values) {
-  if (!values) return {};
-  const names = data.shapes[values[0]];
-  return Object.fromEntries(names.map((name, i) => [name, pooled(values[i + 1])]));
-}
-
 for (const cell of data.cells) {
-  for (const name of ['spec', 'metrics', 'timings', 'history']) cell[name] = shaped(cell[name]);
-  for (const name of ['environment', 'log', 'reason', 'model']) cell[name] = pooled(cell[name]) ?? '';
+  for (const name of ['spec', 'metrics', 'timings', 'history']) cell[name] ??= {};
+  for (const name of ['log', 'reason', 'model']) cell[name] ??= '';
+  cell.environment = data.environments[cell.environment];
   cell.family = data.codes[cell.code].family;
 }
 data.rows.forEach((row, i) => {
