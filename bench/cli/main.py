@@ -42,7 +42,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
     "--data-root": ("run.data_root", "folder of the dataset files"),
-    "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>, else results/sweep)"),
+    "--out": ("run.out", "the run directory; running again resumes it (default runs/<preset or config>, else runs/sweep)"),
     "--threads": ("run.threads", "CPU threads of a worker"),
     "--pack": ("run.pack", "accuracy cells that share a GPU, or the cores; efficiency cells always run alone"),
     "--timeout": (
@@ -96,11 +96,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="bench",
         description="Which architecture for which medical images: accuracy, FLOPs, speed, memory, measured together.",
         epilog="examples:\n"
-        "  bench run --preset quick                              a sweep in minutes, nothing to download\n"
+        "  bench run                                             the preset quick: minutes, nothing to download\n"
         "  bench run --models all --datasets medmnist            the main job\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
-        "  bench leaderboard results/quick                       rebuild the boards of a run",
+        "  bench leaderboard runs/quick                       rebuild the boards of a run",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=_version())
@@ -213,7 +213,7 @@ def _add_explain(commands: Any) -> None:
     explain = _command(
         commands, "explain", _explain, "where a trained model looks: overlays on test images, receptive fields",
         epilog="examples:\n"
-        "  bench explain results/quick 3f2a            one cell, by its key or how that begins (`all`: every one)\n"
+        "  bench explain runs/quick 3f2a            one cell, by its key or how that begins (`all`: every one)\n"
         "  bench explain --erf-only resnet18,swin --resolution 64,224",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
@@ -278,7 +278,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
-    parser.add_argument("--preset", metavar="NAME", help="quick (minutes on a laptop), standard, paper")
+    parser.add_argument(
+        "--preset", metavar="NAME",
+        help="quick (minutes on a laptop; the default where neither models nor datasets are named), standard, paper",
+    )
     for flag, (key, text) in SWEEP_FLAGS.items():
         parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
     parser.add_argument(

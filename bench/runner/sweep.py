@@ -17,9 +17,9 @@ from bench.sweep.config import Loaded
 
 
 def run_directory(loaded: Loaded) -> Path:
-    """Return the run directory: ``run.out``, or ``results/<preset>``."""
+    """Return the run directory: ``run.out``, or ``runs/<preset>``, ``runs/<stem of --config>``, ``runs/sweep``."""
     run = loaded.sweep.run
-    return Path(run.out).expanduser() if run.out else Path("results") / (loaded.sweep.sweep.preset or "sweep")
+    return Path(run.out).expanduser() if run.out else Path("runs") / loaded.name
 
 
 def ready_plan(loaded: Loaded, console: Console) -> Plan:
