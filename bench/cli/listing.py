@@ -58,6 +58,7 @@ def datasets_json() -> list[dict[str, Any]]:
         "classes",
         "channels",
         "sizes",
+        "bundled",
         "varied",
         "n_train",
         "n_val",
@@ -139,6 +140,8 @@ def print_datasets(console: Console) -> None:
     console.print(table)
     for word, patterns in sorted(registry.datasets.words().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
+    bundled = [f"{info.name} at {side} px" for info in registry.datasets.values() for side in info.bundled]
+    console.print(f"  bundled (no download): {', '.join(bundled)}", markup=False, highlight=False, style="dim")
     own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"
     console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
 

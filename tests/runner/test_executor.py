@@ -293,9 +293,7 @@ def test_a_waiting_driver_takes_over_from_a_dead_one(tmp_path):
     begun = time.monotonic()
 
     def dies():
-        from bench.runner import leases
-
-        claim.write_text(json.dumps({**owner, "machine": leases._machine()}))
+        claim.write_text(json.dumps({**owner, "machine": store.this_machine()}))
 
     timer = threading.Timer(1.0, dies)
     timer.start()
