@@ -267,6 +267,7 @@ def _phantom(name: str, task: str, classes: tuple[str, ...], summary: str) -> No
             classes=classes,
             channels=1,
             adapter="bench.datasets.phantoms:Phantom",
+            variant="bench.datasets.phantoms:variant",
             least_size=28,
             n_train=1_200,
             n_val=300,

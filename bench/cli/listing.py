@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry
-from bench.plan.estimate import estimate_s
+from bench.plan.estimate import bundled_notes, cost_of, estimate_s
 from bench.plan.plan import Plan
 from bench.record import store
 from bench.record.cells import Cell, cell_label
@@ -146,8 +146,8 @@ def print_datasets(console: Console) -> None:
     console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
 
 
-def print_plan(plan: Plan, out: Path, console: Console) -> None:
-    """Print the Cells, what is unsupported and why, missing files, and a rough time."""
+def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = False) -> None:
+    """Print the Cells, what is unsupported and why, missing files, and what it costs: time, disk, memory."""
     done = _statuses(out)
     todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
     shown = list(todo.items())[:SHOWN_CELLS]
@@ -165,15 +165,17 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
         from bench.data.files import missing_message
 
         console.print(missing_message(plan.problems), markup=False, highlight=False, soft_wrap=True)
+    for line in bundled_notes(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     left = [cell for key, cell in todo.items() if key not in done]
-    seconds = sum(estimate_s(cell, plan.threads, plan.device) for cell in left)
     kinds = Counter(cell.kind for cell in left)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
     console.print(
         f"{counts} to run on {plan.device} with {plan.threads} threads, {len(todo) - len(left)} done, "
-        f"{len(plan.unsupported)} unsupported; roughly {clock(seconds)} (within a factor of three)",
+        f"{len(plan.unsupported)} unsupported",
         highlight=False,
     )
+    console.print(f"total: {cost_of(plan, done, keep_weights)}", highlight=False, soft_wrap=True)
 
 
 def _statuses(out: Path) -> dict[str, str]:
@@ -198,6 +200,7 @@ def _unsupported_lines(plan: Plan) -> list[str]:
 def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
     """The plan as plain data: every Cell with its key, spec, state and estimate."""
     done = _statuses(out)
+    cost = cost_of(plan, done)
 
     def state(key: str) -> str:
         if key in plan.unsupported:
@@ -221,6 +224,7 @@ def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
             }
             for key, cell in plan.cells.items()
         ],
+        "total": {"seconds": round(cost.seconds), "disk_bytes": cost.disk, "memory_bytes_at_least": cost.memory},
         "missing": [] if plan.runnable else [str(problem) for problem in plan.problems],
         "skipped": plan.skipped,
     }

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.plan.estimate import Cost
     from bench.plan.plan import Plan
     from bench.sweep.config import Loaded, Sweep
 
@@ -109,6 +110,7 @@ def _parser() -> argparse.ArgumentParser:
     run = _command(commands, "run", _run, "plan, run what is not done yet, write and print the leaderboard")
     _add_sweep(run)
     run.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
+    run.add_argument("--yes", action="store_true", help="start a sweep of more than two hours without asking")
 
     plan = _command(commands, "plan", _plan, "show the cells of a sweep, what is unsupported and why, and a rough time")
     _add_sweep(plan)
@@ -319,13 +321,19 @@ def _console() -> Console:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from bench.cli.consent import agree
     from bench.runner.sweep import run_sweep
 
     if options.dry_run:
         options.json = False
         return _plan(options)
     loaded = _loaded(options)
-    outcome = run_sweep(loaded, _console(), options.command_line)
+    console = _console()
+
+    def consent(plan: Plan, cost: Cost) -> None:
+        agree(plan, cost, console, options.yes)
+
+    outcome = run_sweep(loaded, console, options.command_line, consent)
     if outcome.interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written: a second Ctrl-C must not change the exit code
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
@@ -352,7 +360,9 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plan_json(plan, out), indent=1))
     else:
-        print_plan(plan, out, _console())
+        if loaded.note:
+            print(loaded.note)
+        print_plan(plan, out, _console(), loaded.sweep.run.keep_weights)
     if not plan.cells:
         print(NOTHING_LEFT, file=sys.stderr)
     return 0 if plan.runnable and plan.cells else USAGE

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from rich.console import Console
 
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
+from bench.plan.estimate import Cost, bundled_notes, cost_of
 from bench.plan.plan import Plan, make_plan
 from bench.record import store
 from bench.report.build import Report
@@ -22,13 +24,25 @@ def run_directory(loaded: Loaded) -> Path:
     return Path(run.out).expanduser() if run.out else Path("runs") / loaded.name
 
 
-def ready_plan(loaded: Loaded, console: Console) -> Plan:
-    """Make the plan and download what files it misses; damaged files are the user's to replace.
+Consent = Callable[[Plan, Cost], None]  # raises where a sweep should not start
+
+
+def ready_plan(loaded: Loaded, console: Console, consent: Consent | None = None) -> Plan:
+    """Make the plan, say what it costs and download what files it misses; damaged files are the user's to replace.
 
     Raises:
         MissingFilesError: one message on all files that are still missing or damaged.
     """
     plan = make_plan(loaded)
+    run = loaded.sweep.run
+    states = store.read_states(run_directory(loaded))[0]
+    done = {key for key, state in states.items() if state.status not in run.retry}
+    cost = cost_of(plan, done, run.keep_weights)
+    for line in [loaded.note, *bundled_notes(plan), f"total: {cost}"]:
+        if line:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if consent and not run.ray_address:  # a cluster is not this machine
+        consent(plan, cost)
     missing = [problem for problem in plan.problems if problem.reason == "missing"]
     if missing and loaded.sweep.run.download:
         root = plan.data_root or default_root()
@@ -46,14 +60,20 @@ def ready_plan(loaded: Loaded, console: Console) -> Plan:
     return plan
 
 
-def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
+def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent | None = None) -> Outcome:
     """Plan, execute what is not done, write the boards and print them.
+
+    Args:
+        loaded: the sweep.
+        console: where lines for people go.
+        command: what was typed.
+        consent: given the plan and what it costs before anything is downloaded or run; raises to stop.
 
     Raises:
         ConfigError, MissingFilesError: nothing has run.
         StoreError: the run directory cannot be written.
     """
-    plan = ready_plan(loaded, console)
+    plan = ready_plan(loaded, console, consent)
     for line in plan.skipped:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)
