@@ -43,7 +43,10 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
     "--data-root": ("run.data_root", "folder of the dataset files"),
-    "--out": ("run.out", "the run directory; running again resumes it (default runs/<preset or config>, else runs/sweep)"),
+    "--out": (
+        "run.out",
+        "the run directory; running again resumes it (default runs/<preset or config>)",
+    ),
     "--threads": ("run.threads", "CPU threads of a worker"),
     "--pack": ("run.pack", "accuracy cells that share a GPU, or the cores; efficiency cells always run alone"),
     "--timeout": (
@@ -281,7 +284,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
     _add_config(parser)
     parser.add_argument(
-        "--preset", metavar="NAME",
+        "--preset",
+        metavar="NAME",
         help="quick (minutes on a laptop; the default where neither models nor datasets are named), standard, paper",
     )
     for flag, (key, text) in SWEEP_FLAGS.items():
