@@ -71,8 +71,8 @@ def steps(out: Path, device: str, models: str, rounds: int, budget_s: float, tin
         values = {"resolutions": resolutions, "batches": batches, "precisions": precisions, "compile": compiled}
         values |= {"modes": modes, "rounds": str(rounds), "budget_s": str(budget_s)}
         sets = [part for key, text in values.items() for part in ("--set", f"efficiency.{key}={text}")]
-        found.append(Step(name, ("-m", "bench", "run", "--kinds", "efficiency", "--models", models, "--device", device,
-                                 "--out", str(out / "sweep"), *sets)))  # fmt: skip
+        found.append(Step(name, ("-m", "bench", "run", "--yes", "--kinds", "efficiency", "--models", models,
+                                 "--device", device, "--out", str(out / "sweep"), *sets)))  # fmt: skip
     return found
 
 
