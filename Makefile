@@ -3,14 +3,13 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-OUT ?= results/quick
 MINUTES ?= 0
 # Two test processes on two cores: a second thread of either would only be in the way.
 ONE_THREAD := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE
 
 .PHONY: bench test soak lint gpu clean
 bench: $(STAMP)
-	$(BIN)/bench run --preset quick --out $(OUT)
+	$(BIN)/bench run --preset quick $(if $(OUT),--out $(OUT))
 
 test: $(STAMP) lint
 	$(ONE_THREAD) $(BIN)/python -m pytest -m "not slow and not gpu" -n 2 --dist loadfile

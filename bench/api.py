@@ -82,7 +82,9 @@ def run(
     quiet: bool = True,
     **keys: Any,
 ) -> pd.DataFrame:
-    """Run a sweep, as ``bench run`` does, and return its Records.
+    """Run a sweep, as ``bench run`` does but without asking before a long one, and return its Records.
+
+    Where neither models, datasets, preset nor config are given, it is the preset ``quick``.
 
     Args:
         models: names, words or globs, as a list or comma-separated.

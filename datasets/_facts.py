@@ -46,6 +46,7 @@ def _medmnist(
     mirror_safe: bool,
     traps: tuple[str, ...] = (),
     licence: str = "CC BY 4.0",
+    bundled: tuple[int, ...] = (),
 ) -> None:
     add_builtin(
         DatasetInfo(
@@ -55,6 +56,7 @@ def _medmnist(
             channels=channels,
             adapter="bench.datasets.medmnist:MedMNIST",
             sizes=(28, 64, 128, 224),
+            bundled=bundled,
             n_train=counts[0],
             n_val=counts[1],
             n_test=counts[2],
@@ -195,6 +197,7 @@ _medmnist(
         "156 test images (42 malignant): scores of one recipe differ much between seeds",
         "label 1 is normal or benign, label 0 malignant",
     ),
+    bundled=(28,),
 )
 _medmnist(
     "bloodmnist",
@@ -264,6 +267,7 @@ def _phantom(name: str, task: str, classes: tuple[str, ...], summary: str) -> No
             classes=classes,
             channels=1,
             adapter="bench.datasets.phantoms:Phantom",
+            variant="bench.datasets.phantoms:variant",
             least_size=28,
             n_train=1_200,
             n_val=300,

@@ -135,7 +135,9 @@ class MedMNIST:
             raise MedMNISTError(f"{self.info.name} has no {size}-pixel images; sizes are {have}")
         suffix = "" if size == 28 else f"_{size}"
         official = official_info()[self.info.name]
-        return (RemoteFile(f"{self.info.name}{suffix}.npz", official[f"url{suffix}"], official[f"MD5{suffix}"]),)
+        name = f"{self.info.name}{suffix}.npz"
+        bundled = Path(__file__).with_name("bundled") / name if size in self.info.bundled else None
+        return (RemoteFile(name, official[f"url{suffix}"], official[f"MD5{suffix}"], bundled=bundled),)
 
     def fingerprint(self, size: int, root: Path | None) -> str:
         """The published MD5: a file with another one is never read."""
@@ -147,7 +149,7 @@ class MedMNIST:
         Raises:
             MedMNISTError: naming the file, the key, what was expected and what was found.
         """
-        path = Path(root or ".") / self.files(size)[0].name
+        path = self.files(size)[0].locate(Path(root or "."))
         try:
             with _open_npz(path) as archive:
                 return {split: self._split(archive, path, split, size) for split in _SPLITS}

@@ -23,13 +23,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.registry import DatasetInfo, Split
+from bench.registry import DatasetInfo, RegistryError, Split
 
 VERSION = 1  # of the images: raise it with every change that alters a pixel
 KINDS = ("phantom_local", "phantom_global", "phantom_mixed", "phantom_small")
@@ -70,7 +71,8 @@ class Phantom:
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
-        self.kind = next((kind for kind in KINDS if f"{info.name}_".startswith(f"{kind}_")), "")
+        base = info.name.partition("[")[0]
+        self.kind = next((kind for kind in KINDS if f"{base}_".startswith(f"{kind}_")), "")
         if not self.kind:
             raise ValueError(f"{info.name!r} names no phantom; names begin with one of {', '.join(KINDS)}")
 
@@ -91,6 +93,20 @@ class Phantom:
 
     def _counts(self) -> dict[str, int]:
         return {"train": self.info.n_train or 0, "val": self.info.n_val or 0, "test": self.info.n_test or 0}
+
+
+def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
+    """Facts of a phantom with other numbers of images: ``[train=N]``, and a quarter of it for val, as many for test.
+
+    Raises:
+        RegistryError: another option, or no number from 40 to 100,000.
+    """
+    text = options.get("train", "")
+    if set(options) != {"train"} or not text.isdecimal() or not 40 <= int(text) <= 100_000:
+        said = ", ".join(f"{key}={value}" for key, value in options.items())
+        raise RegistryError(f"dataset {info.name!r}: {said}: write train=N, images to train on, 40 to 100000")
+    count = int(text)
+    return replace(info, name=f"{info.name}[train={count}]", n_train=count, n_val=count // 4, n_test=count)
 
 
 class ShiftedPhantom(Phantom):

@@ -71,7 +71,7 @@ def steps(out: Path, device: str, tiny: bool) -> list[Command]:
     for name, part in (TINY if tiny else GRID).items():
         axes = [f"{axis}={values}" for axis, values in zip(AXES, part, strict=True)]
         sets = [word for item in axes + timing for word in ("--set", f"efficiency.{item}")]
-        sweep = ("--kinds", "efficiency", "--models", models, "--device", device, "--out", str(out / "sweep"))
+        sweep = ("--yes", "--kinds", "efficiency", "--models", models, "--device", device, "--out", str(out / "sweep"))
         found.append(Command(name, ("-m", "bench", "run", *sweep, *sets)))
     return found
 

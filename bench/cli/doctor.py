@@ -161,7 +161,7 @@ def _data(data_root: Path | None) -> Check:
             "data root",
             NOTE,
             f"{root}: no .npz files",
-            "`bench fetch --datasets medmnist` fills it; phantoms need none",
+            "`bench fetch --datasets medmnist` fills it; phantoms need none, breastmnist at 28 px is bundled",
         )
     free = shutil.disk_usage(root).free / 2**30
     return Check(

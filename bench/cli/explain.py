@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     explain = flags.command(
         commands, "explain", _explain, "where a trained model looks: overlays on test images, receptive fields",
         epilog="examples:\n"
-        "  bench explain results/quick 3f2a            one cell, by its key or how that begins (`all`: every one)\n"
+        "  bench explain runs/quick 3f2a               one cell, by its key or how that begins (`all`: every one)\n"
         "  bench explain --erf-only resnet18,swin --resolutions 64,224",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip

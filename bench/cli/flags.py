@@ -36,7 +36,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
     "--data-root": ("run.data_root", "folder of the dataset files"),
-    "--out": ("run.out", "the run directory; running again resumes it (default results/<preset>, else results/sweep)"),
+    "--out": ("run.out", "the run directory; running again resumes it (default runs/<preset or config>)"),
     "--threads": ("run.threads", "CPU threads of a worker"),
     "--pack": ("run.pack", "accuracy cells that share a GPU, or the cores; efficiency cells always run alone"),
     "--timeout": (
@@ -122,7 +122,11 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add every flag that describes a sweep; :func:`loaded` reads them."""
     add_config(parser)
-    parser.add_argument("--preset", metavar="NAME", help="quick (minutes on a laptop), standard, paper")
+    parser.add_argument(
+        "--preset",
+        metavar="NAME",
+        help="quick (minutes; the default where no models or datasets are named), standard, paper",
+    )
     for flag, (key, text) in SWEEP_FLAGS.items():
         added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
         complete_names(added, flag)

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.data.cache_entry import SPLITS
-from bench.data.files import DataError
+from bench.data.files import DataError, bundled_note
 from bench.data.inspect.scan import Inspection, Member, inspect
 from bench.registry import dataset_facts, file_stem
 
@@ -141,6 +141,8 @@ def run_inspect(
         print(json.dumps(as_json(found), indent=1, ensure_ascii=False))
         return found.sound
     print_inspection(found, console)
+    if note := bundled_note(info, found.size or 0, root):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
     console.print()
     if paths:
         console.print("written: " + ", ".join(map(str, paths)), markup=False, highlight=False, soft_wrap=True)

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from bench import registry
 from bench.plan.base import Plan
-from bench.plan.estimate import estimate_s
+from bench.plan.estimate import bundled_notes, cost_of, estimate_s
 from bench.record import store
 from bench.record.cells import Cell, cell_label
 from bench.registry import ModelFacts, Registry
@@ -59,6 +59,7 @@ def datasets_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
         "classes",
         "channels",
         "sizes",
+        "bundled",
         "varied",
         "n_train",
         "n_val",
@@ -154,12 +155,14 @@ def print_datasets(console: Console, names: Collection[str] | None = None) -> No
         return
     for word, patterns in sorted(registry.datasets.aliases().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
+    bundled = [f"{info.name} at {side} px" for info in registry.datasets.values() for side in info.bundled]
+    console.print(f"  bundled (no download): {', '.join(bundled)}", markup=False, highlight=False, style="dim")
     own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"
     console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
 
 
-def print_plan(plan: Plan, out: Path, console: Console) -> None:
-    """Print the Cells, what is unsupported and why, missing files, and a rough time."""
+def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = False) -> None:
+    """Print the Cells, what is unsupported and why, missing files, and what it costs: time, disk, memory."""
     done = _statuses(out)
     todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
     shown = list(todo.items())[:SHOWN_CELLS]
@@ -177,15 +180,17 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
         from bench.data.files import missing_message
 
         console.print(missing_message(plan.problems), markup=False, highlight=False, soft_wrap=True)
+    for line in bundled_notes(plan):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     left = [cell for key, cell in todo.items() if key not in done]
-    seconds = sum(estimate_s(cell, plan.threads, plan.device) for cell in left)
     kinds = Counter(cell.kind for cell in left)
     counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
     console.print(
         f"{counts} to run on {plan.device} with {plan.threads} threads, {len(todo) - len(left)} done, "
-        f"{len(plan.unsupported)} unsupported; roughly {clock(seconds)} (within a factor of three)",
+        f"{len(plan.unsupported)} unsupported",
         highlight=False,
     )
+    console.print(f"total: {cost_of(plan, done, keep_weights)}", highlight=False, soft_wrap=True)
 
 
 def _statuses(out: Path) -> dict[str, str]:
@@ -210,6 +215,7 @@ def _unsupported_lines(plan: Plan) -> list[str]:
 def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
     """The plan as plain data: every Cell with its key, spec, state and estimate."""
     done = _statuses(out)
+    cost = cost_of(plan, done)
 
     def state(key: str) -> str:
         if key in plan.unsupported:
@@ -233,6 +239,7 @@ def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
             }
             for key, cell in plan.cells.items()
         ],
+        "total": {"seconds": round(cost.seconds), "disk_bytes": cost.disk, "memory_bytes_at_least": cost.memory},
         "missing": [] if plan.runnable else [str(problem) for problem in plan.problems],
         "skipped": plan.skipped,
     }

@@ -58,11 +58,11 @@ def make_parser() -> flags.Parser:
         prog="bench",
         description="Which architecture for which medical images: accuracy, FLOPs, speed, memory, measured together.",
         epilog="examples:\n"
-        "  bench run --preset quick                              a sweep in minutes, nothing to download\n"
+        "  bench run                                             the preset quick: minutes, nothing to download\n"
         "  bench run --models all --datasets medmnist            the main job\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
-        "  bench leaderboard results/quick                       rebuild the boards of a run\n"
+        "  bench leaderboard runs/quick                          rebuild the boards of a run\n"
         'completion in bash and zsh: eval "$(register-python-argcomplete bench)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

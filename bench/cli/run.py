@@ -12,6 +12,9 @@ from bench.cli import flags
 if TYPE_CHECKING:
     import argparse
 
+    from bench.plan.base import Plan
+    from bench.plan.estimate import Cost
+
 NOTHING_LEFT = "bench: no cell was left to run"
 
 
@@ -19,6 +22,7 @@ def add(commands: Any) -> None:
     """Add both commands."""
     run = flags.command(commands, "run", _run, "plan, run what is not done yet, write and print the leaderboard")
     flags.add_sweep(run)
+    run.add_argument("--yes", action="store_true", help="start a sweep of more than two hours without asking")
     run.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
 
     text = "show the cells of a sweep, what is unsupported and why, and a rough time"
@@ -28,13 +32,19 @@ def add(commands: Any) -> None:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from bench.cli.consent import agree
     from bench.runner.sweep import run_sweep
 
     if options.dry_run:
         options.json = False
         return _plan(options)
     loaded = flags.loaded(options)
-    outcome = run_sweep(loaded, flags.console(), options.command_line)
+    console = flags.console()
+
+    def consent(plan: Plan, cost: Cost) -> None:
+        agree(plan, cost, console, options.yes)
+
+    outcome = run_sweep(loaded, console, options.command_line, consent)
     if outcome.interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written: a second Ctrl-C must not change the exit code
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
@@ -62,7 +72,9 @@ def _plan(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(plan_json(plan, out), indent=1))
     else:
-        print_plan(plan, out, flags.console())
+        if loaded.note:
+            print(loaded.note)
+        print_plan(plan, out, flags.console(), loaded.sweep.run.keep_weights)
         if options.verbose and not plan.runnable:
             print(missing_details(plan.problems))
     if not plan.cells:

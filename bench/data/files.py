@@ -33,6 +33,7 @@ __all__ = [
     "MissingFilesError",
     "Problem",
     "Progress",
+    "bundled_note",
     "check",
     "default_cache_dir",
     "default_root",
@@ -139,7 +140,8 @@ def place(file: RemoteFile, root: Path) -> Path:
 
 
 def _problem(file: RemoteFile, root: Path, dataset: str = "", size: int = 0, fresh: bool = False) -> Problem | None:
-    path = place(file, root)
+    place(file, root)  # refuses a name that leads out of the root
+    path = file.locate(root)
     try:
         found = md5_of(path, fresh)
     except (FileNotFoundError, NotADirectoryError):
@@ -164,6 +166,15 @@ def preflight(wanted: Iterable[tuple[DatasetInfo, int]], root: Path | None, *, f
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:  # hashing releases the GIL
         found = list(pool.map(lambda need: _problem(*need), dict.fromkeys(needs)))
     return [problem for problem in found if problem]
+
+
+def bundled_note(info: DatasetInfo, size: int, root: Path | None) -> str:
+    """Say that a dataset is read from the copy inside the package, the data root having none; else ""."""
+    if size not in info.bundled:
+        return ""
+    folder = root or default_root()
+    used = [file for file in info.open().files(size) if file.locate(folder) == file.bundled]
+    return f"{info.name} at {size} px: bundled with medbench ({info.licence}), no file in {folder}" if used else ""
 
 
 def missing_message(problems: Sequence[Problem], download: FetchError | None = None, without: str = "") -> str:
@@ -349,7 +360,7 @@ def _fetch_one(
 ) -> Path:
     path = place(file, root)
     if _problem(file, root) is None:  # before anything is written: the folder may be read-only
-        return path
+        return file.locate(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     with _turn(path.with_name(f".{path.name}.lock")):

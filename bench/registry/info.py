@@ -88,12 +88,18 @@ class ModelFacts:
 
 
 class RemoteFile(NamedTuple):
-    """A file a dataset needs on disk."""
+    """A file a dataset needs on disk; ``bundled`` is the copy inside the package, where there is one."""
 
     name: str
     url: str
     md5: str
     size_bytes: int | None = None
+    bundled: Path | None = None
+
+    def locate(self, root: Path) -> Path:
+        """Return the path under ``root``, or the bundled copy where ``root`` has no such file."""
+        path = root / self.name
+        return self.bundled if self.bundled and not path.exists() else path
 
 
 class Split(NamedTuple):
@@ -161,6 +167,7 @@ class DatasetInfo:
         sizes: side lengths in pixels it exists in; empty if images are made at whatever resolution is asked for.
         varied: images have sizes of their own; they are brought to the resolution when they are decoded, by the
             Cell's resize rule (``sizes`` is empty then).
+        bundled: those of ``sizes`` whose file ships inside the package.
         least_size: of images that are made, the smallest side they can be made at.
         mirror_safe: a left-right flip keeps every label (false for left/right organs, for example).
         traps: known defects that a reader of a score should know.
@@ -176,6 +183,7 @@ class DatasetInfo:
     adapter: str | Callable[[DatasetInfo], Adapter]
     sizes: tuple[int, ...] = ()
     varied: bool = False
+    bundled: tuple[int, ...] = ()
     least_size: int = 0
     n_train: int | None = None
     n_val: int | None = None

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from rich.console import Console
 
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
+from bench.plan.estimate import Cost, bundled_notes, cost_of
 from bench.plan.plan import Plan, make_plan
+from bench.record import store
 from bench.report.build import read_report
 from bench.report.write.terminal import print_screen
 from bench.runner.progress import fetch_bars, make_observer
@@ -19,23 +21,37 @@ from bench.sweep.config import Loaded
 
 
 def run_directory(loaded: Loaded) -> Path:
-    """Return the run directory: ``run.out``, or ``results/<preset>``."""
+    """Return the run directory: ``run.out``, or ``runs/<preset>``, ``runs/<stem of --config>``, ``runs/sweep``."""
     run = loaded.sweep.run
-    return Path(run.out).expanduser() if run.out else Path("results") / (loaded.sweep.sweep.preset or "sweep")
+    return Path(run.out).expanduser() if run.out else Path("runs") / loaded.name
 
 
-def ready_plan(loaded: Loaded, console: Console, command: str) -> Plan:
-    """Make the plan and download what files it misses; damaged files are the user's to replace.
+Consent = Callable[[Plan, Cost], None]  # raises where a sweep should not start
+
+
+def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent | None = None) -> Plan:
+    """Make the plan, say what it costs and download what files it misses; damaged files are the user's to replace.
 
     Args:
         loaded: the configuration.
         console: for the progress of downloads.
         command: what the user typed, repeated in the error's advice.
+        consent: given the plan and what it costs before anything is downloaded; raises to stop.
 
     Raises:
         MissingFilesError: one message on all files that are still missing or damaged.
     """
     plan, failure = make_plan(loaded), None
+    run = loaded.sweep.run
+    states = store.read_states(run_directory(loaded))[0]
+    noisy = "noisy" in run.retry
+    done = {k for k, s in states.items() if s.status not in run.retry and not (noisy and s.noisy)}
+    cost = cost_of(plan, done, run.keep_weights)
+    for line in [loaded.note, *bundled_notes(plan), f"total: {cost}"]:
+        if line:
+            console.print(line, soft_wrap=True, markup=False, highlight=False)
+    if consent and not run.ray_address:  # a cluster is not this machine
+        consent(plan, cost)
     missing = [problem for problem in plan.problems if problem.reason == "missing"]
     if missing and loaded.sweep.run.download:
         root = plan.data_root or default_root()
@@ -63,14 +79,20 @@ def _without(plan: Plan, command: str) -> str:
     return f"Without them ({cells}):\n  {command} --skip-missing"
 
 
-def run_sweep(loaded: Loaded, console: Console, command: str) -> Outcome:
+def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent | None = None) -> Outcome:
     """Plan, execute what is not done, write the boards and print them.
+
+    Args:
+        loaded: the sweep.
+        console: where lines for people go.
+        command: what was typed.
+        consent: given the plan and what it costs before anything is downloaded or run; raises to stop.
 
     Raises:
         ConfigError, MissingFilesError: nothing has run.
         StoreError: the run directory cannot be written.
     """
-    plan = ready_plan(loaded, console, command)
+    plan = ready_plan(loaded, console, command, consent)
     for line in plan.skipped:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 from dataclasses import replace
@@ -13,6 +14,7 @@ import pytest
 from bench import registry
 from bench.datasets import medmnist as adapter_module
 from bench.datasets.medmnist import MedMNIST, MedMNISTError
+from bench.registry import datasets
 
 REAL = Path(os.environ.get("MEDBENCH_TEST_DATA", Path(__file__).parents[3] / "shared" / "data" / "medmnist"))
 
@@ -124,9 +126,9 @@ def test_pickles_never_run(tiny, tmp_path):
 def test_unreadable_files(tiny, tmp_path):
     adapter = MedMNIST(registry.datasets["breastmnist"])
     with pytest.raises(
-        MedMNISTError, match=r"breastmnist.npz does not exist; run `bench fetch --datasets breastmnist`"
+        MedMNISTError, match=r"breastmnist_64.npz does not exist; run `bench fetch --datasets breastmnist`"
     ):
-        adapter.load(28, tmp_path)
+        adapter.load(64, tmp_path)
     path = tmp_path / "breastmnist.npz"
     np.savez_compressed(path, **arrays("breastmnist", 28))
     path.write_bytes(path.read_bytes()[:3000])
@@ -190,3 +192,24 @@ def test_adapter_takes_any_info():
     info = replace(registry.datasets["breastmnist"], sizes=(28,))
     with pytest.raises(MedMNISTError, match="sizes are 28"):
         info.open().files(64)
+
+
+def test_the_bundled_file_is_the_official_one_and_serves_where_the_root_has_none(tmp_path):
+    from bench.data.files import bundled_note, check, fetch, preflight
+
+    info = datasets["breastmnist"]
+    (file,) = info.open().files(28)
+    assert hashlib.md5(file.bundled.read_bytes()).hexdigest() == file.md5 == "750601b1f35ba3300ea97c75c52ff8f6"
+    notes = (file.bundled.parent / "LICENSE.md").read_text()
+    assert "CC BY 4.0" in notes and "Al-Dhabyani" in notes and file.md5 in notes
+    root = tmp_path / "none"
+    assert not preflight([(info, 28)], root) and "bundled" in bundled_note(info, 28, root)
+    assert fetch([file], root) == [file.bundled] and not root.exists()  # nothing to fetch, nothing is made
+    assert len(info.open().load(28, root)["train"].labels) == 546
+    assert [problem.reason for problem in preflight([(info, 64)], root)] == ["missing"]
+    root.mkdir()
+    own = root / "breastmnist.npz"
+    own.write_bytes(b"other")  # a file of one's own is used, and a damaged one is no reason to look elsewhere
+    assert [problem.path for problem in check([file], root)] == [own] and not bundled_note(info, 28, root)
+    own.write_bytes(file.bundled.read_bytes())
+    assert not preflight([(info, 28)], root) and not bundled_note(info, 28, root)

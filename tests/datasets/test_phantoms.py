@@ -303,3 +303,15 @@ def test_wrong_names_and_sizes_are_told():
     with pytest.raises(ValueError, match="'breastmnist' names no phantom"):
         phantoms.Phantom(registry.datasets["breastmnist"])
     assert generate("phantom_small", "train", 0, 28).images.shape == (0, 28, 28, 1)
+
+
+def test_fewer_images_are_the_first_ones():
+    few = registry.dataset_facts("phantom_local[train=40]")
+    whole = registry.dataset_facts("phantom_local").open().load(32, None)
+    splits = few.open().load(32, None)
+    assert {name: len(split.labels) for name, split in splits.items()} == {"train": 40, "val": 10, "test": 40}
+    assert all((split.images == whole[name].images[: len(split.labels)]).all() for name, split in splits.items())
+    assert few.open().fingerprint(32, None) != registry.dataset_facts("phantom_local").open().fingerprint(32, None)
+    for wrong in ("train=4", "train=x", "size=40", "train=40,val=3"):
+        with pytest.raises(registry.RegistryError, match="train=N"):
+            registry.dataset_facts(f"phantom_local[{wrong}]")

@@ -76,7 +76,7 @@ def medmnist_sets() -> str:
 
 def published_sets() -> str:
     """Those to be fetched by hand."""
-    return _datasets(lambda info: bool(info.variant))
+    return _datasets(lambda info: bool(info.varied))
 
 
 def phantom_sets() -> str:
@@ -102,7 +102,7 @@ def archives() -> str:
     """What to put where, from the adapters."""
     found = []
     for info in datasets.values():
-        if info.variant:
+        if info.varied:
             found.append((f"`DATA_ROOT/{info.name}/`", getattr(info.open(), "archive", "")))
     return table(("folder", "what to put there"), found)
 

@@ -1,5 +1,6 @@
 """The package imports from a wheel, an editable install and the checkout; Hugging Face's `datasets` stays itself."""
 
+import json
 import os
 import subprocess
 import sys
@@ -97,3 +98,35 @@ def test_from_the_wheel(tmp_path):
         check=True,
     )
     assert "medmamba_tiny" in listed.stdout
+    assert {"bench/datasets/bundled/breastmnist.npz", "bench/datasets/bundled/LICENSE.md"} <= set(names)
+    assert wheel.stat().st_size < 2_000_000
+    trains_without_a_network(tmp_path, site)
+
+
+# Read by every interpreter that starts with it on its path, workers too.
+NO_NETWORK = """
+import socket
+def refused(self, address):
+    if self.family != socket.AF_UNIX:
+        raise OSError(f"the network was used: {address}")
+    return connect(self, address)
+connect, socket.socket.connect = socket.socket.connect, refused
+def getaddrinfo(*a, **k): raise OSError(f"the network was used: {a}")
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def trains_without_a_network(folder, site):
+    """One epoch on the bundled BreastMNIST, from the unpacked wheel, in a folder without a bench.toml."""
+    (site / "sitecustomize.py").write_text(NO_NETWORK)
+    env = {**os.environ, "PYTHONPATH": str(site), "MEDBENCH_DATA": str(folder / "none")}
+    env["MEDBENCH_CACHE"] = str(folder / "cache")
+    blocked = [sys.executable, "-c", "import socket; socket.create_connection(('localhost', 9))"]
+    assert b"the network was used" in subprocess.run(blocked, env=env, capture_output=True, check=False).stderr
+    run = [sys.executable, "-m", "bench", "run", "--models", "vit_tiny_patch16_224", "--datasets", "breastmnist"]
+    run += ["--resolutions", "32", "--epochs", "1", "--recipe", "quick", "--kinds", "accuracy", "--device", "cpu"]
+    ran = subprocess.run(run, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert "bundled" in ran.stdout and not (folder / "none").exists()
+    (record,) = (folder / "runs" / "sweep" / "cells").glob("*.json")
+    assert json.loads(record.read_text())["spec"]["data_fingerprint"].endswith("750601b1f35ba3300ea97c75c52ff8f6")

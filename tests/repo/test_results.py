@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,19 @@ from bench.sweep import recipes
 from bench.sweep.config import load
 
 RESULTS = Path(__file__).resolve().parents[2] / "results"
-RUNS = sorted(path.parent for path in RESULTS.glob("*/cells"))
+
+
+def published(results: Path) -> list[Path]:
+    """Run directories of which git tracks cells; where git is not there, all that lie around."""
+    listed = subprocess.run(
+        ["git", "-C", str(results), "ls-files", "-z", "*/cells/*"], capture_output=True, text=True, check=False
+    )
+    if listed.returncode:
+        return sorted(path.parent for path in results.glob("*/cells"))
+    return sorted({results / name.split("/")[0] for name in listed.stdout.split("\0") if name})
+
+
+RUNS = published(RESULTS)
 BOARDS = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
 PUBLISHED = pytest.mark.parametrize("run", RUNS, ids=lambda path: path.name)
 
@@ -76,3 +91,21 @@ def test_recipes_of_today_are_those_of_the_records() -> None:
             assert {key: today[key] for key in settings} == settings
             assert [type(today[key]) for key in settings] == [type(value) for value in settings.values()]
     assert seen
+
+
+def test_a_run_in_a_clone_leaves_it_clean_and_its_published_runs_as_they_were(tmp_path: Path) -> None:
+    """The two commands of the Makefile in their order, bench and test, at the least that each can be."""
+    root, clone = RESULTS.parent, tmp_path / "clone"
+    if subprocess.run(["git", "-C", str(root), "rev-parse"], capture_output=True, check=False).returncode:
+        pytest.skip("not a git checkout")
+    subprocess.run(["git", "clone", "-q", "--shared", str(root), str(clone)], check=True)
+    environment = {**os.environ, "PYTHONPATH": str(clone), "MEDBENCH_DATA": str(tmp_path / "data")}
+    run = [sys.executable, "-m", "bench", "run", "--preset", "quick", "--models", "vit_tiny_patch16_224"]
+    run += ["--datasets", "phantom_local[train=40]", "--epochs", "1", "--kinds", "accuracy", "--device", "cpu"]
+    subprocess.run(run, cwd=clone, env=environment, check=True, capture_output=True)
+    assert len(list((clone / "runs" / "quick" / "cells").glob("*.json"))) == 1
+    shutil.copytree(clone / "runs" / "quick", clone / "results" / "mine")  # what lies around is not published
+    assert {path.name for path in published(clone / "results")} == {path.name for path in RUNS}
+    shutil.rmtree(clone / "results" / "mine")
+    status = subprocess.run(["git", "-C", str(clone), "status", "--porcelain"], capture_output=True, text=True)
+    assert status.stdout == ""

@@ -1,9 +1,11 @@
 """Layers, validation and messages of the configuration."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from bench.runner.sweep import run_directory
 from bench.sweep import config
 from bench.sweep.config import ConfigError, Sweep, load
 
@@ -17,8 +19,12 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_documented_file_states_the_defaults():
-    assert load(ROOT / "bench.toml").sweep == Sweep()
+def test_the_documented_file_is_quick_and_shows_the_defaults(tmp_path):
+    assert load(ROOT / "bench.toml").sweep == load(preset="quick").sweep
+    text = (ROOT / "bench.toml").read_text().replace('preset = "quick"', "")
+    shown = tmp_path / "bench.toml"  # `#key = value` is the default of a key, `# key = value` an example
+    shown.write_text(re.sub(r"(?m)^#(?=\w+ = )", "", text))
+    assert shown.read_text() != text and load(shown).sweep == Sweep()
 
 
 def test_every_key_is_in_the_documented_file():
@@ -125,3 +131,40 @@ def test_words_as_people_write_them(empty):
 def test_a_byte_order_mark_is_no_mistake(empty):
     (empty / "bench.toml").write_bytes(b"\xef\xbb\xbf[sweep]\nseeds = [3]\n")
     assert load().sweep.sweep.seeds == [3]
+
+
+def test_quick_is_what_runs_where_nothing_is_named(empty):
+    quick = load(preset="quick").sweep
+    assert load().sweep == quick and load().name == "quick"
+    assert load(flags={"sweep.epochs": "2"}).sweep.sweep.models == quick.sweep.models
+    assert load(sets=["sizes=[28]"]).sweep.sweep.preset == "quick"
+    for flags in ({"sweep.models": "all"}, {"sweep.datasets": "medmnist"}):
+        assert load(flags=flags).sweep == Sweep.model_validate(
+            {"sweep": {key.partition(".")[2]: value for key, value in flags.items()}}
+        )
+    assert load(sets=["models=resnet18"]).sweep.sweep.recipe == "medmnist"
+    assert load(preset="standard").sweep.sweep.models == ["all"]
+    (empty / "bench.toml").write_text('[run]\ndata_root = "data"\n')
+    assert load().sweep.sweep == quick.sweep and load().sweep.run.data_root == "data"
+    (empty / "bench.toml").write_text('[sweep]\ndatasets = ["phantoms"]\n')
+    assert load().sweep == Sweep() and load().name == "sweep"
+
+
+def test_quick_of_a_file_gives_way_to_models_and_datasets_and_says_so(empty):
+    (empty / "bench.toml").write_text('[sweep]\npreset = "quick"\nseeds = [7]\n')
+    assert load().name == "quick" and load().sweep.sweep.seeds == [7] and not load().note
+    main = load(flags={"sweep.models": "all", "sweep.datasets": "medmnist"})
+    assert main.sweep.sweep.recipe == "medmnist" and main.sweep.sweep.seeds == [7] and main.name == "sweep"
+    assert "line 2" in main.note and "--models" in main.note
+    forced = load(preset="quick", flags={"sweep.models": "all"})
+    assert forced.sweep.sweep.recipe == "quick" and forced.sweep.sweep.models == ["all"] and not forced.note
+    (empty / "bench.toml").write_text('[sweep]\npreset = "paper"\n')
+    assert load(flags={"sweep.models": "resnet18"}).sweep.sweep.seeds == [0, 1, 2, 3, 4]
+
+
+def test_the_run_directory_is_named_by_preset_or_config(empty):
+    (empty / "mine.toml").write_text('[sweep]\nmodels = ["resnet18"]\n')
+    assert run_directory(load()) == Path("runs/quick")
+    assert run_directory(load(Path("mine.toml"))) == Path("runs/mine")
+    assert run_directory(load(flags={"sweep.models": "all"})) == Path("runs/sweep")
+    assert run_directory(load(preset="paper", flags={"run.out": "here"})) == Path("here")
