@@ -105,7 +105,7 @@ class NamedSet:
 
         def reader(chosen: Array) -> MemberReader:
             members = tuple(images.members[i] for i in chosen)
-            return MemberReader(members, self.info.channels, mix=True, tree=tree)
+            return MemberReader(members, _images.Decoding(self.info.channels, mix=True), tree)
 
         made: dict[str, LazySplit] = listing.split(reader)
         return made

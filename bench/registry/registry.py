@@ -29,6 +29,7 @@ from bench.registry.info import (
     Adapter,
     BlockSplit,
     DatasetInfo,
+    Finding,
     LazySplit,
     ModelFacts,
     Option,
@@ -42,7 +43,7 @@ from bench.registry.names import ModelSpec, SourceName, file_stem, is_source, pa
 from bench.registry.plugins import load, plugin_being_imported
 
 __all__ = [
-    "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "LazySplit", "ModelFacts", "ModelSpec", "Option",
+    "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "Finding", "LazySplit", "ModelFacts", "ModelSpec", "Option",
     "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options", "dataset_facts",
     "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models", "nearest",
     "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
