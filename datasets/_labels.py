@@ -177,7 +177,7 @@ def _separator(values: Sequence[str], rows: Sequence[int], reading: Reading) -> 
     if how.startswith("split:"):
         named = {"comma": ",", "space": " ", "tab": "\t", "bar": "|"}
         return named.get(how[6:], how[6:])
-    if how == "whole" or reading.order or reading.options.get("task", "").startswith("ordinal"):
+    if how == "whole" or reading.deliberate or reading.order or reading.options.get("task", "").startswith("ordinal"):
         return ""
     alone = set(values)
     for separator in "|;,":

@@ -85,7 +85,7 @@ class Table:
         """How the separator was understood, where it is no comma or left one column."""
         named = _SEPARATORS.get(self.separator, self.separator)
         guessed = self.separator != "," or len(self.columns) == 1
-        return f" (separated by {named!r}; sep= says otherwise)" if guessed else ""
+        return f" (separated by {named}; sep= says otherwise)" if guessed else ""
 
     def at(self, bad: Sequence[int]) -> str:
         """Write ``line 3`` or ``lines 3, 4, 9 and 2 more`` for row indices."""
@@ -193,7 +193,7 @@ def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: 
         raise ValueError(f"{where}: a quote that is opened here is closed after {swallowed} lines that look like rows")
     if len(rows[-1]) != width:
         raise ValueError(
-            f"{where}: has {len(rows[-1])} fields, the header {width} (separated by {named!r}; sep= says otherwise)"
+            f"{where}: has {len(rows[-1])} fields, the header {width} (separated by {named}; sep= says otherwise)"
         )
 
 

@@ -72,7 +72,7 @@ class SourceName:
     options: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        items = [*([self.config] if self.config else []), *(f"{key}={value}" for key, value in self.options)]
+        items = [*([self.config] if self.config else []), *(f"{key}={_quoted(value)}" for key, value in self.options)]
         return f"{self.scheme}:{self.place}" + (f"[{','.join(items)}]" if items else "")
 
 
@@ -82,7 +82,7 @@ def is_source(name: str) -> bool:
 
 
 def parse_source(text: str) -> SourceName:
-    """Parse ``scheme:place[config,key=value]``.
+    """Parse ``scheme:place[config,key=value]``; a value with commas stands in double quotes or parentheses.
 
     Raises:
         RegistryError: there is no place, or an item in brackets is said twice or has no key.
@@ -94,8 +94,10 @@ def parse_source(text: str) -> SourceName:
     if not place.strip():
         raise RegistryError(f"dataset {text!r}: nothing stands after {scheme + ':'!r}; write {scheme}:PATH")
     config, options = "", {}
-    for item in filter(None, (part.strip() for part in inside.split(","))):
+    for item in filter(None, (part.strip() for part in _items(inside))):
         key, equals, value = (part.strip() for part in item.partition("="))
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
         if not equals and not config:
             config = key
         elif not equals or not key or key in options:
@@ -103,6 +105,16 @@ def parse_source(text: str) -> SourceName:
         else:
             options[key] = value
     return SourceName(scheme, _folded(place.strip()), config, tuple(sorted(options.items())))
+
+
+def _items(inside: str) -> list[str]:
+    """Split what stands in brackets at commas, but not inside double quotes or parentheses (of a column's name)."""
+    parts = re.findall(r"""(?:"[^"]*"|\([^()]*\)|[^,"()]|["()](?![^,]*["()]))+""", inside)
+    return parts if len("".join(parts)) + len(parts) - 1 == len(inside) else inside.split(",")
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "," in value else value
 
 
 def _folded(place: str) -> str:

@@ -17,6 +17,7 @@ import fnmatch
 import importlib
 import inspect
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,10 +44,10 @@ from bench.registry.names import ModelSpec, SourceName, file_stem, is_source, pa
 from bench.registry.plugins import load, plugin_being_imported
 
 __all__ = [
-    "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "Finding", "LazySplit", "ModelFacts", "ModelSpec", "Option",
-    "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options", "dataset_facts",
-    "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models", "nearest",
-    "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
+    "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "Finding", "LazySplit", "ModelFacts", "ModelSpec",
+    "Option", "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options",
+    "dataset_facts", "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts", "models",
+    "nearest", "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
 ]  # fmt: skip
 
 Facts = TypeVar("Facts", ModelFacts, DatasetInfo)
@@ -331,12 +332,13 @@ SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
     "folder": "bench.datasets.folder:facts",
     "csv": "bench.datasets.csv_table:facts",
     "hf": "bench.datasets.huggingface:facts",
+    "npz": "bench.datasets.medmnist:facts",
 }
 _source_facts: dict[str, DatasetInfo] = {}
 
 
 def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
-    """Facts of a registered dataset, or of one named by where it lies (``folder:scans``, ``csv:...``, ``hf:...``).
+    """Facts of a registered dataset, or of one named by where it lies (``folder:scans``, ``csv:...``, ``npz:...``).
 
     Those of a source are remembered, as every Cell asks for them; ``refresh`` looks at the source again.
 
@@ -344,6 +346,10 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
         RegistryError: an unknown name or scheme, or a source that is not what its scheme expects.
     """
     if not is_source(name):
+        if name not in datasets and os.path.exists(os.path.expanduser(name)):
+            kind = "folder" if os.path.isdir(os.path.expanduser(name)) else Path(name).suffix[1:]
+            scheme = kind if kind in SCHEMES else "hf" if kind == "parquet" else "csv"
+            raise RegistryError(f"dataset {name!r} is a place on this disk; write {scheme}:{name}")
         return _variant(name) if "[" in name else datasets[name]
     source = parse_source(name)
     spelt = str(source)
