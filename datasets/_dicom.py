@@ -19,13 +19,19 @@ Array = np.ndarray[Any, Any]
 
 WINDOWS = {"bone": (400.0, 1800.0), "lung": (-600.0, 1500.0), "brain": (40.0, 80.0)}  # centre, width; Hounsfield
 _DIRECTORY = "1.2.840.10008.1.3.10"
-# Transfer syntaxes that Pillow and numpy do not decode, and the permissive plug-ins that do.
+# Transfer syntaxes that pydicom, numpy and Pillow do not decode: what does, and how to get it. (The last but one is
+# GPL-3, so it is named and not required; it decodes 12 bits, where gdcm and Pillow decode 8.)
+_EXTRA = "pip install 'medbench[dicom]'"
 _PLUGINS = {
-    "1.2.840.10008.1.2.4.51": ("gdcm",),
-    "1.2.840.10008.1.2.4.57": ("gdcm",),
-    "1.2.840.10008.1.2.4.70": ("gdcm",),
-    "1.2.840.10008.1.2.4.80": ("jpeg_ls", "gdcm"),
-    "1.2.840.10008.1.2.4.81": ("jpeg_ls", "gdcm"),
+    "1.2.840.10008.1.2.4.57": (("gdcm",), _EXTRA),
+    "1.2.840.10008.1.2.4.70": (("gdcm",), _EXTRA),
+    "1.2.840.10008.1.2.4.80": (("jpeg_ls", "gdcm"), _EXTRA),
+    "1.2.840.10008.1.2.4.81": (("jpeg_ls", "gdcm"), _EXTRA),
+    "1.2.840.10008.1.2.4.51": (("libjpeg",), "pip install pylibjpeg-libjpeg (GPL-3) for more than 8 bits"),
+    **{
+        f"1.2.840.10008.1.2.4.{number}": (("openjpeg",), "pip install pylibjpeg pylibjpeg-openjpeg")
+        for number in (201, 202, 203)
+    },
 }
 
 
@@ -72,10 +78,12 @@ def is_gray(data: Any) -> bool:
 
 def missing_plugin(data: Any) -> str:
     """Name the plug-in that the file's transfer syntax needs and that is not installed, or ""."""
-    plugins = _PLUGINS.get(str(data.file_meta.get("TransferSyntaxUID", "")), ())
-    if not plugins or any(importlib.util.find_spec(name) for name in plugins):
+    syntax = data.file_meta.TransferSyntaxUID
+    plugins, how = _PLUGINS.get(str(syntax), ((), ""))
+    small = str(syntax).endswith(".51") and data.get("BitsStored", 8) <= 8
+    if not plugins or small or any(importlib.util.find_spec(name) for name in plugins):
         return ""
-    return f"{data.file_meta.TransferSyntaxUID.name} needs a plug-in: pip install 'medbench[dicom]'"
+    return f"{syntax.name} needs a plug-in: {how}"
 
 
 def unscaled_ct(data: Any) -> bool:
@@ -96,7 +104,8 @@ def pixels(stream: BinaryIO, window: str, frame_of: Callable[[int], int], bounde
         uint8 (H, W) or (H, W, 3).
     """
     data = read(stream)
-    if is_directory(data) or not any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    held = any(name in data for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData"))
+    if is_directory(data) or not held or "Rows" not in data or "Columns" not in data:
         raise DicomError("is a DICOM file without an image")
     bounded(int(data.Columns), int(data.Rows))
     frame = frame_of(int(data.get("NumberOfFrames") or 1))

@@ -517,3 +517,40 @@ def test_blank_and_uncertain_findings(how: str, doubt: int | None, tmp_path: Pat
     frame = frame[frame["edema"] != -1] if doubt is None else frame.replace(-1, doubt)
     wanted = {name: set(row.index[row == 1]) for name, row in frame.fillna(0).iterrows()}
     assert read(f"{source}[label=edema+mass,uncertain={how}]") == wanted
+
+
+# --- what lies on a scanner's CD (09) --------------------------------------------------------------------------
+
+
+def scan(path: Path, value: int, patient: str, **fields: Any) -> None:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    data = pydicom.Dataset()
+    data.file_meta = pydicom.dataset.FileMetaDataset()
+    data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    data.SOPClassUID, data.SOPInstanceUID, data.PatientID = "1.2.840.10008.5.1.4.1.1.7", f"1.2.{value + 1}", patient
+    data.Rows, data.Columns, data.SamplesPerPixel, data.PhotometricInterpretation = 4, 4, 1, "MONOCHROME2"
+    data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+    data.WindowCenter, data.WindowWidth, data.Laterality = 2048, 4096, "LR"[value % 2]
+    data.PixelData = np.full((4, 4), value * 16, np.uint16).tobytes()
+    for key, value in fields.items():
+        setattr(data, key, value)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data.save_as(path, enforce_file_format=True)
+
+
+def test_files_of_a_cd(tmp_path: Path) -> None:
+    names = ["IM{:06}", "MR.{}.IMA", "{}.dcm", "1.2.840.{}", "{}.MR"]
+    for i in range(40):
+        scan(tmp_path / "ab"[i % 2] / names[i // 2 % 5].format(i), i, f"p{i // 4}")
+    for name in ("DICOMDIR", "LOCKFILE", "VERSION"):
+        (tmp_path / "a" / name).write_bytes(bytes(128) + b"DICM" if name == "DICOMDIR" else b"x")
+    source = f"folder:{tmp_path}"
+    assert len(read(source)) == 40
+    assert finding(source, "files of other kinds are left out").count == 3
+    splits = look(f"{source}[patient=dicom]").open().load(28, None)
+    owners = [set(split.groups) for split in splits.values()]  # type: ignore[union-attr]
+    assert set().union(*owners) == {f"p{i}" for i in range(10)} and sum(map(len, owners)) == 10
+    with pytest.raises(RegistryError, match="has no StudyInstanceUID in a DICOM header"):
+        look(f"{source}[patient=dicom:StudyInstanceUID]")
