@@ -113,7 +113,10 @@ def _doubts(found: Inspection) -> Iterator[Finding]:
         yield Finding(WARNING, f"{_images(found.ungrouped)} without a patient, although the source names patients")
     if found.gray:
         yield Finding(NOTE, f"{_images(found.gray)} of this colour dataset are gray")
-    for trap in found.info.traps:
+    for one in found.info.findings:
+        if one.severity != "leak":  # those the pixels and patients have shown
+            yield Finding(NOTE if one.severity == "note" else WARNING, one.text, one.examples)
+    for trap in () if found.info.findings else found.info.traps:
         yield Finding(WARNING, f"known trap: {trap}")
 
 

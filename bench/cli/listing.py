@@ -139,7 +139,7 @@ def print_datasets(console: Console) -> None:
     console.print(table)
     for word, patterns in sorted(registry.datasets.words().items()):
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
-    own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"
+    own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config], npz:PATH"
     console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
 
 
@@ -158,6 +158,10 @@ def print_plan(plan: Plan, out: Path, console: Console) -> None:
         console.print(f"unsupported: {line}", markup=False, highlight=False)
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    from bench.runner.look_ahead import plan_lines
+
+    for line in plan_lines(plan, out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not plan.runnable:
         from bench.data.files import missing_message
 

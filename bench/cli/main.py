@@ -39,6 +39,10 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
     "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file"),
     "--epochs": ("sweep.epochs", "epochs instead of the recipe's"),
+    "--leaks": (
+        "sweep.leaks",
+        "images or patients in two splits: warn (default), refuse to run, or drop the images from train and val",
+    ),
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
     "--data-root": ("run.data_root", "folder of the dataset files"),
