@@ -5,8 +5,10 @@ Torch-free: a plan is made, shown (``bench plan``) and compared with what is on 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import io
 import itertools
 import os
 import shutil
@@ -44,6 +46,7 @@ class Plan:
         problems: files that are missing or damaged, each needed by some Cell.
         skipped: one line for each dataset left out by ``--skip-missing``; with it, no Cell needs a missing file.
         fingerprints: of (dataset, size), taken once: a source may list 100,000 files for it.
+        remarks: on weights files: what of them is left out, which head starts fresh.
     """
 
     device: str
@@ -54,6 +57,7 @@ class Plan:
     problems: list[Problem] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     fingerprints: dict[tuple[str, int], str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def runnable(self) -> bool:
@@ -80,9 +84,11 @@ def make_plan(loaded: Loaded) -> Plan:
     except RegistryError as error:
         raise ConfigError(f"{loaded.origin('plugins')}: {error}") from error
     specs = resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
+    weights = [line for spec in specs for line in try_weights(loaded, spec)]
     device = resolve_device(sweep.run.device)
     root = sweep.run.data_root
     plan = Plan(device, sweep.run.threads or available_threads(), Path(root).expanduser() if root else None)
+    plan.remarks = weights
     if "accuracy" in sweep.sweep.kinds:
         from bench.plan import transfer
 
@@ -208,6 +214,35 @@ def _without_unusable(
         except ConfigError as error:
             plan.skipped.append(str(error))
     return kept
+
+
+_tried: dict[tuple[str, str], list[str]] = {}  # model and its weights' digest -> what loading them said
+
+
+def try_weights(loaded: Loaded, spec: ModelSpec) -> list[str]:
+    """Load a model's weights file, if it names one, so that what does not fit is said before anything runs.
+
+    Only then is torch imported for a plan.
+
+    Raises:
+        ConfigError: the file is missing or does not fit, with what to do.
+    """
+    weights = dict(spec.options).get("pretrained")
+    facts = registry.model_facts(spec.name)
+    resolution = loaded.sweep.sweep.resolutions[0]
+    options = dict(spec.options)
+    if not isinstance(weights, str) or not weights or facts.unsupported(resolution, options):
+        return []
+    key = str(spec), str(_weights_sha256(spec))
+    if key not in _tried:
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(said):
+                facts.build(2, 3, resolution, **options)
+        except (ValueError, RuntimeError, TypeError) as error:
+            raise ConfigError(f"{loaded.origin('sweep.models')}: model {spec}: {error}") from None
+        _tried[key] = [f"{spec.name}: {line}" for line in said.getvalue().splitlines()]
+    return _tried[key]
 
 
 def _weights_sha256(spec: ModelSpec) -> str | None:

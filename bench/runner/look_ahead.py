@@ -29,6 +29,8 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
         ConfigError: images or patients are in two splits, and ``--leaks refuse`` was asked for.
     """
     leaks = []
+    for line in plan.remarks:
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     for cell in _to_train(plan, out):
         info = registry.dataset_facts(cell.dataset)
         looked = Looked()
@@ -47,7 +49,7 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
 
 def plan_lines(plan: Plan, out: Path) -> list[str]:
     """What is known of the datasets of a plan without decoding anything."""
-    found = []
+    found = list(plan.remarks)
     for cell in _to_train(plan, out):
         info = registry.dataset_facts(cell.dataset)
         looked = looked_at(info, cell.size, cell.data_fingerprint, cell.resize) or Looked()
