@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from bench.datasets import _dicom
+from bench.registry import legible
 
 Array = np.ndarray[Any, Any]
 
@@ -107,6 +108,7 @@ def decode(source: Path | bytes, name: str, how: Decoding) -> Array:
     Raises:
         ImageError: it is no image, is cut off, is too large, or has colours where gray was promised.
     """
+    name = legible(name)
     try:
         with _opened(source) as stream:
             if _dicom.is_dicom(stream):

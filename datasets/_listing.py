@@ -30,7 +30,7 @@ from bench.datasets import _images, _labels, _splits
 from bench.datasets._archives import Member, Tree
 from bench.datasets._images import Decoding
 from bench.datasets._labels import BLANK, Labels, Reading
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, nearest
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, legible, nearest
 
 Array = np.ndarray[Any, Any]
 
@@ -433,7 +433,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
     options = dict(source.options)
     if options.get("window", "file") != "file":
         remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
-    findings = (*listing.findings, *remarks)
+    findings = tuple(f._replace(examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
     kind = "findings" if listing.labels.ndim == 2 else "classes"
     return DatasetInfo(
         name=str(source),

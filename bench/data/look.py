@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.registry import DatasetInfo, Finding
+from bench.registry import DatasetInfo, Finding, legible
 
 Array = np.ndarray[Any, Any]
 SPLITS = ("train", "val", "test")
@@ -78,7 +78,7 @@ class Look:
         }  # digest -> its rows, of each split
 
         def called(split: str, row: int) -> str:
-            name = names[split][row] if names[split] else f"{split} {row}"
+            name = legible(names[split][row]) if names[split] else f"{split} {row}"
             return name if name.startswith(split) else f"{split}: {name}"
 
         repeated: dict[str, set[int]] = {"train": set(), "val": set()}
@@ -94,7 +94,7 @@ class Look:
                 findings.append(Finding(text, len(shared), tuple(pairs[:_EXAMPLES]), "leak"))
             if both := sorted((set(groups[one]) & set(groups[two])) - {""}):
                 text = f"{len(both):,} {'patients are' if len(both) > 1 else 'patient is'} in {one} and in {two}"
-                findings.append(Finding(text, len(both), tuple(both[:_EXAMPLES]), "leak"))
+                findings.append(Finding(text, len(both), tuple(map(legible, both[:_EXAMPLES])), "leak"))
         for split in SPLITS:
             findings += _within(split, places[split], labels[split], called)
             blank = [row for row, digest in enumerate(self._digests[split]) if not digest]

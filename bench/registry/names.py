@@ -122,6 +122,11 @@ def _folded(place: str) -> str:
     return os.path.normpath(os.path.expanduser(place))
 
 
+def legible(name: str) -> str:
+    r"""A file's name as it can be printed and written: bytes that are no UTF-8 become ``\xfc``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def file_stem(name: str) -> str:
     """Return a file name without suffix for a model or dataset: its name, or what is legible of it and a hash."""
     if re.fullmatch(r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*", name):

@@ -40,14 +40,25 @@ from bench.registry.info import (
     nearest,
     resolve,
 )
-from bench.registry.names import ModelSpec, SourceName, file_stem, is_source, parse_source, read, spell, split_names
+from bench.registry.names import (
+    ModelSpec,
+    SourceName,
+    file_stem,
+    is_source,
+    legible,
+    parse_source,
+    read,
+    spell,
+    split_names,
+)
 from bench.registry.plugins import load, plugin_being_imported
 
 __all__ = [
     "SCHEMES", "TASKS", "Adapter", "BlockSplit", "DatasetInfo", "Finding", "LazySplit", "ModelFacts", "ModelSpec",
     "Option", "Registry", "RegistryError", "RemoteFile", "SourceName", "Split", "add_builtin", "check_options",
-    "dataset_facts", "datasets", "expand_datasets", "expand_models", "file_stem", "load_plugins", "model_facts",
-    "models", "nearest", "parse_model", "parse_source", "register_dataset", "register_model", "split_names",
+    "dataset_facts", "datasets", "expand_datasets", "expand_models", "file_stem", "legible", "load_plugins",
+    "model_facts", "models", "nearest", "parse_model", "parse_source", "register_dataset", "register_model",
+    "split_names",
 ]  # fmt: skip
 
 Facts = TypeVar("Facts", ModelFacts, DatasetInfo)

@@ -19,6 +19,8 @@ from PIL import Image
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from sklearn.preprocessing import MultiLabelBinarizer
 
+from bench.data.cache import open_entry
+from bench.data.files import DataError
 from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, dataset_facts
 
 
@@ -483,12 +485,20 @@ def test_one_image_in_two_rows(tmp_path: Path) -> None:
 
 
 def test_names_that_are_no_utf8(tmp_path: Path) -> None:
+    top = tmp_path / "set"
     for kind in ("a", "b"):
         for i in range(20):
             picture(tmp_path / "x.png", i)
-            (tmp_path / kind).mkdir(exist_ok=True)
-            os.replace(tmp_path / "x.png", os.fsencode(tmp_path / kind) + b"/M\xfcller_%d.png" % i)
-    assert len(read(f"folder:{tmp_path}")) == 40
+            (top / kind).mkdir(exist_ok=True, parents=True)
+            os.replace(tmp_path / "x.png", os.fsencode(top / kind) + b"/M\xfcller_%d.png" % i)
+    source = f"folder:{top}"
+    assert len(read(source)) == 40
+    looked = open_entry(look(source), 12, None, tmp_path / "cache", resize="nearest").looked  # a and b are the same
+    assert looked.leaks and all(text.encode() for finding in looked.findings for text in finding.examples)
+    assert "M\\xfcller_" in looked.leaks[0].examples[0]
+    Path(os.fsdecode(os.fsencode(top) + b"/a/M\xfcller_3.png")).write_bytes(b"\x89PNG broken")
+    with pytest.raises(DataError, match=r"a/M\\xfcller_3\.png is not a readable image"):
+        open_entry(look(source), 12, None, tmp_path / "cache", resize="nearest")
 
 
 # --- columns of 0 and 1 (23) -----------------------------------------------------------------------------------
