@@ -62,7 +62,8 @@ def read(stream: BinaryIO, header_only: bool = False) -> Any:
     data = pydicom.dcmread(stream, stop_before_pixels=header_only, force=True)
     if "TransferSyntaxUID" not in data.file_meta:
         implicit, little = data.original_encoding
-        data.file_meta.TransferSyntaxUID = f"1.2.840.10008.1.2{'' if implicit else '.1' if little else '.2'}"
+        ending = "" if implicit else ".1" if little else ".2"
+        data.file_meta.TransferSyntaxUID = pydicom.uid.UID(f"1.2.840.10008.1.2{ending}")
     return data
 
 
@@ -116,7 +117,7 @@ def pixels(stream: BinaryIO, window: str, frame_of: Callable[[int], int], bounde
 
 
 def _decoded(data: Any, frame: int) -> Array:
-    from pydicom.pixels import pixel_array
+    from pydicom.pixels.utils import pixel_array
 
     try:
         return np.asarray(pixel_array(data, index=frame))

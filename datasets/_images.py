@@ -59,7 +59,7 @@ def is_bare_dicom(path: str) -> bool:
     _, dot, suffix = base.rpartition(".")
     try:
         with open(path, "rb") as stream:
-            return _dicom.is_dicom(stream, bare=not dot or suffix.isdecimal())
+            return bool(_dicom.is_dicom(stream, bare=not dot or suffix.isdecimal()))
     except OSError:
         return False
 
@@ -252,10 +252,10 @@ def _raster(stream: BinaryIO, how: Decoding) -> Array:
         gray = shown(np.asarray(image), how.window)
         return 255 - gray if white_is_zero else gray
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        gray = image.mode in ("1", "L", "LA", "La")
+        is_gray = image.mode in ("1", "L", "LA", "La")
         image = image.convert("RGBA")  # transparent places show black, as outside of a scanner's field of view
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-        return np.asarray(image)[:, :, 0] if gray else np.asarray(image)
+        return np.asarray(image)[:, :, 0] if is_gray else np.asarray(image)
     return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
 
 
@@ -267,7 +267,7 @@ def _raw_mode(image: Any) -> str:
 
 def _white_is_zero(image: Any) -> bool:
     """Whether a TIFF says that 0 is white; Pillow minds it in images of 8 bits only."""
-    return image.format == "TIFF" and image.tag_v2.get(262) == 0
+    return bool(image.format == "TIFF" and image.tag_v2.get(262) == 0)
 
 
 def _deep_bands(stream: BinaryIO, image: Any, frame: int) -> tuple[Array, Array | None] | None:
@@ -320,9 +320,9 @@ def _composed(values: Array, opacity: Array | None, window: str) -> Array:
 def shown(values: Array, window: str, low: float | None = None, high: float | None = None) -> Array:
     """Map values of more than 8 bits to uint8 by a window; ``file`` stretches them (from ``low`` to ``high``)."""
     if limits := _dicom.named_window(window):
-        return _dicom.windowed(values, *limits, "LINEAR_EXACT")
+        return np.asarray(_dicom.windowed(values, *limits, "LINEAR_EXACT"))
     if window == "full":
-        return _dicom.scaled(values, 0, 1 if values.dtype.kind == "f" else 65535)
+        return np.asarray(_dicom.scaled(values, 0, 1 if values.dtype.kind == "f" else 65535))
     return stretch(values, low, high)
 
 

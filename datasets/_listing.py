@@ -20,7 +20,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -230,10 +230,10 @@ def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
 
     reading = Reading(rows.label[0], at, options, rows.deliberate, rows.known)
     if len(rows.label) > 1:
-        columns = [[column[i] for i in inside] for column in rows.labels]
+        columns = [[column[i] for i in inside.tolist()] for column in rows.labels]
         found = _labels.read_columns(rows.label, columns, reading)
     else:
-        values = [rows.labels[i] for i in inside]
+        values = [rows.labels[i] for i in inside.tolist()]
         if options.get("labels") == "rows":
             values = _gathered([rows.names[i] for i in inside], values)
         found = _labels.read(values, reading)
@@ -263,7 +263,8 @@ def _groups(rows: Rows, options: Mapping[str, str], keep: Array) -> list[str]:
         return []
     if bad := [i for i in np.flatnonzero(keep).tolist() if rows.patients[i].casefold() in (*BLANK, "none")]:
         raise ValueError(f"{rows.at(bad)}: no patient is named")
-    return _labels.whole_numbers(rows.patients, keep)
+    found: list[str] = _labels.whole_numbers(rows.patients, keep)
+    return found
 
 
 def _one_row_an_image(
@@ -433,7 +434,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
     options = dict(source.options)
     if options.get("window", "file") != "file":
         remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
-    findings = tuple(f._replace(examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
+    findings = tuple(replace(f, examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
     kind = "findings" if listing.labels.ndim == 2 else "classes"
     return DatasetInfo(
         name=str(source),

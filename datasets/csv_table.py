@@ -210,7 +210,8 @@ def facts(name: str) -> DatasetInfo:
     checked_options(source, OPTIONS)
     try:
         listing, rows = scan(source)
-        return info_of(source, listing, rows, "bench.datasets.csv_table:CsvTable", "listed in a table")
+        info: DatasetInfo = info_of(source, listing, rows, "bench.datasets.csv_table:CsvTable", "listed in a table")
+        return info
     except (ValueError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
 
@@ -316,7 +317,7 @@ def _chosen(table: Table, options: dict[str, str], key: str) -> str:
     if key in options:
         return options[key]
     if found := usual(key, table.columns):
-        return found[0]
+        return str(found[0])
     binary = [name for name in table.columns if {*table.column(name, "")} <= {"0", "1", "0.0", "1.0"}]
     hint = f" (label={'+'.join(binary)} takes those of 0 and 1)" if key == "label" and len(binary) > 1 else ""
     have = ", ".join(table.columns)

@@ -47,7 +47,8 @@ def facts(name: str) -> DatasetInfo:
     checked_options(source)
     try:
         listing, rows = scan(source)
-        return info_of(source, listing, rows, "bench.datasets.folder:Folder", "one folder a class")
+        info: DatasetInfo = info_of(source, listing, rows, "bench.datasets.folder:Folder", "one folder a class")
+        return info
     except (ValueError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
 
@@ -120,7 +121,8 @@ def scan(source: SourceName) -> tuple[Listing, Rows]:
 
 def _images_below(folder: Path) -> tuple[list[str], list[str]]:
     """Images, and other files, by their paths below a folder."""
-    images, others = [], []
+    images: list[str] = []
+    others: list[str] = []
     for path in walk(folder):
         found = _images.is_image(path) or _images.is_bare_dicom(f"{folder}/{path}")
         (images if found else others).append(path)

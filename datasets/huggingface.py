@@ -129,7 +129,9 @@ def facts(name: str) -> DatasetInfo:
     checked_options(source, ("image", "label"))
     try:
         listing, rows = scan(open_tables(source))
-        return info_of(source, listing, rows, "bench.datasets.huggingface:HuggingFace", "from Hugging Face datasets")
+        adapter = "bench.datasets.huggingface:HuggingFace"
+        info: DatasetInfo = info_of(source, listing, rows, adapter, "from Hugging Face datasets")
+        return info
     except (ValueError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
 
@@ -262,7 +264,7 @@ def _apart(library: Any, place: Path, config: str) -> list[tuple[str, Any]]:
 
     The library takes the first file's classes for all.
     """
-    import pyarrow.parquet
+    import pyarrow.parquet  # type: ignore[import-untyped]
 
     parts = library.load_dataset_builder(str(place), config or None).config.data_files or {}
     files = [(str(split), path) for split, paths in parts.items() for path in paths]

@@ -128,8 +128,8 @@ def read_checkpoint(path: str | Path) -> StateDict:
 
 # Plain data that training scripts put beside the weights: safe to make, they hold what they are given.
 _PLAIN: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-_PLAIN.append((np._core.multiarray.scalar, "numpy.core.multiarray.scalar"))
-_PLAIN.append(np._core.multiarray.scalar)
+_SCALAR = np.float64(0).__reduce__()[0]  # numpy's own maker of single numbers
+_PLAIN += [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")]
 
 
 def _why_refused(path: Path, error: Exception) -> str:

@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from bench.data.cache_entry import SPLITS
 from bench.data.files import DataError
 from bench.data.inspect.scan import Inspection, Member, inspect
+from bench.data.look import SPLITS
 from bench.registry import dataset_facts, file_stem
 
 SHOWN = 8  # of each kind; files have all

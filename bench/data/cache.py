@@ -21,9 +21,9 @@ from typing import Any
 
 from bench import registry
 from bench.data import cache_entry as entries
-from bench.data.cache_entry import SPLITS, AnySplit, Entry, Members
+from bench.data.cache_entry import AnySplit, Entry, Members
 from bench.data.files import DataError, MissingFilesError, default_cache_dir, default_root, preflight
-from bench.data.look import Looked
+from bench.data.look import SPLITS, Looked
 from bench.registry import DatasetInfo, Split
 
 __all__ = [

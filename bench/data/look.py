@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -40,12 +41,12 @@ class Looked(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """As the cache's manifest keeps it."""
-        return {"findings": [list(finding) for finding in self.findings], "repeated": dict(self.repeated)}
+        return {"findings": [asdict(finding) for finding in self.findings], "repeated": dict(self.repeated)}
 
     @classmethod
     def of_json(cls, kept: Mapping[str, Any]) -> Looked:
         """Read it back."""
-        findings = tuple(Finding(text, n, tuple(names), severity) for text, n, names, severity in kept["findings"])
+        findings = tuple(Finding(**{**one, "examples": tuple(one["examples"])}) for one in kept["findings"])
         return cls(findings, kept["repeated"])
 
 

@@ -150,7 +150,8 @@ class Adapter(Protocol):
         """Give the splits ``train``, ``val`` and ``test``: decoded, or in a form that decodes them piece by piece."""
 
 
-class Finding(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Finding:
     """Something noticed about a dataset's files, rows or pixels that a reader of a score should know.
 
     Attributes:

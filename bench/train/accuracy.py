@@ -8,6 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -62,7 +63,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)
-    metrics["data"] = {"findings": [finding._asdict() for finding in _findings(cell, info, entry)]}
+    metrics["data"] = {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}
     return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
 
 
