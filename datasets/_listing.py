@@ -36,6 +36,7 @@ Array = np.ndarray[Any, Any]
 
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
+_STRONG, _MOST_VALUES = 0.5, 12  # of a column that goes with the label
 _TASKS = ("multi-class", "binary-class", "multi-label", "ordinal", "ordinal-regression")
 # Option -> what it may be (a pattern), and how that is said.
 OPTIONS: dict[str, tuple[str, str]] = {
@@ -95,6 +96,7 @@ class Rows:
         source: gives file or bytes and name of a row.
         deliberate: labels are names that somebody gave folders or classes.
         known: classes in an order of the source's own.
+        beside: columns that are not used, which may give the labels away.
     """
 
     names: list[str]
@@ -107,6 +109,7 @@ class Rows:
     files: bool = True
     deliberate: bool = False
     known: Sequence[str] = ()
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
 
 
@@ -208,6 +211,7 @@ def listed(source: SourceName, rows: Rows) -> Listing:
     names, values = [rows.names[i] for i in kept], labels.values[kept]
     groups = [groups[i] for i in kept] if groups else []
     seed, classes = int(options.get("seed", "0")), labels.classes
+    findings += _shortcuts(rows.beside, kept, values, classes)
     if chosen is None:
         splits, taken = _splits.make(values, names, groups, seed=seed, classes=classes), _splits.SPLITS
     else:
@@ -250,6 +254,34 @@ def _gathered(names: Sequence[str], values: Sequence[Any]) -> list[list[str]]:
     for name, value in zip(names, values, strict=True):
         found[name].update(dict.fromkeys(map(str, value if isinstance(value, list) else [value])))
     return [list(found[name]) for name in names]
+
+
+def _shortcuts(
+    beside: Mapping[str, Sequence[str]], kept: Array, labels: Array, classes: Sequence[str]
+) -> list[Finding]:
+    """Name columns that go with the label, such as a projection or a scanner: a model may learn them instead."""
+    found = []
+    for column, cells in beside.items() if labels.ndim == 1 else ():
+        names, values = np.unique(
+            np.asarray([str(cells[i]).strip() for i in kept], object).astype(str), return_inverse=True
+        )
+        if not 2 <= len(names) <= _MOST_VALUES:
+            continue
+        counts = np.zeros((len(classes), len(names)))
+        np.add.at(counts, (labels, values), 1)
+        expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+        shown = expected > 0
+        chi2 = ((counts - expected)[shown] ** 2 / expected[shown]).sum()
+        strength = float(np.sqrt(chi2 / (len(labels) * (min(counts.shape) - 1))))  # Cramer's V
+        if _STRONG <= strength < 0.999:  # 1: the label once more, by another name
+            at = int(counts.sum(axis=1).argmax())
+            most = int(counts[at].argmax())
+            of = f"{int(counts[at, most]):,} of {int(counts[at].sum()):,} {classes[at]!r} have {str(names[most])!r}"
+            said = (
+                f"column {column!r} goes with the label (Cramér's V {strength:.2f}; {of}): a model may learn it instead"
+            )
+            found.append(Finding(said, len(labels)))
+    return found
 
 
 def _groups(rows: Rows, options: Mapping[str, str], keep: Array) -> list[str]:

@@ -41,6 +41,7 @@ from bench.datasets._listing import (
 from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, nearest, parse_source
 
 VERSION = 2  # raise it when load() would give something else for the same files
+_PLAIN = ("string", "bool", "int8", "int16", "int32", "int64")  # columns that may go with the label
 
 
 class HubError(ValueError):
@@ -323,6 +324,9 @@ def scan(opened: Opened) -> tuple[Listing, Rows]:
     patient = options.get("patient", "")
     if patient and not patient.startswith("dicom"):
         rows.patients = [str(value).strip() for value in opened.column(patient)]
+    used = {opened.image, *opened.labels, *options.values()}
+    plain = [name for name, kind in opened.tables[0][1].features.items() if getattr(kind, "dtype", "") in _PLAIN]
+    rows.beside = {name: opened.column(name) for name in plain if name not in used}
     if "split" in options:
         rows.splits = [str(value).strip() for value in opened.column(options["split"])]
     return listed(opened.source, rows), rows
