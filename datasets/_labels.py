@@ -83,8 +83,8 @@ def read(values: Sequence[Any], reading: Reading) -> Labels:
         if values and all(re.fullmatch(r"\[.*\]", value) for value in values) and not _whole(reading):
             values, lists = [_python_list(value, reading) for value in values], True
     if lists:
-        keep = np.ones(len(values), bool)
-        return _several([[str(part).strip() for part in value] for value in values], keep, reading, [])
+        parts = [[str(part).strip() for part in value] for value in values]
+        return _several(_positions(parts), np.ones(len(values), bool), reading, [])
     keep, findings = _answered(values, reading)
     rows = np.flatnonzero(keep).tolist()
     if separator := _separator([values[i] for i in rows], rows, reading):
@@ -109,6 +109,14 @@ def read(values: Sequence[Any], reading: Reading) -> Labels:
     numbers = np.asarray([index.get(value, 0) for value in values], np.int64)
     task = reading.options.get("task") or ("binary-class" if len(classes) == 2 else "multi-class")
     return Labels(classes, numbers, keep, "ordinal-regression" if task.startswith("ordinal") else task, findings)
+
+
+def _positions(values: list[list[str]]) -> list[list[str]]:
+    """Turn lists of 0 and 1, one for each label, into lists of labels; numbers of labels would not repeat in a list."""
+    binary = all(_BINARY.get(part.casefold(), -1) >= 0 for value in values for part in value)
+    if not binary or len({len(value) for value in values}) > 1 or not any(len(set(v)) < len(v) for v in values):
+        return values
+    return [[str(at) for at, part in enumerate(value) if _BINARY[part.casefold()]] for value in values]
 
 
 def _whole(reading: Reading) -> bool:

@@ -69,7 +69,9 @@ _USUAL = {  # columns by their usual names, as letters and digits only
     "split": "split set subset fold partition phase dataset group",
 }
 _MASK = r"masks?|seg|segs|segmentations?|annotations?|gt|groundtruth|ground_truth|roi|label|labels"
-_MASK_FILE = re.compile(rf"(?:(?P<base>.+?)[ _.\-]+(?:{_MASK})(?:[ _\-]?\d+)?|(?:mask|seg)[ _\-]+(?P<tail>.+))", re.I)
+_MASK_FILE = re.compile(
+    rf"(?:(?P<base>.+?)[ _.\-]+(?:{_MASK})(?:[ _\-]?\d+)?|(?P<glued>.+?)masks?|(?:mask|seg)[ _\-]+(?P<tail>.+))", re.I
+)
 _MASK_FOLDER = re.compile(_MASK, re.I)
 _SURELY_MASKS = re.compile("masks?|segmentations?|annotations?|ground_?truth", re.I)
 _IMAGE_FOLDER = re.compile("images?|imgs?|pictures?|jpe?gimages", re.I)
@@ -295,8 +297,9 @@ def _groups(rows: Rows, options: Mapping[str, str], keep: Array) -> list[str]:
         return []
     if bad := [i for i in np.flatnonzero(keep).tolist() if rows.patients[i].casefold() in (*BLANK, "none")]:
         raise ValueError(f"{rows.at(bad)}: no patient is named")
-    found: list[str] = _labels.whole_numbers(rows.patients, keep)
-    return found
+    first: dict[str, str] = {}  # P1 and p1 are one patient: taking them for two could tear one apart
+    numbers: list[str] = _labels.whole_numbers(rows.patients, keep)
+    return [first.setdefault(_labels.spelling_key(patient), patient) for patient in numbers]
 
 
 def _one_row_an_image(
@@ -391,10 +394,12 @@ def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Findin
         inside = [f for f in folders[-3:] if _MASK_FOLDER.fullmatch(f)]
         match = _MASK_FILE.fullmatch(stem)
         stems = [stem] if inside else []
-        stems += [match["base"] or match["tail"]] if match else []
+        stems += [match["base"] or match["glued"] or match["tail"]] if match else []
         place = tuple(f for f in folders if f not in inside and not _IMAGE_FOLDER.fullmatch(f))
         if any(images.get((place, base), set()) - {i} for base in stems):
             keep[i] = False
+        elif any(images.get((other, base)) for other in _unmasked(place) for base in (stem, *stems)):
+            keep[i] = False  # benign_mask/1.png beside benign/1.png
         elif any(map(_SURELY_MASKS.fullmatch, inside)) and len(inside) < len(folders):
             lonely.append(i)
     if lonely and (not keep.all() or options.get("masks") == "ignore"):
@@ -402,12 +407,27 @@ def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Findin
     elif lonely and not all(_MASK_FOLDER.fullmatch(parts[i][0][0]) for i in lonely):
         said = f"{len(lonely):,} images lie in a folder named as masks are"
         raise ValueError(f"{rows.at(lonely)}: {said}; say masks=ignore to leave them out, or masks=keep")
+    twice = [sorted(same) for same in images.values() if len(same) > 1 and keep[sorted(same)].sum() > 1]
+    if twice:
+        said = f"{len(twice):,} images lie beside another of the same name but for its suffix: copies, or masks?"
+        examples = [" and ".join(rows.names[i] for i in same) for same in twice[:_EXAMPLES]]
+        if any(len({rows.names[i] for i in same}) > 1 for same in twice):
+            findings.append(Finding(said, len(twice), tuple(examples)))
     left = np.flatnonzero(~keep).tolist()
     if left:
         said = f"{len(left):,} masks beside images are left out (masks=keep if they are samples)"
         severity = "note" if "masks" in options else "warning"
         findings.append(Finding(said, len(left), tuple(rows.names[i] for i in left[:_EXAMPLES]), severity))
     return keep
+
+
+def _unmasked(folders: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The folders that a folder named after another and a mask's word lies beside."""
+    found = []
+    for at, name in enumerate(folders):
+        if (match := _MASK_FILE.fullmatch(name)) and (match["base"] or match["glued"]):
+            found.append((*folders[:at], match["base"] or match["glued"], *folders[at + 1 :]))
+    return found
 
 
 def _place_of(name: str) -> tuple[tuple[str, ...], str]:

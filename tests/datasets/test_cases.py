@@ -62,6 +62,7 @@ def refused(name: str, *said: str) -> None:
 
 
 def table(folder: Path, text: str | bytes, name: str = "t.csv", count: int = 60, suffix: str = ".png") -> str:
+    folder.mkdir(exist_ok=True)
     for i in range(count):
         if not (folder / f"{i}{suffix}").exists():
             picture(folder / f"{i}{suffix}", i)
@@ -107,6 +108,12 @@ def test_lists_in_cells(tmp_path: Path) -> None:
     cells = ["['x']", "['y', 'x']", "[]"]
     source = table(tmp_path, lines("image\tlabel", lambda i: f"{i}.png\t{cells[i % 3]}"))
     assert read(source) == {f"{i}.png": [{"x"}, {"x", "y"}, set()][i % 3] for i in range(60)}
+
+
+def test_lists_of_0_and_1(tmp_path: Path) -> None:
+    cells = ["[1, 0, 0]", "[0, 1, 1]", "[0, 0, 0]"]
+    source = table(tmp_path, lines("image\tlabel", lambda i: f"{i}.png\t{cells[i % 3]}"))
+    assert read(source) == {f"{i}.png": [{"0"}, {"1", "2"}, set()][i % 3] for i in range(60)}
 
 
 def test_one_row_a_finding(tmp_path: Path) -> None:
@@ -177,7 +184,15 @@ def test_images_beside_the_classes_are_counted(tmp_path: Path) -> None:
     assert finding(source, "files of other kinds are left out: 1 .txt").count == 1
 
 
-MASKS = ["{0}/x ({1})_mask.png", "{0}/x ({1})_mask_1.png", "{0}/masks/x ({1}).png", "{0}/mask_x ({1}).png"]
+MASKS = [
+    "{0}_mask/x ({1}).png",
+    "{0}_masks/x ({1})_mask.png",
+    "{0}/x ({1})Mask.png",
+    "{0}/x ({1})_mask.png",
+    "{0}/x ({1})_mask_1.png",
+    "{0}/masks/x ({1}).png",
+    "{0}/mask_x ({1}).png",
+]
 
 
 @pytest.mark.parametrize("mask", [*MASKS, "{0}/x ({1})-segmentation.png"])
@@ -191,6 +206,26 @@ def test_masks_are_no_samples(mask: str, tmp_path: Path) -> None:
     assert finding(source, "masks beside images are left out").count == 20
     assert len(read(f"{source}[masks=keep]")) == 40
     assert finding(f"{source}[masks=ignore]", "masks beside images").severity == "note"
+
+
+def test_one_name_with_two_suffixes_is_told(tmp_path: Path) -> None:
+    source = tree(tmp_path, ["a", "b"], 10)
+    for i in range(10):
+        picture(tmp_path / "a" / f"{i}.bmp", i)
+    assert finding(source, "same name but for its suffix").count == 10
+
+
+def test_classes_spelt_otherwise_in_another_split(tmp_path: Path) -> None:
+    source = tree(tmp_path, ["train/Benign", "train/malignant", "test/benign", "test/malignant"], 10)
+    refused(source, "'Benign' = 'benign'", "spelling=merge")
+    assert len(look(f"{source}[spelling=merge]").classes) == 2
+
+
+def test_spellings_of_one_patient(tmp_path: Path) -> None:
+    text = lines("image,label,who", lambda i: f"{i}.png,{'ab'[i % 2]},{'Pp'[i // 30]}{i % 30}")
+    splits = look(f"{table(tmp_path / 'x', text)}[patient=who]").open().load(28, None)
+    owners = [{group.lower() for group in split.groups} for split in splits.values()]  # type: ignore[union-attr]
+    assert sum(map(len, owners)) == 30
 
 
 def test_folders_of_images_and_masks(tmp_path: Path) -> None:
