@@ -1,22 +1,118 @@
-"""What every source of single images comes down to: a list of names, labels, patients and splits, and a reader."""
+"""What every source of single images comes down to: the same options, the same checks, and a list of images.
+
+An adapter reads :class:`Rows` as the source says them; :func:`listed` decides what they mean, and what is left out is
+counted in the findings. Options that every source has:
+
+    patient=...             who must not be in two splits: a column (tables), a regular expression (folders), or
+                            dicom or dicom:KEYWORD, read from the images' headers (PatientID, or another field)
+    split=COLUMN            the published split; val=NAME+NAME and test=NAME+NAME say which folders or values are which
+    labels, order, missing, uncertain, spelling, task: see :mod:`bench.datasets._labels`
+    masks=ignore|keep       masks beside the images are left out, or are samples
+    conflicts=drop          leave out images that the source gives two labels or patients
+    window=file|full|bone|lung|brain|CENTRE/WIDTH, frames=first|middle|last|N: see :mod:`bench.datasets._images`
+    channels=1|3            make every image gray, or colour (else: gray stays gray if all of a sample is)
+    mirror=true             a left-right flip keeps every label
+    seed=N                  another split
+"""
 
 from __future__ import annotations
 
+import re
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.datasets import _images, _splits
+from bench.datasets import _images, _labels, _splits
 from bench.datasets._archives import Member, Tree
-from bench.registry import DatasetInfo, LazySplit, RegistryError, SourceName, nearest
+from bench.datasets._images import Decoding
+from bench.datasets._labels import BLANK, Labels, Reading
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, legible, nearest
 
 Array = np.ndarray[Any, Any]
 
 _HEADERS = 64  # images that are asked whether they are gray
-_COMMON = ("channels", "mirror", "seed")
+_EXAMPLES = 5  # of a finding
+_STRONG, _MOST_VALUES = 0.5, 12  # of a column that goes with the label
+_TASKS = ("multi-class", "binary-class", "multi-label", "ordinal", "ordinal-regression")
+# Option -> what it may be (a pattern), and how that is said.
+OPTIONS: dict[str, tuple[str, str]] = {
+    "channels": ("[13]", "channels are 1 or 3"),
+    "mirror": ("true|false", "write true if a left-right flip keeps every label, else false"),
+    "seed": (r"\d+", "a seed is a whole number"),
+    "window": (
+        r"file|full|bone|lung|brain|-?\d+(\.\d+)?/\d+(\.\d+)?",
+        "a window is file, full, bone, lung, brain or CENTRE/WIDTH",
+    ),
+    "frames": (r"first|middle|last|[1-9]\d*", "frames is first, middle, last or a number from 1"),
+    "patient": (".+", "name the patients"),
+    "split": (".+", "name the column of the splits"),
+    "val": (".+", "name what makes up val"),
+    "test": (".+", "name what makes up test"),
+    "labels": ("split:.+|whole|rows", "labels is split:SEPARATOR (comma for a comma), whole or rows"),
+    "order": (".+<.+", "write the classes from least to most: none<mild<severe"),
+    "missing": ("ignore|class|zero", "missing is ignore, class or zero"),
+    "uncertain": ("ignore|zero|one", "uncertain is ignore, zero or one"),
+    "spelling": ("merge|keep", "spelling is merge or keep"),
+    "task": ("|".join(_TASKS), f"is none of {', '.join(_TASKS)}"),
+    "masks": ("ignore|keep", "masks is ignore or keep"),
+    "conflicts": ("drop", "the only value is conflicts=drop"),
+}
+_USUAL = {  # columns by their usual names, as letters and digits only
+    "image": "image file filename path imagepath filepath img imageindex imageid imagename imagefile",
+    "label": "label labels class target diagnosis findinglabels category dx",
+    "patient": "patient patientid subject subjectid lesion lesionid participant participantid case caseid person"
+    " personid pid patientnumber patientno subjectno",
+    "split": "split set subset fold partition phase dataset group",
+}
+_MASK = r"masks?|seg|segs|segmentations?|annotations?|gt|groundtruth|ground_truth|roi|label|labels"
+_MASK_FILE = re.compile(
+    rf"(?:(?P<base>.+?)[ _.\-]+(?:{_MASK})(?:[ _\-]?\d+)?|(?P<glued>.+?)masks?|(?:mask|seg)[ _\-]+(?P<tail>.+))", re.I
+)
+_MASK_FOLDER = re.compile(_MASK, re.I)
+_SURELY_MASKS = re.compile("masks?|segmentations?|annotations?|ground_?truth", re.I)
+_IMAGE_FOLDER = re.compile("images?|imgs?|pictures?|jpe?gimages", re.I)
+
+
+def usual(kind: str, columns: Iterable[str]) -> list[str]:
+    """Columns that by their names are of a kind, the most usual name first."""
+    order = _USUAL[kind].split()
+    plain = {column: re.sub(r"[\W_]+", "", column.casefold()) for column in columns}
+    return sorted((c for c, name in plain.items() if name in order), key=lambda c: order.index(plain[c]))
+
+
+@dataclass(slots=True)
+class Rows:
+    """What an adapter reads of a source, as the source says it.
+
+    Attributes:
+        names: of each image: its path, or split and row.
+        label: name of the labels' column (or columns, or what stands for one), for messages.
+        labels: of each row: a text or a list of texts; or columns of 0 and 1, if ``label`` names several.
+        patients, splits: of each row as written, or None where the source has none.
+        at: names rows in a message.
+        files: names are files, so a name twice is one image twice.
+        source: gives file or bytes and name of a row.
+        deliberate: labels are names that somebody gave folders or classes.
+        known: classes in an order of the source's own.
+        beside: columns that are not used, which may give the labels away.
+    """
+
+    names: list[str]
+    label: Sequence[str]
+    labels: Sequence[Any]
+    at: Callable[[Sequence[int]], str]
+    source: Callable[[int], tuple[Path | bytes, str]]
+    patients: list[str] | None = None
+    splits: list[str] | None = None
+    files: bool = True
+    deliberate: bool = False
+    known: Sequence[str] = ()
+    beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +124,8 @@ class Listing:
         labels: int64 (N,), or (N, L) in {0, 1}.
         splits: 0, 1 or 2 for train, val and test.
         groups: patient or lesion of each image, or "".
-        traps: what was noticed on the way and a reader of a score should know.
+        findings: what was noticed on the way and a reader of a score should know.
+        rows: index of each image among the source's rows.
     """
 
     classes: tuple[str, ...]
@@ -36,7 +133,9 @@ class Listing:
     labels: Array
     splits: Array
     groups: tuple[str, ...] = ()
-    traps: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
+    task: str = ""
+    rows: Array = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def split(self, read: Callable[[Array], Callable[[int], Array]]) -> dict[str, LazySplit]:
         """Give the three splits; ``read`` makes a reader of the images with these indices."""
@@ -48,19 +147,309 @@ class Listing:
         return made
 
 
+# --- options ---------------------------------------------------------------------------------------------------
+
+
+def checked_options(source: SourceName, own: Iterable[str] = ()) -> dict[str, str]:
+    """Return the options of a source's name; ``own`` are those that only its adapter has.
+
+    Raises:
+        RegistryError: one is unknown, with the nearest right one, or has an impossible value.
+    """
+    have = (*own, *OPTIONS)
+    options = dict(source.options)
+    for key, value in options.items():
+        said = f"dataset {str(source)!r}: {key}={value}"
+        if key not in have:
+            raise RegistryError(f"{said}: no such option{nearest(key, have)}; options: {', '.join(have)}")
+        pattern, meant = OPTIONS.get(key, (".*", ""))
+        if not re.fullmatch(pattern, value):
+            raise RegistryError(f"{said} {meant}" if meant.startswith("is ") else f"{said}: {meant}")
+    return options
+
+
+def decoding(source: SourceName, channels: int) -> Decoding:
+    """How the images of a source are decoded."""
+    options = dict(source.options)
+    return Decoding(channels, "channels" in options, options.get("window", "file"), options.get("frames", ""))
+
+
+def unused(columns: Iterable[str], options: Mapping[str, str]) -> list[Finding]:
+    """Name columns that by their names should decide a split, and that no option names."""
+    found = []
+    names = [column for column in columns if column not in options.values()]
+    if "patient" not in options:
+        for column in usual("patient", names):
+            without = f"without patient={column} images of one patient may lie on both sides"
+            found.append(Finding(f"column {column!r} is not used: {without}"))
+    if "split" not in options:
+        for column in usual("split", names):
+            found.append(Finding(f"column {column!r} is not used: say split={column} if it is the published split"))
+    return found
+
+
+# --- from rows to a listing ------------------------------------------------------------------------------------
+
+
+def listed(source: SourceName, rows: Rows) -> Listing:
+    """Decide labels, patients and splits.
+
+    Raises:
+        ValueError: the source does not say what is needed, or says it in a way that can be meant in several.
+    """
+    options = dict(source.options)
+    keep = np.ones(len(rows.names), bool)
+    findings = list(rows.findings)
+    if rows.files:
+        keep &= _without_masks(rows, options, findings)
+    labels = _read_labels(rows, options, keep)
+    findings += labels.findings
+    groups = _groups(rows, options, keep)
+    if rows.files:
+        _one_row_an_image(rows, labels, groups, keep, options, findings)
+    chosen, left = _published(rows, options, keep)
+    findings += left
+    kept = np.flatnonzero(keep)
+    names, values = [rows.names[i] for i in kept], labels.values[kept]
+    groups = [groups[i] for i in kept] if groups else []
+    seed, classes = int(options.get("seed", "0")), labels.classes
+    findings += _shortcuts(rows.beside, kept, values, classes)
+    if chosen is None:
+        splits, taken = _splits.make(values, names, groups, seed=seed, classes=classes), _splits.SPLITS
+    else:
+        splits, taken = _splits.complete(chosen[kept], values, names, groups, seed, classes)
+    if taken:
+        findings.append(made_here(taken, bool(groups)))
+    if torn := _splits.torn(groups, splits) if groups else 0:
+        who = "1 patient has" if torn == 1 else f"{torn:,} patients have"
+        findings.append(Finding(f"{who} images in more than one split", torn, severity="leak"))
+    _splits.check_classes(splits, values, classes, source.place)
+    return Listing(tuple(classes), tuple(names), values, splits, tuple(groups), tuple(findings), labels.task, kept)
+
+
+def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
+    """Read the labels of the rows that are kept; ``keep`` loses those without one."""
+    inside = np.flatnonzero(keep)
+
+    def at(bad: Sequence[int]) -> str:
+        return rows.at([int(inside[i]) for i in bad])
+
+    reading = Reading(rows.label[0], at, options, rows.deliberate, rows.known)
+    if len(rows.label) > 1:
+        columns = [[column[i] for i in inside.tolist()] for column in rows.labels]
+        found = _labels.read_columns(rows.label, columns, reading)
+    else:
+        values = [rows.labels[i] for i in inside.tolist()]
+        if options.get("labels") == "rows":
+            values = _gathered([rows.names[i] for i in inside], values)
+        found = _labels.read(values, reading)
+    keep[inside[~found.keep]] = False
+    whole = np.zeros((len(keep), *found.values.shape[1:]), np.int64)
+    whole[inside] = found.values
+    found.values = whole
+    return found
+
+
+def _gathered(names: Sequence[str], values: Sequence[Any]) -> list[list[str]]:
+    """Give every row of an image all labels that its rows have."""
+    found: dict[str, dict[str, None]] = defaultdict(dict)
+    for name, value in zip(names, values, strict=True):
+        found[name].update(dict.fromkeys(map(str, value if isinstance(value, list) else [value])))
+    return [list(found[name]) for name in names]
+
+
+def _shortcuts(
+    beside: Mapping[str, Sequence[str]], kept: Array, labels: Array, classes: Sequence[str]
+) -> list[Finding]:
+    """Name columns that go with the label, such as a projection or a scanner: a model may learn them instead."""
+    found = []
+    for column, cells in beside.items() if labels.ndim == 1 else ():
+        names, values = np.unique(
+            np.asarray([str(cells[i]).strip() for i in kept], object).astype(str), return_inverse=True
+        )
+        if not 2 <= len(names) <= _MOST_VALUES:
+            continue
+        counts = np.zeros((len(classes), len(names)))
+        np.add.at(counts, (labels, values), 1)
+        expected = np.outer(counts.sum(axis=1), counts.sum(axis=0)) / counts.sum()
+        shown = expected > 0
+        chi2 = ((counts - expected)[shown] ** 2 / expected[shown]).sum()
+        strength = float(np.sqrt(chi2 / (len(labels) * (min(counts.shape) - 1))))  # Cramer's V
+        if _STRONG <= strength < 0.999:  # 1: the label once more, by another name
+            at = int(counts.sum(axis=1).argmax())
+            most = int(counts[at].argmax())
+            of = f"{int(counts[at, most]):,} of {int(counts[at].sum()):,} {classes[at]!r} have {str(names[most])!r}"
+            said = (
+                f"column {column!r} goes with the label (Cramér's V {strength:.2f}; {of}): a model may learn it instead"
+            )
+            found.append(Finding(said, len(labels)))
+    return found
+
+
+def _groups(rows: Rows, options: Mapping[str, str], keep: Array) -> list[str]:
+    chosen = options.get("patient", "")
+    if re.fullmatch(r"dicom(:\w+)?", chosen):
+        keyword = chosen.partition(":")[2] or "PatientID"
+        return [
+            _images.header_field(*rows.source(i), keyword) if kept else "" for i, kept in enumerate(keep.tolist())
+        ]  # fmt: skip
+    if rows.patients is None:
+        return []
+    if bad := [i for i in np.flatnonzero(keep).tolist() if rows.patients[i].casefold() in (*BLANK, "none")]:
+        raise ValueError(f"{rows.at(bad)}: no patient is named")
+    first: dict[str, str] = {}  # P1 and p1 are one patient: taking them for two could tear one apart
+    numbers: list[str] = _labels.whole_numbers(rows.patients, keep)
+    return [first.setdefault(_labels.spelling_key(patient), patient) for patient in numbers]
+
+
+def _one_row_an_image(
+    rows: Rows, labels: Labels, groups: list[str], keep: Array, options: Mapping[str, str], findings: list[Finding]
+) -> None:
+    """Take an image that is listed several times once; refuse it if its rows do not agree."""
+    places: dict[str, list[int]] = defaultdict(list)
+    for i in np.flatnonzero(keep).tolist():
+        places[rows.names[i]].append(i)
+    repeats = {name: found for name, found in places.items() if len(found) > 1}
+    torn: dict[str, set[int]] = {"labels": set(), "patients": set()}
+    again: list[int] = []
+    between = 0
+    for found in repeats.values():
+        if len({labels.values[i].tobytes() for i in found}) > 1:
+            torn["labels"].update(found)
+        if groups and len({groups[i] for i in found}) > 1:
+            torn["patients"].update(found)
+        first = {rows.splits[i] if rows.splits else "": i for i in reversed(found)}
+        again += [i for i in found if i not in first.values()]
+        between += len(first) > 1
+    for what, bad in torn.items():
+        if bad and options.get("conflicts") != "drop":
+            other = ", or labels=rows if it has all of them" if what == "labels" else ""
+            said = f"one image is listed with several {what}; say conflicts=drop to leave such images out{other}"
+            raise ValueError(f"{rows.at(sorted(bad))}: {said}")
+    dropped = sorted(torn["labels"] | torn["patients"])
+    keep[dropped] = False
+    if dropped:
+        said = f"{len(dropped):,} rows of images with several labels or patients are left out"
+        findings.append(Finding(said, len(dropped), (rows.at(dropped),)))
+    again = [i for i in again if keep[i]]
+    keep[again] = False
+    if again:
+        said = f"{len(again):,} rows repeat another row's image and count once"
+        findings.append(Finding(said, len(again), (rows.at(again),), "note"))
+    if between:
+        findings.append(Finding(f"{between:,} images are listed in more than one split", between, severity="leak"))
+
+
+# --- published splits ------------------------------------------------------------------------------------------
+
+
+def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Array | None, list[Finding]]:
+    """Number of each row's split; rows of no split are left out of ``keep`` and counted."""
+    named = {part.strip(): split for split in ("val", "test") for part in options.get(split, "").split("+") if part}
+    if rows.splits is None:
+        if named:
+            raise ValueError("val= and test= name parts of a split, but the source has none; say split=COLUMN")
+        return None, []
+    values = list(dict.fromkeys(rows.splits[i] for i in np.flatnonzero(keep)))
+    if unknown := [name for name in named if name not in values]:
+        raise ValueError(f"{named[unknown[0]]}={unknown[0]}: there is none{nearest(unknown[0], values)}")
+    if named:
+        meant: dict[str, str | None] = {value: named.get(value, "train") for value in values}
+    else:
+        meant = {value: _splits.split_of(value) for value in values}
+        if len(values) == 1 and not rows.files:
+            return None, []
+    if "train" not in meant.values():
+        raise ValueError(f"there is no train split; it has {', '.join(values)}; say test=NAME, the rest is train")
+    unread = [value for value, split in meant.items() if split is None]
+    if unread and rows.files:
+        bad = [i for i in np.flatnonzero(keep).tolist() if rows.splits[i] in unread]
+        said = f"{_said_of(options)}should say train, val or test, found {unread[0]!r}; test=NAME (and val=NAME) say "
+        raise ValueError(f"{rows.at(bad)}: {said}which values are which")
+    number = {value: _splits.SPLITS.index(split) if split else -1 for value, split in meant.items()}
+    splits = np.asarray([number.get(value, -1) for value in rows.splits], np.int64)
+    left = int((keep & (splits < 0)).sum())
+    keep &= splits >= 0
+    return splits, [Finding(f"the splits {', '.join(unread)} are not used", left)] if unread else []
+
+
+def _said_of(options: Mapping[str, str]) -> str:
+    return f"column {options['split']!r} " if "split" in options else "a split "
+
+
+# --- masks -----------------------------------------------------------------------------------------------------
+
+
+def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Finding]) -> Array:
+    """Leave out what by name and place is the mask of another image."""
+    keep = np.ones(len(rows.names), bool)
+    if options.get("masks") == "keep":
+        return keep
+    images: dict[tuple[tuple[str, ...], str], set[int]] = defaultdict(set)
+    parts = [_place_of(name) for name in rows.names]
+    for i, (folders, stem) in enumerate(parts):
+        images[tuple(f for f in folders if not _IMAGE_FOLDER.fullmatch(f)), stem].add(i)
+    lonely = []
+    for i, (folders, stem) in enumerate(parts):
+        inside = [f for f in folders[-3:] if _MASK_FOLDER.fullmatch(f)]
+        match = _MASK_FILE.fullmatch(stem)
+        stems = [stem] if inside else []
+        stems += [match["base"] or match["glued"] or match["tail"]] if match else []
+        place = tuple(f for f in folders if f not in inside and not _IMAGE_FOLDER.fullmatch(f))
+        if any(images.get((place, base), set()) - {i} for base in stems):
+            keep[i] = False
+        elif any(images.get((other, base)) for other in _unmasked(place) for base in (stem, *stems)):
+            keep[i] = False  # benign_mask/1.png beside benign/1.png
+        elif any(map(_SURELY_MASKS.fullmatch, inside)) and len(inside) < len(folders):
+            lonely.append(i)
+    if lonely and (not keep.all() or options.get("masks") == "ignore"):
+        keep[lonely] = False
+    elif lonely and not all(_MASK_FOLDER.fullmatch(parts[i][0][0]) for i in lonely):
+        said = f"{len(lonely):,} images lie in a folder named as masks are"
+        raise ValueError(f"{rows.at(lonely)}: {said}; say masks=ignore to leave them out, or masks=keep")
+    twice = [sorted(same) for same in images.values() if len(same) > 1 and keep[sorted(same)].sum() > 1]
+    if twice:
+        said = f"{len(twice):,} images lie beside another of the same name but for its suffix: copies, or masks?"
+        examples = [" and ".join(rows.names[i] for i in same) for same in twice[:_EXAMPLES]]
+        if any(len({rows.names[i] for i in same}) > 1 for same in twice):
+            findings.append(Finding(said, len(twice), tuple(examples)))
+    left = np.flatnonzero(~keep).tolist()
+    if left:
+        said = f"{len(left):,} masks beside images are left out (masks=keep if they are samples)"
+        severity = "note" if "masks" in options else "warning"
+        findings.append(Finding(said, len(left), tuple(rows.names[i] for i in left[:_EXAMPLES]), severity))
+    return keep
+
+
+def _unmasked(folders: tuple[str, ...]) -> list[tuple[str, ...]]:
+    """The folders that a folder named after another and a mask's word lies beside."""
+    found = []
+    for at, name in enumerate(folders):
+        if (match := _MASK_FILE.fullmatch(name)) and (match["base"] or match["glued"]):
+            found.append((*folders[:at], match["base"] or match["glued"], *folders[at + 1 :]))
+    return found
+
+
+def _place_of(name: str) -> tuple[tuple[str, ...], str]:
+    *folders, base = name.split("/")
+    return tuple(folders), base.rpartition(".")[0] or base
+
+
+# --- readers ---------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class FileReader:
     """Decodes image ``i`` of some files; pickled into the processes that decode."""
 
     folder: str
     names: tuple[str, ...]
-    channels: int
-    mix: bool = False
+    how: Decoding
 
     def __call__(self, index: int) -> Array:
         """Return image ``index``, uint8 (H, W, channels)."""
         name = self.names[index]
-        pixels: Array = _images.decode(Path(self.folder, name), name, self.channels, self.mix)
+        pixels: Array = _images.decode(Path(self.folder, name), name, self.how)
         return pixels
 
 
@@ -69,86 +458,59 @@ class MemberReader:
     """Decodes image ``i`` of some members of a tree, which it keeps open where it was made."""
 
     members: tuple[Member, ...]
-    channels: int
-    mix: bool = False
+    how: Decoding
     tree: Tree | None = field(default=None, compare=False)
 
     def __call__(self, index: int) -> Array:
         """Return image ``index``, uint8 (H, W, channels)."""
         member = self.members[index]
-        pixels: Array = _images.decode(member.read(), member.path, self.channels, self.mix)
+        pixels: Array = _images.decode(member.read(), member.path, self.how)
         return pixels
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MemberReader, (self.members, self.channels, self.mix)
+        return MemberReader, (self.members, self.how)
 
 
-def channels_of(sources: Sequence[Any], opened: Callable[[Any], tuple[Path | bytes, str]]) -> int:
-    """Return 1 if a sample of ``sources``, evenly spread, says in its headers that it is gray, else 3."""
-    step = max(1, len(sources) // _HEADERS)
-    found: int = _images.channels_of(opened(source) for source in sources[::step])
-    return found
+# --- facts -----------------------------------------------------------------------------------------------------
 
 
-# --- names and facts -------------------------------------------------------------------------------------------
-
-
-def checked_options(source: SourceName, known: Iterable[str]) -> dict[str, str]:
-    """Return the options of a source's name.
-
-    Raises:
-        RegistryError: one is unknown, with the nearest right one, or has an impossible value.
-    """
-    have = (*known, *_COMMON)
-    options = dict(source.options)
-    for key, value in options.items():
-        said = f"dataset {str(source)!r}: {key}={value}"
-        if key not in have:
-            raise RegistryError(f"{said}: no such option{nearest(key, have)}; options: {', '.join(have)}")
-        if key == "channels" and value not in ("1", "3"):
-            raise RegistryError(f"{said}: channels are 1 or 3")
-        if key == "mirror" and value not in ("true", "false"):
-            raise RegistryError(f"{said}: write true if a left-right flip keeps every label, else false")
-        if key == "seed" and not value.isdecimal():
-            raise RegistryError(f"{said}: a seed is a whole number")
-    return options
-
-
-def info_of(
-    source: SourceName, listing: Listing, channels: int, adapter: str, summary: str, task: str = ""
-) -> DatasetInfo:
-    """Write down what is known of a listed source."""
+def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told: str) -> DatasetInfo:
+    """Write down what is known of a listed source; the headers of a sample of its images are read."""
     count = [int((listing.splits == index).sum()) for index in range(3)]
-    if not task:
-        task = "multi-label" if listing.labels.ndim == 2 else task_of(listing.classes)
+    sample = listing.rows[:: max(1, len(listing.rows) // _HEADERS)].tolist()
+    survey = _images.survey((rows.source(i) for i in sample), decoding(source, 3))
+    remarks = [
+        Finding(f"{text} (of a sample, {len(names)} of {len(sample)})", len(names), tuple(names[:_EXAMPLES]))
+        for text, names in survey.remarks.items()
+    ]
     options = dict(source.options)
+    if options.get("window", "file") != "file":
+        remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
+    findings = tuple(replace(f, examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
+    kind = "findings" if listing.labels.ndim == 2 else "classes"
     return DatasetInfo(
         name=str(source),
-        task=task,
+        task=listing.task,
         classes=listing.classes,
-        channels=int(options.get("channels", channels)),
+        channels=int(options.get("channels", survey.channels)),
         adapter=adapter,
         varied=True,
         n_train=count[0],
         n_val=count[1],
         n_test=count[2],
-        summary=summary,
+        summary=f"{len(listing.names):,} images of {len(listing.classes)} {kind}, {told}",
         source=source.place,
         mirror_safe=options.get("mirror") == "true",
-        traps=listing.traps,
+        traps=tuple(finding.text for finding in findings),
+        findings=findings,
     )
 
 
-def task_of(classes: Sequence[str]) -> str:
-    """Name the task of images that are each of one class."""
-    return "binary-class" if len(classes) == 2 else "multi-class"
-
-
-def made_here(names: Sequence[str], grouped: bool) -> str:
-    """Say that splits were made here, as a trap."""
+def made_here(names: Sequence[str], grouped: bool) -> Finding:
+    """Say that splits were made here."""
     how = "by patient" if grouped else "image by image: images of one patient, if there are any, may lie on both sides"
     which = "the splits were" if len(names) == 3 else f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
-    return f"{which} made by medbench, {how}"
+    return Finding(f"{which} made by medbench, {how}", severity="note" if grouped else "warning")
 
 
 def same_as_planned(info: DatasetInfo, found: Mapping[str, Any]) -> None:

@@ -55,14 +55,14 @@ def _named(
             groups=groups,
             mirror_safe=mirror_safe,
             traps=traps,
-            variant="bench.datasets._named:variant",
+            variant="bench.datasets.published:variant",
         )
     )
 
 
 _named(
     "pad_ufes_20",
-    "pad_ufes_20:PadUfes20",
+    "published:PadUfes20",
     ("ACK", "BCC", "MEL", "NEV", "SCC", "SEK"),
     3,
     2_298,
@@ -79,7 +79,7 @@ _named(
 )
 _named(
     "fetal_planes_db",
-    "fetal_planes:FetalPlanes",
+    "published:FetalPlanes",
     ("Fetal abdomen", "Fetal brain", "Fetal femur", "Fetal thorax", "Maternal cervix", "Other"),
     1,
     12_400,
@@ -96,7 +96,7 @@ _named(
 )
 _named(
     "cpn_xray",
-    "class_folders:CpnXray",
+    "published:CpnXray",
     ("COVID", "NORMAL", "PNEUMONIA"),
     1,
     5_228,
@@ -118,7 +118,7 @@ for _version, _adapter, _images, _note, _group in (
 ):
     _named(
         f"kvasir_{_version}",
-        f"class_folders:{_adapter}",
+        f"published:{_adapter}",
         _KVASIR,
         3,
         _images,
@@ -137,7 +137,7 @@ for _version, _adapter, _images, _note, _group in (
     )
 _named(
     "otoscopy2024",
-    "class_folders:Otoscopy2024",
+    "published:Otoscopy2024",
     (
         "cholesteatoma",
         "chronic suppurative otitis media",
@@ -165,7 +165,7 @@ _named(
 )
 _named(
     "cervical_us",
-    "class_folders:CervicalUS",
+    "published:CervicalUS",
     ("normal", "benign", "primary", "metastatic"),
     1,
     3_392,

@@ -23,6 +23,7 @@ _WORDS = {
     "val": ("val", "valid", "validation", "dev", "development"),
     "test": ("test", "testing", "tst", "te"),
 }
+_BESIDE = frozenset(("set", "sets", "data", "dataset", "split", "images", "image", "imgs", "img", "folder", "cases"))
 
 
 class SplitError(ValueError):
@@ -30,8 +31,11 @@ class SplitError(ValueError):
 
 
 def split_of(word: str) -> str | None:
-    """Return ``train``, ``val`` or ``test`` for one of the words that people use for it, else None."""
-    return next((split for split, words in _WORDS.items() if word.strip().lower() in words), None)
+    """Return ``train``, ``val`` or ``test`` for one of the words that people use for it (``Train_set``), else None."""
+    parts = re.findall(r"[^\W\d_]+", word.lower())
+    parts = [re.sub(r"(?<=..)(sets?|data)$", "", part) or part for part in parts]
+    kept = [part for part in parts if part not in _BESIDE]
+    return next((split for split, words in _WORDS.items() if len(kept) == 1 and kept[0] in words), None)
 
 
 def natural(text: str) -> tuple[Any, ...]:
@@ -72,7 +76,9 @@ def make(
     names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
     held = np.zeros((len(names), counts.shape[1]), np.int64)
     np.add.at(held, place, counts)
-    lots = np.asarray([hashlib.sha256(f"{seed} {name}".encode()).digest() for name in names], dtype="S32")
+    lots = np.asarray(
+        [hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest() for name in names], dtype="S32"
+    )
     alone = bool((held.sum(axis=1) == 1).all())
     chosen = _by_class(held, lots, fractions) if alone else _by_deficit(held, lots, fractions)
     result: Array = chosen[place]
@@ -85,6 +91,12 @@ def _owners(keys: Sequence[str], groups: Sequence[str]) -> list[str]:
     if not groups:
         return [f"i {key}" for key in keys]
     return [f"g {group}" if group else f"i {key}" for key, group in zip(keys, groups, strict=True)]
+
+
+def _lots(seed: int, names: Iterable[str]) -> Array:
+    """A hash of seed and name for each; names of files need not be UTF-8."""
+    texts = (f"{seed} {name}".encode("utf-8", "surrogateescape") for name in names)
+    return np.asarray([hashlib.sha256(text).digest() for text in texts], dtype="S32")
 
 
 def _lot_order(lots: Array) -> Array:
@@ -160,7 +172,9 @@ def by_count(labels: Array, keys: Sequence[str], counts: tuple[int, int, int], s
     wanted = [_column([len(s) for s in strata], round(counts[split] * share)) for split in (1, 2)]
     chosen = np.zeros(len(labels), np.int64)
     for label, members in enumerate(strata):
-        lots = [hashlib.sha256(f"{seed} {keys[i]}".encode()).digest() for i in members.tolist()]
+        lots = [
+            hashlib.sha256(f"{seed} {keys[i]}".encode("utf-8", "surrogateescape")).digest() for i in members.tolist()
+        ]
         dealt = members[np.argsort(np.asarray(lots, dtype="S32"), kind="stable")]
         val, test = wanted[0][label], wanted[1][label]
         chosen[dealt[:val]] = 1
@@ -230,13 +244,6 @@ def check_classes(splits: Array, labels: Array, classes: Sequence[str], where: s
             lacking = [c for i, c in enumerate(classes) if i not in present]
         if lacking:
             raise SplitError(f"{where}: no {name} image is of class {listed(lacking)}; no score could be given for it")
-
-
-def torn_trap(groups: Sequence[str], splits: Array) -> tuple[str, ...]:
-    """Say how many patients a published split has torn apart, as a trap; nothing if it has none."""
-    count = torn(groups, splits) if groups else 0
-    who = "1 patient has" if count == 1 else f"{count:,} patients have"
-    return (f"{who} images in more than one split",) if count else ()
 
 
 def torn(groups: Iterable[str], splits: Array) -> int:

@@ -1,52 +1,59 @@
-"""``csv:PATH[image=COL,label=COL,...]``: a table of images of the user's own, comma-, semicolon- or tab-separated.
+"""``csv:PATH[image=COL,label=COL,...]``: a table of images of the user's own.
 
-    image=COL       path of the image, relative to the table's folder, or to root (default: image, file, filename, path)
+    image=COL       path of the image, relative to the table's folder, or to root (default: image, file, path ...)
     label=COL       the class; several columns of 0 and 1, joined by ``+``, are findings of a multi-label set
     patient=COL     who must not be in two splits; empty fields are refused
     split=COL       the published split (train, val, test and what people write for them); train gives what it lacks
     root=DIR        folder of the images, seen from where bench runs
+    strip=PREFIX    removed from the beginning of each path (``C:/Users/me/study``)
     suffix=.png     added to each path
     name=NAME       what tables show (default: the file's name without suffix)
-    task=ordinal    the classes are grades (else multi-class or binary-class)
-    channels=1|3, mirror=true, seed=N as in ``folder:``
+    sep=;           between fields (comma, semicolon, tab, bar), where it cannot be told
+    encoding=cp1252 of the text, where it is not UTF-8
 
-Without ``split`` the images are split 70/10/20, stratified, by patient. Names are compared without blanks around them;
-the first line names the columns.
+The others are those of :mod:`bench.datasets._listing`. Without ``split`` the images are split 70/10/20, stratified, by
+patient. Names are compared without blanks around them; the first line names the columns.
 """
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import hashlib
 import io
+import itertools
 import os
+import posixpath
+import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
+from urllib.parse import unquote
 
 from bench.datasets import _splits
+from bench.datasets._labels import BLANK
 from bench.datasets._listing import (
     Array,
     FileReader,
     Listing,
-    channels_of,
+    Rows,
     checked_options,
+    decoding,
     info_of,
-    made_here,
+    listed,
     same_as_planned,
+    unused,
+    usual,
 )
-from bench.registry import DatasetInfo, LazySplit, RegistryError, SourceName, nearest, parse_source
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, nearest, parse_source
 
-VERSION = 1  # raise it when load() would give something else for the same files
-OPTIONS = ("image", "label", "patient", "split", "root", "suffix", "task")
-EMPTY = frozenset(("", "nan", "na", "n/a", "<na>", "#n/a", "null"))
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")  # .xlsx and .ods; .xls
-_IMAGE_COLUMNS = ("image", "file", "filename", "file_name", "path", "image_path", "img")
-_LABEL_COLUMNS = ("label", "class", "target", "diagnosis")
-_PATIENT_COLUMNS = ("patient", "patient_id", "patientid", "subject", "subject_id", "lesion", "lesion_id")
-_TASKS = {"ordinal": "ordinal-regression", "ordinal-regression": "ordinal-regression"}
+VERSION = 2  # raise it when load() would give something else for the same files
+OPTIONS = ("image", "label", "root", "strip", "suffix", "sep", "encoding")
+_SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
+_SAMPLE = 30  # lines that decide the separator
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +63,31 @@ class Table:
     Attributes:
         place: the file, for messages.
         lines: the line of the file on which each row ends.
+        separator: between fields.
     """
 
     place: str
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
     lines: tuple[int, ...]
+    separator: str = ","
 
     def column(self, name: str, meant: str) -> list[str]:
         """Return one column. Raises ValueError, with the nearest name, where there is none."""
         if name not in self.columns:
             raise ValueError(
                 f"{self.place} has no column {name!r} ({meant}){nearest(name, self.columns)}; "
-                f"it has {', '.join(self.columns)}"
+                f"it has {', '.join(self.columns)}{self.apart}"
             )
         index = self.columns.index(name)
         return [row[index] for row in self.rows]
+
+    @property
+    def apart(self) -> str:
+        """How the separator was understood, where it is no comma or left one column."""
+        named = _SEPARATORS.get(self.separator, self.separator)
+        guessed = self.separator != "," or len(self.columns) == 1
+        return f" (separated by {named}; sep= says otherwise)" if guessed else ""
 
     def at(self, bad: Sequence[int]) -> str:
         """Write ``line 3`` or ``lines 3, 4, 9 and 2 more`` for row indices."""
@@ -84,8 +100,14 @@ class Table:
             raise ValueError(f"{self.place}, {self.at(bad)}: {said}")
 
 
-def read_table(content: bytes, place: str) -> Table:
-    """Read a table whose first line names the columns.
+def read_table(content: bytes, place: str, separator: str = "", encoding: str = "") -> Table:
+    """Read a table whose first line names the columns; ``sep=;`` and comment lines (``#``) may stand before it.
+
+    Args:
+        content: the file.
+        place: what messages call it.
+        separator: between fields; "" finds it: the one of ``, ; tab |`` that all lines agree on.
+        encoding: of the text; "" is UTF-8, or UTF-16 with its mark.
 
     Raises:
         ValueError: naming the file and the line that is not as it should be.
@@ -95,38 +117,91 @@ def read_table(content: bytes, place: str) -> Table:
             f"{place} is a spreadsheet, not a text table; save it as one in Excel (File, Save As, CSV UTF-8) or "
             "LibreOffice (Save As, Text CSV) and name the .csv file"
         )
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{place}, line {line}: is not UTF-8; save the table as UTF-8") from None
-    if "\0" in text:
-        raise ValueError(f"{place} is no table of text")
-    header = text.partition("\n")[0]
-    separator = max(",;\t", key=header.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator)
+    text = _decoded(content, place, encoding)
+    begin = 0
+    rest = text
+    while match := re.match(
+        r'"?sep=(.)"?[ ,;\t]*(?:\r\n|\r|\n)|#(?![,;\t|]).*?(?:\r\n|\r|\n)|\s*?(?:\r\n|\r|\n)', rest
+    ):
+        separator = separator or match[1] or ""
+        begin, rest = begin + 1, rest[match.end() :]
+    separator = separator or _separator(rest, place)
+    reader = csv.reader(io.StringIO(rest, newline=""), delimiter=separator, strict=True)
     rows: list[tuple[str, ...]] = []
     lines: list[int] = []
+    first = begin + 1  # line on which the row begins
     try:
         for fields in reader:
-            row = [field.strip() for field in fields]
-            while row and not row[-1] and len(row) > (len(rows[0]) if rows else 0):
-                row.pop()  # empty columns at the end, as spreadsheets write them
+            row = _trimmed(fields, len(rows[0]) if rows else 0)
             if any(row):
                 rows.append(tuple(row))
-                lines.append(reader.line_num)
-                if len(row) != len(rows[0]):
-                    raise ValueError(
-                        f"{place}, line {reader.line_num}: has {len(row)} fields, the header {len(rows[0])}"
-                    )
+                lines.append(begin + reader.line_num)
+                _check_row(fields, rows, separator, f"{place}, line {first}")
+            first = begin + reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f"{place}, line {reader.line_num}: {error}") from None
+        opened = "a quote is opened here and never closed" if "end of data" in str(error) else str(error)
+        raise ValueError(f"{place}, line {first}: {opened}") from None
     if len(rows) < 2:
         raise ValueError(f"{place} holds {'a header only' if rows else 'nothing'}; rows of images are expected")
-    twice = sorted({name for name in rows[0] if rows[0].count(name) > 1})
+    twice = sorted({name for name in rows[0] if name and rows[0].count(name) > 1})
     if twice:
         raise ValueError(f"{place}: column {_splits.listed(twice)} is there twice")
-    return Table(place, rows[0], tuple(rows[1:]), tuple(lines[1:]))
+    return Table(place, rows[0], tuple(rows[1:]), tuple(lines[1:]), separator)
+
+
+def _decoded(content: bytes, place: str, encoding: str) -> str:
+    marked = content[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+    try:
+        text = content.decode(encoding or ("utf-16" if marked else "utf-8-sig"))
+    except LookupError:
+        raise ValueError(f"{place}: encoding={encoding} is unknown; utf-8, utf-16, cp1252 are usual") from None
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        other = "save the table as UTF-8, or say encoding=cp1252 (or what it is)"
+        raise ValueError(f"{place}, line {line}: is not {encoding or 'UTF-8'}; {other}") from None
+    if "\0" in text:
+        raise ValueError(f"{place} is no table of text")
+    return text.removeprefix("\ufeff")
+
+
+def _trimmed(fields: Sequence[str], width: int) -> list[str]:
+    """Fields without blanks around them, and without empty columns at the end, as spreadsheets write them."""
+    row = [field.strip() for field in fields]
+    while row and not row[-1] and len(row) > width:
+        row.pop()
+    return row
+
+
+def _separator(text: str, place: str) -> str:
+    """The separator by which the first lines have the same number of fields, two or more."""
+    agreed, widest = [], (0, ",")
+    for candidate in ",;\t|":
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=candidate)
+        try:
+            sample = [row for row in itertools.islice(reader, _SAMPLE) if any(field.strip() for field in row)]
+        except csv.Error:
+            continue
+        header = len(_trimmed(sample[0], 0)) if sample else 0
+        widest = max(widest, (header, candidate), key=lambda found: found[0])
+        if header > 1 and all(len(_trimmed(row, header)) == header for row in sample):
+            agreed.append(candidate)
+    if len(agreed) > 1:
+        named = " and ".join(_SEPARATORS.get(found, found) for found in agreed)
+        raise ValueError(f"{place}: {named} both separate its lines evenly; say which with sep=")
+    return agreed[0] if agreed else widest[1]
+
+
+def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: str, where: str) -> None:
+    """Refuse a row of another length than the header, and one whose quotes have swallowed other rows."""
+    width, named = len(rows[0]), _SEPARATORS.get(separator, separator)
+    inner = [line for field in fields for line in field.splitlines()[1:-1]]
+    swallowed = sum(len(_trimmed(next(csv.reader([line], delimiter=separator)), width)) == width for line in inner)
+    if swallowed and width > 1:
+        raise ValueError(f"{where}: a quote that is opened here is closed after {swallowed} lines that look like rows")
+    if len(rows[-1]) != width:
+        raise ValueError(
+            f"{where}: has {len(rows[-1])} fields, the header {width} (separated by {named}; sep= says otherwise)"
+        )
 
 
 # --- the adapter -----------------------------------------------------------------------------------------------
@@ -139,21 +214,13 @@ def facts(name: str) -> DatasetInfo:
         RegistryError: the table or its options are not usable; the message says what is wrong.
     """
     source = parse_source(name)
-    options = checked_options(source, OPTIONS)
-    task = options.get("task", "")
-    if task and task not in (*_TASKS, "multi-class", "binary-class"):
-        raise RegistryError(f"dataset {str(source)!r}: task={task} is none of {', '.join(_TASKS)}, multi-class")
+    checked_options(source, OPTIONS)
     try:
-        listing = scan(source)
-        folder = _folder(source)
-        channels = channels_of(listing.names, lambda path: (folder / path, path))
+        listing, rows = scan(source)
+        info: DatasetInfo = info_of(source, listing, rows, "bench.datasets.csv_table:CsvTable", "listed in a table")
+        return info
     except (ValueError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-    kind = "findings" if listing.labels.ndim == 2 else "classes"
-    summary = f"{len(listing.names):,} images of {len(listing.classes)} {kind}, listed in a table"
-    adapter = "bench.datasets.csv_table:CsvTable"
-    info: DatasetInfo = info_of(source, listing, channels, adapter, summary, _TASKS.get(task, task))
-    return info
 
 
 class CsvTable:
@@ -173,7 +240,7 @@ class CsvTable:
         Raises:
             ValueError: images that the table lists are not there, with its lines.
         """
-        table, names = _images_of(self._source)
+        table, names, _ = _images_of(self._source)
         digest = hashlib.sha256(f"{VERSION} {_splits.VERSION} {self._source.options} {self.info.channels}".encode())
         digest.update(Path(self._source.place).read_bytes())
         folder, absent = _folder(self._source), []
@@ -184,21 +251,53 @@ class CsvTable:
             except OSError:
                 absent.append(index)
         if absent:
-            first = folder / names[absent[0]]
-            raise ValueError(f"{table.place}, {table.at(absent)}: there is no image {first} (say root=DIR?)")
+            name = names[absent[0]]
+            raise ValueError(
+                f"{table.place}, {table.at(absent)}: there is no image {folder / name}{_hint(folder, name)}"
+            )
         return f"csv-{digest.hexdigest()[:32]}"
 
     def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
         """List the images; they are decoded one by one."""
-        listing = scan(self._source)
+        listing, _ = scan(self._source)
         same_as_planned(self.info, {"classes": listing.classes})
-        folder, mix = str(_folder(self._source)), "channels" in dict(self._source.options)
+        folder, how = str(_folder(self._source)), decoding(self._source, self.info.channels)
 
         def reader(members: Array) -> FileReader:
-            return FileReader(folder, tuple(listing.names[i] for i in members), self.info.channels, mix)
+            return FileReader(folder, tuple(listing.names[i] for i in members), how)
 
         made: dict[str, LazySplit] = listing.split(reader)
         return made
+
+
+def scan(source: SourceName) -> tuple[Listing, Rows]:
+    """Read the table and decide the splits.
+
+    Raises:
+        ValueError: naming the file, the column, and the lines that are wrong.
+    """
+    table, names, findings = _images_of(source)
+    options = dict(source.options)
+    folder = _folder(source)
+    label = _chosen(table, options, "label")
+    several = [part.strip() for part in label.split("+") if part.strip()] if label not in table.columns else [label]
+    columns = [table.column(name, "of the labels" if len(several) == 1 else "of a finding") for name in several]
+    rows = Rows(
+        names,
+        several,
+        columns if len(several) > 1 else columns[0],
+        lambda bad: f"{table.place}, {table.at(bad)}",
+        lambda i: (folder / names[i], names[i]),
+        findings=[*findings, *unused(table.columns, options)],
+    )
+    patient = options.get("patient", "")
+    if patient and not patient.startswith("dicom"):
+        rows.patients = table.column(patient, "of the patients")
+    used = {*several, *options.values(), *usual("image", table.columns)[:1]}
+    rows.beside = {name: table.column(name, "") for name in table.columns if name not in used}
+    if "split" in options:
+        rows.splits = table.column(options["split"], "of the splits")
+    return listed(source, rows), rows
 
 
 def _folder(source: SourceName) -> Path:
@@ -206,112 +305,92 @@ def _folder(source: SourceName) -> Path:
     return Path(root).expanduser() if root else Path(source.place).parent
 
 
-def _images_of(source: SourceName) -> tuple[Table, list[str]]:
+def _images_of(source: SourceName) -> tuple[Table, list[str], list[Finding]]:
     path = Path(source.place)
     if not path.is_file():
         raise ValueError(f"there is no table {path}" if not path.exists() else f"{path} is no file; name the table")
-    table = read_table(path.read_bytes(), path.name)
     options = dict(source.options)
-    values = table.column(_chosen(table, options, "image", _IMAGE_COLUMNS), "of the images")
-    table.refuse(values, lambda value: value.lower() in EMPTY, "no image is named")
-    return table, [value.replace("\\", "/") + options.get("suffix", "") for value in values]
+    apart = {named: sign for sign, named in _SEPARATORS.items()}
+    separator = apart.get(options.get("sep", ""), options.get("sep", ""))
+    table = read_table(path.read_bytes(), path.name, separator, options.get("encoding", ""))
+    values = table.column(_chosen(table, options, "image"), "of the images")
+    table.refuse(values, lambda value: value.casefold() in BLANK, "no image is named")
+    strip = _plain(options["strip"]).rstrip("/") + "/" if "strip" in options else ""
+    names = [_plain(value).removeprefix(strip) + options.get("suffix", "") for value in values]
+    found, other = _on_disk(_folder(source), names)
+    said = f"{len(other):,} paths differ from the names of their files in case or in the form of their letters"
+    return table, found, [Finding(said, len(other), tuple(other[:5]), "note")] if other else []
 
 
-def _chosen(table: Table, options: dict[str, str], key: str, usual: Sequence[str]) -> str:
+def _chosen(table: Table, options: dict[str, str], key: str) -> str:
     if key in options:
         return options[key]
-    for name in usual:
-        for column in table.columns:
-            if column.lower() == name:
-                return column
-    raise ValueError(f"{table.place}: say {key}=COLUMN in brackets; it has {', '.join(table.columns)}")
+    if found := usual(key, table.columns):
+        return str(found[0])
+    binary = [name for name in table.columns if {*table.column(name, "")} <= {"0", "1", "0.0", "1.0"}]
+    hint = f" (label={'+'.join(binary)} takes those of 0 and 1)" if key == "label" and len(binary) > 1 else ""
+    have = ", ".join(table.columns)
+    raise ValueError(f"{table.place}: say {key}=COLUMN in brackets; it has {have}{hint}{table.apart}")
 
 
-def scan(source: SourceName) -> Listing:
-    """Read the table and decide the splits.
+# --- paths in tables -------------------------------------------------------------------------------------------
 
-    Raises:
-        ValueError: naming the file, the column, and the lines that are wrong.
+
+def _plain(value: str) -> str:
+    """A path as this machine writes it: no quotes, no ``file://``, no backslashes, no ``./`` and ``//``."""
+    value = value.strip("'\"")
+    if value.lower().startswith("file://"):
+        value = unquote("/" + value[7:].partition("/")[2])
+    return posixpath.normpath(value.replace("\\", "/"))
+
+
+def _on_disk(folder: Path, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names as the files are called, relative to the folder, and those that are called otherwise.
+
+    A name that no file has takes the one file whose name differs only in case or in how letters are composed.
     """
-    table, names = _images_of(source)
-    options = dict(source.options)
-    seed = int(options.get("seed", "0"))
-    classes, labels = _labels(table, _chosen(table, options, "label", _LABEL_COLUMNS))
-    groups: list[str] = []
-    if "patient" in options:
-        groups = table.column(options["patient"], "of the patients")
-        table.refuse(groups, lambda value: value.lower() in EMPTY, "no patient is named")
-    traps = _unused(table, options)
-    # An image that is listed twice must not lie in two splits either.
-    owners = groups or (names if len(set(names)) < len(names) else [])
-    keys = [f"{name} {i}" for i, name in enumerate(names)] if owners is names else names
-    if "split" in options:
-        published = _published(table, options["split"])
-        splits, taken = _splits.complete(published, labels, keys, owners, seed, classes)
-        traps += _splits.torn_trap(groups, splits)
-    else:
-        splits, taken = _splits.make(labels, keys, owners, seed=seed, classes=classes), _splits.SPLITS
-    if taken:
-        traps.append(made_here(taken, bool(groups)))
-    _splits.check_classes(splits, labels, classes, table.place)
-    return Listing(tuple(classes), tuple(names), labels, splits, tuple(groups), tuple(traps))
+    listed: dict[str, dict[str, list[str]]] = {}
+    top = posixpath.normpath(str(folder.absolute()))
+    found, other = [], []
+
+    def inside(place: str) -> dict[str, list[str]]:
+        if place not in listed:
+            listed[place] = {}
+            with contextlib.suppress(OSError):
+                for entry in sorted(os.listdir(folder / place)):
+                    listed[place].setdefault(_folded(entry), []).append(entry)
+        return listed[place]
+
+    for name in names:
+        if name.startswith(f"{top}/"):
+            name = name[len(top) + 1 :]
+        place = "/" if name.startswith("/") else ""
+        for part in name.strip("/").split("/"):
+            have = [] if part == ".." else inside(place).get(_folded(part), [])
+            place = posixpath.join(place, have[0] if len(have) == 1 else part)
+        found.append(place)
+        if place != name:
+            other.append(name)
+    return found, other
 
 
-def _unused(table: Table, options: dict[str, str]) -> list[str]:
-    """Name columns that by their names should decide the split, and that no option names."""
-    said = []
-    for column in table.columns:
-        if "patient" not in options and column.lower() in _PATIENT_COLUMNS:
-            without = f"without patient={column} images of one patient may lie on both sides"
-            said.append(f"column {column!r} is not used: {without}")
-        if "split" not in options and column.lower() == "split":
-            said.append(f"column {column!r} is not used: say split={column} if it is the published split")
-    return said
+def _folded(name: str) -> str:
+    return unicodedata.normalize("NFC", name).casefold()
 
 
-def _labels(table: Table, column: str) -> tuple[list[str], Array]:
-    if column not in table.columns and "+" in column:
-        return _findings(table, [name.strip() for name in column.split("+") if name.strip()])
-    values = table.column(column, "of the labels")
-    table.refuse(values, lambda value: value.lower() in EMPTY, f"no label in column {column!r}")
-    values = _whole_numbers(values)
-    classes = sorted(set(values), key=_splits.natural)
-    if len(classes) < 2:
-        raise ValueError(f"{table.place}: column {column!r} holds one class only, {classes[0]!r}")
-    if len(classes) > 1000 or len(classes) * 2 > len(values) > 20:
-        raise ValueError(
-            f"{table.place}: column {column!r} holds {len(classes)} different values in {len(values)} rows; "
-            "those are no classes"
-        )
-    index = {name: i for i, name in enumerate(classes)}
-    return classes, np.asarray([index[value] for value in values], np.int64)
-
-
-def _whole_numbers(values: list[str]) -> list[str]:
-    """Write ``1.0`` as ``1`` where all values are whole numbers: pandas turns a column with gaps into floats."""
-    try:
-        numbers = [float(value) for value in values]
-    except ValueError:
-        return values
-    return [str(int(number)) for number in numbers] if all(number.is_integer() for number in numbers) else values
-
-
-def _findings(table: Table, columns: list[str]) -> tuple[list[str], Array]:
-    known = {"0": 0, "1": 1, "0.0": 0, "1.0": 1, "false": 0, "true": 1}
-    found = []
-    for column in columns:
-        values = [value.lower() for value in table.column(column, "of a finding")]
-        table.refuse(values, lambda value: value in EMPTY, f"no label in column {column!r}")
-        table.refuse(values, lambda value: value not in known, f"column {column!r} should hold 0 and 1 only")
-        found.append([known[value] for value in values])
-    return columns, np.asarray(found, np.int64).T.copy()
-
-
-def _published(table: Table, column: str) -> Array:
-    values = table.column(column, "of the splits")
-    numbers = [_splits.split_of(value) for value in values]
-    if bad := [i for i, split in enumerate(numbers) if split is None]:
-        raise ValueError(
-            f"{table.place}, {table.at(bad)}: column {column!r} should say train, val or test, found {values[bad[0]]!r}"
-        )
-    return np.asarray([_splits.SPLITS.index(split or "") for split in numbers], np.int64)
+def _hint(folder: Path, name: str) -> str:
+    """What would make a path that leads nowhere lead to a file."""
+    parts = name.strip("/").split("/")
+    for start in range(1, len(parts)):
+        tail = "/".join(parts[start:])
+        if (folder / _on_disk(folder, [tail])[0][0]).is_file():
+            prefix = name[: len(name) - len(tail)].rstrip("/")
+            return f", but {folder / tail} is there: say strip={prefix}"
+    for suffix in (".png", ".jpg", ".jpeg", ".tif", ".dcm", ".PNG", ".JPG"):
+        if (folder / f"{name}{suffix}").is_file():
+            return f", but {name}{suffix} is: say suffix={suffix}"
+    with contextlib.suppress(OSError):
+        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
+            if entry.is_dir() and (Path(entry.path) / name).is_file():
+                return f", but {entry.path}/{name} is: say root={entry.path}"
+    return " (say root=DIR?)"

@@ -1,14 +1,14 @@
 """``folder:PATH``: a folder of images of the user's own, one folder a class.
 
-Either ``PATH/<class>/...`` or ``PATH/<train|val|test>/<class>/...`` (``valid``, ``validation``, ``dev`` and the like
-too). Below a class, folders may be nested. What is not split is split 70/10/20, stratified, by patient if the names
-tell patients apart. Options, in brackets:
+Either ``PATH/<class>/...`` or ``PATH/<train|val|test>/<class>/...`` (``valid``, ``test_set``, ``Training`` and the like
+too), or ``PATH/<class>/<train|val|test>/...``. Below a class, folders may be nested. What is not split is split
+70/10/20, stratified, by patient if the names tell patients apart. Options are those of
+:mod:`bench.datasets._listing`; two of them mean something of their own here:
 
     patient=REGEX   finds the patient in an image's path below PATH: its first group, or all of it (no commas, brackets)
-    channels=1|3    make every image gray, or colour (else: gray stays gray if all of a sample is)
-    mirror=true     a left-right flip keeps every label
-    seed=N          another split
     name=NAME       what tables show (default: the folder's name)
+    split=...       what the top folders are where the same names lie below each of them: ``patient_folders`` (of one
+                    patient each), ``classes``, or ``folders`` with test=NAME+NAME and val=NAME
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import ArchiveError, walk
@@ -26,15 +25,17 @@ from bench.datasets._listing import (
     Array,
     FileReader,
     Listing,
-    channels_of,
+    Rows,
     checked_options,
+    decoding,
     info_of,
-    made_here,
+    listed,
     same_as_planned,
 )
-from bench.registry import DatasetInfo, LazySplit, RegistryError, SourceName, parse_source
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, parse_source
 
-VERSION = 1  # raise it when load() would give something else for the same files
+VERSION = 2  # raise it when load() would give something else for the same files
+_EXPECTED = "one folder a class, or train, val and test with one folder a class in each"
 
 
 def facts(name: str) -> DatasetInfo:
@@ -44,15 +45,13 @@ def facts(name: str) -> DatasetInfo:
         RegistryError: there is no such folder, or its layout is not the one expected; the message says what is wrong.
     """
     source = parse_source(name)
-    checked_options(source, ("patient",))
+    checked_options(source)
     try:
-        listing = scan(source)
-        channels = channels_of(listing.names, lambda path: (Path(source.place, path), path))
+        listing, rows = scan(source)
+        info: DatasetInfo = info_of(source, listing, rows, "bench.datasets.folder:Folder", "one folder a class")
+        return info
     except (ValueError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-    summary = f"{len(listing.names):,} images of {len(listing.classes)} classes, one folder a class"
-    info: DatasetInfo = info_of(source, listing, channels, "bench.datasets.folder:Folder", summary)
-    return info
 
 
 class Folder:
@@ -69,7 +68,7 @@ class Folder:
     def fingerprint(self, size: int, root: Path | None) -> str:
         """Names, sizes and times of the files, and what decides the split."""
         digest = hashlib.sha256(f"{VERSION} {_splits.VERSION} {self._source.options} {self.info.channels}".encode())
-        for name in sorted(_images_below(Path(self._source.place))):
+        for name in sorted(_images_below(Path(self._source.place))[0]):
             status = os.stat(os.path.join(self._source.place, name))
             line = f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
@@ -77,19 +76,18 @@ class Folder:
 
     def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
         """List the images; they are decoded one by one."""
-        listing = scan(self._source)
+        listing, _ = scan(self._source)
         same_as_planned(self.info, {"classes": listing.classes})
-        mix = "channels" in dict(self._source.options)
+        how = decoding(self._source, self.info.channels)
 
         def reader(members: Array) -> FileReader:
-            names = tuple(listing.names[i] for i in members)
-            return FileReader(self._source.place, names, self.info.channels, mix)
+            return FileReader(self._source.place, tuple(listing.names[i] for i in members), how)
 
         made: dict[str, LazySplit] = listing.split(reader)
         return made
 
 
-def scan(source: SourceName) -> Listing:
+def scan(source: SourceName) -> tuple[Listing, Rows]:
     """List the images of a folder and decide their splits.
 
     Raises:
@@ -98,59 +96,123 @@ def scan(source: SourceName) -> Listing:
     top = Path(source.place)
     if not top.is_dir():
         raise ValueError(f"there is no folder {top}" if not top.exists() else f"{top} is a file; name its folder")
-    layers = _split_folders(top)
-    found: list[tuple[int, str, str]] = []
-    classes: set[str] = set()
-    for split, prefix in layers.items():
-        for name in _folders(top / prefix if prefix else top):
-            classes.add(name)
-            below = f"{prefix}/{name}" if prefix else name
-            images = sorted(f"{below}/{path}" for path in _images_below(top / below))
-            if not images and not prefix:
-                raise ValueError(f"the class folder {top / below} holds no image{_what_else(top / below)}")
-            found += [(split, name, path) for path in images]
-    return _listed(source, top, layers, sorted(classes, key=_splits.natural), found)
-
-
-def _listed(
-    source: SourceName, top: Path, layers: dict[int, str], classes: list[str], found: list[tuple[int, str, str]]
-) -> Listing:
-    _expect_classes(top, classes, found)
     options = dict(source.options)
-    seed = int(options.get("seed", "0"))
-    names = [path for _, _, path in found]
-    index = {name: i for i, name in enumerate(classes)}
-    labels = np.asarray([index[name] for _, name, _ in found], np.int64)
-    groups = _patients(names, options["patient"]) if "patient" in options else []
-    traps: list[str] = []
-    if layers == {0: ""}:
-        splits = _splits.make(labels, names, groups, seed=seed, classes=classes)
-        traps.append(made_here(_splits.SPLITS, bool(groups)))
-    else:
-        published = np.asarray([split for split, _, _ in found], np.int64)
-        splits, taken = _splits.complete(published, labels, names, groups, seed, classes)
-        if taken:
-            traps.append(made_here(taken, bool(groups)))
-        traps += _splits.torn_trap(groups, splits)
-    _splits.check_classes(splits, labels, classes, str(top))
-    return Listing(tuple(classes), tuple(names), labels, splits, tuple(groups), tuple(traps))
+    names, others = _images_below(top)
+    placed = _placed(top, sorted(names), options)
+    found = [(name, place) for name, place in placed.items() if place]
+    kinds = sorted({place[0] for _, place in found if place})
+    _expect_classes(top, kinds, len(found))
+    rows = Rows(
+        [name for name, _ in found],
+        ("the folders",),
+        [place[0] for _, place in found if place],
+        lambda bad: f"{top}: {_splits.listed([found[i][0] for i in bad])}",
+        lambda i: (top / found[i][0], found[i][0]),
+        deliberate=True,
+        findings=_left_out(sorted(name for name, place in placed.items() if not place), others),
+    )
+    if any(place[1] for _, place in found if place):
+        rows.splits = [place[1] for _, place in found if place]
+    if any(place[2] for _, place in found if place):
+        rows.patients = [place[2] for _, place in found if place]
+    elif "patient" in options and not options["patient"].startswith("dicom"):
+        rows.patients = _patients(rows.names, options["patient"])
+    return listed(source, rows), rows
 
 
-def _split_folders(top: Path) -> dict[int, str]:
-    """Map split to folder, or 0 to "" where the classes lie at the top."""
-    names = _folders(top)
-    words = {name: _splits.split_of(name) for name in names}
-    if "train" not in words.values() or len(names) < 2:
-        return {0: ""}
-    layers: dict[int, str] = {}
-    for name, split in words.items():
-        if split is None:
-            raise ValueError(f"{top} holds splits, but also a folder {name!r}, which is none; move it away")
-        number = _splits.SPLITS.index(split)
-        if number in layers:
-            raise ValueError(f"{top} holds two folders for {split}: {layers[number]!r} and {name!r}")
-        layers[number] = name
-    return dict(sorted(layers.items()))
+def _images_below(folder: Path) -> tuple[list[str], list[str]]:
+    """Images, and other files, by their paths below a folder."""
+    images: list[str] = []
+    others: list[str] = []
+    for path in walk(folder):
+        found = _images.is_image(path) or _images.is_bare_dicom(f"{folder}/{path}")
+        (images if found else others).append(path)
+    return images, others
+
+
+def _left_out(unplaced: list[str], others: list[str]) -> list[Finding]:
+    found = []
+    if unplaced:
+        said = f"{len(unplaced):,} images lie in no class's folder and are left out"
+        found.append(Finding(said, len(unplaced), tuple(unplaced[:5])))
+    if others:
+        kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others)
+        said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
+        found.append(Finding(f"files of other kinds are left out: {said}", len(others), tuple(others[:5]), "note"))
+    return found
+
+
+Place = tuple[str, str, str] | None  # class, split and patient of an image, as folders name them
+
+
+def _placed(top: Path, names: list[str], options: dict[str, str]) -> dict[str, Place]:
+    """Read the class, and where they are folders the split and the patient, off each image's path."""
+    folders = {name: tuple(name.split("/")[:-1]) for name in names}
+    first = _folders(top)
+    split_at = _split_level(top, first, folders, options)
+    depth = 1 if split_at == 0 else 0  # where the classes' folders are
+    how = options.get("split", "")
+    if how == "patient_folders":
+        return {
+            name: (path[depth + 1], path[0] if split_at == 0 else "", path[depth]) if len(path) > depth + 1 else None
+            for name, path in folders.items()
+        }
+    if split_at == 1:
+        return {name: (path[0], path[1], "") if len(path) > 1 else None for name, path in folders.items()}
+    if how != "classes":
+        _refuse_recurring(top, folders, depth)
+    if not depth:
+        _refuse_empty(top, first, folders)
+    return {
+        name: (path[depth], path[0] if depth else "", "") if len(path) > depth else None
+        for name, path in folders.items()
+    }
+
+
+def _split_level(
+    top: Path, first: list[str], folders: dict[str, tuple[str, ...]], options: dict[str, str]
+) -> int | None:
+    """0 where the top folders are splits, 1 where those below each class are, None where none are."""
+    how = options.get("split", "")
+    if how not in ("", "classes", "folders", "patient_folders"):
+        raise ValueError(f"split={how}: of a folder's, split is patient_folders, classes or folders")
+    if how == "folders" or "test" in options or "val" in options:
+        return 0
+    if how == "classes":
+        return None
+    words = {name: _splits.split_of(name) for name in first}
+    if "train" in words.values() and len(first) > 1:
+        for name, split in words.items():
+            if split is None:
+                raise ValueError(f"{top} holds splits, but also a folder {name!r}, which is none; move it away")
+        twice = Counter(words.values())
+        if doubled := [split for split, count in twice.items() if count > 1]:
+            several = [name for name, split in words.items() if split == doubled[0]]
+            raise ValueError(f"{top} holds two folders for {doubled[0]}: {several[0]!r} and {several[1]!r}")
+        return 0
+    below = {_splits.split_of(path[1]) for path in folders.values() if len(path) > 1}
+    deep = all(len(path) > 1 for path in folders.values())
+    return 1 if deep and None not in below and "train" in below and len(below) > 1 else None
+
+
+def _refuse_recurring(top: Path, folders: dict[str, tuple[str, ...]], depth: int) -> None:
+    """Refuse the same names below several folders: which of the two layers are the classes is not said."""
+    owners: dict[str, set[tuple[str, ...]]] = {}
+    for path in folders.values():
+        if len(path) > depth + 1 and not _beside(path[depth + 1]):
+            owners.setdefault(path[depth + 1], set()).add(path[: depth + 1])
+    recurring = sorted(name for name, above in owners.items() if len(above) > 1)
+    if len(recurring) > 1:
+        above = sorted({path[-1] for name in recurring for path in owners[name]}, key=_splits.natural)
+        raise ValueError(
+            f"{top}: the same folders ({_splits.listed(recurring)}) lie below {_splits.listed(above)}, so the classes "
+            "may be either; say split=patient_folders if each of the upper folders is a patient, split=folders with "
+            f"test={above[-1]} (and val=NAME) if they are splits or folds, or split=classes if they are the classes"
+        )
+
+
+def _beside(name: str) -> bool:
+    return bool(re.fullmatch(r"images?|imgs?|masks?|segmentations?|annotations?|ground_?truth", name, re.I))
 
 
 def _folders(top: Path) -> list[str]:
@@ -161,25 +223,25 @@ def _folders(top: Path) -> list[str]:
         raise ArchiveError(f"cannot read the folder {top}: {error.strerror or error}") from None
 
 
-def _images_below(folder: Path) -> list[str]:
-    return [path for path in walk(folder) if _images.is_image(path) or _images.is_bare_dicom(f"{folder}/{path}")]
+def _refuse_empty(top: Path, first: list[str], folders: dict[str, tuple[str, ...]]) -> None:
+    filled = {path[0] for path in folders.values() if path}
+    for name in first:
+        if name not in filled:
+            others = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in walk(top / name)})
+            what = f" (files of other kinds: {', '.join(others[:5])})" if others else ""
+            raise ValueError(f"the class folder {top / name} holds no image{what}")
 
 
-def _what_else(folder: Path) -> str:
-    others = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in walk(folder)})
-    return f" (files of other kinds: {', '.join(others[:5])})" if others else ""
-
-
-def _expect_classes(top: Path, classes: list[str], found: list[tuple[int, str, str]]) -> None:
-    if len(classes) >= 2 and found:
+def _expect_classes(top: Path, classes: list[str], count: int) -> None:
+    if len(classes) >= 2 and count:
         return
-    expected = "one folder a class, or train, val and test with one folder a class in each"
     if len(classes) == 1 and len(_folders(top / classes[0])) > 1:
-        raise ValueError(f"{top} holds only the folder {classes[0]!r} (is that one meant?); expected {expected}")
+        raise ValueError(f"{top} holds only the folder {classes[0]!r} (is that one meant?); expected {_EXPECTED}")
     if not classes:
-        lying = sum(1 for path in walk(top) if _images.is_image(path))
-        raise ValueError(f"{top} holds no folder{f' but {lying:,} images' if lying else ''}; expected {expected}")
-    raise ValueError(f"{top} holds {len(found)} images of {len(classes)} class; expected {expected}")
+        lying = len(_images_below(top)[0])
+        inside = "no folder of a class" if _folders(top) else "no folder"
+        raise ValueError(f"{top} holds {inside}{f' but {lying:,} images' if lying else ''}; expected {_EXPECTED}")
+    raise ValueError(f"{top} holds {count} images of {len(classes)} class; expected {_EXPECTED}")
 
 
 def _patients(names: list[str], pattern: str) -> list[str]:

@@ -3,11 +3,11 @@
 ``NAME`` is a name on the hub (``owner/name``), or a place on disk: a parquet file, a folder of parquet files, a folder
 of images as their ``imagefolder`` wants it, or what ``save_to_disk`` wrote. Options after the config:
 
-    image=COL, label=COL   the columns (default: the one of type Image; label, labels, class, target or diagnosis);
+    image=COL, label=COL   the columns (default: the one of type Image; label, class, target, diagnosis ...);
                            several label columns joined by ``+`` are findings of a multi-label set
-    patient=COL            who must not be in two splits
-    channels=1|3, mirror=true, seed=N as in ``folder:``
+    patient=COL, split=COL who must not be in two splits; the published split of a set that has one table
 
+and those of :mod:`bench.datasets._listing`. Classes are taken by their names, however a split numbers them.
 Datasets that bring code to run are not loaded. The library keeps what it reads as Arrow files in a cache of its own
 (``HF_HOME``), beside which ours holds the images at the size asked for.
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,19 +25,23 @@ import numpy as np
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import walk
+from bench.datasets._images import Decoding
 from bench.datasets._listing import (
     Array,
     Listing,
-    channels_of,
+    Rows,
     checked_options,
+    decoding,
     info_of,
-    made_here,
+    listed,
     same_as_planned,
+    unused,
+    usual,
 )
-from bench.registry import DatasetInfo, LazySplit, RegistryError, SourceName, nearest, parse_source
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, nearest, parse_source
 
-VERSION = 1  # raise it when load() would give something else for the same files
-_LABELS = ("label", "labels", "class", "target", "diagnosis")
+VERSION = 2  # raise it when load() would give something else for the same files
+_PLAIN = ("string", "bool", "int8", "int16", "int32", "int64")  # columns that may go with the label
 
 
 class HubError(ValueError):
@@ -46,17 +50,47 @@ class HubError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A dataset's splits, and the columns of its images and labels."""
+    """A dataset's tables, each of one split, and the columns of its images and labels."""
 
     source: SourceName
-    splits: Mapping[str, Any]
+    tables: list[tuple[str, Any]]
     image: str
     labels: tuple[str, ...]
+    findings: tuple[Finding, ...] = ()
 
     @property
-    def tables(self) -> list[Any]:
-        """The splits in their order."""
-        return list(self.splits.values())
+    def places(self) -> list[tuple[int, int]]:
+        """Table and row of each image."""
+        return [(at, row) for at, (_, table) in enumerate(self.tables) for row in range(len(table))]
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column; numbers of named classes become their names, so that tables may number them apart."""
+        values: list[Any] = []
+        for _, table in self.tables:
+            if name not in table.features:
+                have = ", ".join(table.features)
+                raise HubError(f"there is no column {name!r}{nearest(name, table.features)}; it has {have}")
+            named = _names(table.features[name])
+            values += [_named(value, named) for value in table.select_columns([name])[name]]
+        return values
+
+    def known(self, name: str) -> list[str]:
+        """The classes that a column names, in the order of the first table that does."""
+        return list(dict.fromkeys(part for _, table in self.tables for part in _names(table.features[name])))
+
+
+def _names(feature: Any) -> list[str]:
+    """The classes that a feature names, of one label or a list of them."""
+    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or []
+
+
+def _named(value: Any, names: list[str]) -> Any:
+    """A value as text, or a list of texts; -1 and None are no label."""
+    if isinstance(value, list | tuple):
+        return [_named(part, names) for part in value]
+    if value is None or value != value or (names and value == -1):
+        return ""
+    return names[value] if names and isinstance(value, int) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +101,13 @@ class RowReader:
     rows: Array  # (n, 2): table and row of each image
     names: tuple[str, ...]
     column: str
-    channels: int
-    mix: bool
+    how: Decoding
 
     def __call__(self, index: int) -> Array:
         """Return image ``index``, uint8 (H, W, channels)."""
         table, row = self.rows[index].tolist()
         content = _content(self.tables[table][row][self.column], self.names[index])
-        return _images.decode(content, self.names[index], self.channels, self.mix)
+        return _images.decode(content, self.names[index], self.how)
 
 
 def _content(value: Any, name: str) -> Path | bytes:
@@ -94,18 +127,14 @@ def facts(name: str) -> DatasetInfo:
         RegistryError: it cannot be opened, or is not a set of labelled images; the message says why.
     """
     source = parse_source(name)
-    checked_options(source, ("image", "label", "patient"))
+    checked_options(source, ("image", "label"))
     try:
-        opened = open_tables(source)
-        listing, rows = scan(opened)
-        sample = [(opened.tables[t], r, listing.names[i]) for i, (t, r) in enumerate(rows.tolist())]
-        channels = channels_of(sample, lambda at: (_content(at[0][at[1]][opened.image], at[2]), at[2]))
+        listing, rows = scan(open_tables(source))
+        adapter = "bench.datasets.huggingface:HuggingFace"
+        info: DatasetInfo = info_of(source, listing, rows, adapter, "from Hugging Face datasets")
+        return info
     except (ValueError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-    kind = "findings" if listing.labels.ndim == 2 else "classes"
-    summary = f"{len(listing.names):,} images of {len(listing.classes)} {kind}, by way of Hugging Face datasets"
-    info: DatasetInfo = info_of(source, listing, channels, "bench.datasets.huggingface:HuggingFace", summary)
-    return info
 
 
 class HuggingFace:
@@ -130,21 +159,22 @@ class HuggingFace:
                 line = f"{path}\t{status.st_size}\t{status.st_mtime_ns}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         else:
-            for name, table in _load(_library(), self._source).items():
+            for name, table in _load(_library(), self._source):
                 digest.update(f"{name} {table._fingerprint}\n".encode())
         return f"hf-{digest.hexdigest()[:32]}"
 
     def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
         """List the images; they are decoded one by one."""
         opened = open_tables(self._source)
-        listing, rows = scan(opened)
+        listing, _ = scan(opened)
         same_as_planned(self.info, {"classes": listing.classes})
-        mix = "channels" in dict(self._source.options)
-        tables = tuple(table.select_columns([opened.image]) for table in opened.tables)
+        how = decoding(self._source, self.info.channels)
+        tables = tuple(table.select_columns([opened.image]) for _, table in opened.tables)
+        places = np.asarray(opened.places)[listing.rows]
 
         def reader(members: Array) -> RowReader:
             names = tuple(listing.names[i] for i in members)
-            return RowReader(tables, rows[members], names, opened.image, self.info.channels, mix)
+            return RowReader(tables, places[members], names, opened.image, how)
 
         made: dict[str, LazySplit] = listing.split(reader)
         return made
@@ -160,11 +190,11 @@ def open_tables(source: SourceName) -> Opened:
         HubError: it cannot be opened, or has no images or labels.
     """
     library = _library()
-    splits = _load(library, source)
+    tables = _load(library, source)
     options = dict(source.options)
-    features = next(iter(splits.values())).features
+    features = tables[0][1].features
     image = options.get("image") or _image_column(library, features)
-    label = options.get("label") or next((name for name in _LABELS if name in features), "")
+    label = options.get("label") or next(iter(usual("label", features)), "")
     labels = (label,) if label in features else tuple(part for part in label.split("+") if part)
     for column, key in ((image, "image"), *((name, "label") for name in labels or ("",))):
         if column not in features:
@@ -173,8 +203,18 @@ def open_tables(source: SourceName) -> Opened:
             raise HubError(f"there is no {key} column{named}{near}; it has {', '.join(features)}")
     if isinstance(features[image], library.Image):
         plain = library.Image(decode=False)
-        splits = {name: table.cast_column(image, plain) for name, table in splits.items()}
-    return Opened(source, splits, image, labels)
+        tables = [(name, table.cast_column(image, plain)) for name, table in tables]
+    findings = [*_without_row(Path(source.place), sum(len(table) for _, table in tables)), *unused(features, options)]
+    return Opened(source, tables, image, labels, tuple(findings))
+
+
+def _without_row(place: Path, count: int) -> list[Finding]:
+    """Images of a folder with metadata that no row of it names: the library leaves them out."""
+    if not place.is_dir() or not any(place.rglob("metadata.*")):
+        return []
+    left = sum(map(_images.is_image, walk(place))) - count
+    said = f"{left:,} images of the folder have no row in its metadata and are left out"
+    return [Finding(said, left)] if left > 0 else []
 
 
 def _library() -> Any:
@@ -185,7 +225,8 @@ def _library() -> Any:
     return datasets
 
 
-def _load(library: Any, source: SourceName) -> dict[str, Any]:
+def _load(library: Any, source: SourceName) -> list[tuple[str, Any]]:
+    """Name of its split, and table: one a split, or one a file where parquet files name their classes apart."""
     place = Path(source.place)
     shown = not library.are_progress_bars_disabled()
     try:
@@ -200,7 +241,8 @@ def _load(library: Any, source: SourceName) -> dict[str, Any]:
         else:
             if any(place.glob("*.py")):
                 raise HubError(f"{place} brings code to run, which is not loaded; use its parquet files")
-            loaded = library.load_dataset(str(place.resolve()), source.config or None)
+            loaded = _apart(library, place.resolve(), source.config)
+            loaded = loaded or library.load_dataset(str(place.resolve()), source.config or None)
     except HubError:
         raise
     except Exception as error:  # the library raises what its many readers raise
@@ -210,10 +252,29 @@ def _load(library: Any, source: SourceName) -> dict[str, Any]:
     finally:
         if shown:
             library.enable_progress_bars()
-    splits = dict(loaded) if isinstance(loaded, dict) else {"train": loaded}
-    if not splits or not all(len(table) for table in splits.values()):
+    tables = (
+        loaded if isinstance(loaded, list) else list(loaded.items() if isinstance(loaded, dict) else [("", loaded)])
+    )
+    if not tables or not all(len(table) for _, table in tables):
         raise HubError(f"{source.place} has an empty split, or none")
-    return splits
+    return [(name or "train", table) for name, table in tables]
+
+
+def _apart(library: Any, place: Path, config: str) -> list[tuple[str, Any]]:
+    """Split and table of each parquet file where they number their classes differently; else nothing.
+
+    The library takes the first file's classes for all.
+    """
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    parts = library.load_dataset_builder(str(place), config or None).config.data_files or {}
+    files = [(str(split), path) for split, paths in parts.items() for path in paths]
+    if not all(path.endswith(".parquet") for _, path in files):
+        return []
+    told = {(pyarrow.parquet.read_schema(path).metadata or {}).get(b"huggingface") for _, path in files}
+    if len(told) < 2:
+        return []
+    return [(split, library.load_dataset("parquet", data_files=path, split="train")) for split, path in files]
 
 
 def _builder(path: Path) -> str:
@@ -232,99 +293,40 @@ def _image_column(library: Any, features: Mapping[str, Any]) -> str:
 # --- labels and splits -----------------------------------------------------------------------------------------
 
 
-def scan(opened: Opened) -> tuple[Listing, Array]:
+def scan(opened: Opened) -> tuple[Listing, Rows]:
     """List the rows and decide their splits.
-
-    Returns:
-        The listing, and int64 (N, 2): table and row of each image.
 
     Raises:
         ValueError: labels are missing or not labels, or a split lacks a class.
     """
     options = dict(opened.source.options)
-    tables = opened.tables
-    classes, labels = _findings(opened) if len(opened.labels) > 1 else _labels(opened, opened.labels[0])
-    rows = np.concatenate([np.column_stack([np.full(len(t), i), np.arange(len(t))]) for i, t in enumerate(tables)])
-    names = [f"{split}/{row}" for split, table in opened.splits.items() for row in range(len(table))]
-    groups: list[str] = []
-    if "patient" in options:
-        groups = [str(value).strip() for table in tables for value in _column(table, options["patient"])]
-        if lacking := [n for n, group in zip(names, groups, strict=True) if group.lower() in ("", "none", "nan")]:
-            raise HubError(f"no patient is named in row {_splits.listed(lacking)}")
-    published, traps = _published(opened)
-    kept = np.flatnonzero(published >= 0)
-    names, labels, rows = [names[i] for i in kept], labels[kept], rows[kept]
-    groups = [groups[i] for i in kept] if groups else []
-    published, seed = published[kept], int(options.get("seed", "0"))
-    if (published == 0).all():
-        splits, taken = _splits.make(labels, names, groups, seed=seed, classes=classes), _splits.SPLITS
-    else:
-        splits, taken = _splits.complete(published, labels, names, groups, seed, classes)
-    if taken:
-        traps.append(made_here(taken, bool(groups)))
-    traps += _splits.torn_trap(groups, splits)
-    _splits.check_classes(splits, labels, classes, opened.source.place)
-    return Listing(tuple(classes), tuple(names), labels, splits, tuple(groups), tuple(traps)), rows
+    places = opened.places
+    numbers = [f"{opened.tables[at][0]}/{row}" for at, row in places]
+    columns = [opened.column(name) for name in opened.labels]
+    known = opened.known(opened.labels[0]) if len(opened.labels) == 1 else []
 
+    def content(i: int) -> tuple[Path | bytes, str]:
+        at, row = places[i]
+        return _content(opened.tables[at][1][row][opened.image], numbers[i]), numbers[i]
 
-def _column(table: Any, name: str) -> list[Any]:
-    have = table.features
-    if name not in have:
-        raise HubError(f"there is no column {name!r}{nearest(name, have)}; it has {', '.join(have)}")
-    return list(table.select_columns([name])[name])
-
-
-def _published(opened: Opened) -> tuple[Array, list[str]]:
-    """Return 0, 1, 2 for each row of a split called train, val, test, -1 for others; and what to tell about these."""
-    known = {name: _splits.split_of(name) for name in opened.splits}
-    if len(known) == 1:
-        known = dict.fromkeys(known, "train")
-    if "train" not in known.values():
-        raise HubError(f"there is no train split; it has {', '.join(known)}")
-    left = [name for name, split in known.items() if split is None]
-    traps = [f"the splits {', '.join(left)} are not used"] if left else []
-    number = [_splits.SPLITS.index(split) if split else -1 for split in known.values()]
-    return np.repeat(number, [len(table) for table in opened.tables]), traps
-
-
-def _labels(opened: Opened, column: str) -> tuple[list[str], Array]:
-    feature = opened.tables[0].features[column]
-    values = [value for table in opened.tables for value in _column(table, column)]
-    inner: Any = getattr(feature, "feature", None)
-    if hasattr(inner, "names"):
-        return _multi_hot(list(inner.names), values, column)
-    names = getattr(feature, "names", None)
-    _refuse_empty(opened, column, values, lambda v: v is None or v != v or (names is not None and v < 0))
-    if names is None:
-        kinds = sorted({str(value).strip() for value in values}, key=_splits.natural)
-        index = {name: i for i, name in enumerate(kinds)}
-        values = [index[str(value).strip()] for value in values]
-        names = kinds
-    if len(names) < 2 or len(names) > max(1000, len(values) // 2):
-        raise HubError(f"column {column!r} holds {len(names)} values in {len(values)} rows; those are no classes")
-    return list(names), np.asarray(values, np.int64)
-
-
-def _multi_hot(names: list[str], values: Iterable[Any], column: str) -> tuple[list[str], Array]:
-    rows = list(values)
-    labels = np.zeros((len(rows), len(names)), np.int64)
-    for index, found in enumerate(rows):
-        if found is None:
-            raise HubError(f"column {column!r} holds no list in row {index}")
-        labels[index, list(found)] = 1
-    return names, labels
-
-
-def _findings(opened: Opened) -> tuple[list[str], Array]:
-    columns = []
-    for name in opened.labels:
-        values = [value for table in opened.tables for value in _column(table, name)]
-        _refuse_empty(opened, name, values, lambda value: value not in (0, 1))
-        columns.append(np.asarray(values, np.int64))
-    return list(opened.labels), np.column_stack(columns)
-
-
-def _refuse_empty(opened: Opened, column: str, values: list[Any], wrong: Any) -> None:
-    names = [f"{split}/{row}" for split, table in opened.splits.items() for row in range(len(table))]
-    if bad := [name for name, value in zip(names, values, strict=True) if wrong(value)]:
-        raise HubError(f"column {column!r} holds no label in row {_splits.listed(bad)}")
+    rows = Rows(
+        numbers,
+        opened.labels,
+        columns if len(columns) > 1 else columns[0],
+        lambda bad: f"row {_splits.listed([numbers[i] for i in bad])}",
+        content,
+        splits=[opened.tables[at][0] for at, _ in places],
+        files=False,
+        known=known,
+        deliberate=bool(known),
+        findings=list(opened.findings),
+    )
+    patient = options.get("patient", "")
+    if patient and not patient.startswith("dicom"):
+        rows.patients = [str(value).strip() for value in opened.column(patient)]
+    used = {opened.image, *opened.labels, *options.values()}
+    plain = [name for name, kind in opened.tables[0][1].features.items() if getattr(kind, "dtype", "") in _PLAIN]
+    rows.beside = {name: opened.column(name) for name in plain if name not in used}
+    if "split" in options:
+        rows.splits = [str(value).strip() for value in opened.column(options["split"])]
+    return listed(opened.source, rows), rows

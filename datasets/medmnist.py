@@ -18,7 +18,8 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
-from bench.registry import BlockSplit, DatasetInfo, RemoteFile
+from bench.datasets._listing import checked_options
+from bench.registry import BlockSplit, DatasetInfo, RegistryError, RemoteFile, parse_source
 
 _SPLITS = ("train", "val", "test")
 _BLOCK_BYTES = 1 << 24
@@ -175,7 +176,8 @@ class MedMNIST:
             functools.partial(_images, images, size, self.info.channels),
         )
 
-    def _member(self, archive: zipfile.ZipFile, path: Path, key: str) -> _Member:
+    @staticmethod
+    def _member(archive: zipfile.ZipFile, path: Path, key: str) -> _Member:
         if f"{key}.npy" not in archive.namelist():
             found = ", ".join(name.removesuffix(".npy") for name in archive.namelist()) or "none"
             raise MedMNISTError(f"{path}: expected an array {key!r}, found {found}")
@@ -196,3 +198,79 @@ class MedMNIST:
             raise MedMNISTError(
                 f"{member.path}: {member.key} should be {shape} of {kind}, found {member.shape} of {member.dtype}"
             )
+
+
+# --- files of one's own in the same form -----------------------------------------------------------------------
+
+
+def facts(name: str) -> DatasetInfo:
+    """Describe ``npz:PATH[task=...,mirror=true]``: arrays ``train_images``, ``train_labels`` and so on in one file.
+
+    Labels are numbers from 0: of one class each, (N,) or (N, 1), or findings (N, L).
+
+    Raises:
+        RegistryError: it is no such file; the message says what is wrong.
+    """
+    source = parse_source(name)
+    options = checked_options(source)
+    if odd := sorted(options.keys() - {"task", "mirror"}):
+        raise RegistryError(f"dataset {str(source)!r}: {odd[0]}: of an npz file, the options are task and mirror")
+    try:
+        pictures, labels = OwnFile.arrays(Path(source.place), "train")
+    except (MedMNISTError, OSError) as error:
+        raise RegistryError(f"dataset {str(source)!r}: {error}") from None
+    several = len(labels.shape) == 2 and labels.shape[1] > 1
+    tops = [OwnFile.arrays(Path(source.place), split)[1].whole().max(initial=0) for split in _SPLITS]
+    count = labels.shape[1] if several else int(max(tops)) + 1
+    task = "multi-label" if several else "binary-class" if count == 2 else "multi-class"
+    said = options.get("task", task)
+    return DatasetInfo(
+        name=str(source),
+        task="ordinal-regression" if said.startswith("ordinal") else said,
+        classes=tuple(str(index) for index in range(count)),
+        channels=pictures.shape[3] if len(pictures.shape) == 4 else 1,
+        adapter="bench.datasets.medmnist:OwnFile",
+        sizes=(pictures.shape[1],),
+        summary="arrays in a file of one's own",
+        source=source.place,
+        mirror_safe=options.get("mirror") == "true",
+        traps=("this source names no patients: images of one may lie in several splits",),
+    )
+
+
+class OwnFile(MedMNIST):
+    """Adapter of a file in MedMNIST's form; see :class:`bench.registry.Adapter`."""
+
+    @classmethod
+    def arrays(cls, path: Path, split: str) -> tuple[_Member, _Member]:
+        """Images and labels of a split, as the file's headers say. Raises MedMNISTError."""
+        with _open_npz(path) as archive:
+            found = [cls._member(archive, path, f"{split}_{what}") for what in ("images", "labels")]
+        pictures, labels = found
+        square = len(pictures.shape) in (3, 4) and pictures.shape[1] == pictures.shape[2]
+        if not square or pictures.dtype != np.uint8 or pictures.shape[3:] not in ((), (1,), (3,)):
+            said = f"{pictures.shape} of {pictures.dtype}"
+            raise MedMNISTError(f"{path}: {pictures.key} should be square images of uint8, found {said}")
+        if labels.dtype.kind not in "iu" or labels.shape[:1] != pictures.shape[:1] or len(labels.shape) > 2:
+            said = f"{labels.shape} of {labels.dtype} for {pictures.shape[0]} images"
+            raise MedMNISTError(f"{path}: {labels.key} should be whole numbers, one row an image, found {said}")
+        return pictures, labels
+
+    def files(self, size: int) -> tuple[RemoteFile, ...]:
+        """Nothing that could be fetched."""
+        return ()
+
+    def fingerprint(self, size: int, root: Path | None) -> str:
+        """Size and time of the file."""
+        status = Path(parse_source(self.info.name).place).stat()
+        return f"npz-{self.version}-{status.st_size}-{status.st_mtime_ns}"
+
+    def load(self, size: int, root: Path | None) -> dict[str, BlockSplit]:
+        """Give the file's splits, read block by block."""
+        found = {}
+        for split in _SPLITS:
+            pictures, labels = self.arrays(Path(parse_source(self.info.name).place), split)
+            values = labels.whole().astype(np.int64)
+            values = values if self.info.task == "multi-label" else values.reshape(-1)
+            found[split] = BlockSplit(values, functools.partial(_images, pictures, size, self.info.channels))
+        return found

@@ -7,12 +7,14 @@ needs: another number of classes (the head stays fresh) and another number of im
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -22,7 +24,10 @@ from torch import Tensor, nn
 __all__ = ["fit_ends", "load_pretrained", "read_checkpoint", "rename", "translate"]
 
 # Wrappers that training scripts put around a state dict, looked for in this order.
-_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model")
+_WRAPPERS = ("state_dict_ema", "model_ema", "state_dict", "model_state_dict", "model", "net", "network", "weights")
+# Prefixes that they, and torch's own wrappers, put before every name.
+_PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "network.", "backbone.", "encoder.")
+_COUNTERS = ("total_ops", "total_params")  # what thop leaves in a model
 _SHOWN = 5
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -37,8 +42,21 @@ def rename(key: str, rules: Rules) -> str:
 
 
 def _bare(state_dict: Mapping[str, Tensor]) -> StateDict:
-    """Drop the prefix that DataParallel puts before every name."""
-    return {key.removeprefix("module."): value for key, value in state_dict.items()}
+    """Drop prefixes that stand before every name, and what operation counters have left."""
+    found = {key: value for key, value in state_dict.items() if key.rpartition(".")[2] not in _COUNTERS}
+    while prefix := next((p for p in _PREFIXES if found and all(key.startswith(p) for key in found)), ""):
+        found = {key.removeprefix(prefix): value for key, value in found.items()}
+    return found
+
+
+def _readings(state_dict: StateDict) -> list[StateDict]:
+    """What a checkpoint may mean: all of it, or only the part under one prefix (beside a loss's own weights)."""
+    found = [_bare(state_dict)]
+    for prefix in _PREFIXES:
+        part = {key.removeprefix(prefix): value for key, value in found[0].items() if key.startswith(prefix)}
+        if 0 < len(part) < len(found[0]):
+            found.append(_bare(part))
+    return found
 
 
 def _listed(keys: Sequence[str]) -> str:
@@ -94,19 +112,42 @@ def read_checkpoint(path: str | Path) -> StateDict:
         except SafetensorError as error:
             raise ValueError(f"checkpoint {path} is no safetensors file: {_first_line(error)}") from error
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_PLAIN):
+            content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise ValueError(
-            f"checkpoint {path} is refused: it is not a file of tensors and plain data ({_first_line(error)}). A "
-            "pickle can run any code; if you trust its source, convert it to .safetensors outside this tool"
-        ) from error
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
+        raise ValueError(f"checkpoint {path} is refused: {_why_refused(path, error)}") from error
+    while isinstance(content, dict):
+        inner = next((content[name] for name in _WRAPPERS if isinstance(content.get(name), dict)), None)
+        if inner is None:
             break
+        content = inner
     if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         raise ValueError(f"checkpoint {path} holds no state dict (names to tensors), at its top or under {_WRAPPERS}")
     return content
+
+
+# Plain data that training scripts put beside the weights: safe to make, they hold what they are given.
+_PLAIN: list[Any] = [argparse.Namespace, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
+_SCALAR = np.float64(0).__reduce__()[0]  # numpy's own maker of single numbers
+_PLAIN += [_SCALAR, (_SCALAR, "numpy.core.multiarray.scalar")]
+
+
+def _why_refused(path: Path, error: Exception) -> str:
+    """Say which code the pickle asks for, and what to do instead."""
+    try:
+        with torch.serialization.safe_globals(_PLAIN):
+            asked = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # no checkpoint at all, or one of an old form
+        asked = []
+    if asked:
+        return (
+            f"beside tensors it holds objects of code ({_listed(sorted(asked))}), and a pickle can run any; where it "
+            "was made, save the weights alone: torch.save(model.state_dict(), ...) or safetensors"
+        )
+    return (
+        f"it is not a file of tensors and plain data ({_first_line(error)}). A pickle can run any code; if you trust "
+        "its source, convert it to .safetensors outside this tool"
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -138,6 +179,8 @@ def fit_ends(state_dict: StateDict, model: nn.Module, classifiers: Sequence[str]
         elif module in stems and value.dim() == 4 and value.shape[1] == 3:
             value = adapt_input_conv(int(model.in_chans), value)  # type: ignore[arg-type]
         fitted[key] = value
+    if classifiers and not any(key.rpartition(".")[0] in classifiers for key in state_dict):
+        fitted |= {key: fresh[key] for key in (f"{own}.weight", f"{own}.bias") if key in fresh}
     return fitted
 
 
@@ -154,8 +197,22 @@ def load_pretrained(
         FileNotFoundError: If there is no such file.
         ValueError: naming the file and what in it does not fit; see :func:`read_checkpoint` and :func:`translate`.
     """
-    state_dict = fit_ends(_bare(read_checkpoint(path)), model, classifiers, stems)
-    try:
-        model.load_state_dict(filter_fn(state_dict, model))
-    except (ValueError, RuntimeError) as error:
-        raise ValueError(f"checkpoint {path}: {error}") from error
+    content = read_checkpoint(path)
+    classifier = str(model.pretrained_cfg["classifier"])  # type: ignore[index]
+    head = model.state_dict().get(f"{classifier}.weight")
+    before = None if head is None else head.clone()
+    refused: Exception | None = None
+    for part in _readings(content):
+        try:
+            fitted = filter_fn(fit_ends(part, model, classifiers, stems), model)
+            model.load_state_dict(translate(fitted, model, ()))
+            break
+        except (ValueError, RuntimeError) as error:
+            refused = refused or error
+    else:
+        said = " ".join(str(refused).split())
+        raise ValueError(f"checkpoint {path}: {said}") from refused
+    if len(part) < len(content):
+        print(f"checkpoint {path}: {len(content) - len(part)} of its {len(content)} tensors are no part of the model")
+    if before is not None and torch.equal(before, model.state_dict()[f"{classifier}.weight"]):
+        print(f"checkpoint {path}: it has no classifier of {len(before)} classes; the model's starts fresh")

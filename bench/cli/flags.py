@@ -45,6 +45,10 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     ),
     "--executor": ("run.executor", "where cells run: local (this machine), ray (a Ray cluster; docs/clusters.md)"),
     "--ray-address": ("run.ray_address", "auto or host:port of a cluster; without it one of this machine is started"),
+    "--leaks": (
+        "sweep.leaks",
+        "images or patients in two splits: warn (default), refuse to run, or drop the images from train and val",
+    ),
     "--retry": ("run.retry", "cells to run again: failed,timeout,oom,diverged, noisy (speeds whose repeats differ)"),
 }
 

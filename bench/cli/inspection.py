@@ -14,9 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from bench.data.cache_entry import SPLITS
 from bench.data.files import DataError, bundled_note
 from bench.data.inspect.scan import Inspection, Member, inspect
+from bench.data.look import SPLITS
 from bench.registry import dataset_facts, file_stem
 
 SHOWN = 8  # of each kind; files have all
@@ -113,7 +113,10 @@ def _doubts(found: Inspection) -> Iterator[Finding]:
         yield Finding(WARNING, f"{_images(found.ungrouped)} without a patient, although the source names patients")
     if found.gray:
         yield Finding(NOTE, f"{_images(found.gray)} of this colour dataset are gray")
-    for trap in found.info.traps:
+    for one in found.info.findings:
+        if one.severity != "leak":  # those the pixels and patients have shown
+            yield Finding(NOTE if one.severity == "note" else WARNING, one.text, one.examples)
+    for trap in () if found.info.findings else found.info.traps:
         yield Finding(WARNING, f"known trap: {trap}")
 
 

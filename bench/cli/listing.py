@@ -157,7 +157,7 @@ def print_datasets(console: Console, names: Collection[str] | None = None) -> No
         console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
     bundled = [f"{info.name} at {side} px" for info in registry.datasets.values() for side in info.bundled]
     console.print(f"  bundled (no download): {', '.join(bundled)}", markup=False, highlight=False, style="dim")
-    own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config]"
+    own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config], npz:PATH"
     console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
 
 
@@ -176,6 +176,10 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
         console.print(f"unsupported: {line}", markup=False, highlight=False)
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    from bench.runner.look_ahead import plan_lines
+
+    for line in plan_lines(plan, out):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     if not plan.runnable:
         from bench.data.files import missing_message
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import functools
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -18,14 +19,15 @@ from typing import Any
 
 from bench import registry
 from bench.data import cache_entry as entries
-from bench.data.cache_entry import SPLITS, AnySplit, Entry, Members
+from bench.data.cache_entry import AnySplit, Entry, Members
 from bench.data.files import DataError, MissingFilesError, default_cache_dir, default_root, preflight
+from bench.data.look import SPLITS, Looked
 from bench.record.files import replacing
 from bench.registry import DatasetInfo, Split
 
 __all__ = [
-    "LoadedDataset", "decode_bar", "default_cache_dir", "load_dataset", "load_splits", "open_dataset", "open_entry",
-    "preflight", "write_split_file",
+    "LoadedDataset", "decode_bar", "default_cache_dir", "load_dataset", "load_splits", "looked_at", "open_dataset",
+    "open_entry", "preflight", "write_split_file",
 ]  # fmt: skip
 
 Progress = Callable[[dict[str, Any]], None]  # events as a worker's Context takes them
@@ -176,6 +178,18 @@ def open_entry(
     if entry is None:
         raise DataError(f"{info.name}: what was just written to {place} reads back damaged; is the disk in order?")
     return entry
+
+
+def looked_at(
+    info: DatasetInfo, size: int, fingerprint: str, resize: str, cache_dir: Path | None = None
+) -> Looked | None:
+    """What was noticed when a dataset was decoded; None if it has not been. Reads the entry's manifest only."""
+    identity = entries.identity_of(info, size, fingerprint, resize)
+    place = (cache_dir or default_cache_dir()) / "decoded" / entries.entry_name(identity) / "manifest.json"
+    try:
+        return Looked.of_json(json.loads(place.read_text(encoding="utf-8"))["look"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _root(root: str | Path | None) -> Path:

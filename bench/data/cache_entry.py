@@ -23,10 +23,10 @@ import numpy as np
 
 from bench.data.decode import blocks_of, check_labels
 from bench.data.files import DataError
+from bench.data.look import SPLITS, Look, Looked
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, file_stem
 
-FORMAT = 2  # raise it when the layout of an entry, or how images are resized, changes
-SPLITS = ("train", "val", "test")
+FORMAT = 3  # raise it when the layout of an entry, or how images are resized, changes
 MEMBERS = "members.csv"
 CRC_LIMIT_BYTES = 1 << 30  # larger entries are read in full only when a file's time says that it was touched
 _BLOCK = 1 << 24
@@ -37,11 +37,12 @@ AnySplit = Split | LazySplit | BlockSplit
 
 
 class Entry(NamedTuple):
-    """What is read back: the splits, memory-mapped, the folder they lie in, and the source's fingerprint."""
+    """What is read back: the splits, memory-mapped, the folder they lie in, the fingerprint, and what was noticed."""
 
     splits: dict[str, Split]
     folder: Path
     fingerprint: str
+    looked: Looked = Looked()
 
 
 def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> dict[str, Any]:
@@ -51,6 +52,16 @@ def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> di
     identity = {"format": FORMAT, "dataset": info.name, "size": size, "fingerprint": fingerprint}
     identity |= {"plugin_sha256": plugin, "classes": list(info.classes), "channels": info.channels}
     return identity | ({"resize": rule} if info.varied else {})
+
+
+def without_repeats(entry: Entry) -> dict[str, Split]:
+    """The splits without the images of train and val whose pixels a later split has; test is left as it is."""
+    found = dict(entry.splits)
+    for name, rows in entry.looked.repeated.items():
+        if rows:
+            kept = np.setdiff1d(np.arange(len(found[name].labels)), rows)
+            found[name] = Split(found[name].images[kept], found[name].labels[kept])
+    return found
 
 
 def entry_name(identity: Mapping[str, Any]) -> str:
@@ -99,10 +110,10 @@ def write(
     try:
         progress(0, total)
         files: dict[str, dict[str, Any]] = {}
-        done = 0
+        done, look = 0, Look()
         for name in SPLITS:
             shape = (len(labels[name]), size, size, info.channels)
-            blocks = _counted(blocks_of(info, name, splits[name], size, rule), done, total, progress)
+            blocks = _counted(blocks_of(info, name, splits[name], size, rule), done, total, progress, look, name)
             path = temporary / f"{name}_images.npy"
             files[path.name] = _write_array(path, f"{info.name}, split {name}", shape, np.dtype(np.uint8), blocks)
             path = temporary / f"{name}_labels.npy"
@@ -110,7 +121,9 @@ def write(
             done += len(labels[name])
         if any(_names(split) or _groups(split) for split in splits.values()):
             files[MEMBERS] = _write_members(temporary / MEMBERS, info, splits, labels)
-        _publish(temporary, entry, {"identity": dict(identity), "files": files})
+        names = {name: _names(split) for name, split in splits.items()}
+        looked = look.done(info, labels, names, {name: _groups(split) for name, split in splits.items()})
+        _publish(temporary, entry, {"identity": dict(identity), "files": files, "look": looked.as_json()})
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -125,10 +138,11 @@ def _groups(split: AnySplit) -> Sequence[str]:
 
 
 def _counted(
-    blocks: Iterable[np.ndarray[Any, Any]], done: int, total: int, progress: Progress
+    blocks: Iterable[np.ndarray[Any, Any]], done: int, total: int, progress: Progress, look: Look, split: str
 ) -> Iterator[np.ndarray[Any, Any]]:
-    """Pass blocks on, telling how many images have been written when the next one is asked for."""
+    """Pass blocks on, looking at them and telling how many have been written when the next one is asked for."""
     for block in blocks:
+        look.add(split, block)
         yield block
         done += len(block)
         progress(done, total)
@@ -218,7 +232,7 @@ def read(entry: Path, identity: Mapping[str, Any]) -> Entry | None:
             _check(entry / name, facts, whole)
         found = {name: _mapped(entry / name, facts) for name, facts in files.items() if name.endswith(".npy")}
         splits = {name: Split(found[f"{name}_images.npy"], found[f"{name}_labels.npy"]) for name in SPLITS}
-        return Entry(splits, entry, identity["fingerprint"])
+        return Entry(splits, entry, identity["fingerprint"], Looked.of_json(manifest["look"]))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 

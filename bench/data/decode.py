@@ -18,7 +18,7 @@ import numpy.typing as npt
 from bench.data.decode_pool import in_order
 from bench.data.files import DataError
 from bench.data.resize import RULES
-from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
+from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, legible
 
 Images = npt.NDArray[np.uint8]
 
@@ -126,7 +126,7 @@ def _decode(task: _Task, start: int, stop: int) -> tuple[Images, list[str]]:
         try:
             images[index - start] = fit(task.read(index), task.shape, task.rule)
         except (ValueError, OSError, MemoryError) as error:
-            name = task.names[index] if task.names else f"image {index}"
+            name = legible(task.names[index]) if task.names else f"image {index}"
             said = str(error) or type(error).__name__
             faults.append(said if name in said else f"{name}: {said}")
     return images, faults

@@ -54,6 +54,7 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
             model_plugin_sha256=plugin_sha256(facts),
             data_plugin_sha256=plugin_sha256(info),
             normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
+            leaks=section.leaks if section.leaks == "drop" else "warn",
         )
         reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
         plan.add(cell, reason or facts.unsupported(resolution, dict(spec.options)))

@@ -25,6 +25,7 @@ class Plan:
         problems: files that are missing or damaged, each needed by some Cell.
         skipped: one line for each dataset left out by ``--skip-missing``; with it, no Cell needs a missing file.
         fingerprints: of (dataset, size), taken once: a source may list 100,000 files for it.
+        remarks: on weights files: what of them is left out, which head starts fresh.
     """
 
     device: str
@@ -35,6 +36,7 @@ class Plan:
     problems: list[Problem] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     fingerprints: dict[tuple[str, int], str] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def runnable(self) -> bool:

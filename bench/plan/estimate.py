@@ -61,7 +61,7 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
         compute_s = max(compute_s, steps * GPU_STEP_S)
     else:
         compute_s += steps * CPU_UPDATE_S * (info.params or DEFAULT_PARAMS)
-    return OVERHEAD_S + compute_s + macs_g * evaluated / rate
+    return float(OVERHEAD_S + compute_s + macs_g * evaluated / rate)
 
 
 def _counts(dataset: str) -> Counts:

@@ -14,6 +14,7 @@ from bench.plan import transfer
 from bench.plan.accuracy import add_accuracy
 from bench.plan.base import Plan, resolved
 from bench.plan.efficiency import add_efficiency
+from bench.plan.weights import try_weights
 from bench.registry import RegistryError
 from bench.sweep.config import ConfigError, Loaded
 
@@ -32,9 +33,11 @@ def make_plan(loaded: Loaded) -> Plan:
     except RegistryError as error:
         raise ConfigError(f"{loaded.origin('plugins')}: {error}") from error
     specs = resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
+    remarks = [line for spec in specs for line in try_weights(loaded, spec)]
     device = resolve_device(sweep.run.device)
     root = sweep.run.data_root
     plan = Plan(device, sweep.run.threads or available_threads(), Path(root).expanduser() if root else None)
+    plan.remarks = remarks
     if "accuracy" in sweep.sweep.kinds:
         add_accuracy(plan, loaded, specs, transfer.sources(loaded))
         transfer.add_transfers(plan, loaded)

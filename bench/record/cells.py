@@ -47,6 +47,7 @@ class AccuracyCell:
     data_plugin_sha256: str | None = None
     protocol: int = ACCURACY_PROTOCOL
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    leaks: str = "warn"  # drop: images of train and val that a later split has are not trained or chosen on
 
     kind = "accuracy"
 
@@ -56,6 +57,8 @@ class AccuracyCell:
         spec = {**asdict(self), "recipe": self.recipe["name"], "recipe_settings": settings}
         if self.normalisation is None:
             del spec["normalisation"]
+        if self.leaks != "drop":
+            del spec["leaks"]
         return spec
 
 

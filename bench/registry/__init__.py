@@ -8,6 +8,7 @@ from bench.registry.info import (
     Adapter,
     BlockSplit,
     DatasetInfo,
+    Finding,
     LazySplit,
     ModelFacts,
     Option,
@@ -16,7 +17,7 @@ from bench.registry.info import (
     Split,
     nearest,
 )
-from bench.registry.names import ModelSpec, SourceName, display_names, file_stem, parse_source, split_names
+from bench.registry.names import ModelSpec, SourceName, display_names, file_stem, legible, parse_source, split_names
 from bench.registry.registry import (
     SCHEMES,
     Registry,
@@ -42,6 +43,7 @@ __all__ = [
     "Adapter",
     "BlockSplit",
     "DatasetInfo",
+    "Finding",
     "LazySplit",
     "ModelFacts",
     "ModelSpec",
@@ -61,6 +63,7 @@ __all__ = [
     "expand_models",
     "family_of",
     "file_stem",
+    "legible",
     "load_plugins",
     "model_facts",
     "models",

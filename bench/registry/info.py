@@ -160,6 +160,23 @@ class Adapter(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Finding:
+    """Something noticed about a dataset's files, rows or pixels that a reader of a score should know.
+
+    Attributes:
+        text: one sentence, with the count.
+        count: how many images, rows or patients it is about; 0 where it is about the whole.
+        examples: names or lines of some of them.
+        severity: ``leak`` (test images or patients are known from training), ``warning`` or ``note``.
+    """
+
+    text: str
+    count: int = 0
+    examples: tuple[str, ...] = ()
+    severity: str = "warning"
+
+
+@dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """What is known about a dataset without reading it.
 
@@ -171,6 +188,7 @@ class DatasetInfo:
         least_size: of images that are made, the smallest side they can be made at.
         mirror_safe: a left-right flip keeps every label (false for left/right organs, for example).
         traps: known defects that a reader of a score should know.
+        findings: what a look at a source's names and headers has found; ``traps`` repeats the texts.
         adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
         variant: ``"module:function"`` from these facts and the options in brackets behind the name (key to text) to the
             facts of that variant; "" where the dataset has no options.
@@ -196,6 +214,7 @@ class DatasetInfo:
     groups: tuple[str, ...] = ()
     mirror_safe: bool = False
     traps: tuple[str, ...] = ()
+    findings: tuple[Finding, ...] = ()
     variant: str = ""
     origin: str = ""
     plugin_file: str | None = None

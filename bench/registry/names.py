@@ -78,7 +78,7 @@ class SourceName:
         return f"{self.scheme}:{self.place}{self._brackets(with_name=True)}"
 
     def _brackets(self, with_name: bool) -> str:
-        items = [*([self.config] if self.config else []), *(f"{key}={value}" for key, value in self.options)]
+        items = [*([self.config] if self.config else []), *(f"{key}={_quoted(value)}" for key, value in self.options)]
         items += [f"name={self.name}"] if self.name and with_name else []
         return f"[{','.join(items)}]" if items else ""
 
@@ -101,7 +101,7 @@ def is_source(name: str) -> bool:
 
 
 def parse_source(text: str) -> SourceName:
-    """Parse ``scheme:place[config,key=value]``.
+    """Parse ``scheme:place[config,key=value]``; a value with commas stands in double quotes or parentheses.
 
     Raises:
         RegistryError: there is no place, or an item in brackets is said twice or has no key.
@@ -113,8 +113,10 @@ def parse_source(text: str) -> SourceName:
     if not place.strip():
         raise RegistryError(f"dataset {text!r}: nothing stands after {scheme + ':'!r}; write {scheme}:PATH")
     config, options = "", {}
-    for item in filter(None, (part.strip() for part in inside.split(","))):
+    for item in filter(None, (part.strip() for part in _items(inside))):
         key, equals, value = (part.strip() for part in item.partition("="))
+        if len(value) > 1 and value[0] == value[-1] == '"':
+            value = value[1:-1]
         if not equals and not config:
             config = key
         elif not equals or not key or key in options:
@@ -130,7 +132,7 @@ SHEETS = (".xlsx", ".xls", ".xlsm", ".ods")  # read_table says how to save them 
 
 
 def source_of_path(text: str) -> str | None:
-    """The source that a path means: ``csv:`` for a table, ``folder:`` for a folder; None for what is no path.
+    """The source that a path means: ``csv:``, ``npz:``, ``hf:`` of a file, ``folder:``; None for what is no path.
 
     Raises:
         RegistryError: a file that is no table, or what looks like a path and is not there.
@@ -143,6 +145,8 @@ def source_of_path(text: str) -> str | None:
     if os.path.isfile(path):
         if table:
             return f"csv:{text}"
+        if path.lower().endswith((".npz", ".parquet")):
+            return f"{'npz' if path.lower().endswith('.npz') else 'hf'}:{text}"
         raise RegistryError(
             f"dataset {text!r} is a file, but no table (.csv); write csv:PATH, or folder:PATH of images"
         )
@@ -177,9 +181,24 @@ def display_names(names: Iterable[str], taken: Collection[str] = ()) -> dict[str
             del found[name][0]
 
 
+def _items(inside: str) -> list[str]:
+    """Split what stands in brackets at commas, but not inside double quotes or parentheses (of a column's name)."""
+    parts = re.findall(r"""(?:"[^"]*"|\([^()]*\)|[^,"()]|["()](?![^,]*["()]))+""", inside)
+    return parts if len("".join(parts)) + len(parts) - 1 == len(inside) else inside.split(",")
+
+
+def _quoted(value: str) -> str:
+    return f'"{value}"' if "," in value else value
+
+
 def _folded(place: str) -> str:
     """Fold a path's ``~``, ``.`` and ``..``; a name on a hub (``owner/name``) stays what it is."""
     return os.path.normpath(os.path.expanduser(place))
+
+
+def legible(name: str) -> str:
+    r"""A file's name as it can be printed and written: bytes that are no UTF-8 become ``\xfc``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def file_stem(name: str) -> str:

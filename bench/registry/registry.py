@@ -205,6 +205,7 @@ SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
     "folder": "bench.datasets.folder:facts",
     "csv": "bench.datasets.csv_table:facts",
     "hf": "bench.datasets.huggingface:facts",
+    "npz": "bench.datasets.medmnist:facts",
 }
 _source_infos: dict[str, DatasetInfo] = {}
 
@@ -334,7 +335,7 @@ def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
 
 
 def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
-    """Facts of a registered dataset, or of one named by where it lies (``folder:scans``, ``csv:...``, ``hf:...``).
+    """Facts of a registered dataset, or of one named by where it lies (``folder:scans``, ``csv:...``, ``npz:...``).
 
     Those of a source are remembered, as every Cell asks for them; ``refresh`` looks at the source again.
 

@@ -31,7 +31,7 @@ from bench.report.blocks import (
 )
 from bench.report.names import with_short_names
 from bench.report.rows import Record, accuracy_rows, add_evidence, unique
-from bench.report.sections.about_data import traps_of_targets, with_traps
+from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
@@ -122,7 +122,7 @@ class Report:
     def sections(self) -> list[Section]:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
-        lines = summary(self.boards, self.rows, self.records, skipped)
+        lines = (*summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):

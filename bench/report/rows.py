@@ -299,6 +299,9 @@ def _identity(spec: Mapping[str, Any]) -> str:
 
 def _protocol(spec: Mapping[str, Any], variants: Mapping[str, str]) -> Protocol:
     settings = spec.get("recipe_settings") or {}
+    variant = variants.get(_canonical(settings), "")
+    if spec.get("leaks") == "drop":
+        variant = ", ".join(filter(None, (variant, "repeated images dropped")))
     return Protocol(
         identity=_identity(spec),
         size=spec.get("size") or 0,
@@ -307,7 +310,7 @@ def _protocol(spec: Mapping[str, Any], variants: Mapping[str, str]) -> Protocol:
         precision=spec.get("precision") or "",
         recipe=spec.get("recipe") or "",
         epochs=settings.get("epochs"),
-        variant=variants.get(_canonical(settings), ""),
+        variant=variant,
     )
 
 

@@ -137,6 +137,7 @@ def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Recor
         "family": registry.family_of(cell.model),
         "spec": store.plain(cell.spec()),
         "log_tail": metrics.pop("log_tail", []),
+        **({"data": store.plain(metrics.pop("data"))} if "data" in metrics else {}),
         "metrics": store.plain(metrics),
         "environment": finished.environment,
         "timings": {"wall_s": round(finished.seconds, 3), **store.plain(result.timings)},

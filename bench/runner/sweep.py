@@ -15,6 +15,7 @@ from bench.plan.plan import Plan, make_plan
 from bench.record import store
 from bench.report.build import read_report
 from bench.report.write.terminal import print_screen
+from bench.runner.look_ahead import look_ahead
 from bench.runner.progress import fetch_bars, make_observer
 from bench.runner.runner import Outcome, execute
 from bench.sweep.config import Loaded
@@ -96,6 +97,7 @@ def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent |
     for line in plan.skipped:
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)
+    look_ahead(loaded, plan, out, console)
     outcome = execute(loaded, plan, out, make_observer(console), command)
     rebuild_boards(out, console, outcome.keys)
     return outcome

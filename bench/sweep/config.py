@@ -63,6 +63,7 @@ class SweepSection(_Section):
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)] = ["accuracy", "efficiency"]
     transfer: Transfers = []
+    leaks: Literal["warn", "refuse", "drop"] = "warn"
     preset: Literal["quick", "standard", "paper"] | None = None
 
 

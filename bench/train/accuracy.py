@@ -8,6 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,13 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
+from bench.data.cache_entry import Entry, without_repeats
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
 from bench.record.cells import AccuracyCell, Context, Result, cell_key
 from bench.record.paths import checkpoint_path, splits_folder
-from bench.registry import DatasetInfo, Split
+from bench.registry import DatasetInfo, Finding, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
@@ -59,12 +61,22 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         info, cell.size, ctx.data_root, ctx.cache_dir,
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
-    data = entry.splits
+    data = without_repeats(entry) if cell.leaks == "drop" else entry.splits
     write_split_file(info, entry, splits_folder(ctx.out))
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)
+    metrics["data"] = {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}
     return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+
+
+def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
+    """What a reader of the score should know of the data: from names and headers, and from the pixels."""
+    found = [*info.findings, *entry.looked.findings]
+    if cell.leaks == "drop" and any(entry.looked.repeated.values()):
+        counts = " and ".join(f"{len(rows):,} of {name}" for name, rows in entry.looked.repeated.items() if rows)
+        found.append(Finding(f"images that a later split has too were dropped: {counts} (--leaks drop)"))
+    return found
 
 
 def _trained(

@@ -205,7 +205,7 @@ def test_rows_without_a_label(tmp_path: Path) -> None:
     data = rows(60)
     data["label"][7] = data["label"][9] = -1
     library.Dataset.from_dict(data, features=FEATURES).to_parquet(tmp_path / "set.parquet")
-    refused(tmp_path / "set.parquet", "column 'label' holds no label in row 'train/7' and 'train/9'")
+    refused(tmp_path / "set.parquet", "row 'train/7' and 'train/9': no label in column 'label'; missing=ignore")
 
 
 def test_a_truncated_image_in_a_table(tmp_path: Path) -> None:

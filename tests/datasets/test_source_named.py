@@ -234,9 +234,9 @@ def test_files_that_are_the_same_stay_together(tmp_path: Path) -> None:
 
 
 def test_one_kvasir_in_place_of_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bench.datasets import class_folders
+    from bench.datasets import published
 
-    monkeypatch.setattr(class_folders.KvasirV1, "lookalikes", {160: "kvasir_v2"})
+    monkeypatch.setattr(published.KvasirV1, "lookalikes", {160: "kvasir_v2"})
     put(tmp_path / "kvasir_v1", official("kvasir_v2")[2])
     with pytest.raises(
         ValueError, match=r"kvasir_v1: found 160 images \(as many as kvasir_v2 has\), the published set has 4,000"

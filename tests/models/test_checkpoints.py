@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib
 import pickle
 import re
 
+import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
-from bench.models import medmamba, vmamba
+from bench.models import medmamba, timm_models, vmamba
 from bench.models._checkpoint import read_checkpoint
 
 VARIANTS = [f"{family}_{size}" for family in ("medmamba", "vmamba") for size in ("tiny", "small", "base")]
@@ -176,3 +179,65 @@ def test_missing_file_and_empty_content(tmp_path):
 def test_there_is_nothing_to_download(name):
     with pytest.raises(ValueError, match="path of a checkpoint"):
         on_meta(name, pretrained=True)
+
+
+# --- checkpoints as training scripts leave them ----------------------------------------------------------------
+
+
+def _wrapped(state: dict[str, torch.Tensor]) -> dict[str, object]:
+    counted = {**state, "total_ops": torch.zeros(1), "layer1.0.total_params": torch.zeros(1)}
+    return {
+        "module": {f"module.{key}": value for key, value in state.items()},
+        "compiled": {f"_orig_mod.module.{key}": value for key, value in state.items()},
+        "lightning": {
+            "epoch": 3,
+            "state_dict": {**{f"model.{key}": value for key, value in state.items()}, "loss.weight": torch.ones(2)},
+        },
+        "net": {"net": state},
+        "model_state_dict": {"epoch": 3, "model_state_dict": state, "optimizer_state_dict": {}, "loss": 0.1},
+        "nested": {"model": {"state_dict": state}},
+        "args": {"state_dict": state, "args": argparse.Namespace(lr=0.1), "best": np.float64(0.9)},
+        "counted": counted,
+        "half": {key: value.half() if value.is_floating_point() else value for key, value in state.items()},
+        "no head": {key: value for key, value in state.items() if not key.startswith("fc.")},
+        "two classes": {**state, "fc.weight": torch.ones(3, 512), "fc.bias": torch.ones(3)},
+    }
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    torch.manual_seed(0)
+    return timm.create_model("resnet18", num_classes=1000).state_dict()
+
+
+KINDS = ("module", "compiled", "lightning", "net", "model_state_dict", "nested", "args", "counted", "half", "no head",
+         "two classes")  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrapped_checkpoints(kind, resnet, tmp_path, capsys):
+    path = tmp_path / "w.pth"
+    torch.save(_wrapped(resnet)[kind], path)
+    model = timm_models.build("resnet18", 2, 3, 64, pretrained=path)
+    for key, value in model.state_dict().items():
+        if not key.startswith("fc."):
+            torch.testing.assert_close(value, resnet[key], rtol=1e-3 if kind == "half" else 0, atol=1e-4)
+    said = capsys.readouterr().out
+    assert "it has no classifier of 2 classes; the model's starts fresh" in said
+    assert ("are no part of the model" in said) == (kind in ("lightning", "counted"))
+
+
+def test_what_cannot_be_unwrapped_is_one_sentence(resnet, tmp_path):
+    torch.save(timm.create_model("resnet18"), tmp_path / "whole.pth")
+    with pytest.raises(
+        ValueError, match=r"objects of code \(timm.*save the weights alone: torch\.save\(model\.state_dict"
+    ):
+        timm_models.build("resnet18", 2, 3, 64, pretrained=tmp_path / "whole.pth")
+    torch.save(resnet, tmp_path / "w.pth")
+    with pytest.raises(ValueError, match=r"does not fit the model; missing keys: .* and \d+ more; shapes: ") as error:
+        timm_models.build("resnet50", 2, 3, 64, pretrained=tmp_path / "w.pth")
+    assert len(str(error.value)) < 900 and "\n" not in str(error.value)
+    odd = {f"layer{i}.odd": value for i, value in enumerate(resnet.values())}
+    torch.save(odd, tmp_path / "odd.pth")
+    with pytest.raises(ValueError, match="keys that ResNet does not have"):
+        timm_models.build("resnet18", 2, 3, 64, pretrained=tmp_path / "odd.pth")

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bench.data.cache import load_splits
-from bench.data.cache_entry import SPLITS, AnySplit
+from bench.data.cache_entry import AnySplit
 from bench.data.decode import blocks_of, check_labels
 from bench.data.decode_pool import in_order
 from bench.data.inspect import hashes
+from bench.data.look import SPLITS
 from bench.registry import DatasetInfo, LazySplit, Split
 
 PAIRS = tuple(itertools.combinations(SPLITS, 2))

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.data.cache import load_splits
-from bench.data.cache_entry import SPLITS
 from bench.data.decode import fit
 from bench.data.inspect.scan import Inspection, Member, Pair, pick
+from bench.data.look import SPLITS
 from bench.data.resize import nearest_index
 
 if TYPE_CHECKING:

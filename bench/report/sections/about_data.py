@@ -8,6 +8,7 @@ from typing import Any
 from bench.report.blocks import Block, Bullets, Details, Section, Text, counted, name, natural
 from bench.report.rows import Record
 
+MAX_WARNINGS = 4  # of a dataset at the top of a board
 MAX_SHOWN = 110  # characters of the first trap that stand on the folded line
 
 
@@ -17,6 +18,22 @@ def with_traps(sections: Iterable[Section], run_info: Mapping[str, Any]) -> list
     return [
         Section(s.title, [*s.blocks[:1], *known.get(s.title, ()), *s.blocks[1:]], s.level) for s in sections
     ]  # fmt: skip
+
+
+def data_warnings(records: Iterable[Record]) -> list[str]:
+    """One sentence a dataset for the top of a board: what its files and pixels gave away; none for older Records."""
+    found: dict[str, dict[str, str]] = {}
+    for record in records:
+        for finding in (record.get("data") or {}).get("findings", ()):
+            if finding["severity"] != "note":
+                found.setdefault(str(record["spec"].get("dataset")), {})[finding["text"]] = finding["severity"]
+    lines = []
+    for dataset in sorted(found, key=natural):
+        texts = sorted(found[dataset], key=lambda text: found[dataset][text] != "leak")
+        more = f"; and {len(texts) - MAX_WARNINGS} more" if len(texts) > MAX_WARNINGS else ""
+        leaks = "LEAK, " if "leak" in found[dataset].values() else ""
+        lines.append(f"Data of {name(dataset)}: {leaks}{'; '.join(texts[:MAX_WARNINGS])}{more}.")
+    return lines
 
 
 def traps_of_targets(records: Iterable[Record], run_info: Mapping[str, Any]) -> list[Block]:

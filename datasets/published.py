@@ -1,4 +1,4 @@
-"""What the adapters of published sets share: where the archive lies, whether all of it is there, and the split.
+"""Published sets beside MedMNIST: where the archive lies, whether all of it is there, its labels and its split.
 
 A set is read from ``DATA_ROOT/<name>/``: the official archive as it was downloaded, or what it unpacks to, wherever
 below that folder. Options in brackets:
@@ -11,6 +11,7 @@ below that folder. Options in brackets:
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +23,7 @@ import numpy as np
 from bench.datasets import _images, _splits
 from bench.datasets._archives import Member, Tree
 from bench.datasets._listing import Array, Listing, MemberReader
+from bench.datasets.csv_table import read_table
 from bench.registry import DatasetInfo, LazySplit, RegistryError, nearest, parse_source
 
 FRACTIONS = (0.6, 0.1, 0.3)  # as MedMamba splits what has no published split
@@ -103,7 +105,7 @@ class NamedSet:
 
         def reader(chosen: Array) -> MemberReader:
             members = tuple(images.members[i] for i in chosen)
-            return MemberReader(members, self.info.channels, mix=True, tree=tree)
+            return MemberReader(members, _images.Decoding(self.info.channels, mix=True), tree)
 
         made: dict[str, LazySplit] = listing.split(reader)
         return made
@@ -234,3 +236,181 @@ def labels_of(values: Sequence[str], classes: Sequence[str]) -> Array:
     """Turn class names into numbers."""
     index = {name: i for i, name in enumerate(classes)}
     return np.asarray([index[value] for value in values], np.int64)
+
+
+# --- sets that are one folder a class --------------------------------------------------------------------------
+
+# None has patient ids or an official split: images are split 60/10/30, stratified, and files that are the same to the
+# byte stay together. Frames of one video or patient cannot be told apart and lie on both sides.
+
+_EIGHT = (
+    "dyed-lifted-polyps", "dyed-resection-margins", "esophagitis", "normal-cecum", "normal-pylorus", "normal-z-line",
+    "polyps", "ulcerative-colitis",
+)  # fmt: skip
+
+
+class ClassFolders(NamedSet):
+    """Adapter of a set whose images lie in folders named after the classes."""
+
+    def images(self, tree: Tree) -> Images:
+        """Take each image's class from the nearest folder above it that is named like one."""
+        known = {_letters(name): name for name in self.info.classes}
+        found = []
+        for member in once(tree.members):
+            parts = member.path.split("/")
+            for at in range(len(parts) - 2, -1, -1):
+                if kind := known.get(_letters(parts[at])):
+                    found.append((kind, "/".join([kind, *parts[at + 1 :]]), member))
+                    break
+        found.sort(key=lambda image: image[1])
+        present = {kind for kind, _, _ in found}
+        if lacking := [name for name in self.info.classes if name not in present]:
+            raise ValueError(
+                f"{self.name}: {tree.place} holds no image of class {_splits.listed(lacking)}; expected {self.archive}"
+            )
+        members = tuple(member for _, _, member in found)
+        labels = labels_of([kind for kind, _, _ in found], self.info.classes)
+        return Images(members, tuple(name for _, name, _ in found), labels, twins(members))
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "", name.lower())
+
+
+class CpnXray(ClassFolders):
+    """COVID, normal and pneumonia chest X-rays (Shastri et al., Mendeley Data dvntn9yhd2)."""
+
+    archive = (
+        "dvntn9yhd2-1.zip from https://data.mendeley.com/datasets/dvntn9yhd2/1, as it is (an archive in it) or "
+        "unpacked (COVID, NORMAL, PNEUMONIA)"
+    )
+    per_class = {"COVID": 1_626, "NORMAL": 1_802, "PNEUMONIA": 1_800}  # noqa: RUF012
+    author = (3_140, 521, 1_567)
+    lookalikes = {4_575: "Mendeley jctsfj2sfn", 6_939: "Mendeley mxc6vb7svm (also on Kaggle)"}  # noqa: RUF012
+
+
+class KvasirV1(ClassFolders):
+    """Endoscopy, 500 images a class: the version that MedMamba used (Pogorelov et al., MMSys, 2017)."""
+
+    archive = "kvasir-dataset.zip from https://datasets.simula.no/kvasir, as it is or unpacked (one folder a class)"
+    per_class = dict.fromkeys(_EIGHT, 500)
+    author = (2_408, 392, 1_200)
+    lookalikes = {8_000: "kvasir_v2"}  # noqa: RUF012
+
+
+class KvasirV2(ClassFolders):
+    """Endoscopy, 1,000 images a class."""
+
+    archive = "kvasir-dataset-v2.zip from https://datasets.simula.no/kvasir, as it is or unpacked (one folder a class)"
+    per_class = dict.fromkeys(_EIGHT, 1_000)
+    lookalikes = {4_000: "kvasir_v1"}  # noqa: RUF012
+
+
+_NOBODY = "there is no public archive of it"
+_ASK = "ask the authors of MedMamba (https://github.com/YubiaoYue/MedMamba, issues 25, 37 and 47: others did)"
+
+
+class Otoscopy2024(ClassFolders):
+    """Ear endoscopy of nine classes, as used by MedMamba; not public."""
+
+    per_class = {  # noqa: RUF012
+        "cholesteatoma": 548,
+        "chronic suppurative otitis media": 4_021,
+        "external ear canal bleeding": 451,
+        "impacted cerumen": 6_058,
+        "normal": 4_685,
+        "otomycosis": 2_507,
+        "secretory otitis media": 2_720,
+        "tympanic membrane calcification": 1_152,
+        "acute otitis media": 439,
+    }
+    archive = (
+        f"one folder a class ({', '.join(per_class)}); {_NOBODY}: {_ASK} or of Zeng et al. "
+        "(doi:10.1038/s41598-021-90345-w)"
+    )
+
+
+class CervicalUS(ClassFolders):
+    """Ultrasound of cervical lymph nodes, as used by MedMamba; a private set of one hospital."""
+
+    archive = (
+        f"one folder a class (normal, benign, primary, metastatic); {_NOBODY}, it belongs to the Second Affiliated "
+        f"Hospital of Guangzhou Medical University: {_ASK}"
+    )
+    per_class = {"normal": 1_217, "benign": 601, "primary": 236, "metastatic": 1_338}  # noqa: RUF012
+
+
+# --- sets with a table -------------------------------------------------------------------------------------------
+
+
+class FetalPlanes(NamedSet):
+    """Maternal-fetal ultrasound planes (Burgos-Artizzu et al., Scientific Reports 10:10200, 2020).
+
+    The table is separated by semicolons, some names in it and the header ``Train `` end in blanks, and images are named
+    without their suffix. Its official split is by patient; val is taken from its training patients.
+    """
+
+    archive = (
+        "FETAL_PLANES_ZENODO.zip from https://zenodo.org/records/3904280, as it is or unpacked "
+        "(FETAL_PLANES_DB_data.csv and Images/*.png)"
+    )
+    total = 12_400
+    per_class = {  # noqa: RUF012
+        "Fetal abdomen": 711,
+        "Fetal brain": 3_092,
+        "Fetal femur": 1_040,
+        "Fetal thorax": 1_718,
+        "Maternal cervix": 1_626,
+        "Other": 4_213,
+    }
+    author = (7_446, 1_237, 3_717)
+
+    def images(self, tree: Tree) -> Images:
+        """Join the table with the images."""
+        member = table_named(tree, "FETAL_PLANES_DB_data.csv", self.archive)
+        table = read_table(member.read(), member.path)
+        names = [f"{name}.png" for name in table.column("Image_name", "of the images")]
+        kinds = table.column("Plane", "of the labels")
+        patients = table.column("Patient_num", "of the patients")
+        train = table.column("Train", "of the official split")
+        table.refuse(kinds, lambda kind: kind not in self.info.classes, "Plane is none of the six classes")
+        table.refuse(patients, lambda patient: not patient, "no patient is named")
+        table.refuse(train, lambda value: value not in ("0", "1"), "Train should be 0 or 1")
+        found = by_name(tree.members)
+        table.refuse(names, lambda name: name not in found, f"the image is not there; expected {self.archive}")
+        return Images(
+            tuple(found[name] for name in names),
+            tuple(names),
+            labels_of(kinds, self.info.classes),
+            tuple(patients),
+            np.where(np.asarray(train) == "1", 0, 2),
+        )
+
+
+class PadUfes20(NamedSet):
+    """Smartphone photographs of skin lesions (Pacheco et al., Data in Brief 32:106221, 2020).
+
+    The archive holds ``metadata.csv`` and three archives of images, which are read where they lie. There is no official
+    split; patients have several lesions and lesions several images, so we split by patient.
+    """
+
+    archive = (
+        "zr7vgbcyr2-1.zip from https://data.mendeley.com/datasets/zr7vgbcyr2/1, as it is or unpacked (metadata.csv and "
+        "images/imgs_part_1, _2, _3)"
+    )
+    total = 2_298
+    author = (1_384, 227, 687)
+
+    def images(self, tree: Tree) -> Images:
+        """Join the table with the images."""
+        member = table_named(tree, "metadata.csv", self.archive)
+        table = read_table(member.read(), member.path)
+        names = table.column("img_id", "of the images")
+        kinds = table.column("diagnostic", "of the labels")
+        patients = table.column("patient_id", "of the patients")
+        table.refuse(kinds, lambda kind: kind not in self.info.classes, "diagnostic is none of the six classes")
+        table.refuse(patients, lambda patient: not patient, "no patient is named")
+        found = by_name(tree.members)
+        table.refuse(names, lambda name: name not in found, f"the image is not there; expected {self.archive}")
+        members = tuple(found[name] for name in names)
+        return Images(members, tuple(names), labels_of(kinds, self.info.classes), tuple(patients))
