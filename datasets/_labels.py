@@ -292,7 +292,7 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], reading
         if not (gaps or how):
             said = "missing=zero (not mentioned is 0) or missing=ignore (leave the rows out)"
             reading.refuse(empty, f"no label in column {name!r}; say {said}")
-        wrong = (i for i, cell in enumerate(cells) if cell not in _BINARY and i not in set(empty))
+        wrong = (i for i, cell in enumerate(cells) if cell not in _BINARY and cell not in BLANK and cell != "none")
         reading.refuse(wrong, f"column {name!r} should hold 0 and 1 only")
         if not how:
             said = "uncertain=zero, uncertain=one, or uncertain=ignore (leave the rows out)"
