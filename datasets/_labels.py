@@ -140,9 +140,10 @@ def _answered(values: Sequence[str], reading: Reading) -> tuple[Array, list[Find
     low = [value.casefold() for value in values]
     blank = [i for i, value in enumerate(low) if value in BLANK and value not in named]
     words = [i for i, value in enumerate(low) if value in _NO_ANSWER and value not in named]
-    numbers = [number for number in map(number_of, values) if number is not None]
+    numbers = [number for number in map(number_of, set(values)) if number is not None]
     if sum(number < 0 for number in numbers) == sum(number == -1 for number in numbers) and "-1" not in named:
-        words += [i for i, value in enumerate(values) if number_of(value) == -1 and len(set(numbers)) > 2]
+        least = {value for value in set(values) if number_of(value) == -1 and len(set(numbers)) > 2}
+        words += [i for i, value in enumerate(values) if value in least]
     how, column = reading.options.get("missing", ""), reading.column
     if not how:
         reading.refuse(blank, f"no label in column {column!r}; missing=ignore leaves such rows out")
@@ -170,10 +171,13 @@ def number_of(text: str) -> float | None:
 
 def whole_numbers(values: Sequence[str], keep: Array) -> list[str]:
     """Write ``1.0`` as ``1`` where all values are whole numbers: pandas turns a column with gaps into floats."""
-    numbers = [None if re.match(r"0\d", value) else number_of(value) for value in values]  # "007" is a name
-    if all(number is not None and number.is_integer() for number, kept in zip(numbers, keep, strict=True) if kept):
-        return [value if number is None else str(int(number)) for value, number in zip(values, numbers, strict=True)]
-    return list(values)
+    whole = {}
+    for value in {value for value, kept in zip(values, keep, strict=True) if kept}:
+        number = None if re.match(r"0\d", value) else number_of(value)  # "007" is a name
+        if number is None or not number.is_integer():
+            return list(values)
+        whole[value] = str(int(number))
+    return [whole.get(value, value) for value in values]
 
 
 # --- several labels in a cell ----------------------------------------------------------------------------------
@@ -292,7 +296,7 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], reading
         if not (gaps or how):
             said = "missing=zero (not mentioned is 0) or missing=ignore (leave the rows out)"
             reading.refuse(empty, f"no label in column {name!r}; say {said}")
-        wrong = (i for i, cell in enumerate(cells) if cell not in _BINARY and i not in set(empty))
+        wrong = (i for i, cell in enumerate(cells) if cell not in _BINARY and cell not in BLANK and cell != "none")
         reading.refuse(wrong, f"column {name!r} should hold 0 and 1 only")
         if not how:
             said = "uncertain=zero, uncertain=one, or uncertain=ignore (leave the rows out)"

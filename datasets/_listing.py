@@ -299,7 +299,8 @@ def _groups(rows: Rows, options: Mapping[str, str], keep: Array) -> list[str]:
         raise ValueError(f"{rows.at(bad)}: no patient is named")
     first: dict[str, str] = {}  # P1 and p1 are one patient: taking them for two could tear one apart
     numbers: list[str] = _labels.whole_numbers(rows.patients, keep)
-    return [first.setdefault(_labels.spelling_key(patient), patient) for patient in numbers]
+    spelt = {patient: first.setdefault(_labels.spelling_key(patient), patient) for patient in dict.fromkeys(numbers)}
+    return [spelt[patient] for patient in numbers]
 
 
 def _one_row_an_image(

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from bench.datasets import _splits
+from bench.datasets import _images, _splits
 from bench.datasets._labels import BLANK
 from bench.datasets._listing import (
     Array,
@@ -191,11 +191,17 @@ def _separator(text: str, place: str) -> str:
     return agreed[0] if agreed else widest[1]
 
 
+def _fields(line: str, separator: str, width: int) -> list[str]:
+    return _trimmed(next(csv.reader([line], delimiter=separator), []), width)
+
+
 def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: str, where: str) -> None:
     """Refuse a row of another length than the header, and one whose quotes have swallowed other rows."""
     width, named = len(rows[0]), _SEPARATORS.get(separator, separator)
-    inner = [line for field in fields for line in field.splitlines()[1:-1]]
-    swallowed = sum(len(_trimmed(next(csv.reader([line], delimiter=separator)), width)) == width for line in inner)
+    inside = [_fields(line, separator, width) for field in fields for line in field.splitlines()[1:-1]]
+    ends = [_fields(lines[-1], separator, width) for field in fields if len(lines := field.splitlines()) > 1]
+    ends = [row for row in ends if any(map(_images.is_image, row))]  # the last line of a note may hold commas
+    swallowed = sum(len(row) == width for row in (*inside, *ends))
     if swallowed and width > 1:
         raise ValueError(f"{where}: a quote that is opened here is closed after {swallowed} lines that look like rows")
     if len(rows[-1]) != width:

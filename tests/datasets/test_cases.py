@@ -350,8 +350,11 @@ def test_a_quote_that_is_never_closed(tmp_path: Path) -> None:
     text = lines("image,label,note", lambda i: f"{i}.png,{'ab'[i % 2]},{chr(34) + 'x' if i == 28 else 'ok'}").replace(
         "40.png,a,ok", '40.png,a,ok"'
     )
-    refused(table(tmp_path, text), "t.csv, line 30: a quote that is opened here is closed after 11 lines that look")
-    text = lines("image,label,note", lambda i: f'{i}.png,{"ab"[i % 2]},"two\nlines"')
+    refused(table(tmp_path, text), "t.csv, line 30: a quote that is opened here is closed after 12 lines that look")
+    two = {28: '"nodule', 29: 'cyst"'}  # the next row is swallowed whole
+    text = lines("image,label,note", lambda i: f"{i}.png,{'ab'[i % 2]},{two.get(i, 'ok')}")
+    refused(table(tmp_path, text), "t.csv, line 30: a quote that is opened here is closed after 1 lines")
+    text = lines("image,label,note", lambda i: f'{i}.png,{"ab"[i % 2]},"two\nlines, and, commas"')
     assert len(read(table(tmp_path, text))) == 60
 
 

@@ -22,7 +22,9 @@ from bench.datasets._images import Decoding, ImageError, decode
 from bench.datasets.csv_table import read_table
 from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_facts
 
-SHORT = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+SHORT = settings(
+    max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 LONG = settings(max_examples=2000, deadline=None, suppress_health_check=list(HealthCheck))
 WORDS = st.text(st.sampled_from("aBé 'x|;,\"\t_-1\u200b"), max_size=5)
 LABELS = st.sampled_from(
