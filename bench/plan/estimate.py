@@ -29,6 +29,6 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
         train_images, eval_images = estimate_steps(
             info.n_train or 1000, dict(cell.recipe), n_val=info.n_val or 0, n_test=info.n_test or 0
         )
-    macs_g = (facts.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
+    macs_g = (facts.counted_macs_g_224 or facts.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
     rate = GPU_GMACS if device.startswith("cuda") else CPU_GMACS_PER_CORE * threads
     return OVERHEAD_S + macs_g * (3 * train_images + eval_images) / rate
