@@ -93,6 +93,28 @@ def _timm(name: str, **kwargs: Any) -> Any:
     return build(name, **kwargs)
 
 
+# Multiply-adds (10^9, one image at 224 px) as this tool counts them: `bench.measure.flops`, which a test asks again.
+COUNTED_MACS_G_224 = {
+    "resnet18": 1.814,
+    "resnet50": 4.089,
+    "vit_tiny_patch16_224": 1.254,
+    "vit_small_patch16_224": 4.599,
+    "vit_base_patch16_224": 17.564,
+    "swin_tiny_patch4_window7_224": 4.491,
+    "swin_small_patch4_window7_224": 8.741,
+    "medmamba_tiny": 2.411,
+    "medmamba_small": 3.244,
+    "medmamba_base": 7.015,
+    "medmamba_small_d12": 4.076,
+    "medmamba_base_d16": 8.459,
+    "medmamba_tiny_conv_twin": 2.358,
+    "medmamba_tiny_ssm_twin": 2.456,
+    "vmamba_tiny": 4.832,
+    "vmamba_small": 8.550,
+    "vmamba_base": 15.137,
+}
+
+
 # --- timm's reference families ----------------------------------------------------------------------------------
 
 _TABLE = "parameters and GMAC as in timm's result tables"
@@ -109,6 +131,7 @@ for _name, _params, _macs, _summary in (
     add_builtin(
         ModelFacts(
             name=_name,
+            counted_macs_g_224=COUNTED_MACS_G_224[_name],
             family="resnet",
             builder=partial(_timm, _name),
             summary=f"{_summary}; the ImageNet stem (7x7 stride 2, max-pool) at every size",
@@ -130,6 +153,7 @@ for _size, _params, _macs, _note in (
     add_builtin(
         ModelFacts(
             name=f"vit_{_size}_patch16_224",
+            counted_macs_g_224=COUNTED_MACS_G_224[f"vit_{_size}_patch16_224"],
             family="vit",
             builder=partial(_timm, f"vit_{_size}_patch16_224"),
             summary="ViT with 16-px patches and a class token; position embeddings sized for the resolution built for",
@@ -147,6 +171,7 @@ for _size, _params, _macs in (("tiny", 28_288_354, 4.5), ("small", 49_606_258, 8
     add_builtin(
         ModelFacts(
             name=f"swin_{_size}_patch4_window7_224",
+            counted_macs_g_224=COUNTED_MACS_G_224[f"swin_{_size}_patch4_window7_224"],
             family="swin",
             builder=partial(_timm, f"swin_{_size}_patch4_window7_224"),
             summary=(
@@ -182,6 +207,7 @@ for _name, _params, _macs, _group, _summary, _note in (
     add_builtin(
         ModelFacts(
             name=_name,
+            counted_macs_g_224=COUNTED_MACS_G_224[_name],
             family="medmamba",
             builder=f"bench.models.medmamba:{_name}",
             summary=f"MedMamba, {_summary}; half the channels to convolutions, half to the cross scan",
@@ -203,6 +229,7 @@ for _branch, _params, _widths in (
     add_builtin(
         ModelFacts(
             name=f"medmamba_tiny_{_branch}_twin",
+            counted_macs_g_224=COUNTED_MACS_G_224[f"medmamba_tiny_{_branch}_twin"],
             family="medmamba",
             builder=f"bench.models.medmamba:medmamba_tiny_{_branch}_twin",
             summary=f"MedMamba-T with only its {_branch} branch over all channels, as many parameters; {_widths}",
@@ -226,6 +253,7 @@ for _size, _params, _macs, _drop_path, _summary in (
     add_builtin(
         ModelFacts(
             name=f"vmamba_{_size}",
+            counted_macs_g_224=COUNTED_MACS_G_224[f"vmamba_{_size}"],
             family="vmamba",
             builder=f"bench.models.vmamba:vmamba_{_size}",
             summary=f"VMamba v2 {_summary}",

@@ -132,7 +132,7 @@ def _reader(
 def _take(reader: Pipeline, places: Any) -> torch.Tensor:
     import torch
 
-    return reader.prepare(reader.images[torch.as_tensor(places)].to(reader.device), None)
+    return reader.preprocess(reader.images[torch.as_tensor(places)].to(reader.device), None)
 
 
 def _scores(out: Path, key: str) -> tuple[Any, Any]:

@@ -1,7 +1,7 @@
 """Cross-dataset transfer: which classes of two datasets meet, and what is evaluated where. Torch-free.
 
 ``SOURCE:TARGET[,TARGET]`` asks how a model trained on SOURCE does on the test splits of other sets. A score is made
-over the classes that meet: those of the target which the model has learnt, under whatever name. Where names differ, a
+over the shared classes: those of the target which the model has learnt, under whatever name. Where names differ, a
 map says so: built in for some pairs (:data:`MAPS`, either direction), else a section of bench.toml::
 
     [transfer."pneumoniamnist:folder:wards"]
@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from bench.record.cells import AccuracyCell, Cell, Meeting, needs
+from bench.record.cells import AccuracyCell, Cell, SharedClass, needs
 from bench.record.paths import weights_path
 from bench.registry import DatasetInfo, nearest, split_names
 
@@ -61,7 +61,9 @@ def shares_patients(source: str, target: str) -> bool:
     return any({source, target} <= group for group in SHARED_PATIENTS)
 
 
-def meetings(source: DatasetInfo, target: DatasetInfo, own: Map | None = None, where: str = "") -> tuple[Meeting, ...]:
+def shared_classes(
+    source: DatasetInfo, target: DatasetInfo, own: Map | None = None, where: str = ""
+) -> tuple[SharedClass, ...]:
     """Decide which classes of two datasets meet.
 
     Args:
@@ -71,7 +73,7 @@ def meetings(source: DatasetInfo, target: DatasetInfo, own: Map | None = None, w
         where: the place of that map, for messages.
 
     Returns:
-        The classes that meet, in the source's order, at least two; for a multi-label task at least one.
+        The shared classes, in the source's order, at least two; for a multi-label task at least one.
 
     Raises:
         TransferError: no map is known, or one that does not fit the classes.
@@ -85,7 +87,7 @@ def meetings(source: DatasetInfo, target: DatasetInfo, own: Map | None = None, w
         found = _read(_spelt(MAPS[source.name, target.name], target), source, target, f"the built-in map of {pair}")
     elif (target.name, source.name) in MAPS:
         turned = _read(_spelt(MAPS[target.name, source.name], source), target, source, f"the built-in map of {pair}")
-        found = tuple(Meeting(name, there, here) for name, here, there in turned)
+        found = tuple(SharedClass(name, there, here) for name, here, there in turned)
     elif {_plain(name) for name in source.classes} == {_plain(name) for name in target.classes}:
         found = _read({name: name for name in source.classes}, source, target, f"the classes of {pair}")
     else:
@@ -117,8 +119,8 @@ def _spelt(built_in: Map, target: DatasetInfo) -> Map:
     }
 
 
-def _read(given: Map, source: DatasetInfo, target: DatasetInfo, where: str) -> tuple[Meeting, ...]:
-    """Check a map against the classes; source classes with the same targets are one meeting."""
+def _read(given: Map, source: DatasetInfo, target: DatasetInfo, where: str) -> tuple[SharedClass, ...]:
+    """Check a map against the classes; source classes with the same targets are one shared class."""
     together: dict[tuple[str, ...], list[str]] = {}
     for left, right in given.items():
         names = [right] if isinstance(right, str) else list(right)
@@ -135,8 +137,8 @@ def _read(given: Map, source: DatasetInfo, target: DatasetInfo, where: str) -> t
                     f"{where}: {target.name}'s class {name!r} stands in two sets: {seen[name]} and {there}"
                 )
             seen[name] = there
-    found = [Meeting(" + ".join(here), tuple(here), there) for there, here in together.items()]
-    return tuple(sorted(found, key=lambda meeting: source.classes.index(meeting.source[0])))
+    found = [SharedClass(" + ".join(here), tuple(here), there) for there, here in together.items()]
+    return tuple(sorted(found, key=lambda shared: source.classes.index(shared.source[0])))
 
 
 def _class(name: str, info: DatasetInfo, where: str) -> str:

@@ -42,7 +42,7 @@ UNKNOWN: Counts = (1000, 100, 1000)  # of a set that publishes no number and who
 def estimate_s(cell: Cell, threads: int, device: str) -> float:
     """Return the seconds a Cell will take, roughly."""
     info = registry.model_facts(registry.parse_model(cell.model).name)
-    macs_g = (info.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
+    macs_g = (info.counted_macs_g_224 or info.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
     on_gpu = device.startswith("cuda")
     per_core = CPU_GMACS_PER_CORE.get(info.family, CPU_GMACS_PER_CORE_ELSE)
     rate = GPU_GMACS if on_gpu else per_core * threads

@@ -8,7 +8,7 @@ from bench.plan import class_maps
 from bench.plan.base import Plan, resolved
 from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import resize_rule, unfeedable
-from bench.record.cells import AccuracyCell, Meeting, TransferCell
+from bench.record.cells import AccuracyCell, SharedClass, TransferCell
 from bench.registry import DatasetInfo, RegistryError
 from bench.sweep.config import ConfigError, Loaded
 
@@ -56,7 +56,7 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
     for source, target in pairs(loaded):
         info = registry.dataset_facts(target)
         try:
-            met = class_maps.meetings(registry.dataset_facts(source), info, *maps.get((source, target), ()))
+            met = class_maps.shared_classes(registry.dataset_facts(source), info, *maps.get((source, target), ()))
         except class_maps.TransferError as error:
             raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
         trained = [c for c in plan.cells.values() if isinstance(c, AccuracyCell) and c.dataset == source]
@@ -89,7 +89,7 @@ def _add_transfer(
     target: DatasetInfo,
     size: int,
     resize: str,
-    met: tuple[Meeting, ...],
+    met: tuple[SharedClass, ...],
     damaged: bool,
 ) -> None:
     cell = TransferCell(
@@ -97,7 +97,7 @@ def _add_transfer(
         dataset=target.name,
         size=size,
         resize=resize,
-        meetings=met,
+        shared_classes=met,
         shares_patients=class_maps.shares_patients(source.dataset, target.name),
         data_fingerprint=fingerprint(plan, loaded, target, size, damaged),
         data_plugin_sha256=plugin_sha256(target),

@@ -95,7 +95,7 @@ class EfficiencyCell:
         return asdict(self)
 
 
-class Meeting(NamedTuple):
+class SharedClass(NamedTuple):
     """A class that two datasets share: what each calls it. Several names on one side are taken together."""
 
     name: str
@@ -105,7 +105,7 @@ class Meeting(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TransferCell:
-    """Evaluate what an accuracy Cell trained on the test split of another dataset, over the classes that meet.
+    """Evaluate what an accuracy Cell trained on the test split of another dataset, over the shared classes.
 
     ``size`` and ``resize`` are the target's; everything else about the model is the source Cell's.
     """
@@ -114,7 +114,7 @@ class TransferCell:
     dataset: str
     size: int
     resize: str
-    meetings: tuple[Meeting, ...]
+    shared_classes: tuple[SharedClass, ...]
     shares_patients: bool
     data_fingerprint: str
     data_plugin_sha256: str | None = None
@@ -140,7 +140,7 @@ class TransferCell:
     def spec(self) -> dict[str, Any]:
         """The Cell as plain data; ``source`` is the dataset that was trained on, ``dataset`` the one looked at."""
         own = asdict(self)
-        del own["source"], own["meetings"]
+        del own["source"], own["shared_classes"]
         taken = ("model", "resolution", "seed", "precision")
         return {
             **own,
@@ -149,7 +149,7 @@ class TransferCell:
             "source": self.source.dataset,
             "source_size": self.source.size,
             "source_key": self.source_key,
-            "label_map": {name: [list(source), list(target)] for name, source, target in self.meetings},
+            "label_map": {name: [list(source), list(target)] for name, source, target in self.shared_classes},
         }
 
 

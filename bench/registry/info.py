@@ -55,6 +55,7 @@ class ModelFacts:
     Attributes:
         params: published or exact parameter count at 1,000 classes and 3 channels.
         macs_g_224: published multiply-adds (10^9, one image, 224 x 224), as its paper counts them.
+        counted_macs_g_224: the same as this tool counts them, with every product and the scan.
         unsupported: ``(resolution, options) -> reason or None``; decides in the plan what cannot run.
         options: keywords a variant may set. ``None`` accepts any keyword (passed on to the builder).
         group: ``main`` models make up ``all``; parameter-matched ``ablation`` and ``extra`` models are reached by name.
@@ -70,6 +71,7 @@ class ModelFacts:
     licence: str = ""
     params: int | None = None
     macs_g_224: float | None = None
+    counted_macs_g_224: float | None = None
     published_note: str = ""
     group: str = "main"
     options: Mapping[str, Option] | None = field(default_factory=dict)

@@ -28,15 +28,15 @@ KEEPS_CHECKPOINT = ("failed", "timeout", "oom")  # statuses after which the same
 
 
 def make_jobs(
-    loaded: Loaded, plan: Plan, out: Path, todo: Mapping[str, Cell], kept: Collection[str] = ()
+    loaded: Loaded, plan: Plan, out: Path, pending: Mapping[str, Cell], kept: Collection[str] = ()
 ) -> Iterator[Job]:
-    """Yield the jobs of ``todo`` in their order: rounds of efficiency Cells, interleaved, then all other Cells.
+    """Yield the jobs of ``pending`` in their order: rounds of efficiency Cells, interleaved, then all other Cells.
 
     Args:
         loaded: the sweep.
         plan: what it means.
         out: the run directory.
-        todo: key -> Cell, of those to run.
+        pending: key -> Cell, of those to run.
         kept: keys of Cells whose weights are kept.
     """
     common: dict[str, Any] = {
@@ -48,14 +48,14 @@ def make_jobs(
         "plugin_base": loaded.base,
         "time_limit_s": loaded.sweep.run.timeout_s,
     }
-    timed = {key: cell for key, cell in todo.items() if isinstance(cell, EfficiencyCell)}
+    timed = {key: cell for key, cell in pending.items() if isinstance(cell, EfficiencyCell)}
     for number in range(max((cell.rounds for cell in timed.values()), default=0)):
         # Every other round backwards: else a model always follows the same neighbour, and its heat shows in no spread.
         order = list(timed.items())[:: -1 if number % 2 else 1]
         for key, cell in order:
             if number < cell.rounds and read_round(out, key, number) is None:
                 yield Job(key, cell, number, **common)
-    for key, other in todo.items():
+    for key, other in pending.items():
         if not isinstance(other, EfficiencyCell):
             yield Job(key, other, None, **common, keep_weights=key in kept)
 

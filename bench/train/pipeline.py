@@ -20,7 +20,7 @@ import torch
 
 from bench.registry.normalisation import Normalisation
 from bench.train import augment, rng
-from bench.train.preprocess import Preparation
+from bench.train.preprocess import Preprocess
 
 RESIDENT_SHARE = 0.6
 
@@ -77,7 +77,7 @@ class Pipeline:
             )
         self.recipe, self.resolution, self.device, self.mirror_safe = recipe, resolution, device, mirror_safe
         shape = (images.shape[1], images.shape[2], images.shape[3])
-        self.preparation = Preparation(shape, recipe, resolution, resize, device, channels_last, normalisation)
+        self.preprocess = Preprocess(shape, recipe, resolution, resize, device, channels_last, normalisation)
         self.resident = fits_on(device, images.nbytes) if resident is None else resident
         self.images = _as_tensor(images).to(device) if self.resident else _as_tensor(images)
         self.labels = torch.from_numpy(np.ascontiguousarray(labels)).to(device)
@@ -88,12 +88,12 @@ class Pipeline:
     @property
     def in_chans(self) -> int:
         """Channels the model is fed."""
-        return self.preparation.in_chans
+        return self.preprocess.in_chans
 
     @property
     def normalisation(self) -> Normalisation:
         """Mean and standard deviation of each channel, of pixels scaled to 0..1."""
-        return self.preparation.mean, self.preparation.std
+        return self.preprocess.mean, self.preprocess.std
 
     def train_batches(self, seed: int, epoch: int, first: int = 0) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Yield (images float32 (B, C, R, R), labels) of an epoch, in its random order and augmented.
@@ -110,17 +110,13 @@ class Pipeline:
         on_device = order.to(self.device)
         for (start, stop), pixels in zip(bounds, self._gathered(order, bounds), strict=True):
             index = on_device[start:stop]
-            yield self.prepare(pixels, plan.rows(index) if plan else None), self.labels[index]
+            yield self.preprocess(pixels, plan.rows(index) if plan else None), self.labels[index]
 
     def eval_batches(self) -> Iterator[torch.Tensor]:
         """Yield images float32 (B, C, R, R) in their stored order, not augmented."""
         bounds = batch_bounds(len(self), self.recipe["eval_batch_size"], merge_single=False)
         for pixels in self._gathered(torch.arange(len(self)), bounds):
-            yield self.prepare(pixels, None)
-
-    def prepare(self, pixels: torch.Tensor, plan: augment.Augmentation | None) -> torch.Tensor:
-        """Turn uint8 (B, H, W, C) on the device into the model's input, float32 (B, C, R, R)."""
-        return self.preparation(pixels, plan)
+            yield self.preprocess(pixels, None)
 
     def _gathered(self, order: torch.Tensor, bounds: list[tuple[int, int]]) -> Iterator[torch.Tensor]:
         """Yield the uint8 pixels of each batch on the device."""

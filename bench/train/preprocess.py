@@ -24,7 +24,7 @@ Positions = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # line below, line 
 PICKING = ("native", "nearest")  # rules that only pick pixels
 
 
-class Preparation:
+class Preprocess:
     """The way of one split's images (H, W, C) to the input of a model.
 
     Attributes:

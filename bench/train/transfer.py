@@ -1,8 +1,8 @@
-"""Execute a transfer Cell: trained weights on the test split of another dataset, over the classes that meet.
+"""Execute a transfer Cell: trained weights on the test split of another dataset, over the shared classes.
 
-The scores of a meeting are the sum of its source classes' probabilities, renormalised over all meetings
+The scores of a shared class are the sum of its source classes' probabilities, renormalised over all shared classes
 (for a multi-label task each label stands for itself: the largest of its source labels). Images whose class is in no
-meeting are left out. The source's own test scores, written when it was trained, are read the same way, so that the
+shared class are left out. The source's own test scores, written when it was trained, are read the same way, so that the
 drop compares one question on two datasets.
 """
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from bench import registry
 from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
-from bench.record.cells import Context, Meeting, Result, TransferCell
+from bench.record.cells import Context, Result, SharedClass, TransferCell
 from bench.record.paths import predictions_path, record_path
 from bench.registry import DatasetInfo
 from bench.train import weights
@@ -81,11 +81,11 @@ def _own_scores(out: Path, key: str) -> tuple[Array, Array]:
 def _compared(
     cell: TransferCell, source: DatasetInfo, target: DatasetInfo, own: tuple[Array, Array], other: tuple[Array, Array]
 ) -> tuple[dict[str, Any], dict[str, Array]]:
-    """Score both test splits over the meetings."""
-    task = meeting_task(source, target, cell.meetings)
-    answers = [meeting.source for meeting in cell.meetings]
-    labels, scores = over_meetings(*other, answers, [m.target for m in cell.meetings], source, target)
-    own_labels, own_scores = over_meetings(*own, answers, answers, source, source)
+    """Score both test splits over the shared classes."""
+    task = shared_task(source, target, cell.shared_classes)
+    answers = [shared.source for shared in cell.shared_classes]
+    labels, scores = over_shared_classes(*other, answers, [m.target for m in cell.shared_classes], source, target)
+    own_labels, own_scores = over_shared_classes(*own, answers, answers, source, source)
     if not len(labels):
         raise ValueError(f"no test image of {target.name} is of a class that meets one of {source.name}")
     found = classification_metrics(labels, scores, task)
@@ -96,22 +96,22 @@ def _compared(
         metrics[f"source_test_{name}"] = storable(reference[name])
         metrics[f"drop_{name}"] = storable(reference[name] - found[name])
     metrics |= {"n_test": len(labels), "n_left_out": len(other[0]) - len(labels), "task": task}
-    metrics["classes"] = [meeting.name for meeting in cell.meetings]
+    metrics["classes"] = [shared.name for shared in cell.shared_classes]
     return metrics, {"test_scores": scores, "test_labels": labels}
 
 
-def meeting_task(source: DatasetInfo, target: DatasetInfo, meetings: tuple[Meeting, ...]) -> str:
-    """How the classes that meet are scored: two are a binary question, whatever the sets were."""
+def shared_task(source: DatasetInfo, target: DatasetInfo, shared_classes: tuple[SharedClass, ...]) -> str:
+    """How the shared classes are scored: two are a binary question, whatever the sets were."""
     if source.task == "multi-label":
         return "multi-label"
-    if len(meetings) == 2:
+    if len(shared_classes) == 2:
         return "binary-class"
     ordered = source.task == target.task == "ordinal-regression"
-    rising = [target.classes.index(meeting.target[0]) for meeting in meetings]
+    rising = [target.classes.index(shared.target[0]) for shared in shared_classes]
     return "ordinal-regression" if ordered and rising == sorted(rising) else "multi-class"
 
 
-def over_meetings(
+def over_shared_classes(
     labels: Array,
     scores: Array,
     answers: list[tuple[str, ...]],
@@ -119,18 +119,18 @@ def over_meetings(
     answered: DatasetInfo,
     labelled: DatasetInfo,
 ) -> tuple[Array, Array]:
-    """Translate labels and scores into meetings.
+    """Translate labels and scores into shared classes.
 
     Args:
         labels: (N,) class indices of ``labelled``, or (N, L).
         scores: (N, C) probabilities over the classes of ``answered``.
-        answers: the classes of ``answered`` of each of the M meetings.
-        truths: the classes of ``labelled`` of each meeting.
+        answers: the classes of ``answered`` of each of the M shared classes.
+        truths: the classes of ``labelled`` of each shared class.
         answered: the dataset that the model was trained on.
         labelled: the dataset that the labels are of.
 
     Returns:
-        labels (n,) or (n, M) and scores (n, M) of the n images whose class is in a meeting.
+        labels (n,) or (n, M) and scores (n, M) of the n images whose class is a shared class.
     """
     columns = [[answered.classes.index(name) for name in names] for names in answers]
     rows = [[labelled.classes.index(name) for name in names] for names in truths]
@@ -146,6 +146,6 @@ def over_meetings(
     kept = translated >= 0
     summed = np.stack([scores[kept][:, places].sum(axis=1) for places in columns], axis=1)
     total = summed.sum(axis=1, keepdims=True)
-    # No answer at all for the classes that meet: every one is as good as another.
+    # No answer at all for the shared classes: every one is as good as another.
     even = np.full_like(summed, 1 / len(columns))
     return translated[kept], np.divide(summed, total, out=even, where=total > 0)

@@ -40,6 +40,12 @@ def test_vmamba_equals_convolutions_and_products_plus_the_scan(reference, size):
     assert count_torch(build(f"vmamba_{size}", 1000), (1, 3, 224, 224))["macs"] == entry["conv_linear_macs"] + scan
 
 
+@pytest.mark.parametrize("name", list(models))
+def test_the_stored_count_is_the_counters(name):
+    counted = count_torch(build(name, 1000), (1, 3, 224, 224))["macs"]
+    assert models[name].counted_macs_g_224 == round(counted / 1e9, 3)
+
+
 @pytest.mark.parametrize(
     ("family", "name", "classes", "pixels"),
     [("medmamba", "medmamba_tiny", 6, 64), ("vmamba", "vmamba_tiny", 1000, 64)],

@@ -173,7 +173,7 @@ def test_files_of_a_node_are_put_in_their_place_and_nowhere_else(tmp_path):
 
 
 class Silent:
-    """Stands for the local executor of a seat."""
+    """Stands for the local executor of a worker."""
 
     def __init__(self, events=()):
         self.events, self.submitted, self.cancelled = list(events), None, []
@@ -195,9 +195,9 @@ class Silent:
         pass
 
 
-def seat(tmp_path, events=(), plugins=None):
-    found = object.__new__(ray_worker.Seat)
-    found.welcome = ray_worker.Welcome("cpu", 1, {}, plugins or {}, True)
+def worker(tmp_path, events=(), plugins=None):
+    found = object.__new__(ray_worker.RayWorker)
+    found.setup = ray_worker.WorkerSetup("cpu", 1, {}, plugins or {}, True)
     found.asked = found.job = found.scratch = None
     found.given, found.sound, found.executor, found.folder = {}, set(), Silent(events), tmp_path
     found._data = lambda job: None
@@ -205,43 +205,43 @@ def seat(tmp_path, events=(), plugins=None):
 
 
 def test_a_node_without_the_run_directory_gets_what_a_job_reads_and_sends_what_it_leaves(tmp_path):
-    far = seat(tmp_path, [Event("k", "progress"), Event("k", "stopped")])
+    far = worker(tmp_path, [Event("k", "progress"), Event("k", "stopped")])
     inputs = {"checkpoints/k.pt": b"old", "predictions/s.npz": b"p"}
-    told = far.start(ray_worker.Parcel(job(tmp_path / "nowhere"), (1, 2, 3), inputs))
-    assert told.events[0].kind == "progress" and not told.files
+    reply = far.start(ray_worker.Assignment(job(tmp_path / "nowhere"), (1, 2, 3), inputs))
+    assert reply.events[0].kind == "progress" and not reply.files
     assert far.executor.submitted.out.parent == tmp_path
     assert (far.executor.submitted.out / "predictions" / "s.npz").read_bytes() == b"p"
-    told = far.more()
-    assert told.files == {name: b"new" for name in ("checkpoints/k.pt", "logs/k.log", "weights/k.safetensors")}
+    reply = far.more()
+    assert reply.files == {name: b"new" for name in ("checkpoints/k.pt", "logs/k.log", "weights/k.safetensors")}
     assert not far.executor.submitted.out.exists()
 
 
 def test_a_job_that_is_cancelled_before_it_speaks_is_cancelled(tmp_path):
-    far = seat(tmp_path)
+    far = worker(tmp_path)
     far.cancel("k", gently=True)
-    assert [event.kind for event in far.start(ray_worker.Parcel(job(tmp_path), None)).events] == ["stopped"]
+    assert [event.kind for event in far.start(ray_worker.Assignment(job(tmp_path), None)).events] == ["stopped"]
     assert far.executor.cancelled == [("k", True)]
     far.executor.events.append(Event("k", "stopped"))
     far.cancel("an earlier one", gently=True)
-    far.start(ray_worker.Parcel(job(tmp_path), None))
+    far.start(ray_worker.Assignment(job(tmp_path), None))
     assert far.executor.cancelled == [("k", True)]
 
 
 def test_what_a_node_cannot_do_is_lost_and_not_failed(tmp_path):
-    far = seat(tmp_path)
+    far = worker(tmp_path)
 
     def no_data(job):
         raise ValueError("x at 28 pixels is not the data that the driver has; copy it to this node")
 
     far._data = no_data
-    (event,) = far.start(ray_worker.Parcel(job(tmp_path), None)).events
+    (event,) = far.start(ray_worker.Assignment(job(tmp_path), None)).events
     assert event.kind == "lost" and "copy it to this node" in event.reason
 
 
 def test_plugins_are_taken_from_the_driver_unless_they_are_the_same(tmp_path):
     (tmp_path / "same.py").write_text("x = 1\n")
     (tmp_path / "other.py").write_text("x = 2\n")
-    far = seat(tmp_path, plugins={"same.py": b"x = 1\n", "other.py": b"x = 3\n"})
+    far = worker(tmp_path, plugins={"same.py": b"x = 1\n", "other.py": b"x = 3\n"})
     assert far._plugin("same.py", tmp_path) == "same.py" and far._plugin("module", tmp_path) == "module"
     assert Path(far._plugin("other.py", tmp_path)).read_bytes() == b"x = 3\n"
 

@@ -52,8 +52,8 @@ def test_pixels_equal_torchvisions_resized_crop(size: int, resolution: int) -> N
     )
     plan = augment.draw(24, resolution, RECIPE, mirror_safe=True, seed=0, epoch=0)
     assert plan is not None and 0 < plan.flips.sum() < 24
-    found = source.prepare(torch.from_numpy(pixels), plan)
-    upright = source.prepare(torch.from_numpy(pixels), None)
+    found = source.preprocess(torch.from_numpy(pixels), plan)
+    upright = source.preprocess(torch.from_numpy(pixels), None)
     for got, whole, box, flip in zip(found, upright, plan.boxes.tolist(), plan.flips.tolist(), strict=True):
         wanted = TF.resized_crop(whole, *box, [resolution, resolution], antialias=True)
         assert torch.allclose(got, TF.hflip(wanted) if flip else wanted, atol=2e-5)

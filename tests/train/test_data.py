@@ -17,7 +17,7 @@ from bench.sweep.recipes import resolve
 from bench.train import augment, rng
 from bench.train.accuracy import _keep_freed_memory
 from bench.train.pipeline import Pipeline, batch_bounds, fits_on
-from bench.train.preprocess import Preparation
+from bench.train.preprocess import Preprocess
 
 CPU = torch.device("cpu")
 
@@ -236,7 +236,7 @@ def test_the_cpus_way_gives_what_the_matrices_give(
     recipe = resolve("medmnist", **{"none": {}, "flips": {"flip": 0.5}, "crops": AUGMENTED}[augmentation])
     pixels = torch.from_numpy(images(9, size, channels))
     for normalisation in (None, ((0.4, 0.5, 0.6), (0.2, 0.25, 0.3))):
-        prepare = Preparation((size, size, channels), recipe, resolution, rule, CPU, channels_last, normalisation)
+        prepare = Preprocess((size, size, channels), recipe, resolution, rule, CPU, channels_last, normalisation)
         plan = augment.draw(9, resolution, recipe, mirror_safe=True, seed=3, epoch=0)
         found = prepare(pixels, plan)
         spread = pixels if normalisation is None else pixels.expand(-1, -1, -1, 3)

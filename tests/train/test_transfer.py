@@ -12,13 +12,13 @@ from sklearn.metrics import accuracy_score, roc_auc_score
 from bench import registry
 from bench.plan import class_maps
 from bench.plan.plan import make_plan
-from bench.record.cells import AccuracyCell, Context, Meeting, TransferCell, cell_key, needs
+from bench.record.cells import AccuracyCell, Context, SharedClass, TransferCell, cell_key, needs
 from bench.registry import DatasetInfo, RemoteFile, Split, register_dataset
 from bench.sweep import config
 from bench.sweep.config import ConfigError
 from bench.sweep.recipes import resolve
 from bench.train.accuracy import run_accuracy
-from bench.train.transfer import meeting_task, over_meetings, run_transfer
+from bench.train.transfer import over_shared_classes, run_transfer, shared_task
 
 CLASSES = {"here": ("cyst", "clear", "mass"), "there": ("Clear", "tumour", "nodule", "other")}
 OWN = {"clear": "clear", "mass": ["tumour", "nodule"]}
@@ -87,16 +87,16 @@ def test_what_is_no_transfer_says_how_to_write_one(text: str) -> None:
 
 
 def test_equal_classes_meet_whatever_their_case_and_order() -> None:
-    found = class_maps.meetings(info("a", ("NORMAL", "late_stage")), info("b", ("late stage", "normal")))
+    found = class_maps.shared_classes(info("a", ("NORMAL", "late_stage")), info("b", ("late stage", "normal")))
     assert found == (
-        Meeting("NORMAL", ("NORMAL",), ("normal",)),
-        Meeting("late_stage", ("late_stage",), ("late stage",)),
+        SharedClass("NORMAL", ("NORMAL",), ("normal",)),
+        SharedClass("late_stage", ("late_stage",), ("late stage",)),
     )
 
 
 def test_organ_sets_meet_in_all_classes_and_share_patients() -> None:
     a, c = (registry.datasets[f"organ{view}mnist"] for view in "ac")
-    assert [m.name for m in class_maps.meetings(a, c)] == list(a.classes)
+    assert [m.name for m in class_maps.shared_classes(a, c)] == list(a.classes)
     assert class_maps.shares_patients("organamnist", "organsmnist")
     assert not class_maps.shares_patients("organamnist", "pneumoniamnist")
 
@@ -104,20 +104,23 @@ def test_organ_sets_meet_in_all_classes_and_share_patients() -> None:
 def test_built_in_maps_name_classes_that_exist_and_work_both_ways() -> None:
     pneumonia = registry.datasets["pneumoniamnist"]
     cpn = registry.datasets["cpn_xray"]
-    met = class_maps.meetings(pneumonia, cpn)
-    assert met == (Meeting("normal", ("normal",), ("NORMAL",)), Meeting("pneumonia", ("pneumonia",), ("PNEUMONIA",)))
-    back = class_maps.meetings(cpn, pneumonia)
+    met = class_maps.shared_classes(pneumonia, cpn)
+    assert met == (
+        SharedClass("normal", ("normal",), ("NORMAL",)),
+        SharedClass("pneumonia", ("pneumonia",), ("PNEUMONIA",)),
+    )
+    back = class_maps.shared_classes(cpn, pneumonia)
     assert [(m.source, m.target) for m in back] == [(m.target, m.source) for m in met]
     derma = registry.datasets["dermamnist"]
-    met = class_maps.meetings(derma, registry.datasets["pad_ufes_20"])
+    met = class_maps.shared_classes(derma, registry.datasets["pad_ufes_20"])
     assert [m.target[0] for m in met] == ["ACK", "BCC", "SEK", "MEL", "NEV"]  # Bowen's, under SCC, stays out
 
 
 def test_the_users_map_takes_classes_together() -> None:
-    found = class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN, "bench.toml")
-    assert found == (Meeting("clear", ("clear",), ("Clear",)), Meeting("mass", ("mass",), ("tumour", "nodule")))
+    found = class_maps.shared_classes(registry.datasets[HERE], registry.datasets[THERE], OWN, "bench.toml")
+    assert found == (SharedClass("clear", ("clear",), ("Clear",)), SharedClass("mass", ("mass",), ("tumour", "nodule")))
     both = {"cyst": "other", "mass": "other", "clear": "clear"}
-    found = class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], both)
+    found = class_maps.shared_classes(registry.datasets[HERE], registry.datasets[THERE], both)
     assert [m.source for m in found] == [("cyst", "mass"), ("clear",)] and found[0].name == "cyst + mass"
 
 
@@ -137,12 +140,12 @@ def test_the_users_map_takes_classes_together() -> None:
 )
 def test_a_map_that_does_not_fit_says_why(own: Any, message: str) -> None:
     with pytest.raises(class_maps.TransferError, match=message):
-        class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], own, "bench.toml")
+        class_maps.shared_classes(registry.datasets[HERE], registry.datasets[THERE], own, "bench.toml")
 
 
 def test_tasks_that_cannot_be_compared_are_refused() -> None:
     with pytest.raises(class_maps.TransferError, match="multi-label answers cannot be scored as multi-class"):
-        class_maps.meetings(info("a", ("x", "y"), "multi-label"), info("b", ("x", "y")))
+        class_maps.shared_classes(info("a", ("x", "y"), "multi-label"), info("b", ("x", "y")))
 
 
 # --- scores ----------------------------------------------------------------------------------------------------
@@ -151,18 +154,20 @@ def test_tasks_that_cannot_be_compared_are_refused() -> None:
 def test_scores_are_summed_and_renormalised_over_what_meets() -> None:
     answered, labelled = info("a", ("p", "q", "r", "s")), info("b", ("Q", "P", "Z"))
     scores = np.array([[0.1, 0.2, 0.3, 0.4], [0.5, 0.1, 0.3, 0.1], [0.0, 0.0, 0.0, 1.0]])
-    labels, found = over_meetings(
+    labels, found = over_shared_classes(
         np.array([1, 0, 1]), scores, [("p", "r"), ("q",)], [("P",), ("Q",)], answered, labelled
     )
     assert labels.tolist() == [0, 1, 0]
     assert np.allclose(found, [[0.4 / 0.6, 0.2 / 0.6], [0.8 / 0.9, 0.1 / 0.9], [0.5, 0.5]])
-    labels, found = over_meetings(np.array([2, 0, 2]), scores, [("p",), ("q",)], [("P",), ("Q",)], answered, labelled)
+    labels, found = over_shared_classes(
+        np.array([2, 0, 2]), scores, [("p",), ("q",)], [("P",), ("Q",)], answered, labelled
+    )
     assert labels.tolist() == [1] and np.allclose(found, [[0.5 / 0.6, 0.1 / 0.6]])  # class Z is left out
 
 
 def test_labels_of_a_multi_label_set_stand_for_themselves() -> None:
     answered = info("a", ("p", "q", "r"), "multi-label")
-    labels, found = over_meetings(
+    labels, found = over_shared_classes(
         np.array([[1, 0, 0], [0, 0, 1]]), np.array([[0.9, 0.2, 0.4], [0.1, 0.3, 0.8]]),
         [("p",), ("q", "r")], [("p",), ("q", "r")], answered, answered,
     )  # fmt: skip
@@ -171,11 +176,11 @@ def test_labels_of_a_multi_label_set_stand_for_themselves() -> None:
 
 def test_how_meetings_are_scored() -> None:
     grades, classes = info("a", ("0", "1", "2"), "ordinal-regression"), info("b", ("0", "1", "2"))
-    three = tuple(Meeting(n, (n,), (n,)) for n in "012")
-    assert meeting_task(grades, grades, three) == "ordinal-regression"
+    three = tuple(SharedClass(n, (n,), (n,)) for n in "012")
+    assert shared_task(grades, grades, three) == "ordinal-regression"
     assert (
-        meeting_task(grades, classes, three) == "multi-class"
-        and meeting_task(classes, classes, three[:2]) == "binary-class"
+        shared_task(grades, classes, three) == "multi-class"
+        and shared_task(classes, classes, three[:2]) == "binary-class"
     )
 
 
@@ -192,7 +197,7 @@ def source_cell(**changes: Any) -> AccuracyCell:
 
 
 def transfer_cell(source: AccuracyCell) -> TransferCell:
-    met = class_maps.meetings(registry.datasets[HERE], registry.datasets[THERE], OWN)
+    met = class_maps.shared_classes(registry.datasets[HERE], registry.datasets[THERE], OWN)
     return TransferCell(source, THERE, source.size, "native", met, False, f"made-{THERE}-{source.size}")
 
 
@@ -268,7 +273,7 @@ def test_two_sets_without_common_classes_need_a_map(tmp_path: Path) -> None:
     text = '[transfer."phantom_global:phantom_local"]\nlevel = "granular"\noffset = "reticular"\n'
     plan = plan_of(tmp_path, text, **{"sweep.transfer": ["phantom_global:phantom_local"]})
     (cell,) = (c for c in plan.cells.values() if isinstance(c, TransferCell))
-    assert [m.target for m in cell.meetings] == [("granular",), ("reticular",)]
+    assert [m.target for m in cell.shared_classes] == [("granular",), ("reticular",)]
     assert cell.source_key in plan.cells and list(plan.cells).index(cell.source_key) < list(plan.cells).index(
         cell_key(cell)
     )

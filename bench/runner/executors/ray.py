@@ -26,13 +26,13 @@ from bench.record.store import StoreError
 from bench.runner.executors import ray_cluster
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.ray_cluster import Shape
-from bench.runner.executors.ray_worker import Parcel, Seat, Told, Welcome, run_stamp
+from bench.runner.executors.ray_worker import Assignment, RayWorker, Reply, WorkerSetup, run_stamp
 from bench.sweep.config import ConfigError, Loaded
 
 TICK_S = 5.0  # how often the cluster is looked at while a job waits for a place
 PATIENCE_S = 300.0  # how long a cluster may have no place at all before the run ends
-ATTEMPTS = 5  # to get a seat
-LEAVE_S = 3.0  # seats have this long to clear up at the end
+ATTEMPTS = 5  # to get a worker
+LEAVE_S = 3.0  # workers have this long to clear up at the end
 CACHES = ("largest_batch", "flops", "ceilings")  # of efficiency jobs, in the run directory
 # What decides how a Cell is computed is the driver's on every node; paths (MEDBENCH_DATA, ...) are each node's own.
 COMPUTING = (
@@ -43,7 +43,7 @@ COMPUTING = (
 
 @dataclass(eq=False, slots=True)
 class _Place:
-    """A seat as the driver knows it."""
+    """A worker as the driver knows it."""
 
     actor: Any
     alone: bool
@@ -78,11 +78,11 @@ class RayExecutor:
         self.cluster: ray_cluster.Cluster | None = None
         self.places: list[_Place] = []
         self.waiting: deque[Job] = deque()
-        self.told: deque[Event] = deque()
+        self.events: deque[Event] = deque()
         self._answers: deque[tuple[_Place, Any]] = deque()
         self._capacity, self._looked = 0, 0.0
         self._nowhere_since: float | None = None
-        self._in_vain = 0  # seats in a row that did not come to be
+        self._in_vain = 0  # workers in a row that did not come to be
         self._wake_reader, self._wake_writer = os.pipe()
         for end in (self._wake_reader, self._wake_writer):
             os.set_blocking(end, False)
@@ -111,30 +111,30 @@ class RayExecutor:
         return len(running) + len(self.waiting) < self.parallel + more
 
     def submit(self, job: Job) -> None:
-        """Give ``job`` to a free seat, or ask Ray for a new one."""
+        """Give ``job`` to a free worker, or ask Ray for a new one."""
         self._join()
         if job.alone:
             for place in [place for place in self.places if not place.alone]:
                 self._dismiss(place)  # it would keep its resources from this job
         self.waiting.append(job)
-        self._seat_waiting()
+        self._place_waiting()
 
     def wait(self, timeout_s: float | None) -> list[Event]:
-        """Sleep until a seat speaks or is lost, :meth:`wake` is called or the time is over."""
+        """Sleep until a worker speaks or is lost, :meth:`wake` is called or the time is over."""
         for place in [place for place in self.places if place.ready and not place.job]:
             self._dismiss(place)  # the runner has nothing for it: others may need the resources
         if self.waiting:
             timeout_s = TICK_S if timeout_s is None else min(timeout_s, TICK_S)
-        if not self.told and not self._answers:
+        if not self.events and not self._answers:
             select.select([self._wake_reader], [], [], timeout_s)
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_reader, 512):
                 pass
         while self._answers:
             self._take(*self._answers.popleft())
-        self._seat_waiting()
-        events = list(self.told)
-        self.told.clear()
+        self._place_waiting()
+        events = list(self.events)
+        self.events.clear()
         return events
 
     def wake(self) -> None:
@@ -146,13 +146,13 @@ class RayExecutor:
         """End a job; gently lets a training keep a checkpoint after its epoch."""
         for job in [job for job in self.waiting if job.ticket == ticket]:
             self.waiting.remove(job)
-            self.told.append(Event(ticket, "stopped"))
+            self.events.append(Event(ticket, "stopped"))
         for place in self.places:
             if place.job and place.job.ticket == ticket:
                 place.actor.cancel.remote(ticket, gently)
 
     def close(self) -> None:
-        """End every seat, and the cluster if it is ours."""
+        """End every worker, and the cluster if it is ours."""
         try:
             self._leave()
         finally:
@@ -183,8 +183,8 @@ class RayExecutor:
         self._capacity = self.cluster.capacity(self.shape)
         self._looked = time.monotonic()
 
-    def _seat_waiting(self) -> None:
-        """Give waiting jobs to free seats, have as many seats as there are jobs, and give up where none can be."""
+    def _place_waiting(self) -> None:
+        """Give waiting jobs to free workers, have as many workers as there are jobs, and give up where none can be."""
         for place in self.places:
             if self.waiting and place.ready and not place.job and place.alone == self.waiting[0].alone:
                 self._start(place, self.waiting.popleft())
@@ -192,7 +192,7 @@ class RayExecutor:
         for job in list(self.waiting)[coming:]:
             self._open(job.alone)
         for place in [place for place in self.places if not place.ready][len(self.waiting) :]:
-            self._dismiss(place)  # asked for in vain: a free seat took the job
+            self._dismiss(place)  # asked for in vain: a free worker took the job
         if not self.waiting or any(place.ready for place in self.places):
             self._nowhere_since = None
         elif not any(job.alone for job in self.waiting):
@@ -209,9 +209,9 @@ class RayExecutor:
         device = "cpu" if self.device == "cpu" else "cuda:0"
         plugins = {} if self.cluster.own else self.plugins
         folder = self.cluster.folder
-        welcome = Welcome(device, self.shape.threads, environment, plugins, self.download, folder, os.nice(0))
+        setup = WorkerSetup(device, self.shape.threads, environment, plugins, self.download, folder, os.nice(0))
         options = self.cluster.whole_node(self.shape) if alone else self.shape.options()
-        place = _Place(self.cluster.ray.remote(Seat).options(**options, **ray_cluster.SEAT).remote(welcome), alone)
+        place = _Place(self.cluster.ray.remote(RayWorker).options(**options, **ray_cluster.ACTOR).remote(setup), alone)
         self.places.append(place)
         self._ask(place, place.actor.hello.remote())
 
@@ -219,7 +219,7 @@ class RayExecutor:
         assert self.cluster
         place.job = job
         inputs = {} if self.cluster.own else {name: self.cluster.ray.put(data) for name, data in _inputs(job)}
-        self._ask(place, place.actor.start.remote(Parcel(job, run_stamp(job.out), inputs)))
+        self._ask(place, place.actor.start.remote(Assignment(job, run_stamp(job.out), inputs)))
 
     def _dismiss(self, place: _Place) -> None:
         assert self.cluster
@@ -231,13 +231,13 @@ class RayExecutor:
             self.cluster.ray.kill(place.actor)
 
     def _leave(self) -> None:
-        """Let seats end their jobs and remove their folders, which a kill would leave behind."""
+        """Let workers end their jobs and remove their folders, which a kill would leave behind."""
         leaving = [place.actor.leave.remote() for place in self.places if place.ready]
         if leaving and self.cluster:
             with contextlib.suppress(Exception):
                 self.cluster.ray.wait(leaving, num_returns=len(leaving), timeout=LEAVE_S)
 
-    # --- what seats say ----------------------------------------------------------------------------------------------
+    # --- what workers say --------------------------------------------------------------------------------------------
 
     def _ask(self, place: _Place, answer: Any) -> None:
         """Have the answer, or the news that there will be none, taken in by :meth:`wait`."""
@@ -252,36 +252,36 @@ class RayExecutor:
         if place not in self.places:
             return  # dismissed meanwhile
         try:
-            told = answer.result()
+            reply = answer.result()
         except Exception as error:
             self._lost(place, error)
             return
-        if isinstance(told, Told):
-            self._hear(place, told)
+        if isinstance(reply, Reply):
+            self._hear(place, reply)
             return
-        place.ready, place.node, self._in_vain = True, told["node"], 0
-        if told["version"] != VERSION:
+        place.ready, place.node, self._in_vain = True, reply["node"], 0
+        if reply["version"] != VERSION:
             raise ConfigError(
-                f"node {place.node} has medbench {told['version']}, this is {VERSION}; "
+                f"node {place.node} has medbench {reply['version']}, this is {VERSION}; "
                 "install the same version on all nodes"
             )
         self._look()
 
-    def _hear(self, place: _Place, told: Told) -> None:
+    def _hear(self, place: _Place, reply: Reply) -> None:
         assert place.job
-        job, last = place.job, told.events[-1]
+        job, last = place.job, reply.events[-1]
         if last.kind == "progress":
             self._ask(place, place.actor.more.remote())
         else:
             place.job = None
             try:
-                _keep_files(job.out, told.files)
+                _keep_files(job.out, reply.files)
             except StoreError as error:
-                told = Told([*told.events[:-1], Event(job.ticket, "lost", reason=str(error))])
-        self.told.extend(told.events)
+                reply = Reply([*reply.events[:-1], Event(job.ticket, "lost", reason=str(error))])
+        self.events.extend(reply.events)
 
     def _lost(self, place: _Place, error: Exception) -> None:
-        """A seat has gone, with its node or alone."""
+        """A worker has gone, with its node or alone."""
         assert self.cluster
         with contextlib.suppress(Exception):
             self._dismiss(place)
@@ -289,7 +289,7 @@ class RayExecutor:
         reason = ray_cluster.why_lost(error)
         if place.job:
             where = f"node {place.node}: " if place.node else ""
-            self.told.append(Event(place.job.ticket, "lost", reason=where + reason))
+            self.events.append(Event(place.job.ticket, "lost", reason=where + reason))
         elif not place.ready:
             self._in_vain += 1
             if "No module named" in reason:

@@ -21,10 +21,10 @@ from bench.machine.threads import available_threads
 from bench.sweep.config import ConfigError
 
 CONNECT_S = 5.0
-OBJECT_STORE_BYTES = 80 << 20  # of a cluster of our own: results of seats on this machine, a few megabytes each
+OBJECT_STORE_BYTES = 80 << 20  # of a cluster of our own: results of workers on this machine, a few megabytes each
 FOLDER = "medbench-ray-"
 LONGEST_BASE = 20  # characters: Ray's sockets lie 65 deeper, and the system allows 107
-SEAT: Mapping[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 4}
+ACTOR: Mapping[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 4}
 
 # Read by Ray when it is imported or a node of ours starts; the user's own environment wins.
 QUIET = {
@@ -267,7 +267,7 @@ def _sweep(base: Path) -> None:
 
 
 def why_lost(error: BaseException) -> str:
-    """One line on why a seat is gone, from what Ray raised."""
+    """One line on why a worker is gone, from what Ray raised."""
     text = str(error).strip()
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "No module named" in text:

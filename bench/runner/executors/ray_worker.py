@@ -1,6 +1,6 @@
-"""The far side of the Ray executor: a seat, an actor on some node that runs one job at a time. Torch-free.
+"""The far side of the Ray executor: a worker, an actor on some node that runs one job at a time. Torch-free.
 
-A seat is a :class:`~bench.runner.executors.local.LocalExecutor` with one place: each job has a fresh process, forked
+A worker is a :class:`~bench.runner.executors.local.LocalExecutor` with one place: each job has a fresh process, forked
 as on a single machine from a forkserver with torch imported, and deaths, time limits and logs are told as there.
 """
 
@@ -29,8 +29,8 @@ Stamp = tuple[int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Welcome:
-    """What a seat is told once: its place, and what all jobs of the run have in common.
+class WorkerSetup:
+    """What a worker is told once: its place, and what all jobs of the run have in common.
 
     Attributes:
         environment: of the driver, for variables that decide how a Cell is computed; None: it is not set there.
@@ -50,7 +50,7 @@ class Welcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Parcel:
+class Assignment:
     """A job and what it needs of the run directory where that is not shared.
 
     Attributes:
@@ -64,8 +64,8 @@ class Parcel:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a seat answers: what happened and, with a job's last event, the files it left (path -> content)."""
+class Reply:
+    """What a worker answers: what happened and, with a job's last event, the files it left (path -> content)."""
 
     events: list[Event]
     files: dict[str, bytes] = field(default_factory=dict)
@@ -84,26 +84,26 @@ def run_stamp(out: Path) -> Stamp | None:
     return status.st_ino, status.st_mtime_ns, status.st_size
 
 
-class Seat:
+class RayWorker:
     """One place for jobs on a node; the driver asks for :meth:`start`, then for :meth:`more` until a job has ended."""
 
-    def __init__(self, welcome: Welcome) -> None:
-        self.welcome = welcome
+    def __init__(self, setup: WorkerSetup) -> None:
+        self.setup = setup
         self.asked: tuple[str, bool] | None = None
         self.job: Job | None = None
         self.scratch: Path | None = None
         self.given: dict[str, tuple[int, int]] = {}
         self.sound: set[tuple[str, int, str]] = set()
-        for name, value in welcome.environment.items():
+        for name, value in setup.environment.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
-        if welcome.folder:
-            tempfile.tempdir = str(welcome.folder)
+        if setup.folder:
+            tempfile.tempdir = str(setup.folder)
         with contextlib.suppress(OSError):  # only the superuser may take back the 15 that Ray's nodes add
-            os.setpriority(os.PRIO_PROCESS, 0, welcome.niceness)
-        self.executor = LocalExecutor([Slot(welcome.device, welcome.threads)])
+            os.setpriority(os.PRIO_PROCESS, 0, setup.niceness)
+        self.executor = LocalExecutor([Slot(setup.device, setup.threads)])
         self.folder = Path(util.get_temp_dir())  # cleared away by the forkserver, however this process ends
         forkserver.ensure_running()  # its imports begin now
 
@@ -111,20 +111,20 @@ class Seat:
         """Say where this is and what runs here."""
         return {"node": platform.node(), "version": VERSION}
 
-    def start(self, parcel: Parcel) -> Told:
+    def start(self, assignment: Assignment) -> Reply:
         """Start a job; return when something has happened to it."""
-        self.job = parcel.job
+        self.job = assignment.job
         try:
-            job = self._settled(parcel)
+            job = self._settled(assignment)
             if not isinstance(job.cell, EfficiencyCell):
                 job = dataclasses.replace(job, data_root=self._data(job))
             self.executor.submit(job)
         except Exception as error:  # of this node: no room, no data, no process. Another one may do better
             reason = f"{platform.node()}: {str(error) or type(error).__name__}"
-            return Told([Event(parcel.job.ticket, "lost", reason=reason)], self._cleared(keep_checkpoint=True))
+            return Reply([Event(assignment.job.ticket, "lost", reason=reason)], self._cleared(keep_checkpoint=True))
         return self.more()
 
-    def more(self) -> Told:
+    def more(self) -> Reply:
         """Return when something has happened to the job."""
         assert self.job
         events: list[Event] = []
@@ -135,13 +135,13 @@ class Seat:
             events = self.executor.wait(None)
         last = events[-1]
         if last.kind == "progress":
-            return Told(events)
+            return Reply(events)
         if last.finished:
             finished = last.finished
             named = {**finished.environment, "node": platform.node()}
             events[-1] = dataclasses.replace(last, finished=dataclasses.replace(finished, environment=named))
         again = last.finished is None or last.finished.result.status in KEEPS_CHECKPOINT
-        return Told(events, self._cleared(keep_checkpoint=again))
+        return Reply(events, self._cleared(keep_checkpoint=again))
 
     def cancel(self, ticket: str, gently: bool) -> None:
         """End the job; called beside :meth:`more`, in another thread."""
@@ -155,15 +155,15 @@ class Seat:
 
     # --- the run directory -------------------------------------------------------------------------------------------
 
-    def _settled(self, parcel: Parcel) -> Job:
+    def _settled(self, assignment: Assignment) -> Job:
         """Give a job its run directory, a folder of this node where the driver's is not shared, and its plug-ins."""
-        job = parcel.job
+        job = assignment.job
         job = dataclasses.replace(job, plugins=tuple(self._plugin(name, job.plugin_base) for name in job.plugins))
-        if parcel.run is not None and run_stamp(job.out) == parcel.run:
+        if assignment.run is not None and run_stamp(job.out) == assignment.run:
             return job
         self.scratch = Path(tempfile.mkdtemp(dir=self.folder))
         self.given = {}
-        for name, content in parcel.inputs.items():
+        for name, content in assignment.inputs.items():
             path = self.scratch / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(_fetched(content))
@@ -171,7 +171,7 @@ class Seat:
         return dataclasses.replace(job, out=self.scratch)
 
     def _plugin(self, name: str, base: Path) -> str:
-        content = self.welcome.plugins.get(name)
+        content = self.setup.plugins.get(name)
         if content is None:
             return name
         with contextlib.suppress(OSError):
@@ -221,7 +221,7 @@ class Seat:
             registry.load_plugins(job.plugins, job.plugin_base)  # which may import torch: not for nothing
             info = registry.dataset_facts(name)
         if problems := preflight([(info, size)], root):
-            if not self.welcome.download or any(problem.reason != "missing" for problem in problems):
+            if not self.setup.download or any(problem.reason != "missing" for problem in problems):
                 raise ValueError(missing_message(problems))
             fetch([problem.file for problem in problems], root or default_root())
         if info.open().fingerprint(size, root or default_root()) != expected:
