@@ -65,22 +65,17 @@ def examine(data_root: Path | None = None) -> list[Check]:
 
 def _python() -> Check:
     state = OK if sys.version_info >= (3, 11) else BAD
-    return Check("Python", state, f"{platform.python_version()} at {sys.executable}", "3.11 or later is needed")
+    return Check("Python", state, f"{platform.python_version()} at {sys.executable}", "3.11 or later is required")
 
 
 def _torch() -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of it cannot be loaded
-        return Check("torch", BAD, str(error), "nothing can be measured; install it with `pip install medbench`")
-    threads = f"{torch.get_num_threads()} threads, {_cpu_capability()}"
-    return Check("torch", OK, f"{torch.__version__}, {threads}", "models are built and trained with it")
-
-
-def _cpu_capability() -> str:
-    import torch
-
-    return str(torch.backends.cpu.get_cpu_capability())
+        return Check("torch", BAD, str(error), "required: pip install medbench")
+    count = torch.get_num_threads()
+    threads = f"{count} thread{'s' * (count != 1)}, {torch.backends.cpu.get_cpu_capability()}"
+    return Check("torch", OK, f"{torch.__version__}, {threads}", "builds and trains the models")
 
 
 def _cuda() -> list[Check]:
@@ -88,7 +83,7 @@ def _cuda() -> list[Check]:
 
     if not torch.cuda.is_available():
         built = f"torch built for CUDA {torch.version.cuda}" if torch.version.cuda else "torch without CUDA"
-        return [Check("CUDA", NOTE, f"no device ({built})", "runs on the CPU: --device cpu is what auto means here")]
+        return [Check("CUDA", NOTE, f"no device ({built})", "--device auto uses the CPU")]
     found = []
     for index in range(torch.cuda.device_count()):
         gpu = torch.cuda.get_device_properties(index)
@@ -113,10 +108,10 @@ def _scan_backends() -> list[Check]:
 
 def _scan_meaning(name: str) -> str:
     meanings = {
-        "cpu": "compiled kernel for MedMamba and VMamba on the CPU",
-        "triton": "fused kernel on CUDA",
-        "reference": "plain PyTorch: works everywhere, several times slower",
-        "mamba-ssm": "the public kernel, for comparison only",
+        "cpu": "compiled scan kernel for MedMamba and VMamba",
+        "triton": "fused scan kernel for CUDA",
+        "reference": "pure PyTorch fallback, several times slower",
+        "mamba-ssm": "public CUDA kernel, for comparisons only",
     }
     return meanings.get(name, "")
 
@@ -124,13 +119,13 @@ def _scan_meaning(name: str) -> str:
 def _mamba_ssm() -> Check:
     version = _version("mamba-ssm")
     if version is None:
-        return Check("mamba-ssm", NOTE, "not installed", "not needed; an extra for comparing kernels on CUDA")
+        return Check("mamba-ssm", NOTE, "not installed", "optional: compares kernels on CUDA")
     kernel = importlib.util.find_spec("selective_scan_cuda") is not None
     text = f"{version}, " + ("with" if kernel else "without") + " its mamba-1 kernel"
     hint = (
-        "comparison possible"
+        "kernels can be compared"
         if kernel
-        else "build it with MAMBA_KEEP_CUDA_BUILD=TRUE and no build isolation to compare"
+        else "to compare kernels, rebuild it with MAMBA_KEEP_CUDA_BUILD=TRUE and --no-build-isolation"
     )
     return Check("mamba-ssm", OK if kernel else NOTE, text, hint)
 
@@ -138,8 +133,8 @@ def _mamba_ssm() -> Check:
 def _compiler() -> Check:
     for name in filter(None, (os.environ.get("CXX"), "g++", "clang++", "c++")):
         if path := shutil.which(name):
-            return Check("C++ compiler", OK, path, "builds the CPU scan kernel at first use, then it is cached")
-    return Check("C++ compiler", NOTE, "none", "scans run in plain PyTorch; install g++ or clang++ for the fast kernel")
+            return Check("C++ compiler", OK, path, "compiles the CPU scan kernel on first use, then cached")
+    return Check("C++ compiler", NOTE, "none", "scans fall back to PyTorch; install g++ or clang++")
 
 
 def _memory() -> Check:
@@ -161,11 +156,11 @@ def _data(data_root: Path | None) -> Check:
             "data root",
             NOTE,
             f"{root}: no .npz files",
-            "`bench fetch --datasets medmnist` fills it; phantoms need none, breastmnist at 28 px is bundled",
+            "download with `bench fetch --datasets medmnist`; phantoms need no files, breastmnist at 28 px is bundled",
         )
     free = shutil.disk_usage(root).free / 2**30
     return Check(
-        "data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "verified when a run first reads them"
+        "data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "checksums are verified on first use"
     )
 
 
@@ -175,13 +170,13 @@ def _cache() -> Check:
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())
     if os.access(parent, os.W_OK):
-        return Check("cache", OK, str(path), "decoded datasets and compiled kernels; MEDBENCH_CACHE moves it")
+        return Check("cache", OK, str(path), "decoded datasets and compiled kernels; set MEDBENCH_CACHE to move it")
     return Check("cache", BAD, f"{path} cannot be written", "set MEDBENCH_CACHE to a writable folder")
 
 
 def _libraries() -> list[Check]:
     needed = ("timm", "torchvision", "fvcore", "medmnist", "datasets", "triton")
-    meanings = {"triton": "needed for the fused kernel on CUDA"}
+    meanings = {"triton": "required for the fused scan kernel on CUDA"}
     found = []
     for name in needed:
         version = _version(name)

@@ -91,7 +91,7 @@ def _rows(files: Iterable[Path]) -> Iterable[tuple[str, str, int, list[Any]]]:
             with np.load(path.with_name("fields.npz"), allow_pickle=False) as stored:
                 maps = {name: stored[name].astype(float) for name in stored.files}
         except Exception as error:
-            raise StoreError(f"{path.parent}: cannot be read ({error}); remove it and explain again") from error
+            raise StoreError(f"cannot read {path.parent} ({error}); delete it and run bench explain again") from error
         for state in dict.fromkeys(name.partition("/")[0] for name in maps):
             lines = [(s["name"], m := maps[f"{state}/{s['name']}"], spread(m)) for s in facts["stages"]]
             on = f" on {display_name(facts['dataset'])}" if facts["dataset"] else ""
@@ -110,10 +110,10 @@ def explain(options: argparse.Namespace, data_root: Path | None, console: Consol
     from bench.registry import RegistryError, split_names
 
     if (options.directory is None) == (options.erf_only is None):
-        raise RegistryError("say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both")
+        raise RegistryError("give either RUN and CELL, or --erf-only MODELS")
     sides = options.resolutions.split(",")
     if not all(side.strip().isdecimal() and int(side) for side in sides):
-        raise RegistryError(f"--resolutions {options.resolutions}: write side lengths in pixels, as 64,224")
+        raise RegistryError(f"--resolutions {options.resolutions}: expected side lengths in pixels, such as 64,224")
     settings = Settings(options.per_class, options.images, options.device, data_root)
     if options.erf_only is None:
         run_cells(options.directory, options.cells, settings, console)
@@ -170,7 +170,7 @@ def _finish(folders: Sequence[Path], top: Path, console: Console) -> None:
                     *radii,
                 )
     paths = side_by_side(top)
-    print("receptive field: radius (px) with 50 % / 95 % of what moves the central cell")
+    print("receptive field: radius (px) that holds 50 % / 95 % of the influence on the central cell")
     console.print(table)
     for path in [*folders, *paths]:
         print(f"written: {path}")

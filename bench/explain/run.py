@@ -109,7 +109,7 @@ def _set_up(context: Context) -> torch.device:
     from bench.train.accuracy import set_up
 
     if context.device != "cpu" and not torch.cuda.is_available():
-        raise RegistryError(f"--device {context.device}: torch sees no CUDA device here; leave it out for the CPU")
+        raise RegistryError(f"--device {context.device}: torch finds no CUDA device; use --device cpu")
     device = set_up(context)
     torch.use_deterministic_algorithms(True, warn_only=True)
     return device
@@ -142,7 +142,7 @@ def _scores(out: Path, key: str) -> tuple[Any, Any]:
             return stored["test_scores"], stored["test_labels"]
     except Exception as error:  # numpy raises whatever its parts raise
         record = record_path(out, key)
-        raise StoreError(f"{path}: no scores ({error}); remove {record} and run again") from error
+        raise StoreError(f"cannot read the scores in {path} ({error}); delete {record} and run again") from error
 
 
 def _overlays(

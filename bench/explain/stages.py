@@ -64,7 +64,7 @@ def find_stages(model: nn.Module, images: Tensor) -> list[StageOutput]:
         found = [_stage(model, name, output, output.shape[1]) for name, output in layers]
         found = [stage for stage in found if stage.grid != (1, 1)] or found
     if not found:
-        raise RegistryError(f"{type(model).__name__}: no layer has a grid (b,c,h,w), so there is nothing to look at")
+        raise RegistryError(f"{type(model).__name__}: no layer outputs a grid (b,c,h,w)")
     last = {stage.grid: stage for stage in found}  # of layers of one grid the last
     if len(last) == 1 and len(found) > 1:  # of one grid throughout: places evenly spread over its depth
         count = min(STAGES, len(found))
@@ -131,7 +131,7 @@ def _stage(model: nn.Module, name: str, output: Tensor, channels: int) -> StageO
         side = math.isqrt(output.shape[1] - prefix)
         if side * side != output.shape[1] - prefix:
             raise RegistryError(
-                f"{type(model).__name__}: {output.shape[1] - prefix} tokens of {name} are no square grid; feed it "
+                f"{type(model).__name__}: {output.shape[1] - prefix} tokens of {name} do not form a square grid; use "
                 "square images"
             )
         return StageOutput(name, (side, side), tokens=True, prefix=prefix)

@@ -25,10 +25,10 @@ def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
     keys = sorted(path.stem for path in (out / "cells").glob("*.json") if not path.name.startswith("."))
     kept = [key for key in keys if weights_path(out, key).is_file()]
     if not wanted:
-        raise StoreError(f"say which cell of {out}: {_some(out, kept)}")
+        raise StoreError(f"name a cell of {out}: {_some(out, kept)}")
     if list(wanted) == ["all"]:
         if not kept:
-            raise StoreError(f"{out} has kept no weights; {_how_to_keep(out)}")
+            raise StoreError(f"{out}: no weights were kept; {_how_to_keep(out)}")
         return [store.read_record(record_path(out, key)) for key in kept]
     found: dict[str, Record] = {}
     for beginning in wanted:
@@ -36,7 +36,8 @@ def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
         if not matches:
             raise StoreError(f"{out} has no cell {beginning!r}; {_some(out, kept)}")
         if len(matches) > 1:
-            raise StoreError(f"{beginning!r} begins {len(matches)} keys of {out}: {', '.join(matches[:5])}; write more")
+            first = ", ".join(matches[:5])
+            raise StoreError(f"{beginning!r} is ambiguous: it matches {len(matches)} cells of {out} ({first})")
         record = store.read_record(record_path(out, matches[0]))
         _check(out, record)
         found[record["key"]] = record
@@ -65,26 +66,24 @@ def _check(out: Path, record: Record) -> None:
     key, spec = record["key"], record["spec"]
     what = f"cell {key} ({spec['model']})"
     if record["kind"] == "transfer":
-        raise StoreError(f"{what} is a transfer: nothing was trained; explain its source, {spec['source_key']}")
+        raise StoreError(f"{what} is a transfer cell and trains nothing; explain its source, {spec['source_key']}")
     if record["kind"] != "accuracy":
-        raise StoreError(f"{what} is an {record['kind']} cell: nothing was trained")
+        raise StoreError(f"{what} is an {record['kind']} cell and trains nothing")
     if record["status"] != "ok":
-        raise StoreError(f"{what} ended as {record['status']}: there is no trained network to look at")
+        raise StoreError(f"{what} has status {record['status']}: no trained network")
     if not weights_path(out, key).is_file():
-        raise StoreError(
-            f"{weights_path(out, key)} is missing: the weights of {what} were not kept; {_how_to_keep(out)}"
-        )
+        raise StoreError(f"missing {weights_path(out, key)}: the weights of {what} were not kept; {_how_to_keep(out)}")
 
 
 def _some(out: Path, kept: Sequence[str]) -> str:
     if not kept:
-        return f"it has kept no weights; {_how_to_keep(out)}"
+        return f"no weights were kept; {_how_to_keep(out)}"
     names = []
     for key in kept[:8]:
         spec = store.read_record(record_path(out, key))["spec"]
         names.append(f"{key[:8]} {spec['model']} on {spec['dataset']} at {spec['resolution']} px, seed {spec['seed']}")
     more = f"\n  and {len(kept) - 8} more" if len(kept) > 8 else ""
-    return "weights were kept of\n  " + "\n  ".join(names) + more + "\n  (or `all` of them)"
+    return "these have weights:\n  " + "\n  ".join(names) + more + "\n  (or `all`)"
 
 
 def _how_to_keep(out: Path) -> str:
@@ -94,8 +93,7 @@ def _how_to_keep(out: Path) -> str:
     if not commands:
         return f"run the same sweep again with --keep-weights --out {shlex.quote(str(out))}"
     flag = "" if "--keep-weights" in commands[-1] else " --keep-weights"
-    there = f" (in {info['folder']})" if info.get("folder") else ""
-    return f"this trains again and keeps them{there}: {commands[-1]}{flag}"
+    return f"to train again and keep them: {commands[-1]}{flag}"
 
 
 def cell_of(record: Record) -> AccuracyCell:
@@ -116,6 +114,6 @@ def cell_of(record: Record) -> AccuracyCell:
         raise StoreError(f"cell {record['key']}: its record does not say how it was trained ({error})") from error
     if not same:
         raise StoreError(
-            f"cell {record['key']}: another version trained it, in another way; train it again with this one"
+            f"cell {record['key']}: trained by a version that trains differently; train it again with this one"
         )
     return cell

@@ -17,6 +17,8 @@ from typing import Protocol, cast
 import torch
 from torch import Tensor
 
+from bench.ops.problems import ImageScan, SequenceScan
+
 ENVIRONMENT = "MEDBENCH_SCAN_BACKEND"
 MODULES = {
     "triton": "bench.ops.backends.triton.scan",
@@ -44,59 +46,19 @@ class Backend(Protocol):
     def cross_scan_carry_shape(self, b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
         """Shape of the float32 tensor a forward keeps for its backward."""
 
-    def selective_scan_forward(
-        self,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        save: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def selective_scan_forward(self, scan: SequenceScan, save: bool) -> tuple[Tensor, Tensor]:
         """Output and carry (empty unless save)."""
 
     def selective_scan_backward(
-        self,
-        grad_out: Tensor,
-        u: Tensor,
-        delta: Tensor,
-        A: Tensor,
-        B: Tensor,
-        C: Tensor,
-        D: Tensor | None,
-        delta_bias: Tensor | None,
-        delta_softplus: bool,
-        carry: Tensor,
+        self, grad_out: Tensor, scan: SequenceScan, carry: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
         """Gradients of u, delta, A, B, C, D, delta_bias."""
 
-    def cross_scan_forward(
-        self,
-        x: Tensor,
-        proj: Tensor,
-        dt_weight: Tensor,
-        dt_bias: Tensor,
-        A: Tensor,
-        D: Tensor,
-        directions: list[int],
-        save: bool,
-    ) -> tuple[Tensor, Tensor]:
+    def cross_scan_forward(self, scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
         """Merged output and carry (empty unless save)."""
 
     def cross_scan_backward(
-        self,
-        grad_y: Tensor,
-        x: Tensor,
-        proj: Tensor,
-        dt_weight: Tensor,
-        dt_bias: Tensor,
-        A: Tensor,
-        D: Tensor,
-        carry: Tensor,
-        directions: list[int],
+        self, grad_y: Tensor, scan: ImageScan, carry: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Gradients of x, proj, dt_weight, dt_bias, A, D."""
 
@@ -196,12 +158,12 @@ def backend_report(device: str | torch.device = "cpu") -> list[tuple[str, bool, 
     for name in MODULES:
         reason = why_unavailable(name, device_type)
         if name == chosen:
-            text = f"runs: forced by {ENVIRONMENT} or use_backend" if forced else f"runs: first choice on {device_type}"
+            text = f"in use: set by {ENVIRONMENT} or use_backend" if forced else f"in use: preferred on {device_type}"
             rows.insert(0, (name, True, text))
         elif reason is not None:
             rows.append((name, False, reason))
         else:
-            rows.append((name, True, f"usable with backend={name!r}"))
+            rows.append((name, True, f"available as backend={name!r}"))
     if chosen == "reference" and not forced:
-        rows[0] = (chosen, True, f"runs: no faster backend can run on {device_type}")
+        rows[0] = (chosen, True, f"in use: no faster backend runs on {device_type}")
     return rows

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bench.ops import flops
 from bench.ops.dispatch import backend_module
+from bench.ops.problems import ImageScan, SequenceScan
 
 
 def _without_autocast(x: Tensor) -> torch.autocast:
@@ -49,10 +50,9 @@ def cross_scan(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Scan x (b,h,w,d) in k directions with the projections proj (b,h,w,k,r+2n); returns the sum and the carry."""
+    scan = ImageScan(x.contiguous(), proj.contiguous(), dt_weight, dt_bias, A, D, directions)
     with _without_autocast(x):
-        y, carry = backend_module(backend).cross_scan_forward(
-            x.contiguous(), proj.contiguous(), dt_weight, dt_bias, A, D, directions, save
-        )
+        y, carry = backend_module(backend).cross_scan_forward(scan, save)
     return y, carry if save else _carry(x, (), False)
 
 
@@ -89,11 +89,11 @@ def cross_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `cross_scan` with respect to x, proj, dt_weight, dt_bias, A and D."""
     module = backend_module(backend)
-    x, proj = x.contiguous(), proj.contiguous()
+    scan = ImageScan(x.contiguous(), proj.contiguous(), dt_weight, dt_bias, A, D, directions)
     with _without_autocast(x):
         if carry.numel() == 0:
-            carry = module.cross_scan_forward(x, proj, dt_weight, dt_bias, A, D, directions, True)[1]
-        return module.cross_scan_backward(grad_y.contiguous(), x, proj, dt_weight, dt_bias, A, D, carry, directions)
+            carry = module.cross_scan_forward(scan, True)[1]
+        return module.cross_scan_backward(grad_y.contiguous(), scan, carry)
 
 
 @cross_scan_backward.register_fake
@@ -146,9 +146,10 @@ def selective_scan(
     save: bool,
 ) -> tuple[Tensor, Tensor]:
     """Scan u (b,d,l) with step sizes delta (b,d,l) and B, C (b,g,n,l); returns the output and the carry."""
+    u, delta, B, C = (t.contiguous() for t in (u, delta, B, C))
     with _without_autocast(u):
         out, carry = backend_module(backend).selective_scan_forward(
-            u.contiguous(), delta.contiguous(), A, B.contiguous(), C.contiguous(), D, delta_bias, delta_softplus, save
+            SequenceScan(u, delta, A, B, C, D, delta_bias, delta_softplus), save
         )
     return out, carry if save else _carry(u, (), False)
 
@@ -188,13 +189,12 @@ def selective_scan_backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of `selective_scan` with respect to its seven tensors; empty for an absent D or delta_bias."""
     module = backend_module(backend)
-    u, delta, B, C = u.contiguous(), delta.contiguous(), B.contiguous(), C.contiguous()
+    u, delta, B, C = (t.contiguous() for t in (u, delta, B, C))
+    scan = SequenceScan(u, delta, A, B, C, D, delta_bias, delta_softplus)
     with _without_autocast(u):
         if carry.numel() == 0:
-            carry = module.selective_scan_forward(u, delta, A, B, C, D, delta_bias, delta_softplus, True)[1]
-        *grads, grad_d, grad_bias = module.selective_scan_backward(
-            grad_out.contiguous(), u, delta, A, B, C, D, delta_bias, delta_softplus, carry
-        )
+            carry = module.selective_scan_forward(scan, True)[1]
+        *grads, grad_d, grad_bias = module.selective_scan_backward(grad_out.contiguous(), scan, carry)
     gu, gdelta, ga, gb, gc = grads
     return gu, gdelta, ga, gb, gc, _or_empty(grad_d, A), _or_empty(grad_bias, A)
 

@@ -132,9 +132,9 @@ def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "say what to explain: RUN and CELL, or --erf-only MODELS without a run; one of both"),
-        (("run", "--erf-only", "resnet18"), "one of both"),
-        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolutions 64,x: write side lengths in pixels"),
+        ((), "give either RUN and CELL, or --erf-only MODELS"),
+        (("run", "--erf-only", "resnet18"), "give either RUN and CELL"),
+        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolutions 64,x: expected side lengths in pixels"),
         (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
         (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
         (("nowhere", "abc"), "nowhere is no run directory: it has neither cells/ nor run.json"),
@@ -148,7 +148,7 @@ def test_usage_that_makes_no_sense(arguments: Any, message: str, capsys: pytest.
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain("--erf-only", "resnet18", "--device", "cuda:1") == 2
-    assert "--device cuda:1: torch sees no CUDA device here; leave it out for the CPU" in capsys.readouterr().err
+    assert "--device cuda:1: torch finds no CUDA device; use --device cpu" in capsys.readouterr().err
 
 
 def test_captions_say_what_was_asked_and_answered() -> None:
@@ -165,23 +165,23 @@ def test_which_cell_is_meant_and_what_it_lacks(tmp_path: Path) -> None:
         "dd": {"kind": "transfer", "spec": {"model": "m", "source_key": "aa11"}},
     }.items():  # fmt: skip
         write(tmp_path, key, **changes)
-    command = f"this trains again and keeps them: {COMMAND} --keep-weights"
+    command = f"to train again and keep them: {COMMAND} --keep-weights"
     store.write_json(tmp_path / "run.json", {"command": f"bench plan\n{COMMAND}"})
     for wanted, message in {
-        "aa": "'aa' begins 2 keys of .*: aa11, aa12; write more",
-        "zz": f"has no cell 'zz'; it has kept no weights; {command}",
+        "aa": "'aa' is ambiguous: it matches 2 cells of .* \\(aa11, aa12\\)",
+        "zz": f"has no cell 'zz'; no weights were kept; {command}",
         "": "has no cell ''",
-        "all": f"has kept no weights; {command}",
-        "bb": r"cell bb \(m\) is an efficiency cell: nothing was trained",
-        "cc": r"cell cc \(m\) ended as diverged: there is no trained network",
-        "dd": r"cell dd \(m\) is a transfer: nothing was trained; explain its source, aa11",
-        "aa11": rf"weights/aa11.safetensors is missing: the weights of cell aa11 \(m\) were not kept; {command}",
+        "all": f"no weights were kept; {command}",
+        "bb": r"cell bb \(m\) is an efficiency cell and trains nothing",
+        "cc": r"cell cc \(m\) has status diverged: no trained network",
+        "dd": r"cell dd \(m\) is a transfer cell and trains nothing; explain its source, aa11",
+        "aa11": rf"missing .*weights/aa11.safetensors: the weights of cell aa11 \(m\) were not kept; {command}",
     }.items():
         with pytest.raises(StoreError, match=message):
             find_cells(tmp_path, [wanted])
     weights_path(tmp_path, "aa12").parent.mkdir()
     weights_path(tmp_path, "aa12").write_bytes(b"")
-    with pytest.raises(StoreError, match=r"say which cell of .*weights were kept of\n  aa12 m on d at 32 px, seed 0"):
+    with pytest.raises(StoreError, match=r"name a cell of .*these have weights:\n  aa12 m on d at 32 px, seed 0"):
         find_cells(tmp_path, [])
     assert [record["key"] for record in find_cells(tmp_path, ["all"])] == ["aa12"]
 
@@ -190,7 +190,7 @@ def test_a_record_of_another_version_is_told(tmp_path: Path) -> None:
     cell = AccuracyCell("m", "d", 28, 28, "native", resolve("quick"), 0, "fp32", "f", normalisation=((0.5,), (0.2,)))
     record = {"key": cell_key(cell), "spec": json.loads(json.dumps(cell.spec()))}
     assert cell_key(cell_of(record)) == cell_key(cell)
-    with pytest.raises(StoreError, match="another version trained it"):
+    with pytest.raises(StoreError, match="trained by a version that trains differently"):
         cell_of({**record, "key": "0" * 20})
     with pytest.raises(StoreError, match="does not say how it was trained"):
         cell_of({**record, "spec": {**record["spec"], "invented": 1}})
@@ -201,7 +201,7 @@ def test_damaged_weights_and_scores_are_told(tmp_path: Path, capsys: pytest.Capt
     scores = tmp_path / "predictions" / f"{key}.npz"
     scores.write_bytes(scores.read_bytes()[:100])
     assert explain(tmp_path, key) == 2
-    assert f"remove {record_path(tmp_path, key)} and run again" in capsys.readouterr().err
+    assert f"delete {record_path(tmp_path, key)} and run again" in capsys.readouterr().err
     weights_path(tmp_path, key).write_bytes(b"no weights")
     assert explain(tmp_path, key) == 2
     assert f"{key}.safetensors is damaged" in capsys.readouterr().err

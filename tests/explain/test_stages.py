@@ -59,7 +59,7 @@ def test_a_network_that_lists_no_stages_is_watched() -> None:
 
 
 def test_what_has_no_grid_is_told() -> None:
-    with pytest.raises(RegistryError, match=r"Sequential: no layer has a grid \(b,c,h,w\)"):
+    with pytest.raises(RegistryError, match=r"Sequential: no layer outputs a grid \(b,c,h,w\)"):
         find_stages(nn.Sequential(nn.Flatten(), nn.Linear(3 * 64 * 64, 2)), IMAGES)
 
 
@@ -77,5 +77,5 @@ class Tokens(nn.Module):
 
 def test_tokens_that_fill_no_square_are_told() -> None:
     assert find_stages(Tokens(9), IMAGES) == [StageOutput("embed", (3, 3), tokens=True)]
-    with pytest.raises(RegistryError, match="10 tokens of embed are no square grid; feed it square images"):
+    with pytest.raises(RegistryError, match="10 tokens of embed do not form a square grid; use square images"):
         find_stages(Tokens(10), IMAGES)

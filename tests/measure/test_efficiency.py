@@ -70,7 +70,7 @@ def _register() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _given_ceilings(monkeypatch: pytest.MonkeyPatch) -> None:
-    def given(device: str, threads: int, precision: str, seconds: float) -> roofline.Ceilings:
+    def given(device: str, threads: int, precision: str) -> roofline.Ceilings:
         return roofline.Ceilings(device, threads, 10.0, {precision: 100.0})
 
     monkeypatch.setattr(roofline, "measure_ceilings", given)

@@ -14,6 +14,7 @@ import torch
 
 from bench.ops import cross_selective_scan
 from bench.ops.backends import cpu, cpu_build
+from bench.ops.problems import ImageScan
 
 _spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
 assert _spec and _spec.loader
@@ -83,8 +84,9 @@ def test_same_bits_on_any_number_of_threads(own_threads: bool, threads, monkeypa
         runs = []
         for count in (1, 1, 2, 3, 9):
             threads(count)
-            y, carry = cpu.cross_scan_forward(*tensors, [0, 1, 2, 3], True)
-            runs.append((y, *cpu.cross_scan_backward(torch.cos(y), *tensors, carry, [0, 1, 2, 3])))
+            scan = ImageScan(*tensors, [0, 1, 2, 3])
+            y, carry = cpu.cross_scan_forward(scan, True)
+            runs.append((y, *cpu.cross_scan_backward(torch.cos(y), scan, carry)))
             for i, (wanted, found) in enumerate(zip(runs[0], runs[-1], strict=True)):
                 if i == 2 and b % count:
                     torch.testing.assert_close(found, wanted)
@@ -115,12 +117,14 @@ import os, sys, torch
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import scan_cases
 from bench.ops.backends import cpu
+from bench.ops.problems import ImageScan
 torch.set_num_threads(2)
 p = scan_cases.cross_inputs(1, 9, 8, 37, 4, 3)
 t = [p["x"], torch.ones(1, 9, 8, 4, 11), p["dt_proj_weight"], p["dt_bias"], p["A"], p["D"]]
-wanted = cpu.cross_scan_forward(*t, [0, 1, 2, 3], False)[0].numpy()
+scan = ImageScan(*t, [0, 1, 2, 3])
+wanted = cpu.cross_scan_forward(scan, False)[0].numpy()
 if os.fork() == 0:
-    same = (cpu.cross_scan_forward(*t, [0, 1, 2, 3], False)[0].numpy() == wanted).all()
+    same = (cpu.cross_scan_forward(scan, False)[0].numpy() == wanted).all()
     os._exit(0 if same else 1)
 assert os.wait()[1] == 0
 print("both done")

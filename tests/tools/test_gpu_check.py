@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bench.ops import cross_selective_scan
 from bench.ops.backends import reference
+from bench.ops.problems import SequenceScan
 from tools import gpu_check
 
 
@@ -18,7 +19,7 @@ class StandIn:
 
     @staticmethod
     def apply(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor, bias: Tensor) -> Tensor:
-        return reference.selective_scan_forward(u, delta, A, B, C, D, bias, True, False)[0]
+        return reference.selective_scan_forward(SequenceScan(u, delta, A, B, C, D, bias, True), False)[0]
 
 
 def test_public_composition_means_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from bench.ops.backends.cpu_build import BuildError, load_library
+from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "cpu"
 CHUNK = 64  # steps between two saved states; CHUNK and PAD as in scan_cpu.cpp
@@ -266,38 +267,23 @@ def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: in
     return (b, k, (h * w + CHUNK - 1) // CHUNK, n, (d + PAD - 1) // PAD * PAD)
 
 
-def cross_scan_forward(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan an image (b,h,w,d) in every direction and add the results; see `bench.ops.cross_selective_scan`."""
-    scan = _Scan(x, proj, None, dt_weight, dt_bias, A, D, directions, True, shared=True)
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
+    kernel = _Scan(x, proj, None, dt_weight, dt_bias, A, D, directions, True, shared=True)
     b, h, w, d = x.shape
-    shape = cross_scan_carry_shape(b, h, w, d, A.shape[-1], scan.rank, len(directions))
+    shape = cross_scan_carry_shape(b, h, w, d, A.shape[-1], kernel.rank, len(directions))
     carry = x.new_empty(shape if save else (0,), dtype=torch.float32)
-    return scan.forward(carry if save else None).to(x.dtype), carry
+    return kernel.forward(carry if save else None).to(x.dtype), carry
 
 
 def cross_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    carry: Tensor,
-    directions: Sequence[int],
+    grad_y: Tensor, scan: ImageScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients with respect to x, proj, dt_weight, dt_bias, A, D, in this order."""
-    scan = _Scan(x, proj, None, dt_weight, dt_bias, A, D, directions, True, shared=True)
-    g = scan.backward(grad_y, carry)
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
+    kernel = _Scan(x, proj, None, dt_weight, dt_bias, A, D, directions, True, shared=True)
+    g = kernel.backward(grad_y, carry)
     return g["x"].to(x.dtype), g["proj"].to(proj.dtype), g["dt_weight"], g["bias"], g["decay"], g["skip"]
 
 
@@ -314,60 +300,40 @@ def _channels_last(t: Tensor) -> Tensor:
     return t.transpose(1, 2).unsqueeze(1)
 
 
-def _sequence_scan(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None, softplus: bool
-) -> _Scan:
+def _sequence_scan(scan: SequenceScan) -> _Scan:
+    u, delta, A, B, C, D, bias, softplus = scan
     proj = torch.cat([B, C], 2).permute(0, 3, 1, 2).unsqueeze(1)  # (b,1,l,g,2n)
     directions = [0] * B.shape[1]
     return _Scan(_channels_last(u), proj, _channels_last(delta), None, bias, A, D, directions, softplus, shared=False)
 
 
-def selective_scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def selective_scan_forward(scan: SequenceScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan sequences (b,d,l); see `bench.ops.selective_scan`. Returns the output and the saved states."""
-    scan = _sequence_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    b, d, length = u.shape
-    shape = selective_scan_carry_shape(b, d, length, A.shape[1], B.shape[1])
-    carry = u.new_empty(shape if save else (0,), dtype=torch.float32)
-    out = scan.forward(carry if save else None)
-    return _own(out.squeeze(1).transpose(1, 2)).to(u.dtype), carry
+    kernel = _sequence_scan(scan)
+    b, d, length = scan.u.shape
+    shape = selective_scan_carry_shape(b, d, length, scan.A.shape[1], scan.B.shape[1])
+    carry = scan.u.new_empty(shape if save else (0,), dtype=torch.float32)
+    out = kernel.forward(carry if save else None)
+    return _own(out.squeeze(1).transpose(1, 2)).to(scan.u.dtype), carry
 
 
 def selective_scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    carry: Tensor,
+    grad_out: Tensor, scan: SequenceScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients with respect to u, delta, A, B, C, D, delta_bias, in this order."""
-    scan = _sequence_scan(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    g = scan.backward(_channels_last(grad_out), carry)
+    kernel = _sequence_scan(scan)
+    g = kernel.backward(_channels_last(grad_out), carry)
     grad_b, grad_c = g["proj"].squeeze(1).permute(0, 2, 3, 1).chunk(2, 2)  # (b,g,n,l) each
 
     def sequence(t: Tensor) -> Tensor:
         return _own(t.squeeze(1).transpose(1, 2))
 
     return (
-        sequence(g["x"]).to(u.dtype),
-        sequence(g["delta"]).to(delta.dtype),
+        sequence(g["x"]).to(scan.u.dtype),
+        sequence(g["delta"]).to(scan.delta.dtype),
         g["decay"].flatten(0, 1),
-        _own(grad_b).to(B.dtype),
-        _own(grad_c).to(C.dtype),
-        None if D is None else g["skip"].flatten(),
-        None if delta_bias is None else g["bias"].flatten(),
+        _own(grad_b).to(scan.B.dtype),
+        _own(grad_c).to(scan.C.dtype),
+        None if scan.D is None else g["skip"].flatten(),
+        None if scan.delta_bias is None else g["bias"].flatten(),
     )

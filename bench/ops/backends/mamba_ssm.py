@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from bench.ops.backends.reference import to_images, to_sequences
+from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "mamba-ssm"
 KERNEL_CHUNK = 2048  # positions between the states that the kernel keeps
@@ -44,35 +45,18 @@ def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> t
     return (b, d, (length + KERNEL_CHUNK - 1) // KERNEL_CHUNK, 2 * n)
 
 
-def selective_scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def selective_scan_forward(scan: SequenceScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan sequences (b,d,l); see `bench.ops.selective_scan`. Returns the output and what the kernel keeps."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus = scan
     out, kept, *_ = _kernel().fwd(u, delta, A.contiguous(), B, C, D, None, delta_bias, delta_softplus)
     return out, kept if save else kept.new_empty(0)
 
 
 def selective_scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    carry: Tensor,
+    grad_out: Tensor, scan: SequenceScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients with respect to u, delta, A, B, C, D, delta_bias, in this order."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus = scan
     gu, gdelta, ga, gb, gc, gd, gbias, *_ = _kernel().bwd(
         u, delta, A.contiguous(), B, C, D, None, delta_bias, grad_out, carry, None, None, delta_softplus, False
     )
@@ -99,40 +83,27 @@ def _sequences(
     return u.flatten(1, 2), delta.flatten(1, 2).contiguous(), B.contiguous(), C.contiguous(), low_rank
 
 
-def cross_scan_forward(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: list[int],
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan an image (b,h,w,d) in every direction and add the results; see `bench.ops.cross_selective_scan`."""
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
     _, h, w, d = x.shape
     u, delta, B, C, _ = _sequences(x, proj, dt_weight, directions)
-    out, kept = selective_scan_forward(u, delta, A.flatten(0, 1), B, C, D.flatten(), dt_bias.flatten(), True, save)
+    out, kept = selective_scan_forward(
+        SequenceScan(u, delta, A.flatten(0, 1), B, C, D.flatten(), dt_bias.flatten(), True), save
+    )
     return to_images(out.unflatten(1, (-1, d)), directions, h, w).sum(3), kept
 
 
 def cross_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    carry: Tensor,
-    directions: list[int],
+    grad_y: Tensor, scan: ImageScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients with respect to x, proj, dt_weight, dt_bias, A, D, in this order."""
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
     _, h, w, d = x.shape
     u, delta, B, C, low_rank = _sequences(x, proj, dt_weight, directions)
     grad = to_sequences(grad_y, directions).flatten(1, 2)
     gu, gdelta, ga, gb, gc, gd, gbias = selective_scan_backward(
-        grad, u, delta, A.flatten(0, 1), B, C, D.flatten(), dt_bias.flatten(), True, carry
+        grad, SequenceScan(u, delta, A.flatten(0, 1), B, C, D.flatten(), dt_bias.flatten(), True), carry
     )
     assert gd is not None and gbias is not None
     gdelta = gdelta.unflatten(1, (-1, d))

@@ -20,6 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bench.ops.problems import ImageScan, SequenceScan
+
 NAME = "reference"
 CHUNK = 64  # steps: the states of one chunk exist together, b * d * CHUNK * n numbers
 SOFTPLUS_THRESHOLD = 20.0  # torch's softplus returns its argument unchanged above this
@@ -164,9 +166,8 @@ def _backward(p: _Problem, grad_out: Tensor, carry: Tensor) -> _Grads:
 # ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
 
 
-def _grouped(
-    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None, softplus: bool
-) -> _Problem:
+def _grouped(scan: SequenceScan) -> _Problem:
+    u, delta, A, B, C, D, bias, softplus = scan
     g = B.shape[1]
 
     def split(t: Tensor | None) -> Tensor | None:
@@ -181,39 +182,19 @@ def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> t
     return ((length + CHUNK - 1) // CHUNK, b, g, d // g, n)
 
 
-def selective_scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def selective_scan_forward(scan: SequenceScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan sequences (b,d,l); see `bench.ops.selective_scan`. Returns the output and the carries."""
-    out, carry = _forward(_grouped(u, delta, A, B, C, D, delta_bias, delta_softplus), save)
+    out, carry = _forward(_grouped(scan), save)
     return out.flatten(1, 2), carry
 
 
 def selective_scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    carry: Tensor,
+    grad_out: Tensor, scan: SequenceScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients with respect to u, delta, A, B, C, D, delta_bias, in this order."""
-    problem = _grouped(u, delta, A, B, C, D, delta_bias, delta_softplus)
-    g = _backward(problem, grad_out.unflatten(1, (B.shape[1], -1)), carry)
-    grad_d = None if D is None else g.D.flatten()
-    grad_bias = None if delta_bias is None else g.bias.flatten()
+    g = _backward(_grouped(scan), grad_out.unflatten(1, (scan.B.shape[1], -1)), carry)
+    grad_d = None if scan.D is None else g.D.flatten()
+    grad_bias = None if scan.delta_bias is None else g.bias.flatten()
     return g.u.flatten(1, 2), g.delta.flatten(1, 2), g.A.flatten(0, 1), g.B, g.C, grad_d, grad_bias
 
 
@@ -261,17 +242,9 @@ def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: in
     return ((h * w + CHUNK - 1) // CHUNK, b, k, d, n)
 
 
-def cross_scan_forward(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: Sequence[int],
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan an image (b,h,w,d) in every direction and add the results; see `bench.ops.cross_selective_scan`."""
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
     _, h, w, _ = x.shape
     problem = _cross_problem(x.to(A.dtype), proj, dt_weight, dt_bias, A, D, directions)
     out, carry = _forward(problem, save)
@@ -279,17 +252,10 @@ def cross_scan_forward(
 
 
 def cross_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    carry: Tensor,
-    directions: Sequence[int],
+    grad_y: Tensor, scan: ImageScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients with respect to x, proj, dt_weight, dt_bias, A, D, in this order."""
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
     _, h, w, _ = x.shape
     wide = proj.to(A.dtype)  # gradients of B and C must not be rounded before they are complete
     problem = _cross_problem(x.to(A.dtype), wide, dt_weight, dt_bias, A, D, directions)

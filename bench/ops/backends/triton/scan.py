@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bench.ops.backends.triton import backward, sums, walks
 from bench.ops.backends.triton.layout import CARRY_EVERY, CHANNELS, Layout, order_table
+from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "triton"
 WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; the longer for 512 positions and more
@@ -212,17 +213,9 @@ def _cross_steps(proj: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> _Steps:
     return _Steps(torch.bmm(_low_rank(proj, r), dt_weight.transpose(1, 2)), None, dt_bias.contiguous(), True)
 
 
-def cross_scan_forward(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: list[int],
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan an image (b,h,w,d) in every direction and add the results; see `bench.ops.cross_selective_scan`."""
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
     _, h, w, d = x.shape
     p = _cross_layout(x, proj, A.shape[-1])
     order = order_table(h, w, tuple(directions), x.device)
@@ -235,17 +228,10 @@ def cross_scan_forward(
 
 
 def cross_scan_backward(
-    grad_y: Tensor,
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    carry: Tensor,
-    directions: list[int],
+    grad_y: Tensor, scan: ImageScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients with respect to x, proj, dt_weight, dt_bias, A, D, in this order."""
+    x, proj, dt_weight, dt_bias, A, D, directions = scan
     _, h, w, d = x.shape
     r = dt_weight.shape[-1]
     p = _cross_layout(x, proj, A.shape[-1])
@@ -285,18 +271,9 @@ def _channels_last(t: Tensor) -> Tensor:
     return t.transpose(1, 2).contiguous()
 
 
-def selective_scan_forward(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def selective_scan_forward(scan: SequenceScan, save: bool) -> tuple[Tensor, Tensor]:
     """Scan sequences (b,d,l); see `bench.ops.selective_scan`. They are transposed to channels last and back."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus = scan
     p = _sequence_layout(u, B)
     order = order_table(1, p.length, (0,) * p.k, u.device)
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
@@ -307,18 +284,10 @@ def selective_scan_forward(
 
 
 def selective_scan_backward(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    carry: Tensor,
+    grad_out: Tensor, scan: SequenceScan, carry: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, Tensor | None]:
     """Gradients with respect to u, delta, A, B, C, D, delta_bias, in this order."""
+    u, delta, A, B, C, D, delta_bias, delta_softplus = scan
     p = _sequence_layout(u, B)
     order = order_table(1, p.length, (0,) * p.k, u.device)
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
