@@ -42,7 +42,8 @@ UNKNOWN: Counts = (1000, 100, 1000)  # of a set that publishes no number and who
 def estimate_s(cell: Cell, threads: int, device: str) -> float:
     """Return the seconds a Cell will take, roughly."""
     info = registry.model_facts(registry.parse_model(cell.model).name)
-    macs_g = (info.counted_macs_g_224 or info.macs_g_224 or DEFAULT_MACS_G_224) * (cell.resolution / 224) ** 2
+    at_224 = info.counted_macs_g_224 or info.macs_g_224 or DEFAULT_MACS_G_224
+    macs_g: float = at_224 * (cell.resolution / 224) ** 2
     on_gpu = device.startswith("cuda")
     per_core = CPU_GMACS_PER_CORE.get(info.family, CPU_GMACS_PER_CORE_ELSE)
     rate = GPU_GMACS if on_gpu else per_core * threads
@@ -55,13 +56,13 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
     if not isinstance(cell, AccuracyCell):
         return OVERHEAD_S + macs_g * n_test / rate
     trained, evaluated = recipes.estimate_steps(n_train, dict(cell.recipe), n_val=n_val, n_test=n_test)
-    steps = trained / cell.recipe["batch_size"]
+    steps = trained / int(cell.recipe["batch_size"])
     compute_s = 3 * macs_g * trained / rate
     if on_gpu:
         compute_s = max(compute_s, steps * GPU_STEP_S)
     else:
         compute_s += steps * CPU_UPDATE_S * (info.params or DEFAULT_PARAMS)
-    return float(OVERHEAD_S + compute_s + macs_g * evaluated / rate)
+    return OVERHEAD_S + compute_s + macs_g * evaluated / rate
 
 
 def _counts(dataset: str) -> Counts:

@@ -66,6 +66,7 @@ def test_from_the_editable_install(tmp_path):
     assert is_hugging_face(hugging_face)
 
 
+@pytest.mark.timeout(600)  # builds, installs and trains, perhaps beside others
 def test_from_the_wheel(tmp_path):
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     source = tmp_path / "source"
