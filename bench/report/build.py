@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.registry import RANKING, TESTED, defined
-from bench.record.store import atomic_write
+from bench.record.store import StoreError, atomic_write, read_records, read_run
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -28,6 +28,8 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.figures.figures import write_figures
+from bench.report.report import ReportData
 from bench.report.rows import Record, accuracy_rows, add_evidence, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
 from bench.report.sections.accuracy import overall_section
@@ -43,6 +45,7 @@ from bench.report.standings import Overall, overall
 from bench.report.stats.significance import significance
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
+from bench.report.write.page_data import collect
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
@@ -71,6 +74,25 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
     return Report(records, run_info, out / "predictions").write(out)
 
 
+def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``.
+
+    Returns:
+        The files written, and one message for each Record that could not be read.
+
+    Raises:
+        StoreError: ``out`` is no run directory, or cannot be written.
+    """
+    if not (out / "cells").is_dir() and not (out / "run.json").is_file():
+        raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
+    records, problems = read_records(out)
+    report = Report(records, read_run(out), out / "predictions", problems)
+    paths = report.write(out)
+    if figures:
+        paths += write_figures(collect(report, out), out / "figures")
+    return paths, problems
+
+
 def print_board(
     records: Iterable[Record],
     run_info: Mapping[str, Any] | None,
@@ -88,7 +110,7 @@ def print_board(
     Report(records, run_info, predictions).print(console)
 
 
-class Report:
+class Report(ReportData):
     """Everything the boards show, computed once: to write and print one, make a Report and do both with it."""
 
     def __init__(
@@ -114,7 +136,7 @@ class Report:
         paths = [out / file for file in FILES]
         for path, text in zip(paths, texts, strict=True):
             atomic_write(path, text.encode())
-        return [*paths, write_html(self, out)]
+        return [*paths, write_html(self, self.sections, out)]
 
     def print(self, console: Console) -> None:
         """Print the report; see :func:`print_board`."""

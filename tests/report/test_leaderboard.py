@@ -15,8 +15,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bench.report.build import FILES, Report, print_board, write_boards
-from bench.report.write.html import rebuild
+from bench.report.build import FILES, Report, print_board, rebuild, write_boards
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
 

@@ -13,21 +13,19 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.report.blocks import known, natural
+from bench.report.report import ReportData
 from bench.report.rows import Code, Record, Row, code_of, family_of
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
+from bench.report.standings import Overall
 from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
-
-if TYPE_CHECKING:
-    from bench.report.build import Report
-    from bench.report.standings import Overall
 
 Document = dict[str, Any]
 
@@ -56,7 +54,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7
 _PATCH = re.compile(r"_patch\d+(_window\d+)?(_\d+)?(?=\[|$| )")
 
 
-def collect(report: Report, out: Path) -> Document:
+def collect(report: ReportData, out: Path) -> Document:
     """Gather everything of a run.
 
     Args:
@@ -99,7 +97,7 @@ def collect(report: Report, out: Path) -> Document:
     }  # fmt: skip
 
 
-def _one_a_status(report: Report) -> list[Record]:
+def _one_a_status(report: ReportData) -> list[Record]:
     """Of each row the first seed with each status, and every Cell that is no accuracy Cell."""
     kept = {
         first["key"]
@@ -143,7 +141,7 @@ def _settings(records: Iterable[Record]) -> tuple[list[str], dict[str, tuple[int
     return titles, found
 
 
-def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def _protocols(report: ReportData, codes: _Codes) -> tuple[list[dict[str, Any]], dict[str, int]]:
     protocols = []
     for board in report.boards:
         standings = []
@@ -203,7 +201,7 @@ def _friedman_note(test: Friedman) -> str:
     return f"Friedman's p = {test.p:.2g}: no difference over datasets like these is proven, also where bars lie apart."
 
 
-def _metrics(report: Report) -> list[dict[str, Any]]:
+def _metrics(report: ReportData) -> list[dict[str, Any]]:
     """The metrics of the page, the one that ranks first."""
     averaged = [RANKING, *(m for m in TESTED if m != RANKING), *report.metrics]
     others = [m for m in METRICS.values() if m not in averaged and not m.compute]
