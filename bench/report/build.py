@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bench.metrics.registry import RANKING, TESTED, defined
-from bench.record.store import StoreError, atomic_write, read_records, read_run
+from bench.record.store import StoreError, atomic_write
+from bench.record.types import Environment, Record, RunInfo
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -30,7 +31,7 @@ from bench.report.blocks import (
 )
 from bench.report.figures.figures import write_figures
 from bench.report.report import ReportData
-from bench.report.rows import Record, accuracy_rows, add_evidence, unique
+from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
 from bench.report.sections.about_data import traps_of_targets, with_traps
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
@@ -57,7 +58,7 @@ MAX_CELLS_NAMED = 6
 MAX_OPEN_ROWS = 24  # of an efficiency table; a longer one is folded away
 
 
-def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, Any] | None = None) -> list[Path]:
+def write_boards(out: Path, records: Iterable[Record], run_info: RunInfo | None = None) -> list[Path]:
     """Write ``LEADERBOARD.md``, ``leaderboard_accuracy.csv`` and ``leaderboard_efficiency.csv`` into ``out``.
 
     Args:
@@ -85,8 +86,8 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     """
     if not (out / "cells").is_dir() and not (out / "run.json").is_file():
         raise StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
-    records, problems = read_records(out)
-    report = Report(records, read_run(out), out / "predictions", problems)
+    records, info, problems = read_run_directory(out)
+    report = Report(records, info, out / "predictions", problems)
     paths = report.write(out)
     if figures:
         paths += write_figures(collect(report, out), out / "figures")
@@ -95,7 +96,7 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
 
 def print_board(
     records: Iterable[Record],
-    run_info: Mapping[str, Any] | None,
+    run_info: RunInfo | None,
     console: Console,
     predictions: Path | None = None,
 ) -> None:
@@ -116,7 +117,7 @@ class Report(ReportData):
     def __init__(
         self,
         records: Iterable[Record],
-        run_info: Mapping[str, Any] | None = None,
+        run_info: RunInfo | None = None,
         predictions: Path | None = None,
         damaged: Iterable[str] = (),
     ) -> None:
@@ -273,7 +274,7 @@ def _cut(reason: str) -> str:
 # --- how it was made -------------------------------------------------------------------------------------------
 
 
-def _made_by(records: Sequence[Record], run_info: Mapping[str, Any]) -> list[Section]:
+def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
     blocks: list[Block] = []
     if command := run_info.get("command"):
         preset = f" (preset {run_info['preset']})" if run_info.get("preset") else ""
@@ -342,7 +343,7 @@ def _distinct(values: Iterable[Any]) -> list[tuple[Any, int]]:
     return list(found.values())
 
 
-def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
+def _flat(environment: Environment) -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in environment.items():
         if isinstance(value, Mapping):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from bench.metrics.registry import Metric
-from bench.report.rows import Record, Row
+from bench.record.types import Record, RunInfo
+from bench.report.rows import Row
 from bench.report.standings import Overall
 
 
@@ -26,7 +25,7 @@ class ReportData:
     """
 
     records: list[Record]
-    run_info: Mapping[str, Any]
+    run_info: RunInfo
     rows: list[Row]
     metrics: tuple[Metric, ...]
     boards: list[Overall]

@@ -11,6 +11,7 @@ from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.plan import Plan, make_plan
 from bench.record import store
 from bench.report.build import Report
+from bench.report.rows import read_run_directory
 from bench.runner.progress import fetch_bars, make_observer
 from bench.runner.runner import Outcome, execute
 from bench.sweep.config import Loaded
@@ -66,10 +67,9 @@ def rebuild_boards(out: Path, console: Console) -> None:
     """Write a run's boards from its Records and print them. Raises StoreError where there is no run."""
     if not (out / "cells").is_dir() and not (out / "run.json").is_file():
         raise store.StoreError(f"{out} is no run directory: it has neither cells/ nor run.json")
-    records, problems = store.read_records(out)
+    records, info, problems = read_run_directory(out)
     for problem in problems:
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
-    info = store.read_run(out)
     report = Report(records, info, out / "predictions", problems)
     paths = report.write(out)
     report.print(console)

@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
+from bench.record.types import Fields
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -400,7 +401,7 @@ def _without_drift(rows: Sequence[Timed]) -> list[str]:
     ]
 
 
-def to_json(found: Comparison) -> dict[str, Any]:
+def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
     pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
     accuracy = [

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from bench.record.types import Fields, Spec
 from bench.report.compare.snapshot import Entry
 
 MAX_NAMED = 3
@@ -62,9 +62,9 @@ def differences(wanted: Entry, others: Sequence[Entry], of_models: bool = False)
     return ", ".join(best[:MAX_NAMED]) + more
 
 
-def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(value: Spec, prefix: str = "") -> Fields:
     """Nested settings as ``outer.inner`` -> value."""
-    flat: dict[str, Any] = {}
+    flat: Fields = {}
     for key, item in value.items():
         flat.update(flattened(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
     return flat

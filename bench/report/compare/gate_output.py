@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from bench.metrics.registry import TESTED
 from bench.record import store
+from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
 from bench.report.compare import snapshot as baselines
 from bench.report.compare.gate import (
@@ -146,7 +147,7 @@ def _grouped(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def to_json(verdict: Verdict) -> dict[str, Any]:
+def to_json(verdict: Verdict) -> Fields:
     """All of it, for programs."""
     return {
         "schema": SCHEMA,

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 
+from bench.record.types import Record
 from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, natural, rows_of
-from bench.report.rows import Record, family_of
+from bench.report.rows import family_of
 from bench.report.settings import LARGEST
 from bench.report.stats.scaling import Fit, fit_common_exponent, fit_exponent
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from bench.record.types import Metrics, Record
 from bench.report.blocks import MISSING, Block, Column, Table, Text, known, rows_of, significant
-from bench.report.rows import Record
 from bench.report.settings import batch_text
 
-_COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
+_COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
     (Column("FLOP/byte", drop=3), lambda m: significant(_value(m, "intensity_flop_per_byte"))),
     (Column("GFLOP/s", drop=4), lambda m: significant(_value(m, "achieved_gflops_per_s"))),
     (Column("roof GFLOP/s", drop=5), lambda m: significant(_value(m, "attainable_gflops_per_s"))),
@@ -62,6 +61,6 @@ def _share(value: float | None) -> str:
     return f"{significant(100 * value, 2)} %" if value is not None else MISSING
 
 
-def _value(metrics: Mapping[str, Any], name: str) -> float | None:
+def _value(metrics: Metrics, name: str) -> float | None:
     value = metrics.get(name)
     return float(value) if value is not None and known(value) else None

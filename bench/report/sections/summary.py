@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from bench.metrics.registry import ACC, AUC, RANKING
+from bench.record.types import Record, RunInfo
 from bench.report.blocks import counted, fixed, listed, name, natural, significant
-from bench.report.rows import Record, Row
+from bench.report.rows import Row
 from bench.report.sections.crossovers import overtaking
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
@@ -214,7 +214,7 @@ def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
     return f"Left out because their files are missing or damaged: {listed(_named([d for d, _ in skipped]))}."
 
 
-def skipped_datasets(run_info: Mapping[str, Any]) -> list[tuple[str, str]]:
+def skipped_datasets(run_info: RunInfo) -> list[tuple[str, str]]:
     """Datasets left out of the sweep, each with its reason; entries are ``name: reason`` or mappings."""
     found = []
     for entry in run_info.get("skipped") or ():

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import log, sqrt
 from statistics import fmean
-from typing import Any
 
+from bench.record.types import Metrics
 from bench.report.blocks import known
 
 NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
 
 
-def noise(metrics: Mapping[str, Any], metric: str = "throughput_images_per_s") -> float | None:
+def noise(metrics: Metrics, metric: str = "throughput_images_per_s") -> float | None:
     """Standard deviation of the relative difference of two runs; None without a repeat.
 
     Records from before the latency had a figure of its own have its interval, which is as wide in proportion to the
@@ -28,7 +28,7 @@ def noise(metrics: Mapping[str, Any], metric: str = "throughput_images_per_s") -
     return of_throughput * width / width_of_throughput
 
 
-def noise_floor(records: Iterable[Mapping[str, Any]], metric: str = "throughput_images_per_s") -> float | None:
+def noise_floor(records: Iterable[Metrics], metric: str = "throughput_images_per_s") -> float | None:
     """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
 
     1.96 times the root mean square over rows: a row's own noise is one standard deviation of such a difference,
@@ -38,11 +38,11 @@ def noise_floor(records: Iterable[Mapping[str, Any]], metric: str = "throughput_
     return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
-def _log_width(metrics: Mapping[str, Any], metric: str) -> float | None:
+def _log_width(metrics: Metrics, metric: str) -> float | None:
     low, high = _value(metrics, f"{metric}_ci_low"), _value(metrics, f"{metric}_ci_high")
     return log(high / low) if low and high else None
 
 
-def _value(metrics: Mapping[str, Any], name: str) -> float | None:
+def _value(metrics: Metrics, name: str) -> float | None:
     value = metrics.get(name)
     return float(value) if value is not None and known(value) else None
