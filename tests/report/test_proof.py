@@ -220,7 +220,9 @@ def test_resolutions_stand_side_by_side(run: Any, tmp_path: Path):
     assert [row[0] for row in rows] == ["a", "b"]
     assert float(rows[0][3]) == pytest.approx(float(rows[0][2]) - float(rows[0][1]), abs=2e-3)
     assert float(rows[0][4].split("–")[0]) > 0
-    assert "not tested for significance (no saved scores)" in (tmp_path / "LEADERBOARD.md").read_text().split("\n## ")[0]
+    assert (
+        "not tested for significance (no saved scores)" in (tmp_path / "LEADERBOARD.md").read_text().split("\n## ")[0]
+    )
 
 
 def test_transfer_shows_the_drop(run: Any, tmp_path: Path):

@@ -16,6 +16,7 @@ from bench.report.blocks import (
     Table,
     Text,
     counted,
+    figure,
     known,
     name,
     rows_of,
@@ -60,8 +61,8 @@ def flags(metrics: Metrics) -> list[str]:
 
 
 def _scaled(metrics: Metrics, metric: str, factor: float = 1.0) -> float | None:
-    value = metrics.get(metric)
-    return float(value) * factor if value is not None and known(value) else None
+    value = figure(metrics, metric)
+    return None if value is None else value * factor
 
 
 def _range(metrics: Metrics, low: str, high: str) -> str:

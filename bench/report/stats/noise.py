@@ -7,7 +7,7 @@ from math import log, sqrt
 from statistics import fmean
 
 from bench.record.types import Metrics
-from bench.report.blocks import known
+from bench.report.blocks import figure
 
 NORMAL_95 = 1.96  # standard deviations within which 95 % of normal differences lie
 
@@ -18,10 +18,10 @@ def noise(metrics: Metrics, metric: str = "throughput_images_per_s") -> float | 
     Records from before the latency had a figure of its own have its interval, which is as wide in proportion to the
     noise as that of the throughput: both are Student's over the same rounds.
     """
-    of_throughput = _value(metrics, "noise_rel")
+    of_throughput = figure(metrics, "noise_rel")
     if metric == "throughput_images_per_s":
         return of_throughput
-    own = _value(metrics, f"{metric.partition('_')[0]}_noise_rel")
+    own = figure(metrics, f"{metric.partition('_')[0]}_noise_rel")
     width, width_of_throughput = (_log_width(metrics, name) for name in (metric, "throughput_images_per_s"))
     if own is not None or of_throughput is None or width is None or not width_of_throughput:
         return own
@@ -39,10 +39,5 @@ def noise_floor(records: Iterable[Metrics], metric: str = "throughput_images_per
 
 
 def _log_width(metrics: Metrics, metric: str) -> float | None:
-    low, high = _value(metrics, f"{metric}_ci_low"), _value(metrics, f"{metric}_ci_high")
+    low, high = figure(metrics, f"{metric}_ci_low"), figure(metrics, f"{metric}_ci_high")
     return log(high / low) if low and high else None
-
-
-def _value(metrics: Metrics, name: str) -> float | None:
-    value = metrics.get(name)
-    return float(value) if value is not None and known(value) else None
