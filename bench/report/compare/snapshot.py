@@ -47,7 +47,7 @@ class BaselineError(store.StoreError):
 
 
 @dataclass(slots=True)
-class Entry:
+class SnapshotCell:
     """One Cell as a comparison sees it.
 
     Attributes:
@@ -126,7 +126,7 @@ class Snapshot:
         metrics: what plug-ins defined.
     """
 
-    entries: list[Entry]
+    entries: list[SnapshotCell]
     about: Fields = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     max_images: int = MAX_IMAGES
@@ -208,10 +208,12 @@ def _newest(group: list[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
     return [(run, record) for run, record in group if versions(record) == newest]
 
 
-def _entry(group: list[tuple[Path, Record]], max_images: int, shown: Sequence[str], problems: list[str]) -> Entry:
+def _entry(
+    group: list[tuple[Path, Record]], max_images: int, shown: Sequence[str], problems: list[str]
+) -> SnapshotCell:
     """One Cell of one run, or the same of several; one that failed in any of them has failed."""
     run, record = next(((run, r) for run, r in group if r["status"] != "ok"), group[0])
-    entry = Entry(
+    entry = SnapshotCell(
         record["kind"], _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
     )
     if entry.status != "ok":
@@ -241,7 +243,7 @@ def _positive(values: Iterable[object]) -> list[float]:
     return [float(f"{value:.6g}") for value in values if known(value) and value > 0]
 
 
-def _add_scores(entry: Entry, record: Record, path: Path, max_images: int, problems: list[str]) -> None:
+def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int, problems: list[str]) -> None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in sorted(file.files)}
@@ -341,14 +343,14 @@ def read(path: Path) -> Snapshot:
         raise BaselineError(f"{path}: damaged ({type(error).__name__}: {error}); {again}") from error
 
 
-def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, np.ndarray[Any, Any]]]) -> Entry:
+def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, np.ndarray[Any, Any]]]) -> SnapshotCell:
     identity = dict(cell["asked"])
     if "recipe_settings" in identity:
         identity["recipe_settings"] = recipes[identity["recipe_settings"]]
     device, hardware, threads = cell["machine"]
     if cell["status"] not in store.STATUSES:
         raise ValueError(f"status {cell['status']!r}")
-    entry = Entry(
+    entry = SnapshotCell(
         str(cell["kind"]),
         identity,
         (str(device), str(hardware), int(threads)),
