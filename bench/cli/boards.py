@@ -50,7 +50,7 @@ def _leaderboard(options: argparse.Namespace) -> int:
 
 
 def _report(options: argparse.Namespace) -> int:
-    from bench.report.write.html import rebuild
+    from bench.report.build import rebuild
 
     paths, problems = rebuild(options.directory, figures=not options.no_figures)
     _say_left_out(problems)

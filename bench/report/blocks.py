@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 MISSING = "–"
 
@@ -110,9 +111,15 @@ def counted(n: int, singular: str, plural: str = "") -> str:
     return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
-def known(value: object) -> bool:
+def known(value: object) -> TypeGuard[float]:
     """Whether ``value`` is a finite number (not None, NaN, a bool or text)."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def figure(metrics: Mapping[str, object], name: str) -> float | None:
+    """A metric, or None where it is absent or no finite number."""
+    value = metrics.get(name)
+    return float(value) if known(value) else None
 
 
 def fixed(value: float | None, digits: int = 3) -> str:

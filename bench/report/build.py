@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
-from bench.record.store import atomic_write, read_records, read_run
+from bench.record.store import atomic_write
+from bench.record.types import Environment, Record, RunInfo
 from bench.report.blocks import (
     Block,
     Bullets,
@@ -29,8 +30,10 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
-from bench.report.rows import Record, accuracy_rows, add_evidence, unique
+from bench.report.report import ReportData
+from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
@@ -46,6 +49,7 @@ from bench.report.stats.noise import without_unusable
 from bench.report.stats.significance import significance
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
+from bench.report.write.page_data import collect
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
@@ -57,7 +61,7 @@ MAX_CELLS_NAMED = 6
 MAX_OPEN_ROWS = 24  # of an efficiency table; a longer one is folded away
 
 
-def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, Any] | None = None) -> list[Path]:
+def write_boards(out: Path, records: Iterable[Record], run_info: RunInfo | None = None) -> list[Path]:
     """Write ``LEADERBOARD.md``, ``leaderboard_accuracy.csv`` and ``leaderboard_efficiency.csv`` into ``out``.
 
     Args:
@@ -74,6 +78,22 @@ def write_boards(out: Path, records: Iterable[Record], run_info: Mapping[str, An
     return Report(records, run_info, out / "predictions").write(out)
 
 
+def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``.
+
+    Returns:
+        The files written, and one message for each Record that could not be read.
+
+    Raises:
+        StoreError: ``out`` is no run directory, or cannot be written.
+    """
+    report, problems = read_report(out)
+    paths = report.write(out)
+    if figures:
+        paths += write_figures(collect(report, out), out / "figures")
+    return paths, problems
+
+
 def read_report(out: Path) -> tuple[Report, list[str]]:
     """Compute the boards of a run directory; also one message for each Record that could not be read.
 
@@ -81,17 +101,17 @@ def read_report(out: Path) -> tuple[Report, list[str]]:
         StoreError: ``out`` is no run directory.
     """
     require_run(out)
-    records, problems = read_records(out)
-    return Report(records, read_run(out), out / "predictions", problems), problems
+    records, info, problems = read_run_directory(out)
+    return Report(records, info, out / "predictions", problems), problems
 
 
-class Report:
+class Report(ReportData):
     """Everything the boards show, computed once: to write and print one, make a Report and do both with it."""
 
     def __init__(
         self,
         records: Iterable[Record],
-        run_info: Mapping[str, Any] | None = None,
+        run_info: RunInfo | None = None,
         predictions: Path | None = None,
         damaged: Iterable[str] = (),
     ) -> None:
@@ -112,7 +132,7 @@ class Report:
         paths = [out / file for file in FILES]
         for path, text in zip(paths, texts, strict=True):
             atomic_write(path, text.encode())
-        return [*paths, write_html(self, out)]
+        return [*paths, write_html(self, self.sections, out)]
 
     def print(self, console: Console) -> None:
         """Print every table; columns that a narrow terminal has no room for are named below each."""
@@ -256,7 +276,7 @@ def _cut(reason: str) -> str:
 # --- how it was made -------------------------------------------------------------------------------------------
 
 
-def _made_by(records: Sequence[Record], run_info: Mapping[str, Any]) -> list[Section]:
+def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
     blocks: list[Block] = []
     if command := run_info.get("command"):
         preset = f" (preset {run_info['preset']})" if run_info.get("preset") else ""
@@ -325,7 +345,7 @@ def _distinct(values: Iterable[Any]) -> list[tuple[Any, int]]:
     return list(found.values())
 
 
-def _flat(environment: Mapping[str, Any]) -> dict[str, str]:
+def _flat(environment: Environment) -> dict[str, str]:
     flat: dict[str, str] = {}
     for key, value in environment.items():
         if isinstance(value, Mapping):

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
+from bench.record.types import Record, RunInfo
 from bench.registry import datasets, display_names
-from bench.report.rows import Record
 
 _FIELDS = ("dataset", "source")  # of a spec; the second is a transfer's
 
 
-def with_short_names(records: Sequence[Record], run_info: Mapping[str, Any]) -> tuple[list[Record], Mapping[str, Any]]:
+def with_short_names(records: Sequence[Record], run_info: RunInfo) -> tuple[list[Record], RunInfo]:
     """The same Records and ``run.json`` under the names that people see; what was asked stands in ``spelt``."""
     about = run_info.get("datasets")
     about = about if isinstance(about, Mapping) else {}
@@ -25,5 +24,5 @@ def with_short_names(records: Sequence[Record], run_info: Mapping[str, Any]) -> 
 
 
 def _renamed(record: Record, shown: Mapping[str, str]) -> Record:
-    changed = {field: shown[name] for field in _FIELDS if (name := record["spec"].get(field)) in shown}
+    changed = {field: shown[name] for field in _FIELDS if (name := str(record["spec"].get(field))) in shown}
     return {**record, "spec": {**record["spec"], **changed}} if changed else record

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 
@@ -17,11 +17,12 @@ from bench import registry
 from bench.metrics.calibration import Clinical, clinical
 from bench.metrics.one_vs_rest import Array, auc, majority_acc
 from bench.metrics.registry import TESTED, Metric
+from bench.record import store
+from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.report.blocks import counted, known, natural
 from bench.report.stats.bootstrap import interval, resample, seed_of_test_set
 from bench.report.stats.separation import Sample, sample
 
-Record = Mapping[str, Any]
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
 
 # What makes two runs of one model on one dataset two different models or datasets, beside the protocol. Older records
@@ -61,7 +62,7 @@ class Protocol:
         return ", ".join(part for part in parts if part)
 
     @property
-    def order(self) -> tuple[Any, ...]:
+    def order(self) -> tuple[object, ...]:
         """Sort key."""
         return (self.size, self.resolution, self.resize, natural(self.recipe), self.epochs or 0, self.identity)
 
@@ -160,6 +161,12 @@ class Row:
         return None
 
 
+def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
+    """The Records and ``run.json`` of a run, and one message for each Record that could not be read."""
+    records, problems = store.read_records(out)
+    return cast("list[Record]", records), cast("RunInfo", store.read_run(out)), problems
+
+
 def unique(records: Iterable[Record]) -> list[Record]:
     """Records in an order of their own, each key once."""
     found: dict[str, Record] = {}
@@ -170,15 +177,15 @@ def unique(records: Iterable[Record]) -> list[Record]:
     return sorted(found.values(), key=_record_order)
 
 
-def _record_order(record: Record) -> tuple[Any, ...]:
+def _record_order(record: Record) -> tuple[object, ...]:
     return record["kind"], _spec_order(record["spec"]), record["key"]
 
 
-def _canonical(value: Any) -> str:
+def _canonical(value: object) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _spec_order(spec: Mapping[str, Any]) -> tuple[Any, ...]:
+def _spec_order(spec: Spec) -> tuple[object, ...]:
     numbers = tuple(spec.get(name) or 0 for name in ("size", "resolution", "batch", "seed"))
     words = tuple(str(spec.get(name, "")) for name in ("device", "precision", "mode", "compile"))
     return natural(str(spec.get("dataset", ""))), natural(str(spec.get("model", ""))), numbers, words
@@ -210,7 +217,7 @@ def accuracy_rows(records: Iterable[Record]) -> list[Row]:
     return sorted(rows.values(), key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
 
 
-def code_of(spec: Mapping[str, Any]) -> Code:
+def code_of(spec: Spec) -> Code:
     """The model and the plug-in it comes from, of either kind of Cell."""
     return str(spec["model"]), spec.get("model_plugin_sha256")
 
@@ -266,7 +273,7 @@ def _short(detail: str) -> str:
 
 def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
     """For each recipe's settings: the ones in which recipes of one name and length differ, as ``key=value``."""
-    same: dict[tuple[str, Any], dict[str, Mapping[str, Any]]] = defaultdict(dict)
+    same: dict[tuple[str, int | None], dict[str, Fields]] = defaultdict(dict)
     for record in records:
         settings = record["spec"].get("recipe_settings") or {}
         same[record["spec"].get("recipe", ""), settings.get("epochs")][_canonical(settings)] = settings
@@ -284,20 +291,20 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
     return variants
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def _flatten(settings: Spec, prefix: str = "") -> Fields:
+    flat: Fields = {}
     for key, value in settings.items():
         flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
 
 
-def _identity(spec: Mapping[str, Any]) -> str:
+def _identity(spec: Spec) -> str:
     """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
     apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
     return _canonical({k: v for k, v in spec.items() if k not in apart and v is not None})
 
 
-def _protocol(spec: Mapping[str, Any], variants: Mapping[str, str]) -> Protocol:
+def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
     settings = spec.get("recipe_settings") or {}
     variant = variants.get(_canonical(settings), "")
     if spec.get("leaks") == "drop":

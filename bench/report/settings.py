@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
+from bench.record.types import Fields, Record
 from bench.report.blocks import natural
-from bench.report.rows import Record, labels
+from bench.report.rows import labels
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
 # Everything else in a spec is part of the setting, known to this program or not.
@@ -58,7 +58,7 @@ def setting(record: Record) -> Setting:
     )
 
 
-def _details(fields: Mapping[str, Any]) -> Details:
+def _details(fields: Fields) -> Details:
     flat = {}
     for key, value in fields.items():
         if isinstance(value, Mapping):
@@ -87,13 +87,13 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
     return {key: groups[key] for key in sorted(newest, key=_order)}
 
 
-def row_order(record: Record) -> tuple[Any, ...]:
+def row_order(record: Record) -> tuple[object, ...]:
     """Sort key of Records that :func:`by_setting` gave."""
     spec, label = record["spec"], record["label"]
     return natural(label), label, spec.get("resolution") or 0, spec.get("batch") or 0, record["key"]
 
 
-def _order(s: Setting) -> tuple[Any, ...]:
+def _order(s: Setting) -> tuple[object, ...]:
     precision = {"fp32": 0, "tf32": 1, "bf16": 2}.get(s.precision, 3)
     plain = str(replace(s, variant=""))
     return s.mode != "infer", s.compiled, precision, s.precision, not s.device.startswith("cuda"), plain

@@ -12,7 +12,7 @@ import pytest
 from bench.metrics import register_metric, registry
 from bench.record import store
 from bench.registry import RegistryError
-from bench.report.write.html import rebuild
+from bench.report.build import rebuild
 
 HERE = Path(__file__).parent
 

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from bench.record.store import StoreError, read_records
-from bench.report.build import Report
+from bench.report.build import Report, rebuild
 from bench.report.figures.draw import COLOURS
 from bench.report.stats import ranking
 from bench.report.write import html, page_data, page_json
@@ -26,7 +26,11 @@ CURVE = "epoch,train_loss,val_loss,val_auc,val_acc,lr\n1,0.7,0.69,0.61,0.5,0.001
 
 def page_of(run: Any, out: Path, info: dict[str, Any] | None = None) -> str:
     run.write(out)
-    return html.page(Report(run.records, info, out / "predictions"), out)
+    return page_text(Report(run.records, info, out / "predictions"), out)
+
+
+def page_text(report: Report, out: Path) -> str:
+    return html.page(report, report.sections, out)
 
 
 def embedded(text: str) -> dict[str, Any]:
@@ -125,7 +129,7 @@ def test_same_run_same_bytes(full_run: Any, run_info: dict[str, Any], tmp_path: 
     for seed in range(2):
         shuffled = [dict(reversed(list(r.items()))) for r in full_run.records * 2]
         random.Random(seed).shuffle(shuffled)
-        assert html.page(Report(shuffled, run_info, tmp_path / "predictions"), tmp_path) == first
+        assert page_text(Report(shuffled, run_info, tmp_path / "predictions"), tmp_path) == first
 
 
 def test_boards_are_plain_tables(full_run: Any, run_info: dict[str, Any], tmp_path: Path):
@@ -138,7 +142,7 @@ def test_boards_are_plain_tables(full_run: Any, run_info: dict[str, Any], tmp_pa
 
 
 def test_an_empty_run_has_a_page(tmp_path: Path, run_info: dict[str, Any]):
-    text = html.page(Report([], run_info), tmp_path)
+    text = page_text(Report([], run_info), tmp_path)
     assert "Nothing has been measured yet." in text and embedded(text)["cells"] == []
 
 
@@ -195,7 +199,7 @@ def test_two_thousand_records(tmp_path: Path, run: Any):
             "\n".join(["epoch,train_loss,val_loss,val_auc,val_acc,lr", *rows])
         )
         (tmp_path / "logs" / f"{record['key']}.log").write_text("\n".join(map(str, generator.random(100))))
-    text = html.page(Report(run.records, {}), tmp_path)
+    text = page_text(Report(run.records, {}), tmp_path)
     assert len(embedded(text)["cells"]) == 2000 and len(text.encode()) < 7_000_000
 
 
@@ -221,7 +225,7 @@ def test_beyond_its_budget_the_page_has_one_seed_of_a_row_with_each_status(
     for seed in (4, 5):
         run.accuracy("resnet18", "breastmnist", 0.5, seed=seed, status="failed", reason="no memory")
     run.efficiency("resnet18", 64, speed=100.0)
-    document = embedded(html.page(Report(run.records), tmp_path))
+    document = embedded(page_text(Report(run.records), tmp_path))
     (row,) = document["rows"]
     assert [document["cells"][i]["status"] for i in row["cells"] + row["other"]] == ["ok", "failed"]
     assert (row["seeds"], document["left_out"], len(document["cells"])) == (4, 4, 3)
@@ -261,13 +265,13 @@ def test_json_cannot_end_its_script():
 
 def test_rebuild_says_what_is_no_run(tmp_path: Path):
     with pytest.raises(StoreError, match="is no run directory: it has neither cells/ nor run"):
-        html.rebuild(tmp_path)
+        rebuild(tmp_path)
 
 
 def test_rebuild_writes_boards_and_page(full_run: Any, tmp_path: Path):
     full_run.write(tmp_path)
     (tmp_path / "cells" / "torn.json").write_text("{")
-    paths, problems = html.rebuild(tmp_path, figures=False)
+    paths, problems = rebuild(tmp_path, figures=False)
     assert {path.name for path in paths} >= {"LEADERBOARD.md"} and (tmp_path / "report.html").is_file()
     assert len(problems) == 1 and "torn.json" in problems[0]
     assert len(read_records(tmp_path)[0]) == len(full_run.records)

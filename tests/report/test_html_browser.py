@@ -30,6 +30,10 @@ PIXEL = base64.b64decode(
 CURVE = "epoch,train_loss,val_loss,val_auc,val_acc\n1,0.7,0.69,0.61,0.5\n2,0.5,0.6,0.71,0.6\n3,0.4,0.62,0.7,0.6\n"
 
 
+def written(report: Report, out: Path) -> Path:
+    return write_html(report, report.sections, out)
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
@@ -55,7 +59,7 @@ def page(browser: Browser, full_run: Any, run_info: dict[str, Any], tmp_path: Pa
     (tmp_path / "logs" / f"{hostile['key']}.log").write_text(f"{HOSTILE}\nthe last line")
     (tmp_path / "explain" / hostile["key"]).mkdir(parents=True)
     (tmp_path / "explain" / hostile["key"] / "test_0.png").write_bytes(PIXEL)
-    path = write_html(Report(full_run.records, run_info, tmp_path / "predictions"), tmp_path)
+    path = written(Report(full_run.records, run_info, tmp_path / "predictions"), tmp_path)
     context = browser.new_context(viewport={"width": 1280, "height": 900}, color_scheme="light", offline=True)
     opened = context.new_page()
     complaints: list[str] = []
@@ -245,7 +249,7 @@ def test_the_axis_title_stands_beside_the_numbers(browser: Browser, run: Any, tm
             run.efficiency(model, resolution, speed=factor * speed)
     run.write(tmp_path)
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
-    opened.goto(write_html(Report(run.records, {}, tmp_path / "predictions"), tmp_path).as_uri() + "#/scaling")
+    opened.goto(written(Report(run.records, {}, tmp_path / "predictions"), tmp_path).as_uri() + "#/scaling")
     title = opened.locator("svg g[aria-hidden] text[transform]").first.bounding_box()
     numbers = opened.locator("svg g[aria-hidden] text[text-anchor=end]").all()
     assert title is not None and len(numbers) >= 2

@@ -62,9 +62,8 @@ def test_groups_ranks_and_datasets_of_a_full_board(run: Any, tmp_path: Path):
     areas = np.array([[row.mean("test_auc") for row in report.rows if row.dataset == f"set{d}"] for d in range(5)])
     assert judgement.friedman is not None
     assert judgement.friedman.statistic == pytest.approx(stats.friedmanchisquare(*areas.T).statistic)
-    assert "`strong` has the highest mean AUC over 5 datasets" in text
-    assert " It is proven better than every other." in text
-    assert "training again is considered (3 seeds)" in text
+    assert "`strong` ranks first, significantly better than all others: mean AUC over 5 datasets" in text
+    assert "(trained again: 3 seeds)" in text
     assert "Would the order hold on other datasets like these 5? Friedman's chi-square is" in text
     board = section(text, "## By dataset")
     assert "sd images" in board and "sd seeds" in board and "seeds 95 %" in board
@@ -73,9 +72,9 @@ def test_groups_ranks_and_datasets_of_a_full_board(run: Any, tmp_path: Path):
 def test_one_training_is_no_claim_on_training_again(run: Any, tmp_path: Path):
     fill(run, {"a": 3.0, "b": 0.5}, datasets=2)
     text = page(run, tmp_path)
-    assert "how far training again would move it has not been measured" in text
+    assert "how far training again would move them has not been measured" in text
     assert "these are single trained networks" in text
-    assert "- The 1 pair of models can be told apart; each model was trained once" in text
+    assert "- 1 of 1 pair of models differ significantly (single seed: for these trained networks only)." in text
     assert "By mean AUC, 1 of 1 pair is told apart (" in text
     assert "Friedman's test needs 5 datasets and 3 models, and here are 2 datasets and 2 models." in text
 
@@ -84,8 +83,8 @@ def test_one_training_beside_several_is_said(run: Any, tmp_path: Path):
     fill(run, {"a": 3.0, "b": 0.5, "c": 0.4}, datasets=2, seeds=2)
     run.records = [r for r in run.records if r["spec"]["model"] != "b" or r["spec"]["seed"] == 0]
     text = page(run, tmp_path)
-    assert "some models were trained once and are given the spread of those trained again" in text.split("\n## ")[0]
-    assert "each model was trained once" not in text
+    assert "models with a single seed are given the spread of the others" in text.split("\n## ")[0]
+    assert "for these trained networks only" not in text
     assert "single trained networks" not in text
     assert text.count("models trained once are given the spread of the others, which is no measurement") == 3
     assert "ACC group: by ACC (McNemar, exact, for two of one training, else paired over images and seeds;" in text
@@ -99,7 +98,7 @@ def test_too_few_test_images_are_not_judged(run: Any, tmp_path: Path):
     text = page(run, tmp_path)
     assert "`tiny` is not judged: its rarest class has 4 test images, and 5 are the least." in text
     assert "| group |" not in text
-    assert "The order is not a ranking" in text
+    assert "No pair of models was tested." in text
 
 
 def test_the_page_is_short_at_the_top_and_well_formed(run: Any, tmp_path: Path):
@@ -221,7 +220,9 @@ def test_resolutions_stand_side_by_side(run: Any, tmp_path: Path):
     assert [row[0] for row in rows] == ["a", "b"]
     assert float(rows[0][3]) == pytest.approx(float(rows[0][2]) - float(rows[0][1]), abs=2e-3)
     assert float(rows[0][4].split("–")[0]) > 0
-    assert "it takes the saved scores of both" in (tmp_path / "LEADERBOARD.md").read_text().split("\n## ")[0]
+    assert (
+        "not tested for significance (no saved scores)" in (tmp_path / "LEADERBOARD.md").read_text().split("\n## ")[0]
+    )
 
 
 def test_transfer_shows_the_drop(run: Any, tmp_path: Path):

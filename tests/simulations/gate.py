@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array
-from bench.report.compare.gate import Options, Outcome, Verdict, check
+from bench.report.compare.gate import CheckOutcome, CheckResult, Options, check
 from bench.report.compare.scores import pack_scores
-from bench.report.compare.snapshot import Entry, Snapshot
+from bench.report.compare.snapshot import Snapshot, SnapshotCell
 
 MACHINE = ("cpu", "simulated", 2)
 KINDS = ("AUC", "ACC", "speed", "memory")
@@ -70,7 +70,7 @@ def strength(auc: float) -> float:
     return NormalDist().inv_cdf(auc)
 
 
-def sweep(design: Design, generator: np.random.Generator, planted: Planted | None = None) -> Verdict:
+def sweep(design: Design, generator: np.random.Generator, planted: Planted | None = None) -> CheckResult:
     """Simulate a baseline and a current run, and check one against the other."""
     planted = planted or Planted()
     before, now = Snapshot([]), Snapshot([])
@@ -103,16 +103,16 @@ def _labels(classes: int, images: int) -> Array:
 
 def _accuracy(
     model: int, dataset: int, seed: int, power: float, shared: Array, labels: Array, generator: np.random.Generator
-) -> Entry:
+) -> SnapshotCell:
     noise = np.sqrt(SHARED) * shared + np.sqrt(1 - SHARED) * generator.normal(size=shared.shape)
     logits = power * np.eye(shared.shape[1])[labels] + noise
     scores = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     identity = {"model": f"m{model:02}", "dataset": f"d{dataset}", "seed": seed}
     packed = pack_scores(f"d{dataset}", scores, labels)
-    return Entry("accuracy", identity, MACHINE, "ok", exact={"params": 1}, scores=packed)
+    return SnapshotCell("accuracy", identity, MACHINE, "ok", exact={"params": 1}, scores=packed)
 
 
-def _efficiency(design: Design, planted: Planted, generator: np.random.Generator) -> list[Entry]:
+def _efficiency(design: Design, planted: Planted, generator: np.random.Generator) -> list[SnapshotCell]:
     drift = np.zeros(design.rounds)
     for i in range(1, design.rounds):
         drift[i] = 0.6 * drift[i - 1] + 0.004 * generator.normal()
@@ -122,7 +122,7 @@ def _efficiency(design: Design, planted: Planted, generator: np.random.Generator
         speed = 100 * (1 - planted.speed.get(model, 0.0)) * np.exp(rounds + design.run_noise * generator.normal())
         memory = 100 * (1 + planted.memory.get(model, 0.0)) * np.exp(design.memory_noise * generator.normal())
         identity = {"model": f"m{model:02}", "resolution": 64, "batch": 8, "precision": "fp32", "mode": "infer"}
-        entry = Entry("efficiency", identity, MACHINE, "ok", exact={"params": 1})
+        entry = SnapshotCell("efficiency", identity, MACHINE, "ok", exact={"params": 1})
         entry.speed, entry.memory = speed.tolist(), [float(memory)]
         entries.append(entry)
     return entries
@@ -151,7 +151,7 @@ def false_positives(design: Design, sweeps: int, seed: int = 0) -> Errors:
     errors = Errors()
     for number in range(sweeps):
         verdict = sweep(design, np.random.default_rng([seed, number]))
-        kinds = {f.check for f in verdict.findings if f.outcome == Outcome.REGRESSION}
+        kinds = {f.check for f in verdict.findings if f.outcome == CheckOutcome.REGRESSION}
         errors.sweeps += 1
         errors.wrong += bool(kinds)
         errors.tests = verdict.tests
@@ -169,7 +169,7 @@ def power(design: Design, planted: Planted, sweeps: int, seed: int = 1) -> dict[
         for finding in verdict.findings:
             model = int(finding.cell[1:3])
             if model in wanted.get(finding.check, ()) and "on d1" not in finding.cell:
-                found[finding.check].append(finding.outcome == Outcome.REGRESSION)
+                found[finding.check].append(finding.outcome == CheckOutcome.REGRESSION)
     return {kind: float(np.mean(values)) for kind, values in found.items() if values}
 
 

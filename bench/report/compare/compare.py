@@ -10,12 +10,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
+from bench.record.types import Fields
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -44,7 +45,7 @@ from bench.report.compare.gate_stats import (
     memory_noise,
     speed_evidence,
 )
-from bench.report.compare.snapshot import BaselineError, Entry, Snapshot, canonical, shown_machine, take
+from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
 from bench.report.stats.paired import holm
 from bench.report.write.render import terminal
 
@@ -57,7 +58,7 @@ MAX_NAMED = 3
 OF_THE_MODEL = ("model", "model_plugin_sha256")  # what may differ between rows of one round and size
 SPEED, LATENCY = "throughput_images_per_s_p50", "latency_ms_p50"
 
-Pair = tuple[Entry, Entry]
+Pair = tuple[SnapshotCell, SnapshotCell]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class Side:
     model: str | None
     snapshot: Snapshot
 
-    def matched(self, entry: Entry) -> str:
+    def matched(self, entry: SnapshotCell) -> str:
         """What two Cells must agree in to be compared: all that was asked, but for the model where one is named."""
         identity = {k: v for k, v in entry.identity.items() if not (self.model and k == "model")}
         return canonical([entry.kind, identity])
@@ -81,8 +82,8 @@ class Comparison:
     a: Side
     b: Side
     pairs: list[Pair]
-    only_a: list[Entry]
-    only_b: list[Entry]
+    only_a: list[SnapshotCell]
+    only_b: list[SnapshotCell]
 
     @property
     def of_models(self) -> bool:
@@ -124,7 +125,7 @@ def compare(a: Side, b: Side) -> Comparison:
     """
     if (a.model is None) != (b.model is None):
         raise BaselineError("name a model on both sides (RUN:model) or on neither")
-    there: dict[str, list[Entry]] = defaultdict(list)
+    there: dict[str, list[SnapshotCell]] = defaultdict(list)
     for entry in b.snapshot.entries:
         there[b.matched(entry)].append(entry)
     pairs, only_a = [], []
@@ -218,11 +219,11 @@ def _accuracy(found: Comparison) -> list[Block]:
     return blocks
 
 
-Tested = tuple[Entry, int, str, str, Evidence, float]
+Tested = tuple[SnapshotCell, int, str, str, Evidence, float]
 
 
 def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
-    """For each row: an Entry that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
+    """For each row: a cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
     rows = accuracy_parts(pairs, metric)
     pooled = of_one_dataset(rows)
     found = [
@@ -247,8 +248,8 @@ def _told(difference: float, p: float, more: str, less: str) -> str:
 class Timed:
     """One efficiency Cell on both sides; ratios B / A, noise as the 95 % bound of a ratio."""
 
-    a: Entry
-    b: Entry
+    a: SnapshotCell
+    b: SnapshotCell
     speed: float | None
     noise: float | None
     p: float | None
@@ -290,7 +291,7 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
     ]  # fmt: skip
 
 
-def _ratio(a: Entry, b: Entry, metric: str) -> float | None:
+def _ratio(a: SnapshotCell, b: SnapshotCell, metric: str) -> float | None:
     before, now = a.shown.get(metric), b.shown.get(metric)
     return now / before if before and now else None
 
@@ -348,7 +349,7 @@ def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
 
 def _exact_differences(rows: Sequence[Timed]) -> list[str]:
     """``parameters 11,176,512 → 21,284,672``, each once, with where it holds if not everywhere."""
-    cells: dict[str, list[Entry]] = defaultdict(list)
+    cells: dict[str, list[SnapshotCell]] = defaultdict(list)
     for row in rows:
         for metric, text in EXACT_NAMES.items():
             before, now = row.a.exact.get(metric), row.b.exact.get(metric)
@@ -400,7 +401,7 @@ def _without_drift(rows: Sequence[Timed]) -> list[str]:
     ]
 
 
-def to_json(found: Comparison) -> dict[str, Any]:
+def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
     pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
     accuracy = [

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from bench.report.compare.snapshot import Entry
+from bench.record.types import Fields, Spec
+from bench.report.compare.snapshot import SnapshotCell
 
 MAX_NAMED = 3
 MAX_TRACED = 20  # cells of which the nearest is looked for
@@ -18,7 +18,7 @@ SAME = (
 )  # a Cell of another of these is another Cell, not the same one set otherwise
 
 
-def nearly(only: Sequence[Entry], others: Sequence[Entry], where: str, of_models: bool) -> list[str]:
+def nearly(only: Sequence[SnapshotCell], others: Sequence[SnapshotCell], where: str, of_models: bool) -> list[str]:
     """In what settings Cells of one side differ from the nearest of the other, as lines for people.
 
     Args:
@@ -27,7 +27,7 @@ def nearly(only: Sequence[Entry], others: Sequence[Entry], where: str, of_models
         where: the second side's name.
         of_models: two models are compared, so that they may differ in that.
     """
-    cells: dict[str, list[Entry]] = defaultdict(list)
+    cells: dict[str, list[SnapshotCell]] = defaultdict(list)
     for entry in only[:MAX_TRACED]:
         if apart := differences(entry, others, of_models):
             cells[apart].append(entry)
@@ -37,7 +37,7 @@ def nearly(only: Sequence[Entry], others: Sequence[Entry], where: str, of_models
     ]
 
 
-def differences(wanted: Entry, others: Sequence[Entry], of_models: bool = False) -> str:
+def differences(wanted: SnapshotCell, others: Sequence[SnapshotCell], of_models: bool = False) -> str:
     """``resolution 32 instead of 64, recipe_settings.epochs 2 instead of 3``; "" where there is nothing near.
 
     Args:
@@ -62,9 +62,9 @@ def differences(wanted: Entry, others: Sequence[Entry], of_models: bool = False)
     return ", ".join(best[:MAX_NAMED]) + more
 
 
-def flattened(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flattened(value: Spec, prefix: str = "") -> Fields:
     """Nested settings as ``outer.inner`` -> value."""
-    flat: dict[str, Any] = {}
+    flat: Fields = {}
     for key, item in value.items():
         flat.update(flattened(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
     return flat

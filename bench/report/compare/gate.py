@@ -33,14 +33,14 @@ from bench.report.compare.gate_stats import (
     rounds_needed,
     speed_evidence,
 )
-from bench.report.compare.snapshot import EXACT, Entry, Snapshot, shown_machine
+from bench.report.compare.snapshot import EXACT, Snapshot, SnapshotCell, shown_machine
 from bench.report.stats.paired import holm
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
 EXACT_NAMES = {"params": "parameters", "macs_g": "GMACs", "train_macs_g": "training GMACs"}
 
 
-class Outcome(StrEnum):
+class CheckOutcome(StrEnum):
     """What became of one check of one baseline Cell."""
 
     FINE = "fine"
@@ -55,7 +55,7 @@ class Outcome(StrEnum):
     NOTHING = "no baseline"
 
 
-COMPARED = frozenset({Outcome.FINE, Outcome.BETTER, Outcome.CHANGED, Outcome.REGRESSION})
+COMPARED = frozenset({CheckOutcome.FINE, CheckOutcome.BETTER, CheckOutcome.CHANGED, CheckOutcome.REGRESSION})
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckFinding:
     """One check of one Cell (or of all seeds of one row).
 
     Attributes:
@@ -93,7 +93,7 @@ class Finding:
     kind: str
     cell: str
     check: str
-    outcome: Outcome
+    outcome: CheckOutcome
     before: str = ""
     now: str = ""
     message: str = ""
@@ -104,16 +104,16 @@ class Finding:
 
 
 @dataclass(slots=True)
-class Verdict:
+class CheckResult:
     """All findings, and what they come to."""
 
-    findings: list[Finding]
+    findings: list[CheckFinding]
     options: Options
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     tests: int = 0
 
-    def count(self, *outcomes: Outcome) -> int:
+    def count(self, *outcomes: CheckOutcome) -> int:
         """How many findings have one of these outcomes."""
         return sum(f.outcome in outcomes for f in self.findings)
 
@@ -122,14 +122,14 @@ class Verdict:
         """2 broken input, before 1 regression, before 4 Cells failed or absent, before 3 nothing comparable, else 0."""
         if self.problems:
             return BROKEN
-        if self.count(Outcome.REGRESSION):
+        if self.count(CheckOutcome.REGRESSION):
             return REGRESSION
-        if self.count(Outcome.FAILED, Outcome.ABSENT):
+        if self.count(CheckOutcome.FAILED, CheckOutcome.ABSENT):
             return INCOMPLETE
         return FINE if self.count(*COMPARED) else INCOMPARABLE
 
 
-def check(baseline: Snapshot, current: Snapshot, options: Options | None = None) -> Verdict:
+def check(baseline: Snapshot, current: Snapshot, options: Options | None = None) -> CheckResult:
     """Compare a current run with a baseline.
 
     Args:
@@ -138,13 +138,13 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
         options: what counts.
     """
     options = options or Options()
-    there: dict[str, list[Entry]] = defaultdict(list)
+    there: dict[str, list[SnapshotCell]] = defaultdict(list)
     for entry in current.entries:
         there[entry.asked].append(entry)
     known = {entry.asked for entry in baseline.entries}
     spare = [entry for entry in current.entries if entry.asked not in known]
-    findings: list[Finding] = []
-    pairs: list[tuple[Entry, Entry]] = []
+    findings: list[CheckFinding] = []
+    pairs: list[tuple[SnapshotCell, SnapshotCell]] = []
     for before in baseline.entries:
         now = _counterpart(before, there)
         finding = _presence(before, now, spare, options)
@@ -152,7 +152,7 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
             findings.append(finding)
         elif now:
             pairs.append((before, now))
-    asked: list[tuple[Finding, Evidence | None]] = []
+    asked: list[tuple[CheckFinding, Evidence | None]] = []
     for before, now in pairs:
         findings += [*_exact(before, now), *_arrays(before, now)]
     metrics = (*TESTED, *baseline.metrics)
@@ -167,37 +167,39 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     findings += [_busy(before, now) for before, now in same if before.busy or now.busy]
     judged, tests = judge(asked, options)
     problems = [*baseline.problems, *current.problems]
-    return Verdict([*findings, *judged], options, problems, _notes(baseline, current), tests)
+    return CheckResult([*findings, *judged], options, problems, _notes(baseline, current), tests)
 
 
 # --- is it there? ----------------------------------------------------------------------------------------------
 
 
-def _counterpart(before: Entry, there: Mapping[str, Sequence[Entry]]) -> Entry | None:
+def _counterpart(before: SnapshotCell, there: Mapping[str, Sequence[SnapshotCell]]) -> SnapshotCell | None:
     """The current Cell that asks the same, of the same machine if there is one."""
     found = there.get(before.asked, ())
     return next((now for now in found if now.machine == before.machine), found[0] if found else None)
 
 
-def _presence(before: Entry, now: Entry | None, spare: Sequence[Entry], options: Options) -> Finding | None:
+def _presence(
+    before: SnapshotCell, now: SnapshotCell | None, spare: Sequence[SnapshotCell], options: Options
+) -> CheckFinding | None:
     """What there is to say of a Cell that cannot be compared; None if it can."""
 
-    def found(outcome: Outcome, message: str) -> Finding:
-        return Finding(
+    def found(outcome: CheckOutcome, message: str) -> CheckFinding:
+        return CheckFinding(
             before.kind, before.title(), "status", outcome, before.status, now.status if now else "–", message
         )
 
     if before.status != "ok":
-        return found(Outcome.NOTHING, f"the baseline has no result ({before.status}), so there is nothing to lose")
+        return found(CheckOutcome.NOTHING, f"the baseline has no result ({before.status}), so there is nothing to lose")
     if now is None:
-        absent = Outcome.ALLOWED if options.allow_missing else Outcome.ABSENT
+        absent = CheckOutcome.ALLOWED if options.allow_missing else CheckOutcome.ABSENT
         return found(absent, _why_absent(before, spare))
     if now.status != "ok":
-        return found(Outcome.FAILED, f"{now.status}: {now.reason or 'no reason given'}")
+        return found(CheckOutcome.FAILED, f"{now.status}: {now.reason or 'no reason given'}")
     return None
 
 
-def _why_absent(before: Entry, spare: Sequence[Entry]) -> str:
+def _why_absent(before: SnapshotCell, spare: Sequence[SnapshotCell]) -> str:
     """Whether the run has the nearly same Cell among those the baseline has not: another recipe, size or data."""
     if apart := differences(before, spare):
         return f"the current run has it with {apart}; if meant, make a new baseline"
@@ -207,21 +209,25 @@ def _why_absent(before: Entry, spare: Sequence[Entry]) -> str:
 # --- exact -----------------------------------------------------------------------------------------------------
 
 
-def _exact(before: Entry, now: Entry) -> list[Finding]:
+def _exact(before: SnapshotCell, now: SnapshotCell) -> list[CheckFinding]:
     findings = []
     for name in EXACT:
         if name not in before.exact:
             continue
         old, new = before.exact[name], now.exact.get(name)
         now_text = "–" if new is None else _number(new)
-        finding = Finding(before.kind, before.title(), EXACT_NAMES[name], Outcome.FINE, _number(old), now_text)
+        finding = CheckFinding(
+            before.kind, before.title(), EXACT_NAMES[name], CheckOutcome.FINE, _number(old), now_text
+        )
         if new is None:
-            finding = replace(finding, outcome=Outcome.REGRESSION, message="no longer counted; the record says why")
+            finding = replace(
+                finding, outcome=CheckOutcome.REGRESSION, message="no longer counted; the record says why"
+            )
         elif abs(new - old) > 1e-9 * abs(old):  # a decimal fraction may lose its last bit on the way through text
             share = f" ({new / old - 1:+.3%})" if old else ""
             change = f"{EXACT_NAMES[name]} changed from {_number(old)} to {_number(new)}{share}; "
             change += "if meant, make a new baseline"
-            outcome = Outcome.REGRESSION if new > old else Outcome.CHANGED  # fewer are no loss
+            outcome = CheckOutcome.REGRESSION if new > old else CheckOutcome.CHANGED  # fewer are no loss
             finding = replace(finding, outcome=outcome, message=change)
         findings.append(finding)
     return findings
@@ -231,7 +237,7 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
-def _arrays(before: Entry, now: Entry) -> list[Finding]:
+def _arrays(before: SnapshotCell, now: SnapshotCell) -> list[CheckFinding]:
     """The schema of saved predictions: names, types, shapes, and the same test labels."""
     if before.kind == "efficiency":
         return []
@@ -242,8 +248,8 @@ def _arrays(before: Entry, now: Entry) -> list[Finding]:
     ]
     if before.scores and now.scores and before.scores.test_set != now.scores.test_set:
         wrong.append("the test labels are others")
-    outcome = Outcome.REGRESSION if wrong else Outcome.FINE
-    return [Finding(before.kind, before.title(), "predictions", outcome, message="; ".join(wrong))]
+    outcome = CheckOutcome.REGRESSION if wrong else CheckOutcome.FINE
+    return [CheckFinding(before.kind, before.title(), "predictions", outcome, message="; ".join(wrong))]
 
 
 def _array(value: Sequence[Any] | None) -> str:
@@ -252,12 +258,14 @@ def _array(value: Sequence[Any] | None) -> str:
 
 # --- tested ----------------------------------------------------------------------------------------------------
 
-Asked = list[tuple[Finding, Evidence | None]]
+Asked = list[tuple[CheckFinding, Evidence | None]]
 
 
-def accuracy_parts(pairs: Sequence[tuple[Entry, Entry]], metric: Metric) -> dict[str, tuple[Entry, Parts, str, str]]:
-    """For each row, its seeds put together: an Entry that names it, what its images and seeds say, the two means."""
-    rows: dict[str, list[tuple[Entry, Entry]]] = defaultdict(list)
+def accuracy_parts(
+    pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric
+) -> dict[str, tuple[SnapshotCell, Parts, str, str]]:
+    """For each row, its seeds put together: a cell that names it, what its images and seeds say, the two means."""
+    rows: dict[str, list[tuple[SnapshotCell, SnapshotCell]]] = defaultdict(list)
     for before, now in pairs:
         if _comparable(before, now, metric):
             rows[before.row].append((before, now))
@@ -273,7 +281,7 @@ def accuracy_parts(pairs: Sequence[tuple[Entry, Entry]], metric: Metric) -> dict
     return {row: f for row, f in found.items() if np.isfinite(f[1].difference)}
 
 
-def _comparable(before: Entry, now: Entry, metric: Metric) -> bool:
+def _comparable(before: SnapshotCell, now: SnapshotCell, metric: Metric) -> bool:
     """Whether both sides have what a metric is tested by: scores of one test set, or values."""
     if metric.images is None:
         return metric.field in before.shown and metric.field in now.shown
@@ -283,18 +291,18 @@ def _comparable(before: Entry, now: Entry, metric: Metric) -> bool:
     return a.test_set == b.test_set and a.log_odds.shape == b.log_odds.shape
 
 
-def _lost(metric: Metric, pairs: Sequence[tuple[Entry, Entry]], options: Options) -> list[Finding]:
+def _lost(metric: Metric, pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], options: Options) -> list[CheckFinding]:
     """Cells in which the metric of a plug-in is no longer recorded."""
-    outcome = Outcome.ALLOWED if options.allow_missing else Outcome.ABSENT
+    outcome = CheckOutcome.ALLOWED if options.allow_missing else CheckOutcome.ABSENT
     message = f"the current run did not record {metric.label}; run it with the plug-in that registers it"
     return [
-        Finding(b.kind, b.title(), metric.label, outcome, metric.shown(b.shown[metric.field]), MISSING, message)
+        CheckFinding(b.kind, b.title(), metric.label, outcome, metric.shown(b.shown[metric.field]), MISSING, message)
         for b, n in pairs
         if metric.field in b.shown and metric.field not in n.shown
     ]
 
 
-def of_one_dataset(rows: Mapping[str, tuple[Entry, Parts, str, str]]) -> dict[str, tuple[float, int]]:
+def of_one_dataset(rows: Mapping[str, tuple[SnapshotCell, Parts, str, str]]) -> dict[str, tuple[float, int]]:
     """For each row the variance between seeds, pooled over the models of its dataset."""
     datasets: dict[str, list[Parts]] = defaultdict(list)
     for entry, part, _, _ in rows.values():
@@ -303,7 +311,7 @@ def of_one_dataset(rows: Mapping[str, tuple[Entry, Parts, str, str]]) -> dict[st
     return {row: pooled[e.kind + str(e.identity.get("dataset"))] for row, (e, _, _, _) in rows.items()}
 
 
-def _accuracy(pairs: Sequence[tuple[Entry, Entry]], metrics: Sequence[Metric], options: Options) -> Asked:
+def _accuracy(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metrics: Sequence[Metric], options: Options) -> Asked:
     asked: Asked = []
     for metric in metrics:
         worse = "lower" if metric.higher_is_better else "higher"
@@ -312,15 +320,17 @@ def _accuracy(pairs: Sequence[tuple[Entry, Entry]], metrics: Sequence[Metric], o
         for row, (entry, part, before, now) in rows.items():
             seeds = len(part.seeds)
             cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
-            finding = Finding(entry.kind, cell, metric.label, Outcome.FINE, before, now, worse=worse)
+            finding = CheckFinding(entry.kind, cell, metric.label, CheckOutcome.FINE, before, now, worse=worse)
             asked.append((finding, accuracy_evidence(part, options.min_accuracy, pooled[row], options.seed_noise)))
     return asked
 
 
-def _speed(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
+def _speed(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], options: Options) -> Asked:
     asked: Asked = []
     for before, now in pairs:
-        finding = Finding("efficiency", before.title(), "speed", Outcome.FEW, _middle(before.speed), _middle(now.speed))
+        finding = CheckFinding(
+            "efficiency", before.title(), "speed", CheckOutcome.FEW, _middle(before.speed), _middle(now.speed)
+        )
         if evidence := speed_evidence(before.speed, now.speed, options.min_speed):
             asked.append((finding, evidence))
         elif before.speed:
@@ -330,13 +340,15 @@ def _speed(pairs: Sequence[tuple[Entry, Entry]], options: Options) -> Asked:
     return [(finding, evidence and replace(evidence, limit=max(evidence.limit, floor))) for finding, evidence in asked]
 
 
-def _memory(pairs: Sequence[tuple[Entry, Entry]], noise: Mapping[str, tuple[float, float]], options: Options) -> Asked:
+def _memory(
+    pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], noise: Mapping[str, tuple[float, float]], options: Options
+) -> Asked:
     asked: Asked = []
     for before, now in pairs:
         own = noise.get(before.machine[0], noise["cpu"])
         if evidence := memory_evidence(before.memory, now.memory, options.min_memory, own):
             old, new = _middle(before.memory), _middle(now.memory)
-            finding = Finding("efficiency", before.title(), "memory", Outcome.FINE, old, new, worse="higher")
+            finding = CheckFinding("efficiency", before.title(), "memory", CheckOutcome.FINE, old, new, worse="higher")
             asked.append((finding, evidence))
     return asked
 
@@ -353,23 +365,23 @@ def _repeats(*snapshots: Snapshot) -> dict[str, list[list[float]]]:
     return found
 
 
-def _elsewhere(before: Entry, now: Entry) -> Finding:
+def _elsewhere(before: SnapshotCell, now: SnapshotCell) -> CheckFinding:
     places = f"{shown_machine(before.machine)}, now {shown_machine(now.machine)}"
     message = f"measured on another machine: {places}"
-    return Finding("efficiency", before.title(), "speed and memory", Outcome.OTHER, message=message)
+    return CheckFinding("efficiency", before.title(), "speed and memory", CheckOutcome.OTHER, message=message)
 
 
-def _busy(before: Entry, now: Entry) -> Finding:
+def _busy(before: SnapshotCell, now: SnapshotCell) -> CheckFinding:
     """Others slowed the Cell, so its speed says nothing of the code; its memory and counts are still compared."""
     sides = [(where, entry) for where, entry in (("in the baseline", before), ("now", now)) if entry.busy]
     short = "the machine was busy " + " and ".join(f"{where} ({', '.join(entry.busy)})" for where, entry in sides)
     told = "; ".join(f"{where} ({'; '.join((', '.join(e.busy), *e.evidence))})" for where, e in sides)
     message = f"the machine was busy {told}; run it again with nothing beside it"
     speeds = _middle(before.speed), _middle(now.speed)
-    return Finding("efficiency", before.title(), "speed", Outcome.OTHER, *speeds, message, kin=short)
+    return CheckFinding("efficiency", before.title(), "speed", CheckOutcome.OTHER, *speeds, message, kin=short)
 
 
-def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:
+def judge(asked: Asked, options: Options) -> tuple[list[CheckFinding], int]:
     """Adjust all tests together and say what each comes to; also how many were tested."""
     questions = [(finding, evidence) for finding, evidence in asked if evidence]
     can = can_fire([evidence.least_p for _, evidence in questions], options.alpha)
@@ -380,21 +392,21 @@ def judge(asked: Asked, options: Options) -> tuple[list[Finding], int]:
     for finding, evidence in few:
         enough = f"{len(questions)} tests need {needed} rounds a side (efficiency.rounds, or several runs)"
         message = f"not enough samples: {enough}"
-        judged.append(replace(finding, outcome=Outcome.FEW, message=message, evidence=evidence))
+        judged.append(replace(finding, outcome=CheckOutcome.FEW, message=message, evidence=evidence))
     worse = holm([evidence.p for _, evidence in tested])
     better = holm([evidence.p_better for _, evidence in tested])
     for (finding, evidence), p, other in zip(tested, worse, better, strict=True):
-        outcome = Outcome.FINE
+        outcome = CheckOutcome.FINE
         if evidence.beyond and p <= options.alpha:
-            outcome = Outcome.REGRESSION
+            outcome = CheckOutcome.REGRESSION
         elif -evidence.effect >= evidence.limit and other <= options.alpha:
-            outcome = Outcome.BETTER
-        message = _sentence(finding, evidence, float(other if outcome == Outcome.BETTER else p), len(tested))
+            outcome = CheckOutcome.BETTER
+        message = _sentence(finding, evidence, float(other if outcome == CheckOutcome.BETTER else p), len(tested))
         judged.append(replace(finding, outcome=outcome, message=message, evidence=evidence, adjusted=float(p)))
     return judged, len(tested)
 
 
-def _sentence(finding: Finding, evidence: Evidence, p: float, tests: int) -> str:
+def _sentence(finding: CheckFinding, evidence: Evidence, p: float, tests: int) -> str:
     size = f"{abs(evidence.effect):.1%}" if finding.kind == "efficiency" else f"{abs(evidence.effect):.3f}"
     verbs = ("rose", "fell") if finding.worse == "lower" else ("fell", "rose")
     probability = f"p {p:.2g} after Holm over {tests} tests" if tests > 1 else f"p {p:.2g}"

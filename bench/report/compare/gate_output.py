@@ -7,11 +7,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from bench.metrics.registry import TESTED
 from bench.record import store
+from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
 from bench.report.compare import snapshot as baselines
 from bench.report.compare.gate import (
@@ -20,10 +21,10 @@ from bench.report.compare.gate import (
     INCOMPARABLE,
     INCOMPLETE,
     REGRESSION,
-    Finding,
+    CheckFinding,
+    CheckOutcome,
+    CheckResult,
     Options,
-    Outcome,
-    Verdict,
     check,
 )
 from bench.report.write.render import markdown, terminal
@@ -39,19 +40,19 @@ WORDS = {
     INCOMPARABLE: "nothing could be compared",
     INCOMPLETE: "cells failed or absent",
 }
-SHOWN = (Outcome.REGRESSION, Outcome.FAILED, Outcome.ABSENT, Outcome.CHANGED, Outcome.BETTER)
+SHOWN = (CheckOutcome.REGRESSION, CheckOutcome.FAILED, CheckOutcome.ABSENT, CheckOutcome.CHANGED, CheckOutcome.BETTER)
 MAX_ROWS = 200  # GitHub cuts a summary at 1 MiB
 _COUNTED = {
-    Outcome.REGRESSION: ("regression", ""),
-    Outcome.FAILED: ("failed cell", ""),
-    Outcome.ABSENT: ("absent cell", ""),
-    Outcome.ALLOWED: ("absent cell that is allowed", "absent cells that are allowed"),
-    Outcome.CHANGED: ("change", "changes"),
-    Outcome.BETTER: ("better", "better"),
-    Outcome.FINE: ("fine", "fine"),
-    Outcome.FEW: ("with too few samples", "with too few samples"),
-    Outcome.OTHER: ("not compared", "not compared"),
-    Outcome.NOTHING: ("without a result in the baseline", "without a result in the baseline"),
+    CheckOutcome.REGRESSION: ("regression", ""),
+    CheckOutcome.FAILED: ("failed cell", ""),
+    CheckOutcome.ABSENT: ("absent cell", ""),
+    CheckOutcome.ALLOWED: ("absent cell that is allowed", "absent cells that are allowed"),
+    CheckOutcome.CHANGED: ("change", "changes"),
+    CheckOutcome.BETTER: ("better", "better"),
+    CheckOutcome.FINE: ("fine", "fine"),
+    CheckOutcome.FEW: ("with too few samples", "with too few samples"),
+    CheckOutcome.OTHER: ("not compared", "not compared"),
+    CheckOutcome.NOTHING: ("without a result in the baseline", "without a result in the baseline"),
 }
 # XML 1.0 has no way to write these, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -103,7 +104,7 @@ def append(path: Path, text: str) -> None:
         raise store.StoreError(f"cannot write {path}: {error.strerror}; unset GITHUB_STEP_SUMMARY") from error
 
 
-def sections(verdict: Verdict) -> list[Section]:
+def sections(verdict: CheckResult) -> list[Section]:
     """The verdict as a page: what it comes to, what got worse, what could not be compared."""
     shown = [f for outcome in SHOWN for f in verdict.findings if f.outcome == outcome]
     blocks: list[Block] = [Text(_summary(verdict))]
@@ -121,7 +122,7 @@ def sections(verdict: Verdict) -> list[Section]:
     return [Section(f"Regression check: {WORDS[code]} (exit code {code})", blocks)]
 
 
-def _summary(verdict: Verdict) -> str:
+def _summary(verdict: CheckResult) -> str:
     parts = [counted(n, *words) for outcome, words in _COUNTED.items() if (n := verdict.count(outcome))]
     checks = counted(len(verdict.findings), "check")
     options, labels = verdict.options, listed([metric.label for metric in TESTED], "or")
@@ -132,11 +133,11 @@ def _summary(verdict: Verdict) -> str:
     )
 
 
-def _grouped(findings: Sequence[Finding]) -> list[str]:
+def _grouped(findings: Sequence[CheckFinding]) -> list[str]:
     """One line for all checks that were not made for one reason."""
-    groups: dict[tuple[str, str, str], list[Finding]] = defaultdict(list)
+    groups: dict[tuple[str, str, str], list[CheckFinding]] = defaultdict(list)
     for finding in findings:
-        if finding.outcome in (Outcome.FEW, Outcome.OTHER, Outcome.NOTHING, Outcome.ALLOWED):
+        if finding.outcome in (CheckOutcome.FEW, CheckOutcome.OTHER, CheckOutcome.NOTHING, CheckOutcome.ALLOWED):
             groups[finding.outcome, finding.check, finding.kin or finding.message].append(finding)
     lines = []
     for (_, what, _), members in groups.items():
@@ -146,7 +147,7 @@ def _grouped(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def to_json(verdict: Verdict) -> dict[str, Any]:
+def to_json(verdict: CheckResult) -> Fields:
     """All of it, for programs."""
     return {
         "schema": SCHEMA,
@@ -154,18 +155,18 @@ def to_json(verdict: Verdict) -> dict[str, Any]:
         "verdict": WORDS[verdict.exit_code],
         "options": asdict(verdict.options),
         "tests": verdict.tests,
-        "counts": {outcome.value: verdict.count(outcome) for outcome in Outcome},
+        "counts": {outcome.value: verdict.count(outcome) for outcome in CheckOutcome},
         "problems": verdict.problems,
         "notes": verdict.notes,
         "findings": [asdict(finding) for finding in verdict.findings],
     }
 
 
-def junit(verdict: Verdict) -> bytes:
+def junit(verdict: CheckResult) -> bytes:
     """JUnit XML: a suite a kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
     suites = ElementTree.Element("testsuites", name="bench check")
     totals: dict[str, int] = defaultdict(int)
-    groups: dict[str, list[Finding]] = defaultdict(list)
+    groups: dict[str, list[CheckFinding]] = defaultdict(list)
     for finding in verdict.findings:
         groups[finding.kind].append(finding)
     for kind, members in groups.items():
@@ -195,18 +196,18 @@ def _count(suite: ElementTree.Element, counts: dict[str, int], totals: dict[str,
         totals[name] += value
 
 
-def _case(suite: ElementTree.Element, finding: Finding) -> str:
+def _case(suite: ElementTree.Element, finding: CheckFinding) -> str:
     """Add a test case; return which count it belongs to."""
     case = ElementTree.SubElement(suite, "testcase", classname=_xml(finding.cell), name=finding.check)
     message = _xml(finding.message)
-    if finding.outcome == Outcome.REGRESSION:
+    if finding.outcome == CheckOutcome.REGRESSION:
         text = f"{finding.message}\nbaseline {finding.before}, now {finding.now}"
         ElementTree.SubElement(case, "failure", type="regression", message=message).text = _xml(text)
         return "failures"
-    if finding.outcome in (Outcome.FAILED, Outcome.ABSENT):
+    if finding.outcome in (CheckOutcome.FAILED, CheckOutcome.ABSENT):
         ElementTree.SubElement(case, "error", type=finding.outcome.value, message=message)
         return "errors"
-    if finding.outcome in (Outcome.FINE, Outcome.BETTER, Outcome.CHANGED):
+    if finding.outcome in (CheckOutcome.FINE, CheckOutcome.BETTER, CheckOutcome.CHANGED):
         return ""
     ElementTree.SubElement(case, "skipped", message=message)
     return "skipped"

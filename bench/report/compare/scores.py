@@ -9,13 +9,12 @@ from __future__ import annotations
 import base64
 import binascii
 import zlib
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, one_vs_rest
+from bench.record.types import Fields
 from bench.report.stats.bootstrap import seed_of_test_set
 
 MAX_IMAGES = 2_000
@@ -84,7 +83,7 @@ def chosen(dataset: str, labels: Array, max_images: int) -> Array:
     return np.sort(np.concatenate(kept))
 
 
-def to_text(array: Array) -> dict[str, Any]:
+def to_text(array: Array) -> Fields:
     """An array as JSON: its dtype, shape and compressed bytes; the two bytes of float16 apart compress better."""
     little = np.ascontiguousarray(array).astype(array.dtype.newbyteorder("<"))
     planes = little.view(np.uint8).reshape(-1, array.dtype.itemsize).T.tobytes()
@@ -92,7 +91,7 @@ def to_text(array: Array) -> dict[str, Any]:
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": packed}
 
 
-def from_text(value: Mapping[str, Any]) -> Array:
+def from_text(value: Fields) -> Array:
     """The array of :func:`to_text`, checked.
 
     Raises:

@@ -19,9 +19,10 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
+from bench.record.types import Fields, Record, Spec
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.rows import recorded_otherwise
+from bench.report.rows import read_run_directory, recorded_otherwise
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
@@ -46,7 +47,7 @@ class BaselineError(store.StoreError):
 
 
 @dataclass(slots=True)
-class Entry:
+class SnapshotCell:
     """One Cell as a comparison sees it.
 
     Attributes:
@@ -64,7 +65,7 @@ class Entry:
     """
 
     kind: str
-    identity: dict[str, Any]
+    identity: Fields
     machine: Machine
     status: str
     reason: str = ""
@@ -107,7 +108,7 @@ class Entry:
         return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"
 
     @property
-    def order(self) -> tuple[Any, ...]:
+    def order(self) -> tuple[object, ...]:
         """Sort key: kind, dataset, model, size."""
         has = self.identity.get
         numbers = tuple(has(name) or 0 for name in ("size", "resolution", "batch", "seed"))
@@ -125,8 +126,8 @@ class Snapshot:
         metrics: what plug-ins defined.
     """
 
-    entries: list[Entry]
-    about: dict[str, Any] = field(default_factory=dict)
+    entries: list[SnapshotCell]
+    about: Fields = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     max_images: int = MAX_IMAGES
     unrecorded: list[str] = field(default_factory=list)
@@ -138,7 +139,7 @@ class Snapshot:
         return sorted({e.machine for e in self.entries if e.kind == "efficiency" and e.status == "ok"})
 
 
-def canonical(value: Any) -> str:
+def canonical(value: object) -> str:
     """JSON in one spelling."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"))
 
@@ -162,16 +163,15 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     Raises:
         BaselineError: one is no run directory.
     """
-    grouped: dict[tuple[str, str], list[tuple[Path, store.Record]]] = defaultdict(list)
+    grouped: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
     problems: list[str] = []
     commands: list[str] = []
     unrecorded: set[str] = set()
     for run in runs:
         if not (run / "cells").is_dir():
             raise BaselineError(f"{run} is no run directory: it has no cells/; give the --out of a `bench run`")
-        records, damaged = store.read_records(run)
+        records, info, damaged = read_run_directory(run)
         problems += damaged
-        info = store.read_run(run)
         commands.append(str(info.get("command", run)))
         unrecorded |= store.planned(info)
         for record in records:
@@ -188,30 +188,32 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     return Snapshot(entries, about, problems, max_images, sorted(unrecorded), metrics)
 
 
-def _identity(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _identity(spec: Spec) -> Fields:
     return {k: v for k, v in spec.items() if k not in NOT_ASKED and v is not None}
 
 
-def _machine(record: store.Record) -> Machine:
+def _machine(record: Record) -> Machine:
     facts = {**record["environment"], **{k: v for k, v in record["spec"].items() if k in NOT_ASKED}}
     device = str(facts.get("device", "")).partition(":")[0]
     return device, str(facts.get("hardware", "")), int(facts.get("threads") or 0)
 
 
-def _newest(group: list[tuple[Path, store.Record]]) -> list[tuple[Path, store.Record]]:
+def _newest(group: list[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
     """A run directory may hold a Cell of several versions of the libraries: the newest counts."""
 
-    def versions(record: store.Record) -> tuple[Any, ...]:
+    def versions(record: Record) -> tuple[object, ...]:
         return tuple((k, natural(str(v))) for k, v in sorted(record["spec"].get("versions", {}).items()))
 
     newest = max(versions(record) for _, record in group)
     return [(run, record) for run, record in group if versions(record) == newest]
 
 
-def _entry(group: list[tuple[Path, store.Record]], max_images: int, shown: Sequence[str], problems: list[str]) -> Entry:
+def _entry(
+    group: list[tuple[Path, Record]], max_images: int, shown: Sequence[str], problems: list[str]
+) -> SnapshotCell:
     """One Cell of one run, or the same of several; one that failed in any of them has failed."""
     run, record = next(((run, r) for run, r in group if r["status"] != "ok"), group[0])
-    entry = Entry(
+    entry = SnapshotCell(
         record["kind"], _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
     )
     if entry.status != "ok":
@@ -236,12 +238,12 @@ def _entry(group: list[tuple[Path, store.Record]], max_images: int, shown: Seque
     return entry
 
 
-def _positive(values: Iterable[Any]) -> list[float]:
+def _positive(values: Iterable[object]) -> list[float]:
     """What was measured, to six digits."""
     return [float(f"{value:.6g}") for value in values if known(value) and value > 0]
 
 
-def _add_scores(entry: Entry, record: store.Record, path: Path, max_images: int, problems: list[str]) -> None:
+def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int, problems: list[str]) -> None:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in sorted(file.files)}
@@ -263,8 +265,8 @@ def _add_scores(entry: Entry, record: store.Record, path: Path, max_images: int,
 
 def to_bytes(snapshot: Snapshot) -> bytes:
     """The baseline file: JSON, one line a Cell, the same bytes for the same content."""
-    recipes: dict[str, Any] = {}
-    test_sets: dict[str, Any] = {}
+    recipes: Fields = {}
+    test_sets: Fields = {}
     lines = []
     for entry in snapshot.entries:
         identity = dict(entry.identity)
@@ -272,7 +274,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
             digest = hashlib.sha256(canonical(identity["recipe_settings"]).encode()).hexdigest()[:12]
             recipes[digest] = identity["recipe_settings"]
             identity["recipe_settings"] = digest
-        line: dict[str, Any] = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
+        line: Fields = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
         for name in ("reason", "exact", "shown", "speed", "memory", "noisy", "arrays", "flags", "evidence"):
             if value := getattr(entry, name):
                 line[name] = value
@@ -341,16 +343,14 @@ def read(path: Path) -> Snapshot:
         raise BaselineError(f"{path}: damaged ({type(error).__name__}: {error}); {again}") from error
 
 
-def _read_entry(
-    cell: Mapping[str, Any], recipes: Mapping[str, Any], sets: Mapping[str, tuple[int, np.ndarray[Any, Any]]]
-) -> Entry:
+def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, np.ndarray[Any, Any]]]) -> SnapshotCell:
     identity = dict(cell["asked"])
     if "recipe_settings" in identity:
         identity["recipe_settings"] = recipes[identity["recipe_settings"]]
     device, hardware, threads = cell["machine"]
     if cell["status"] not in store.STATUSES:
         raise ValueError(f"status {cell['status']!r}")
-    entry = Entry(
+    entry = SnapshotCell(
         str(cell["kind"]),
         identity,
         (str(device), str(hardware), int(threads)),

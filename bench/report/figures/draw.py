@@ -8,12 +8,16 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 # As in assets/report.css (light) and assets/core.js; a family has a marker and dashes too, never a colour alone.
 COLOURS = ("#2143e2", "#952000", "#006a4c", "#c45eae", "#809a00", "#498ef5", "#312251")
 MARKERS = ("o", "s", "^", "D", "X", "v", "P")
-DASHES: tuple[Any, ...] = ("-", (0, (7, 3)), (0, (2, 2)), (0, (9, 3, 2, 3)), (0, (5, 2, 1, 2)), (0, (12, 3)), "--")
+DASHES: tuple[object, ...] = ("-", (0, (7, 3)), (0, (2, 2)), (0, (9, 3, 2, 3)), (0, (5, 2, 1, 2)), (0, (12, 3)), "--")
 SOFT, GRID = "#565f6b", "#e3e6eb"
 DPI = 150
 _PLAIN = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4}  # behind a name that lies on a line
@@ -151,7 +155,7 @@ def render(figure: Scatter | Lines | Grid | Bars) -> dict[str, bytes]:
     return {"png": png.getvalue(), "svg": svg.getvalue()}
 
 
-def _set_up(axes: Any, x: Axis, y: Axis) -> None:
+def _set_up(axes: Axes, x: Axis, y: Axis) -> None:
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
     for axis, which, scale in ((x, axes.xaxis, axes.set_xscale), (y, axes.yaxis, axes.set_yscale)):
@@ -169,7 +173,7 @@ def _set_up(axes: Any, x: Axis, y: Axis) -> None:
     axes.set_ylabel(y.title)
 
 
-def _scatter(canvas: Any, figure: Scatter) -> None:
+def _scatter(canvas: Figure, figure: Scatter) -> None:
     canvas.set_size_inches(7.2, 4.8)
     axes = canvas.subplots()
     _set_up(axes, figure.x, figure.y)
@@ -189,12 +193,12 @@ def _scatter(canvas: Any, figure: Scatter) -> None:
     _label_points(canvas, axes, figure.points)
 
 
-def _note(canvas: Any, text: str) -> None:
+def _note(canvas: Figure, text: str) -> None:
     lines = textwrap.fill(text, int(15.5 * canvas.get_size_inches()[0]))
     canvas.supxlabel(lines, fontsize=7, color=SOFT, x=0.01, ha="left")
 
 
-def _label_points(canvas: Any, axes: Any, points: Sequence[Point]) -> None:
+def _label_points(canvas: Figure, axes: Axes, points: Sequence[Point]) -> None:
     """Names beside points, where they cover neither a point nor another name; the rest stay unnamed."""
     canvas.draw_without_rendering()  # the layout decides where the points are
     centres = axes.transData.transform([(p.x, p.y) for p in points])
@@ -221,7 +225,7 @@ def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _lines(canvas: Any, figure: Lines) -> None:
+def _lines(canvas: Figure, figure: Lines) -> None:
     names = max(sum(bool(curve.label) for curve in panel) for panel in figure.panels)
     canvas.set_size_inches(1.2 + 6.2 * len(figure.panels), max(4.2, min(10.0, 1.2 + 0.15 * names)))
     canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
@@ -239,7 +243,7 @@ def _lines(canvas: Any, figure: Lines) -> None:
         _label_ends(axes, [curve for curve in panel if curve.label])
 
 
-def _label_ends(axes: Any, curves: Sequence[Curve]) -> None:
+def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
     """Names at the right of the axes, at the height of the lines' ends, moved apart where they would touch."""
     low, high = axes.get_window_extent().y0, axes.get_window_extent().y1
     heights = {id(c): float(axes.transData.transform(c.points[-1])[1]) for c in curves}
@@ -261,7 +265,7 @@ def _label_ends(axes: Any, curves: Sequence[Curve]) -> None:
         )  # fmt: skip
 
 
-def _bars(canvas: Any, figure: Bars) -> None:
+def _bars(canvas: Figure, figure: Bars) -> None:
     from matplotlib.ticker import MaxNLocator
 
     canvas.set_size_inches(7.2, 1.3 + 0.21 * len(figure.bars))
@@ -280,7 +284,7 @@ def _bars(canvas: Any, figure: Bars) -> None:
     _note(canvas, figure.note)
 
 
-def _grid(canvas: Any, figure: Grid) -> None:
+def _grid(canvas: Figure, figure: Grid) -> None:
     across = min(4, len(figure.panels))
     down = ceil(len(figure.panels) / across)
     canvas.set_size_inches(max(2.5 * across, 4.5), 2.6 * down + 0.4)
@@ -297,7 +301,7 @@ def _grid(canvas: Any, figure: Grid) -> None:
         axes.set_visible(False)
 
 
-def _confusion(axes: Any, counts: list[list[int]]) -> None:
+def _confusion(axes: Axes, counts: list[list[int]]) -> None:
     share = [[n / max(sum(line), 1) for n in line] for line in counts]
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.grid(False)
@@ -312,7 +316,7 @@ def _confusion(axes: Any, counts: list[list[int]]) -> None:
                       color="white" if share[i][j] > 0.55 else "#1b1f24")  # fmt: skip
 
 
-def _reliability(axes: Any, panel: Panel) -> None:
+def _reliability(axes: Axes, panel: Panel) -> None:
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
     n = panel.number
     for bins in panel.bins:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from math import log
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
@@ -110,12 +110,12 @@ class Colours:
         return self.places[document["codes"][code]["family"]]
 
 
-def _label(document: Document, line: Mapping[str, Any]) -> str:
+def _label(document: Document, line: Document) -> str:
     code = document["codes"][line["code"]]
     return str(code["short"] if line["model"] == code["name"] else line["model"])
 
 
-def _positive(value: Any) -> bool:
+def _positive(value: object) -> TypeGuard[float]:
     return known(value) and value > 0
 
 
@@ -142,7 +142,7 @@ def place_of_cost(document: Document, protocol: int) -> tuple[int, int, int] | N
     )  # fmt: skip
 
 
-def _tradeoff(document: Document, index: int, measure: Mapping[str, Any], colours: Colours) -> Scatter | None:
+def _tradeoff(document: Document, index: int, measure: Document, colours: Colours) -> Scatter | None:
     protocol = document["protocols"][index]
     place = place_of_cost(document, index)
     points = []
@@ -179,7 +179,7 @@ def _front(points: Sequence[Point], more_is_better: bool) -> list[int]:
 
 
 def _cost(
-    document: Document, protocol: int, line: Mapping[str, Any], measure: Mapping[str, Any],
+    document: Document, protocol: int, line: Document, measure: Document,
     place: tuple[int, int, int] | None,
 ) -> float | None:  # fmt: skip
     if measure["source"] == "row":
@@ -196,7 +196,7 @@ def _cost(
     return None
 
 
-def _bars(document: Document, order: Mapping[str, Any], colours: Colours) -> Bars:
+def _bars(document: Document, order: Document, colours: Colours) -> Bars:
     bars = [
         Bar(
             _label(document, line),
@@ -212,7 +212,7 @@ def _bars(document: Document, order: Mapping[str, Any], colours: Colours) -> Bar
 
 
 def _scaling(document: Document, colours: Colours) -> Iterator[tuple[list[str], Lines]]:
-    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    groups: dict[tuple[int, int], list[Document]] = defaultdict(list)
     for cell in document["cells"]:
         if cell["kind"] == "efficiency" and cell["status"] == "ok":
             groups[cell["setting"], int(cell["spec"].get("batch") or 0)].append(cell)
@@ -235,10 +235,10 @@ def _scaling(document: Document, colours: Colours) -> Iterator[tuple[list[str], 
 
 
 def _curves_over_resolution(
-    document: Document, cells: Sequence[Mapping[str, Any]], measure: Mapping[str, Any], colours: Colours
+    document: Document, cells: Sequence[Document], measure: Document, colours: Colours
 ) -> list[Curve]:
     found: dict[str, dict[int, float]] = defaultdict(dict)
-    of: dict[str, Mapping[str, Any]] = {}
+    of: dict[str, Document] = {}
     for cell in cells:
         value = cell["metrics"].get(measure["metric"])
         if _positive(value):
@@ -255,9 +255,9 @@ def _curves_over_resolution(
 # --- trainings and predictions ---------------------------------------------------------------------------------
 
 
-def _groups(document: Document) -> dict[tuple[int, str], list[Mapping[str, Any]]]:
+def _groups(document: Document) -> dict[tuple[int, str], list[Document]]:
     """Rows by protocol and dataset, the best first."""
-    found: dict[tuple[int, str], list[Mapping[str, Any]]] = defaultdict(list)
+    found: dict[tuple[int, str], list[Document]] = defaultdict(list)
     for row in document["rows"]:
         found[row["protocol"], row["dataset"]].append(row)
     for rows in found.values():
@@ -265,7 +265,7 @@ def _groups(document: Document) -> dict[tuple[int, str], list[Mapping[str, Any]]
     return found
 
 
-def _training(document: Document, rows: Sequence[Mapping[str, Any]], title: str, colours: Colours) -> Lines | None:
+def _training(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:
     panels: list[list[Curve]] = []
     names = {f"val_{RANKING.name}": f"validation {RANKING.label}", "train_loss": "training loss"}
     for curve in names:
@@ -286,7 +286,7 @@ def _training(document: Document, rows: Sequence[Mapping[str, Any]], title: str,
     return Lines("Training curves, one line a seed", title, [pair for pair, _ in shown], [panel for _, panel in shown])
 
 
-def _confusions(document: Document, rows: Sequence[Mapping[str, Any]]) -> list[Panel]:
+def _confusions(document: Document, rows: Sequence[Document]) -> list[Panel]:
     panels = []
     for row in rows:
         found = [document["cells"][place]["metrics"].get("test_confusion") for place in row["cells"]]
@@ -298,7 +298,7 @@ def _confusions(document: Document, rows: Sequence[Mapping[str, Any]]) -> list[P
     return panels
 
 
-def _reliabilities(document: Document, rows: Sequence[Mapping[str, Any]], colours: Colours) -> list[Panel]:
+def _reliabilities(document: Document, rows: Sequence[Document], colours: Colours) -> list[Panel]:
     panels = []
     for row in rows:
         # Seeds are drawn apart: the mean of two curves would be better calibrated than either.

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
+from bench.record.types import Record, RunInfo, Spec
 from bench.report.blocks import Block, Bullets, Details, Section, Text, counted, name, natural
-from bench.report.rows import Record
 
 MAX_WARNINGS = 4  # of a dataset at the top of a board
 MAX_SHOWN = 110  # characters of the first trap that stand on the folded line
 
 
-def with_traps(sections: Iterable[Section], run_info: Mapping[str, Any]) -> list[Section]:
+def with_traps(sections: Iterable[Section], run_info: RunInfo) -> list[Section]:
     """Put what is known of each dataset below the first paragraph of its section."""
     known = {name(dataset): about(facts) for dataset, facts in _datasets(run_info).items()}
     return [
@@ -24,7 +23,7 @@ def data_warnings(records: Iterable[Record]) -> list[str]:
     """One sentence a dataset for the top of a board: what its files and pixels gave away; none for older Records."""
     found: dict[str, dict[str, str]] = {}
     for record in records:
-        for finding in (record.get("data") or {}).get("findings", ()):
+        for finding in record.get("data", {}).get("findings", ()):
             if finding["severity"] != "note":
                 found.setdefault(str(record["spec"].get("dataset")), {})[finding["text"]] = finding["severity"]
     lines = []
@@ -36,7 +35,7 @@ def data_warnings(records: Iterable[Record]) -> list[str]:
     return lines
 
 
-def traps_of_targets(records: Iterable[Record], run_info: Mapping[str, Any]) -> list[Block]:
+def traps_of_targets(records: Iterable[Record], run_info: RunInfo) -> list[Block]:
     """The same of the datasets that are only transferred to, which have no section of their own."""
     kinds: dict[str, set[str]] = {"accuracy": set(), "transfer": set()}
     for record in records:
@@ -50,7 +49,7 @@ def traps_of_targets(records: Iterable[Record], run_info: Mapping[str, Any]) -> 
     return blocks
 
 
-def about(facts: Mapping[str, Any]) -> list[Block]:
+def about(facts: Spec) -> list[Block]:
     """One sentence on what the images are, and the known traps folded away under the first of them."""
     classes, task = facts.get("classes"), facts.get("task")
     many = f"{task}, {counted(len(classes), 'class', 'classes')}" if isinstance(classes, list) and task else ""
@@ -69,7 +68,7 @@ def about(facts: Mapping[str, Any]) -> list[Block]:
     return blocks
 
 
-def _datasets(run_info: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+def _datasets(run_info: RunInfo) -> dict[str, Spec]:
     """Of each dataset what the plan wrote; empty for runs from before it did."""
     found = run_info.get("datasets")
     if not isinstance(found, Mapping):

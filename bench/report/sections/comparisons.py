@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED
+from bench.record.types import Record
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -27,7 +28,7 @@ from bench.report.blocks import (
     significant,
     span,
 )
-from bench.report.rows import Code, Record, Row
+from bench.report.rows import Code, Row
 from bench.report.standings import Overall
 from bench.report.stats.paired import holm
 from bench.report.stats.ranking import ALPHA

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import combinations, product
 from math import log
 
+from bench.record.types import Record
 from bench.report.blocks import counted, listed, name, significant
-from bench.report.rows import Record, family_of
+from bench.report.rows import family_of
 from bench.report.sections.growth import Cost, Curve, curves, family_exponents, is_plain, metric, time_of
 from bench.report.settings import by_setting
 from bench.report.stats.noise import NORMAL_95, noise, noise_floor

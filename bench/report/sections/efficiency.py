@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
-from typing import Any
 
+from bench.record.types import Metrics, Record
 from bench.report.blocks import (
     MISSING,
     Block,
@@ -16,13 +16,14 @@ from bench.report.blocks import (
     Table,
     Text,
     counted,
+    figure,
     known,
     listed,
     name,
     rows_of,
     significant,
 )
-from bench.report.rows import Code, Record, code_of
+from bench.report.rows import Code, code_of
 from bench.report.sections.crossovers import changes
 from bench.report.sections.growth import DEVICE, growth_blocks
 from bench.report.sections.roofline import roofline_blocks
@@ -33,7 +34,7 @@ MAX_EVIDENCE = 8
 LATENCY = "latency_ms"
 
 
-_COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
+_COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
     (Column("params M", drop=4), lambda m: significant(_scaled(m, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
     (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
@@ -53,23 +54,23 @@ _COLUMNS: tuple[tuple[Column, Callable[[Mapping[str, Any]], str]], ...] = (
 )
 
 
-def flags(metrics: Mapping[str, Any]) -> list[str]:
+def flags(metrics: Metrics) -> list[str]:
     """What a reader of a row must know; the evidence stands below the table."""
     found = ["noisy"] if metrics.get("noisy") else ["disturbed"] if metrics.get("noisy_evidence") else []
     found += ["launch-bound"] if metrics.get("launch_bound") else []
     return [*found, "FLOPs not counted"] if metrics.get("flops_error") else found
 
 
-def _speed(metrics: Mapping[str, Any], speed: str, metric: str) -> str:
+def _speed(metrics: Metrics, speed: str, metric: str) -> str:
     return "unusable" if speed in metrics.get("unusable", ()) else significant(_scaled(metrics, metric))
 
 
-def _scaled(metrics: Mapping[str, Any], metric: str, factor: float = 1.0) -> float | None:
-    value = metrics.get(metric)
-    return float(value) * factor if value is not None and known(value) else None
+def _scaled(metrics: Metrics, metric: str, factor: float = 1.0) -> float | None:
+    value = figure(metrics, metric)
+    return None if value is None else value * factor
 
 
-def _range(metrics: Mapping[str, Any], low: str, high: str) -> str:
+def _range(metrics: Metrics, low: str, high: str) -> str:
     if _scaled(metrics, low) is None or _scaled(metrics, high) is None:
         return MISSING
     return f"{significant(_scaled(metrics, low))}–{significant(_scaled(metrics, high))}"

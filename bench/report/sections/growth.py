@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 
-from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, natural, rows_of
-from bench.report.rows import Record, family_of
+from bench.record.types import Record
+from bench.report.blocks import MISSING, Block, Column, Table, Text, figure, fixed, natural, rows_of
+from bench.report.rows import family_of
 from bench.report.settings import LARGEST
 from bench.report.stats.scaling import Fit, fit_common_exponent, fit_exponent
 
@@ -19,10 +20,9 @@ Curve = dict[int, float]  # resolution -> value
 Cost = Callable[[Record], float | None]
 
 
-def metric(record: Record, metric_name: str) -> float | None:
-    """A metric, or None where it is not a finite number."""
-    value = record["metrics"].get(metric_name)
-    return float(value) if value is not None and known(value) else None
+def metric(record: Record, name: str) -> float | None:
+    """A metric of a Record, or None where it is not a finite number."""
+    return figure(record["metrics"], name)
 
 
 def curves(members: Iterable[Record], cost: Cost) -> dict[tuple[str, int], Curve]:

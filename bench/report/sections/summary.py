@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
 
 from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
-from bench.report.blocks import counted, fixed, listed, name, natural, significant
-from bench.report.rows import Record, Row
+from bench.record.types import Record, RunInfo
+from bench.report.blocks import counted, listed, name, natural, significant
+from bench.report.rows import Row
 from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
-from bench.report.standings import Overall, Standing
+from bench.report.standings import Overall
 from bench.report.stats.noise import noise_floor
 from bench.report.stats.ranking import MIN_DATASETS
-from bench.report.stats.separation import Verdict
 
 MAX_NAMED = 4
 MAX_MACHINES = 3
@@ -34,7 +33,7 @@ def summary(
     shown = {b.protocol.resolution for b in boards if b.ranked}
     lines = [
         _leader(board, sum(bool(b.ranked) for b in boards)) if board else "",
-        _proof(board) if board else "",
+        _significance(board) if board else "",
         _chance(rows),
         *_costs(records, shown),
         unusable_line(records),
@@ -50,26 +49,25 @@ def headline(boards: Sequence[Overall]) -> Overall | None:
 
 
 def _leader(board: Overall, protocols: int) -> str:
-    more = protocols - 1
-    where = f"At {board.protocol.pixels}, {board.protocol.training}: " if more else ""
-    tail = (
-        f" {counted(more, 'more protocol')} {_have(more)} {'a table' if more == 1 else 'tables'} below." if more else ""
-    )
+    """Who ranks first under which protocol, and of how many others it is significantly better."""
     first, *others = board.ranked
-    n = len(board.counted)
-    over = (
-        f"mean {board.metric.label} over {n} datasets" if n > 1 else f"{board.metric.label} on {name(board.counted[0])}"
-    )
+    label, n = board.metric.label, len(board.counted)
+    over = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {name(board.counted[0])}"
+    more = f" {counted(protocols - 1, 'more protocol')} below." if protocols > 1 else ""
+    where = f" at {board.protocol.pixels}, {board.protocol.training}" if protocols > 1 else ""
+    level = [s.model for s in others if s.score == first.score]
+    shared = f", shared with {listed(_named(level))}" if level else ""
+    follows = f"; next {name(others[0].model)}, {board.metric.shown(others[0].score)}" if others and not level else ""
+    best = f"{over} {board.metric.shown(first.score)}{follows}"
     if not others:
-        only = f"{where}only" if where else "Only"
-        return f"{only} {name(first.model)} has a full set of results: {over} {board.metric.shown(first.score)}.{tail}"
-    level = [s.model for s in board.ranked if s.score == first.score]
-    if len(level) > 1:
-        head = f"{listed(_named(level))} share the highest {over}, {board.metric.shown(first.score)}."
-    else:
-        head = f"{name(first.model)} has the highest {over}, {board.metric.shown(first.score)}; "
-        head += f"{name(others[0].model)} follows with {board.metric.shown(others[0].score)}."
-    return f"{where}{head}{_separation(board, first, others)}{tail}"
+        return f"{name(first.model)} alone has a full set of results{where}: {best}.{more}"
+    verdict = board.significance.mean
+    beaten = len(verdict.worse_than(first.model)) if verdict else 0
+    than = "all others" if len(others) > 1 else "the other"
+    than = than if beaten == len(others) else f"{beaten} of {len(others)} others"
+    lead = f"significantly better than {than}" if beaten else "but not significantly"
+    lead = lead if verdict else "not tested for significance (no saved scores)"
+    return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
 
 
 def _named(models: Sequence[str]) -> list[str]:
@@ -77,82 +75,37 @@ def _named(models: Sequence[str]) -> list[str]:
     return [*shown, f"{len(models) - MAX_NAMED} more"] if len(models) > MAX_NAMED else shown
 
 
-def _separation(board: Overall, first: Standing, others: Sequence[Standing]) -> str:
-    """Of whom the leader is proven better, and of whom it is not."""
-    verdict = board.significance.mean
-    if verdict is None:
-        return " Whether that difference is real cannot be said: it takes the saved scores of both."
-    beaten = set(verdict.worse_than(first.model))
-    level = [s.model for s in others if s.model not in beaten]
-    it = "It" if verdict.retrained else "As trained here, it" if board.most_seeds > 1 else "As trained here, once, it"
-    if not level:
-        return f" {it} is proven better than {'every other' if len(others) > 1 else 'that'}."
-    if len(others) == 1:
-        return " That it is better is not proven: the two cannot be told apart."
-    if not beaten:
-        return f" That is not proven: none of the {len(others)} others can be told apart from it."
-    return (
-        f" {it} is proven better than {len(beaten)} of the {len(others)} others, but not than {listed(_named(level))}."
-    )
-
-
-def _proof(board: Overall) -> str:
-    """How much of the order is proven, and what more data would take."""
-    verdict = board.significance.mean
-    seeds, n = board.seeds, len(board.counted)
+def _significance(board: Overall) -> str:
+    """How much of the order is significant, and on what basis."""
+    verdict, test, n = board.significance.mean, board.significance.friedman, len(board.counted)
     if len(board.ranked) < 2:
         return ""
-    datasets = _friedman(board) if board.significance.friedman else ""
+    basis = f"trained again: {board.seeds} seeds" if board.seeds > 1 else "single seed: for these trained networks only"
+    if board.seeds < 2 <= board.most_seeds:
+        basis = "models with a single seed are given the spread of the others"
+    found = "No pair of models was tested."
+    if verdict:
+        found = f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models differ significantly ({basis})."
+    if test:
+        apart = f"{int(test.told_apart.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
+        return f"{found} With the {test.datasets} datasets as a sample of more, {apart}."
     if n < MIN_DATASETS:
-        datasets = f"{counted(n, 'dataset')} {'is' if n == 1 else 'are'} too few to test if the order holds on others"
-    once = "each model was trained once, so how far training again would move it has not been measured"
-    if board.most_seeds > 1:
-        once = "some models were trained once and are given the spread of those trained again"
-    trained = once if seeds < 2 else f"training again is considered ({seeds} seeds)"
-    if verdict is None:
-        once = once if board.most_seeds < 2 else "some models were trained once"
-        why = ("without saved scores no pair can be tested", once if seeds < 2 else "", datasets)
-        return f"The order is not a ranking: {'; '.join(part for part in why if part)}."
-    return "; ".join(part for part in (_pairs(verdict), trained, datasets) if part) + "."
-
-
-def _pairs(verdict: Verdict) -> str:
-    if verdict.proven == verdict.pairs:
-        return f"{'All' if verdict.pairs > 1 else 'The'} {counted(verdict.pairs, 'pair')} of models can be told apart"
-    groups = f", which leaves {counted(len(verdict.groups), 'tie group')}" if verdict.groups else ""
-    return f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models can be told apart{groups}"
-
-
-def _friedman(board: Overall) -> str:
-    test = board.significance.friedman
-    assert test is not None
-    pairs = test.models * (test.models - 1) // 2
-    apart = int(test.told_apart.sum())
-    return f"with the {test.datasets} datasets as a sample of more, {apart} of {pairs} pairs differ in rank"
+        return f"{found} {counted(n, 'dataset')} cannot say whether the order holds on others."
+    return found
 
 
 def _chance(rows: Iterable[Row]) -> str:
-    scored = [row for row in rows if row.mean(RANKING.field) is not None]
-    if not scored:
-        return ""
-    proven = [row for row in scored if row.evidence]
-    majority = {row.dataset: row.evidence.majority for row in proven if row.evidence}
-    shown = sorted(majority, key=natural)
-    frequent = ", ".join(f"{fixed(majority[d])} on {name(d)}" for d in shown[:MAX_NAMED])
-    frequent += f" and others on {len(shown) - MAX_NAMED} more" if len(shown) > MAX_NAMED else ""
-    line = f"Chance is AUC 0.5{f'; the most frequent answer alone gets ACC {frequent}' if frequent else ''}."
-    if not proven:
-        return line
-    clear = sum(row.evidence.interval(AUC)[0] > 0.5 for row in proven if row.evidence)
-    better = sum(row.evidence.interval(ACC)[0] > row.evidence.majority for row in proven if row.evidence)
+    """How many results are significantly better than chance, each by itself."""
+    shown = [row.evidence for row in rows if row.evidence and row.mean(RANKING.field) is not None]
+    line = "Chance is AUC 0.5"
+    if not shown:
+        return f"{line}." if any(row.mean(RANKING.field) is not None for row in rows) else ""
+    clear = sum(evidence.interval(AUC)[0] > 0.5 for evidence in shown)
+    better = sum(evidence.interval(ACC)[0] > evidence.majority for evidence in shown)
     return (
-        f"{line} Of {counted(len(proven), 'result')}, {clear} {_have(clear)} an AUC clear of chance and {better} "
-        f"{_have(better)} an ACC clear of the most frequent answer (95 %, each by itself)."
+        f"{line}: {clear} of {counted(len(shown), 'result')} {'is' if clear == 1 else 'are'} significantly better, and "
+        f"{better} in ACC than always giving the most frequent answer (95 %, each by itself)."
     )
-
-
-def _have(n: int) -> str:
-    return "has" if n == 1 else "have"
 
 
 def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
@@ -212,9 +165,7 @@ def _gaps(records: Sequence[Record]) -> str:
     return f"{sum(statuses.values())} of {counted(len(records), 'cell')} gave no result ({kinds}); reasons are below."
 
 
-def incomplete(
-    run_info: Mapping[str, Any], records: Iterable[Record], keys: Collection[str] = ()
-) -> tuple[str, list[str]]:
+def incomplete(run_info: RunInfo, records: Iterable[Record], keys: Collection[str] = ()) -> tuple[str, list[str]]:
     """``INCOMPLETE: 12 of 35 cells``, and the commands to run again; both empty where nothing is missing.
 
     What each command planned is in ``run.json``; a run from before it was written there counts as complete, and so does
@@ -243,7 +194,7 @@ def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
     return f"Left out because their files are missing or damaged: {listed(_named([d for d, _ in skipped]))}."
 
 
-def skipped_datasets(run_info: Mapping[str, Any]) -> list[tuple[str, str]]:
+def skipped_datasets(run_info: RunInfo) -> list[tuple[str, str]]:
     """Datasets left out of the sweep, each with its reason; entries are ``name: reason`` or mappings."""
     found = []
     for entry in run_info.get("skipped") or ():

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import log, sqrt
 from statistics import fmean
-from typing import Any
 
 from bench.record.store import NORMAL_95 as NORMAL_95
 from bench.record.store import UNUSABLE as UNUSABLE
-from bench.report.blocks import known
+from bench.record.types import Metrics, Record
+from bench.report.blocks import figure
 
 # What a table calls each speed -> its metric here, and every metric that comes from the same samples.
 _SPEEDS = {
@@ -26,23 +26,23 @@ _SPEEDS = {
 }
 
 
-def noise(metrics: Mapping[str, Any], metric: str = "throughput_images_per_s") -> float | None:
+def noise(metrics: Metrics, metric: str = "throughput_images_per_s") -> float | None:
     """Standard deviation of the relative difference of two runs; None without a repeat.
 
     Records from before the latency had a figure of its own have its interval, which is as wide in proportion to the
     noise as that of the throughput: both are Student's over the same rounds.
     """
-    of_throughput = _value(metrics, "noise_rel")
+    of_throughput = figure(metrics, "noise_rel")
     if metric == "throughput_images_per_s":
         return of_throughput
-    own = _value(metrics, f"{metric.partition('_')[0]}_noise_rel")
+    own = figure(metrics, f"{metric.partition('_')[0]}_noise_rel")
     width, width_of_throughput = (_log_width(metrics, name) for name in (metric, "throughput_images_per_s"))
     if own is not None or of_throughput is None or width is None or not width_of_throughput:
         return own
     return of_throughput * width / width_of_throughput
 
 
-def without_unusable(record: Mapping[str, Any]) -> Mapping[str, Any]:
+def without_unusable(record: Record) -> Record:
     """The Record as boards show it: speeds that its own repeats make meaningless are taken out of its metrics.
 
     Its metrics then have ``unusable``: for each such speed, the relative difference that 95 % of pairs of runs of it
@@ -58,7 +58,7 @@ def without_unusable(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**record, "metrics": {**kept, "unusable": found}}
 
 
-def noise_floor(records: Iterable[Mapping[str, Any]], metric: str = "throughput_images_per_s") -> float | None:
+def noise_floor(records: Iterable[Metrics], metric: str = "throughput_images_per_s") -> float | None:
     """The relative difference that 95 % of pairs of runs of one row stay below, over a table; None without a repeat.
 
     1.96 times the root mean square over rows: a row's own noise is one standard deviation of such a difference,
@@ -68,11 +68,6 @@ def noise_floor(records: Iterable[Mapping[str, Any]], metric: str = "throughput_
     return NORMAL_95 * sqrt(fmean(squares)) if squares else None
 
 
-def _log_width(metrics: Mapping[str, Any], metric: str) -> float | None:
-    low, high = _value(metrics, f"{metric}_ci_low"), _value(metrics, f"{metric}_ci_high")
+def _log_width(metrics: Metrics, metric: str) -> float | None:
+    low, high = figure(metrics, f"{metric}_ci_low"), figure(metrics, f"{metric}_ci_high")
     return log(high / low) if low and high else None
-
-
-def _value(metrics: Mapping[str, Any], name: str) -> float | None:
-    value = metrics.get(name)
-    return float(value) if value is not None and known(value) else None

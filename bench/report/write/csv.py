@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from bench.metrics.registry import TESTED
-from bench.record.store import StoreError, atomic_write, plain, read_records
+from bench.record.store import StoreError, atomic_write, plain
+from bench.record.types import Fields, Record, Spec
 from bench.report.blocks import known
-from bench.report.rows import Record, Row, unique
+from bench.report.rows import Row, read_run_directory, unique
 from bench.report.settings import setting
 from bench.report.standings import Overall
 
@@ -29,7 +30,7 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
     metrics = sorted(m for m in names if any(row.values(m) for row in rows))
     for row in rows:
         standing = places[row.protocol.identity, row.model]
-        line: dict[str, Any] = {
+        line: Fields = {
             "model": row.model,
             "dataset": row.dataset,
             "size": row.protocol.size,
@@ -80,7 +81,7 @@ def efficiency_csv(records: Iterable[Record]) -> str:
     lines = []
     for record in records:
         spec, where = record["spec"], setting(record)
-        line: dict[str, Any] = {
+        line: Fields = {
             "model": spec["model"],
             "model_plugin_sha256": spec.get("model_plugin_sha256"),
             "resolution": spec.get("resolution"),
@@ -105,7 +106,7 @@ def efficiency_csv(records: Iterable[Record]) -> str:
     return _write(lines, ["model", "resolution", "status"])
 
 
-def _write(lines: Sequence[Mapping[str, Any]], headings: Sequence[str]) -> str:
+def _write(lines: Sequence[Fields], headings: Sequence[str]) -> str:
     """CSV text; floats as the shortest digits that read back as the same number, nothing for what is not known."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(lines[0]) if lines else list(headings), lineterminator="\n")
@@ -115,7 +116,7 @@ def _write(lines: Sequence[Mapping[str, Any]], headings: Sequence[str]) -> str:
     return text.getvalue()
 
 
-def _cell(value: Any) -> Any:
+def _cell(value: object) -> object:
     if value is None or (isinstance(value, float) and not known(value)):
         return ""
     if isinstance(value, list):  # numbers, or sentences
@@ -147,7 +148,7 @@ def export_records(out: Path, target: Path) -> tuple[int, list[str]]:
         raise StoreError(f"{target}: name a file that ends in {', '.join(FORMATS)}")
     if not (out / "cells").is_dir():
         raise StoreError(f"{out} is no run directory: it has no cells/")
-    records, problems = read_records(out)
+    records, _, problems = read_run_directory(out)
     rows = [flat(record) for record in unique(records)]
     names = list(dict.fromkeys(name for row in rows for name in row))
     leading = [name for name in ("key", "kind", "status", "reason") if name in names]
@@ -163,22 +164,22 @@ def export_records(out: Path, target: Path) -> tuple[int, list[str]]:
     return len(rows), problems
 
 
-def flat(record: Record) -> dict[str, Any]:
+def flat(record: Record) -> Fields:
     """One row of a Record: fields of its spec and metrics by name, those of the rest as ``environment.hardware``.
 
     Of two equal names the metric's is prefixed ``metric_``, as :func:`bench.record.store.flatten` does.
     """
-    row: dict[str, Any] = {name: record[name] for name in ("key", "kind", "status", "reason")}
+    row: Fields = {name: record[name] for name in ("key", "kind", "status", "reason")}
     _flatten(row, record["spec"], "")
-    metrics: dict[str, Any] = {}
+    metrics: Fields = {}
     _flatten(metrics, record["metrics"], "")
     row.update({f"metric_{name}" if name in row else name: value for name, value in metrics.items()})
-    for part in ("environment", "timings"):
-        _flatten(row, record.get(part) or {}, f"{part}.")
+    _flatten(row, record["environment"] or {}, "environment.")
+    _flatten(row, record.get("timings") or {}, "timings.")
     return row
 
 
-def _flatten(row: dict[str, Any], fields: Mapping[str, Any], prefix: str) -> None:
+def _flatten(row: Fields, fields: Spec, prefix: str) -> None:
     for name, value in fields.items():
         if isinstance(value, Mapping):
             _flatten(row, value, f"{prefix}{name}.")
@@ -191,7 +192,7 @@ def _simple(value: Any) -> Any:
     return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, list) else value
 
 
-def _parquet(rows: Sequence[Mapping[str, Any]], names: Sequence[str], target: Path) -> bytes:
+def _parquet(rows: Sequence[Fields], names: Sequence[str], target: Path) -> bytes:
     try:
         import pyarrow as pa  # type: ignore[import-untyped]
         import pyarrow.parquet as pq  # type: ignore[import-untyped]

@@ -13,15 +13,12 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bench.record.store import atomic_write
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
+from bench.report.report import ReportData
 from bench.report.write.page_data import collect
 from bench.report.write.page_json import page_json
-
-if TYPE_CHECKING:
-    from bench.report.build import Report
 
 NAME = "report.html"
 SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "order.js", "cell.js", "main.js")
@@ -29,40 +26,24 @@ _CODE = re.compile(r"`([^`]*)`")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 
 
-def write_html(report: Report, out: Path) -> Path:
+def write_html(report: ReportData, sections: Sequence[Section], out: Path) -> Path:
     """Write ``report.html`` into the run directory ``out``; return its path. Same run, same bytes.
+
+    Args:
+        report: what the page shows.
+        sections: the boards, the summary first.
+        out: the run directory.
 
     Raises:
         StoreError: ``out`` cannot be written.
     """
     path = out / NAME
-    atomic_write(path, page(report, out).encode())
+    atomic_write(path, page(report, sections, out).encode())
     return path
 
 
-def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
-    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``.
-
-    Returns:
-        The files written, and one message for each Record that could not be read.
-
-    Raises:
-        StoreError: ``out`` is no run directory, or cannot be written.
-    """
-    from bench.report.build import read_report
-
-    report, problems = read_report(out)
-    paths = report.write(out)
-    if figures:
-        from bench.report.figures.figures import write_figures
-
-        paths += write_figures(collect(report, out), out / "figures")
-    return paths, problems
-
-
-def page(report: Report, out: Path) -> str:
+def page(report: ReportData, sections: Sequence[Section], out: Path) -> str:
     """Return the whole page."""
-    sections = report.sections
     style = asset("report.css")
     script = "(() => {\n'use strict';\n" + "\n".join(asset(name) for name in SCRIPTS) + "})();\n"
     # The policy lets nothing run or load but what stands here, whatever a Record may hold.

@@ -13,27 +13,26 @@ import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
+from bench.record.types import Record
 from bench.report.blocks import known, natural
-from bench.report.rows import Code, Record, Row, code_of, family_of
+from bench.report.report import ReportData
+from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
+from bench.report.standings import Overall
 from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
-
-if TYPE_CHECKING:
-    from bench.report.build import Report
-    from bench.report.standings import Overall
 
 Document = dict[str, Any]
 
 # What a model costs: heading, label, unit, metric; its factor, whether more is better, and where it is read: in an
 # efficiency Cell, or in the trainings ("row": a field of the document's rows).
-_MEASURES: tuple[tuple[Any, ...], ...] = (
+_MEASURES: tuple[tuple[object, ...], ...] = (
     ("throughput", "images/s", "throughput", "images/s", "throughput_images_per_s_p50", 1, True, "cell"),
     ("device", "device images/s", "throughput of the device", "images/s, launches aside", "device_images_per_s_p50",
      1, True, "cell"),
@@ -56,7 +55,7 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]|[\x00-\x08\x0b\x0c\x0e-\x1f\x7
 _PATCH = re.compile(r"_patch\d+(_window\d+)?(_\d+)?(?=\[|$| )")
 
 
-def collect(report: Report, out: Path) -> Document:
+def collect(report: ReportData, out: Path) -> Document:
     """Gather everything of a run.
 
     Args:
@@ -99,7 +98,7 @@ def collect(report: Report, out: Path) -> Document:
     }  # fmt: skip
 
 
-def _one_a_status(report: Report) -> list[Record]:
+def _one_a_status(report: ReportData) -> list[Record]:
     """Of each row the first seed with each status, and every Cell that is no accuracy Cell."""
     kept = {
         first["key"]
@@ -143,7 +142,7 @@ def _settings(records: Iterable[Record]) -> tuple[list[str], dict[str, tuple[int
     return titles, found
 
 
-def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dict[str, int]]:
+def _protocols(report: ReportData, codes: _Codes) -> tuple[list[Document], dict[str, int]]:
     protocols = []
     for board in report.boards:
         standings = []
@@ -161,7 +160,7 @@ def _protocols(report: Report, codes: _Codes) -> tuple[list[dict[str, Any]], dic
     return protocols, {board.protocol.identity: i for i, board in enumerate(report.boards)}
 
 
-def _orders(board: Overall, codes: _Codes) -> list[dict[str, Any]]:
+def _orders(board: Overall, codes: _Codes) -> list[Document]:
     """Which models can be told apart, as bars over ranks: on the test images, and over datasets."""
     judged = board.significance
     places = {s.model: codes.places[s.code] for s in board.standings}
@@ -203,7 +202,7 @@ def _friedman_note(test: Friedman) -> str:
     return f"Friedman's p = {test.p:.2g}: no difference over datasets like these is proven, also where bars lie apart."
 
 
-def _metrics(report: Report) -> list[dict[str, Any]]:
+def _metrics(report: ReportData) -> list[Document]:
     """The metrics of the page, the one that ranks first."""
     averaged = [RANKING, *(m for m in TESTED if m != RANKING), *report.metrics]
     others = [m for m in METRICS.values() if m not in averaged and not m.compute]
@@ -213,10 +212,8 @@ def _metrics(report: Report) -> list[dict[str, Any]]:
     ]
 
 
-def _row(
-    row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Mapping[str, Any]]
-) -> dict[str, Any]:
-    found: dict[str, Any] = {
+def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document]) -> Document:
+    found: Document = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
         "other": [places[r["key"]] for r in row.other if r["key"] in places], "seeds": len(row.ok),
@@ -233,7 +230,7 @@ def _row(
     return found
 
 
-def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str]]) -> dict[str, Any]:
+def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str]]) -> Document:
     setting, label = of_setting.get(record["key"], (None, str(record["spec"]["model"])))
     return {
         "key": record["key"], "kind": record["kind"], "status": record["status"], "reason": str(record["reason"] or ""),
@@ -246,7 +243,7 @@ def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str
 # --- the files beside the Records ------------------------------------------------------------------------------
 
 
-def _add_files(cells: Sequence[dict[str, Any]], out: Path, temperatures: Mapping[str, float]) -> None:
+def _add_files(cells: Sequence[Document], out: Path, temperatures: Mapping[str, float]) -> None:
     """Add ``history`` (columns), ``log`` (its end) and ``reliability`` (bins); a file that cannot be read is left."""
     histories = {path.stem for path in (out / "history").glob("*.csv")}
     limit = max(25, min(MAX_EPOCHS, ALL_EPOCHS // max(len(histories), 1)))

@@ -47,7 +47,7 @@ def rounded(value: Any, digits: int = DIGITS) -> Any:
     return value if simple is value else rounded(simple, digits)
 
 
-def script_json(value: Any) -> str:
+def script_json(value: object) -> str:
     """JSON that is safe inside a script element: no character in it can end the element or begin markup."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     for character in "<>&\u2028\u2029":

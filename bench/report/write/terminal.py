@@ -17,9 +17,10 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.metrics.registry import AUC
 from bench.record.store import planned
+from bench.record.types import Record, RunInfo
 from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
 from bench.report.build import Report
-from bench.report.rows import Record, code_of
+from bench.report.rows import code_of
 from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
@@ -416,7 +417,7 @@ def _failures(records: Iterable[Record]) -> str:
     return f"No result: {len(without)} of {counted(len(records), 'cell')} ({kinds}). {spec['model']}, {at}: {reason}"
 
 
-def _left_out(run_info: Mapping[str, Any]) -> str:
+def _left_out(run_info: RunInfo) -> str:
     datasets = [dataset for dataset, _ in skipped_datasets(run_info)]
     return f"Left out, as files are missing or damaged: {listed(datasets)}." if datasets else ""
 
