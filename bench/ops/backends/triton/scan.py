@@ -97,15 +97,15 @@ def _scan(
             start, end = p.state(segments, x), p.state(segments, x)
             total = end.new_empty((p.sequences, segments, p.d))
             walks.walk_forward[(p.blocks, segments - 1, p.sequences)](
-                x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, **constants,
-                HAS_D=False, START=False, END=True, SAVE=False, num_warps=1,
+                x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, 0, 0, **constants,
+                HAS_D=False, END=True, num_warps=1,
             )  # fmt: skip
             walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
         walks.walk_forward[grid](
-            x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes, **constants,
-            HAS_D=D is not None, START=segments > 1, END=False, SAVE=save, num_warps=1,
+            x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes,
+            int(segments > 1), int(save), **constants, HAS_D=D is not None, END=False, num_warps=1,
         )  # fmt: skip
     return carry
 

@@ -15,7 +15,7 @@ import triton.language as tl
 # Sizes that a kernel is not compiled anew for. By itself Triton makes a variant for each that is 1 or a multiple of 16:
 # at another resolution a network's stages then compile for a minute what runs the same, and a size of 1 is not even a
 # value of the kernel's language any more. Channels and their strides stay out: their loads gain by it.
-SIZES = ("L", "span", "chunks", "nseg", "nchunk", "k", "pb", "pk", "ps", "batch_k")
+SIZES = ("L", "span", "chunks", "nseg", "nchunk", "k", "pb", "pk", "ps", "batch_k", "resume", "save")
 LOG2E = tl.constexpr(1.4426950408889634)
 LOG2E_LOW = tl.constexpr(1.925963033500946e-08)  # log2(e) minus its float32 rounding
 LN2 = tl.constexpr(0.6931471805599453)

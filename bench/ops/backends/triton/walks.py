@@ -43,15 +43,15 @@ def load_decay(A, c, mask, state, d, N: tl.constexpr, NP: tl.constexpr, CB: tl.c
 @triton.jit(do_not_specialize=SIZES)
 def walk_forward(
     x, delta, proj, weight, bias, A, D, y, carry, start_state, end_state, end_step, order,
-    L, span, nseg, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps,
+    L, span, nseg, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps, resume, save,
     R: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, CB: tl.constexpr, K: tl.constexpr, T: tl.constexpr,
-    DIRECT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
-    START: tl.constexpr, END: tl.constexpr, SAVE: tl.constexpr,
+    DIRECT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, END: tl.constexpr,
 ):  # fmt: skip
     """Walk positions seg * span to (seg + 1) * span of a sequence.
 
-    START: begin from start_state (s, seg, N, d) instead of zero. END: write the last state and the sum of the steps
-    instead of outputs. SAVE: write the state before every K-th position to carry (s, chunk, N, d).
+    resume: begin from start_state (s, seg, N, d) instead of zero. END: write the last state and the sum of the steps
+    instead of outputs. save: write the state before every K-th position to carry (s, chunk, N, d). Both are no
+    constants, so that training and evaluation share one compiled kernel.
     """
     c = tl.program_id(0) * CB + tl.arange(0, CB)
     seg = tl.program_id(1)
@@ -71,7 +71,7 @@ def walk_forward(
     order += direction * L
     a2 = load_decay(A + direction * d * N, c, mask, state, d, N, NP, CB)
     h = tl.zeros([NP, CB], tl.float32)
-    if START:
+    if resume != 0:
         for i in tl.static_range(N):
             h_i = tl.load(start_state + ((s * nseg + seg) * N + i) * d + c, mask=mask, other=0.0)
             h = tl.where(state[:, None] == i, h_i[None, :], h)
@@ -92,7 +92,7 @@ def walk_forward(
     bc_next = tl.load(proj + pixel[:, None] * ps + feature[None, :], mask=bc_mask[None, :], other=0.0)
     parts = load_steps(delta, proj, c, pixel, mask[:, None], ys, ps, R, DIRECT)
     for chunk in range(first, last, K):
-        if SAVE:
+        if save != 0:
             for i in tl.static_range(N):
                 tl.store(carry + i * d + c, row(h, state, i), mask=mask)
             carry += N * d
