@@ -178,7 +178,7 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
         console.print(f"unsupported: {line}", markup=False, highlight=False)
     for line in plan.skipped:
         console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
-    from bench.runner.look_ahead import plan_lines
+    from bench.plan.look_ahead import plan_lines
 
     for line in plan_lines(plan, out):
         console.print(line, markup=False, highlight=False, soft_wrap=True)

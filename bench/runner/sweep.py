@@ -11,11 +11,11 @@ from rich.console import Console
 from bench.data.download import FetchError
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.estimate import Cost, bundled_notes, cost_of
+from bench.plan.look_ahead import look_ahead
 from bench.plan.plan import Plan, make_plan
 from bench.record import store
 from bench.report.build import read_report
 from bench.report.write.terminal import print_screen
-from bench.runner.look_ahead import look_ahead
 from bench.runner.progress import fetch_bars, make_observer
 from bench.runner.runner import Outcome, execute
 from bench.sweep.config import Loaded

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from bench.cli import consent
+from bench.cli import run
 from bench.cli.main import main
 from bench.plan.estimate import LONG_S, Cost, cost_of, estimate_s, long_time
 from bench.plan.plan import make_plan
@@ -65,7 +65,7 @@ def test_the_main_job_is_years_here_and_the_flags_shorten_it():
     plan = planned(sweep__models="all", sweep__datasets="medmnist")
     cost = cost_of(plan, ())
     assert cost.seconds > 365 * 86_400 and len(plan.cells) == 13 * 12
-    text = consent.warning(plan, cost)
+    text = run.warning(plan, cost)
     for part in ("years", "--resolutions 64", "--epochs 10", "--models", "GPU", "--preset quick"):
         assert part in text
     fewer = planned(sweep__models="all", sweep__datasets="medmnist", sweep__resolutions="64")
@@ -94,13 +94,13 @@ def test_in_a_terminal_it_asks(answer, starts, monkeypatch):
     long = Cost(3, 2 * LONG_S, 0, 0, {})
     console = Console(file=io.StringIO())
     if starts:
-        consent.agree(plan, long, console, yes=False)
+        run.agree(plan, long, console, yes=False)
     else:
         with pytest.raises(ConfigError, match="not started"):
-            consent.agree(plan, long, console, yes=False)
+            run.agree(plan, long, console, yes=False)
     monkeypatch.setattr("builtins.input", lambda text: pytest.fail("asked"))
-    consent.agree(plan, long, console, yes=True)
-    consent.agree(plan, replace(long, seconds=LONG_S / 2), console, yes=False)
+    run.agree(plan, long, console, yes=True)
+    run.agree(plan, replace(long, seconds=LONG_S / 2), console, yes=False)
 
 
 def test_a_plan_ends_with_the_total_and_names_what_is_bundled(capsys):

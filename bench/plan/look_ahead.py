@@ -12,7 +12,7 @@ from bench import registry
 from bench.data.cache import decode_bar, looked_at, open_entry
 from bench.data.files import DataError
 from bench.data.look import Looked
-from bench.plan.plan import Plan
+from bench.plan.base import Plan
 from bench.record.cells import AccuracyCell
 from bench.registry import Finding
 from bench.sweep.config import ConfigError, Loaded
