@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from bench.errors import DataError as DataError
 from bench.registry import RemoteFile
@@ -91,6 +92,21 @@ def download(
             kept = f"; {have:,} bytes are kept and the next call goes on from there" if have else ""
             raise unreachable or FetchError(f"{file.name}: {file.url}: {cause}{tries}{kept}")
         time.sleep(min(max(pause_s * 2 ** (failed - 1), wait_s), _LONGEST_PAUSE_S))
+
+
+def unresolved(file: RemoteFile) -> UnreachableError | None:
+    """The error that fetching would end with because its host has no address here; None where it has one.
+
+    Behind a proxy names are resolved by the proxy, so nothing is known.
+    """
+    host = urlsplit(file.url).hostname or ""
+    if getproxies():
+        return None
+    try:
+        socket.getaddrinfo(host, None)
+    except socket.gaierror:
+        return UnreachableError(file, host, "the host name cannot be resolved; is there a network?", unresolved=True)
+    return None
 
 
 class _RefusalError(Exception):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench.data.download import FetchError
+from bench.data.download import FetchError, unresolved
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.plan.estimate import Cost, bundled_notes, cost_of
 from bench.plan.look_ahead import look_ahead
@@ -42,7 +42,8 @@ def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent 
     Raises:
         MissingFilesError: one message on all files that are still missing or damaged.
     """
-    plan, failure = make_plan(loaded), None
+    plan = make_plan(loaded)
+    failure: FetchError | None = None
     run = loaded.sweep.run
     states = store.read_states(run_directory(loaded))[0]
     noisy = "noisy" in run.retry
@@ -51,10 +52,12 @@ def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent 
     for line in [loaded.note, *bundled_notes(plan), f"total: {cost}"]:
         if line:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
+    missing = [problem for problem in plan.problems if problem.reason == "missing" and run.download]
+    if missing and (failure := unresolved(missing[0].file)):  # nothing to ask: it cannot start
+        raise MissingFilesError(plan.problems, failure, _without(plan, command))
     if consent and not run.ray_address:  # a cluster is not this machine
         consent(plan, cost)
-    missing = [problem for problem in plan.problems if problem.reason == "missing"]
-    if missing and loaded.sweep.run.download:
+    if missing:
         root = plan.data_root or default_root()
         console.print(f"downloading {len(missing)} files to {root}", soft_wrap=True, markup=False, highlight=False)
         try:

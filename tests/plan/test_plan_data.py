@@ -133,7 +133,7 @@ def test_phantoms_have_a_least_size():
 
 
 def test_a_plan_of_nothing_exits_as_a_run_of_it(tmp_path: Path, capsys):
-    flags = ["--models", "resnet18", "--kinds", "accuracy", "--datasets", "breastmnist", "--data-root", str(tmp_path)]
+    flags = ["--models", "resnet18", "--kinds", "accuracy", "--datasets", "retinamnist", "--data-root", str(tmp_path)]
     command = ["plan", *flags, "--skip-missing", "--out", str(tmp_path / "out")]
     for more in ([], ["--json"]):
         assert main([*command, *more]) == 2
@@ -171,7 +171,7 @@ def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path, capsys):
 def test_a_wrong_recipe_is_placed_where_it_was_written(flags, sets, said, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # no bench.toml
     with pytest.raises(config.ConfigError) as caught:
-        plan.make_plan(config.load(None, None, {"sweep.kinds": "accuracy", **flags}, sets))
+        plan.make_plan(config.load(None, None, {"sweep.kinds": "accuracy", "sweep.models": "resnet18", **flags}, sets))
     assert str(caught.value).startswith(said)
 
 
