@@ -119,6 +119,29 @@ def recipe_silences() -> str:
     return "\n".join(lines)
 
 
+EXCERPT = ("model", "AUC", "AUC 95 %", "group", "params M", "images/s")  # of the README, in this order
+
+
+def excerpt(board: str) -> str:
+    """The first table of a leaderboard, with the columns of the README."""
+    lines = re.search(r"^\| # \|.*?(?=\n\n)", board, re.M | re.S)
+    assert lines, "the leaderboard has no table of models"
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[0].splitlines()]
+    chosen = [rows[0].index(name) for name in EXCERPT]
+    return "\n".join("| " + " | ".join(row[i] for i in chosen) + " |" for row in rows)
+
+
+def with_excerpt(readme: str) -> str:
+    """The README with its excerpt as the leaderboard it names has it today."""
+    begin, end = r"(<!-- excerpt of (\S+) -->\n)", r"(<!-- end of excerpt -->)"
+
+    def today(found: re.Match[str]) -> str:
+        board = (ROOT / found[2]).read_text(encoding="utf-8")
+        return f"{found[1]}{excerpt(board)}\n{found[3]}"
+
+    return re.sub(begin + ".*?" + end, today, readme, flags=re.S)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "recipe-summaries": recipe_summaries,
     "recipe-silences": recipe_silences,
@@ -146,3 +169,5 @@ def filled(text: str) -> str:
 if __name__ == "__main__":
     for page in sorted((ROOT / "docs").glob("*.md")):
         page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+    front = ROOT / "README.md"
+    front.write_text(with_excerpt(front.read_text(encoding="utf-8")), encoding="utf-8")

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -77,6 +78,14 @@ def test_from_the_wheel(tmp_path):
     ran = subprocess.run([*build, str(tmp_path), str(source)], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     (wheel,) = tmp_path.glob("medbench-*.whl")
+    backend = "import sys; from setuptools import build_meta; build_meta.build_sdist(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", backend, str(tmp_path)], cwd=source, capture_output=True, check=True)
+    (sdist,) = tmp_path.glob("medbench-*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {"bench/ops/backends/scan_cpu.cpp", "models/medmamba.py", "datasets/bundled/breastmnist.npz"} <= packed
+    twine = [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(sdist)]
+    assert subprocess.run(twine, capture_output=True, text=True).stdout.count("PASSED") == 2
     site = tmp_path / "site"
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
