@@ -159,6 +159,8 @@ def _scan(out: Path) -> Iterator[tuple[Record, Stamp] | str]:
         names = sorted(entry.name for entry in os.scandir(out / "cells") if entry.name.endswith(".json"))
     except FileNotFoundError:
         return
+    except NotADirectoryError:
+        raise StoreError(f"{out} is a file, not a run directory; choose another with --out") from None
     folder = str(out / "cells")
     collecting = gc.isenabled()
     gc.disable()  # nothing that is read here is garbage, and looking for it takes longer than reading

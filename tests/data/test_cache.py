@@ -240,8 +240,8 @@ def test_processes_that_open_at_once_decode_once(tmp_path):
 
 def test_the_source_is_verified_before_it_is_decoded(tmp_path):
     breast = registry.datasets["breastmnist"]
-    with pytest.raises(MissingFilesError, match=rf"missing from {tmp_path}:\n  breastmnist.npz"):
-        open_dataset(breast, 28, tmp_path, tmp_path / "cache")
+    with pytest.raises(MissingFilesError, match=rf"missing from {tmp_path}:\n  retinamnist.npz"):
+        open_dataset(registry.datasets["retinamnist"], 28, tmp_path, tmp_path / "cache")
     (tmp_path / "breastmnist.npz").write_bytes(b"half a download")
     with pytest.raises(MissingFilesError, match=r"breastmnist\.npz is damaged") as caught:
         open_dataset(breast, 28, tmp_path, tmp_path / "cache")

@@ -297,7 +297,7 @@ def test_what_bad_requests_get(flawed, tmp_path, capsys):
         (["inspect", "flawd"], "unknown dataset 'flawd' (did you mean 'flawed'?)"),
         (["inspect", "flawed", "--size", "64"], "its images are looked at in their own sizes; leave --size out"),
         (["inspect", "breastmnist", "--size", "32"], "breastmnist has no size 32; it exists in 28, 64, 128, 224"),
-        (["inspect", "breastmnist", "--data-root", str(tmp_path)], f"1 data file is missing from {tmp_path}"),
+        (["inspect", "retinamnist", "--data-root", str(tmp_path)], f"1 data file is missing from {tmp_path}"),
         (["inspect", f"folder:{tmp_path}/none"], "none"),
     ):
         assert main(arguments) == 2, arguments

@@ -18,7 +18,7 @@ from torch import nn
 
 from bench import registry
 from bench.machine import hardware, reference_load
-from bench.measure import flops, roofline, timing
+from bench.measure import efficiency, flops, roofline, timing
 from bench.measure.aggregate import combine
 from bench.measure.efficiency import measure_round
 from bench.measure.op_recorder import OperatorRecorder
@@ -387,7 +387,7 @@ def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context, mon
     """The whole path of a Cell in interleaved rounds of A, A and a B that takes 20 % longer, to the check's rule."""
     clock = PretendedTime()
     monkeypatch.setattr(time, "sleep", clock.sleep)
-    monkeypatch.setattr(timing, "clock_for", lambda device: clock)
+    monkeypatch.setattr(efficiency, "clock_for", lambda device: clock)
     plan = {"a": "planted_net[sleep_ms=5]", "again": "planted_net[sleep_ms=5]", "slower": "planted_net[sleep_ms=6]"}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
     for number in range(6):

@@ -17,6 +17,7 @@ from bench.runner.interrupts import Interrupts
 from bench.runner.leases import Leases
 from bench.runner.schedule import Schedule
 from bench.runner.storage import Running, Storage
+from bench.sweep.recipes import resolve
 
 
 class Place:
@@ -47,7 +48,7 @@ def training(seed):
         32,
         32,
         "native",
-        {"name": "quick", "epochs": 1},
+        resolve("quick", epochs=1),
         seed,
         "fp32",
         data_fingerprint="1",

@@ -8,7 +8,7 @@ import pytest
 
 from bench.plan.plan import make_plan
 from bench.record import store
-from bench.runner.pending import find_todo
+from bench.runner.pending import find_pending
 from bench.sweep import config
 
 
@@ -27,6 +27,6 @@ def test_retry_noisy_measures_doubted_speeds_again_and_nothing_else(tmp_path: Pa
                 record = {"schema": store.SCHEMA, "key": key, "kind": "efficiency", "status": "ok", "reason": "",
                           "spec": store.plain(cell.spec()), "metrics": found, "environment": {}}  # fmt: skip
                 store.write_record(tmp_path / "run", record)
-        todo = find_todo(loaded, plan, tmp_path / "run", print)
-        assert {job.cell.model for job in todo.jobs} == again | {"vit_small_patch16_224"}  # which has no Record
-        assert todo.stamps.keys() == {key for key, cell in plan.cells.items() if cell.model in again}
+        done, jobs = find_pending(loaded, plan, tmp_path / "run", print)
+        assert {job.cell.model for job in jobs} == again | {"vit_small_patch16_224"}  # which has no Record
+        assert done.replaced.keys() == {key for key, cell in plan.cells.items() if cell.model in again}
