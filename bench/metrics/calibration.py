@@ -1,6 +1,6 @@
 """What a clinic asks of saved scores: an operating point chosen on validation, and how far to trust a probability.
 
-Pure functions of scores and labels. Shapes and tasks are those of :func:`bench.report.stats.bootstrap.one_vs_rest`.
+Pure functions of scores and labels. Shapes and tasks are those of :func:`bench.stats.bootstrap.one_vs_rest`.
 """
 
 from __future__ import annotations

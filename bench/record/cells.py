@@ -22,6 +22,11 @@ TRANSFER_PROTOCOL = 1
 # Settings of a recipe that came later, with the value under which a training is what it was before them: with it they
 # are left out of the key, so that no record of an unchanged training is lost.
 LATER_SETTINGS: Mapping[str, Any] = {"layer_decay": 1.0, "compile": "none", "normalisation": "weights"}
+# The same for fields of an accuracy Cell: a Record without one has this value.
+LATER_FIELDS: Mapping[str, Any] = {
+    "normalisation": None, "leaks": "warn", "track": "scratch", "head": None, "shots": None, "label_fraction": 1.0,
+    "draw": 0, "fold": None, "folds": None,
+}  # fmt: skip
 _NEVER = object()
 
 
@@ -31,6 +36,9 @@ class AccuracyCell:
 
     ``recipe`` is the resolved recipe (its ``name`` included); fingerprints make a changed file another Cell.
     ``normalisation`` is the mean and standard deviation of each channel that pretrained weights expect, if they do.
+    ``leaks="drop"``: images of train and val that a later split has are not trained or chosen on. ``head`` is what a
+    frozen network's features are given to. ``shots`` a class, or ``label_fraction`` of train, are drawn by hash for the
+    ``draw``-th time. ``fold`` (from 0) of ``folds`` is the test split.
     """
 
     model: str
@@ -47,19 +55,22 @@ class AccuracyCell:
     data_plugin_sha256: str | None = None
     protocol: int = ACCURACY_PROTOCOL
     normalisation: tuple[tuple[float, ...], tuple[float, ...]] | None = None
-    leaks: str = "warn"  # drop: images of train and val that a later split has are not trained or chosen on
+    leaks: str = "warn"
+    track: str = "scratch"
+    head: str | None = None
+    shots: int | None = None
+    label_fraction: float = 1.0
+    draw: int = 0
+    fold: int | None = None
+    folds: int | None = None
 
     kind = "accuracy"
 
     def spec(self) -> dict[str, Any]:
         """The Cell as plain data; ``recipe`` is its name, ``recipe_settings`` all but later additions not used."""
         settings = {key: value for key, value in self.recipe.items() if LATER_SETTINGS.get(key, _NEVER) != value}
-        spec = {**asdict(self), "recipe": self.recipe["name"], "recipe_settings": settings}
-        if self.normalisation is None:
-            del spec["normalisation"]
-        if self.leaks != "drop":
-            del spec["leaks"]
-        return spec
+        given = {key: value for key, value in asdict(self).items() if LATER_FIELDS.get(key, _NEVER) != value}
+        return {**given, "recipe": self.recipe["name"], "recipe_settings": settings}
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from bench.report.blocks import (
 )
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
+from bench.report.noise import without_unusable
 from bench.report.report import ReportData
 from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
@@ -44,9 +45,8 @@ from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.settings import batch_text
+from bench.report.significance import significance
 from bench.report.standings import Overall, overall
-from bench.report.stats.noise import without_unusable
-from bench.report.stats.significance import significance
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.page_data import collect

@@ -20,8 +20,8 @@ from bench.metrics.registry import TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.report.blocks import counted, known, natural
-from bench.report.stats.bootstrap import interval, resample, seed_of_test_set
-from bench.report.stats.separation import Sample, sample
+from bench.stats.bootstrap import interval, resample, seed_of_test_set
+from bench.stats.separation import Sample, sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
 

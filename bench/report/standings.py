@@ -12,9 +12,9 @@ from bench.metrics.one_vs_rest import Array, rank
 from bench.metrics.registry import METRICS, RANKING, Metric
 from bench.report.blocks import natural
 from bench.report.rows import Code, Protocol, Row
-from bench.report.stats.bootstrap import interval
-from bench.report.stats.ranking import Friedman
-from bench.report.stats.separation import Verdict
+from bench.stats.bootstrap import interval
+from bench.stats.ranking import Friedman
+from bench.stats.separation import Verdict
 
 
 @dataclass(slots=True)

@@ -25,7 +25,8 @@ ROOMS: dict[str, tuple[str, str]] = {
     "train": ("accuracy Cells: loop, recipes, checkpoints", "errors machine data metrics record registry sweep"),
     "plan": ("Sweep to Cells; torch-free", "errors machine data record registry sweep"),
     "explain": ("where a trained network looks", "errors data record registry train"),
-    "report": ("Records to pages, statistics, gate; never torch", "errors metrics record registry"),
+    "stats": ("the tests behind every claim: pure functions, numpy in", "errors metrics"),
+    "report": ("Records to pages, gate; never torch", "errors metrics record registry stats"),
     "runner": (
         "Plan to Records: order, leases, workers",
         "errors machine ops registry record data measure train plan sweep models report",
@@ -33,7 +34,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "bench.api": ("the Python API", "errors registry record data sweep plan runner report"),
     "cli": (
         "parses, prints, decides nothing",
-        "bench bench.api errors machine metrics ops registry record data sweep measure train plan explain report"
+        "bench bench.api errors machine metrics ops registry record data sweep measure train plan explain stats report"
         " runner",
     ),
     "bench.__main__": ("python -m bench", "cli"),
@@ -77,7 +78,7 @@ GRAPH = {name: imports(path.read_text(), MODULES) - {name} for name, path in MOD
 
 
 def room_of(module: str) -> str:
-    """`bench.report.stats.paired` stands in `report`; `bench.api` is a room of its own."""
+    """`bench.stats.paired` stands in `report`; `bench.api` is a room of its own."""
     parts = module.split(".")
     if len(parts) == 1 or (len(parts) == 2 and not (ROOT / "bench" / parts[1]).is_dir() and parts[1] not in ROOMS):
         return module

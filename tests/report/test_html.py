@@ -17,8 +17,8 @@ import pytest
 from bench.record.store import StoreError, read_records
 from bench.report.build import Report, rebuild
 from bench.report.figures.draw import COLOURS
-from bench.report.stats import ranking
 from bench.report.write import html, page_data, page_json
+from bench.stats import ranking
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
 CURVE = "epoch,train_loss,val_loss,val_auc,val_acc,lr\n1,0.7,0.69,0.61,0.5,0.001\n2,0.5,nan,0.7123456,0.6,0.0001\n"

@@ -18,8 +18,8 @@ import numpy as np
 from bench.metrics.calibration import wilson
 from bench.metrics.one_vs_rest import Array, strata
 from bench.metrics.registry import ACC, AUC
-from bench.report.stats.ranking import MIN_DATASETS, friedman
-from bench.report.stats.separation import (
+from bench.stats.ranking import MIN_DATASETS, friedman
+from bench.stats.separation import (
     Contrast,
     contrast,
     mcnemar_values,

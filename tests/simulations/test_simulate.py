@@ -10,7 +10,7 @@ import pytest
 from bench.metrics.calibration import wilson
 from bench.metrics.one_vs_rest import auc
 from bench.metrics.registry import AUC
-from bench.report.stats.separation import contrast, sample
+from bench.stats.separation import contrast, sample
 from tests.simulations import simulate
 from tests.simulations.simulate import AA, GAINS, POWER, Setting, false_positives, power
 

@@ -46,8 +46,8 @@ from bench.report.compare.gate_stats import (
     speed_evidence,
 )
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
-from bench.report.stats.paired import holm
 from bench.report.write.render import terminal
+from bench.stats.paired import holm
 
 if TYPE_CHECKING:
     from rich.console import Console

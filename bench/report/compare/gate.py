@@ -34,7 +34,7 @@ from bench.report.compare.gate_stats import (
     speed_evidence,
 )
 from bench.report.compare.snapshot import EXACT, Snapshot, SnapshotCell, shown_machine
-from bench.report.stats.paired import holm
+from bench.stats.paired import holm
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
 EXACT_NAMES = {"params": "parameters", "macs_g": "GMACs", "train_macs_g": "training GMACs"}

@@ -14,8 +14,8 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.report.compare.scores import Scores
-from bench.report.stats.paired import Z_95, mcnemar_worse
-from bench.report.stats.separation import groups_of, over_images
+from bench.stats.paired import Z_95, mcnemar_worse
+from bench.stats.separation import groups_of, over_images
 
 # Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:
 # resident memory of a process on the CPU (0.031 over 35 Cells of two sweeps of one version, by `bench compare`), the

@@ -15,7 +15,7 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, one_vs_rest
 from bench.record.types import Fields
-from bench.report.stats.bootstrap import seed_of_test_set
+from bench.stats.bootstrap import seed_of_test_set
 
 MAX_IMAGES = 2_000
 LEAST_OF_A_CLASS = 10

@@ -27,8 +27,8 @@ from bench.report.blocks import (
 )
 from bench.report.rows import Code
 from bench.report.standings import Overall, Standing
-from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
-from bench.report.stats.separation import Verdict
+from bench.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
+from bench.stats.separation import Verdict
 
 MAX_MISSING_NAMED = 3
 

@@ -30,9 +30,9 @@ from bench.report.blocks import (
 )
 from bench.report.rows import Code, Row
 from bench.report.standings import Overall
-from bench.report.stats.paired import holm
-from bench.report.stats.ranking import ALPHA
-from bench.report.stats.separation import Contrast, contrast, groups_of, mean_contrast
+from bench.stats.paired import holm
+from bench.stats.ranking import ALPHA
+from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
 
 _TWIN = re.compile(r"_[a-z]+_twin$")
 

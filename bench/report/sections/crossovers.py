@@ -14,11 +14,11 @@ from math import log
 
 from bench.record.types import Record
 from bench.report.blocks import counted, listed, name, significant
+from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.sections.growth import Cost, Curve, curves, family_exponents, is_plain, metric, time_of
 from bench.report.settings import by_setting
-from bench.report.stats.noise import NORMAL_95, noise, noise_floor
-from bench.report.stats.scaling import Crossover, crossovers
+from bench.stats.scaling import Crossover, crossovers
 
 DEFAULT_MARGIN = 0.05  # two costs closer than this, or than the noise floor, have no order
 # Peak memory is taken once. On a CPU it is that of a process: 95 % of repeats of a sweep (35 rows) were within 9 %.

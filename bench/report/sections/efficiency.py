@@ -23,12 +23,12 @@ from bench.report.blocks import (
     rows_of,
     significant,
 )
+from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
 from bench.report.rows import Code, code_of
 from bench.report.sections.crossovers import changes
 from bench.report.sections.growth import DEVICE, growth_blocks
 from bench.report.sections.roofline import roofline_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.stats.noise import NORMAL_95, UNUSABLE, noise_floor
 
 MAX_EVIDENCE = 8
 LATENCY = "latency_ms"

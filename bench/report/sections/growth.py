@@ -10,7 +10,7 @@ from bench.record.types import Record
 from bench.report.blocks import MISSING, Block, Column, Table, Text, figure, fixed, natural, rows_of
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
-from bench.report.stats.scaling import Fit, fit_common_exponent, fit_exponent
+from bench.stats.scaling import Fit, fit_common_exponent, fit_exponent
 
 MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be told from the weights
 _WEIGHTS, _TRAINING = 4, 16  # bytes a parameter: its weight; with its gradient and AdamW's two moments

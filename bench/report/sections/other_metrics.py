@@ -8,8 +8,8 @@ from bench.metrics.registry import Metric
 from bench.report.blocks import Section
 from bench.report.rows import Row
 from bench.report.sections.accuracy import overall_section
+from bench.report.significance import significance
 from bench.report.standings import overall
-from bench.report.stats.significance import significance
 
 
 def metric_sections(rows: Sequence[Row], metrics: Iterable[Metric]) -> list[Section]:

@@ -31,8 +31,8 @@ from bench.report.blocks import (
 from bench.report.rows import Row
 from bench.report.sections.accuracy import proof_note, rank_text
 from bench.report.standings import Overall
-from bench.report.stats.bootstrap import t_interval
-from bench.report.stats.separation import Verdict
+from bench.stats.bootstrap import t_interval
+from bench.stats.separation import Verdict
 
 OPERATING_POINT = (
     "Operating point: the score with the highest sensitivity + specificity on validation (of equal ones the most "

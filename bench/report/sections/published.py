@@ -32,7 +32,7 @@ from bench.report.blocks import (
     signed,
 )
 from bench.report.rows import Row
-from bench.report.stats.bootstrap import t_interval
+from bench.stats.bootstrap import t_interval
 
 FILE = "published_results.csv"
 MAX_ROWS = 3  # published rows of another protocol beside one of ours: those that differ least

@@ -9,14 +9,14 @@ from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
 from bench.report.blocks import counted, listed, name, natural, significant
+from bench.report.noise import noise_floor
 from bench.report.rows import Row
 from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
-from bench.report.stats.noise import noise_floor
-from bench.report.stats.ranking import MIN_DATASETS
+from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
 MAX_MACHINES = 3

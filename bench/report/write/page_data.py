@@ -26,7 +26,7 @@ from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
-from bench.report.stats.ranking import ALPHA, Friedman, letters, tie_groups
+from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
 Document = dict[str, Any]
 

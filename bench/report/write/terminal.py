@@ -20,15 +20,15 @@ from bench.record.store import planned
 from bench.record.types import Record, RunInfo
 from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
 from bench.report.build import Report
+from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.rows import code_of
 from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing
-from bench.report.stats.noise import NORMAL_95, noise_floor
-from bench.report.stats.ranking import MIN_DATASETS
 from bench.report.write.page_data import short
+from bench.stats.ranking import MIN_DATASETS
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -7,8 +7,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from bench.metrics.one_vs_rest import auc, correct, majority_acc, one_vs_rest, rank, weighted_auc
-from bench.report.stats import bootstrap
-from bench.report.stats.bootstrap import interval, resample
+from bench.stats import bootstrap
+from bench.stats.bootstrap import interval, resample
 
 
 def multi_class(n: int, classes: int, seed: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:

@@ -11,8 +11,8 @@ from statsmodels.stats.multitest import multipletests
 
 from bench.metrics.one_vs_rest import auc, correct, strata
 from bench.metrics.registry import ACC, AUC
-from bench.report.stats.bootstrap import interval, resample, t_interval
-from bench.report.stats.separation import (
+from bench.stats.bootstrap import interval, resample, t_interval
+from bench.stats.separation import (
     Sample,
     contrast,
     groups_of,
@@ -21,7 +21,7 @@ from bench.report.stats.separation import (
     mean_contrast,
     verdicts,
 )
-from bench.report.stats.separation import sample as sample_of
+from bench.stats.separation import sample as sample_of
 
 LABELS = (np.arange(156) < 114).astype(int)
 

@@ -8,8 +8,8 @@ import pytest
 import scikit_posthocs
 from scipy import stats
 
-from bench.report.stats import ranking
-from bench.report.stats.ranking import friedman, letters, range_quantile, range_tail, rank_intervals, tie_groups
+from bench.stats import ranking
+from bench.stats.ranking import friedman, letters, range_quantile, range_tail, rank_intervals, tie_groups
 
 
 def scores_of(datasets: int, models: int, seed: int, decimals: int = 8) -> np.ndarray:

@@ -16,8 +16,8 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, strata
 from bench.metrics.registry import OverImages
-from bench.report.stats.paired import holm, mcnemar
-from bench.report.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
+from bench.stats.paired import holm, mcnemar
+from bench.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.report.stats.scaling import crossovers, fit_common_exponent, fit_exponent
+from bench.stats.scaling import crossovers, fit_common_exponent, fit_exponent
 
 
 def test_an_exact_power_law_is_found():

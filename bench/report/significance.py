@@ -12,8 +12,8 @@ from bench.metrics.registry import Metric
 from bench.report.blocks import counted, name
 from bench.report.rows import Row
 from bench.report.standings import Overall, Significance
-from bench.report.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
-from bench.report.stats.separation import (
+from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
+from bench.stats.separation import (
     Contrast,
     Sample,
     contrast,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bench.report.stats.paired import EXACT_PAIRS, holm, mcnemar, mcnemar_worse
+from bench.stats.paired import EXACT_PAIRS, holm, mcnemar, mcnemar_worse
 
 
 @pytest.mark.parametrize(("only_a", "only_b", "both"), [(3, 11, 80), (0, 6, 30), (7, 7, 5), (40, 80, 100)])
