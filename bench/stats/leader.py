@@ -14,7 +14,7 @@ Shaffer's (1986) factors. That keeps 5 % (``tests/simulations``) and costs less 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -150,4 +150,4 @@ def _explained(found: AgainstLeader, comparisons: int, digits: int) -> AgainstLe
         share = max(found.training, 1 - found.training)
         reason += f"; {100 * share:.0f} % of its variance comes from the {source}"
         reason += ", so more seeds would help most" if found.training > 0.5 else ", so more images would help most"
-    return AgainstLeader(*(getattr(found, name) for name in AgainstLeader.__slots__[:-1]), reason)
+    return replace(found, reason=reason)

@@ -61,8 +61,9 @@ class Contrast:
     def of(self, at: Sequence[int]) -> Contrast:
         """Some of the models, in another order."""
         both = np.ix_(at, at)
-        moved = (part[both] for part in (self.difference, self.variance, self.moments, self.training))
-        return Contrast(*moved, self.retrained)
+        return Contrast(
+            self.difference[both], self.variance[both], self.moments[both], self.training[both], self.retrained
+        )
 
     def p_values(self) -> Array:
         """Two-sided p value of each pair, not corrected for their number; 1 where nothing differs."""
@@ -94,7 +95,7 @@ class Estimate:
         """Student's interval; of a value inside (0, 1) on the scale of its log-odds, so that it stays inside."""
         from scipy.special import expit, logit, stdtrit
 
-        half = float(stdtrit(_degrees(np.float64(self.variance), np.float64(self.moments)), 0.5 + level / 2))
+        half = float(stdtrit(_degrees(np.array(self.variance), np.array(self.moments)), 0.5 + level / 2))
         half *= self.variance**0.5
         if not 0 < self.value < 1:
             return self.value - half, self.value + half
