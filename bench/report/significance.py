@@ -114,8 +114,7 @@ def _add_mean(board: Overall, tables: Tables, found: Significance) -> None:
             )
             return
         own, pairs, _ = tables[dataset]
-        at = np.ix_(*[[list(own).index(m) for m in models]] * 2)
-        parts.append(Contrast(pairs.difference[at], pairs.variance[at], pairs.moments[at], pairs.retrained))
+        parts.append(pairs.of([list(own).index(m) for m in models]))
     pairs = mean_contrast(parts)
     tables[MEAN] = (models, pairs, pairs.p_values())
 

@@ -47,6 +47,7 @@ class Contrast:
 
     Attributes:
         moments: sum over the parts of a variance of ``part ** 2 / its degrees of freedom`` (Satterthwaite).
+        training: the part of the variance that comes from training again.
         retrained: every model was trained more than once, so this is on training again. Where only some were, those
             trained once are given their spread, which is in the variance all the same.
     """
@@ -54,7 +55,15 @@ class Contrast:
     difference: Array
     variance: Array
     moments: Array
+    training: Array
     retrained: bool
+
+    def of(self, at: Sequence[int]) -> Contrast:
+        """Some of the models, in another order."""
+        both = np.ix_(at, at)
+        return Contrast(
+            self.difference[both], self.variance[both], self.moments[both], self.training[both], self.retrained
+        )
 
     def p_values(self) -> Array:
         """Two-sided p value of each pair, not corrected for their number; 1 where nothing differs."""
@@ -62,8 +71,7 @@ class Contrast:
 
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(self.difference) / np.sqrt(self.variance)
-            degrees = np.clip(self.variance**2 / self.moments, 1.0, 1e9)
-            p = 2 * stdtr(np.where(np.isfinite(degrees), degrees, 1e9), -t)
+        p = 2 * stdtr(_degrees(self.variance, self.moments), -t)
         found: Array = np.where(self.difference == 0, 1.0, np.where(np.isnan(p), 1.0, p))
         return found
 
@@ -71,10 +79,36 @@ class Contrast:
         """Half the interval of each difference, not corrected for their number."""
         from scipy.special import stdtrit
 
-        with np.errstate(divide="ignore", invalid="ignore"):
-            degrees = np.clip(self.variance**2 / self.moments, 1.0, 1e9)
-        width: Array = stdtrit(np.where(np.isfinite(degrees), degrees, 1e9), 0.5 + level / 2) * np.sqrt(self.variance)
+        width: Array = stdtrit(_degrees(self.variance, self.moments), 0.5 + level / 2) * np.sqrt(self.variance)
         return width
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """One model's figure with its variance over test images and over trainings, ``moments`` as in :class:`Contrast`."""
+
+    value: float
+    variance: float
+    moments: float
+
+    def interval(self, level: float = 0.95) -> tuple[float, float]:
+        """Student's interval; of a value inside (0, 1) on the scale of its log-odds, so that it stays inside."""
+        from scipy.special import expit, logit, stdtrit
+
+        half = float(stdtrit(_degrees(np.array(self.variance), np.array(self.moments)), 0.5 + level / 2))
+        half *= self.variance**0.5
+        if not 0 < self.value < 1:
+            return self.value - half, self.value + half
+        middle, half = float(logit(self.value)), half / (self.value * (1 - self.value))
+        return float(expit(middle - half)), float(expit(middle + half))
+
+
+def _degrees(variance: Array, moments: Array) -> Array:
+    """Satterthwaite's degrees of freedom of a sum of variances."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        degrees = np.clip(variance**2 / moments, 1.0, 1e9)
+    found: Array = np.where(np.isfinite(degrees), degrees, 1e9)
+    return found
 
 
 def sample(of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
@@ -98,9 +132,30 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
         part = np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0)
         variance += part
         moments += part**2 / degrees
-    part, moment = _over_seeds(samples)
+    training, moment = _over_seeds(samples)
     retrained = all(len(s.values) > 1 for s in samples)
-    return Contrast(means[:, None] - means[None, :], variance + part, moments + moment, retrained)
+    return Contrast(means[:, None] - means[None, :], variance + training, moments + moment, training, retrained)
+
+
+def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
+    """Each model's own figure, with the variances that :func:`contrast` gives its differences.
+
+    Args:
+        samples: one a model, all on the same images in the same order.
+        groups: (N,) the group that each image was drawn from (:func:`groups_of`).
+    """
+    pooled, single, degrees, seeds = _of_training(samples)
+    variance = pooled + single
+    moments = pooled**2 / max(degrees, 1) + single**2 / np.maximum(seeds - 1, 1)
+    for gram, freedom in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+        variance, moments = variance + np.diag(gram), moments + np.diag(gram) ** 2 / freedom
+    return [Estimate(s.mean, float(v), float(m)) for s, v, m in zip(samples, variance, moments, strict=True)]
+
+
+def mean_estimate(of: Sequence[Estimate]) -> Estimate:
+    """One model's mean over several datasets, taken as they are (not as a sample of more)."""
+    n = len(of)
+    return Estimate(sum(e.value for e in of) / n, sum(e.variance for e in of) / n**2, sum(e.moments for e in of) / n**4)
 
 
 def groups_of(of: OverImages, labels: Array) -> Array:
@@ -126,27 +181,29 @@ def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:
         yield rows.T @ rows * (n / max(n - 1, 1)), max(n - 1, 1)
 
 
-def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
-    """Variance of each difference that comes from training again, and its share of the moments.
+def _of_training(samples: Sequence[Sample]) -> tuple[Array, Array, int, Array]:
+    """Variance of each mean that comes from training again, as (pooled, of its own, degrees of the pooled, seeds).
 
     A spread over three seeds can be tiny by chance, and over many pairs some are: with each model's own spread (Welch)
     11 % of simulated A/A sweeps had a false difference. So a model's spread counts as no less than that of all models
     together; a larger one counts as it is, with its own few degrees of freedom.
     """
-    k = len(samples)
     seeds = np.array([len(s.values) for s in samples])
     degrees = int((seeds - 1).sum())
-    if not degrees:
-        return np.zeros((k, k)), np.zeros((k, k))
     own = np.array([float(np.var(s.values, ddof=1)) if len(s.values) > 1 else 0.0 for s in samples])
-    together = float(((seeds - 1) * own).sum()) / degrees
+    together = float(((seeds - 1) * own).sum()) / max(degrees, 1)
     larger = own > together * (1 + 1e-9)  # not by rounding alone
-    pooled, single = np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds
+    return np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds, degrees, seeds
+
+
+def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
+    """Variance of each difference that comes from training again, and its share of the moments."""
+    pooled, single, degrees, seeds = _of_training(samples)
     each = single**2 / np.maximum(seeds - 1, 1)
-    off = 1 - np.eye(k)
+    off = 1 - np.eye(len(samples))
     common = pooled[:, None] + pooled[None, :]  # one estimate, so its errors do not average out
     variance = (common + single[:, None] + single[None, :]) * off
-    moments = (common**2 / degrees + each[:, None] + each[None, :]) * off
+    moments = (common**2 / max(degrees, 1) + each[:, None] + each[None, :]) * off
     return variance, moments
 
 
@@ -157,6 +214,7 @@ def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
         difference=np.mean([c.difference for c in contrasts], axis=0),
         variance=np.sum([c.variance for c in contrasts], axis=0) / n**2,
         moments=np.sum([c.moments for c in contrasts], axis=0) / n**4,
+        training=np.sum([c.training for c in contrasts], axis=0) / n**2,
         retrained=all(c.retrained for c in contrasts),
     )
 
@@ -262,7 +320,6 @@ def verdicts(tables: Mapping[str, tuple[Sequence[str], Contrast, Array]]) -> dic
     for name, (models, pairs, _) in tables.items():
         totals = pairs.difference.sum(1)  # K times the distance from the mean: the order of the figures
         order = sorted(range(len(models)), key=lambda i: (-totals[i], models[i]))
-        at = np.ix_(order, order)
-        moved = Contrast(pairs.difference[at], pairs.variance[at], pairs.moments[at], pairs.retrained)
-        found[name] = Verdict(tuple(models[i] for i in order), moved, corrected[name][at], family)
+        p = corrected[name][np.ix_(order, order)]
+        found[name] = Verdict(tuple(models[i] for i in order), pairs.of(order), p, family)
     return found

@@ -18,6 +18,7 @@ import numpy as np
 from bench.metrics.calibration import wilson
 from bench.metrics.one_vs_rest import Array, strata
 from bench.metrics.registry import ACC, AUC
+from bench.stats.leader import against_leader
 from bench.stats.ranking import MIN_DATASETS, friedman
 from bench.stats.separation import (
     Contrast,
@@ -61,7 +62,7 @@ class Outcome:
 
     Attributes:
         false: name of a table -> any pair told apart that is equal in truth.
-        found: share of the others that the first model was proven better than, by the mean and by rank.
+        found: share of the others that the first model was proven better than, by the mean, by rank, and as leader.
         gap: the first model's AUC less the mean of the others', over all datasets.
     """
 
@@ -138,9 +139,14 @@ def _judged(
         "AUC groups": any(_false(v.told_apart, v.models, first) for v in tables.values()),
         "ACC groups": any(_false(v.told_apart, v.models, first) for v in verdicts(rights).values()),
     }
+    means_of, pairs, _ = areas.get("", areas["d0"])
+    leader = against_leader(means_of, pairs)
+    right = first is not None and leader.leader == f"m{first}"
+    false["worse than the leader"] = bool(leader.worse) and not right
     others = setting.models - 1
     mean = tables.get("", tables["d0"])
     found = {"mean": len(mean.worse_than("m0")) / others, "one dataset": len(tables["d0"].worse_than("m0")) / others}
+    found["leader"] = len(leader.worse) / others if right else 0.0
     if setting.datasets >= MIN_DATASETS:
         apart = friedman(means).told_apart
         false["ranks"] = _false(apart, [f"m{i}" for i in range(setting.models)], first)
@@ -232,13 +238,14 @@ def main(arguments: Sequence[str] | None = None, show: Callable[[str], None] = p
         show(f"| {title} | {table} | {wrong} | {100 * rate:.1f} % |")
     sweeps = max(1, options.sweeps // 5)
     show(f"\nPower in {sweeps:,} sweeps: one model is better, the share of the others that it is proven better than:\n")
-    show("| setting | true AUC gap | mean AUC groups | groups of one dataset | ranks | false among the equal |")
-    show("|:---|---:|---:|---:|---:|---:|")
+    show("| setting | true AUC gap | worse than the leader | all pairs | pairs of one dataset | ranks | false pairs |")
+    show("|:---|---:|---:|---:|---:|---:|---:|")
     better = [(title, replace(s, models=options.models)) for title, s in POWER]
     for title, gap, found, false in power(better, GAINS, sweeps):
         ranks = f"{100 * found['ranks']:.0f} %" if "ranks" in found else "–"
         one = f"{100 * found['one dataset']:.0f} %"
-        show(f"| {title} | {gap:+.3f} | {100 * found['mean']:.0f} % | {one} | {ranks} | {100 * false:.1f} % |")
+        lead = f"{100 * found['leader']:.0f} %"
+        show(f"| {title} | {gap:+.3f} | {lead} | {100 * found['mean']:.0f} % | {one} | {ranks} | {100 * false:.1f} % |")
     return int(worst > 0.05)
 
 
