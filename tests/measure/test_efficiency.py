@@ -334,7 +334,7 @@ def test_a_planted_leak_shows_in_the_memory_figure(tmp_path: Path) -> None:
     assert leaking - plain > 100  # three steps of 40 MiB, that a correct model gives back
 
 
-@pytest.mark.parametrize("mode", ["infer", "train"])
+@pytest.mark.parametrize("mode", ["infer", pytest.param("train", marks=pytest.mark.slow)])
 def test_what_the_compiler_keeps_is_not_the_models_memory(tmp_path: Path, mode: str) -> None:
     compiled = {"compile": True, "mode": mode}
     plain, leaking = in_fresh_process(tmp_path, compiled, {"model": LEAKING, **compiled})

@@ -64,7 +64,7 @@ def test_cross_scan_is_as_exact_as_pytorch(results: dict[str, Any], group: str) 
 
 
 @pytest.mark.slow
-def test_gradients_of_the_long_fixture() -> None:
+def test_gradients_of_the_long_fixtures() -> None:
     check_fixtures(work("--long")["fixtures"])
 
 

@@ -21,6 +21,10 @@ assert _spec and _spec.loader
 cases = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(cases)
 
+# Gradients of these take the interpreter long; what they have is also in shorter ones: 16 states, groups, one state.
+LONG = ("b1g2d4n16l1031", "x_near0_b1g1d4n2l1031", "b2g2d8n16l49", "b1g4d12n1l196")
+PREFIX = 70
+
 # batch, height, width, channels, states, rank: one pixel, primes, tails of blocks and tiles, one state, high rank
 CROSS = [(1, 1, 1, 5, 1, 1), (1, 3, 5, 6, 3, 2), (1, 5, 7, 33, 1, 6), (1, 1, 37, 3, 2, 1), (1, 4, 4, 7, 4, 9)]
 
@@ -34,11 +38,13 @@ def run_fixture(name: str, backend: str) -> dict[str, float]:
     return {k: cases.rel_to_max(t, case[k]) for k, t in found.items()}
 
 
-def forward_fixture(name: str) -> dict[str, float]:
+def begin_of_fixture(name: str) -> dict[str, float]:
+    """The output over the first positions: two whole chunks and a tail. No output depends on what follows it."""
     case = cases.load_case(name)
     inputs = {k: case[k] for k in cases.INPUTS if k in case}
+    inputs |= {k: inputs[k][..., :PREFIX].contiguous() for k in ("u", "delta", "B", "C")}
     out = selective_scan(**inputs, delta_softplus=bool(case["delta_softplus"]), backend="triton")
-    return {"out": cases.rel_to_max(out, case["out"])}
+    return {"out": cases.rel_to_max(out, case["out"][..., :PREFIX])}
 
 
 def cross(inputs: dict[str, Tensor], grad: Tensor, backend: str | None, directions: tuple[int, ...]) -> list[Tensor]:
@@ -76,12 +82,11 @@ def cut_fixture(name: str) -> dict[str, float]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    long = "b1g2d4n16l1031"
     if "--long" in sys.argv:
-        print(json.dumps({"fixtures": {long: run_fixture(long, "triton")}}))
+        print(json.dumps({"fixtures": {n: run_fixture(n, "triton") for n in LONG}}))
         return
     results = {
-        "fixtures": {n: forward_fixture(n) if n == long else run_fixture(n, "triton") for n in cases.case_names()},
+        "fixtures": {n: begin_of_fixture(n) if n in LONG else run_fixture(n, "triton") for n in cases.case_names()},
         "cut": {n: cut_fixture(n) for n in ("b2g2d4n3l33_mixed", "b1g1d3n5l65_noD_raw")},
         "cross": {str(s): cross_errors(s, torch.float32) for s in CROSS},
         "half": {str(t)[6:]: cross_errors((1, 3, 5, 6, 3, 2), t) for t in (torch.bfloat16, torch.float16)},

@@ -166,15 +166,6 @@ def test_scatter_by_pointer_and_keyboard(page: Page):
     assert page.evaluate("document.activeElement.tagName") == "H2"
 
 
-def test_ranks_and_tie_groups(page: Page):
-    bars = page.locator("#order .pt")
-    assert bars.count() == 2 and "rank 1" in (bars.first.get_attribute("aria-label") or "")
-    page.locator("#order .pt[tabindex='0']").focus()
-    page.keyboard.press("ArrowDown")
-    said = page.evaluate("document.activeElement.getAttribute('aria-label')")
-    assert "rank 2" in said and page.locator("#order .tip").is_visible()
-
-
 def test_every_view_and_the_page_of_a_cell(page: Page):
     for view, selector in {"Scaling": "#scaling path[data-series]", "Training": "#training path[data-series]",
                            "Diagnosis": "#diagnosis .confusion", "Boards": "#boards table"}.items():  # fmt: skip

@@ -9,19 +9,23 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from bench.record.store import atomic_write
+from bench.record.store import atomic_write, plain
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.report import ReportData
-from bench.report.write.page_data import collect
-from bench.report.write.page_json import page_json
+from bench.report.write.page_data import Document, collect
 
 NAME = "report.html"
-SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "order.js", "cell.js", "main.js")
+SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "cell.js", "main.js")
+DIGITS, CURVE_DIGITS = 6, 4  # significant, of numbers in the page; Records have all
+CURVES = ("history", "reliability", "calibrated")
 _CODE = re.compile(r"`([^`]*)`")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 
@@ -138,3 +142,49 @@ def _value(text: str) -> str:
         return ""
     value = float(match[0].replace(",", ""))
     return f' data-v="{value:g}"' if known(value) else ""
+
+
+# --- the document as JSON inside the page ------------------------------------------------------------------------
+
+
+def page_json(document: Document) -> str:
+    """The document for the page; environments, which most cells share, stand once each under ``environments``."""
+    environments: dict[str, int] = {}
+    cells = []
+    for cell in document["cells"]:
+        place = environments.setdefault(json.dumps(rounded(cell["environment"]), sort_keys=True), len(environments))
+        found = {
+            name: rounded(value, CURVE_DIGITS if name in CURVES else DIGITS)
+            for name, value in cell.items()
+            if value not in ("", None, [], {})
+        }
+        cells.append({**found, "environment": place})
+    protocols = [{name: value for name, value in one.items() if name != "orders"} for one in document["protocols"]]
+    rest = rounded({**document, "protocols": protocols, "cells": []})
+    return script_json({**rest, "cells": cells, "environments": [json.loads(text) for text in environments]})
+
+
+def rounded(value: Any, digits: int = DIGITS) -> Any:
+    """What JSON can hold: floats of ``digits`` significant digits (Records have all), whole ones as integers."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool:
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            return None
+        short = float(f"{value:.{digits}g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    if kind is dict:
+        return {str(name): rounded(item, digits) for name, item in value.items()}
+    if kind is list:
+        return [rounded(item, digits) for item in value]
+    simple = plain(value)  # of numpy, tuples and the like
+    return value if simple is value else rounded(simple, digits)
+
+
+def script_json(value: object) -> str:
+    """JSON that is safe inside a script element: no character in it can end the element or begin markup."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,7 +1,7 @@
 """What the page and the figures show: a run's Records, histories, logs and saved scores as one plain document.
 
-The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it by ``page_json.py``, the
-pictures are drawn from it as it is, so both show the same numbers.
+The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it, the pictures
+are drawn from it, so both show the same numbers.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ function drawChart(host, spec) {
   const holder = element('div');
   const tip = element('div', { class: 'tip', hidden: true, 'aria-hidden': 'true' });
   figure.append(element('figcaption', {}, spec.title), holder, tip);
-  if (!spec.noTable) figure.append(dataTable(spec));
+  figure.append(dataTable(spec));
   host.replaceChildren(figure);
   let drawn = 0;
   const draw = () => {
@@ -69,7 +69,6 @@ function drawChart(host, spec) {
 const axisTitle = (axis) => (axis.unit ? `${axis.label} (${axis.unit})` : axis.label);
 
 function plot(spec, width, tip, figure) {
-  if (spec.rows) return rowPlot(spec, width, tip, figure);
   const points = spec.series.flatMap((series) => series.points);
   const narrow = width < 520;
   const height = spec.height ?? Math.round(Math.min(470, Math.max(300, width * 0.6)));
@@ -211,9 +210,9 @@ function pointLabels(marks, box, width) {
 }
 
 // One stop for the tab key; left and right go from point to point, up and down from line to line.
-function navigate(svg, marks, tip, figure, ordered = false) {
+function navigate(svg, marks, tip, figure) {
   if (!marks.length) return;
-  const order = ordered || marks.some((mark) => mark.series.line) ? marks : [...marks].sort((a, b) => a.x - b.x);
+  const order = marks.some((mark) => mark.series.line) ? marks : [...marks].sort((a, b) => a.x - b.x);
   order[0].node.setAttribute('tabindex', 0);
   const curves = () => svg.querySelectorAll('path[data-series]');
   const show = (mark) => {
@@ -268,11 +267,11 @@ function dataTable(spec) {
     if (!details.open || details.querySelector('table')) return;
     const lines = spec.series.flatMap((series) => series.points).map((point) => element('tr', {},
       element('th', { scope: 'row' }, point.name), element('td', { class: 'n' }, significant(point.x, 4)),
-      element('td', { class: 'n' }, spec.rows ? point.groups : significant(point.y, 4)),
+      element('td', { class: 'n' }, significant(point.y, 4)),
       element('td', { class: 'n' }, span(point.low, point.high))));
     details.append(scrollable(spec.title, element('table', {}, element('thead', {}, element('tr', {},
       element('th', { scope: 'col' }, 'name'), element('th', { scope: 'col', class: 'n' }, axisTitle(spec.x)),
-      element('th', { scope: 'col', class: 'n' }, spec.rows ? 'tie groups' : axisTitle(spec.y)), element('th', { scope: 'col', class: 'n' }, '95 %'))),
+      element('th', { scope: 'col', class: 'n' }, axisTitle(spec.y)), element('th', { scope: 'col', class: 'n' }, '95 %'))),
     element('tbody', {}, lines))));
   });
   return details;

@@ -296,7 +296,7 @@ function confusionTable(counts, label, classes) {
     return element('tr', {}, element('th', { scope: 'row' }, classes[i]), line.map((value) => {
       const share = total ? value / total : 0;
       const cell = element('td', { title: `${percent(share)} of class ${classes[i]}` }, value.toLocaleString('en'));
-      cell.style.background = `rgba(var(--heat), ${(0.55 * share).toFixed(3)})`;
+      cell.style.background = `color-mix(in srgb, var(--heat) ${(55 * share).toFixed(1)}%, transparent)`;
       return cell;
     }));
   });
