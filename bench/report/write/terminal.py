@@ -202,7 +202,9 @@ def _where(board: Overall) -> str:
     n, every, fewest, most = len(board.counted), len(board.datasets), board.seeds, board.most_seeds
     named = f" ({', '.join(board.counted)})" if n <= MAX_NAMED else ""
     of = f" of {every}" if n < every else ""
-    over = f"Mean over {n}{of} datasets{named}" if n > 1 else f"On {board.counted[0]}{' alone' if of else ''}"
+    over = f"On {board.counted[0]}{' alone' if of else ''}"
+    if n > 1:
+        over = f"Mean {board.over}{of}{named}" if board.independent < n else f"Mean over {n}{of} datasets{named}"
     shared = ", which the ranked models share" if of else ""
     seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
     return f"{over}{shared}, {board.protocol.pixels}, {board.protocol.training}, {seeds}"
@@ -215,8 +217,8 @@ def _elsewhere(more: int, what: str) -> str:
 def _leader(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
     """Two sentences: who ranks first and how surely; then chance, or else speed."""
     first, *others = board.ranked
-    n, test, label = len(board.counted), board.significance.leader, board.metric.label
-    what = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {board.counted[0]}"
+    test = board.significance.leader
+    what = f"{'mean ' * (len(board.counted) > 1)}{board.metric.label} {board.over}".replace("`", "")
     what = f"{what} {board.metric.shown(first.score)}"
     level = [s.model for s in board.ranked if s.score == first.score]
     beaten = len(test.worse) if test else 0
@@ -263,7 +265,7 @@ def _fastest(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> 
 
 def _not_significant(board: Overall) -> str:
     """What of the order is not significant, and why."""
-    test, n = board.significance.leader, len(board.counted)
+    test, n = board.significance.leader, board.independent
     if len(board.ranked) < 2:
         return ""
     if test is None:
