@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 import bench
-from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
+from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, recommend, run
 from bench.cli import list as listing
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, boards, gate, explain, doctor, instruments)
+COMMANDS = (run, listing, fetch, inspect, recommend, boards, gate, explain, doctor, instruments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,6 +62,7 @@ def make_parser() -> flags.Parser:
         "  bench run --models all --datasets medmnist            the main job\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
+        "  bench recommend runs/quick --max-latency-ms 10        which network to take, and what speaks against it\n"
         "  bench leaderboard runs/quick                          rebuild the boards of a run\n"
         'completion in bash and zsh: eval "$(register-python-argcomplete bench)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,

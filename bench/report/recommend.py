@@ -18,7 +18,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.metrics.registry import AUC
 from bench.record.types import Record
-from bench.report.blocks import counted, listed, name, natural, signed, significant, span
+from bench.report.blocks import counted, listed, name, natural, signed, significant
 from bench.report.noise import noise_floor
 from bench.report.report import ReportData
 from bench.report.sections.efficiency import LATENCY as LATENCY_MS
@@ -32,6 +32,7 @@ from bench.stats.separation import Contrast
 MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
 MAX_LOSS = 0.05  # of the figure that ranks; where the data allow a larger loss against the best, a warning speaks
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
+INCOMPLETE = "incomplete run"
 GRAVE = ("leak", "shortcut")  # findings in the data that speak against every model trained on it
 MAX_MISSES, MAX_AGAINST = 3, 3
 Figures = Mapping[str, float | None]
@@ -43,7 +44,7 @@ class RecommendError(BenchError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a network may cost, by the board's table of cost; None or empty: no matter. ``device``: cpu, cuda, cuda:1."""
+    """What a network may cost by the board's table of cost; None: no matter. ``device``: cpu, cuda, cuda:1 or empty."""
 
     max_latency_ms: float | None = None
     min_images_per_s: float | None = None
@@ -86,9 +87,9 @@ COSTS = (
 class Resolve(TypedDict, total=False):
     """What would show a difference as large as the one seen, with a power of 80 %; empty without another model.
 
-    ``against`` is the model that the pick is compared with, ``difference`` the pick's figure less that model's. ``seeds``
-    (of each model) or ``test_images`` (over all datasets) would do alone, None where no number does; ``both_times`` is
-    how many times as many of both would.
+    ``against`` is the model that the pick is compared with, ``difference`` the pick's figure less that model's.
+    ``seeds`` (of each model) or ``test_images`` (over all datasets) would do alone, None where no number does;
+    ``both_times`` is how many times as many of both would.
     """
 
     against: str
@@ -123,22 +124,24 @@ class Recommendation:
     misses: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, object]:
-        """What ``bench recommend --json`` prints; names without backticks."""
+        """What ``bench recommend RUN --json`` prints; names without backticks."""
         found = asdict(self)
-        found["warnings"] = [text.replace("`", "") for text in (*found.pop("misses"), *self.warnings)]
+        nearest = [f"nearest: {text}" for text in found.pop("misses")]
+        found["warnings"] = [text.replace("`", "") for text in (*nearest, *self.warnings)]
         found["resolve"] = {k: v.replace("`", "") if isinstance(v, str) else v for k, v in self.resolve.items()}
         return {**found, "why": self.why.replace("`", "")}
 
-    def lines(self) -> tuple[str, ...]:
+    def lines(self) -> tuple[str, str]:
         """The two lines that open a board and end a run."""
         if self.model is None:
-            return (f"No recommendation: {self.why}.", *self.misses)
+            return f"No recommendation: {self.why}.", f"Nearest: {'; '.join(self.misses)}."
         second = f" Runner-up: {name(self.runner_up)}." if self.runner_up else ""
-        more = len(self.warnings) - MAX_AGAINST
-        shown = "; ".join((*self.warnings[:MAX_AGAINST], *([f"{more} more (`bench recommend`)"] if more > 0 else ())))
+        warnings = [text for text in self.warnings if not text.startswith(INCOMPLETE)]  # that stands above these lines
+        more = len(warnings) - MAX_AGAINST
+        shown = "; ".join((*warnings[:MAX_AGAINST], *([f"{more} more (`bench recommend`)"] if more > 0 else ())))
         against = f"Against it: {shown}." if shown else "Nothing recorded speaks against it."
         sure = f" To be sure: {text}." if (text := self.resolve.get("text")) else ""
-        return f"Recommended: {name(self.model)}, {self.why}.{second}", f"{against}{sure}"
+        return f"Recommended: {name(self.model)}. {self.why[0].upper()}{self.why[1:]}.{second}", f"{against}{sure}"
 
 
 def recommend(report: ReportData, limits: Limits | None = None, board: Overall | None = None) -> Recommendation:
@@ -193,8 +196,8 @@ def costs_of(report: ReportData, board: Overall, device: str = "") -> tuple[dict
         if not timed:
             where = f"only on {listed(devices)}" if devices else "nowhere"
             raise RecommendError(
-                f"device {device!r}: nothing was timed on it, {where}; `bench run --kinds efficiency --device {device}` "
-                "with the same models and --out adds that"
+                f"device {device!r}: nothing was timed on it, {where}; `bench run --kinds efficiency --device "
+                f"{device}` with the same models and --out adds that"
             )
     found, note = cost_beside(timed, board.protocol.resolution)
     costs: dict[str, Figures] = {}
@@ -205,7 +208,9 @@ def costs_of(report: ReportData, board: Overall, device: str = "") -> tuple[dict
     return costs, note, floor or 0.0
 
 
-def _within(ranked: Sequence[Standing], costs: Mapping[str, Figures], limits: Limits) -> tuple[list[Standing], list[str]]:
+def _within(
+    ranked: Sequence[Standing], costs: Mapping[str, Figures], limits: Limits
+) -> tuple[list[Standing], list[str]]:
     """The models that keep the limits, best first; and who is out because a figure was not measured, in words."""
     fitting, out = list(ranked), []
     for cost, limit in _asked(limits):
@@ -228,7 +233,7 @@ def _nothing(board: Overall, costs: Mapping[str, Figures], limits: Limits, out: 
         if len(measured) == len(asked):
             times = max(excess for *_, excess in measured)
             over = listed(cost.text(v) for cost, v, excess in measured if excess > 1)
-            near.append((times, f"nearest: {name(s.model)}, {over} ({significant(times)} times the limit)"))
+            near.append((times, f"{name(s.model)}, {over} ({significant(times)} times the limit)"))
     said = listed(f"{cost.label} {'>=' if cost.more_is_better else '<='} {significant(limit * cost.factor)} {cost.unit}"
                   for cost, limit in asked)  # fmt: skip
     why = f"none of {counted(len(board.ranked), 'model')} has {said}"
@@ -237,7 +242,7 @@ def _nothing(board: Overall, costs: Mapping[str, Figures], limits: Limits, out: 
 
 def contrast_of(board: Overall, models: Sequence[str]) -> Contrast | None:
     """The pairs of some of the ranked models in their order; None where their protocol was not tested."""
-    judged = board.significance.mean
+    judged = board.significance.pairs
     if judged is None or not set(models) <= set(judged.models):
         return None
     return judged.contrast.of([judged.models.index(model) for model in models])
@@ -273,27 +278,29 @@ def _why(
     board: Overall, pick: Standing, fitting: Sequence[Standing], tied: Sequence[Standing], test: LeaderTest | None,
     by: Cost | None, costs: Mapping[str, Figures], note: str,
 ) -> str:  # fmt: skip
-    """The pick's figure, what it is compared with, and its cost."""
+    """The pick's figure and cost, and what it is compared with."""
     metric, best, n = board.metric, fitting[0], len(board.counted)
-    interval = f" (95 % {span(*pick.interval, metric.digits)})" if pick.interval[0] is not None else ""
-    over = f"mean over {n} datasets" if n > 1 else f"on {name(board.counted[0])}"
+    figure = f"mean {metric.label}" if n > 1 else f"{metric.label} on {name(board.counted[0])}"
+    parts = [f"{figure} {metric.shown(pick.score)}"]
+    if by:
+        device = next((part.split()[0] for part in note.split(", ") if part.startswith(("cpu", "cuda"))), "")
+        where = f" ({device.strip(';')})" if by is LATENCY and device else ""
+        parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + where)
+    within = " within the limits" * (len(fitting) < len(board.ranked))
     found = test.of(pick.model) if test else None
     if len(fitting) == 1:
-        place = "the only model" if len(board.ranked) == 1 else "the only model within the limits"
+        place = f"the only model{within}"
     elif test is None:
-        place = "the highest of all, not tested for significance"
+        place = f"the highest{within}, not tested for significance"
     elif len(tied) == 1:
-        place = f"significantly better than {'all ' * (len(fitting) > 2)}{counted(len(fitting) - 1, 'other')}"
+        others = "the other model" if len(fitting) == 2 else f"all {len(fitting) - 1} others"
+        place = f"significantly better than {others}{within}"
     elif found is None:
-        place = f"the best and {'the cheapest ' if by else ''}of the {len(tied)} models that are not significantly worse"
+        place = f"best{' and cheapest' * bool(by)} of the {len(tied)} models that are not significantly worse"
     else:
         gap = f"{name(best.model)} ({signed(found.difference, metric.digits)})"
-        place = f"the cheapest of the {len(tied)} models that are not significantly worse than the best, {gap}"
-    parts = [f"{metric.label} {metric.shown(pick.score)}{interval} {over}", place]
-    if by:
-        device = next((part for part in note.split(", ") if part.startswith(("cpu", "cuda"))), "").partition(";")[0]
-        parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + (f" on {device}" if by is LATENCY and device else ""))
-    return "; ".join(parts)
+        place = f"cheapest of the {len(tied)} models that are not significantly worse than the best, {gap}"
+    return f"{', '.join(parts)}; {place}"
 
 
 def _against(
@@ -309,12 +316,18 @@ def _against(
     found = test.of(pick.model) if test else None
     if found and found.low < -MAX_LOSS:
         yield f"its {metric.label} may be up to {metric.shown(-found.low)} below that of {name(best.model)} (95 %)"
+    if board.ranked[0] is not best:
+        lost = board.significance.leader.of(pick.model) if board.significance.leader else None
+        surely = "significantly " if lost and lost.worse else ""
+        gap = metric.shown(abs((board.ranked[0].score or 0.0) - (pick.score or 0.0)))
+        yield f"{surely}worse by {gap} than {name(board.ranked[0].model)}, which the limits rule out"
     if line := incomplete(report.run_info, report.records)[0]:
-        yield line.replace("INCOMPLETE", "incomplete run")
+        yield line.replace("INCOMPLETE", INCOMPLETE)
     if board.seeds < 2:
         yield "single seed, so training again may change the order"
     if test is None and len(board.ranked) > 1:
-        yield (board.significance.reasons[:1] or ["without saved scores significance is not tested"])[0].rstrip(".")
+        reason = (board.significance.reasons or ["The saved scores are missing."])[0].rstrip(".")
+        yield f"which differences are significant is unknown ({reason[0].lower()}{reason[1:]})"
     yield from _few(board, pick)
     missing = {row.model for row in report.rows if row.protocol == board.protocol} - {s.model for s in board.ranked}
     if missing:
@@ -344,14 +357,15 @@ def _majority(board: Overall, pick: Standing) -> Iterator[str]:
 
 
 def _few(board: Overall, pick: Standing) -> Iterator[str]:
-    """Datasets whose rarest class has few test images."""
+    """The fewest test images of a class, if they are few."""
+    found = []
     for dataset in board.counted:
         evidence = pick.rows[dataset].evidence
-        if evidence is None or (np.ndim(evidence.labels) > 1 and np.shape(evidence.labels)[1] > 1):
-            continue
-        least = int(np.unique(evidence.labels, return_counts=True)[1].min())
-        if least < MIN_PER_CLASS:
-            yield f"few test images, {least} of the rarest class of {name(dataset)}"
+        if evidence and (np.ndim(evidence.labels) == 1 or np.shape(evidence.labels)[1] == 1):
+            found.append((int(np.unique(evidence.labels, return_counts=True)[1].min()), dataset))
+    if found and min(found)[0] < MIN_PER_CLASS:
+        least, dataset = min(found)
+        yield f"few test images, {least} of the rarest class of {name(dataset)}"
 
 
 def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, by: Cost | None) -> Iterator[str]:
@@ -371,8 +385,9 @@ def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, 
 def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standing, other: Standing) -> Resolve:
     """Seeds or test images that would show a difference as large as the one between two models.
 
-    A difference d is found at level a (:data:`ALPHA` over the number of pairs) with a power of 80 % if its variance is at
-    most (d / (z(1 - a / 2) + z(0.8))) ** 2. The part from trainings falls with their number, that from images with theirs.
+    A difference d is found at level a (:data:`ALPHA` over the number of pairs) with a power of 80 % if its variance
+    is at most (d / (z(1 - a / 2) + z(0.8))) ** 2. The part from trainings falls with their number, that from images
+    with theirs.
 
     Args:
         board: the protocol.
@@ -390,7 +405,9 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
         against=other.model, difference=board.metric.sign * difference, seeds=None, test_images=None, both_times=None
     )
     if not difference:
-        found["text"] = f"no number of seeds or images will do, since {name(other.model)} has the same {board.metric.label}"
+        found["text"] = (
+            f"no number of seeds or images will do, since {name(other.model)} has the same {board.metric.label}"
+        )
         return found
     level = ALPHA / (len(models) * (len(models) - 1) / 2)
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
@@ -402,9 +419,9 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     times = found["both_times"] = round(max(1.0, (training + over_images) / enough), 1)
     ways = [f"{found['seeds']:,} seeds"] if found["seeds"] else []
     ways += [f"{found['test_images']:,} test images"] if found["test_images"] else []
-    does = listed(ways, "or") or f"{significant(times)} times as many seeds and test images"
+    does = listed(ways, "or") or f"{significant(times, 2)} times as many seeds and images"
     gap = board.metric.shown(abs(difference))
     once = "" if pairs.retrained else " (single seed: first train with three)"
-    now = f"now {counted(seeds, 'seed')}, {counted(images, 'image')}"
-    found["text"] = f"{does} would show the difference from {name(other.model)}, {gap} ({now}; power 80 %){once}"
+    now = f"{counted(seeds, 'seed')}, {counted(images, 'image')}"
+    found["text"] = f"{does} (now {now}) would show its difference from {name(other.model)}, {gap}{once}"
     return found
