@@ -13,11 +13,11 @@ import sys
 from collections.abc import Sequence
 
 import bench
-from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, recommend, run
+from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, recommend, boards, gate, explain, doctor, instruments)
+COMMANDS = (run, listing, fetch, inspect, boards, gate, explain, doctor, instruments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
