@@ -33,10 +33,10 @@ def create_model(
     """
     spec = registry.parse_model(name)
     settings = registry.check_options(spec.name, {**dict(spec.options), **options})
-    facts = registry.model_facts(spec.name)
-    if reason := facts.unsupported(img_size, settings):
+    info = registry.model_info(spec.name)
+    if reason := info.unsupported(img_size, settings):
         raise registry.RegistryError(f"model {spec} at {img_size} pixels: {reason}")
-    model: nn.Module = facts.build(num_classes, in_chans, img_size, **settings)
+    model: nn.Module = info.build(num_classes, in_chans, img_size, **settings)
     return model
 
 

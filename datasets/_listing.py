@@ -510,7 +510,7 @@ class MemberReader:
         return MemberReader, (self.members, self.how)
 
 
-# --- facts -----------------------------------------------------------------------------------------------------
+# --- info -----------------------------------------------------------------------------------------------------
 
 
 def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told: str) -> DatasetInfo:
@@ -560,7 +560,7 @@ def made_here(names: Sequence[str], grouped: bool) -> Finding:
 
 
 def same_as_planned(info: DatasetInfo, found: Mapping[str, Any]) -> None:
-    """Refuse a source that is no longer what its facts say.
+    """Refuse a source that is no longer what its info says.
 
     Raises:
         ValueError: naming what changed.

@@ -213,7 +213,7 @@ def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: 
 # --- the adapter -----------------------------------------------------------------------------------------------
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``csv:PATH[options]`` by reading the table and the headers of some images.
 
     Raises:

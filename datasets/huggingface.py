@@ -120,7 +120,7 @@ def _content(value: Any, name: str) -> Path | bytes:
     raise HubError(f"{name}: there is no image in this row")
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``hf:NAME[config,options]``; a dataset that was never used before is prepared by the library now.
 
     Raises:

@@ -203,7 +203,7 @@ class MedMNIST:
 # --- files of one's own in the same form -----------------------------------------------------------------------
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``npz:PATH[task=...,mirror=true]``: arrays ``train_images``, ``train_labels`` and so on in one file.
 
     Labels are numbers from 0: of one class each, (N,) or (N, 1), or findings (N, L).

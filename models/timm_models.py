@@ -26,9 +26,9 @@ from timm.layers import PatchEmbed
 from torch import nn
 
 from bench.models._checkpoint import StateDict, fit_ends, load_pretrained
-from bench.registry import ModelFacts, RegistryError, nearest
+from bench.registry import ModelInfo, RegistryError, nearest
 
-__all__ = ["build", "timm_facts"]
+__all__ = ["build", "timm_info"]
 
 
 def build(
@@ -80,8 +80,8 @@ def _load(model: nn.Module, name: str, path: str | Path, in_chans: int) -> None:
     load_pretrained(model, path, filter_fn, (), (config["first_conv"],))
 
 
-def timm_facts(spec: str) -> ModelFacts:
-    """Facts of ``timm:<name>``; any keyword is passed on to timm.
+def timm_info(spec: str) -> ModelInfo:
+    """Information on ``timm:<name>``; any keyword is passed on to timm.
 
     Raises:
         RegistryError: If timm has no such model; with the nearest name.
@@ -94,7 +94,7 @@ def timm_facts(spec: str) -> ModelFacts:
     except RuntimeError as error:  # the architecture exists, the tag of its weights does not
         tags = [tagged for tagged in timm.list_pretrained(name.partition(".")[0])]
         raise RegistryError(f"timm model {name!r}: {error}{nearest(name, tags)}") from error
-    return ModelFacts(
+    return ModelInfo(
         name=f"timm:{name}",
         family="timm",
         builder=functools.partial(build, name),

@@ -30,7 +30,7 @@ def make(name: str, resolution: int, images: int, record: bool) -> Trainer:
         settings = {"resolution": resolution, "resize": "native", "device": device, "channels_last": True}
         made.append(Pipeline(pixels, rng.integers(0, 2, n), recipe, **settings))
     torch.manual_seed(0)
-    model = registry.model_facts(name).build(2, 3, resolution).to(device)
+    model = registry.model_info(name).build(2, 3, resolution).to(device)
     if channels_last := accuracy.prefers_channels_last(model):
         model = model.to(memory_format=torch.channels_last)
     for split in made:

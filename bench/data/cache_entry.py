@@ -106,7 +106,7 @@ def write(
     """Decode ``splits`` into an entry beside its place and rename it; the caller holds the entry's lock.
 
     Raises:
-        DataError: the splits are not what the facts say, or the disk has no room for them.
+        DataError: the splits are not what the info says, or the disk has no room for them.
         OSError: the disk cannot be written.
     """
     size, rule = identity["size"], identity.get("resize", "native")
@@ -201,10 +201,10 @@ def _write_array(
             raise DataError(f"{where}: the adapter gave {rows:,} images for {shape[0]:,} labels")
         stream.flush()
         os.fsync(stream.fileno())
-    return {**_facts(path, crc), "shape": list(shape), "dtype": str(dtype)}
+    return {**_info(path, crc), "shape": list(shape), "dtype": str(dtype)}
 
 
-def _facts(path: Path, crc: int) -> dict[str, Any]:
+def _info(path: Path, crc: int) -> dict[str, Any]:
     status = path.stat()
     return {"bytes": status.st_size, "crc32": crc, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
@@ -234,7 +234,7 @@ def _write_members(
             table.writerow((*own, *(column[index] for column in columns)))
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path.write_bytes(content)
-    return _facts(path, zlib.crc32(content))
+    return _info(path, zlib.crc32(content))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -247,20 +247,20 @@ def read(entry: Path, identity: Mapping[str, Any]) -> Entry | None:
         files: dict[str, dict[str, Any]] = manifest["files"]
         if manifest["identity"] != identity:
             return None
-        whole = sum(facts["bytes"] for facts in files.values()) <= CRC_LIMIT_BYTES
-        for name, facts in files.items():
-            _check(entry / name, facts, whole)
-        found = {name: _mapped(entry / name, facts) for name, facts in files.items() if name.endswith(".npy")}
+        whole = sum(info["bytes"] for info in files.values()) <= CRC_LIMIT_BYTES
+        for name, info in files.items():
+            _check(entry / name, info, whole)
+        found = {name: _mapped(entry / name, info) for name, info in files.items() if name.endswith(".npy")}
         splits = {name: Split(found[f"{name}_images.npy"], found[f"{name}_labels.npy"]) for name in SPLITS}
         return Entry(splits, entry, identity["fingerprint"], Looked.of_json(manifest["look"]))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
 
-def _check(path: Path, facts: Mapping[str, Any], whole: bool) -> None:
+def _check(path: Path, info: Mapping[str, Any], whole: bool) -> None:
     status = path.stat()
-    touched = (status.st_mtime_ns, status.st_ino) != (facts["mtime_ns"], facts["inode"])
-    if status.st_size != facts["bytes"] or ((whole or touched) and crc32_of(path) != facts["crc32"]):
+    touched = (status.st_mtime_ns, status.st_ino) != (info["mtime_ns"], info["inode"])
+    if status.st_size != info["bytes"] or ((whole or touched) and crc32_of(path) != info["crc32"]):
         raise ValueError(f"{path} is damaged")
 
 
@@ -273,9 +273,9 @@ def crc32_of(path: Path) -> int:
     return value
 
 
-def _mapped(path: Path, facts: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+def _mapped(path: Path, info: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if list(array.shape) != facts["shape"] or str(array.dtype) != facts["dtype"]:
+    if list(array.shape) != info["shape"] or str(array.dtype) != info["dtype"]:
         raise ValueError(f"{path} is not what its manifest says")
     return array
 

@@ -28,7 +28,7 @@ _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a runn
 
 
 @functools.cache
-def machine_facts() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """What identifies the machine: processor, cores this process may use, memory, GPUs visible to it, system.
 
     Reads /proc, the environment and NVML; imports no torch. Of these only the name of the device that a Cell runs on,
@@ -44,11 +44,11 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def hardware_name(device: str, facts: Mapping[str, Any]) -> str:
+def hardware_name(device: str, info: Mapping[str, Any]) -> str:
     """Name what a Cell runs on: the GPU, or the CPU and its core count."""
     if device == "cpu":
-        return f"{facts['cpu_model']} ({facts['cpu_cores']} cores)"
-    return str(facts["gpus"][int(device.partition(":")[2])]["name"])
+        return f"{info['cpu_model']} ({info['cpu_cores']} cores)"
+    return str(info["gpus"][int(device.partition(":")[2])]["name"])
 
 
 def _cpu_model() -> str:

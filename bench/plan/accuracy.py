@@ -23,7 +23,7 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     section = loaded.sweep.sweep
     names = resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
     names = list(dict.fromkeys([*names, *sources]))  # what a transfer evaluates is trained first
-    infos = [registry.dataset_facts(name) for name in names]
+    infos = [registry.dataset_info(name) for name in names]
     recipe = resolve_recipe(loaded)
     wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
     problems = preflight(wanted, plan.data_root)
@@ -39,7 +39,7 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     for (info, size), resolution, seed, spec in itertools.product(wanted, section.resolutions, section.seeds, specs):
         if not info.sizes and size != resolution:
             continue  # made at the resolution that is fed: the size axis is the resolution axis
-        facts = registry.model_facts(spec.name)
+        network = registry.model_info(spec.name)
         cell = AccuracyCell(
             model=str(spec),
             dataset=info.name,
@@ -51,13 +51,13 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
             precision=precision,
             data_fingerprint=fingerprint(plan, loaded, info, size, (info.name, size) in damaged),
             weights_sha256=weights_sha256(spec),
-            model_plugin_sha256=plugin_sha256(facts),
+            model_plugin_sha256=plugin_sha256(network),
             data_plugin_sha256=plugin_sha256(info),
             normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
             leaks=section.leaks if section.leaks == "drop" else "warn",
         )
         reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
-        plan.add(cell, reason or facts.unsupported(resolution, dict(spec.options)))
+        plan.add(cell, reason or network.unsupported(resolution, dict(spec.options)))
     refuse_unfeedable(plan.cells.values(), loaded, plan.data_root)
 
 

@@ -41,7 +41,7 @@ UNKNOWN: Counts = (1000, 100, 1000)  # of a set that publishes no number and who
 
 def estimate_s(cell: Cell, threads: int, device: str) -> float:
     """Return the seconds a Cell will take, roughly."""
-    info = registry.model_facts(registry.parse_model(cell.model).name)
+    info = registry.model_info(registry.parse_model(cell.model).name)
     at_224 = info.counted_macs_g_224 or info.macs_g_224 or DEFAULT_MACS_G_224
     macs_g: float = at_224 * (cell.resolution / 224) ** 2
     on_gpu = device.startswith("cuda")
@@ -67,14 +67,14 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
 
 def _counts(dataset: str) -> Counts:
     """Images to train on, validate with and test on; of a source that is listed but not counted, its splits'."""
-    info = registry.dataset_facts(dataset)
+    info = registry.dataset_info(dataset)
     known = (info.n_train, info.n_val, info.n_test)
     return known if None not in known else _counted(dataset)  # type: ignore[return-value]
 
 
 @functools.cache
 def _counted(dataset: str) -> Counts:
-    info = registry.dataset_facts(dataset)
+    info = registry.dataset_info(dataset)
     try:
         splits = info.open().load(info.sizes[0] if info.sizes else info.least_size or 32, default_root())
         return len(splits["train"].labels), len(splits["val"].labels), len(splits["test"].labels)
@@ -134,7 +134,7 @@ def cost_of(plan: Plan, done: Collection[str], keep_weights: bool = False) -> Co
 def bundled_notes(plan: Plan) -> list[str]:
     """One line for each dataset of a plan that is read from inside the package."""
     wanted = dict.fromkeys((cell.dataset, cell.size) for cell in plan.cells.values() if isinstance(cell, AccuracyCell))
-    notes = (bundled_note(registry.dataset_facts(name), side, plan.data_root) for name, side in wanted)
+    notes = (bundled_note(registry.dataset_info(name), side, plan.data_root) for name, side in wanted)
     return [note for note in notes if note]
 
 
@@ -148,7 +148,7 @@ def _cheap(cell: Cell, resolution: int = 0, epochs: int = 0) -> Cell:
 
 
 def _params(model: str) -> int:
-    return registry.model_facts(registry.parse_model(model).name).params or DEFAULT_PARAMS
+    return registry.model_info(registry.parse_model(model).name).params or DEFAULT_PARAMS
 
 
 def _memory(trainings: Collection[AccuracyCell]) -> int:
@@ -159,10 +159,10 @@ def _disk(trainings: Collection[AccuracyCell], keep_weights: bool) -> int:
     """Decoded images once a dataset and side, scores (float64) and histories of each training, one checkpoint."""
     total = 0
     for dataset, side in {(cell.dataset, cell.size) for cell in trainings}:
-        total += sum(_counts(dataset)) * side**2 * registry.dataset_facts(dataset).channels
+        total += sum(_counts(dataset)) * side**2 * registry.dataset_info(dataset).channels
     for cell in trainings:
         scored = sum(_counts(cell.dataset)[1:])
-        total += scored * 8 * (len(registry.dataset_facts(cell.dataset).classes) + 1) + 20_000
+        total += scored * 8 * (len(registry.dataset_info(cell.dataset).classes) + 1) + 20_000
         total += 4 * _params(cell.model) if keep_weights else 0
     return total + _memory(trainings)
 

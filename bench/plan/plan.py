@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import registry
-from bench.machine.hardware import machine_facts
+from bench.machine.hardware import machine_info
 from bench.machine.threads import available_threads
 from bench.plan import transfer
 from bench.plan.accuracy import add_accuracy
@@ -52,7 +52,7 @@ def make_plan(loaded: Loaded) -> Plan:
 
 def resolve_device(wanted: str) -> str:
     """Turn ``auto`` and ``cuda`` into ``cpu`` or ``cuda:N``. Raises ConfigError where there is no such GPU."""
-    count = len(machine_facts().get("gpus", ()))
+    count = len(machine_info().get("gpus", ()))
     if wanted == "auto":
         return "cuda:0" if count else "cpu"
     if wanted == "cpu":

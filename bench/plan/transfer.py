@@ -54,9 +54,9 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
     """Add a Cell for each trained Cell of a source and each of its targets, and the targets' missing files."""
     maps = _own_maps(loaded)
     for source, target in pairs(loaded):
-        info = registry.dataset_facts(target)
+        info = registry.dataset_info(target)
         try:
-            met = class_maps.shared_classes(registry.dataset_facts(source), info, *maps.get((source, target), ()))
+            met = class_maps.shared_classes(registry.dataset_info(source), info, *maps.get((source, target), ()))
         except class_maps.TransferError as error:
             raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
         trained = [c for c in plan.cells.values() if isinstance(c, AccuracyCell) and c.dataset == source]
@@ -103,7 +103,7 @@ def _add_transfer(
         data_plugin_sha256=plugin_sha256(target),
     )
     reason = plan.unsupported.get(cell.source_key)
-    fed = registry.dataset_facts(source.dataset).channels
+    fed = registry.dataset_info(source.dataset).channels
     if not reason and not source.recipe["as_rgb"] and fed != target.channels:
         reason = f"it was trained on {fed} channels (as_rgb = false), images of {target.name} have {target.channels}"
     reason = reason or unfeedable(target, size, source.resolution, resize, plan.data_root, cell.data_fingerprint)

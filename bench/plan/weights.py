@@ -22,17 +22,17 @@ def try_weights(loaded: Loaded, spec: ModelSpec) -> list[str]:
         ConfigError: the file is missing or does not fit, with what to do.
     """
     weights = dict(spec.options).get("pretrained")
-    facts = registry.model_facts(spec.name)
+    info = registry.model_info(spec.name)
     resolution = loaded.sweep.sweep.resolutions[0]
     options = dict(spec.options)
-    if not isinstance(weights, str) or not weights or facts.unsupported(resolution, options):
+    if not isinstance(weights, str) or not weights or info.unsupported(resolution, options):
         return []
     key = str(spec), str(weights_sha256(spec))
     if key not in _tried:
         said = io.StringIO()
         try:
             with contextlib.redirect_stdout(said):
-                facts.build(2, 3, resolution, **options)
+                info.build(2, 3, resolution, **options)
         except (ValueError, RuntimeError, TypeError) as error:
             raise ConfigError(f"{loaded.origin('sweep.models')}: model {spec}: {error}") from None
         _tried[key] = [f"{spec.name}: {line}" for line in said.getvalue().splitlines()]

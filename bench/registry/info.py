@@ -1,4 +1,4 @@
-"""Facts of models and datasets: plain data, torch-free, and what a dataset adapter gives.
+"""Information on models and datasets: plain data, torch-free, and what a dataset adapter gives.
 
 :mod:`bench.registry` maps names to them and is where everybody imports them from.
 """
@@ -50,7 +50,7 @@ def _runs_everywhere(resolution: int, options: Mapping[str, Any]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelInfo:
     """What is known about a model without building it.
 
     Attributes:
@@ -120,7 +120,7 @@ class LazySplit:
 
     Attributes:
         labels: as in :class:`Split`; their number is the number of images.
-        read: gives image ``i`` as uint8 (H, W, C), C as in the dataset's facts. It is pickled, so it is a function of a
+        read: gives image ``i`` as uint8 (H, W, C), C as in the dataset's info. It is pickled, so it is a function of a
             module, a ``functools.partial`` of one, or an object with ``__call__``. Raises ValueError or OSError naming
             the file.
         names: of each image: its path relative to the data root, for messages and the split file.
@@ -225,8 +225,8 @@ class DatasetInfo:
         positive: of a two-class task, the class that is looked for (malignant); "" where it is guessed.
         columns: what else its table says of each image, kept with the predictions.
         subgroups: those of ``columns`` by which results are also reported.
-        variant: ``"module:function"`` from these facts and the options in brackets behind the name (key to text) to the
-            facts of that variant; "" where the dataset has no options.
+        variant: ``"module:function"`` from this info and the options in brackets behind the name (key to text) to the
+            info of that variant; "" where the dataset has no options.
     """
 
     name: str

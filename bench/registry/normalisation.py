@@ -58,7 +58,7 @@ def _stated_by_file(path: Path) -> Normalisation | None:
 def _stated_by_timm(spec: ModelSpec) -> Normalisation | None:
     import timm
 
-    builder: Any = registry.model_facts(spec.name).builder
+    builder: Any = registry.model_info(spec.name).builder
     if isinstance(builder, str):
         importlib.import_module(builder.partition(":")[0])  # our own families register with timm
     name = spec.name.removeprefix("timm:")

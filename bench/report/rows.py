@@ -22,8 +22,8 @@ from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
 from bench.report.blocks import counted, known, natural
-from bench.stats.bootstrap import interval, resample, seed_of_test_set
-from bench.stats.separation import Sample, sample
+from bench.stats.bootstrap import seed_of_test_set
+from bench.stats.separation import Estimate, Sample, estimates, groups_of, sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
 
@@ -74,23 +74,23 @@ class Evidence:
     """What the saved scores of a row's seeds say of the metrics that are tested over images.
 
     Attributes:
-        resampled: metric to its mean over seeds on each resampled test set, the same for all rows of a test set.
         samples: metric to its value with each image's influence on it, for comparisons.
+        estimates: metric to its mean with its variance over test images and trainings.
         majority: ACC of the most frequent answer.
         test_set: two rows of one test set are compared image by image.
         labels: of the test set.
     """
 
-    resampled: dict[str, Array]
     samples: dict[str, Sample]
+    estimates: dict[str, Estimate]
     n_test: int
     majority: float
     test_set: str
     labels: Array
 
     def interval(self, metric: Metric) -> tuple[float, float]:
-        """95 % interval of a metric over test images."""
-        return interval(self.resampled[metric.name])
+        """95 % interval of a metric over test images and trainings."""
+        return self.estimates[metric.name].interval()
 
 
 class Figures(NamedTuple):
@@ -341,7 +341,7 @@ class _Saved:
 
 
 def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
-    """Resample the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
+    """Evaluate the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
     problems: list[str] = []
     test_sets: dict[str, list[tuple[Row, list[_Saved]]]] = defaultdict(list)
     for row in rows:
@@ -360,27 +360,29 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
         row.ok = [_with(record, clinic) for record, clinic in zip(row.ok, row.clinical, strict=False)] or row.ok
         test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
         test_sets[test_set].append((row, found))
-    for test_set, members in test_sets.items():
-        _resample_test_set(test_set, members)
+    for test_set, rows_of_it in test_sets.items():
+        protocols: dict[str, list[tuple[Row, list[_Saved]]]] = defaultdict(list)
+        for row, seeds in rows_of_it:
+            protocols[row.protocol.identity].append((row, seeds))
+        for members in protocols.values():
+            _evaluate(test_set, members)
     return problems
 
 
-def _resample_test_set(test_set: str, members: list[tuple[Row, list[_Saved]]]) -> None:
-    dataset, labels = members[0][0].dataset, members[0][1][0].labels
-    replicates = iter(resample(dataset, labels, [saved.scores for _, seeds in members for saved in seeds]))
-    for row, seeds in members:
-        own = [next(replicates) for _ in seeds]
-        scores = [saved.scores for saved in seeds]
-        row.evidence = Evidence(
-            resampled={m.name: np.mean([r[m.name].samples for r in own], axis=0) for m in TESTED},
-            samples={
-                m.name: sample(m.images, scores, labels, [r[m.name].value for r in own]) for m in TESTED if m.images
-            },
-            n_test=len(labels),
-            majority=majority_acc(labels),
-            test_set=test_set,
-            labels=labels,
-        )
+def _evaluate(test_set: str, members: list[tuple[Row, list[_Saved]]]) -> None:
+    """Each metric of the rows of one protocol, which share what is known of the spread over trainings."""
+    labels = members[0][1][0].labels
+    majority = majority_acc(labels)
+    for row, _ in members:
+        row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels)
+    for metric in TESTED:
+        if of := metric.images:
+            scores = [[saved.scores for saved in seeds] for _, seeds in members]
+            samples = [sample(of, own, labels, [of.value(s, labels) for s in own]) for own in scores]
+            found = estimates(samples, groups_of(of, labels))
+            for (row, _), one, estimate in zip(members, samples, found, strict=True):
+                if row.evidence:
+                    row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
 
 
 def _with(record: Record, clinic: Clinical) -> Record:

@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.metrics.one_vs_rest import Array, rank
+from bench.metrics.one_vs_rest import rank
 from bench.metrics.registry import METRICS, RANKING, Metric
 from bench.report.blocks import natural
 from bench.report.rows import Code, Protocol, Row
-from bench.stats.bootstrap import interval
+from bench.stats.leader import LeaderTest
 from bench.stats.ranking import Friedman
-from bench.stats.separation import Verdict
+from bench.stats.separation import Estimate, Verdict, mean_estimate
 
 
 @dataclass(slots=True)
@@ -22,19 +22,31 @@ class Significance:
     """Which differences are significant under one protocol.
 
     Attributes:
-        mean: models by their mean over the counted datasets in the metric that ranks; None where it cannot be tested.
-        tables: metric -> dataset -> its models by that metric. The tables of a metric are one family, ``mean`` with
-            those of the metric that ranks: with 95 % confidence none of the differences found in a family is false.
+        leader: every ranked model against the leader, by their mean over the counted datasets in the metric that ranks;
+            None where it cannot be tested.
+        pairs: all pairs of the same, a family of its own.
+        datasets: metric -> dataset -> its models against its leader; the datasets of a metric share one level.
         friedman: of the ranked models over the counted datasets, taken as a sample of datasets.
         friedman_models: in the order of ``friedman.mean_ranks``.
         reasons: why something was not tested, as sentences.
     """
 
-    mean: Verdict | None = None
-    tables: dict[str, dict[str, Verdict]] = field(default_factory=dict)
+    leader: LeaderTest | None = None
+    pairs: Verdict | None = None
+    datasets: dict[str, dict[str, LeaderTest]] = field(default_factory=dict)
     friedman: Friedman | None = None
     friedman_models: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
+
+
+def is_worse(test: LeaderTest | None, model: str) -> str:
+    """The answer of a table's main column, "significantly worse than the leader?"; empty where it was not tested."""
+    if test is None or not test.others:
+        return ""
+    if model == test.leader:
+        return "leader"
+    found = test.of(model)
+    return "" if found is None else "yes" if found.worse else "no"
 
 
 @dataclass(slots=True)
@@ -45,7 +57,7 @@ class Standing:
         rows: dataset -> its results there.
         score: mean over the counted datasets of the metric that ranks.
         means: the same of each metric that is shown.
-        resampled: ``score`` on each resampled test set, where all scores are saved.
+        estimate: ``score`` with its variance over test images and trainings, where all scores are saved.
     """
 
     model: str
@@ -56,12 +68,12 @@ class Standing:
     score: float | None = None
     means: dict[str, float | None] = field(default_factory=dict)
     mean_rank: float | None = None
-    resampled: Array | None = None
+    estimate: Estimate | None = None
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
-        """95 % interval of ``score`` over test images."""
-        return interval(self.resampled) if self.resampled is not None else (None, None)
+        """95 % interval of ``score`` over test images and trainings."""
+        return self.estimate.interval() if self.estimate else (None, None)
 
 
 @dataclass(slots=True)
@@ -156,6 +168,6 @@ def _fill(standing: Standing, counted: Sequence[str], metric: Metric, shown: Seq
         values = [value for row in rows if (value := row.mean(one.field)) is not None]
         standing.means[one.name] = float(np.mean(values)) if len(values) == len(rows) else None
     standing.score = standing.means[metric.name]
-    found = [row.evidence.resampled[metric.name] for row in rows if row.evidence and metric.images]
+    found = [row.evidence.estimates[metric.name] for row in rows if row.evidence and metric.images]
     if len(found) == len(rows):
-        standing.resampled = np.mean(found, axis=0)
+        standing.estimate = mean_estimate(found)

@@ -190,7 +190,7 @@ ABOUT = (
 def about_datasets(plan: Plan) -> dict[str, dict[str, Any]]:
     """What is known of each dataset of a plan, for those who read its scores: traps, task, classes, licence."""
     names = {str(cell.dataset) for cell in plan.cells.values() if not isinstance(cell, EfficiencyCell)}
-    infos = {dataset: registry.dataset_facts(dataset) for dataset in sorted(names)}
+    infos = {dataset: registry.dataset_info(dataset) for dataset in sorted(names)}
     return {dataset: {field: getattr(info, field) for field in ABOUT} for dataset, info in infos.items()}
 
 

@@ -173,18 +173,18 @@ def environment(device: str) -> dict[str, Any]:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 
-    from bench.machine.hardware import hardware_name, machine_facts
+    from bench.machine.hardware import hardware_name, machine_info
     from bench.machine.threads import omp_wait_policy
     from bench.machine.versions import library_versions
     from bench.ops import chosen_backend
 
-    facts = machine_facts()
+    info = machine_info()
     found = {
         "device": device,
-        "hardware": hardware_name(device, facts),
-        "cpu_model": facts["cpu_model"],
-        "cpu_cores": facts["cpu_cores"],
-        "memory_gib": facts["memory_gib"],
+        "hardware": hardware_name(device, info),
+        "cpu_model": info["cpu_model"],
+        "cpu_cores": info["cpu_cores"],
+        "memory_gib": info["memory_gib"],
         "threads": torch.get_num_threads(),
         "omp_wait_policy": omp_wait_policy(),
         "platform": platform.platform(),

@@ -49,15 +49,14 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         torch.cuda.OutOfMemoryError: not even three images fit at once.
     """
     spec = registry.parse_model(cell.model)
-    facts = registry.model_facts(spec.name)
-    if reason := facts.unsupported(cell.resolution, dict(spec.options)):
+    if reason := registry.model_info(spec.name).unsupported(cell.resolution, dict(spec.options)):
         return Result({}, status="unsupported", reason=reason)
     set_up(ctx)
     timings: dict[str, float] = {}
 
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
-    info = registry.dataset_facts(cell.dataset)
+    info = registry.dataset_info(cell.dataset)
     entry = open_entry(
         info, cell.size, ctx.data_root, ctx.cache_dir,
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
@@ -181,7 +180,7 @@ def build_model(
     options = {key: value for key, value in spec.options if pretrained or key != "pretrained"}
     torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
     channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
-    model: nn.Module = registry.model_facts(spec.name).build(len(info.classes), channels, cell.resolution, **options)
+    model: nn.Module = registry.model_info(spec.name).build(len(info.classes), channels, cell.resolution, **options)
     channels_last = prefers_channels_last(model)
     model = model.to(device)
     if channels_last:

@@ -46,7 +46,7 @@ def run_transfer(cell: TransferCell, ctx: Context) -> Result:
     timings: dict[str, float] = {}
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
-    source, target = registry.dataset_facts(cell.source.dataset), registry.dataset_facts(cell.dataset)
+    source, target = registry.dataset_info(cell.source.dataset), registry.dataset_info(cell.dataset)
     state = weights.load(ctx.out, cell.source_key)
     own_scores, own_labels = _own_scores(ctx.out, cell.source_key)
     entry = open_entry(

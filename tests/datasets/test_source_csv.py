@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_facts
+from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_info
 
 
 def table(folder: Path, rows: list[str], name: str = "t.csv", pictures: bool = True) -> Path:
@@ -26,7 +26,7 @@ def plain(folder: Path, head: str = "image,label,patient", count: int = 60) -> P
 
 
 def facts(path: Path, options: str = "") -> DatasetInfo:
-    return dataset_facts(f"csv:{path}{options}", refresh=True)
+    return dataset_info(f"csv:{path}{options}", refresh=True)
 
 
 def load(info: DatasetInfo) -> dict[str, LazySplit]:

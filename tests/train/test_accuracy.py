@@ -66,9 +66,9 @@ def registered() -> Iterator[None]:
     for name, (task, n) in zip(names, TASKS.items(), strict=True):
         register_dataset(name, task=task, classes=tuple("abcd"[:n]), channels=1, mirror_safe=False)(Made)
     yield
-    del registry.models._facts["accuracy_test_net"]
+    del registry.models._info["accuracy_test_net"]
     for name in names:
-        del registry.datasets._facts[name]
+        del registry.datasets._info[name]
 
 
 def cell(task: str = "binary-class", **changes: Any) -> AccuracyCell:

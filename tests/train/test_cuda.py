@@ -39,7 +39,7 @@ def pipelines(recipe: dict[str, Any], device: torch.device, n: int = 256, resolu
 def train(name: str, precision: str, **more: Any) -> Outcome:
     recipe = resolve("standard", epochs=2, batch_size=32)
     torch.manual_seed(0)
-    model = registry.model_facts(name).build(2, 3, 32).to(CUDA)
+    model = registry.model_info(name).build(2, 3, 32).to(CUDA)
     splits = pipelines(recipe, CUDA, **more)
     return Trainer(model, splits, recipe, task="binary-class", n_classes=2, seed=0, precision=precision).fit()
 
@@ -70,7 +70,7 @@ def test_the_device_sees_the_images_the_cpu_sees() -> None:
 def test_no_step_waits_for_the_device() -> None:
     recipe = resolve("standard", batch_size=64)
     splits = pipelines(recipe, CUDA)
-    model = registry.model_facts("resnet18").build(2, 3, 32).to(CUDA)
+    model = registry.model_info("resnet18").build(2, 3, 32).to(CUDA)
     trainer = Trainer(model, splits, recipe, task="binary-class", n_classes=2, seed=0)
     batches = splits.train.train_batches(0, 0)
     trainer._step(*next(batches))
@@ -85,7 +85,7 @@ def test_no_step_waits_for_the_device() -> None:
 def test_data_takes_a_small_share_of_a_step() -> None:
     recipe = resolve("standard", batch_size=128)
     splits = pipelines(recipe, CUDA, n=128 * 20, resolution=224)
-    model = registry.model_facts("resnet18").build(2, 3, 224).to(CUDA)
+    model = registry.model_info("resnet18").build(2, 3, 224).to(CUDA)
     trainer = Trainer(model, splits, recipe, task="binary-class", n_classes=2, seed=0, precision="bf16")
 
     def seconds(with_steps: bool) -> float:
@@ -107,7 +107,7 @@ def losses(name: str, precision: str, record: bool, **settings: Any) -> tuple[li
     """Four short epochs with a last batch of 4 images; nothing of it is random but order and augmentation."""
     recipe = resolve("standard", epochs=4, batch_size=36, warmup_epochs=0, **settings)
     torch.manual_seed(0)
-    model = registry.model_facts(name).build(2, 3, 32).to(CUDA)
+    model = registry.model_info(name).build(2, 3, 32).to(CUDA)
     splits = pipelines(recipe, CUDA, n=112)
     made = {"task": "binary-class", "n_classes": 2, "seed": 0, "precision": precision, "record": record}
     trainer = Trainer(model, splits, recipe, **made)

@@ -53,7 +53,7 @@ def registered() -> Iterator[None]:
         register_dataset(name, task="multi-class", classes=classes, channels=1)(Made)
     yield
     for name in names:
-        del registry.datasets._facts[name]
+        del registry.datasets._info[name]
 
 
 HERE, THERE = "transfer-test-here", "transfer-test-there"

@@ -13,7 +13,7 @@ MAX_SHOWN = 110  # characters of the first trap that stand on the folded line
 
 def with_traps(sections: Iterable[Section], run_info: RunInfo) -> list[Section]:
     """Put what is known of each dataset below the first paragraph of its section."""
-    known = {name(dataset): about(facts) for dataset, facts in _datasets(run_info).items()}
+    known = {name(dataset): about(info) for dataset, info in _datasets(run_info).items()}
     return [
         Section(s.title, [*s.blocks[:1], *known.get(s.title, ()), *s.blocks[1:]], s.level) for s in sections
     ]  # fmt: skip
@@ -49,19 +49,19 @@ def traps_of_targets(records: Iterable[Record], run_info: RunInfo) -> list[Block
     return blocks
 
 
-def about(facts: Spec) -> list[Block]:
+def about(info: Spec) -> list[Block]:
     """One sentence on what the images are, and the known traps folded away under the first of them."""
-    classes, task = facts.get("classes"), facts.get("task")
+    classes, task = info.get("classes"), info.get("task")
     many = f"{task}, {counted(len(classes), 'class', 'classes')}" if isinstance(classes, list) and task else ""
-    licence = f"licence {facts['licence']}" if facts.get("licence") else ""
-    parts = [str(part) for part in (facts.get("modality"), many, licence) if part]
+    licence = f"licence {info['licence']}" if info.get("licence") else ""
+    parts = [str(part) for part in (info.get("modality"), many, licence) if part]
     blocks: list[Block] = []
     if parts:
         text = "; ".join(parts)
         blocks.append(Text(text[0].upper() + text[1:] + "."))
-    if facts.get("spelt"):
-        blocks.append(Text(f"Read from {name(str(facts['spelt']))}."))
-    listed = facts.get("traps")
+    if info.get("spelt"):
+        blocks.append(Text(f"Read from {name(str(info['spelt']))}."))
+    listed = info.get("traps")
     if traps := [str(trap) for trap in listed] if isinstance(listed, list) else []:
         first = traps[0] if len(traps[0]) <= MAX_SHOWN else traps[0][: MAX_SHOWN - 1].rstrip() + "…"
         blocks.append(Details(f"{counted(len(traps), 'known trap')}: {first}", (Bullets(tuple(traps)),)))
@@ -73,4 +73,4 @@ def _datasets(run_info: RunInfo) -> dict[str, Spec]:
     found = run_info.get("datasets")
     if not isinstance(found, Mapping):
         return {}
-    return {str(dataset): facts for dataset, facts in found.items() if isinstance(facts, Mapping)}
+    return {str(dataset): info for dataset, info in found.items() if isinstance(info, Mapping)}

@@ -23,6 +23,7 @@ from bench.report.blocks import (
     listed,
     name,
     natural,
+    p_text,
     rows_of,
     signed,
     significant,
@@ -124,11 +125,6 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
     )
     blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
-
-
-def p_text(p: float) -> str:
-    """``0.034``, ``< 0.001``, or a dash."""
-    return MISSING if not known(float(p)) else "< 0.001" if p < 0.001 else fixed(float(p))
 
 
 def verdict(gap: Difference, p: float) -> str:

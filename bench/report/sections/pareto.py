@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from bench.report.blocks import Column, Section, Table, Text, listed, name, rows_of, significant
 from bench.report.rows import Code
-from bench.report.standings import Overall, Standing
+from bench.report.standings import Overall, Standing, is_worse
 
 # of ``cost_beside``: key, heading, more is better, factor for display
 COSTS = (
@@ -55,10 +55,10 @@ def pareto_section(board: Overall, cost: Costs) -> Section | None:
         if len(points) >= 3:
             for model in front(points, more):
                 on[model].append(heading.removesuffix(" M").removesuffix(" ms").removesuffix(" MiB"))
-    groups = board.significance.mean.letters() if board.significance.mean else {}
-    lines = [_line(board, s, cost, groups.get(s.model, ""), on[s.model]) for s in known if on[s.model]]
+    lines = [_line(board, s, cost, on[s.model]) for s in known if on[s.model]]
     columns = (
-        Column("model", left=True, code=True), Column(board.metric.heading), Column("group", left=True, drop=2),
+        Column("model", left=True, code=True), Column(board.metric.heading),
+        Column("significantly worse", left=True, drop=2),
         *(Column(heading, drop=1 + i) for i, (_, heading, _, _) in enumerate(COSTS)),
         Column("on the front of", left=True, wrap=True),
     )  # fmt: skip
@@ -67,12 +67,13 @@ def pareto_section(board: Overall, cost: Costs) -> Section | None:
     left = few if len(off) <= MAX_NAMED else f" {len(off)} other models are on no front."
     text = (
         f"The Pareto front: no other model has at least this {board.metric.label} at less of that cost (measured as "
-        f"said above).{left} A model that shares a group with a cheaper one has not been proven to be worth its cost."
+        f"said above).{left} A cheaper model that is not significantly worse than the leader may be the better choice."
     )
     return Section("Accuracy against cost", [Text(text), Table(columns, rows_of(lines)).without_empty()])
 
 
-def _line(board: Overall, s: Standing, cost: Costs, group: str, fronts: Sequence[str]) -> tuple[str, ...]:
+def _line(board: Overall, s: Standing, cost: Costs, fronts: Sequence[str]) -> tuple[str, ...]:
     values = [cost[s.code].get(key) for key, *_ in COSTS]
     shown = [significant(v * f if v is not None else None) for v, (*_, f) in zip(values, COSTS, strict=True)]
-    return (s.model, board.metric.shown(s.score), group, *shown, ", ".join(fronts))
+    worse = is_worse(board.significance.leader, s.model)
+    return (s.model, board.metric.shown(s.score), worse, *shown, ", ".join(fronts))

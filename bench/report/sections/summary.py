@@ -25,7 +25,7 @@ MAX_MACHINES = 3
 def summary(
     boards: Sequence[Overall], rows: Sequence[Row], records: Sequence[Record], skipped: Sequence[tuple[str, str]]
 ) -> tuple[str, ...]:
-    """A few lines: who leads, what is proven, what chance is, who is fast on each machine, and what is missing."""
+    """A few lines: who leads, what is significant, what chance is, who is fast on each machine, and what is missing."""
     if not records:
         lines = ["Nothing has been measured yet.", _skipped(skipped)]
         return tuple(line for line in lines if line)
@@ -61,12 +61,12 @@ def _leader(board: Overall, protocols: int) -> str:
     best = f"{over} {board.metric.shown(first.score)}{follows}"
     if not others:
         return f"{name(first.model)} alone has a full set of results{where}: {best}.{more}"
-    verdict = board.significance.mean
-    beaten = len(verdict.worse_than(first.model)) if verdict else 0
+    test = board.significance.leader
+    beaten = len(test.worse) if test else 0
     than = "all others" if len(others) > 1 else "the other"
     than = than if beaten == len(others) else f"{beaten} of {len(others)} others"
     lead = f"significantly better than {than}" if beaten else "but not significantly"
-    lead = lead if verdict else "not tested for significance (no saved scores)"
+    lead = lead if test else "not tested for significance (no saved scores)"
     return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
 
 
@@ -76,22 +76,20 @@ def _named(models: Sequence[str]) -> list[str]:
 
 
 def _significance(board: Overall) -> str:
-    """How much of the order is significant, and on what basis."""
-    verdict, test, n = board.significance.mean, board.significance.friedman, len(board.counted)
+    """On what basis the lead is tested."""
+    test, n = board.significance.friedman, len(board.counted)
     if len(board.ranked) < 2:
         return ""
-    basis = f"trained again: {board.seeds} seeds" if board.seeds > 1 else "single seed: for these trained networks only"
+    basis = f"training again ({board.seeds} seeds)" if board.seeds > 1 else "these trained networks only (single seed)"
     if board.seeds < 2 <= board.most_seeds:
-        basis = "models with a single seed are given the spread of the others"
-    found = "No pair of models was tested."
-    if verdict:
-        found = f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models differ significantly ({basis})."
+        basis = "training again (models with a single seed are given the spread of the others)"
+    found = [f"Tested on other test images and {basis}." if board.significance.leader else "No model was tested."]
     if test:
-        apart = f"{int(test.told_apart.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
-        return f"{found} With the {test.datasets} datasets as a sample of more, {apart}."
-    if n < MIN_DATASETS:
-        return f"{found} {counted(n, 'dataset')} cannot say whether the order holds on others."
-    return found
+        apart = f"{int(test.better.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
+        found.append(f"With the {test.datasets} datasets as a sample of more, {apart}.")
+    elif n < MIN_DATASETS:
+        found.append(f"{counted(n, 'dataset')} cannot say whether the order holds on others.")
+    return " ".join(filter(None, found))
 
 
 def _chance(rows: Iterable[Row]) -> str:

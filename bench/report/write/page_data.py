@@ -161,26 +161,27 @@ def _protocols(report: ReportData, codes: _Codes) -> tuple[list[Document], dict[
 
 
 def _orders(board: Overall, codes: _Codes) -> list[Document]:
-    """Which models can be told apart, as bars over ranks: on the test images, and over datasets."""
+    """Which models differ significantly, as bars over ranks: on the test images, and over datasets."""
     judged = board.significance
     places = {s.model: codes.places[s.code] for s in board.standings}
     found = []
-    if judged.mean and len(judged.mean.models) > 1:
-        ranks, groups = judged.mean.ranks(), judged.mean.letters()
+    if judged.pairs and len(judged.pairs.models) > 1:
+        ranks, groups = judged.pairs.ranks(), judged.pairs.letters()
         lines = [
             {"model": model, "code": places[model], "x": i, "low": ranks[model][0], "high": ranks[model][1],
              "groups": groups.get(model, "")}
-            for i, model in enumerate(judged.mean.models, start=1)
+            for i, model in enumerate(judged.pairs.models, start=1)
         ]  # fmt: skip
         found.append({
             "title": f"Ranks by test {board.metric.label}, with 95 % intervals", "axis": "rank", "lines": lines,
-            "note": f"{judged.mean.proven} of {judged.mean.pairs} pairs are told apart on these test images, corrected "
-            f"for the number of comparisons; retraining is {'' if judged.mean.retrained else 'not '}considered. "
-            "Models that share a letter cannot be told apart.",
+            "note": f"{judged.pairs.significant} of {judged.pairs.pairs} pairs differ significantly on these test "
+            f"images, corrected for the number of pairs; training again is "
+            f"{'' if judged.pairs.contrast.retrained else 'not '}considered. "
+            "Models that share a letter are not significantly different.",
         })  # fmt: skip
     if test := judged.friedman:
         half = test.critical_difference / 2
-        tied = dict(enumerate(letters(tie_groups(test.told_apart) or (), test.models)))
+        tied = dict(enumerate(letters(tie_groups(test.better) or (), test.models)))
         order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
         lines = [
             {"model": model, "code": places[model], "x": test.mean_ranks[i], "low": test.mean_ranks[i] - half,
@@ -190,16 +191,16 @@ def _orders(board: Overall, codes: _Codes) -> list[Document]:
         found.append({
             "title": f"Mean ranks over {test.datasets} datasets, with the critical difference", "axis": "mean rank",
             "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi). "
-            f"{_friedman_note(test)} Models that share a letter cannot be told apart.",
+            f"{_friedman_note(test)} Models that share a letter are not significantly different.",
         })  # fmt: skip
     return found
 
 
 def _friedman_note(test: Friedman) -> str:
-    """What the bars allow to say: without Friedman's test behind them, bars apart prove nothing."""
+    """What the bars allow to say: without Friedman's test behind them, bars apart say nothing."""
     if test.p < ALPHA:
         return f"Where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}."
-    return f"Friedman's p = {test.p:.2g}: no difference over datasets like these is proven, also where bars lie apart."
+    return f"Friedman's p = {test.p:.2g}: no difference in rank is significant, also where bars lie apart."
 
 
 def _metrics(report: ReportData) -> list[Document]:

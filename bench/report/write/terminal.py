@@ -22,11 +22,12 @@ from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.rows import code_of
+from bench.report.sections.accuracy import why_not
 from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
-from bench.report.standings import Overall, Standing
+from bench.report.standings import Overall, Standing, is_worse
 from bench.report.write.page_data import short
 from bench.stats.ranking import MIN_DATASETS
 
@@ -160,12 +161,12 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
         Column("model", left=True, code=True), Column(f"{board.metric.heading} and 95 %"),
         *(Column(one.heading, drop=3) for one in board.shown[:1]),
         Column("params", drop=4), Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
-        Column("group", left=True, drop=2),
+        Column("worse", left=True, drop=2),
     )  # fmt: skip
-    groups = board.significance.mean.letters() if board.significance.mean else {}
+    leader = board.significance.leader
     unusable = {code_of(r["spec"]) for r in report.records if "images/s" in r["metrics"].get("unusable", ())}
     rows = [
-        _accuracy_row(board, s, cost.get(s.code, {}), groups.get(s.model, ""), s.code in unusable)
+        _accuracy_row(board, s, cost.get(s.code, {}), is_worse(leader, s.model), s.code in unusable)
         for s in board.standings
     ]
     setting = note.split("; 3 channels")[0]  # the rest is in LEADERBOARD.md
@@ -184,7 +185,7 @@ def _keys(board: Overall) -> set[str]:
 
 
 def _accuracy_row(
-    board: Overall, s: Standing, cost: Mapping[str, float | None], group: str, unusable: bool
+    board: Overall, s: Standing, cost: Mapping[str, float | None], worse: str, unusable: bool
 ) -> tuple[str, ...]:
     low, high = s.interval
     params, speed = cost.get("params"), cost.get("throughput")
@@ -193,7 +194,7 @@ def _accuracy_row(
         s.model, f"{score} {span(low, high)}" if low is not None else score,
         *(one.shown(s.means.get(one.name)) for one in board.shown[:1]),
         significant(params / 1e6 if params else None), significant(cost.get("macs_g")),
-        "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), group,
+        "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), worse,
     )  # fmt: skip
 
 
@@ -214,16 +215,16 @@ def _elsewhere(more: int, what: str) -> str:
 def _leader(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
     """Two sentences: who ranks first and how surely; then chance, or else speed."""
     first, *others = board.ranked
-    n, verdict, label = len(board.counted), board.significance.mean, board.metric.label
+    n, test, label = len(board.counted), board.significance.leader, board.metric.label
     what = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {board.counted[0]}"
     what = f"{what} {board.metric.shown(first.score)}"
     level = [s.model for s in board.ranked if s.score == first.score]
-    beaten = len(verdict.worse_than(first.model)) if verdict else 0
+    beaten = len(test.worse) if test else 0
     if not others:
         line = f"{first.model}: {what}."
     elif len(level) > 1:
         line = f"{listed(level)} share the first rank ({what})."
-    elif verdict is None:
+    elif test is None:
         line = f"{first.model} ranks first ({what}); whether significantly was not tested."
     elif beaten == len(others):
         line = f"{first.model} is significantly better than {_all(len(others))} ({what})."
@@ -241,7 +242,7 @@ def _all(others: int) -> str:
 def _chance(board: Overall) -> str:
     if board.metric is not AUC:  # of others chance is not known
         return ""
-    tested = [s for s in board.ranked if s.resampled is not None]
+    tested = [s for s in board.ranked if s.estimate]
     low = [s.model for s in tested if s.interval[0] is not None and s.interval[0] <= 0.5]
     if not low:
         return ""
@@ -261,20 +262,20 @@ def _fastest(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> 
 
 
 def _not_significant(board: Overall) -> str:
-    """What of the order is not proven, and why."""
-    verdict, n = board.significance.mean, len(board.counted)
+    """What of the order is not significant, and why."""
+    test, n = board.significance.leader, len(board.counted)
     if len(board.ranked) < 2:
         return ""
-    if verdict is None:
+    if test is None:
         return " ".join(["Significance was not tested.", *board.significance.reasons[:1]])
     tests = sorted({size for s in board.ranked for d in board.counted if (size := s.rows[d].n_test)})
     images = (
         f" on {' to '.join(f'{size:,}' for size in dict.fromkeys((tests[0], tests[-1])))} test images" if tests else ""
     )
-    left, pairs = verdict.pairs - verdict.proven, counted(verdict.pairs, "pair")
-    of = f"{left} of {pairs} of models (those that share a group letter)" if verdict.pairs > 1 else "the difference"
-    every = f"All {pairs} of models differ significantly" if verdict.pairs > 1 else "The difference is significant"
-    line = f"Not significant: {of}{images}." if left else f"{every}{images}."
+    left, others = len(test.others) - len(test.worse), len(test.others)
+    models = "other models are" if others > 1 else "other model is"
+    line = f"{others - left} of {others} {models} significantly worse than {test.leader}{images}."
+    line = " ".join(filter(None, (line, why_not(board))))
     who = "Some models were" if board.most_seeds > 1 else "Each model was"
     once = f"{who} trained once: training again may change the order." if board.seeds < 2 else ""
     few = f"{counted(n, 'dataset')} cannot say whether the order holds on others." if n < MIN_DATASETS else ""

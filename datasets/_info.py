@@ -1,4 +1,4 @@
-"""Facts of the built-in datasets, without reading a file or importing torch.
+"""Information on the built-in datasets, without reading a file or importing torch.
 
 Counts, classes and licences are MedMNIST's own (``medmnist.INFO``, version 3.0.2; ``tests/datasets/test_facts.py``
 compares the two); what a reader of a score should know besides stands in ``traps``. ``mirror_safe`` says whether a
@@ -314,4 +314,4 @@ for _name in ("local", "global", "mixed", "small"):
 
 datasets.alias("all", ("medmnist", "phantoms"))
 
-import bench.datasets._named_facts  # noqa: E402, F401  # registers in its turn
+import bench.datasets._published_info  # noqa: E402, F401  # registers in its turn
