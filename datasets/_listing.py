@@ -149,7 +149,7 @@ class Listing:
         for index, name in enumerate(_splits.SPLITS):
             members = np.flatnonzero(self.splits == index)
             groups = tuple(self.groups[i] for i in members) if self.groups else ()
-            columns = {key: tuple(values[i] for i in members) for key, values in self.columns.items()}
+            columns = {key: tuple(values[i] for i in members.tolist()) for key, values in self.columns.items()}
             names = tuple(self.names[i] for i in members)
             made[name] = LazySplit(self.labels[members], read(members), names, groups, columns)
         return made
@@ -527,10 +527,11 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
     findings = tuple(replace(f, examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
     kind = "findings" if listing.labels.ndim == 2 else "classes"
+    guess: tuple[Finding, ...] = ()
     if (positive := positive_of(listing.task, listing.classes, options.get("positive", ""))) and positive.guessed:
-        other = listing.classes[1 - positive.index]
-        said = f"the positive class is taken to be {positive.name!r}; positive={other} or positive={positive.name} says so"
-        findings = (*findings, Finding(said, severity="note"))
+        other = listing.classes[1 - positive.number]
+        said = f"the positive class is taken to be {positive.name!r}; positive={other} says otherwise"
+        guess = (Finding(said, severity="note"),)
     return DatasetInfo(
         name=str(source),
         task=listing.task,
@@ -545,7 +546,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         source=source.place,
         mirror_safe=options.get("mirror") == "true",
         traps=tuple(finding.text for finding in findings),
-        findings=findings,
+        findings=(*findings, *guess),
         positive=options.get("positive", ""),
         columns=tuple(listing.columns),
         subgroups=asked_groups(options, listing.columns),

@@ -48,8 +48,8 @@ def classification_metrics(labels: Array, scores: Array, task: str, positive: in
         one against the rest, if there are more than two), ``balanced_acc``, ``f1_macro``, ``mcc``, ``precision_macro``,
         ``sensitivity_macro``, ``specificity_macro``, ``ece``, ``brier``, ``nll`` and ``confusion`` (C x C counts,
         truth by row; for multi-label L tables [[TN, FP], [FN, TP]]). Binary tasks add ``sensitivity`` and
-        ``specificity`` of the positive class, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades). Metrics of
-        plug-ins stand beside them by name (:mod:`bench.metrics.registry`).
+        ``specificity`` of the positive class, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades).
+        Metrics of plug-ins stand beside them by name (:mod:`bench.metrics.registry`).
 
     Raises:
         ValueError: shapes, labels or scores that do not fit the task, naming what is wrong.

@@ -41,7 +41,7 @@ def with_positive(record: R) -> R:
     if found is None:
         return record
     said = {**metrics, "positive_class": found.name, "positive_class_guessed": found.guessed}
-    if found.index == 0:
+    if found.number == 0:
         names = ("test_sensitivity", "test_specificity")
         said |= dict(zip(names, (metrics.get(name) for name in reversed(names)), strict=True))
     changed: Any = {**record, "metrics": said}

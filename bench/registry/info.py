@@ -185,12 +185,13 @@ class Positive(NamedTuple):
     """The class of a two-class task that a sensitivity is of: its name, its number, and whether that is a guess."""
 
     name: str
-    index: int
+    number: int
     guessed: bool
 
 
 _NEGATIVE = re.compile(
-    r"(no|non|not|without)([ _-].*)?|0|false|normal|negative|neg|healthy|control|controls|benign|absent|none|clear", re.I
+    r"(no|non|not|without)([ _-].*)?|0|false|normal|negative|neg|healthy|controls?|benign|absent|none|clear",
+    re.I,
 )
 
 

@@ -403,7 +403,7 @@ def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | 
             val = (file["val_scores"], file["val_labels"]) if {"val_scores", "val_labels"} <= set(file.files) else None
         differs = recorded_otherwise(record, scores, labels)
         of = positive_class(record)
-        found = clinical(*val, scores, labels, of.index if of else 1) if val is not None and len(val[0]) else None
+        found = clinical(*val, scores, labels, of.number if of else 1) if val is not None and len(val[0]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None

@@ -286,7 +286,7 @@ def _result(
         if scores is None or outcome.status != "ok":
             continue
         arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:], **_named(name, who[name])}
-        found = classification_metrics(data[name].labels, scores, info.task, positive.index if positive else 1)
+        found = classification_metrics(data[name].labels, scores, info.task, positive.number if positive else 1)
         found["loss"] = found.pop("nll")
         wanted = found if name == "test" else {key: found[key] for key in ("acc", "auc", "loss")}
         metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
@@ -306,7 +306,8 @@ def clinical_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], positive: Posit
     names = ("val_scores", "val_labels", "test_scores", "test_labels")
     if not all(name in arrays and len(arrays[name]) for name in names):
         return said
-    found = recorded(clinical(*(arrays[name] for name in names), positive=positive.index if positive else 1))
+    val_scores, val_labels, scores, labels = (arrays[name] for name in names)
+    found = recorded(clinical(val_scores, val_labels, scores, labels, positive.number if positive else 1))
     return {**said, **{name: storable(value) for name, value in found.items()}}
 
 

@@ -91,7 +91,7 @@ def _compared(
     names = [shared.name for shared in cell.shared_classes]
     declared = next((shared.name for shared in cell.shared_classes if source.positive in shared.source), "")
     positive = positive_of(task, names, declared)
-    at = positive.index if positive else 1
+    at = positive.number if positive else 1
     found = classification_metrics(labels, scores, task, at)
     found["loss"] = found.pop("nll")
     reference = classification_metrics(own_labels, own_scores, task, at)
