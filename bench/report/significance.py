@@ -11,7 +11,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.report.blocks import counted, name
 from bench.report.rows import Row
-from bench.report.standings import Overall, Significance
+from bench.report.standings import Judged, Overall, Significance
 from bench.stats.leader import against_leader
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
 from bench.stats.separation import (
@@ -25,7 +25,6 @@ from bench.stats.separation import (
 )
 
 MIN_PER_CLASS = 5  # test images, below which nothing is said of a dataset
-Judged = tuple[Sequence[str], Contrast, Array]  # models, their pairs, uncorrected p values
 Tables = dict[str, Judged]  # of each dataset
 
 
@@ -35,8 +34,9 @@ def significance(board: Overall, metrics: Sequence[Metric]) -> Significance:
     for metric in metrics:
         tables = _tables(board, metric, found)
         found.datasets[metric.name] = {d: against_leader(*table, tables=len(tables)) for d, table in tables.items()}
+        found.tables[metric.name] = tables
         if metric == board.metric and (mean := _mean(board, tables, found)):
-            found.leader, found.pairs = against_leader(*mean), all_pairs(*mean)
+            found.leader, found.pairs, found.judged = against_leader(*mean), all_pairs(*mean), mean
     _over_datasets(board, found)
     return found
 

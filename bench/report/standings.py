@@ -8,13 +8,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from bench.metrics.one_vs_rest import rank
+from bench.metrics.one_vs_rest import Array, rank
 from bench.metrics.registry import METRICS, RANKING, Metric
 from bench.report.blocks import natural
 from bench.report.rows import Code, Protocol, Row
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import Friedman
-from bench.stats.separation import Estimate, Verdict, mean_estimate
+from bench.stats.separation import Contrast, Estimate, Verdict, mean_estimate
+
+Judged = tuple[Sequence[str], Contrast, Array]  # models, their pairs, uncorrected p values
 
 
 @dataclass(slots=True)
@@ -25,7 +27,9 @@ class Significance:
         leader: every ranked model against the leader, by their mean over the counted datasets in the metric that ranks;
             None where it cannot be tested.
         pairs: all pairs of the same, a family of its own.
+        judged: what both are computed from.
         datasets: metric -> dataset -> its models against its leader; the datasets of a metric share one level.
+        tables: what those are computed from.
         friedman: of the ranked models over the counted datasets, taken as a sample of datasets.
         friedman_models: in the order of ``friedman.mean_ranks``.
         reasons: why something was not tested, as sentences.
@@ -33,7 +37,9 @@ class Significance:
 
     leader: LeaderTest | None = None
     pairs: Verdict | None = None
+    judged: Judged | None = None
     datasets: dict[str, dict[str, LeaderTest]] = field(default_factory=dict)
+    tables: dict[str, dict[str, Judged]] = field(default_factory=dict)
     friedman: Friedman | None = None
     friedman_models: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
