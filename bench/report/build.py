@@ -33,6 +33,7 @@ from bench.report.blocks import (
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
 from bench.report.noise import without_unusable
+from bench.report.recommend import Recommendation, recommend
 from bench.report.report import ReportData
 from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
@@ -140,10 +141,16 @@ class Report(ReportData):
         terminal(self.sections, console)
 
     @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """Which network to take, without limits of cost; None where no model has a result."""
+        return recommend(self) if headline(self.boards) else None
+
+    @cached_property
     def sections(self) -> list[Section]:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
-        lines = (*summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        pick = self.recommendation.lines() if self.recommendation else ()
+        lines = (*pick, *summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):

@@ -14,11 +14,13 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from bench import registry
-from bench.metrics.calibration import Clinical, clinical
+from bench.metrics.calibration import Clinical, clinical, recorded
 from bench.metrics.one_vs_rest import Array, auc, majority_acc
 from bench.metrics.registry import TESTED, Metric
 from bench.record import store
+from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
+from bench.registry import Positive
 from bench.report.blocks import counted, known, natural
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.separation import Estimate, Sample, estimates, groups_of, sample
@@ -152,6 +154,11 @@ class Row:
         return next((tuple(map(str, names)) for r in self.ok if (names := r["metrics"].get("classes"))), ())
 
     @property
+    def positive(self) -> Positive | None:
+        """The class that sensitivity is of, where there are two."""
+        return next((found for r in self.ok if (found := positive_class(r))), None)
+
+    @property
     def n_test(self) -> int | None:
         """Images in the test split, from the confusion matrix or the saved scores."""
         if self.evidence:
@@ -173,9 +180,9 @@ def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
-    """Records in an order of their own, each key once."""
+    """Records in an order of their own, each key once, with the class that their sensitivity is of."""
     found: dict[str, Record] = {}
-    for record in records:
+    for record in map(with_positive, records):
         other = found.setdefault(record["key"], record)
         if other is not record and _canonical(record) > _canonical(other):
             found[record["key"]] = record
@@ -363,6 +370,7 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
             )
             continue
         row.clinical = clinics if len(clinics := [s.clinical for s in found if s.clinical]) == len(found) else []
+        row.ok = [_with(record, clinic) for record, clinic in zip(row.ok, row.clinical, strict=False)] or row.ok
         test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
         test_sets[test_set].append((row, found))
     for test_set, rows_of_it in test_sets.items():
@@ -390,6 +398,13 @@ def _evaluate(test_set: str, members: list[tuple[Row, list[_Saved]]]) -> None:
                     row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
 
 
+def _with(record: Record, clinic: Clinical) -> Record:
+    """A Record with the figures of its operating point, where it is from before they were recorded."""
+    metrics = {**recorded(clinic), **record["metrics"]}
+    changed: Record = {**record, "metrics": metrics}
+    return changed
+
+
 def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | None:
     """Scores and labels of a Record, if they are there and give the AUC and ACC that it states."""
     path = predictions / f"{record['key']}.npz"
@@ -400,7 +415,8 @@ def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | 
             scores, labels = file["test_scores"], file["test_labels"]
             val = (file["val_scores"], file["val_labels"]) if {"val_scores", "val_labels"} <= set(file.files) else None
         differs = recorded_otherwise(record, scores, labels)
-        found = clinical(*val, scores, labels) if val is not None and len(val[0]) else None
+        of = positive_class(record)
+        found = clinical(*val, scores, labels, of.number if of else 1) if val is not None and len(val[0]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None
