@@ -74,6 +74,7 @@ def make_parser() -> flags.Parser:
         "  bench run --models all --datasets medmnist            the main job\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
+        "  bench recommend runs/quick --max-latency-ms 10        which network to take, and what speaks against it\n"
         "  bench leaderboard runs/quick                          rebuild the boards of a run\n"
         'completion in bash and zsh: eval "$(register-python-argcomplete bench)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,

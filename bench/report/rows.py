@@ -14,11 +14,13 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from bench import registry
-from bench.metrics.calibration import Clinical, clinical
+from bench.metrics.calibration import Clinical, clinical, recorded
 from bench.metrics.one_vs_rest import Array, auc, majority_acc
 from bench.metrics.registry import TESTED, Metric
 from bench.record import store
+from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
+from bench.registry import Positive
 from bench.report.blocks import counted, known, natural
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.separation import Estimate, Sample, estimates, groups_of, sample
@@ -36,7 +38,10 @@ MAX_SETTINGS_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared."""
+    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared.
+
+    ``fed`` is ``identity`` without the images' native size: what rows have in common that are ranked together.
+    """
 
     identity: str
     size: int
@@ -46,6 +51,7 @@ class Protocol:
     recipe: str
     epochs: int | None
     variant: str = ""
+    fed: str = ""
 
     @property
     def pixels(self) -> str:
@@ -124,6 +130,7 @@ class Row:
     evidence: Evidence | None = None
     clinical: list[Clinical] = field(default_factory=list)  # one a seed; empty without saved validation scores
     code: Code = ("", None)
+    origin: str = ""  # of the images: datasets of one origin are variants of one another
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def values(self, metric: str) -> tuple[float, ...]:
@@ -149,6 +156,11 @@ class Row:
         return next((tuple(map(str, names)) for r in self.ok if (names := r["metrics"].get("classes"))), ())
 
     @property
+    def positive(self) -> Positive | None:
+        """The class that sensitivity is of, where there are two."""
+        return next((found for r in self.ok if (found := positive_class(r))), None)
+
+    @property
     def n_test(self) -> int | None:
         """Images in the test split, from the confusion matrix or the saved scores."""
         if self.evidence:
@@ -170,9 +182,9 @@ def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
-    """Records in an order of their own, each key once."""
+    """Records in an order of their own, each key once, with the class that their sensitivity is of."""
     found: dict[str, Record] = {}
-    for record in records:
+    for record in map(with_positive, records):
         other = found.setdefault(record["key"], record)
         if other is not record and _canonical(record) > _canonical(other):
             found[record["key"]] = record
@@ -193,8 +205,13 @@ def _spec_order(spec: Spec) -> tuple[object, ...]:
     return natural(str(spec.get("dataset", ""))), natural(str(spec.get("model", ""))), numbers, words
 
 
-def accuracy_rows(records: Iterable[Record]) -> list[Row]:
-    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model."""
+def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None = None) -> list[Row]:
+    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model.
+
+    Args:
+        records: of any kind.
+        origins: dataset -> where its images come from (:func:`bench.report.names.with_short_names`).
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record["kind"] == "accuracy":
@@ -211,7 +228,9 @@ def accuracy_rows(records: Iterable[Record]) -> list[Row]:
         protocol = _protocol(first["spec"], variants)
         model, dataset = models[first["key"]], datasets[first["key"]]
         place = (model, dataset, protocol.identity)
-        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"])))
+        known_as = str(first["spec"]["dataset"])
+        origin = (origins or {}).get(known_as, known_as)
+        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"]), origin=origin))
         trained[place] += members
     for place, row in rows.items():
         for record in _one_a_seed(trained[place]):
@@ -300,9 +319,9 @@ def _flatten(settings: Spec, prefix: str = "") -> Fields:
     return flat
 
 
-def _identity(spec: Spec) -> str:
+def _identity(spec: Spec, *but: str) -> str:
     """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
-    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
+    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
     return _canonical({k: v for k, v in spec.items() if k not in apart and v is not None})
 
 
@@ -320,6 +339,7 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
         recipe=spec.get("recipe") or "",
         epochs=settings.get("epochs"),
         variant=variant,
+        fed=_identity(spec, "size", "resize"),
     )
 
 
@@ -352,6 +372,7 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
             )
             continue
         row.clinical = clinics if len(clinics := [s.clinical for s in found if s.clinical]) == len(found) else []
+        row.ok = [_with(record, clinic) for record, clinic in zip(row.ok, row.clinical, strict=False)] or row.ok
         test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
         test_sets[test_set].append((row, found))
     for test_set, rows_of_it in test_sets.items():
@@ -379,6 +400,13 @@ def _evaluate(test_set: str, members: list[tuple[Row, list[_Saved]]]) -> None:
                     row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
 
 
+def _with(record: Record, clinic: Clinical) -> Record:
+    """A Record with the figures of its operating point, where it is from before they were recorded."""
+    metrics = {**recorded(clinic), **record["metrics"]}
+    changed: Record = {**record, "metrics": metrics}
+    return changed
+
+
 def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | None:
     """Scores and labels of a Record, if they are there and give the AUC and ACC that it states."""
     path = predictions / f"{record['key']}.npz"
@@ -389,7 +417,8 @@ def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | 
             scores, labels = file["test_scores"], file["test_labels"]
             val = (file["val_scores"], file["val_labels"]) if {"val_scores", "val_labels"} <= set(file.files) else None
         differs = recorded_otherwise(record, scores, labels)
-        found = clinical(*val, scores, labels) if val is not None and len(val[0]) else None
+        of = positive_class(record)
+        found = clinical(*val, scores, labels, of.number if of else 1) if val is not None and len(val[0]) else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None

@@ -46,6 +46,7 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
             "seeds": len(row.ok),
             "seeds_without_result": len(row.other),
             "n_test": row.n_test,
+            "positive_class": row.positive.name if row.positive else None,
             "overall_place": standing.place,
             "overall_mean_rank": standing.mean_rank,
             **_evidence(row),
