@@ -55,7 +55,9 @@ class Protocol:
 
     @property
     def pixels(self) -> str:
-        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are."""
+        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are; in words for scores of others."""
+        if not self.resolution:
+            return "scores from files"
         if self.size == self.resolution:
             return f"{self.resolution} px"
         return f"{self.size}→{self.resolution} px ({self.resize})"
