@@ -41,6 +41,7 @@ from bench.report.sections.about_data import data_warnings, traps_of_targets, wi
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
@@ -118,10 +119,10 @@ class Report(ReportData):
         damaged: Iterable[str] = (),
     ) -> None:
         self.damaged = [f"cells/{problem.rpartition('/cells/')[2]}" for problem in damaged]
-        shown, self.run_info = with_short_names(unique(records), run_info or {})
+        shown, self.run_info, origins = with_short_names(unique(records), run_info or {})
         self.measured = shown  # with speeds that no table shows
         self.records = [without_unusable(record) for record in shown]
-        self.rows = accuracy_rows(self.records)
+        self.rows = accuracy_rows(self.records, origins)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.metrics = defined(self.records)
         self.boards = overall(self.rows, RANKING, [m for m in TESTED if m != RANKING] + list(self.metrics))
@@ -186,6 +187,7 @@ class Report(ReportData):
                 others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
         if others:
             sections.append(Section("Accuracy under other protocols", others))
+        sections += native_size_sections(self.boards)
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
         sections += metric_sections(self.rows, self.metrics)
@@ -201,8 +203,7 @@ class Report(ReportData):
 def _best(board: Overall) -> str:
     if not board.ranked:
         return f"no test {board.metric.label}"
-    n = len(board.counted)
-    over = f"over {n} datasets" if n > 1 else f"on {name(board.counted[0])}"
+    over = board.over
     best, label = board.ranked[0], board.metric.label
     if len(board.ranked) == 1:
         return f"only {name(best.model)}, {label} {over} {board.metric.shown(best.score)}"

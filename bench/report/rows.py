@@ -35,7 +35,10 @@ MAX_SETTINGS_NAMED = 3
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared."""
+    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared.
+
+    ``fed`` is ``identity`` without the images' native size: what rows have in common that are ranked together.
+    """
 
     identity: str
     size: int
@@ -45,10 +48,13 @@ class Protocol:
     recipe: str
     epochs: int | None
     variant: str = ""
+    fed: str = ""
 
     @property
     def pixels(self) -> str:
-        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are."""
+        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are; in words for scores of others."""
+        if not self.resolution:
+            return "scores from files"
         if self.size == self.resolution:
             return f"{self.resolution} px"
         return f"{self.size}→{self.resolution} px ({self.resize})"
@@ -136,6 +142,7 @@ class Row:
     evidence: Evidence | None = None
     clinical: list[Clinical] = field(default_factory=list)  # one a seed; empty without saved validation scores
     code: Code = ("", None)
+    origin: str = ""  # of the images: datasets of one origin are variants of one another
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def values(self, metric: str) -> tuple[float, ...]:
@@ -210,8 +217,13 @@ def _spec_order(spec: Spec) -> tuple[object, ...]:
     return natural(str(spec.get("dataset", ""))), natural(str(spec.get("model", ""))), numbers, words
 
 
-def accuracy_rows(records: Iterable[Record]) -> list[Row]:
-    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model."""
+def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None = None) -> list[Row]:
+    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model.
+
+    Args:
+        records: of any kind.
+        origins: dataset -> where its images come from (:func:`bench.report.names.with_short_names`).
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record["kind"] == "accuracy":
@@ -228,7 +240,9 @@ def accuracy_rows(records: Iterable[Record]) -> list[Row]:
         protocol = _protocol(first["spec"], variants)
         model, dataset = models[first["key"]], datasets[first["key"]]
         place = (model, dataset, protocol.identity)
-        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"])))
+        known_as = str(first["spec"]["dataset"])
+        origin = (origins or {}).get(known_as, known_as)
+        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"]), origin=origin))
         trained[place] += members
     for place, row in rows.items():
         for record in _one_a_seed(trained[place]):
@@ -317,9 +331,9 @@ def _flatten(settings: Spec, prefix: str = "") -> Fields:
     return flat
 
 
-def _identity(spec: Spec) -> str:
+def _identity(spec: Spec, *but: str) -> str:
     """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
-    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
+    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
     return _canonical({k: v for k, v in spec.items() if k not in apart and v is not None})
 
 
@@ -337,4 +351,5 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
         recipe=spec.get("recipe") or "",
         epochs=settings.get("epochs"),
         variant=variant,
+        fed=_identity(spec, "size", "resize"),
     )

@@ -254,6 +254,37 @@ def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
     )
 
 
+def same_images(of: Sequence[Estimate]) -> Estimate:
+    """One model's mean over variants of one dataset (other splits of the same images), as if they erred all alike.
+
+    How far variants share images and errors is not known, so nothing averages out: the mean is as uncertain as its
+    parts are on average (an upper bound of its variance).
+    """
+    if len(of) == 1:
+        return of[0]
+    variance, moments = _alike([np.array(e.variance) for e in of], [np.array(e.moments) for e in of])
+    images = float(np.mean([e.over_images**0.5 for e in of])) ** 2
+    return Estimate(sum(e.value for e in of) / len(of), float(variance), float(moments), images)
+
+
+def same_images_contrast(of: Sequence[Contrast]) -> Contrast:
+    """The same of all pairs: models compared by their mean over variants of one dataset."""
+    if len(of) == 1:
+        return of[0]
+    variance, moments = _alike([c.variance for c in of], [c.moments for c in of])
+    training = np.mean([np.sqrt(c.training) for c in of], axis=0) ** 2
+    difference = np.mean([c.difference for c in of], axis=0)
+    return Contrast(difference, variance, moments, training, all(c.retrained for c in of))
+
+
+def _alike(variances: Sequence[Array], moments: Sequence[Array]) -> tuple[Array, Array]:
+    """Variance of a mean whose parts are perfectly correlated, and its moments for the fewest degrees of any part."""
+    variance = np.mean([np.sqrt(v) for v in variances], axis=0) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fewest = np.max([np.nan_to_num(m / v**2, posinf=0.0) for m, v in zip(moments, variances, strict=True)], axis=0)
+    return variance, variance**2 * fewest
+
+
 def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
     """Replace the p values of pairs of which each answered every image right or wrong once by McNemar's exact test."""
     exact = p.copy()

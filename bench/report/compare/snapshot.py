@@ -104,7 +104,7 @@ class SnapshotCell:
             parts = [f"batch {has('batch') or 'largest'}", str(has("precision")), str(has("mode"))]
             parts += ["compiled"] if has("compile") else []
             return f"{name}at {has('resolution')} px, {', '.join(parts)}"
-        pixels = f"{has('size')}→{has('resolution')} px"
+        pixels = f"{has('size')}→{has('resolution')} px" if has("resolution") else "scores from files"
         source = f" from {has('source')}" if has("source") else ""
         seeds = f", seed {has('seed')}" if seed and has("seed") is not None else ""
         return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"
