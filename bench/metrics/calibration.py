@@ -110,7 +110,7 @@ def rates(column: Array, target: Array, threshold: float) -> tuple[float, float]
     return sensitivity, specificity
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """95 % interval of a share of ``n`` images (Wilson, 1927)."""
     if not n or np.isnan(share):
         return float("nan"), float("nan")

@@ -30,12 +30,13 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
 from bench.report.noise import without_unusable
 from bench.report.recommend import Recommendation, recommend
 from bench.report.report import ReportData
-from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
+from bench.report.rows import accuracy_rows, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
@@ -220,7 +221,7 @@ def _folded(section: Section, first: bool) -> Section:
     if first and lengths[0] <= MAX_OPEN_ROWS:
         open_ = min(tables[0] + 2, len(section.blocks))  # with the noise floor below it
     rest = tuple(section.blocks[open_:])
-    line = "Growth, memory, roofline and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
+    line = "Growth with the image and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
     return Section(section.title, [*section.blocks[:open_], *([Details(line, rest)] if rest else [])], section.level)
 
 

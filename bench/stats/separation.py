@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, strata
 from bench.metrics.registry import OverImages
+from bench.stats.cluster import over_patients
 from bench.stats.paired import holm, mcnemar
 from bench.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
 
@@ -29,11 +30,13 @@ class Sample:
         influence: (N,) what drawing each image once more adds to the mean over seeds.
         right: (N,) how right each image was answered, of a figure that is its mean over images and one seed; only for
             McNemar's exact test.
+        patients: (N,) number of each image's patient, where some have several images: they count together.
     """
 
     values: tuple[float, ...]
     influence: Array
     right: Array | None = None
+    patients: Array | None = None
 
     @property
     def mean(self) -> float:
@@ -119,10 +122,13 @@ def _degrees(variance: Array, moments: Array) -> Array:
     return found
 
 
-def sample(of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
+def sample(
+    of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float], patients: Array | None = None
+) -> Sample:
     """A metric of one model from the scores and the value of each seed."""
     influence = np.mean([of.influence(s, labels) for s in scores], axis=0)
-    return Sample(tuple(values), influence, of.answers(scores[0], labels) if of.answers and len(scores) == 1 else None)
+    exact = of.answers if len(scores) == 1 and patients is None else None
+    return Sample(tuple(values), influence, exact(scores[0], labels) if exact else None, patients)
 
 
 def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
@@ -135,7 +141,7 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
     means = np.array([s.mean for s in samples])
     variance = np.zeros((len(samples), len(samples)))
     moments = np.zeros_like(variance)
-    for gram, degrees in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+    for gram, degrees in _over_images(samples, groups):
         own = np.diag(gram)
         part = np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0)
         variance += part
@@ -160,7 +166,7 @@ def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
     training = np.where(seeds > 1, own, float(((seeds - 1) * own).sum()) / max(degrees, 1)) / seeds
     moments = training**2 / np.where(seeds > 1, seeds - 1, max(degrees, 1))
     images = np.zeros(len(samples))
-    for gram, freedom in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+    for gram, freedom in _over_images(samples, groups):
         images += np.diag(gram)
         moments += np.diag(gram) ** 2 / freedom
     parts = zip(samples, (images + training).tolist(), moments.tolist(), images.tolist(), strict=True)
@@ -181,6 +187,15 @@ def mean_estimate(of: Sequence[Estimate]) -> Estimate:
 def groups_of(of: OverImages, labels: Array) -> Array:
     """The group that each test image counts as drawn from, (N,): its class, or one for all, as the metric says."""
     return strata(labels) if of.by_class else np.zeros(len(labels), dtype=np.int64)
+
+
+def _over_images(samples: Sequence[Sample], groups: Array) -> Iterator[tuple[Array, int]]:
+    """What another draw of images would move the figures by, or where patients are known, another draw of those."""
+    influence = np.stack([s.influence for s in samples], axis=1)
+    if samples[0].patients is None:
+        yield from over_images(influence, groups)
+    else:
+        yield over_patients(influence, groups, samples[0].patients)
 
 
 def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:

@@ -177,6 +177,8 @@ def from_chance(auc: float | None, low: float | None, high: float | None) -> str
 def _about(rows: Sequence[Row]) -> str:
     sizes = sorted({n for row in rows if (n := row.n_test) is not None})
     parts = [f"{' or '.join(f'{n:,}' for n in sizes)} test images." if sizes else ""]
+    if clustered := next((row.evidence for row in rows if row.evidence and row.evidence.patients is not None), None):
+        parts = [f"Test: {clustered.images}; intervals and tests count the images of a patient together."]
     majority = sorted({round(row.evidence.majority, 6) for row in rows if row.evidence})
     frequent = f", and ACC {' or '.join(fixed(m) for m in majority)} for the most frequent answer" if majority else ""
     parts.append(f"Chance is AUC 0.5{frequent}.")
