@@ -42,7 +42,7 @@ def official_info() -> dict[str, dict[str, Any]]:
     spec = importlib.util.find_spec("medmnist")
     folder = next(iter(spec.submodule_search_locations or ()), None) if spec else None
     if folder is None:
-        raise MedMNISTError("the package medmnist is not installed: pip install medmnist, or 'medbench[train]' to train")
+        raise MedMNISTError("the package medmnist is not installed: pip install medmnist (or 'medbench[train]')")
     path = Path(folder) / "info.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "INFO" for t in node.targets):
