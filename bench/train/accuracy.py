@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -17,13 +17,14 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
-from bench.data.cache_entry import Entry, without_repeats
+from bench.data.cache_entry import Entry, Members, members, not_repeated, without_repeats
 from bench.machine.memory import is_out_of_memory
+from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
 from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key
 from bench.record.paths import checkpoint_path, splits_folder
-from bench.registry import DatasetInfo, Finding, Split
+from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
@@ -66,8 +67,15 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)
+    who = {name: _members(cell, entry, name) for name in ("val", "test")}
     metrics["data"] = {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}
-    return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+    return _result(cell, info, data, who, outcome, metrics, {**timings, **outcome.timings})
+
+
+def _members(cell: AccuracyCell, entry: Entry, split: str) -> Members | None:
+    """Names, patients and columns of the images of a split that are scored; None where the source names none."""
+    found = members(entry.folder).get(split)
+    return found.at(not_repeated(entry, split)) if found and cell.leaks == "drop" else found
 
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
@@ -268,20 +276,22 @@ def _result(
     cell: AccuracyCell,
     info: DatasetInfo,
     data: Mapping[str, Split],
+    who: Mapping[str, Members | None],
     outcome: Outcome,
     metrics: dict[str, Any],
     timings: dict[str, float],
 ) -> Result:
     """Put an outcome into the form of the store; an undefined number becomes None."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
+    positive = info.positive_class
     metrics["epochs"] = len(outcome.history)
     if rates := [row["images_per_s"] for row in outcome.history]:
         metrics["train_images_per_s"] = float(np.median(rates))
     for name, scores in (("val", outcome.val_scores), ("test", outcome.test_scores)):
         if scores is None or outcome.status != "ok":
             continue
-        arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:]}
-        found = classification_metrics(data[name].labels, scores, info.task)
+        arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:], **_named(name, who[name])}
+        found = classification_metrics(data[name].labels, scores, info.task, positive.number if positive else 1)
         found["loss"] = found.pop("nll")
         wanted = found if name == "test" else {key: found[key] for key in ("acc", "auc", "loss")}
         metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
@@ -289,7 +299,36 @@ def _result(
         metrics |= definitions()  # of the metrics that plug-ins registered
         metrics["best_epoch"] = outcome.best_epoch
         metrics["classes"] = list(info.classes)  # what the columns of the scores and of the confusion stand for
+        metrics |= clinical_metrics(arrays, positive)
+        if info.subgroups:
+            metrics["subgroups"] = list(info.subgroups)
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)
+
+
+def clinical_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], positive: Positive | None) -> dict[str, Any]:
+    """The positive class, the operating point that validation chooses, and calibration, as a Record holds them."""
+    said = {"positive_class": positive.name, "positive_class_guessed": positive.guessed} if positive else {}
+    names = ("val_scores", "val_labels", "test_scores", "test_labels")
+    if not all(name in arrays and len(arrays[name]) for name in names):
+        return said
+    val_scores, val_labels, scores, labels = (arrays[name] for name in names)
+    found = recorded(clinical(val_scores, val_labels, scores, labels, positive.number if positive else 1))
+    return {**said, **{name: storable(value) for name, value in found.items()}}
+
+
+def _named(split: str, who: Members | None) -> dict[str, np.ndarray[Any, Any]]:
+    """Names and patients of the images of a split, and of test what the source's table says, as arrays of text."""
+    if who is None:
+        return {}
+    texts = {f"{split}_names": who.names, f"{split}_patients": who.groups}
+    if split == "test":
+        texts |= {f"test_group_{column}": values for column, values in who.columns.items()}
+    return {name: _text(values) for name, values in texts.items() if any(values)}
+
+
+def _text(values: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Unicode (N,); bytes of a file name that are no text are written as escapes."""
+    return np.array([value.encode("utf-8", "backslashreplace").decode() for value in values])
 
 
 def storable(value: Any) -> Any:
