@@ -144,19 +144,18 @@ def test_every_part_of_a_step_can_be_replayed(settings: dict[str, Any]) -> None:
 def test_a_training_that_was_stopped_goes_on_to_the_same_bits(steps: int, tmp_path: Path) -> None:
     """Stopped before, and after, its steps are recorded as a graph; the rest draws as if nothing had happened."""
 
-    def begin(stop: Callable[[], bool]) -> Trainer:
+    def begin(stop: Callable[[], bool], kept: Checkpoint | None) -> Trainer:
         recipe = resolve("standard", epochs=4, batch_size=36, warmup_epochs=0)
         torch.manual_seed(0)
         model = registry.model_info("vit_tiny_patch16_224").build(2, 3, 32, drop_rate=0.2, drop_path_rate=0.1).to(CUDA)
         made = {"task": "binary-class", "n_classes": 2, "seed": 0, "precision": "bf16", "stop": stop}
-        kept = Checkpoint(tmp_path / f"{steps}.pt", "x")
         return Trainer(model, pipelines(recipe, CUDA, n=112), recipe, checkpoint=kept, **made)
 
-    undisturbed = begin(lambda: False).fit()
-    asked = iter(range(10_000))
+    undisturbed = begin(lambda: False, None).fit()
+    asked, kept = iter(range(10_000)), Checkpoint(tmp_path / "x.pt", "x")
     with pytest.raises(Stopped):
-        begin(lambda: next(asked) >= steps).fit()
-    resumed = begin(lambda: False).fit()
+        begin(lambda: next(asked) >= steps, kept).fit()
+    resumed = begin(lambda: False, kept).fit()
     assert "resumed_after_epoch" in resumed.timings
     assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in undisturbed.history]
     assert np.array_equal(resumed.test_scores, undisturbed.test_scores)

@@ -1,6 +1,7 @@
 """How many trainings share a GPU where ``run.pack`` is ``auto``: one more as long as that pays. Pure.
 
-Where n trainings run at r times their speeds once there is one more, the device does (n + 1) r / n times the work. It is measured on the trainings themselves, so it holds for these networks on this device.
+Where n trainings run at r times their speeds once there is one more, the device does (n + 1) r / n times the work.
+That is measured on the trainings themselves, so it holds for these networks on this device.
 """
 
 from __future__ import annotations
