@@ -2,7 +2,7 @@
 
 The forkserver has torch, timm and our rooms imported and CUDA untouched, so a process is born in hundredths of a second
 and inherits nothing of another Cell. The parent sleeps until a worker speaks, dies, or is out of time. Trainings that
-share a GPU share a process (:mod:`bench.runner.shared_worker`); one that was lost with its neighbours, or found no
+share a GPU share a process (:mod:`bench.runner.executors.shared_worker`); one that was lost with its neighbours, or found no
 memory beside them, runs again in a process of its own.
 """
 
@@ -29,7 +29,7 @@ from bench.record.cells import AccuracyCell, Result
 from bench.record.paths import log_path
 from bench.runner.executors.base import Event, Finished, Job
 from bench.runner.executors.packer import MOST, Packer
-from bench.runner.shared_worker import work_shared
+from bench.runner.executors.shared_worker import work_shared
 from bench.runner.worker import SOCKET_FOLDER, work
 
 LOG_TAIL_LINES = 30
