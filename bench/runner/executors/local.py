@@ -2,8 +2,8 @@
 
 The forkserver has torch, timm and our rooms imported and CUDA untouched, so a process is born in hundredths of a second
 and inherits nothing of another Cell. The parent sleeps until a worker speaks, dies, or is out of time. Trainings that
-share a GPU share a process (:mod:`bench.runner.executors.shared_worker`); one that was lost with its neighbours, or found no
-memory beside them, runs again in a process of its own.
+share a GPU share a process (:mod:`bench.runner.executors.shared_worker`); one that was lost with its neighbours, or
+found no memory beside them, runs again in a process of its own.
 """
 
 from __future__ import annotations
