@@ -138,8 +138,8 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
     again = " and over seeds" if all(one.gap.retrained for one in found) else once
     text = (
         f"Variant less parent, mean {RANKING.label} over the datasets that both have, paired over test images{again}. "
-        f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}, the interval is of "
-        "each difference alone."
+        f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
+        "each difference is uncorrected."
     )
     blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
