@@ -224,7 +224,7 @@ def _folded(section: Section, first: bool) -> Section:
     if first and lengths[0] <= MAX_OPEN_ROWS:
         open_ = min(tables[0] + 2, len(section.blocks))  # with the noise floor below it
     rest = tuple(section.blocks[open_:])
-    line = "Growth, memory, roofline and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
+    line = "Growth with the image and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
     return Section(section.title, [*section.blocks[:open_], *([Details(line, rest)] if rest else [])], section.level)
 
 
