@@ -26,9 +26,10 @@ def size_note(members: Sequence[Row]) -> str:
     difference = abs(float(pairs.difference[0, 1]))
     if not variance:
         return ""
+    resolved = significant(resolvable(variance**0.5), 2)
     said = (
-        f"With {one.images} the test resolves a difference in {RANKING.label} of "
-        f"{significant(resolvable(variance**0.5), 2)} between {name(rows[0].model)} and {name(rows[1].model)} (two-sided 5 %, power 80 %); it is "
+        f"With {one.images} the test resolves a difference in {RANKING.label} of {resolved} between "
+        f"{name(rows[0].model)} and {name(rows[1].model)} (two-sided 5 %, power 80 %); it is "
         f"{significant(difference, 2)}."
     )
     return f"{said} {_wanted(difference, variance - training, training, one.n_patients or one.n_test, one.n_patients)}"
