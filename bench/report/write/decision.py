@@ -61,7 +61,7 @@ GLOSSARY = {
     "unusable": "Repeats of this speed differ by more than half, so it is not shown.",
     "Pareto front": "Models that no other beats in accuracy and cost at once.",
     "protocol": "Size, resolution, recipe, epochs and precision. Only models of one protocol are compared.",
-    "INCOMPLETE": "Some planned cells have no result yet.",
+    "incomplete": "Some planned cells have no result yet.",
 }
 
 
