@@ -126,7 +126,7 @@ function drawTradeoff(chart, note) {
   const where = measure.source === 'cell' ? `Cost at ${place.resolution} px, batch ${batchName(place.batch)}: ${data.settings[place.setting]}; latency is at batch 1.` : 'Cost as seen in the trainings themselves.';
   note.replaceChildren(
     element('p', { id: 'front' }, `Pareto front (dashed; ${measure.more ? 'more' : 'less'} ${measure.label} is better): ${best.map((point) => point.label).join(', ')}.`),
-    element('p', { class: 'note' }, `${where} Vertical lines are 95 % intervals over test images.${without ? ` ${without} of ${lines.length} models have no such figure.` : ''}`));
+    element('p', { class: 'note' }, `${where} Vertical lines are 95 % intervals.${without ? ` ${without} of ${lines.length} models have no such figure.` : ''}`));
 }
 
 function tradeoffPoint(line, measure, place) {
