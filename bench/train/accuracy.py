@@ -17,16 +17,18 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
-from bench.data.cache_entry import Entry, without_repeats
+from bench.data.cache_entry import Entry, members, without_repeats
+from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
-from bench.record.cells import AccuracyCell, Context, Result, cell_key
+from bench.record.cells import AccuracyCell, Context, Result, cell_key, few_labels
 from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Finding, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
+from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
@@ -55,23 +57,68 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
 
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
+    info, entry, data = opened(cell, ctx)
+    data = with_labels_drawn(cell, entry, data)
+    timings["load_s"] = time.perf_counter() - started
+
+    outcome, metrics = _trained(cell, info, data, ctx, timings)
+    metrics |= about(cell, info, entry, data)
+    return result_of(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+
+
+def opened(cell: AccuracyCell, ctx: Context) -> tuple[DatasetInfo, Entry, dict[str, Split]]:
+    """The dataset of a Cell: its info, the decoded entry, and the splits as ``--leaks`` says.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
     info = registry.dataset_info(cell.dataset)
     entry = open_entry(
         info, cell.size, ctx.data_root, ctx.cache_dir,
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
-    data = without_repeats(entry) if cell.leaks == "drop" else entry.splits
     write_split_file(info, entry, splits_folder(ctx.out))
-    timings["load_s"] = time.perf_counter() - started
+    return info, entry, without_repeats(entry) if cell.leaks == "drop" else entry.splits
 
-    outcome, metrics = _trained(cell, info, data, ctx, timings)
-    metrics["data"] = {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}
-    return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+
+def with_labels_drawn(cell: AccuracyCell, entry: Entry, data: Mapping[str, Split]) -> dict[str, Split]:
+    """The splits with the images whose labels a Cell uses; the test split is always whole."""
+    found = dict(data)
+    for name, rows in label_rows(cell, entry, data).items():
+        if len(rows) < len(data[name].labels):
+            found[name] = Split(data[name].images[rows], data[name].labels[rows])
+    return found
+
+
+def label_rows(cell: AccuracyCell, entry: Entry, data: Mapping[str, Split]) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of train and val whose labels a Cell uses (:mod:`bench.train.draws`)."""
+    found = {}
+    for name in ("train", "val"):
+        labels, said = data[name].labels[:], members(entry.folder).get(name)
+        whole = said is not None and len(said.names) == len(labels)  # not so after repeated images were dropped
+        found[name] = drawn(
+            labels, split=name, draw=cell.draw, shots=cell.shots, fraction=cell.label_fraction,
+            names=said.names if said and whole else (), patients=said.groups if said and whole else (),
+        )  # fmt: skip
+    return found
+
+
+def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, data: Mapping[str, Split]) -> dict[str, Any]:
+    """What a Record says of its data and weights, beside the scores."""
+    found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
+    if few_labels(cell.spec()):
+        found |= {"labelled_train": len(data["train"].labels), "labelled_val": len(data["val"].labels)}
+    if cell.weights_sha256:
+        given = asdict(locate(registry.parse_model(cell.model)))
+        found["weights"] = {key: str(given[key]) for key in ("source", "sha256", "licence", "trained_on")}
+    return found
 
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
     """What a reader of the score should know of the data: from names and headers, and from the pixels."""
     found = [*info.findings, *entry.looked.findings]
+    if cell.weights_sha256 and (leak := leak_of_weights(cell.dataset, locate(registry.parse_model(cell.model)))):
+        found.append(leak)
     if cell.leaks == "drop" and any(entry.looked.repeated.values()):
         counts = " and ".join(f"{len(rows):,} of {name}" for name, rows in entry.looked.repeated.items() if rows)
         found.append(Finding(f"images that a later split has too were dropped: {counts} (--leaks drop)"))
@@ -168,8 +215,7 @@ def build_model(
     Returns:
         The model, and whether it is laid out channels_last.
     """
-    spec = registry.parse_model(cell.model)
-    options = {key: value for key, value in spec.options if pretrained or key != "pretrained"}
+    spec, options = registry.parse_model(cell.model), model_options(cell, pretrained)
     torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
     channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
     model: nn.Module = registry.model_info(spec.name).build(len(info.classes), channels, cell.resolution, **options)
@@ -178,6 +224,26 @@ def build_model(
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, channels_last
+
+
+def model_options(cell: AccuracyCell, pretrained: bool = True) -> dict[str, Any]:
+    """The options of a Cell's model, with the file that its weights lie in; fetched where only the hub has them.
+
+    Raises:
+        ConfigError: the weights are nowhere.
+        RuntimeError: they are not those that were planned.
+    """
+    spec = registry.parse_model(cell.model)
+    options = dict(spec.options)
+    named = options.pop("pretrained", None)
+    if not pretrained or not named or not cell.weights_sha256:
+        return options
+    found = locate(spec, fetch=True)
+    if cell.weights_sha256 not in ("hub", found.sha256):
+        raise RuntimeError(f"{found.path} is not what was planned (SHA-256 {cell.weights_sha256}); run again")
+    if isinstance(named, str):
+        return {**options, "pretrained": found.path}
+    return {**options, "pretrained": True, "weights_file": found.path}
 
 
 def pipeline(
@@ -259,7 +325,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def _result(
+def result_of(
     cell: AccuracyCell,
     info: DatasetInfo,
     data: Mapping[str, Split],
