@@ -47,6 +47,7 @@ def _medmnist(
     traps: tuple[str, ...] = (),
     licence: str = "CC BY 4.0",
     bundled: tuple[int, ...] = (),
+    positive: str = "",
 ) -> None:
     add_builtin(
         DatasetInfo(
@@ -68,6 +69,7 @@ def _medmnist(
             groups=("medmnist",),
             mirror_safe=mirror_safe,
             traps=traps + _COMMON_TRAPS,
+            positive=positive,
         )
     )
 
@@ -172,6 +174,7 @@ _medmnist(
         "pneumonia is 74.2 % of val but 62.5 % of test",
         "8 images at 28 pixels are in train and in val; some 128 and 224 images are enlarged from smaller sources",
     ),
+    positive="pneumonia",
 )
 _medmnist(
     "retinamnist",
@@ -198,6 +201,7 @@ _medmnist(
         "label 1 is normal or benign, label 0 malignant",
     ),
     bundled=(28,),
+    positive="malignant",
 )
 _medmnist(
     "bloodmnist",
@@ -279,6 +283,7 @@ def _phantom(name: str, task: str, classes: tuple[str, ...], summary: str) -> No
             source="datasets/phantoms.py",
             groups=("phantoms",),
             mirror_safe=True,
+            positive=classes[1] if task == "binary-class" else "",
         )
     )
 

@@ -299,7 +299,8 @@ def scan(source: SourceName) -> tuple[Listing, Rows]:
     patient = options.get("patient", "")
     if patient and not patient.startswith("dicom"):
         rows.patients = table.column(patient, "of the patients")
-    used = {*several, *options.values(), *usual("image", table.columns)[:1]}
+    told = {value for key, value in options.items() if key not in ("group", "positive")}
+    used = {*several, *told, *usual("image", table.columns)[:1]}
     rows.beside = {name: table.column(name, "") for name in table.columns if name not in used}
     if "split" in options:
         rows.splits = table.column(options["split"], "of the splits")

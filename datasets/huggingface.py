@@ -324,7 +324,8 @@ def scan(opened: Opened) -> tuple[Listing, Rows]:
     patient = options.get("patient", "")
     if patient and not patient.startswith("dicom"):
         rows.patients = [str(value).strip() for value in opened.column(patient)]
-    used = {opened.image, *opened.labels, *options.values()}
+    told = {value for key, value in options.items() if key not in ("group", "positive")}
+    used = {opened.image, *opened.labels, *told}
     plain = [name for name, kind in opened.tables[0][1].features.items() if getattr(kind, "dtype", "") in _PLAIN]
     rows.beside = {name: opened.column(name) for name in plain if name not in used}
     if "split" in options:

@@ -64,7 +64,7 @@ def build(
     config = _config(name)
     if config is not None and config.fixed_input_size:
         options = {"img_size": img_size, **options}
-    if pretrained is True and weights_file:
+    if pretrained is True and weights_file and not name.startswith(HUB):  # that of the hub lies beside its config
         options = {"pretrained_cfg_overlay": {"file": str(weights_file)}, **options}
     full = f"local-dir:{_on_hub(name).parent}" if name.startswith(HUB) else name
     try:
@@ -87,9 +87,9 @@ def _config(name: str) -> Any:
     """Timm's entry on the weights of a model; None where it has none. Raises hub.UnreachableError."""
     if not name.startswith(HUB):
         return timm.get_pretrained_cfg(name)
-    stated, _, _ = load_model_config_from_path(_on_hub(name).parent)
+    stated, architecture, _ = load_model_config_from_path(_on_hub(name).parent)
     known = {field.name for field in dataclasses.fields(PretrainedCfg)}
-    return PretrainedCfg(**{key: value for key, value in stated.items() if key in known})
+    return PretrainedCfg(**{**{k: v for k, v in stated.items() if k in known}, "architecture": architecture})
 
 
 def _load(model: nn.Module, name: str, path: str | Path, in_chans: int) -> None:

@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,8 @@ def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> di
     plugin = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None
     identity = {"format": FORMAT, "dataset": info.name, "size": size, "fingerprint": fingerprint}
     identity |= {"plugin_sha256": plugin, "classes": list(info.classes), "channels": info.channels}
-    return identity | ({"resize": rule} if info.varied else {})
+    identity |= {"resize": rule} if info.varied else {}
+    return identity | ({"columns": list(info.columns)} if info.columns else {})
 
 
 def without_repeats(entry: Entry) -> dict[str, Split]:
@@ -59,9 +61,16 @@ def without_repeats(entry: Entry) -> dict[str, Split]:
     found = dict(entry.splits)
     for name, rows in entry.looked.repeated.items():
         if rows:
-            kept = np.setdiff1d(np.arange(len(found[name].labels)), rows)
+            kept = not_repeated(entry, name)
             found[name] = Split(found[name].images[kept], found[name].labels[kept])
     return found
+
+
+def not_repeated(entry: Entry, split: str) -> np.ndarray[Any, Any]:
+    """Indices of the images of a split that no later split has."""
+    everything = np.arange(len(entry.splits[split].labels))
+    kept: np.ndarray[Any, Any] = np.setdiff1d(everything, entry.looked.repeated.get(split, ()))
+    return kept
 
 
 def entry_name(identity: Mapping[str, Any]) -> str:
@@ -200,18 +209,29 @@ def _info(path: Path, crc: int) -> dict[str, Any]:
     return {"bytes": status.st_size, "crc32": crc, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
 
+_OWN = ("name", "label", "split", "group")
+
+
+def _column(name: str) -> str:
+    """A column's name in the table of members."""
+    return f"{name} (source)" if name in _OWN else name
+
+
 def _write_members(
     path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray[Any, Any]]
 ) -> dict[str, Any]:
-    """Write the table (name, label, split, group): what is in which split, for anyone to use again."""
+    """Write the table (name, label, split, group, other columns): what is in which split, for anyone to use again."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("name", "label", "split", "group"))
+    table.writerow((*_OWN, *map(_column, info.columns)))
     for split in SPLITS:
         names, groups = _names(splits[split]), _groups(splits[split])
+        found = getattr(splits[split], "columns", {})
+        columns = [found.get(name, [""] * len(labels[split])) for name in info.columns]
         for index, label in enumerate(labels[split]):
             said = "|".join(info.classes[c] for c in np.flatnonzero(label)) if label.ndim else info.classes[int(label)]
-            table.writerow((names[index] if names else "", said, split, groups[index] if groups else ""))
+            own = (names[index] if names else "", said, split, groups[index] if groups else "")
+            table.writerow((*own, *(column[index] for column in columns)))
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path.write_bytes(content)
     return _info(path, zlib.crc32(content))
@@ -261,10 +281,20 @@ def _mapped(path: Path, info: Mapping[str, Any]) -> np.ndarray[Any, Any]:
 
 
 class Members(NamedTuple):
-    """What the images of a split are called and which belong together; "" where unknown."""
+    """What the images of a split are called, which belong together ("" where unknown), and what else is known of each.
+
+    ``columns`` are those of the source's table, by their names.
+    """
 
     names: tuple[str, ...]
     groups: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def at(self, rows: np.ndarray[Any, Any]) -> Members:
+        """Some of the images, in the order of ``rows``."""
+        chosen = rows.tolist()
+        columns = {name: tuple(values[i] for i in chosen) for name, values in self.columns.items()}
+        return Members(tuple(self.names[i] for i in chosen), tuple(self.groups[i] for i in chosen), columns)
 
 
 def members(folder: Path) -> dict[str, Members]:
@@ -272,10 +302,16 @@ def members(folder: Path) -> dict[str, Members]:
     path = folder / MEMBERS
     if not path.is_file():
         return {}
-    found: dict[str, tuple[list[str], list[str]]] = {split: ([], []) for split in SPLITS}
+    found: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        for row in csv.DictReader(stream):
-            names, groups = found[row["split"]]
-            names.append(row["name"])
-            groups.append(row["group"])
-    return {split: Members(tuple(names), tuple(groups)) for split, (names, groups) in found.items()}
+        table = csv.reader(stream)
+        heads = [head.removesuffix(" (source)") for head in next(table)[len(_OWN) :]]
+        for row in table:
+            found[row[2]].append(row)
+    return {
+        split: Members(
+            tuple(row[0] for row in rows), tuple(row[3] for row in rows),
+            {head: tuple(row[len(_OWN) + at] for row in rows) for at, head in enumerate(heads)},
+        )
+        for split, rows in found.items()
+    }  # fmt: skip

@@ -12,10 +12,12 @@ from bench.registry.info import (
     LazySplit,
     ModelInfo,
     Option,
+    Positive,
     RegistryError,
     RemoteFile,
     Split,
     nearest,
+    positive_of,
 )
 from bench.registry.names import ModelSpec, SourceName, display_names, file_stem, legible, parse_source, split_names
 from bench.registry.registry import (
@@ -48,6 +50,7 @@ __all__ = [
     "ModelInfo",
     "ModelSpec",
     "Option",
+    "Positive",
     "Registry",
     "RegistryError",
     "RemoteFile",
@@ -70,6 +73,7 @@ __all__ = [
     "nearest",
     "parse_model",
     "parse_source",
+    "positive_of",
     "register_dataset",
     "register_model",
     "split_names",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,12 +127,14 @@ class LazySplit:
             the file.
         names: of each image: its path relative to the data root, for messages and the split file.
         groups: what must not be torn apart by a split (patient, lesion), or "" where unknown.
+        columns: what else the source's table says of each image (sex, age, view), by column.
     """
 
     labels: np.ndarray[Any, Any]
     read: Callable[[int], np.ndarray[Any, Any]]
     names: Sequence[str] = ()
     groups: Sequence[str] = ()
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +183,34 @@ class Finding:
     severity: str = "warning"
 
 
+class Positive(NamedTuple):
+    """The class of a two-class task that a sensitivity is of: its name, its number, and whether that is a guess."""
+
+    name: str
+    number: int
+    guessed: bool
+
+
+_NEGATIVE = re.compile(
+    r"(no|non|not|without)([ _-].*)?|0|false|normal|negative|neg|healthy|controls?|benign|absent|none|clear",
+    re.I,
+)
+
+
+def positive_of(task: str, classes: Sequence[str], declared: str = "") -> Positive | None:
+    """The positive class of a two-class task; None for other tasks.
+
+    Where it is not declared, it is the one beside a class that is named as negatives are (``no_icu``, ``normal``), else
+    the last.
+    """
+    if task != "binary-class" or len(classes) != 2:
+        return None
+    if declared in classes:
+        return Positive(declared, classes.index(declared), False)
+    index = 0 if _NEGATIVE.fullmatch(classes[1]) and not _NEGATIVE.fullmatch(classes[0]) else 1
+    return Positive(classes[index], index, True)
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """What is known about a dataset without reading it.
@@ -194,6 +225,9 @@ class DatasetInfo:
         traps: known defects that a reader of a score should know.
         findings: what a look at a source's names and headers has found; ``traps`` repeats the texts.
         adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
+        positive: of a two-class task, the class that is looked for (malignant); "" where it is guessed.
+        columns: what else its table says of each image, kept with the predictions.
+        subgroups: those of ``columns`` by which results are also reported.
         variant: ``"module:function"`` from this info and the options in brackets behind the name (key to text) to the
             info of that variant; "" where the dataset has no options.
     """
@@ -219,13 +253,27 @@ class DatasetInfo:
     mirror_safe: bool = False
     traps: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    positive: str = ""
+    columns: tuple[str, ...] = ()
+    subgroups: tuple[str, ...] = ()
     variant: str = ""
     origin: str = ""
     plugin_file: str | None = None
 
+    @property
+    def positive_class(self) -> Positive | None:
+        """The class that sensitivity is of; None but for two classes."""
+        return positive_of(self.task, self.classes, self.positive)
+
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise RegistryError(f"dataset {self.name!r}: task {self.task!r} is none of {', '.join(TASKS)}")
+        if self.positive and (self.task != "binary-class" or self.positive not in self.classes):
+            classes = ", ".join(self.classes)
+            raise RegistryError(
+                f"dataset {self.name!r}: positive={self.positive} is none of two classes; its classes are {classes}"
+                + nearest(self.positive, self.classes)
+            )
         if self.varied and self.sizes:
             raise RegistryError(f"dataset {self.name!r}: images of varied size have no list of sizes")
 

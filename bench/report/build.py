@@ -30,15 +30,18 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
 from bench.report.noise import without_unusable
+from bench.report.recommend import Recommendation, recommend
 from bench.report.report import ReportData
-from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
+from bench.report.rows import accuracy_rows, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
@@ -116,10 +119,10 @@ class Report(ReportData):
         damaged: Iterable[str] = (),
     ) -> None:
         self.damaged = [f"cells/{problem.rpartition('/cells/')[2]}" for problem in damaged]
-        shown, self.run_info = with_short_names(unique(records), run_info or {})
+        shown, self.run_info, origins = with_short_names(unique(records), run_info or {})
         self.measured = shown  # with speeds that no table shows
         self.records = [without_unusable(record) for record in shown]
-        self.rows = accuracy_rows(self.records)
+        self.rows = accuracy_rows(self.records, origins)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.metrics = defined(self.records)
         self.boards = overall(self.rows, RANKING, [m for m in TESTED if m != RANKING] + list(self.metrics))
@@ -139,10 +142,16 @@ class Report(ReportData):
         terminal(self.sections, console)
 
     @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """Which network to take, without limits of cost; None where no model has a result."""
+        return recommend(self) if headline(self.boards) else None
+
+    @cached_property
     def sections(self) -> list[Section]:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
-        lines = (*summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        pick = self.recommendation.lines() if self.recommendation else ()
+        lines = (*pick, *summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
@@ -178,6 +187,7 @@ class Report(ReportData):
                 others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
         if others:
             sections.append(Section("Accuracy under other protocols", others))
+        sections += native_size_sections(self.boards)
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
         sections += metric_sections(self.rows, self.metrics)
@@ -193,8 +203,7 @@ class Report(ReportData):
 def _best(board: Overall) -> str:
     if not board.ranked:
         return f"no test {board.metric.label}"
-    n = len(board.counted)
-    over = f"over {n} datasets" if n > 1 else f"on {name(board.counted[0])}"
+    over = board.over
     best, label = board.ranked[0], board.metric.label
     if len(board.ranked) == 1:
         return f"only {name(best.model)}, {label} {over} {board.metric.shown(best.score)}"

@@ -22,6 +22,7 @@ from bench.stats.separation import (
     groups_of,
     mcnemar_values,
     mean_contrast,
+    same_images_contrast,
 )
 
 MIN_PER_CLASS = 5  # test images, below which nothing is said of a dataset
@@ -99,7 +100,7 @@ def _mean(board: Overall, tables: Tables, found: Significance) -> Judged | None:
     models = [s.model for s in board.ranked]
     if len(models) < 2:
         return None
-    parts = []
+    parts: dict[str, tuple[Contrast, Array]] = {}
     for dataset in board.counted:
         if dataset not in tables or not set(models) <= set(tables[dataset][0]):
             takes = "the saved scores" if board.metric.images else "two seeds"
@@ -111,26 +112,30 @@ def _mean(board: Overall, tables: Tables, found: Significance) -> Judged | None:
             return None
         own, pairs, p = tables[dataset]
         at = [list(own).index(m) for m in models]
-        parts.append((pairs.of(at), p[np.ix_(at, at)]))
+        parts[dataset] = pairs.of(at), p[np.ix_(at, at)]
     if len(parts) == 1:
-        return (models, *parts[0])
-    pairs = mean_contrast([pairs for pairs, _ in parts])
+        return (models, *parts[board.counted[0]])
+    pairs = mean_contrast([same_images_contrast([parts[d][0] for d in own]) for own in board.families])
     return models, pairs, pairs.p_values()
 
 
 def _over_datasets(board: Overall, found: Significance) -> None:
     models = [s.model for s in board.ranked]
-    n = len(board.counted)
+    n = board.independent
     if len(models) < 2 or not n:
         return
     if n < MIN_DATASETS or len(models) < MIN_MODELS:
         have = f"{counted(n, 'dataset')} and {counted(len(models), 'model')}"
+        have += "; variants of one dataset count as one" if n < len(board.counted) else ""
         found.reasons.append(
             f"Whether the order would hold on other datasets is not tested: Friedman's test needs {MIN_DATASETS} "
             f"datasets and {MIN_MODELS} models, and here are {have}."
         )
         return
     metric = board.metric
-    scores = [[metric.sign * (s.rows[d].mean(metric.field) or 0.0) for s in board.ranked] for d in board.counted]
+    scores = [
+        [np.mean([metric.sign * (s.rows[d].mean(metric.field) or 0.0) for d in own]) for s in board.ranked]
+        for own in board.families
+    ]
     found.friedman = friedman(np.array(scores))
     found.friedman_models = tuple(models)

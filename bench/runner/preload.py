@@ -24,4 +24,4 @@ with warnings.catch_warnings(), contextlib.suppress(Exception):
     import bench.models.vmamba
     import bench.plan.fingerprints
     import bench.train.accuracy
-    import bench.train.frozen  # noqa: F401
+    import bench.train.frozen.run  # noqa: F401

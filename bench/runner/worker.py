@@ -160,7 +160,7 @@ def _is_frozen(cell: Cell) -> bool:
 
 def _frozen(job: Job, context: Context, send: Send) -> Result:
     """Score the Cells of a job on the features they share; each but the job's own is sent at once."""
-    from bench.train.frozen import run_frozen
+    from bench.train.frozen.run import run_frozen
 
     cells = {cell_key(cell): cell for cell in (*job.more, job.cell) if isinstance(cell, AccuracyCell)}
     where, began = environment(job.device), time.perf_counter()

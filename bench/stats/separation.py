@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, strata
 from bench.metrics.registry import OverImages
+from bench.stats.cluster import over_patients
 from bench.stats.paired import holm, mcnemar
 from bench.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
 
@@ -29,11 +30,13 @@ class Sample:
         influence: (N,) what drawing each image once more adds to the mean over seeds.
         right: (N,) how right each image was answered, of a figure that is its mean over images and one seed; only for
             McNemar's exact test.
+        patients: (N,) number of each image's patient, where some have several images: they count together.
     """
 
     values: tuple[float, ...]
     influence: Array
     right: Array | None = None
+    patients: Array | None = None
 
     @property
     def mean(self) -> float:
@@ -119,10 +122,13 @@ def _degrees(variance: Array, moments: Array) -> Array:
     return found
 
 
-def sample(of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
+def sample(
+    of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float], patients: Array | None = None
+) -> Sample:
     """A metric of one model from the scores and the value of each seed."""
     influence = np.mean([of.influence(s, labels) for s in scores], axis=0)
-    return Sample(tuple(values), influence, of.answers(scores[0], labels) if of.answers and len(scores) == 1 else None)
+    exact = of.answers if len(scores) == 1 and patients is None else None
+    return Sample(tuple(values), influence, exact(scores[0], labels) if exact else None, patients)
 
 
 def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
@@ -135,7 +141,7 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
     means = np.array([s.mean for s in samples])
     variance = np.zeros((len(samples), len(samples)))
     moments = np.zeros_like(variance)
-    for gram, degrees in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+    for gram, degrees in _over_images(samples, groups):
         own = np.diag(gram)
         part = np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0)
         variance += part
@@ -160,7 +166,7 @@ def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
     training = np.where(seeds > 1, own, float(((seeds - 1) * own).sum()) / max(degrees, 1)) / seeds
     moments = training**2 / np.where(seeds > 1, seeds - 1, max(degrees, 1))
     images = np.zeros(len(samples))
-    for gram, freedom in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+    for gram, freedom in _over_images(samples, groups):
         images += np.diag(gram)
         moments += np.diag(gram) ** 2 / freedom
     parts = zip(samples, (images + training).tolist(), moments.tolist(), images.tolist(), strict=True)
@@ -181,6 +187,15 @@ def mean_estimate(of: Sequence[Estimate]) -> Estimate:
 def groups_of(of: OverImages, labels: Array) -> Array:
     """The group that each test image counts as drawn from, (N,): its class, or one for all, as the metric says."""
     return strata(labels) if of.by_class else np.zeros(len(labels), dtype=np.int64)
+
+
+def _over_images(samples: Sequence[Sample], groups: Array) -> Iterator[tuple[Array, int]]:
+    """What another draw of images would move the figures by, or where patients are known, another draw of those."""
+    influence = np.stack([s.influence for s in samples], axis=1)
+    if samples[0].patients is None:
+        yield from over_images(influence, groups)
+    else:
+        yield over_patients(influence, groups, samples[0].patients)
 
 
 def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:
@@ -237,6 +252,37 @@ def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
         training=np.sum([c.training for c in contrasts], axis=0) / n**2,
         retrained=all(c.retrained for c in contrasts),
     )
+
+
+def same_images(of: Sequence[Estimate]) -> Estimate:
+    """One model's mean over variants of one dataset (other splits of the same images), as if they erred all alike.
+
+    How far variants share images and errors is not known, so nothing averages out: the mean is as uncertain as its
+    parts are on average (an upper bound of its variance).
+    """
+    if len(of) == 1:
+        return of[0]
+    variance, moments = _alike([np.array(e.variance) for e in of], [np.array(e.moments) for e in of])
+    images = float(np.mean([e.over_images**0.5 for e in of])) ** 2
+    return Estimate(sum(e.value for e in of) / len(of), float(variance), float(moments), images)
+
+
+def same_images_contrast(of: Sequence[Contrast]) -> Contrast:
+    """The same of all pairs: models compared by their mean over variants of one dataset."""
+    if len(of) == 1:
+        return of[0]
+    variance, moments = _alike([c.variance for c in of], [c.moments for c in of])
+    training = np.mean([np.sqrt(c.training) for c in of], axis=0) ** 2
+    difference = np.mean([c.difference for c in of], axis=0)
+    return Contrast(difference, variance, moments, training, all(c.retrained for c in of))
+
+
+def _alike(variances: Sequence[Array], moments: Sequence[Array]) -> tuple[Array, Array]:
+    """Variance of a mean whose parts are perfectly correlated, and its moments for the fewest degrees of any part."""
+    variance = np.mean([np.sqrt(v) for v in variances], axis=0) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fewest = np.max([np.nan_to_num(m / v**2, posinf=0.0) for m, v in zip(moments, variances, strict=True)], axis=0)
+    return variance, variance**2 * fewest
 
 
 def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:

@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -17,14 +17,15 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
-from bench.data.cache_entry import Entry, members, without_repeats
+from bench.data.cache_entry import Entry, Members, members, not_repeated, without_repeats
 from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
+from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
 from bench.record.cells import AccuracyCell, Context, Result, cell_key, few_labels
 from bench.record.paths import checkpoint_path, splits_folder
-from bench.registry import DatasetInfo, Finding, Split
+from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
@@ -58,12 +59,14 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
     info, entry, data = opened(cell, ctx)
-    data = with_labels_drawn(cell, entry, data)
+    who = whose(cell, entry)
+    rows = label_rows(cell, data, who)
+    data, who = with_labels(data, who, rows)
     timings["load_s"] = time.perf_counter() - started
 
     outcome, metrics = _trained(cell, info, data, ctx, timings)
-    metrics |= about(cell, info, entry, data)
-    return result_of(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+    metrics |= about(cell, info, entry, rows)
+    return result_of(cell, info, data, who, outcome, metrics, {**timings, **outcome.timings})
 
 
 def opened(cell: AccuracyCell, ctx: Context) -> tuple[DatasetInfo, Entry, dict[str, Split]]:
@@ -81,37 +84,45 @@ def opened(cell: AccuracyCell, ctx: Context) -> tuple[DatasetInfo, Entry, dict[s
     return info, entry, without_repeats(entry) if cell.leaks == "drop" else entry.splits
 
 
-def with_labels_drawn(cell: AccuracyCell, entry: Entry, data: Mapping[str, Split]) -> dict[str, Split]:
-    """The splits with the images whose labels a Cell uses; the test split is always whole."""
-    found = dict(data)
-    for name, rows in label_rows(cell, entry, data).items():
-        if len(rows) < len(data[name].labels):
-            found[name] = Split(data[name].images[rows], data[name].labels[rows])
-    return found
-
-
-def label_rows(cell: AccuracyCell, entry: Entry, data: Mapping[str, Split]) -> dict[str, np.ndarray[Any, Any]]:
-    """Rows of train and val whose labels a Cell uses (:mod:`bench.train.draws`)."""
+def label_rows(
+    cell: AccuracyCell, data: Mapping[str, Split], who: Mapping[str, Members | None]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of each split whose labels a Cell uses (:mod:`bench.train.draws`); of test all."""
     found = {}
-    for name in ("train", "val"):
-        labels, said = data[name].labels[:], members(entry.folder).get(name)
-        whole = said is not None and len(said.names) == len(labels)  # not so after repeated images were dropped
-        found[name] = drawn(
-            labels, split=name, draw=cell.draw, shots=cell.shots, fraction=cell.label_fraction,
-            names=said.names if said and whole else (), patients=said.groups if said and whole else (),
+    for name, split in data.items():
+        said = who[name]
+        found[name] = np.arange(len(split.labels)) if name == "test" else drawn(
+            np.asarray(split.labels[:]), split=name, draw=cell.draw, shots=cell.shots, fraction=cell.label_fraction,
+            names=said.names if said else (), patients=said.groups if said else (),
         )  # fmt: skip
     return found
 
 
-def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, data: Mapping[str, Split]) -> dict[str, Any]:
+def with_labels(
+    data: Mapping[str, Split], who: Mapping[str, Members | None], rows: Mapping[str, np.ndarray[Any, Any]]
+) -> tuple[dict[str, Split], dict[str, Members | None]]:
+    """The rows of each split, and whose images they are; splits that are used whole stay as they are."""
+    few = {name for name, split in data.items() if len(rows[name]) < len(split.labels)}
+    splits = {n: Split(s.images[rows[n]], s.labels[rows[n]]) if n in few else s for n, s in data.items()}
+    return splits, {n: said.at(rows[n]) if said and n in few else said for n, said in who.items()}
+
+
+def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> dict[str, Any]:
     """What a Record says of its data and weights, beside the scores."""
     found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
     if few_labels(cell.spec()):
-        found |= {"labelled_train": len(data["train"].labels), "labelled_val": len(data["val"].labels)}
+        found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
     if cell.weights_sha256:
         given = asdict(locate(registry.parse_model(cell.model)))
         found["weights"] = {key: str(given[key]) for key in ("source", "sha256", "licence", "trained_on")}
     return found
+
+
+def whose(cell: AccuracyCell, entry: Entry) -> dict[str, Members | None]:
+    """Names, patients and columns of the images of each split; None where the source names none."""
+    found = members(entry.folder)
+    drop = cell.leaks == "drop"
+    return {n: m.at(not_repeated(entry, n)) if (m := found.get(n)) and drop else m for n in entry.splits}
 
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
@@ -329,20 +340,22 @@ def result_of(
     cell: AccuracyCell,
     info: DatasetInfo,
     data: Mapping[str, Split],
+    who: Mapping[str, Members | None],
     outcome: Outcome,
     metrics: dict[str, Any],
     timings: dict[str, float],
 ) -> Result:
     """Put an outcome into the form of the store; an undefined number becomes None."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
+    positive = info.positive_class
     metrics["epochs"] = len(outcome.history)
-    if rates := [row["images_per_s"] for row in outcome.history]:
+    if rates := [row["images_per_s"] for row in outcome.history if "images_per_s" in row]:
         metrics["train_images_per_s"] = float(np.median(rates))
     for name, scores in (("val", outcome.val_scores), ("test", outcome.test_scores)):
         if scores is None or outcome.status != "ok":
             continue
-        arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:]}
-        found = classification_metrics(data[name].labels, scores, info.task)
+        arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:], **_named(name, who[name])}
+        found = classification_metrics(data[name].labels, scores, info.task, positive.number if positive else 1)
         found["loss"] = found.pop("nll")
         wanted = found if name == "test" else {key: found[key] for key in ("acc", "auc", "loss")}
         metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
@@ -350,7 +363,36 @@ def result_of(
         metrics |= definitions()  # of the metrics that plug-ins registered
         metrics["best_epoch"] = outcome.best_epoch
         metrics["classes"] = list(info.classes)  # what the columns of the scores and of the confusion stand for
+        metrics |= clinical_metrics(arrays, positive)
+        if info.subgroups:
+            metrics["subgroups"] = list(info.subgroups)
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)
+
+
+def clinical_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], positive: Positive | None) -> dict[str, Any]:
+    """The positive class, the operating point that validation chooses, and calibration, as a Record holds them."""
+    said = {"positive_class": positive.name, "positive_class_guessed": positive.guessed} if positive else {}
+    names = ("val_scores", "val_labels", "test_scores", "test_labels")
+    if not all(name in arrays and len(arrays[name]) for name in names):
+        return said
+    val_scores, val_labels, scores, labels = (arrays[name] for name in names)
+    found = recorded(clinical(val_scores, val_labels, scores, labels, positive.number if positive else 1))
+    return {**said, **{name: storable(value) for name, value in found.items()}}
+
+
+def _named(split: str, who: Members | None) -> dict[str, np.ndarray[Any, Any]]:
+    """Names and patients of the images of a split, and of test what the source's table says, as arrays of text."""
+    if who is None:
+        return {}
+    texts = {f"{split}_names": who.names, f"{split}_patients": who.groups}
+    if split == "test":
+        texts |= {f"test_group_{column}": values for column, values in who.columns.items()}
+    return {name: _text(values) for name, values in texts.items() if any(values)}
+
+
+def _text(values: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Unicode (N,); bytes of a file name that are no text are written as escapes."""
+    return np.array([value.encode("utf-8", "backslashreplace").decode() for value in values])
 
 
 def storable(value: Any) -> Any:

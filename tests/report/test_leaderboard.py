@@ -137,7 +137,7 @@ def test_versions_of_a_dataset_have_labels_of_their_own(run: Any, tmp_path: Path
     frame = accuracy_csv(tmp_path)
     assert frame[frame["size"] == 28].dataset.nunique() == 2
     assert list(frame[frame["size"] == 64].dataset) == ["phantom_local"]
-    assert "AUC and ACC are means over 2 datasets" in text
+    assert "AUC and ACC are means over 2 variants of one dataset" in text
 
 
 def test_a_plug_in_dataset_does_not_split_its_models(run: Any, tmp_path: Path):

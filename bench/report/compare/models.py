@@ -73,7 +73,7 @@ def judged_pairs(run: Path, a: str, b: str) -> list[PairRow]:
 def _of_board(board: Overall, a: Standing, b: Standing, fed: str) -> Iterable[PairRow]:
     found, metric = board.significance, board.metric
     if found.leader and found.judged and len(board.counted) > 1 and a.score is not None and b.score is not None:
-        where = f"mean over {counted(len(board.counted), 'dataset')}{fed}"
+        where = f"mean {board.over}{fed}"
         values = a.score, b.score
         yield _row(found.judged, found.leader, metric, (a.model, b.model), values, (where, "", board.seeds))
     for one in TESTED:

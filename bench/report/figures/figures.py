@@ -15,7 +15,7 @@ from typing import TypeGuard
 
 from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
-from bench.report.blocks import counted, fixed, known, natural
+from bench.report.blocks import fixed, known, natural
 from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
 from bench.report.sections.pareto import front
 from bench.report.write.page_data import Document
@@ -154,10 +154,7 @@ def _tradeoff(document: Document, index: int, measure: Document, colours: Colour
             points.append(Point(cost, line[RANKING.name], _label(document, line), number, *bounds))
     if not points:
         return None
-    counted_datasets = protocol["counted"]
-    over = (
-        counted_datasets[0] if len(counted_datasets) == 1 else f"mean over {counted(len(counted_datasets), 'dataset')}"
-    )
+    over = protocol["counted"][0] if len(protocol["counted"]) == 1 else f"mean {protocol['over']}"
     note = ""
     if measure["source"] == "cell" and place:
         batch = f"batch {place[2]}" if place[2] else "the largest batch that fits"

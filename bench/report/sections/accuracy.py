@@ -219,7 +219,9 @@ def _counted_note(board: Overall) -> str:
     which = ", ".join(name(d) for d in board.counted)
     n = len(board.counted)
     shown = listed([label, *(m.label for m in board.shown)])
-    means = f"{shown} are means over {n} datasets ({which})" if n > 1 else f"Only {which} counts here"
+    means = f"{shown} are means {board.over} ({which})" if n > 1 else f"Only {which} counts here"
+    if board.independent < n:
+        means += ", which share images, so that they count as one dataset and their errors do not average out"
     seeds = board.seeds
     many = board.most_seeds > seeds
     over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"

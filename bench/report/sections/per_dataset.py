@@ -6,10 +6,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from bench.metrics.calibration import over_seeds, wilson
-from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import (
     MISSING,
@@ -31,13 +27,10 @@ from bench.report.blocks import (
 )
 from bench.report.rows import Row
 from bench.report.sections.accuracy import basis_note
+from bench.report.sections.clinical import clinical_blocks
 from bench.report.standings import Overall, is_worse
 from bench.stats.leader import LeaderTest
 
-OPERATING_POINT = (
-    "Operating point: the score with the highest sensitivity + specificity on validation (of equal ones the most "
-    "sensitive), reported on test"
-)
 NO_WIDTH = (
     "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or that it cannot "
     "tell them apart; others might."
@@ -184,6 +177,8 @@ def from_chance(auc: float | None, low: float | None, high: float | None) -> str
 def _about(rows: Sequence[Row]) -> str:
     sizes = sorted({n for row in rows if (n := row.n_test) is not None})
     parts = [f"{' or '.join(f'{n:,}' for n in sizes)} test images." if sizes else ""]
+    if clustered := next((row.evidence for row in rows if row.evidence and row.evidence.patients is not None), None):
+        parts = [f"Test: {clustered.images}; intervals and tests count the images of a patient together."]
     majority = sorted({round(row.evidence.majority, 6) for row in rows if row.evidence})
     frequent = f", and ACC {' or '.join(fixed(m) for m in majority)} for the most frequent answer" if majority else ""
     parts.append(f"Chance is AUC 0.5{frequent}.")
@@ -197,83 +192,3 @@ def _about(rows: Sequence[Row]) -> str:
             "training to the next (n - 1)."
         )
     return " ".join(part for part in parts if part)
-
-
-# --- clinical columns ------------------------------------------------------------------------------------------
-
-
-def clinical_blocks(members: Sequence[Row]) -> list[Block]:
-    """The operating point and the calibration of each model, and each class where there are more than two."""
-    shown = [row for row in members if row.clinical]
-    if not shown:
-        if all(row.mean(METRICS["ece"].field) is None for row in members):
-            return []
-        return [Text("Calibration as recorded (saved scores would give more):"), _stored_calibration(members)]
-    classes = max(len(row.clinical[0].sensitivity) for row in shown)
-    columns = (
-        Column("model", left=True, code=True), Column("threshold", drop=3), Column("sensitivity"),
-        Column("sens. 95 %", drop=2), Column("specificity"), Column("spec. 95 %", drop=2), Column("ECE"),
-        Column("ECE scaled", drop=1), Column("Brier", drop=1), Column("Brier scaled", drop=1),
-        Column("temperature", drop=2),
-    )  # fmt: skip
-    table = Table(columns, rows_of(_clinical_line(row) for row in shown)).without_empty()
-    which = "Sensitivity and specificity are those of class 1" if classes == 1 else (
-        "Sensitivity and specificity are means over the classes, each one against the rest at its own threshold"
-    )  # fmt: skip
-    bounds = " (95 %: Wilson, over images)" if classes == 1 else ""
-    note = (
-        f"{OPERATING_POINT}. {which}{bounds}. Scaled: after temperature scaling fitted on validation; a temperature "
-        "above 1 says that the model was overconfident. ECE over 15 bins."
-    )
-    if any(len(row.clinical) > 1 for row in shown):
-        note += " Over several trainings all are means, the temperature a geometric one."
-    blocks: list[Block] = [Text(note), table]
-    return [*blocks, *_per_class(shown, classes)] if classes > 1 else blocks
-
-
-def _clinical_line(row: Row) -> tuple[str, ...]:
-    sensitivity, specificity = over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity")
-    first = row.clinical[0]
-    one = len(sensitivity) == 1
-    ece, brier = over_seeds(row.clinical, "ece"), over_seeds(row.clinical, "brier")
-    return (
-        row.model,
-        fixed(float(over_seeds(row.clinical, "thresholds")[0])) if one else MISSING,
-        fixed(_mean_of(sensitivity)),
-        span(*wilson(float(sensitivity[0]), first.positives[0])) if one else MISSING,
-        fixed(_mean_of(specificity)),
-        span(*wilson(float(specificity[0]), first.negatives[0])) if one else MISSING,
-        fixed(float(ece[0])), fixed(float(ece[1])), fixed(float(brier[0])), fixed(float(brier[1])),
-        fixed(float(np.exp(np.mean([np.log(c.temperature) for c in row.clinical]))), 2),
-    )  # fmt: skip
-
-
-def _mean_of(values: Array) -> float:
-    found = values[np.isfinite(values)]
-    return float(found.mean()) if len(found) else float("nan")
-
-
-def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
-    first = shown[0].clinical[0]
-    names = shown[0].classes
-    if len(names) != len(first.positives):
-        names = tuple(map(str, range(len(first.positives))))
-    heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
-    columns = (Column("model", left=True, code=True), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
-    lines = []
-    for row in shown:
-        pairs = zip(over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity"), strict=True)
-        cells = [f"{fixed(float(a), 2)} / {fixed(float(b), 2)}" if known(float(a)) else MISSING for a, b in pairs]
-        lines.append((row.model, *cells, *[MISSING] * (classes - len(cells))))
-    return [Text("Sensitivity / specificity of each class:"), Table(columns, rows_of(lines))]
-
-
-def _stored_calibration(members: Sequence[Row]) -> Table:
-    """What the records alone say, where the scores are not at hand."""
-    columns = (Column("model", left=True, code=True), Column("ECE"), Column("Brier", drop=1))
-    lines = [
-        (row.model, fixed(row.mean(METRICS["ece"].field)), fixed(row.mean(METRICS["brier"].field)))
-        for row in members
-        if row.ok
-    ]
-    return Table(columns, rows_of(lines)).without_empty()

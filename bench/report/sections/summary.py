@@ -51,8 +51,7 @@ def headline(boards: Sequence[Overall]) -> Overall | None:
 def _leader(board: Overall, protocols: int) -> str:
     """Who ranks first under which protocol, and of how many others it is significantly better."""
     first, *others = board.ranked
-    label, n = board.metric.label, len(board.counted)
-    over = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {name(board.counted[0])}"
+    over = f"{'mean ' * (len(board.counted) > 1)}{board.metric.label} {board.over}"
     more = f" {counted(protocols - 1, 'more protocol')} below." if protocols > 1 else ""
     where = f" at {board.protocol.pixels}, {board.protocol.training}" if protocols > 1 else ""
     level = [s.model for s in others if s.score == first.score]
@@ -77,7 +76,7 @@ def _named(models: Sequence[str]) -> list[str]:
 
 def _significance(board: Overall) -> str:
     """On what basis the lead is tested."""
-    test, n = board.significance.friedman, len(board.counted)
+    test, n = board.significance.friedman, board.independent
     if len(board.ranked) < 2:
         return ""
     basis = f"training again ({board.seeds} seeds)" if board.seeds > 1 else "these trained networks only (single seed)"

@@ -46,6 +46,8 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
             "seeds": len(row.ok),
             "seeds_without_result": len(row.other),
             "n_test": row.n_test,
+            "n_test_patients": row.evidence.n_patients if row.evidence else None,
+            "positive_class": row.positive.name if row.positive else None,
             "overall_place": standing.place,
             "overall_mean_rank": standing.mean_rank,
             **_evidence(row),

@@ -155,7 +155,8 @@ def _protocols(report: ReportData, codes: _Codes) -> tuple[list[Document], dict[
             })  # fmt: skip
         protocols.append({
             "label": f"{board.protocol.pixels}, {board.protocol.training}", "resolution": board.protocol.resolution,
-            "counted": list(board.counted), "standings": standings, "orders": _orders(board, codes),
+            "counted": list(board.counted), "over": board.over.replace("`", ""), "standings": standings,
+            "orders": _orders(board, codes),
         })  # fmt: skip
     return protocols, {board.protocol.identity: i for i, board in enumerate(report.boards)}
 

@@ -70,7 +70,7 @@ function startTradeoff(holder) {
   const make = () => {
     const protocol = data.protocols[tradeoff.protocol];
     const datasets = unique(data.rows.filter((row) => row.protocol === Number(tradeoff.protocol)).map((row) => row.dataset));
-    const choices = [...(protocol.counted.length > 1 ? [['', `mean over ${protocol.counted.length} datasets`]] : []), ...datasets.map((name) => [name, name])];
+    const choices = [...(protocol.counted.length > 1 ? [['', `mean ${protocol.over}`]] : []), ...datasets.map((name) => [name, name])];
     if (!choices.some(([key]) => key === tradeoff.dataset)) [[tradeoff.dataset]] = choices;
     const where = places();
     if (!where.some((place) => place.key === tradeoff.where)) tradeoff.where = where[0]?.key;
@@ -107,7 +107,7 @@ function drawTradeoff(chart, note) {
     return;
   }
   const best = front(points, measure.more);
-  const over = tradeoff.dataset ? `on ${tradeoff.dataset}` : `(mean over ${data.protocols[tradeoff.protocol].counted.length} datasets)`;
+  const over = tradeoff.dataset ? `on ${tradeoff.dataset}` : `(mean ${data.protocols[tradeoff.protocol].over})`;
   const series = unique(points.map((point) => point.family)).sort(collator.compare)
     .map((family) => ({ name: family, family, points: points.filter((point) => point.family === family) }));
   drawChart(chart, {
