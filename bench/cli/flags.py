@@ -47,7 +47,10 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--data-root": ("run.data_root", "folder of the dataset files"),
     "--out": ("run.out", "the run directory; running again resumes it (default runs/<preset or config>)"),
     "--threads": ("run.threads", "CPU threads of a worker"),
-    "--pack": ("run.pack", "accuracy cells that share a GPU, or the cores; efficiency cells always run alone"),
+    "--pack": (
+        "run.pack",
+        "trainings that share a GPU, or the cores: a number, or auto; efficiency cells run alone",
+    ),
     "--timeout": (
         "run.timeout_s",
         "seconds after which a job (a cell, or one round of an efficiency cell) ends as timeout",

@@ -1,6 +1,6 @@
 """Pretrained weights: where they lie, their SHA-256, their licence and what they were trained on. Torch-free.
 
-Published weights (``pretrained=true``) are, in this order: what ``bench fetch --weights`` put into our cache, what
+Published weights (``pretrained=true``) are, in this order: what ``bench fetch --weights NAME`` put into our cache, what
 lies in the hub's cache, what the hub has.
 """
 
@@ -176,7 +176,7 @@ WHEELS = {
 
 
 def weights_folder() -> Path:
-    """Where ``bench fetch --weights`` puts files."""
+    """Where ``bench fetch --weights NAME`` puts files."""
     return default_cache_dir() / "weights"
 
 

@@ -140,6 +140,20 @@ def device_memory_used(device: str) -> int | None:
     return int(found[0].nvmlDeviceGetMemoryInfo(found[1]).used) if found else None
 
 
+def free_memory_share(uuid: str | None) -> float:
+    """The share of a GPU's memory that nobody uses; 1 without NVML or a GPU of that UUID."""
+    nvml = _nvml()
+    if nvml is None or uuid is None:
+        return 1.0
+    memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid))
+    return float(memory.free / memory.total)
+
+
+def mps_runs() -> bool:
+    """Whether CUDA's Multi-Process Service answers here: processes then share a GPU's multiprocessors."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
+
+
 def _ask(function: Any, *args: Any) -> Any:
     """One NVML question; None where the board does not answer it."""
     try:

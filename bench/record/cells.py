@@ -228,6 +228,10 @@ class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """Work was ended on request; what was done is in a checkpoint."""
 
 
+class MustRunAlone(Exception):  # noqa: N818 - no fault of the Cell
+    """A training would change those that share its process: it is run again in one of its own."""
+
+
 def never() -> bool:
     """Nobody asks to stop."""
     return False

@@ -91,13 +91,15 @@ def execute(
 def make_executor(loaded: Loaded, plan: Plan) -> Executor:
     """Return the executor that ``run.executor`` names."""
     from bench.runner.executors.local import LocalExecutor, make_slots
+    from bench.runner.executors.packer import Packer
 
     run = loaded.sweep.run
     if run.executor == "ray":
         from bench.runner.executors.ray import make
 
         return make(loaded, plan)
-    return LocalExecutor(make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack))
+    slots = make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack)
+    return LocalExecutor(slots, Packer() if run.pack == "auto" and slots[0].shared else None)
 
 
 class _Driver:

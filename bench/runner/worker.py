@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.record.cells import AccuracyCell, Cell, Context, Result, Stopped, TransferCell, cell_key
+from bench.record.cells import AccuracyCell, Cell, Context, MustRunAlone, Result, Stopped, TransferCell, cell_key
 from bench.record.paths import log_path
 from bench.runner.executors.base import Job, Send
 
@@ -55,9 +55,9 @@ def work(connection: Connection, job: Job) -> None:
     stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, stop.handle)
-    _die_with_driver()
-    _redirect_output(log_path(job.out, job.key))
-    _take_place(job)
+    die_with_driver()
+    redirect_output(log_path(job.out, job.key))
+    take_place(job)
     with contextlib.suppress(BrokenPipeError):  # the driver has gone: so shall we, within moments
         run_job(job, connection.send, stop)
     connection.close()
@@ -68,13 +68,16 @@ def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
 
     Sends any number of ``("progress", dict)`` and ``("part", Cell, Result, environment, seconds)``, then one of
     ``("done", Result, environment)``, ``("error", status, reason)``, ``("stopped",)`` after ``stop()`` was true,
-    ``("lost", reason)`` when this place cannot be written to.
+    ``("lost", reason)`` when this place cannot be written to, ``("alone", reason)`` when the job must not share its
+    process.
     """
     last: tuple[Any, ...]
     try:
         last = ("done", *_execute(job, send, stop))
     except Stopped:
         last = ("stopped",)
+    except MustRunAlone as error:
+        last = ("alone", str(error))
     except BaseException as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
@@ -85,7 +88,7 @@ def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
     send(last)
 
 
-def _die_with_driver() -> None:
+def die_with_driver() -> None:
     """End this process when the driver is gone, however it died: nobody would read the result."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)  # a group of its own: whatever it starts ends with it
@@ -103,7 +106,7 @@ def _die_with_driver() -> None:
     threading.Thread(target=watch, daemon=True, name="driver-watch").start()
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
     """Send what is printed to the Cell's log; to nowhere, where that cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ def _redirect_output(log: Path) -> None:
     os.close(handle)
 
 
-def _take_place(job: Job) -> None:
+def take_place(job: Job) -> None:
     """Keep to the cores and GPUs of the job; before CUDA and the OpenMP threads start."""
     if job.visible_gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
@@ -191,7 +194,7 @@ def environment(device: str) -> dict[str, Any]:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 
-    from bench.machine.hardware import hardware_name, machine_info
+    from bench.machine.hardware import hardware_name, machine_info, mps_runs
     from bench.machine.threads import omp_wait_policy
     from bench.machine.versions import library_versions
     from bench.ops import chosen_backend
@@ -212,6 +215,7 @@ def environment(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         found["cuda"] = torch.version.cuda
+        found |= {"mps": True} if mps_runs() else {}
     return found
 
 

@@ -216,25 +216,28 @@ def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:
         yield rows.T @ rows * (n / max(n - 1, 1)), max(n - 1, 1)
 
 
-def _of_training(samples: Sequence[Sample]) -> tuple[Array, Array, int, Array]:
-    """Variance of each mean that comes from training again, as (pooled, of its own, degrees of the pooled, seeds).
+def over_trainings(values: Sequence[Sequence[float]]) -> tuple[Array, Array, int]:
+    """Variance of each mean over seeds that comes from training again, as (pooled, of its own, degrees of the pooled).
 
     A spread over three seeds can be tiny by chance, and over many pairs some are: with each model's own spread (Welch)
     11 % of simulated A/A sweeps had a false difference. So a model's spread counts as no less than that of all models
     together; a larger one counts as it is, with its own few degrees of freedom.
+
+    Args:
+        values: of each model its figure in each seed.
     """
-    seeds = np.array([len(s.values) for s in samples])
+    seeds = np.array([len(own) for own in values])
     degrees = int((seeds - 1).sum())
-    own = np.array([float(np.var(s.values, ddof=1)) if len(s.values) > 1 else 0.0 for s in samples])
+    own = np.array([float(np.var(v, ddof=1)) if len(v) > 1 else 0.0 for v in values])
     together = float(((seeds - 1) * own).sum()) / max(degrees, 1)
     larger = own > together * (1 + 1e-9)  # not by rounding alone
-    return np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds, degrees, seeds
+    return np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds, degrees
 
 
 def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
     """Variance of each difference that comes from training again, and its share of the moments."""
-    pooled, single, degrees, seeds = _of_training(samples)
-    each = single**2 / np.maximum(seeds - 1, 1)
+    pooled, single, degrees = over_trainings([s.values for s in samples])
+    each = single**2 / np.array([max(len(s.values) - 1, 1) for s in samples])
     off = 1 - np.eye(len(samples))
     common = pooled[:, None] + pooled[None, :]  # one estimate, so its errors do not average out
     variance = (common + single[:, None] + single[None, :]) * off

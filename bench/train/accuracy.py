@@ -23,7 +23,7 @@ from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
-from bench.record.cells import AccuracyCell, Context, Result, cell_key, few_labels
+from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key, few_labels
 from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
@@ -33,6 +33,7 @@ from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
+from bench.train.turns import joined, turn
 
 __all__ = ["run_accuracy"]
 
@@ -150,7 +151,7 @@ def _trained(
             break
         except (RuntimeError, MemoryError) as error:
             held = recipe["micro_batch_size"] or recipe["batch_size"]
-            if not is_out_of_memory(error) or held < 4:
+            if not is_out_of_memory(error) or held < 4 or joined():  # alone there may be room
                 raise
             recipe |= {"micro_batch_size": held // 2, "eval_batch_size": min(recipe["eval_batch_size"], held // 2)}
             print(f"out of memory with {held} images at once; gradients are accumulated over {held // 2}", flush=True)
@@ -173,7 +174,8 @@ def _fit(
     ctx.progress({"phase": "build"})
     started = time.perf_counter()
     device = torch.device(ctx.device)
-    model, channels_last = build_model(cell, info, device)
+    with turn():
+        model, channels_last = build_model(cell, info, device)
     splits = Splits(
         *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)
     )
@@ -191,7 +193,8 @@ def _fit(
         stop=ctx.stop,
     )
     blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
-    deterministic = _runs_deterministically(trainer, blank)
+    with turn():
+        deterministic = _runs_deterministically(trainer, blank)
     outcome = trainer.fit()
     if ctx.keep_weights and outcome.status == "ok":
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
@@ -315,6 +318,8 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
+        if joined():  # what follows would hold for the neighbours as well
+            raise MustRunAlone(f"not deterministic: {error}") from None
         print(f"not deterministic: {error}")
         torch.use_deterministic_algorithms(True, warn_only=True)
         return False

@@ -27,6 +27,7 @@ from bench.train.optim import LearningRates, Loss, make_optimizer
 from bench.train.pipeline import Pipeline, batch_bounds
 from bench.train.replay import Replayed
 from bench.train.schedule import learning_rate
+from bench.train.turns import turn
 
 Progress = Callable[[dict[str, Any]], None]
 REPORT_EVERY_S = 0.5
@@ -147,7 +148,8 @@ class Trainer:
         """Return all that the training needs to go on to the same bits; ``finished``: only what is to be evaluated."""
         position = None
         if self.position is not None and not finished:
-            position = {**self.position, "random": rng.torch_state(self.device)}
+            with turn():
+                position = {**self.position, "random": rng.torch_state(self.device)}
         return {
             "position": position,
             "model": None if finished else self.model.state_dict(),
@@ -225,7 +227,8 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Run one epoch; return the mean loss over its images."""
-        torch.manual_seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
+        with turn():
+            torch.manual_seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
         self.model.train()
         n = len(self.splits.train)
         steps = len(batch_bounds(n, self.recipe["batch_size"]))
@@ -256,7 +259,8 @@ class Trainer:
         at, self.position = self.position, None
         if at is None:
             return 0, torch.zeros((), dtype=torch.float64, device=self.device)
-        rng.set_torch_state(at["random"], self.device)
+        with turn():
+            rng.set_torch_state(at["random"], self.device)
         return int(at["step"]), at["total"].to(self.device)
 
     def _timed(

@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 
 from bench.cli.main import main
 from bench.report.build import read_report
+from bench.report.sections.comparisons import ablations
 
 
 def scores_of(distance: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -183,3 +184,16 @@ def test_two_models_are_judged_as_on_their_leaderboard(run: Any, compare: Any, t
     assert compare(f"{out}:near", f"{out}:far")[1]["accuracy"][0]["corrected_for"] == "6 pairs"
     mean, *rest = compare(f"{out}:far", f"{out}:near")[1]["accuracy"]
     assert mean["difference"] > 0 and {row["metric"] for row in rest} == {"auc", "acc"} and len(rest) == 4
+
+
+def test_an_ablation_and_its_parent_are_judged_as_in_the_boards_table(run: Any, compare: Any, tmp_path: Path):
+    for i, (model, distance) in enumerate((("lead", 3.0), ("net", 2.0), ("net[branch=ssm]", 1.0))):
+        for seed in range(2):
+            scores, labels = scores_of(distance, 10 * i + seed)
+            run.accuracy(model, "breastmnist", seed=seed, scores=scores, labels=labels)
+    out = run.write(tmp_path / "run")
+    (one,) = ablations(read_report(out)[0].boards[0])
+    found = compare(f"{out}:net", f"{out}:net[branch=ssm]")[1]["accuracy"][0]
+    assert (found["difference"], found["p"], found["p_corrected"]) == pytest.approx((one.gap.value, one.gap.p, one.p))
+    other = compare(f"{out}:net[branch=ssm]", f"{out}:net")[1]["accuracy"][0]
+    assert (other["difference"], other["corrected_for"]) == (pytest.approx(-one.gap.value), "the ablations")

@@ -204,10 +204,10 @@ def test_ablations_are_paired_with_their_parent(run: Any, tmp_path: Path):
     conv = found["net[branch=conv]"]
     assert conv["parent"] == "net"
     assert float(conv["AUC difference"]) == pytest.approx(mean["net[branch=conv]"] - mean["net"], abs=6e-4)
-    assert (conv["proven"], conv["params ×"], conv["images/s ×"]) == ("worse", "0.500", "2.00")
+    assert (conv["significantly"], conv["params ×"], conv["images/s ×"]) == ("worse", "0.500", "2.00")
     low, high = (float(n) for n in conv["95 %"].split(" to "))
     assert low < float(conv["AUC difference"]) < high < 0
-    assert found["net_ssm_twin"]["proven"] == "no"
+    assert found["net_ssm_twin"]["significantly"] == "no"
 
 
 def test_resolutions_stand_side_by_side(run: Any, tmp_path: Path):

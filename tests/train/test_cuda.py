@@ -1,6 +1,8 @@
 """Training on a CUDA device: the same bits twice, the same data as on the CPU, no waiting for data."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 import torch
 
 from bench import registry
+from bench.record.cells import Stopped
 from bench.sweep.recipes import resolve
 from bench.train import accuracy
+from bench.train.checkpoint import Checkpoint
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 
@@ -134,6 +138,27 @@ def test_every_part_of_a_step_can_be_replayed(settings: dict[str, Any]) -> None:
     )
     assert trainer.step.replays, trainer.step.reason
     assert replayed == eager and np.array_equal(found.test_scores, plain.test_scores)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(steps: int, tmp_path: Path) -> None:
+    """Stopped before, and after, its steps are recorded as a graph; the rest draws as if nothing had happened."""
+
+    def begin(stop: Callable[[], bool], kept: Checkpoint | None) -> Trainer:
+        recipe = resolve("standard", epochs=4, batch_size=36, warmup_epochs=0)
+        torch.manual_seed(0)
+        model = registry.model_info("vit_tiny_patch16_224").build(2, 3, 32, drop_rate=0.2, drop_path_rate=0.1).to(CUDA)
+        made = {"task": "binary-class", "n_classes": 2, "seed": 0, "precision": "bf16", "stop": stop}
+        return Trainer(model, pipelines(recipe, CUDA, n=112), recipe, checkpoint=kept, **made)
+
+    undisturbed = begin(lambda: False, None).fit()
+    asked, kept = iter(range(10_000)), Checkpoint(tmp_path / "x.pt", "x")
+    with pytest.raises(Stopped):
+        begin(lambda: next(asked) >= steps, kept).fit()
+    resumed = begin(lambda: False, kept).fit()
+    assert "resumed_after_epoch" in resumed.timings
+    assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in undisturbed.history]
+    assert np.array_equal(resumed.test_scores, undisturbed.test_scores)
 
 
 class Waiting(torch.nn.Module):

@@ -36,10 +36,9 @@ from bench.report.blocks import (
 )
 from bench.report.compare import drift
 from bench.report.compare.diff import nearly
-from bench.report.compare.gate import EXACT_NAMES, accuracy_parts, of_one_dataset
+from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import (
     Evidence,
-    accuracy_evidence,
     least_p,
     memory_evidence,
     memory_noise,
@@ -233,11 +232,7 @@ Tested = tuple[SnapshotCell, int, str, str, Evidence, float]
 
 def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
     """For each row: a cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
-    rows = accuracy_parts(pairs, metric)
-    pooled = of_one_dataset(rows)
-    found = [
-        (e, len(part.seeds), a, b, accuracy_evidence(part, 0.0, pooled[row])) for row, (e, part, a, b) in rows.items()
-    ]
+    found = [(e, len(part.seeds), a, b, evidence) for e, part, a, b, evidence in accuracy_tests(pairs, metric)]
     adjusted = holm([evidence.two_sided for *_, evidence in found])
     return [(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
 

@@ -6,10 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from bench.metrics.registry import TESTED, Metric
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Table, Text, counted, p_text, rows_of, signed, span
+from bench.report.blocks import Block, Bullets, Column, Table, Text, counted, known, p_text, rows_of, signed, span
 from bench.report.build import read_report
+from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import ALPHA
@@ -72,7 +75,10 @@ def judged_pairs(run: Path, a: str, b: str) -> list[PairRow]:
 
 def _of_board(board: Overall, a: Standing, b: Standing, fed: str) -> Iterable[PairRow]:
     found, metric = board.significance, board.metric
-    if found.leader and found.judged and len(board.counted) > 1 and a.score is not None and b.score is not None:
+    planned = [one for one in ablations(board) if {one.model, one.parent} == {a.model, b.model} and known(one.p)]
+    if planned and found.leader and found.leader.leader not in (a.model, b.model):
+        yield _ablation(planned[0], metric, (a, b), fed, board.seeds)
+    elif found.leader and found.judged and len(board.counted) > 1 and a.score is not None and b.score is not None:
         where = f"mean {board.over}{fed}"
         values = a.score, b.score
         yield _row(found.judged, found.leader, metric, (a.model, b.model), values, (where, "", board.seeds))
@@ -85,6 +91,17 @@ def _of_board(board: Overall, a: Standing, b: Standing, fed: str) -> Iterable[Pa
                 test = found.datasets[one.name][dataset]
                 where = f"{dataset}{fed}"
                 yield _row(table, test, one, (a.model, b.model), values, (where, dataset, seeds))
+
+
+def _ablation(one: Ablation, metric: Metric, pair: tuple[Standing, Standing], fed: str, seeds: int) -> PairRow:
+    """A planned comparison, as in the board's table of ablations."""
+    common = sorted(pair[0].rows.keys() & pair[1].rows.keys())
+    values = [float(np.mean([s.rows[d].mean(metric.field) or 0.0 for d in common])) for s in pair]
+    low, high = one.gap.low or 0.0, one.gap.high or 0.0
+    if one.model == pair[0].model:  # the table has the variant less its parent
+        low, high = -high, -low
+    where, p = f"mean over {counted(one.datasets, 'dataset')}{fed}", one.gap.p or 0.0
+    return PairRow(metric, where, "", seeds, values[0], values[1], low, high, p, one.p, "the ablations", "")
 
 
 def _row(

@@ -19,6 +19,7 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
+from bench.record.paths import require_run
 from bench.record.types import Fields, Record, Spec
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
@@ -170,8 +171,7 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     commands: list[str] = []
     unrecorded: set[str] = set()
     for run in runs:
-        if not (run / "cells").is_dir():
-            raise BaselineError(f"{run} is no run directory: it has no cells/; give the --out of a `bench run`")
+        require_run(run, BaselineError)
         records, info, damaged = read_run_directory(run)
         problems += damaged
         commands.append(str(info.get("command", run)))

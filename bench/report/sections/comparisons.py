@@ -18,6 +18,7 @@ from bench.report.blocks import (
     Section,
     Table,
     Text,
+    counted,
     fixed,
     known,
     listed,
@@ -35,7 +36,7 @@ from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
 
-_TWIN = re.compile(r"_[a-z]+_twin$")
+_MATCHED = re.compile(r"_[a-z]+_twin$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
 
 
 def parent_of(model: str, present: Iterable[str]) -> str | None:
-    """The model that ``model`` is a variant of, if it is there: with fewer options, or what a twin is a twin of."""
+    """The model that ``model`` is a variant of, if it is there: with fewer options, or of the size that it matches."""
     base, bracket, options = model.partition("[")
     present = set(present)
     if bracket:
@@ -85,43 +86,60 @@ def parent_of(model: str, present: Iterable[str]) -> str | None:
             and set(filter(None, other.partition("[")[2].rstrip("]").split(","))) < own
         ]
         return max(fewer, key=lambda o: (len(o), o)) if fewer else None
-    trunk = _TWIN.sub("", model)
+    trunk = _MATCHED.sub("", model)
     return trunk if trunk != model and trunk in present else None
 
 
-def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Section | None:
-    """Each variant against its parent over the datasets that both have; None where there is no variant."""
-    rows = {s.model: s for s in board.standings}
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A variant less its parent over the ``datasets`` that both have; ``p`` is Holm's over the board's ablations."""
+
+    model: str
+    parent: str
+    datasets: int
+    gap: Difference
+    p: float
+
+
+def ablations(board: Overall) -> list[Ablation]:
+    """Each variant against its parent: the comparisons that were planned when the variants were chosen."""
+    rows = {s.model: s.rows for s in board.standings}
     found = []
     for model in sorted(rows, key=natural):
-        parent = parent_of(model, rows)
-        if parent is None:
-            continue
-        common = sorted(rows[model].rows.keys() & rows[parent].rows.keys(), key=natural)
-        gap = difference([(rows[model].rows[d], rows[parent].rows[d]) for d in common]) if common else None
-        if gap:
-            found.append((model, parent, len(common), gap))
+        if parent := parent_of(model, rows):
+            common = sorted(rows[model].keys() & rows[parent].keys(), key=natural)
+            gap = difference([(rows[model][d], rows[parent][d]) for d in common]) if common else None
+            found += [(model, parent, len(common), gap)] if gap else []
+    adjusted = holm([gap.p if gap.p is not None else float("nan") for *_, gap in found])
+    return [Ablation(*one, float(p)) for one, p in zip(found, adjusted, strict=True)]
+
+
+def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Section | None:
+    """The table of :func:`ablations`; None where there is no variant."""
+    found = ablations(board)
     if not found:
         return None
-    adjusted = holm([gap.p if gap.p is not None else float("nan") for *_, gap in found])
+    codes = {s.model: s.code for s in board.standings}
     lines = []
-    for (model, parent, n, gap), p in zip(found, adjusted, strict=True):
-        own, other = cost.get(rows[model].code, {}), cost.get(rows[parent].code, {})
+    for one in found:
+        own, other = (cost.get(codes[model], {}) for model in (one.model, one.parent))
         lines.append((
-            model, parent, str(n), signed(gap.value), span(gap.low, gap.high), p_text(p), verdict(gap, p),
-            _ratio(own, other, "params"), _ratio(own, other, "macs_g"), _ratio(own, other, "throughput"),
+            one.model, one.parent, str(one.datasets), signed(one.gap.value), span(one.gap.low, one.gap.high),
+            p_text(one.p), verdict(one.gap, one.p),
+            *(_ratio(own, other, key) for key in ("params", "macs_g", "throughput")),
         ))  # fmt: skip
     columns = (
         Column("variant", left=True, code=True), Column("parent", left=True, code=True, drop=5),
         Column("datasets", drop=6), Column(f"{RANKING.label} difference"), Column("95 %", drop=1),
-        Column("p (Holm)", drop=3), Column("proven", left=True, drop=1), Column("params ×", drop=4),
+        Column("p (Holm)", drop=3), Column("significantly", left=True, drop=1), Column("params ×", drop=4),
         Column("MACs ×", drop=3), Column("images/s ×", drop=2),
     )  # fmt: skip
-    once = "; not all were trained more than once, so this is no claim on training again"
-    again = " and over seeds" if all(gap.retrained for *_, gap in found) else once
+    once = "; single seeds among them, so of the trained networks only"
+    again = " and over seeds" if all(one.gap.retrained for one in found) else once
     text = (
         f"Variant less parent, mean {RANKING.label} over the datasets that both have, paired over test images{again}. "
-        f"The interval is of each difference alone; p is Holm's over the {len(found)} rows."
+        f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
+        "each difference is uncorrected."
     )
     blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)

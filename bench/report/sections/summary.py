@@ -11,15 +11,15 @@ from bench.record.types import Record, RunInfo
 from bench.report.blocks import counted, listed, name, natural, significant
 from bench.report.noise import noise_floor
 from bench.report.rows import Row
-from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import unusable_line
-from bench.report.sections.growth import DEVICE, time_of
+from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
 MAX_MACHINES = 3
+MAX_OVERTAKING = 2
 
 
 def summary(
@@ -113,7 +113,7 @@ def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
             spec = record["spec"]
             device, hardware = str(spec.get("device") or ""), str(spec.get("hardware") or "")
             machines[not device.startswith("cuda"), hardware, device].append(record)
-    said = (" ".join(filter(None, (_speed(of, shown), overtaking(of)))) for _, of in sorted(machines.items()))
+    said = (" ".join(filter(None, (_speed(of, shown), _overtaking(of)))) for _, of in sorted(machines.items()))
     lines = [line for line in said if line]
     if len(lines) > MAX_MACHINES:
         lines[MAX_MACHINES:] = [f"{counted(len(lines) - MAX_MACHINES, 'more machine')}: see the tables."]
@@ -138,6 +138,14 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
         first = max(speeds, key=lambda label: speeds[label])
         rest = within_noise(speeds, first, noise_floor(members, timed))
         return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} {what}{rest}."
+    return ""
+
+
+def _overtaking(records: Sequence[Record]) -> str:
+    """What the first setting with a change of order says of speed over resolutions."""
+    for members in by_setting(records).values():
+        if found := [overtaken(change) for change in find_changes(members) if change.quantity == TIME]:
+            return f"A{listed(found[:MAX_OVERTAKING])[1:]}."
     return ""
 
 
