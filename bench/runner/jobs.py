@@ -9,6 +9,7 @@ import contextlib
 import json
 import platform
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -172,6 +173,7 @@ def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -
         "schema": store.SCHEMA,
         "command": "\n".join(dict.fromkeys(filter(None, commands))),
         "preset": loaded.sweep.sweep.preset,
+        "date": time.strftime("%Y-%m-%d"),
         "folder": str(Path.cwd()),
         "plugin_base": str(loaded.base),
         "sweep": sweep,

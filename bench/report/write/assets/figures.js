@@ -54,6 +54,13 @@ function front(points, more) {
   return found.sort((a, b) => a.x - b.x);
 }
 
+// The first measure that the most models have.
+function mostModels(measures) {
+  const cells = places().find((place) => place.key === tradeoff.where)?.cells;
+  const count = (measure) => scored().filter((line) => costOf(line, measure, cells) !== null).length;
+  return measures.reduce((best, measure) => (best && count(best) >= count(measure) ? best : measure), undefined);
+}
+
 function startTradeoff(holder) {
   holder.append(element('h2', { tabindex: -1 }, 'Accuracy against cost'));
   if (!data.protocols.length) {
@@ -76,7 +83,7 @@ function startTradeoff(holder) {
     if (!where.some((place) => place.key === tradeoff.where)) tradeoff.where = where[0]?.key;
     const measures = data.measures.filter((measure) => places().concat({ key: tradeoff.where }).some((place) => place.key === tradeoff.where
       && scored().some((line) => costOf(line, measure, place.cells) !== null)));
-    if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = measures[0]?.id;
+    if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = mostModels(measures)?.id;
     const keep = document.activeElement?.closest?.('.field')?.firstChild.textContent;
     controls.replaceChildren(
       select('across', measures.map((measure) => [measure.id, `${measure.label} (${measure.unit})`]), tradeoff.measure, change('measure')),
