@@ -280,7 +280,7 @@ def labels(
     Args:
         records: Cells of one kind.
         name: the field of the spec with the name.
-        details: fields that tell versions of one name apart.
+        details: fields in which versions of one name differ.
         within: fields in which two must agree to be versions of one another.
     """
     versions: dict[str, set[str]] = defaultdict(set)
