@@ -15,6 +15,7 @@ from bench.cli import flags
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from bench.metrics.operating import Rule
     from bench.report.recommend import Recommendation
 
 _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
@@ -35,6 +36,7 @@ def add(commands: Any) -> None:
     board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)
     board.add_argument("--print", action="store_true", help="print all tables and write nothing")
+    add_rule(board)
 
     text = "write the boards, report.html and all figures (PNG, SVG) of a run"
     report = flags.command(commands, "report", _report, text)
@@ -42,6 +44,7 @@ def add(commands: Any) -> None:
     report.add_argument(
         "--no-figures", action="store_true", help="leave figures/ as it is; takes a second, not a minute"
     )
+    add_rule(report)
 
     export = flags.command(commands, "export", _export, "write every record of a run as one table")
     export.add_argument("directory", type=Path)
@@ -51,6 +54,37 @@ def add(commands: Any) -> None:
     merge = flags.command(commands, "merge", _merge, text)
     merge.add_argument("out", type=Path, metavar="OUT", help="a run directory, new or not; what it holds stays")
     merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, only read")
+
+
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the operating point; :func:`rule` reads them."""
+    group = parser.add_argument_group(
+        "operating point", "the threshold is chosen on validation (default: highest sensitivity + specificity)"
+    )
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--sensitivity", type=chance, metavar="X", help="at least this sensitivity: 0.95")
+    one.add_argument("--specificity", type=chance, metavar="X", help="at least this specificity: 0.9")
+    one.add_argument("--cost", type=positive, metavar="N", help="least expected cost, a miss costing N false alarms")
+    text = "of the disease where the model shall be used, for predictive values and costs: 0.01 (default: the images')"
+    group.add_argument("--prevalence", type=chance, metavar="P", help=text)
+
+
+def rule(options: argparse.Namespace) -> Rule:
+    """The operating point that was asked for."""
+    from bench.metrics.operating import Rule
+
+    return Rule(options.sensitivity, options.specificity, options.cost, options.prevalence)
+
+
+def chance(text: str) -> float:
+    """Parse a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1 (such as 0.95)")
+    return value
 
 
 def positive(text: str) -> float:
@@ -107,18 +141,18 @@ def _leaderboard(options: argparse.Namespace) -> int:
     if options.print:
         from bench.report.build import read_report
 
-        read_report(options.directory)[0].print(flags.console())
+        read_report(options.directory, rule(options))[0].print(flags.console())
         return 0
     from bench.runner.sweep import rebuild_boards
 
-    rebuild_boards(options.directory, flags.console())
+    rebuild_boards(options.directory, flags.console(), rule=rule(options))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from bench.report.build import rebuild
 
-    paths, problems = rebuild(options.directory, figures=not options.no_figures)
+    paths, problems = rebuild(options.directory, figures=not options.no_figures, rule=rule(options))
     _say_left_out(problems)
     for folder in sorted({path.parent for path in paths}):
         names = [path.name for path in paths if path.parent == folder]

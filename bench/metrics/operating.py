@@ -28,12 +28,9 @@ class Rule:
 
     @property
     def name(self) -> str:
-        """What columns call it."""
-        if self.sensitivity is not None:
-            return f"at sensitivity {self.sensitivity:g}"
-        if self.specificity is not None:
-            return f"at specificity {self.specificity:g}"
-        return "at Youden" if self.cost is None else f"at cost {self.cost:g}"
+        """What columns call figures at its threshold."""
+        asked = (self.sensitivity, self.specificity, self.cost)
+        return "at Youden" if asked == (None, None, None) else "at threshold"
 
     @property
     def said(self) -> str:
@@ -45,6 +42,9 @@ class Rule:
         if self.cost is not None:
             return f"the score with the least expected cost on validation, a miss costing {self.cost:g} false alarms"
         return "the score with the highest sensitivity + specificity on validation (of equal ones the most sensitive)"
+
+
+YOUDEN = Rule()
 
 
 def threshold(column: Array, target: Array, rule: Rule) -> float:

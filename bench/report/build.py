@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
 from bench.record.store import atomic_write
@@ -37,7 +38,7 @@ from bench.report.noise import without_unusable
 from bench.report.recommend import Recommendation, recommend
 from bench.report.report import ReportData
 from bench.report.rows import accuracy_rows, read_run_directory, unique
-from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
+from bench.report.sections.about_data import data_warnings, issues_of_targets, with_known_issues
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
@@ -81,8 +82,8 @@ def write_boards(out: Path, records: Iterable[Record], run_info: RunInfo | None 
     return Report(records, run_info, out / "predictions").write(out)
 
 
-def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
-    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``.
+def rebuild(out: Path, figures: bool = True, rule: Rule = YOUDEN) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``; ``rule`` chooses the operating point.
 
     Returns:
         The files written, and one message for each Record that could not be read.
@@ -90,14 +91,14 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     Raises:
         StoreError: ``out`` is no run directory, or cannot be written.
     """
-    report, problems = read_report(out)
+    report, problems = read_report(out, rule)
     paths = report.write(out)
     if figures:
         paths += write_figures(collect(report, out), out / "figures")
     return paths, problems
 
 
-def read_report(out: Path) -> tuple[Report, list[str]]:
+def read_report(out: Path, rule: Rule = YOUDEN) -> tuple[Report, list[str]]:
     """Compute the boards of a run directory; also one message for each Record that could not be read.
 
     Raises:
@@ -105,7 +106,7 @@ def read_report(out: Path) -> tuple[Report, list[str]]:
     """
     require_run(out)
     records, info, problems = read_run_directory(out)
-    return Report(records, info, out / "predictions", problems), problems
+    return Report(records, info, out / "predictions", problems, rule), problems
 
 
 class Report(ReportData):
@@ -117,7 +118,9 @@ class Report(ReportData):
         run_info: RunInfo | None = None,
         predictions: Path | None = None,
         damaged: Iterable[str] = (),
+        rule: Rule = YOUDEN,
     ) -> None:
+        self.rule = rule
         self.damaged = [f"cells/{problem.rpartition('/cells/')[2]}" for problem in damaged]
         shown, self.run_info, origins = with_short_names(unique(records), run_info or {})
         self.measured = shown  # with speeds that no table shows
@@ -159,7 +162,7 @@ class Report(ReportData):
         if efficiency := efficiency_sections(self.records):
             sections += [Section("Efficiency"), *(_folded(s, i == 0) for i, s in enumerate(efficiency))]
         if self.rows:
-            datasets = with_traps(dataset_sections(self.rows, self.boards), self.run_info)
+            datasets = with_known_issues(dataset_sections(self.rows, self.boards, self.rule), self.run_info)
             sections += [Section("By dataset"), *datasets]
         sections += _without_result(self.records, skipped, self.problems, self.damaged)
         sections += _made_by(self.records, self.run_info)
@@ -195,7 +198,7 @@ class Report(ReportData):
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
         if moved := transfer_section(self.records):
-            moved.blocks.extend(traps_of_targets(self.records, self.run_info))
+            moved.blocks.extend(issues_of_targets(self.records, self.run_info))
             sections.append(moved)
         return sections
 

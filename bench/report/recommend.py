@@ -279,13 +279,10 @@ def _why(
     by: Cost | None, costs: Mapping[str, Figures], note: str,
 ) -> str:  # fmt: skip
     """The pick's figure and cost, and what it is compared with."""
-    metric, best, n = board.metric, fitting[0], len(board.counted)
-    figure = f"mean {metric.label}" if n > 1 else f"{metric.label} on {name(board.counted[0])}"
-    parts = [f"{figure} {metric.shown(pick.score)}"]
+    metric, best = board.metric, fitting[0]
+    parts = [f"{figure_of(board)} {metric.shown(pick.score)}"]
     if by:
-        device = next((part.split()[0] for part in note.split(", ") if part.startswith(("cpu", "cuda"))), "")
-        where = f" ({device.strip(';')})" if by is LATENCY and device else ""
-        parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + where)
+        parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + (device_of(note) if by is LATENCY else ""))
     within = " within the limits" * (len(fitting) < len(board.ranked))
     found = test.of(pick.model) if test else None
     if len(fitting) == 1:
@@ -301,6 +298,18 @@ def _why(
         gap = f"{name(best.model)} ({signed(found.difference, metric.digits)})"
         place = f"cheapest of the {len(tied)} models that are not significantly worse than the best, {gap}"
     return f"{', '.join(parts)}; {place}"
+
+
+def figure_of(board: Overall) -> str:
+    """``mean AUC`` or ``AUC on `breastmnist```."""
+    label = board.metric.label
+    return f"mean {label}" if len(board.counted) > 1 else f"{label} on {name(board.counted[0])}"
+
+
+def device_of(note: str) -> str:
+    """`` (cpu)`` of a note on cost; empty where none was measured."""
+    device = next((part.split()[0] for part in note.split(", ") if part.startswith(("cpu", "cuda"))), "")
+    return f" ({device.strip(';')})" if device else ""
 
 
 def _against(

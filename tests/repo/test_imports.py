@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "score": ("scores of any origin to a run directory", "errors machine metrics record registry stats report"),
     "runner": (
         "Plan to Records: order, leases, workers",
-        "errors machine ops registry record data measure train plan sweep models report",
+        "errors machine metrics ops registry record data measure train plan sweep models report",
     ),
     "bench.api": ("the Python API", "errors registry record data sweep plan runner report"),
     "cli": (

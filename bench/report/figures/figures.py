@@ -54,7 +54,7 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
 
 
 SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = ("pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability")
+KINDS = ("pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision")
 
 
 def figures(document: Document) -> Iterator[tuple[str, Figure]]:
@@ -92,6 +92,8 @@ def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
         title = f"{dataset}: {document['protocols'][index]['label']}"
         if lines := _training(document, rows, title, colours):
             yield ["training", *which], lines
+        if lines := _decisions(document, rows, title, colours):
+            yield ["decision", *which], lines
         for page, panels in enumerate(_pages(_confusions(document, rows))):
             yield ["confusion", *which, f"{page + 1}" if page else ""], Grid(f"Confusion, {title}", panels)
         for page, panels in enumerate(_pages(_reliabilities(document, rows, colours))):
@@ -162,7 +164,7 @@ def _tradeoff(document: Document, index: int, measure: Document, colours: Colour
     xs = [p.x for p in points]
     return Scatter(
         title=f"Test {RANKING.label} ({over}) against {measure['label']}",
-        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals over test images.",
+        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals.",
         x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
         y=Axis(f"test {RANKING.label}"),
         points=points,
@@ -281,6 +283,26 @@ def _training(document: Document, rows: Sequence[Document], title: str, colours:
     axes = [(Axis("epoch", whole=True), Axis(text)) for text in names.values()]
     shown = [(pair, panel) for pair, panel in zip(axes, panels, strict=True) if panel]
     return Lines("Training curves, one line a seed", title, [pair for pair, _ in shown], [panel for _, panel in shown])
+
+
+def _decisions(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:
+    """Net benefit against the chance from which one treats; treating nobody is 0."""
+    curves = [
+        Curve(_label(document, row), colours.of(document, row["code"]), tuple((x, y) for x, y in row["decision"]))
+        for row in rows
+        if row.get("decision")
+    ]
+    if not curves:
+        return None
+    everybody = next(row["treat_all"] for row in rows if row.get("treat_all"))
+    least = -0.1 * max(y for curve in curves for _, y in curve.points) - 0.02
+    kept = [tuple((x, y) for x, y in points if y >= least) for points in (everybody, *(c.points for c in curves))]
+    shown = [Curve("treat all", len(colours.places), kept[0])]
+    shown += [Curve(c.label, c.number, points) for c, points in zip(curves, kept[1:], strict=True) if points]
+    axes = (Axis("chance from which one treats"), Axis("net benefit"))
+    return Lines(
+        f"Decision curves, {title}", "Net benefit in true positives a patient; treating nobody is 0.", [axes], [shown]
+    )
 
 
 def _confusions(document: Document, rows: Sequence[Document]) -> list[Panel]:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import (
     MISSING,
@@ -25,15 +26,16 @@ from bench.report.blocks import (
     signed,
     span,
 )
+from bench.report.clinical.points import clinical_blocks
+from bench.report.clinical.size import size_note
 from bench.report.rows import Row
 from bench.report.sections.accuracy import basis_note
-from bench.report.sections.clinical import clinical_blocks
 from bench.report.standings import Overall, is_worse
 from bench.stats.leader import LeaderTest
 
 NO_WIDTH = (
-    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or that it cannot "
-    "tell them apart; others might."
+    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or give all "
+    "one answer; others might not."
 )
 
 
@@ -100,8 +102,11 @@ def _seeds(row: Row) -> str:
     return f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
 
 
-def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = ()) -> list[Section]:
-    """One section a dataset; models of different protocols are separate tables and separately numbered."""
+def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = (), rule: Rule = YOUDEN) -> list[Section]:
+    """One section a dataset; models of different protocols are separate tables and separately numbered.
+
+    ``rule`` chooses the operating point.
+    """
     tested = {board.protocol.identity: board.significance.datasets for board in boards}
     columns = _columns(boards[0].plugins if boards else ())
     groups: dict[str, list[Row]] = defaultdict(list)
@@ -116,12 +121,12 @@ def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = ()) -> lis
         for members in sorted(by_protocol.values(), key=lambda g: g[0].protocol.order):
             tables = tested.get(members[0].protocol.identity, {})
             found = {metric: of[dataset] for metric, of in tables.items() if dataset in of}
-            blocks.append(_protocol_details(members, found, columns))
+            blocks.append(_protocol_details(members, found, columns, rule))
         sections.append(Section(name(dataset), blocks, level=3))
     return sections
 
 
-def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], columns: Cells) -> Details:
+def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], columns: Cells, rule: Rule) -> Details:
     best = RANKING.field
     members.sort(key=lambda r: (-(a if (a := r.mean(best)) is not None else -1), natural(r.model), r.model))
     protocol = members[0].protocol
@@ -135,7 +140,9 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     blocks += [Text(_by_metric(metric, tables[metric.name])) for metric in TESTED[1:] if metric.name in tables]
     if any(row.evidence and not row.evidence.estimates[RANKING.name].variance for row in members):
         blocks.append(Text(NO_WIDTH))
-    blocks += clinical_blocks(members)
+    if said := size_note(members):
+        blocks.append(Text(said))
+    blocks += clinical_blocks(members, rule)
     return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
 
 

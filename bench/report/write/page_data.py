@@ -21,6 +21,7 @@ from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Record
 from bench.report.blocks import known, natural
+from bench.report.clinical.points import curve
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
@@ -76,6 +77,8 @@ def collect(report: ReportData, out: Path) -> Document:
     protocols, of_protocol = _protocols(report, codes)
     metrics = _metrics(report)
     rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics) for row in report.rows]
+    if len(report.records) <= MAX_DETAILED:
+        _add_decisions(rows, report)
     temperatures = {
         record["key"]: clinic.temperature
         for row in report.rows
@@ -240,6 +243,13 @@ def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str
         "metrics": record["metrics"], "timings": record.get("timings") or {}, "environment": record["environment"],
         "log": "\n".join(str(line) for line in record.get("log_tail") or ()),
     }  # fmt: skip
+
+
+def _add_decisions(rows: Sequence[Document], report: ReportData) -> None:
+    """Add ``decision`` (chance and net benefit) and ``treat_all`` to rows of two classes with saved scores."""
+    for row, of in zip(rows, report.rows, strict=True):
+        if found := curve(of, report.rule):
+            row["decision"], row["treat_all"] = found
 
 
 # --- the files beside the Records ------------------------------------------------------------------------------
