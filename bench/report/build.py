@@ -44,7 +44,6 @@ from bench.report.sections.comparisons import ablation_section, resolution_secti
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.other_metrics import metric_sections
-from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
@@ -185,7 +184,6 @@ class Report(ReportData):
             found = overall_section(board, cost, note)
             if board is first or len(self.boards) == 1:
                 sections.append(found)
-                sections += [s for s in (pareto_section(board, cost),) if s]
             else:
                 others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
         if others:
