@@ -31,6 +31,7 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
@@ -154,7 +155,13 @@ class Report(ReportData):
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
         pick = self.recommendation.lines() if self.recommendation else ()
-        lines = (*pick, *summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        warnings = shortcut_warnings(self.rows)
+        lines = (
+            *warnings,
+            *pick,
+            *summary(self.boards, self.rows, self.records, skipped),
+            *data_warnings(self.records),
+        )
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
