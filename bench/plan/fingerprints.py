@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
-from pathlib import Path
 
 from bench import registry
 from bench.data.files import default_root
+from bench.data.weights import file_sha256, locate
 from bench.plan.base import Plan
 from bench.record.cells import AccuracyCell, Cell, TransferCell
 from bench.registry import DatasetInfo, ModelInfo, ModelSpec
+from bench.registry.weights import weights_file
 from bench.sweep.config import ConfigError, Loaded
 
 
@@ -33,10 +32,10 @@ def weights_sha256(spec: ModelSpec) -> str | None:
     weights = dict(spec.options).get("pretrained")
     if not isinstance(weights, str) or not weights:
         return "hub" if weights else None
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"model {spec}: there is no weights file {path}")
-    return file_sha256(str(path.resolve()))
+    try:
+        return file_sha256(str(weights_file(weights).resolve()))
+    except ConfigError as error:
+        raise ConfigError(f"model {spec}: {error}") from None
 
 
 def plugin_sha256(info: ModelInfo | DatasetInfo) -> str | None:
@@ -52,18 +51,6 @@ def plugin_sha256(info: ModelInfo | DatasetInfo) -> str | None:
     return file_sha256(info.plugin_file)
 
 
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file's bytes, read once as long as its size and time stay the same."""
-    status = os.stat(path)
-    return _file_sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def changed_since(cell: Cell) -> str | None:
     """Name a plug-in or weights file that is no longer what the Cell's key says, or return None."""
     spec = registry.parse_model(cell.model)
@@ -72,7 +59,7 @@ def changed_since(cell: Cell) -> str | None:
             return f"the plug-in of {cell.dataset}"
         return changed_since(cell.source)
     if isinstance(cell, AccuracyCell):
-        if weights_sha256(spec) != cell.weights_sha256:
+        if cell.weights_sha256 not in (None, "hub") and locate(spec).sha256 != cell.weights_sha256:
             return f"the weights of {cell.model}"
         if plugin_sha256(registry.dataset_info(cell.dataset)) != cell.data_plugin_sha256:
             return f"the plug-in of {cell.dataset}"

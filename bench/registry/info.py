@@ -62,6 +62,7 @@ class ModelInfo:
         group: ``main`` models make up ``all``; parameter-matched ``ablation`` and ``extra`` models are reached by name.
         builder: ``(num_classes, in_chans, img_size, **options) -> nn.Module``, or its ``"module:attribute"``.
         plugin_file: the file that registered it when it is not built in; its bytes enter the Cell's key.
+        weights_config: what the hub says of the weights of a ``timm:hf-hub:`` model, in the form of timm's entries.
     """
 
     name: str
@@ -79,6 +80,7 @@ class ModelInfo:
     unsupported: Callable[[int, Mapping[str, Any]], str | None] = _runs_everywhere
     origin: str = ""
     plugin_file: str | None = None
+    weights_config: Any = None
 
     @property
     def groups(self) -> tuple[str, ...]:

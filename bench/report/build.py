@@ -39,13 +39,12 @@ from bench.report.noise import without_unusable
 from bench.report.recommend import Recommendation, recommend
 from bench.report.report import ReportData
 from bench.report.rows import accuracy_rows, read_run_directory, unique
-from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
+from bench.report.sections.about_data import data_warnings, issues_of_targets, with_known_issues
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.other_metrics import metric_sections
-from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
@@ -169,7 +168,7 @@ class Report(ReportData):
         if efficiency := efficiency_sections(self.records):
             sections += [Section("Efficiency"), *(_folded(s, i == 0) for i, s in enumerate(efficiency))]
         if self.rows:
-            datasets = with_traps(dataset_sections(self.rows, self.boards, self.rule), self.run_info)
+            datasets = with_known_issues(dataset_sections(self.rows, self.boards, self.rule), self.run_info)
             sections += [Section("By dataset"), *datasets]
         sections += _without_result(self.records, skipped, self.problems, self.damaged)
         sections += _made_by(self.records, self.run_info)
@@ -192,7 +191,6 @@ class Report(ReportData):
             found = overall_section(board, cost, note)
             if board is first or len(self.boards) == 1:
                 sections.append(found)
-                sections += [s for s in (pareto_section(board, cost),) if s]
             else:
                 others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
         if others:
@@ -205,7 +203,7 @@ class Report(ReportData):
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
         if moved := transfer_section(self.records):
-            moved.blocks.extend(traps_of_targets(self.records, self.run_info))
+            moved.blocks.extend(issues_of_targets(self.records, self.run_info))
             sections.append(moved)
         return sections
 

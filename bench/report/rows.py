@@ -17,6 +17,7 @@ from bench.metrics.calibration import Clinical
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.record import store
+from bench.record.cells import few_labels, track_of
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
@@ -29,6 +30,7 @@ Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what i
 # have one ``plugin_sha256`` of both files: it is taken for the model's, so that no two of them become one.
 _OF_THE_MODEL = ("weights_sha256", "model_plugin_sha256", "plugin_sha256")
 _OF_THE_DATA = ("data_fingerprint", "data_plugin_sha256")
+TRACKS = {"scratch": "", "finetune": "fine-tuning, ", "frozen": "frozen features, "}  # before a recipe or a head
 MAX_DETAIL = 12  # a longer fingerprint that is no digest is shown as the digest of itself
 MAX_SETTINGS_NAMED = 3
 
@@ -228,7 +230,7 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
     """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record["kind"] == "accuracy":
+        if record["kind"] == "accuracy" and not few_labels(record["spec"]):  # those are sections/few_labels.py's
             groups[_canonical({k: v for k, v in record["spec"].items() if k != "seed"})].append(record)
     firsts = [members[0] for members in groups.values()]  # seeds share all that a row is known by
     models = labels(firsts, "model", _OF_THE_MODEL)
@@ -280,7 +282,7 @@ def labels(
     Args:
         records: Cells of one kind.
         name: the field of the spec with the name.
-        details: fields that tell versions of one name apart.
+        details: fields in which versions of one name differ.
         within: fields in which two must agree to be versions of one another.
     """
     versions: dict[str, set[str]] = defaultdict(set)
@@ -335,8 +337,9 @@ def _flatten(settings: Spec, prefix: str = "") -> Fields:
 
 def _identity(spec: Spec, *but: str) -> str:
     """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
-    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
-    return _canonical({k: v for k, v in spec.items() if k not in apart and v is not None})
+    apart = {"seed", "model", "dataset", "track", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
+    track = {} if track_of(spec) == "scratch" else {"track": track_of(spec)}
+    return _canonical({**{k: v for k, v in spec.items() if k not in apart and v is not None}, **track})
 
 
 def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
@@ -350,7 +353,7 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
         resolution=spec.get("resolution") or 0,
         resize=spec.get("resize") or "",
         precision=spec.get("precision") or "",
-        recipe=spec.get("recipe") or "",
+        recipe=f"{TRACKS[track_of(spec)]}{spec.get('recipe') or ''}",
         epochs=settings.get("epochs"),
         variant=variant,
         fed=_identity(spec, "size", "resize"),

@@ -128,8 +128,8 @@ def _over_datasets(board: Overall, found: Significance) -> None:
         have = f"{counted(n, 'dataset')} and {counted(len(models), 'model')}"
         have += "; variants of one dataset count as one" if n < len(board.counted) else ""
         found.reasons.append(
-            f"Whether the order would hold on other datasets is not tested: Friedman's test needs {MIN_DATASETS} "
-            f"datasets and {MIN_MODELS} models, and here are {have}."
+            f"Not tested whether the order holds on other datasets: Friedman's test needs {MIN_DATASETS} datasets and "
+            f"{MIN_MODELS} models; this table has {have}."
         )
         return
     metric = board.metric

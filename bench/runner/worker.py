@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, Stopped, TransferCell
+from bench.record.cells import AccuracyCell, Cell, Context, MustRunAlone, Result, Stopped, TransferCell, cell_key
 from bench.record.paths import log_path
 from bench.runner.executors.base import Job, Send
 
@@ -66,9 +66,10 @@ def work(connection: Connection, job: Job) -> None:
 def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
     """Execute a Job and tell what happens.
 
-    Sends any number of ``("progress", dict)``, then one of ``("done", Result, environment)``,
-    ``("error", status, reason)``, ``("stopped",)`` after ``stop()`` was true, ``("lost", reason)`` when this place
-    cannot be written to, ``("alone", reason)`` when the job must not share its process.
+    Sends any number of ``("progress", dict)`` and ``("part", Cell, Result, environment, seconds)``, then one of
+    ``("done", Result, environment)``, ``("error", status, reason)``, ``("stopped",)`` after ``stop()`` was true,
+    ``("lost", reason)`` when this place cannot be written to, ``("alone", reason)`` when the job must not share its
+    process.
     """
     last: tuple[Any, ...]
     try:
@@ -151,9 +152,27 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, di
         keep_weights=job.keep_weights,
     )
     started = time.perf_counter()
-    result = _measured(job, context)
+    result = _frozen(job, context, send) if job.more or _is_frozen(job.cell) else _measured(job, context)
     result.timings.setdefault("worker_s", time.perf_counter() - started)
     return result, environment(job.device)
+
+
+def _is_frozen(cell: Cell) -> bool:
+    return isinstance(cell, AccuracyCell) and cell.track == "frozen"
+
+
+def _frozen(job: Job, context: Context, send: Send) -> Result:
+    """Score the Cells of a job on the features they share; each but the job's own is sent at once."""
+    from bench.train.frozen.run import run_frozen
+
+    cells = {cell_key(cell): cell for cell in (*job.more, job.cell) if isinstance(cell, AccuracyCell)}
+    where, began = environment(job.device), time.perf_counter()
+    last = Result({})
+    for key, last in run_frozen(list(cells.values()), context):
+        if key != job.key:
+            send(("part", cells[key], last, where, time.perf_counter() - began))
+            began = time.perf_counter()
+    return last
 
 
 def _measured(job: Job, context: Context) -> Result:

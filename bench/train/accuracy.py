@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -18,16 +18,18 @@ from torch import nn
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
 from bench.data.cache_entry import Entry, Members, members, not_repeated, without_repeats
+from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
-from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key
+from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key, few_labels
 from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
+from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
@@ -57,30 +59,78 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
 
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
+    info, entry, data = opened(cell, ctx)
+    who = whose(cell, entry)
+    rows = label_rows(cell, data, who)
+    data, who = with_labels(data, who, rows)
+    timings["load_s"] = time.perf_counter() - started
+
+    outcome, metrics = _trained(cell, info, data, ctx, timings)
+    metrics |= about(cell, info, entry, rows)
+    return result_of(cell, info, data, who, outcome, metrics, {**timings, **outcome.timings})
+
+
+def opened(cell: AccuracyCell, ctx: Context) -> tuple[DatasetInfo, Entry, dict[str, Split]]:
+    """The dataset of a Cell: its info, the decoded entry, and the splits as ``--leaks`` says.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
     info = registry.dataset_info(cell.dataset)
     entry = open_entry(
         info, cell.size, ctx.data_root, ctx.cache_dir,
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
-    data = without_repeats(entry) if cell.leaks == "drop" else entry.splits
     write_split_file(info, entry, splits_folder(ctx.out))
-    timings["load_s"] = time.perf_counter() - started
-
-    outcome, metrics = _trained(cell, info, data, ctx, timings)
-    who = {name: _members(cell, entry, name) for name in ("val", "test")}
-    metrics["data"] = {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}
-    return _result(cell, info, data, who, outcome, metrics, {**timings, **outcome.timings})
+    return info, entry, without_repeats(entry) if cell.leaks == "drop" else entry.splits
 
 
-def _members(cell: AccuracyCell, entry: Entry, split: str) -> Members | None:
-    """Names, patients and columns of the images of a split that are scored; None where the source names none."""
-    found = members(entry.folder).get(split)
-    return found.at(not_repeated(entry, split)) if found and cell.leaks == "drop" else found
+def label_rows(
+    cell: AccuracyCell, data: Mapping[str, Split], who: Mapping[str, Members | None]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of each split whose labels a Cell uses (:mod:`bench.train.draws`); of test all."""
+    found = {}
+    for name, split in data.items():
+        said = who[name]
+        found[name] = np.arange(len(split.labels)) if name == "test" else drawn(
+            np.asarray(split.labels[:]), split=name, draw=cell.draw, shots=cell.shots, fraction=cell.label_fraction,
+            names=said.names if said else (), patients=said.groups if said else (),
+        )  # fmt: skip
+    return found
+
+
+def with_labels(
+    data: Mapping[str, Split], who: Mapping[str, Members | None], rows: Mapping[str, np.ndarray[Any, Any]]
+) -> tuple[dict[str, Split], dict[str, Members | None]]:
+    """The rows of each split, and whose images they are; splits that are used whole stay as they are."""
+    few = {name for name, split in data.items() if len(rows[name]) < len(split.labels)}
+    splits = {n: Split(s.images[rows[n]], s.labels[rows[n]]) if n in few else s for n, s in data.items()}
+    return splits, {n: said.at(rows[n]) if said and n in few else said for n, said in who.items()}
+
+
+def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> dict[str, Any]:
+    """What a Record says of its data and weights, beside the scores."""
+    found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
+    if few_labels(cell.spec()):
+        found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
+    if cell.weights_sha256:
+        given = asdict(locate(registry.parse_model(cell.model)))
+        found["weights"] = {key: str(given[key]) for key in ("source", "sha256", "licence", "trained_on")}
+    return found
+
+
+def whose(cell: AccuracyCell, entry: Entry) -> dict[str, Members | None]:
+    """Names, patients and columns of the images of each split; None where the source names none."""
+    found = members(entry.folder)
+    drop = cell.leaks == "drop"
+    return {n: m.at(not_repeated(entry, n)) if (m := found.get(n)) and drop else m for n in entry.splits}
 
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
     """What a reader of the score should know of the data: from names and headers, and from the pixels."""
     found = [*info.findings, *entry.looked.findings]
+    if cell.weights_sha256 and (leak := leak_of_weights(cell.dataset, locate(registry.parse_model(cell.model)))):
+        found.append(leak)
     if cell.leaks == "drop" and any(entry.looked.repeated.values()):
         counts = " and ".join(f"{len(rows):,} of {name}" for name, rows in entry.looked.repeated.items() if rows)
         found.append(Finding(f"images that a later split has too were dropped: {counts} (--leaks drop)"))
@@ -179,8 +229,7 @@ def build_model(
     Returns:
         The model, and whether it is laid out channels_last.
     """
-    spec = registry.parse_model(cell.model)
-    options = {key: value for key, value in spec.options if pretrained or key != "pretrained"}
+    spec, options = registry.parse_model(cell.model), model_options(cell, pretrained)
     torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
     channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
     model: nn.Module = registry.model_info(spec.name).build(len(info.classes), channels, cell.resolution, **options)
@@ -189,6 +238,26 @@ def build_model(
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, channels_last
+
+
+def model_options(cell: AccuracyCell, pretrained: bool = True) -> dict[str, Any]:
+    """The options of a Cell's model, with the file that its weights lie in; fetched where only the hub has them.
+
+    Raises:
+        ConfigError: the weights are nowhere.
+        RuntimeError: they are not those that were planned.
+    """
+    spec = registry.parse_model(cell.model)
+    options = dict(spec.options)
+    named = options.pop("pretrained", None)
+    if not pretrained or not named or not cell.weights_sha256:
+        return options
+    found = locate(spec, fetch=True)
+    if cell.weights_sha256 not in ("hub", found.sha256):
+        raise RuntimeError(f"{found.path} is not what was planned (SHA-256 {cell.weights_sha256}); run again")
+    if isinstance(named, str):
+        return {**options, "pretrained": found.path}
+    return {**options, "pretrained": True, "weights_file": found.path}
 
 
 def pipeline(
@@ -272,7 +341,7 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def _result(
+def result_of(
     cell: AccuracyCell,
     info: DatasetInfo,
     data: Mapping[str, Split],
@@ -285,7 +354,7 @@ def _result(
     arrays: dict[str, np.ndarray[Any, Any]] = {}
     positive = info.positive_class
     metrics["epochs"] = len(outcome.history)
-    if rates := [row["images_per_s"] for row in outcome.history]:
+    if rates := [row["images_per_s"] for row in outcome.history if "images_per_s" in row]:
         metrics["train_images_per_s"] = float(np.median(rates))
     for name, scores in (("val", outcome.val_scores), ("test", outcome.test_scores)):
         if scores is None or outcome.status != "ok":

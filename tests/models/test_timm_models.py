@@ -68,7 +68,7 @@ def test_options_are_passed_on():
     [
         ("timm:resnt18", "did you mean 'resnet18'"),
         ("timm:resnet18.no_such_tag", "no_such_tag"),
-        ("timm:hf-hub:someone/model", "has no model"),
+        ("timm:hf-hub:someone", "write timm:hf-hub:OWNER/NAME"),
     ],
 )
 def test_unknown_names(name, message):

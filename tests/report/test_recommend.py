@@ -24,23 +24,6 @@ def of(run: Run, out: Path, info: dict[str, Any] | None = None, **limits: Any) -
     return recommend(Report(run.records, info or {}, out / "predictions"), Limits(**limits))
 
 
-@pytest.fixture
-def four(run: Run) -> Run:
-    """``large`` is best, ``small`` and ``middle`` hardly worse and cheaper, ``bad`` cheapest and far worse; 3 seeds."""
-    for place, (model, distance, ms) in enumerate(
-        (("large", 2.2, 40.0), ("middle", 2.1, 20.0), ("small", 2.05, 10.0), ("bad", 0.3, 1.0))
-    ):
-        for seed in range(3):
-            generator = np.random.default_rng(seed)  # images that are hard are so for every model
-            labels = np.arange(600) % 2
-            logits = generator.normal(size=600) + np.random.default_rng(100 + 10 * place + seed).normal(0, 0.3, 600)
-            scores = 1 / (1 + np.exp(-(logits + distance * labels)))
-            run.accuracy(model, "breastmnist", seed=seed, scores=scores, labels=labels)
-        run.efficiency(model, 64, speed=1000 / ms, memory=10 * ms, batch=16, latency_ms_p50=ms, macs_g=ms / 100,
-                       params=int(ms * 1e6), latency_noise_rel=0.01)  # fmt: skip
-    return run
-
-
 def test_the_cheapest_that_is_not_significantly_worse(four: Run, tmp_path: Path):
     found = of(four, tmp_path)
     assert (found.model, found.runner_up) == ("small", "middle")
@@ -200,3 +183,23 @@ def test_efficiency_alone_recommends_nothing(run: Run, tmp_path: Path):
     with pytest.raises(RecommendError, match="no model has a test result to choose by"):
         of(run, tmp_path)
     assert Report(run.records, {}).recommendation is None
+
+
+def test_patients_are_counted_where_they_have_several_images(four: Run, tmp_path: Path):
+    for arrays in four.arrays.values():
+        arrays["test_patients"] = np.array([f"p{i // 2 // 10}-{i % 2}" for i in range(600)])  # of one class each
+    found = of(four, tmp_path)
+    assert any(text.startswith("few test patients, 30 of the rarest class of `breastmnist`") for text in found.warnings)
+    assert "(now 3 seeds, 600 images, 60 patients)" in found.resolve["text"] or found.resolve["patients"] is not None
+    if images := found.resolve["test_images"]:
+        assert found.resolve["patients"] == pytest.approx(images / 10, abs=1)
+
+
+def test_a_better_model_of_another_protocol_is_named(four: Run, tmp_path: Path):
+    four.accuracy("huge", "breastmnist", 0.99, acc=0.9, resolution=224)
+    assert any(
+        text
+        == "`huge` has AUC 0.990 under another protocol (28→224 px (nearest), quick, 3 epochs, fp32), which was not "
+        "compared"
+        for text in of(four, tmp_path).warnings
+    )

@@ -52,8 +52,8 @@ def test_five_splits_of_one_table_are_one_dataset(run: Any, tmp_path: Path):
     assert (len(board.counted), board.independent) == (5, 1)
     assert board.significance.friedman is None
     assert "mean AUC over 5 variants of one dataset" in text and "over 5 datasets" not in text
-    assert "which share images, so that they count as one dataset and their errors do not average out" in text
-    assert "here are 1 dataset and 3 models; variants of one dataset count as one." in text
+    assert "which share images: they count as one dataset, and their errors do not average out" in text
+    assert "this table has 1 dataset and 3 models; variants of one dataset count as one." in text
     first = board.ranked[0]
     own = [row.evidence.estimates["auc"].variance for row in first.rows.values() if row.evidence]
     assert first.estimate is not None

@@ -28,6 +28,7 @@ from bench.report.blocks import (
     span,
 )
 from bench.report.rows import Code
+from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
@@ -55,7 +56,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
     if cost_note:
         blocks.append(Text(cost_note))
     notes = [why_not(board), *_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]
-    if notes := [note for note in (*notes, *board.significance.reasons) if note]:
+    if notes := [note for note in (front_note(board, cost), *notes, *board.significance.reasons) if note]:
         blocks.append(Bullets(tuple(notes)))
     blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
@@ -213,22 +214,20 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
 
 
 def _counted_note(board: Overall) -> str:
-    label = board.metric.label
+    label, n = board.metric.label, len(board.counted)
     if not board.counted:
-        return f'No model has a test {label} under this protocol; what happened is listed under "Without a result".'
+        return f'No model has a test {label} under this protocol; see "Without a result".'
     which = ", ".join(name(d) for d in board.counted)
-    n = len(board.counted)
     shown = listed([label, *(m.label for m in board.shown)])
-    means = f"{shown} are means {board.over} ({which})" if n > 1 else f"Only {which} counts here"
+    means = f"{shown} are means {board.over} ({which})" if n > 1 else f"Only {which} counts"
     if board.independent < n:
-        means += ", which share images, so that they count as one dataset and their errors do not average out"
-    seeds = board.seeds
-    many = board.most_seeds > seeds
-    over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"
-    over = over.replace("1 or more seeds", "one or more training runs")
-    spread = "test images and trainings" if many or seeds > 1 else "test images only (single seed)"
+        means += ", which share images: they count as one dataset, and their errors do not average out"
+    fewest, most = board.seeds, board.most_seeds
+    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    spread = "test images and training again" if most > 1 else "test images only (single seed)"
     intervals = f" {label} 95 % covers {spread}." if any(s.estimate for s in board.ranked) else ""
-    return f"{means}, {over}, ordered by {label}; the mean rank is by {label} on each dataset.{intervals}"
+    rank = f"; mean rank is by {label} on each dataset" if n > 1 else ""
+    return f"{means}, {seeds} each, sorted by {label}{rank}.{intervals}"
 
 
 def _uncounted(board: Overall) -> list[str]:
@@ -236,10 +235,9 @@ def _uncounted(board: Overall) -> list[str]:
     left_out = [d for d in board.datasets if d not in board.counted]
     if not left_out or not board.counted:
         return []
-    verb = "does" if len(left_out) == 1 else "do"
     return [
-        f"{listed(map(name, left_out))} {verb} not count, having results of too few models "
-        "(ranked is over the datasets that give the largest table without gaps)."
+        f"Not counted, as too few models have results: {listed(map(name, left_out))} (models are ranked over the "
+        "datasets that give the largest table without gaps)."
     ]
 
 

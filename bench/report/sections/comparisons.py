@@ -234,18 +234,21 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
         ))  # fmt: skip
     columns = (
         Column("model", left=True, code=True), Column("trained → tested on", left=True), Column("fed", drop=5),
-        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} at home", drop=1),
-        Column(f"{TESTED[0].label} away"), Column("change"), Column("sd seeds", drop=4),
-        *(Column(f"{m.label} {where}", drop=drop) for m in TESTED[1:] for where, drop in (("at home", 3), ("away", 2))),
+        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} in-domain", drop=1),
+        Column(f"{TESTED[0].label} out-of-domain"), Column("change"), Column("sd seeds", drop=4),
+        *(
+            Column(f"{m.label} {where}", drop=drop)
+            for m in TESTED[1:] for where, drop in (("in-domain", 3), ("out-of-domain", 2))
+        ),
         Column("seeds", drop=4),
     )  # fmt: skip
     text = (
         "Trained on one dataset and tested on another without further training, over the classes that the two share. "
-        "At home is the source's own test split, over the same classes; sd seeds is the spread of the change over "
+        "In-domain is the source's own test split, over the same classes; sd seeds is the spread of the change over "
         "trainings, and how far other test images would move it is not in the table."
     )
     if shared:
-        text += f" The two share patients, so that away is not new: {listed(sorted(shared))}."
+        text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
     return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
 
 

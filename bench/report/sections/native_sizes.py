@@ -61,7 +61,7 @@ def _test(scores: Array) -> str:
     n, models = scores.shape
     if n < MIN_DATASETS or models < MIN_MODELS:
         return (
-            f"Not tested: Friedman's test needs {MIN_DATASETS} datasets and {MIN_MODELS} models, and here are "
+            f"Not tested: Friedman's test needs {MIN_DATASETS} datasets and {MIN_MODELS} models; here are "
             f"{counted(n, 'dataset')} and {counted(models, 'model')}."
         )
     test = friedman(scores)

@@ -36,8 +36,8 @@ from bench.report.standings import Overall, is_worse
 from bench.stats.leader import LeaderTest
 
 NO_WIDTH = (
-    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or that it cannot "
-    "tell them apart; others might."
+    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or give all "
+    "one answer; others might not."
 )
 
 

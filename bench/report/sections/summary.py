@@ -94,14 +94,13 @@ def _significance(board: Overall) -> str:
 def _chance(rows: Iterable[Row]) -> str:
     """How many results are significantly better than chance, each by itself."""
     shown = [row.evidence for row in rows if row.evidence and row.mean(RANKING.field) is not None]
-    line = "Chance is AUC 0.5"
     if not shown:
-        return f"{line}." if any(row.mean(RANKING.field) is not None for row in rows) else ""
+        return "Chance is AUC 0.5." if any(row.mean(RANKING.field) is not None for row in rows) else ""
     clear = sum(evidence.interval(AUC)[0] > 0.5 for evidence in shown)
     better = sum(evidence.interval(ACC)[0] > evidence.majority for evidence in shown)
     return (
-        f"{line}: {clear} of {counted(len(shown), 'result')} {'is' if clear == 1 else 'are'} significantly better, and "
-        f"{better} in ACC than always giving the most frequent answer (95 %, each by itself)."
+        f"Significantly better than chance (AUC 0.5): {clear} of {counted(len(shown), 'result')}; than always giving "
+        f"the most frequent answer (ACC): {better} (95 %, each by itself)."
     )
 
 

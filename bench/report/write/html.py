@@ -20,10 +20,11 @@ from typing import Any
 from bench.record.store import atomic_write, plain
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.report import ReportData
+from bench.report.write.decision import decision, decision_html, examples_html
 from bench.report.write.page_data import Document, collect
 
 NAME = "report.html"
-SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "cell.js", "main.js")
+SCRIPTS = ("core.js", "chart.js", "tables.js", "decision.js", "figures.js", "cell.js", "main.js")
 DIGITS, CURVE_DIGITS = 6, 4  # significant, of numbers in the page; Records have all
 CURVES = ("history", "reliability", "calibrated")
 _CODE = re.compile(r"`([^`]*)`")
@@ -55,17 +56,30 @@ def page(report: ReportData, sections: Sequence[Section], out: Path) -> str:
         f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
-    preset = str(report.run_info.get("preset") or "")
+    first = decision(report, out)
+    title = f"medbench: {first['title']}"
     parts = {
         "policy": html.escape(policy),
-        "title": html.escape(f"medbench report{f': {preset}' if preset else ''}"),
+        "title": html.escape(title),
         "style": style,
-        "summary": boards_html(sections[:1]),
+        "decision": decision_html(first),
+        "examples": examples_html(first),
+        "summary": boards_html([_summary(first, sections)]),
         "boards": boards_html(sections[1:]),
-        "data": page_json(collect(report, out)),
+        "data": page_json({**collect(report, out), "decision": first}),
         "script": script,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
+
+
+def _summary(first: Document, sections: Sequence[Section]) -> Section:
+    """The first section without its title and the two lines that stand above already."""
+    said = (first.get("line"), first.get("against"))
+    blocks = sections[0].blocks if sections else []
+    return Section("", [
+        Bullets(tuple(item for item in block.items if item not in said)) if isinstance(block, Bullets) else block
+        for block in blocks
+    ])  # fmt: skip
 
 
 def asset(name: str) -> str:
@@ -85,7 +99,7 @@ def boards_html(sections: Iterable[Section]) -> str:
     parts = []
     for section in sections:
         level = min(section.level + 1, 6)  # the page's own title is the only h1
-        parts.append(f"<h{level}>{_inline(section.title)}</h{level}>")
+        parts += [f"<h{level}>{_inline(section.title)}</h{level}>"] if section.title else []
         parts += [_block(block, section.title) for block in section.blocks]
     return "\n".join(parts)
 

@@ -256,6 +256,8 @@ class LocalExecutor:
             return self._ended(running, None)
         if message[0] == "progress":
             return Event(running.job.ticket, "progress", progress=message[1])
+        if message[0] == "part":
+            return Event(running.job.ticket, "part", cell=message[1], finished=Finished(*message[2:]))
         return self._ended(running, message)
 
     def _ended(self, running: _Running, message: tuple[Any, ...] | None) -> Event:

@@ -270,7 +270,7 @@ class RayExecutor:
     def _hear(self, place: _Place, reply: Reply) -> None:
         assert place.job
         job, last = place.job, reply.events[-1]
-        if last.kind == "progress":
+        if last.kind in ("progress", "part"):
             self._ask(place, place.actor.more.remote())
         else:
             place.job = None

@@ -134,7 +134,7 @@ class RayWorker:
                 self.asked = None
             events = self.executor.wait(None)
         last = events[-1]
-        if last.kind == "progress":
+        if last.kind in ("progress", "part"):
             return Reply(events)
         if last.finished:
             finished = last.finished

@@ -54,6 +54,13 @@ function front(points, more) {
   return found.sort((a, b) => a.x - b.x);
 }
 
+// The first measure that the most models have.
+function mostModels(measures) {
+  const cells = places().find((place) => place.key === tradeoff.where)?.cells;
+  const count = (measure) => scored().filter((line) => costOf(line, measure, cells) !== null).length;
+  return measures.reduce((best, measure) => (best && count(best) >= count(measure) ? best : measure), undefined);
+}
+
 function startTradeoff(holder) {
   holder.append(element('h2', { tabindex: -1 }, 'Accuracy against cost'));
   if (!data.protocols.length) {
@@ -76,7 +83,7 @@ function startTradeoff(holder) {
     if (!where.some((place) => place.key === tradeoff.where)) tradeoff.where = where[0]?.key;
     const measures = data.measures.filter((measure) => places().concat({ key: tradeoff.where }).some((place) => place.key === tradeoff.where
       && scored().some((line) => costOf(line, measure, place.cells) !== null)));
-    if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = measures[0]?.id;
+    if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = mostModels(measures)?.id;
     const keep = document.activeElement?.closest?.('.field')?.firstChild.textContent;
     controls.replaceChildren(
       select('across', measures.map((measure) => [measure.id, `${measure.label} (${measure.unit})`]), tradeoff.measure, change('measure')),
@@ -119,7 +126,7 @@ function drawTradeoff(chart, note) {
   const where = measure.source === 'cell' ? `Cost at ${place.resolution} px, batch ${batchName(place.batch)}: ${data.settings[place.setting]}; latency is at batch 1.` : 'Cost as seen in the trainings themselves.';
   note.replaceChildren(
     element('p', { id: 'front' }, `Pareto front (dashed; ${measure.more ? 'more' : 'less'} ${measure.label} is better): ${best.map((point) => point.label).join(', ')}.`),
-    element('p', { class: 'note' }, `${where} Vertical lines are 95 % intervals over test images.${without ? ` ${without} of ${lines.length} models have no such figure.` : ''}`));
+    element('p', { class: 'note' }, `${where} Vertical lines are 95 % intervals.${without ? ` ${without} of ${lines.length} models have no such figure.` : ''}`));
 }
 
 function tradeoffPoint(line, measure, place) {

@@ -1,7 +1,7 @@
 // Views and their addresses: #/results, #/cell/KEY (no element has such an id, so that the page does not jump). A view is made when it is first shown.
 
 const VIEWS = {
-  overview: ['Overview', () => startTradeoff(byId('tradeoff'))],
+  overview: ['Overview', () => { startDecision(); startTradeoff(byId('tradeoff')); }],
   results: ['Results', startResults],
   scaling: ['Scaling', startScaling],
   training: ['Training', startTraining],
