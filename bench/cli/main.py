@@ -15,10 +15,10 @@ from collections.abc import Sequence
 import bench
 from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
-from bench.cli.judge import claims, score
+from bench.cli.judge import claims, score, submit
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, explain, doctor, instruments)
+COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, doctor, instruments)
 
 # Packages of the extra `train`: without them a command that trains or measures says what to install.
 TRAINING = frozenset((

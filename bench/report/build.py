@@ -31,6 +31,7 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
@@ -44,7 +45,6 @@ from bench.report.sections.comparisons import ablation_section, resolution_secti
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.other_metrics import metric_sections
-from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
@@ -155,7 +155,13 @@ class Report(ReportData):
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
         pick = self.recommendation.lines() if self.recommendation else ()
-        lines = (*pick, *summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        warnings = shortcut_warnings(self.rows)
+        lines = (
+            *warnings,
+            *pick,
+            *summary(self.boards, self.rows, self.records, skipped),
+            *data_warnings(self.records),
+        )
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
@@ -186,7 +192,6 @@ class Report(ReportData):
             found = overall_section(board, cost, note)
             if board is first or len(self.boards) == 1:
                 sections.append(found)
-                sections += [s for s in (pareto_section(board, cost),) if s]
             else:
                 others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
         if others:

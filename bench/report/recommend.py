@@ -88,14 +88,15 @@ class Resolve(TypedDict, total=False):
     """What would show a difference as large as the one seen, with a power of 80 %; empty without another model.
 
     ``against`` is the model that the pick is compared with, ``difference`` the pick's figure less that model's.
-    ``seeds`` (of each model) or ``test_images`` (over all datasets) would do alone, None where no number does;
-    ``both_times`` is how many times as many of both would.
+    ``seeds`` (of each model) or ``test_images`` (over all datasets; ``patients``, where some have several images) would
+    do alone, None where no number does; ``both_times`` is how many times as many of both would.
     """
 
     against: str
     difference: float
     seeds: int | None
     test_images: int | None
+    patients: int | None
     both_times: float | None
     text: str
 
@@ -338,6 +339,7 @@ def _against(
         reason = (board.significance.reasons or ["The saved scores are missing."])[0].rstrip(".")
         yield f"which differences are significant is unknown ({reason[0].lower()}{reason[1:]})"
     yield from _few(board, pick)
+    yield from _elsewhere(report, board)
     missing = {row.model for row in report.rows if row.protocol == board.protocol} - {s.model for s in board.ranked}
     if missing:
         yield f"not considered, as a result is missing: {listed(map(name, sorted(missing, key=natural)))}"
@@ -366,15 +368,31 @@ def _majority(board: Overall, pick: Standing) -> Iterator[str]:
 
 
 def _few(board: Overall, pick: Standing) -> Iterator[str]:
-    """The fewest test images of a class, if they are few."""
+    """The fewest test images of a class (or patients, where some have several images), if they are few."""
     found = []
     for dataset in board.counted:
         evidence = pick.rows[dataset].evidence
         if evidence and (np.ndim(evidence.labels) == 1 or np.shape(evidence.labels)[1] == 1):
-            found.append((int(np.unique(evidence.labels, return_counts=True)[1].min()), dataset))
+            labels = np.ravel(evidence.labels)
+            unit = np.arange(len(labels)) if evidence.patients is None else evidence.patients
+            least = min(len(np.unique(unit[labels == k])) for k in np.unique(labels))
+            found.append((least, dataset, "test images" if evidence.patients is None else "test patients"))
     if found and min(found)[0] < MIN_PER_CLASS:
-        least, dataset = min(found)
-        yield f"few test images, {least} of the rarest class of {name(dataset)}"
+        least, dataset, unit_name = min(found)
+        yield f"few {unit_name}, {least} of the rarest class of {name(dataset)}"
+
+
+def _elsewhere(report: ReportData, board: Overall) -> Iterator[str]:
+    """A model that has a higher figure on the same datasets under another protocol: frozen, larger images, tuned."""
+    sign = board.metric.sign
+    same = [b for b in report.boards if b.ranked and b is not board and b.counted == board.counted]
+    best = max(same, key=lambda b: sign * (b.ranked[0].score or 0.0), default=None)
+    if best and sign * (best.ranked[0].score or 0.0) > sign * (board.ranked[0].score or 0.0):
+        first, protocol = best.ranked[0], best.protocol
+        yield (
+            f"{name(first.model)} has {board.metric.label} {board.metric.shown(first.score)} under another protocol "
+            f"({protocol.pixels}, {protocol.training}), which was not compared"
+        )
 
 
 def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, by: Cost | None) -> Iterator[str]:
@@ -411,26 +429,32 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     difference, training = float(pairs.difference[i, j]), float(pairs.training[i, j])
     over_images = float(pairs.variance[i, j]) - training
     found = Resolve(
-        against=other.model, difference=board.metric.sign * difference, seeds=None, test_images=None, both_times=None
-    )
+        against=other.model, difference=board.metric.sign * difference, seeds=None, test_images=None, patients=None,
+        both_times=None,
+    )  # fmt: skip
     if not difference:
-        found["text"] = (
-            f"no number of seeds or images will do, since {name(other.model)} has the same {board.metric.label}"
-        )
-        return found
+        same = f"{name(other.model)} has the same {board.metric.label}"
+        return {**found, "text": f"no number of seeds or images will do, since {same}"}
     level = ALPHA / (len(models) * (len(models) - 1) / 2)
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
     seeds, images = board.seeds, sum(pick.rows[d].n_test or 0 for d in board.counted)
+    patients = sum(e.n_patients or 0 for d in board.counted if (e := pick.rows[d].evidence))
+    now, ways = [counted(seeds, "seed"), counted(images, "image")], []
     if training and over_images < enough:
         found["seeds"] = max(seeds, ceil(seeds * training / (enough - over_images)))
+        ways.append(f"{found['seeds']:,} seeds")
     if images and training < enough:
-        found["test_images"] = max(images, ceil(images * over_images / (enough - training)))
-    times = found["both_times"] = round(max(1.0, (training + over_images) / enough), 1)
-    ways = [f"{found['seeds']:,} seeds"] if found["seeds"] else []
-    ways += [f"{found['test_images']:,} test images"] if found["test_images"] else []
-    does = listed(ways, "or") or f"{significant(times, 2)} times as many seeds and images"
+        times = max(1.0, over_images / (enough - training))
+        found["test_images"] = ceil(images * times)
+        found["patients"] = ceil(patients * times) if patients else None
+        many = f"{found['patients']:,} test patients" if patients else f"{found['test_images']:,} test images"
+        ways.append(many)
+    now += [counted(patients, "patient")] if patients else []
+    both = found["both_times"] = round(max(1.0, (training + over_images) / enough), 1)
+    does = (
+        listed(ways, "or") or f"{significant(both, 2)} times as many seeds and {'patients' if patients else 'images'}"
+    )
     gap = board.metric.shown(abs(difference))
     once = "" if pairs.retrained else " (single seed: first train with three)"
-    now = f"{counted(seeds, 'seed')}, {counted(images, 'image')}"
-    found["text"] = f"{does} (now {now}) would show its difference from {name(other.model)}, {gap}{once}"
-    return found
+    of = f"its difference from {name(other.model)}, {gap}"
+    return {**found, "text": f"{does} (now {', '.join(now)}) would show {of}{once}"}

@@ -44,7 +44,7 @@ class TestSet:
     Attributes:
         task: one of :data:`bench.registry.TASKS`.
         classes: names in the order of the scores' columns.
-        guessed: the positive class of a binary task is the last, and nobody said so.
+        positive: of a binary task, the class that sensitivity is of; "" where nobody said.
         labels: (N,) class numbers, or (N, L) in {0, 1}.
         ids: (N,) texts or None.
         notes: what was found out or guessed, as sentences.
@@ -52,7 +52,7 @@ class TestSet:
 
     task: str
     classes: tuple[str, ...]
-    guessed: bool
+    positive: str
     labels: Array
     ids: Array | None
     patients: Array | None
@@ -86,7 +86,7 @@ def align(
         _refuse_double_ids(truth.ids, truth.path)
     ids = truth.ids if truth.ids is not None else next((p.ids for p in parts if p.ids is not None), None)
     orders = [_order(part, truth) for part in parts]
-    names, guessed = _classes(parts, truth, tuple(classes))
+    names = _classes(parts, truth, tuple(classes))
     task = LABELS if truth.labels.ndim == 2 else ORDINAL if ordinal else BINARY if len(names) == 2 else MULTI
     labels = _numbered(truth.labels, names, truth.path, notes)
     for part, order in zip(parts, orders, strict=True):
@@ -94,7 +94,7 @@ def align(
             _same_labels(part, order, labels, names, truth)
     if any(p.ids is None for p in parts) and len(parts) + (truth.path != parts[0].path) > 1:
         notes.append(f"images without an id are matched by their order ({len(labels):,} of each)")
-    found = TestSet(task, names, guessed, labels, ids, None, {}, [], notes)
+    found = TestSet(task, names, "1" if names == ("0", "1") else "", labels, ids, None, {}, [], notes)
     for part, order in zip(parts, orders, strict=True):
         scores = probabilities(part, part.scores[order], names, task, notes)
         found.models.append(Scored(part.model, part.seed, scores, part.path))
@@ -154,8 +154,8 @@ def _order(part: Predictions, truth: Truth) -> Array:
     return np.array([position[name] for name in truth.ids.tolist()])
 
 
-def _classes(parts: Sequence[Predictions], truth: Truth, given: tuple[str, ...]) -> tuple[tuple[str, ...], bool]:
-    """Names of the classes in order, and whether the positive one of two was guessed."""
+def _classes(parts: Sequence[Predictions], truth: Truth, given: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of the classes in order."""
     width = max(p.scores.shape[1] for p in parts)
     for part in parts:
         if part.scores.shape[1] != width and not {part.scores.shape[1], width} <= {1, 2}:
@@ -168,7 +168,7 @@ def _classes(parts: Sequence[Predictions], truth: Truth, given: tuple[str, ...])
         wanted = 2 if width == 1 else width
         if len(given) != wanted:
             raise DataError(f"--classes names {len(given)} classes, the scores have {wanted}")
-        return given, False
+        return given
     columns = next((p.columns for p in parts if p.scores.shape[1] == width), ())
     named = bool(columns) and not all(c.isdecimal() for c in columns)
     if width == 1 and truth.labels.ndim == 1:
@@ -182,16 +182,16 @@ def _classes(parts: Sequence[Predictions], truth: Truth, given: tuple[str, ...])
                 f"{truth.path}: the labels are {' and '.join(values.tolist())}, and one column of scores does not say "
                 "of which; add --classes NEGATIVE,POSITIVE"
             )
-        return ("0", "1"), False
+        return ("0", "1")
     if named:
-        return columns, width == 2 and text
+        return columns
     if text:
         some = ", ".join(values.tolist()[:MAX_NAMED])
         raise DataError(
             f"{truth.path}: the labels are names ({some}), the scores are numbered; add --classes with the names in "
             "the order of the columns"
         )
-    return tuple(map(str, range(width))), False
+    return tuple(map(str, range(width)))
 
 
 def _numbered(labels: Array, names: tuple[str, ...], path: Path, notes: list[str]) -> Array:

@@ -31,6 +31,7 @@ def score(
     ordinal: bool = False,
     beside: Sequence[Path] = (),
     single: bool = False,
+    positive: str = "",
     console: Console | None = None,
     command: str = "bench score",
 ) -> Fields:
@@ -45,6 +46,7 @@ def score(
         classes: names in the order of the scores.
         ordinal: the classes are grades.
         beside: runs whose models are compared on the same images.
+        positive: of two classes the one that sensitivity is of.
         single: softmax in single precision.
         console: prints notes and the leaderboard there.
         command: is stated on the board.
@@ -56,7 +58,9 @@ def score(
         DataError: a file cannot be used.
         StoreError: ``out`` or ``json_path`` cannot be written.
     """
-    name, found = read(files, labels, dataset=dataset, classes=classes, ordinal=ordinal, single=single)
+    name, found = read(
+        files, labels, dataset=dataset, classes=classes, ordinal=ordinal, single=single, positive=positive
+    )
     name = add_runs(found, name, beside)
     keys = write_run(out, name, found, command)
     report, _ = read_report(out)

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench import registry
 from bench.errors import DataError
-from bench.score.align import ORDINAL, TestSet, Truth, align
+from bench.score.align import BINARY, ORDINAL, TestSet, Truth, align
 from bench.score.files import BARE, read_columns
 from bench.score.roles import ONE_EACH, Predictions, plain, texts, understand
 from bench.score.ties import single_precision, ties
@@ -32,6 +32,7 @@ def read(
     classes: Sequence[str] = (),
     ordinal: bool = False,
     single: bool = False,
+    positive: str = "",
 ) -> tuple[str, TestSet]:
     """Read predictions and check that they are of one test set.
 
@@ -41,6 +42,7 @@ def read(
         dataset: name of the test set; a registered dataset's gives classes and task.
         classes: names in the order of the scores' columns.
         ordinal: the classes are grades.
+        positive: of two classes the one that sensitivity is of; else what the dataset declares, else a guess.
         single: put probabilities through a single-precision softmax, to reproduce figures that were computed so.
 
     Returns:
@@ -65,6 +67,10 @@ def read(
     if facts is not None and not classes and len(facts.classes) == parts[0].scores.shape[1]:
         classes = facts.classes if all(c.isdecimal() for p in parts for c in p.columns) else ()
     found = align(parts, truth, classes, ordinal or bool(facts and facts.task == ORDINAL), notes)
+    declared = facts.positive if facts is not None and found.task == BINARY else ""
+    found.positive = positive or (declared if declared in found.classes else found.positive)
+    if positive and (found.task != BINARY or positive not in found.classes):
+        raise DataError(f"--positive {positive!r} is none of two classes; they are {', '.join(found.classes)}")
     for scored in found.models:
         who = f"{scored.model}, seed {scored.seed}"
         if sentence := ties(scored.scores, found.labels).sentence(who):

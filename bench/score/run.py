@@ -17,7 +17,8 @@ from bench.metrics.registry import definitions
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.record.paths import run_file
-from bench.score.align import BINARY, Scored, TestSet
+from bench.registry import positive_of
+from bench.score.align import Scored, TestSet
 
 RECIPE = "trained elsewhere"  # the recipe of a Record whose training medbench has not seen
 LIBRARIES = ("medbench", "numpy", "scipy", "scikit-learn")
@@ -25,9 +26,14 @@ LIBRARIES = ("medbench", "numpy", "scipy", "scikit-learn")
 
 def test_set_fingerprint(found: TestSet) -> str:
     """Digest of ids and labels: two files are of one test set where it is equal."""
-    digest = hashlib.sha256(np.ascontiguousarray(found.labels, dtype="<i8").tobytes())
-    if found.ids is not None:
-        digest.update("\n".join(found.ids.tolist()).encode())
+    return fingerprint_of(found.labels, found.ids)
+
+
+def fingerprint_of(labels: Array, ids: Array | None) -> str:
+    """The same of arrays: labels (N,) or (N, L), ids (N,) or None."""
+    digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes())
+    if ids is not None:
+        digest.update("\n".join(ids.tolist()).encode())
     return f"scores:{digest.hexdigest()[:32]}"
 
 
@@ -41,7 +47,8 @@ def spec_of(dataset: str, scored: Scored, fingerprint: str) -> dict[str, Any]:
 
 def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[store.Record, dict[str, Array]]:
     """The Record of one model and seed, and the arrays beside it."""
-    figures = classification_metrics(found.labels, scored.scores, found.task)
+    positive = positive_of(found.task, found.classes, found.positive)
+    figures = classification_metrics(found.labels, scored.scores, found.task, positive.number if positive else 1)
     figures["loss"] = figures.pop("nll")
     metrics: dict[str, Any] = {f"test_{name}": _storable(value) for name, value in figures.items()}
     metrics |= definitions()
@@ -50,8 +57,8 @@ def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) ->
         "scores_file": scored.path.name,
         "scores_sha256": _digest(scored.scores),
     }
-    if found.task == BINARY:
-        metrics |= {"positive_class": found.classes[1], "positive_class_guessed": found.guessed}
+    if positive:
+        metrics |= {"positive_class": positive.name, "positive_class_guessed": positive.guessed}
     spec = spec_of(dataset, scored, fingerprint)
     record: store.Record = {
         "schema": store.SCHEMA, "key": spec_key("accuracy", spec), "kind": "accuracy", "status": "ok", "reason": "",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from scipy.stats import norm
 
@@ -182,3 +183,23 @@ def test_efficiency_alone_recommends_nothing(run: Run, tmp_path: Path):
     with pytest.raises(RecommendError, match="no model has a test result to choose by"):
         of(run, tmp_path)
     assert Report(run.records, {}).recommendation is None
+
+
+def test_patients_are_counted_where_they_have_several_images(four: Run, tmp_path: Path):
+    for arrays in four.arrays.values():
+        arrays["test_patients"] = np.array([f"p{i // 2 // 10}-{i % 2}" for i in range(600)])  # of one class each
+    found = of(four, tmp_path)
+    assert any(text.startswith("few test patients, 30 of the rarest class of `breastmnist`") for text in found.warnings)
+    assert "(now 3 seeds, 600 images, 60 patients)" in found.resolve["text"] or found.resolve["patients"] is not None
+    if images := found.resolve["test_images"]:
+        assert found.resolve["patients"] == pytest.approx(images / 10, abs=1)
+
+
+def test_a_better_model_of_another_protocol_is_named(four: Run, tmp_path: Path):
+    four.accuracy("huge", "breastmnist", 0.99, acc=0.9, resolution=224)
+    assert any(
+        text
+        == "`huge` has AUC 0.990 under another protocol (28→224 px (nearest), quick, 3 epochs, fp32), which was not "
+        "compared"
+        for text in of(four, tmp_path).warnings
+    )

@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     score.add_argument("--json", type=Path, metavar="FILE", help="write models and pairs with intervals and p values")
     score.add_argument("--dataset", default="", metavar="NAME", help="name of the test set, as breastmnist")
     score.add_argument("--classes", default="", metavar="A,B", help="class names in the order of the scores")
+    score.add_argument("--positive", default="", metavar="NAME", help="class that sensitivity is of: malignant")
     score.add_argument("--ordinal", action="store_true", help="the classes are grades: adds kappa and MAE")
     score.add_argument("--beside", type=Path, action="append", default=[], metavar="RUN",
                        help="a run whose models are tested on the same images; repeatable")  # fmt: skip
@@ -40,6 +41,7 @@ def _score(options: argparse.Namespace) -> int:
     score(
         options.files, options.labels, out=options.out or Path("runs/score"), json_path=options.json,
         dataset=options.dataset, classes=classes, ordinal=options.ordinal, beside=options.beside,
-        single=options.single_precision, console=flags.console(), command=options.command_line,
+        single=options.single_precision, positive=options.positive, console=flags.console(),
+        command=options.command_line,
     )  # fmt: skip
     return 0

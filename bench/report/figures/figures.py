@@ -166,7 +166,7 @@ def _tradeoff(document: Document, index: int, measure: Document, colours: Colour
     xs = [p.x for p in points]
     return Scatter(
         title=f"Test {RANKING.label} ({over}) against {measure['label']}",
-        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals over test images.",
+        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals.",
         x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
         y=Axis(f"test {RANKING.label}"),
         points=points,

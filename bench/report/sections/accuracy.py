@@ -28,6 +28,7 @@ from bench.report.blocks import (
     span,
 )
 from bench.report.rows import Code
+from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
@@ -55,7 +56,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
     if cost_note:
         blocks.append(Text(cost_note))
     notes = [why_not(board), *_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]
-    if notes := [note for note in (*notes, *board.significance.reasons) if note]:
+    if notes := [note for note in (front_note(board, cost), *notes, *board.significance.reasons) if note]:
         blocks.append(Bullets(tuple(notes)))
     blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)

@@ -41,29 +41,6 @@ MAX_MODELS = 200  # of more the page holds no p values, and so no sliders
 EXAMPLES = 3  # right answers, and as many wrong ones
 MEMORY = next(cost for cost in COSTS if cost.key == "memory_mib")
 
-GLOSSARY = {
-    "AUC": "Area under the ROC curve: how often a positive image scores above a negative one. 0.5 is chance. "
-    "With several classes, the mean over each class against the rest.",
-    "ACC": "Share of right answers. Compare it with always giving the most frequent answer.",
-    "95 %": "An interval that covers the true figure in 95 of 100 repetitions, with other test images and, where there "
-    "are several seeds, other trainings.",
-    "significantly worse": "The difference is larger than chance explains at the 5 % level, corrected for the number "
-    "of models compared. “No” does not mean equal: the data may be too few.",
-    "sensitivity, specificity": "Share of the images of the named class that are found, and of the others that are "
-    "left alone. At Youden: at the threshold with the highest sum on validation. Macro: the mean over classes.",
-    "ECE, Brier": "How far stated probabilities are from the truth; 0 is best.",
-    "seed": "One training from its own random start. A single seed says nothing of training again.",
-    "latency": "Median time of one image alone.",
-    "throughput": "Images per second in batches.",
-    "peak memory": "The most memory that inference takes.",
-    "GMACs": "Billions of multiply-adds for one image; two operations each.",
-    "noise floor": "Two runs of one measurement differ by less in 95 % of cases. Smaller differences mean nothing.",
-    "unusable": "Repeats of this speed differ by more than half, so it is not shown.",
-    "Pareto front": "Models that no other beats in accuracy and cost at once.",
-    "protocol": "Size, resolution, recipe, epochs and precision. Only models of one protocol are compared.",
-    "incomplete": "Some planned cells have no result yet.",
-}
-
 
 def decision(report: ReportData, out: Path) -> Document:
     """The figures of the first screen.
@@ -270,12 +247,6 @@ def examples_html(found: Mapping[str, Any]) -> str:
         '<th scope="col" class="n">probability</th><th scope="col">answer</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
-
-
-def glossary_html() -> str:
-    """The one glossary of the page."""
-    terms = "".join(f"<dt>{_text(term)}</dt><dd>{_text(text)}</dd>" for term, text in GLOSSARY.items())
-    return f'<details id="glossary"><summary>Glossary</summary><dl>{terms}</dl></details>'
 
 
 def _text(value: object) -> str:
