@@ -10,11 +10,11 @@ from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Column,
     Details,
     Section,
-    Table,
     Text,
     counted,
     fixed,
@@ -22,9 +22,9 @@ from bench.report.blocks import (
     listed,
     name,
     natural,
-    rows_of,
     signed,
     span,
+    tabled,
 )
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.size import size_note
@@ -60,7 +60,7 @@ def _columns(others: Sequence[Metric]) -> Cells:
     first, *rest = (RANKING, *(m for m in TESTED if m != RANKING))
     columns: Cells = [
         (Column("#"), lambda line: str(line.place) if line.row.mean(first.field) is not None else MISSING),
-        (Column("model", left=True, code=True), lambda line: line.row.model),
+        (MODEL, lambda line: line.row.model),
         (Column(first.heading), lambda line: _status(line.row) or first.shown(line.row.mean(first.field))),
         (Column("significantly worse", left=True, drop=1), lambda line: line.worse),
         (Column(f"{first.label} 95 %", drop=1), lambda line: span(*line.interval(first))),
@@ -132,8 +132,7 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     protocol = members[0].protocol
     first = tables.get(RANKING.name)
     lines = [Line(row, place, is_worse(first, row.model)) for place, row in enumerate(members, start=1)]
-    cells = [tuple(show(line) for _, show in columns) for line in lines]
-    blocks: list[Block] = [Table(tuple(c for c, _ in columns), rows_of(cells)).without_empty()]
+    blocks: list[Block] = [tabled(columns, lines)]
     most_seeds = max(len(row.ok) for row in members)
     if first:
         blocks.append(Text(basis_note(first, RANKING, most_seeds)))
