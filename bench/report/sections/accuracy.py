@@ -52,7 +52,12 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
         blocks.append(Text(basis_note(board.significance.leader, board.metric, board.most_seeds)))
     if cost_note:
         blocks.append(Text(cost_note))
-    notes = [why_not(board), *_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]
+    places = {s.model: s.place for s in board.ranked}
+    notes = [
+        why_not(board.significance.leader, places),
+        *_uncounted(board),
+        *(_gap(s) for s in board.standings if s.place is None),
+    ]
     if notes := [note for note in (front_note(board, cost), *notes, *board.significance.reasons) if note]:
         blocks.append(Bullets(tuple(notes)))
     blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
@@ -112,16 +117,13 @@ def basis_note(test: LeaderTest, metric: Metric, most_seeds: int) -> str:
     )
 
 
-def why_not(board: Overall) -> str:
-    """Why the lowest of the models that are not significantly worse than the leader is not."""
-    test = board.significance.leader
-    found = [s for s in board.ranked if test and (one := test.of(s.model)) and not one.worse]
-    if not test or not found:
+def why_not(test: LeaderTest | None, places: Mapping[str, int | None]) -> str:
+    """Why the lowest of the models that are not significantly worse than the leader is not; empty without one."""
+    left = [other for other in test.others if not other.worse] if test else []
+    if not left:
         return ""
-    last = found[-1]
-    against = test.of(last.model)
-    reason = against.reason if against else ""
-    return f"Why #{last.place} {name(last.model)} is not significantly worse: {reason}."
+    last = left[-1]
+    return f"Why #{places.get(last.model)} {name(last.model)} is not significantly worse: {last.reason}."
 
 
 def _differences(board: Overall) -> list[Block]:

@@ -29,7 +29,7 @@ from bench.report.blocks import (
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.size import size_note
 from bench.report.rows import Row
-from bench.report.sections.accuracy import basis_note
+from bench.report.sections.accuracy import basis_note, why_not
 from bench.report.standings import Overall, is_worse
 from bench.stats.leader import LeaderTest
 
@@ -135,7 +135,8 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     blocks: list[Block] = [tabled(columns, lines)]
     most_seeds = max(len(row.ok) for row in members)
     if first:
-        blocks.append(Text(basis_note(first, RANKING, most_seeds)))
+        why = why_not(first, {line.row.model: line.place for line in lines})
+        blocks.append(Text(f"{basis_note(first, RANKING, most_seeds)} {why}".rstrip()))
     blocks += [Text(_by_metric(metric, tables[metric.name])) for metric in TESTED[1:] if metric.name in tables]
     if any(row.evidence and not row.evidence.estimates[RANKING.name].variance for row in members):
         blocks.append(Text(NO_WIDTH))
