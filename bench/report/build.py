@@ -31,6 +31,7 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
@@ -47,6 +48,7 @@ from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
+from bench.report.sections.tracks import few_labels_section, tracks_section
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
@@ -154,7 +156,13 @@ class Report(ReportData):
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
         pick = self.recommendation.lines() if self.recommendation else ()
-        lines = (*pick, *summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        warnings = shortcut_warnings(self.rows)
+        lines = (
+            *warnings,
+            *pick,
+            *summary(self.boards, self.rows, self.records, skipped),
+            *data_warnings(self.records),
+        )
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
@@ -190,6 +198,7 @@ class Report(ReportData):
         if others:
             sections.append(Section("Accuracy under other protocols", others))
         sections += native_size_sections(self.boards)
+        sections += [s for s in (tracks_section(self.rows, self.records), few_labels_section(self.records)) if s]
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
         sections += metric_sections(self.rows, self.metrics)

@@ -110,9 +110,9 @@ def _evaluate(test_set: str, members: list[tuple[Row, list[Saved]]], predictions
     labels = members[0][1][0].labels
     majority = majority_acc(labels)
     patients = codes_of(next((saved.patients for _, seeds in members for saved in seeds), None))
-    for row, _ in members:
+    for row, seeds in members:
         files = tuple(predictions / f"{record['key']}.npz" for record in row.ok)
-        row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files)
+        row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files, seeds[0].columns)
     for metric in TESTED:
         if of := metric.images:
             scores = [[saved.scores for saved in seeds] for _, seeds in members]

@@ -86,6 +86,7 @@ class Evidence:
         labels: of the test set.
         patients: (N,) number of each image's patient, where some have several images.
         files: the saved scores, one a training.
+        columns: what the source's table says of each test image, (N,) text, by column.
     """
 
     samples: dict[str, Sample]
@@ -96,6 +97,7 @@ class Evidence:
     labels: Array
     patients: Array | None = None
     files: tuple[Path, ...] = ()
+    columns: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def n_patients(self) -> int | None:

@@ -203,3 +203,11 @@ def test_a_better_model_of_another_protocol_is_named(four: Run, tmp_path: Path):
         "compared"
         for text in of(four, tmp_path).warnings
     )
+
+
+def test_a_shortcut_speaks_against_it(four: Run, tmp_path: Path):
+    for arrays in four.arrays.values():
+        label = arrays["test_labels"] == 1
+        arrays["test_group_machine"] = np.where(label ^ (np.arange(600) % 97 == 0), "old", "new")
+    warnings = of(four, tmp_path).warnings
+    assert warnings[0].startswith("shortcut on `breastmnist`: `machine` alone tells the label (AUC 0.99")

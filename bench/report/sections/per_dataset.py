@@ -27,7 +27,9 @@ from bench.report.blocks import (
     tabled,
 )
 from bench.report.clinical.points import clinical_blocks
+from bench.report.clinical.shortcuts import shortcut_blocks
 from bench.report.clinical.size import size_note
+from bench.report.clinical.subgroups import subgroup_blocks
 from bench.report.rows import Row
 from bench.report.sections.accuracy import basis_note, why_not
 from bench.report.standings import Overall, is_worse
@@ -143,6 +145,8 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     if said := size_note(members):
         blocks.append(Text(said))
     blocks += clinical_blocks(members, rule)
+    blocks += subgroup_blocks(members, rule)
+    blocks += shortcut_blocks(members)
     return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
 
 
