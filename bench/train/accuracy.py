@@ -23,7 +23,7 @@ from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
-from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key, few_labels
+from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key
 from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
@@ -111,8 +111,7 @@ def with_labels(
 def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> dict[str, Any]:
     """What a Record says of its data and weights, beside the scores."""
     found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
-    if few_labels(cell.spec()):
-        found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
+    found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
     if cell.weights_sha256:
         given = asdict(locate(registry.parse_model(cell.model)))
         found["weights"] = {key: str(given[key]) for key in ("source", "sha256", "licence", "trained_on")}

@@ -76,6 +76,8 @@ def parent_of(model: str, present: Iterable[str]) -> str | None:
     """The model that ``model`` is a variant of, if it is there: with fewer options, or of the size that it matches."""
     base, bracket, options = model.partition("[")
     present = set(present)
+    if "pretrained=" in options:
+        return None  # weights are no part of a network: sections/tracks.py compares them
     if bracket:
         own = set(options.rstrip("]").split(","))
         fewer = [
