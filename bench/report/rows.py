@@ -337,7 +337,7 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
         same[record["spec"].get("recipe", ""), settings.get("epochs")][_canonical(settings)] = settings
     variants = {}
     for group in same.values():
-        flat = {identity: _flatten(settings) for identity, settings in group.items()}
+        flat = {identity: flattened(settings) for identity, settings in group.items()}
         keys = sorted({key for settings in flat.values() for key in settings})
         differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
         for identity, settings in flat.items():
@@ -349,10 +349,11 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
     return variants
 
 
-def _flatten(settings: Spec, prefix: str = "") -> Fields:
+def flattened(settings: Spec, prefix: str = "") -> Fields:
+    """Nested settings as ``outer.inner`` -> value."""
     flat: Fields = {}
     for key, value in settings.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        flat.update(flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
 
 
