@@ -135,7 +135,8 @@ class Recommendation:
     def lines(self) -> tuple[str, str]:
         """The two lines that open a board and end a run."""
         if self.model is None:
-            return f"No recommendation: {self.why}.", f"Nearest: {'; '.join(self.misses)}."
+            nearest = "; ".join(self.misses) or "no model has all of these figures"
+            return f"No recommendation: {self.why}.", f"Nearest: {nearest}."
         second = f" Runner-up: {name(self.runner_up)}." if self.runner_up else ""
         warnings = [text for text in self.warnings if not text.startswith(INCOMPLETE)]  # that stands above these lines
         more = len(warnings) - MAX_AGAINST
