@@ -25,9 +25,11 @@ if (_checkout / "bench.toml").is_file() and (_checkout / "models").is_dir():
 del _checkout
 
 if TYPE_CHECKING:
-    from bench.api import create_model, list_datasets, list_models, load_dataset, load_records, run
+    from bench.api import create_model, list_datasets, list_models, load_dataset, load_records, recommend, run
 
-__all__ = ["__version__", "create_model", "list_datasets", "list_models", "load_dataset", "load_records", "run"]
+__all__ = [
+    "__version__", "create_model", "list_datasets", "list_models", "load_dataset", "load_records", "recommend", "run",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

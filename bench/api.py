@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.data.cache import LoadedDataset
+    from bench.report.recommend import Recommendation
 
 
 def create_model(
@@ -33,10 +34,10 @@ def create_model(
     """
     spec = registry.parse_model(name)
     settings = registry.check_options(spec.name, {**dict(spec.options), **options})
-    facts = registry.model_facts(spec.name)
-    if reason := facts.unsupported(img_size, settings):
+    info = registry.model_info(spec.name)
+    if reason := info.unsupported(img_size, settings):
         raise registry.RegistryError(f"model {spec} at {img_size} pixels: {reason}")
-    model: nn.Module = facts.build(num_classes, in_chans, img_size, **settings)
+    model: nn.Module = info.build(num_classes, in_chans, img_size, **settings)
     return model
 
 
@@ -125,3 +126,38 @@ def run(
         raise KeyboardInterrupt(f"interrupted; the same call goes on where it stopped ({outcome.out})")
     frame = store.load_records(outcome.out)
     return frame[frame["key"].isin(outcome.keys)].reset_index(drop=True) if len(frame) else frame
+
+
+def recommend(
+    path: str | Path,
+    *,
+    max_latency_ms: float | None = None,
+    min_images_per_s: float | None = None,
+    max_memory_mib: float | None = None,
+    max_params: float | None = None,
+    device: str = "",
+) -> Recommendation:
+    """Recommend a network from a run: the cheapest that is not significantly worse than the best.
+
+    Args:
+        path: the run directory.
+        max_latency_ms: limit of the median latency of one image, milliseconds.
+        min_images_per_s: least throughput, at the batch of the board's table of cost.
+        max_memory_mib: limit of the peak memory of inference, MiB.
+        max_params: limit of the number of parameters.
+        device: where these were measured: ``cpu``, ``cuda``, ``cuda:1``; by default where most models were.
+
+    Returns:
+        ``model`` (None if none keeps the limits; ``misses`` then names the nearest), ``why``, ``runner_up``,
+        ``not_significantly_worse``, ``resolve``, ``warnings``.
+
+    Raises:
+        StoreError: no run directory.
+        RecommendError: no model has a test result, or nothing was timed on ``device``.
+    """
+    from bench.report.build import read_report
+    from bench.report.recommend import Limits
+    from bench.report.recommend import recommend as choose
+
+    limits = Limits(max_latency_ms, min_images_per_s, max_memory_mib, max_params, device)
+    return choose(read_report(Path(path).expanduser())[0], limits)

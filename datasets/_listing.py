@@ -12,6 +12,8 @@ counted in the findings. Options that every source has:
     window=file|full|bone|lung|brain|CENTRE/WIDTH, frames=first|middle|last|N: see :mod:`bench.datasets._images`
     channels=1|3            make every image gray, or colour (else: gray stays gray if all of a sample is)
     mirror=true             a left-right flip keeps every label
+    positive=CLASS          of two classes, the one that sensitivity is of (malignant)
+    group=COLUMN+COLUMN     columns by which results are also reported (sex, age, site, view)
     seed=N                  another split
 """
 
@@ -30,7 +32,7 @@ from bench.datasets import _images, _labels, _splits
 from bench.datasets._archives import Member, Tree
 from bench.datasets._images import Decoding
 from bench.datasets._labels import BLANK, Labels, Reading
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, legible, nearest
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, legible, nearest, positive_of
 
 Array = np.ndarray[Any, Any]
 
@@ -60,6 +62,8 @@ OPTIONS: dict[str, tuple[str, str]] = {
     "task": ("|".join(_TASKS), f"is none of {', '.join(_TASKS)}"),
     "masks": ("ignore|keep", "masks is ignore or keep"),
     "conflicts": ("drop", "the only value is conflicts=drop"),
+    "positive": (".+", "name the class that is looked for"),
+    "group": (".+", "name columns of the table, joined by +"),
 }
 _USUAL = {  # columns by their usual names, as letters and digits only
     "image": "image file filename path imagepath filepath img imageindex imageid imagename imagefile",
@@ -126,6 +130,7 @@ class Listing:
         groups: patient or lesion of each image, or "".
         findings: what was noticed on the way and a reader of a score should know.
         rows: index of each image among the source's rows.
+        columns: what else the source says of each image, by column.
     """
 
     classes: tuple[str, ...]
@@ -136,6 +141,7 @@ class Listing:
     findings: tuple[Finding, ...] = ()
     task: str = ""
     rows: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def split(self, read: Callable[[Array], Callable[[int], Array]]) -> dict[str, LazySplit]:
         """Give the three splits; ``read`` makes a reader of the images with these indices."""
@@ -143,7 +149,9 @@ class Listing:
         for index, name in enumerate(_splits.SPLITS):
             members = np.flatnonzero(self.splits == index)
             groups = tuple(self.groups[i] for i in members) if self.groups else ()
-            made[name] = LazySplit(self.labels[members], read(members), tuple(self.names[i] for i in members), groups)
+            columns = {key: tuple(values[i] for i in members.tolist()) for key, values in self.columns.items()}
+            names = tuple(self.names[i] for i in members)
+            made[name] = LazySplit(self.labels[members], read(members), names, groups, columns)
         return made
 
 
@@ -224,7 +232,37 @@ def listed(source: SourceName, rows: Rows) -> Listing:
         who = "1 patient has" if torn == 1 else f"{torn:,} patients have"
         findings.append(Finding(f"{who} images in more than one split", torn, severity="leak"))
     _splits.check_classes(splits, values, classes, source.place)
-    return Listing(tuple(classes), tuple(names), values, splits, tuple(groups), tuple(findings), labels.task, kept)
+    columns = _columns(rows.beside, kept, options)
+    return Listing(
+        tuple(classes), tuple(names), values, splits, tuple(groups), tuple(findings), labels.task, kept, columns
+    )  # fmt: skip
+
+
+def asked_groups(options: Mapping[str, str], have: Iterable[str]) -> tuple[str, ...]:
+    """The columns of ``group=``.
+
+    Raises:
+        ValueError: there is no such column, with the nearest one.
+    """
+    have = list(have)
+    asked = tuple(part.strip() for part in options.get("group", "").split("+") if part.strip())
+    for name in asked:
+        if name not in have:
+            listed = f"the columns are {', '.join(have)}" if have else "this source has no columns beside its images"
+            raise ValueError(f"group={options['group']}: there is no column {name!r}{nearest(name, have)}; {listed}")
+    return asked
+
+
+def _columns(beside: Mapping[str, Sequence[str]], kept: Array, options: Mapping[str, str]) -> dict[str, list[str]]:
+    """Columns that are kept with the predictions: numbers, few values, and those of ``group=``."""
+    asked, found = asked_groups(options, beside), {}
+    for name, cells in beside.items():
+        values = ["" if str(cells[i]).strip().casefold() in BLANK else str(cells[i]).strip() for i in kept.tolist()]
+        different = set(values) - {""}
+        numeric = all(_labels.number_of(value) is not None for value in different)
+        if name in asked or (len(different | ({""} & set(values))) > 1 and (numeric or len(different) <= _MOST_VALUES)):
+            found[name] = values
+    return found
 
 
 def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
@@ -472,7 +510,7 @@ class MemberReader:
         return MemberReader, (self.members, self.how)
 
 
-# --- facts -----------------------------------------------------------------------------------------------------
+# --- info -----------------------------------------------------------------------------------------------------
 
 
 def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told: str) -> DatasetInfo:
@@ -489,6 +527,11 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
     findings = tuple(replace(f, examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
     kind = "findings" if listing.labels.ndim == 2 else "classes"
+    guess: tuple[Finding, ...] = ()
+    if (positive := positive_of(listing.task, listing.classes, options.get("positive", ""))) and positive.guessed:
+        other = listing.classes[1 - positive.number]
+        said = f"the positive class is taken to be {positive.name!r}; positive={other} says otherwise"
+        guess = (Finding(said, severity="note"),)
     return DatasetInfo(
         name=str(source),
         task=listing.task,
@@ -503,7 +546,10 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         source=source.place,
         mirror_safe=options.get("mirror") == "true",
         traps=tuple(finding.text for finding in findings),
-        findings=findings,
+        findings=(*findings, *guess),
+        positive=options.get("positive", ""),
+        columns=tuple(listing.columns),
+        subgroups=asked_groups(options, listing.columns),
     )
 
 
@@ -515,7 +561,7 @@ def made_here(names: Sequence[str], grouped: bool) -> Finding:
 
 
 def same_as_planned(info: DatasetInfo, found: Mapping[str, Any]) -> None:
-    """Refuse a source that is no longer what its facts say.
+    """Refuse a source that is no longer what its info says.
 
     Raises:
         ValueError: naming what changed.

@@ -213,7 +213,7 @@ def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: 
 # --- the adapter -----------------------------------------------------------------------------------------------
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``csv:PATH[options]`` by reading the table and the headers of some images.
 
     Raises:
@@ -299,7 +299,8 @@ def scan(source: SourceName) -> tuple[Listing, Rows]:
     patient = options.get("patient", "")
     if patient and not patient.startswith("dicom"):
         rows.patients = table.column(patient, "of the patients")
-    used = {*several, *options.values(), *usual("image", table.columns)[:1]}
+    told = {value for key, value in options.items() if key not in ("group", "positive")}
+    used = {*several, *told, *usual("image", table.columns)[:1]}
     rows.beside = {name: table.column(name, "") for name in table.columns if name not in used}
     if "split" in options:
         rows.splits = table.column(options["split"], "of the splits")

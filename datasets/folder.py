@@ -38,7 +38,7 @@ VERSION = 2  # raise it when load() would give something else for the same files
 _EXPECTED = "one folder a class, or train, val and test with one folder a class in each"
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``folder:PATH[options]`` by a look at its names and at the headers of some images.
 
     Raises:

@@ -120,7 +120,7 @@ def _content(value: Any, name: str) -> Path | bytes:
     raise HubError(f"{name}: there is no image in this row")
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``hf:NAME[config,options]``; a dataset that was never used before is prepared by the library now.
 
     Raises:
@@ -324,7 +324,8 @@ def scan(opened: Opened) -> tuple[Listing, Rows]:
     patient = options.get("patient", "")
     if patient and not patient.startswith("dicom"):
         rows.patients = [str(value).strip() for value in opened.column(patient)]
-    used = {opened.image, *opened.labels, *options.values()}
+    told = {value for key, value in options.items() if key not in ("group", "positive")}
+    used = {opened.image, *opened.labels, *told}
     plain = [name for name, kind in opened.tables[0][1].features.items() if getattr(kind, "dtype", "") in _PLAIN]
     rows.beside = {name: opened.column(name) for name in plain if name not in used}
     if "split" in options:

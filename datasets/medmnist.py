@@ -19,13 +19,14 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from bench.datasets._listing import checked_options
+from bench.errors import DataError
 from bench.registry import BlockSplit, DatasetInfo, RegistryError, RemoteFile, parse_source
 
 _SPLITS = ("train", "val", "test")
 _BLOCK_BYTES = 1 << 24
 
 
-class MedMNISTError(ValueError):
+class MedMNISTError(DataError, ValueError):
     """A MedMNIST file, or the installed metadata, is not what it should be; the message says where."""
 
 
@@ -41,7 +42,7 @@ def official_info() -> dict[str, dict[str, Any]]:
     spec = importlib.util.find_spec("medmnist")
     folder = next(iter(spec.submodule_search_locations or ()), None) if spec else None
     if folder is None:
-        raise MedMNISTError("the package medmnist is not installed: pip install medmnist")
+        raise MedMNISTError("the package medmnist is not installed: pip install medmnist (or 'medbench[train]')")
     path = Path(folder) / "info.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "INFO" for t in node.targets):
@@ -203,7 +204,7 @@ class MedMNIST:
 # --- files of one's own in the same form -----------------------------------------------------------------------
 
 
-def facts(name: str) -> DatasetInfo:
+def source_info(name: str) -> DatasetInfo:
     """Describe ``npz:PATH[task=...,mirror=true]``: arrays ``train_images``, ``train_labels`` and so on in one file.
 
     Labels are numbers from 0: of one class each, (N,) or (N, 1), or findings (N, L).

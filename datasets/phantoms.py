@@ -65,7 +65,7 @@ SHIFTED = Acquisition(noise=(0.04, 0.07), contrast=(0.55, 0.75), scale=(0.82, 0.
 
 
 class Phantom:
-    """Adapter of one phantom; see :class:`bench.registry.Adapter`. Split sizes are those of its facts."""
+    """Adapter of one phantom; see :class:`bench.registry.Adapter`. Split sizes are those of its info."""
 
     acquisition = STANDARD
 
@@ -96,7 +96,7 @@ class Phantom:
 
 
 def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
-    """Facts of a phantom with other numbers of images: ``[train=N]``, and a quarter of it for val, as many for test.
+    """A phantom with other numbers of images: ``[train=N]``, and a quarter of it for val, as many for test.
 
     Raises:
         RegistryError: another option, or no number from 40 to 100,000.

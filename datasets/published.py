@@ -155,7 +155,7 @@ class NamedSet:
 
 
 def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
-    """Facts of a published set with options.
+    """Information on a published set with options.
 
     Raises:
         RegistryError: an unknown option or value, with the nearest right one.

@@ -1,7 +1,9 @@
-"""What is made of finished Records: ``bench leaderboard``, ``report``, ``export``, ``merge``."""
+"""What is made of finished Records: ``bench recommend``, ``leaderboard``, ``report``, ``export``, ``merge``."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import shlex
 import sys
 from collections.abc import Iterable
@@ -11,14 +13,30 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import flags
 
 if TYPE_CHECKING:
-    import argparse
+    from rich.console import Console
+
+    from bench.metrics.operating import Rule
+    from bench.report.recommend import Recommendation
+
+_TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def add(commands: Any) -> None:
-    """Add the four commands."""
+    """Add the five commands."""
+    text = "say which network of a run to take: the cheapest that is not significantly worse than the best"
+    parser = flags.command(commands, "recommend", _recommend, text)
+    parser.add_argument("directory", type=Path, metavar="RUN")
+    parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")
+    parser.add_argument("--min-images-per-s", type=positive, metavar="N", help="throughput at the batch of the board")
+    parser.add_argument("--max-memory-mib", type=positive, metavar="MIB", help="peak memory of inference")
+    parser.add_argument("--max-params", type=positive, metavar="N", help="parameters: 5000000, 5M")
+    parser.add_argument("--device", default="", help="where the cost was measured: cpu, cuda, cuda:N")
+    flags.add_json(parser)
+
     board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)
     board.add_argument("--print", action="store_true", help="print all tables and write nothing")
+    add_rule(board)
 
     text = "write the boards, report.html and all figures (PNG, SVG) of a run"
     report = flags.command(commands, "report", _report, text)
@@ -26,6 +44,7 @@ def add(commands: Any) -> None:
     report.add_argument(
         "--no-figures", action="store_true", help="leave figures/ as it is; takes a second, not a minute"
     )
+    add_rule(report)
 
     export = flags.command(commands, "export", _export, "write every record of a run as one table")
     export.add_argument("directory", type=Path)
@@ -37,22 +56,103 @@ def add(commands: Any) -> None:
     merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, only read")
 
 
+def add_rule(parser: argparse.ArgumentParser) -> None:
+    """Add the flags of the operating point; :func:`rule` reads them."""
+    group = parser.add_argument_group(
+        "operating point", "the threshold is chosen on validation (default: highest sensitivity + specificity)"
+    )
+    one = group.add_mutually_exclusive_group()
+    one.add_argument("--sensitivity", type=chance, metavar="X", help="at least this sensitivity: 0.95")
+    one.add_argument("--specificity", type=chance, metavar="X", help="at least this specificity: 0.9")
+    one.add_argument("--cost", type=positive, metavar="N", help="least expected cost, a miss costing N false alarms")
+    text = "of the disease where the model shall be used, for predictive values and costs: 0.01 (default: the images')"
+    group.add_argument("--prevalence", type=chance, metavar="P", help=text)
+
+
+def rule(options: argparse.Namespace) -> Rule:
+    """The operating point that was asked for."""
+    from bench.metrics.operating import Rule
+
+    return Rule(options.sensitivity, options.specificity, options.cost, options.prevalence)
+
+
+def chance(text: str) -> float:
+    """Parse a number between 0 and 1."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1 (such as 0.95)")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above 0, also as ``5M`` or ``500k``."""
+    factor = _TIMES.get(text[-1:].lower(), 1.0)
+    try:
+        value = float(text[:-1] if factor > 1 else text) * factor
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 (such as 5, 2.5, 500k, 5M)")
+    return value
+
+
+def _recommend(options: argparse.Namespace) -> int:
+    from bench import api
+
+    found = api.recommend(
+        options.directory,
+        max_latency_ms=options.max_latency_ms,
+        min_images_per_s=options.min_images_per_s,
+        max_memory_mib=options.max_memory_mib,
+        max_params=options.max_params,
+        device=options.device,
+    )
+    if options.json:
+        print(json.dumps(found.as_json(), indent=1))
+    else:
+        _print(found, flags.console())
+    return 0 if found.model else flags.FAILED
+
+
+def _print(found: Recommendation, console: Console) -> None:
+    from rich.text import Text
+
+    def say(label: str, text: str) -> None:
+        console.print(Text.assemble((label, "bold"), " ", text.replace("`", "")), soft_wrap=not console.is_terminal)
+
+    if found.model is None:
+        say("No recommendation:", f"{found.why}.")
+        for miss in found.misses:
+            say("Nearest:", miss)
+    else:
+        say("Recommended:", found.model)
+        say("Why:", f"{found.why}.")
+        say("Runner-up:", found.runner_up or "none")
+        say("Not significantly worse than the best:", ", ".join(found.not_significantly_worse) or "not tested")
+        say("To be sure:", found.resolve.get("text") or "no other model is left to compare with")
+    for warning in found.warnings:
+        say("Against it:" if found.model else "Note:", warning)
+
+
 def _leaderboard(options: argparse.Namespace) -> int:
     if options.print:
         from bench.report.build import read_report
 
-        read_report(options.directory)[0].print(flags.console())
+        read_report(options.directory, rule(options))[0].print(flags.console())
         return 0
     from bench.runner.sweep import rebuild_boards
 
-    rebuild_boards(options.directory, flags.console())
+    rebuild_boards(options.directory, flags.console(), rule=rule(options))
     return 0
 
 
 def _report(options: argparse.Namespace) -> int:
     from bench.report.build import rebuild
 
-    paths, problems = rebuild(options.directory, figures=not options.no_figures)
+    paths, problems = rebuild(options.directory, figures=not options.no_figures, rule=rule(options))
     _say_left_out(problems)
     for folder in sorted({path.parent for path in paths}):
         names = [path.name for path in paths if path.parent == folder]

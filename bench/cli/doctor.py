@@ -72,7 +72,7 @@ def _torch() -> Check:
     try:
         import torch
     except (ImportError, OSError) as error:  # OSError: a shared library of it cannot be loaded
-        return Check("torch", BAD, str(error), "required: pip install medbench")
+        return Check("torch", BAD, str(error), "to train and measure: pip install 'medbench[train]'")
     count = torch.get_num_threads()
     threads = f"{count} thread{'s' * (count != 1)}, {torch.backends.cpu.get_cpu_capability()}"
     return Check("torch", OK, f"{torch.__version__}, {threads}", "builds and trains the models")

@@ -1,4 +1,4 @@
-"""``bench fetch``: download dataset files."""
+"""``bench fetch``: download files of datasets, and pretrained weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ if TYPE_CHECKING:
 
 def add(commands: Any) -> None:
     """Add the command."""
-    fetch = flags.command(commands, "fetch", _fetch, "download dataset files, resumed and verified")
-    datasets = fetch.add_argument("--datasets", required=True, help="medmnist, globs, names; comma-separated")
+    fetch = flags.command(commands, "fetch", _fetch, "download files of datasets, or pretrained weights, and verify")
+    what = fetch.add_mutually_exclusive_group(required=True)
+    datasets = what.add_argument("--datasets", help="medmnist, globs, names; comma-separated")
+    what.add_argument("--weights", metavar="NAMES", help="models of timm, as tf_efficientnet_lite0 (needs no hub)")
     flags.complete_names(datasets, "--datasets")
     fetch.add_argument("--sizes", help="comma-separated side lengths (default: those of bench.toml, else 28)")
     flags.add_data_root(fetch)
@@ -27,6 +29,8 @@ def _fetch(options: argparse.Namespace) -> int:
     from bench.runner.progress import fetch_bars
     from bench.sweep import config
 
+    if options.weights:
+        return _fetch_weights(registry.split_names(options.weights))
     sweep, root = flags.configured(options), flags.data_root(options)
     try:
         sizes = [int(size) for size in options.sizes.split(",")] if options.sizes else sweep.sweep.sizes
@@ -35,4 +39,15 @@ def _fetch(options: argparse.Namespace) -> int:
     with fetch_bars(flags.console()) as progress:
         paths = fetch_datasets(registry.split_names(options.datasets), sizes, root, progress)
     print("\n".join(f"verified: {path}" for path in paths) or "nothing to fetch: these datasets need none, or have it")
+    return 0
+
+
+def _fetch_weights(names: list[str]) -> int:
+    from bench import registry
+    from bench.data.weights import fetch_weights, file_sha256
+
+    for name in names:
+        path = fetch_weights(name)
+        spelt = name if name in registry.models else f"timm:{name.removeprefix('timm:')}"
+        print(f"verified: {path}\n  SHA-256 {file_sha256(str(path))}\n  to use it: {spelt}[pretrained=true]")
     return 0

@@ -17,7 +17,7 @@ from rich.text import Text
 from bench.data.files import DataError, bundled_note
 from bench.data.inspect.scan import Inspection, Member, inspect
 from bench.data.look import SPLITS
-from bench.registry import dataset_facts, file_stem
+from bench.registry import dataset_info, file_stem
 
 SHOWN = 8  # of each kind; files have all
 LEAK, WARNING, NOTE, FINE = "LEAK", "warning", "note", "fine"
@@ -129,7 +129,7 @@ def run_inspect(
         RegistryError: an unknown name.
         DataError: no such size, or its files are missing or damaged.
     """
-    info = dataset_facts(name, refresh=True)
+    info = dataset_info(name, refresh=True)
     if size and info.varied:
         raise DataError(f"{info.name}: its images are looked at in their own sizes; leave --size out")
     if size and info.sizes and size not in info.sizes:

@@ -17,7 +17,7 @@ from bench.plan.base import Plan
 from bench.plan.estimate import bundled_notes, cost_of, estimate_s
 from bench.record import store
 from bench.record.cells import Cell, cell_label
-from bench.registry import ModelFacts, Registry
+from bench.registry import ModelInfo, Registry
 from bench.runner.progress import clock
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
@@ -26,34 +26,34 @@ MAX_NAMED = 4  # models or resolutions that share a reason
 
 
 def models_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Facts of every registered model, or of those named."""
+    """Information on every registered model, or of those named."""
     words = registry.models.aliases()
     return [
         {
-            "name": facts.name,
-            "family": facts.family,
-            "group": facts.group,
-            "in_all": facts.name in registry.models.expand("all"),
-            "summary": facts.summary,
-            "paper": facts.paper,
-            "licence": facts.licence,
-            "params": facts.params,
-            "macs_g_224": facts.macs_g_224,
-            "counted_macs_g_224": facts.counted_macs_g_224,
-            "published_note": facts.published_note,
+            "name": info.name,
+            "family": info.family,
+            "group": info.group,
+            "in_all": info.name in registry.models.expand("all"),
+            "summary": info.summary,
+            "paper": info.paper,
+            "licence": info.licence,
+            "params": info.params,
+            "macs_g_224": info.macs_g_224,
+            "counted_macs_g_224": info.counted_macs_g_224,
+            "published_note": info.published_note,
             "options": {
                 key: {"default": option.default, "choices": list(option.choices), "help": option.help}
-                for key, option in (facts.options or {}).items()
+                for key, option in (info.options or {}).items()
             },
-            "words": sorted(word for word in words if facts.name in registry.models.expand(word)),
-            "origin": facts.origin,
+            "words": sorted(word for word in words if info.name in registry.models.expand(word)),
+            "origin": info.origin,
         }
-        for facts in _chosen(registry.models, names)
+        for info in _chosen(registry.models, names)
     ]
 
 
 def datasets_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Facts of every registered dataset, or of those named."""
+    """Information on every registered dataset, or of those named."""
     fields = (
         "name",
         "task",
@@ -79,7 +79,7 @@ def _million(count: int | None) -> str:
 
 
 def _chosen(known: Registry[Any], names: Collection[str] | None) -> list[Any]:
-    return [facts for facts in known.values() if names is None or facts.name in names]
+    return [info for info in known.values() if names is None or info.name in names]
 
 
 def print_models(console: Console, names: Collection[str] | None = None) -> None:
@@ -96,22 +96,22 @@ def print_models(console: Console, names: Collection[str] | None = None) -> None
         "ablation": "parameter-matched ablations",
     }
     for group, title in groups.items():
-        families: dict[str, list[ModelFacts]] = {}
-        for facts in _chosen(registry.models, names):
-            if facts.group == group:
-                families.setdefault(facts.family, []).append(facts)
+        families: dict[str, list[ModelInfo]] = {}
+        for info in _chosen(registry.models, names):
+            if info.group == group:
+                families.setdefault(info.family, []).append(info)
         if title and families:
             table.add_section()
             table.add_row(f"[dim]{title}[/dim]")
         for members in families.values():
-            for facts in members:
-                macs = [f"{g:.2f}" if g else "" for g in (facts.counted_macs_g_224, facts.macs_g_224)]
-                table.add_row(facts.name, _million(facts.params), *macs, escape(re.split(r" \(|;", facts.summary)[0]))
+            for info in members:
+                macs = [f"{g:.2f}" if g else "" for g in (info.counted_macs_g_224, info.macs_g_224)]
+                table.add_row(info.name, _million(info.params), *macs, escape(re.split(r" \(|;", info.summary)[0]))
             table.add_section()
     console.print(table)
-    options = [facts for facts in _chosen(registry.models, names) if facts.options and facts.group == "main"]
-    for family in dict.fromkeys(facts.family for facts in options):
-        first = next(facts for facts in options if facts.family == family)
+    options = [info for info in _chosen(registry.models, names) if info.options and info.group == "main"]
+    for family in dict.fromkeys(info.family for info in options):
+        first = next(info for info in options if info.family == family)
         assert first.options
         console.print(f"\n[bold]{family}[/bold]: options in brackets, as {first.name}\\[key=value]", highlight=False)
         for key, option in first.options.items():

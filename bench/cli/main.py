@@ -15,9 +15,16 @@ from collections.abc import Sequence
 import bench
 from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
+from bench.cli.judge import claims, score, submit
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, boards, gate, explain, doctor, instruments)
+COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, doctor, instruments)
+
+# Packages of the extra `train`: without them a command that trains or measures says what to install.
+TRAINING = frozenset((
+    "torch", "torchvision", "timm", "fvcore", "medmnist", "datasets", "safetensors", "requests", "PIL", "pandas",
+    "matplotlib", "pynvml",
+))  # fmt: skip
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -44,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return flags.INTERRUPTED
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in TRAINING:
+            raise
+        print(f"bench: this needs {error.name}: pip install 'medbench[train]'", file=sys.stderr)
+        return flags.USAGE
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)
         if error.details:
@@ -62,6 +74,7 @@ def make_parser() -> flags.Parser:
         "  bench run --models all --datasets medmnist            the main job\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
+        "  bench recommend runs/quick --max-latency-ms 10        which network to take, and what speaks against it\n"
         "  bench leaderboard runs/quick                          rebuild the boards of a run\n"
         'completion in bash and zsh: eval "$(register-python-argcomplete bench)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,

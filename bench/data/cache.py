@@ -36,7 +36,7 @@ MOST_CLASSES = 8  # that a printed dataset names
 
 @dataclass(frozen=True, slots=True)
 class LoadedDataset:
-    """A dataset's facts and its three splits.
+    """A dataset: its info and its three splits.
 
     Attributes:
         splits: ``train``, ``val``, ``test``; images uint8 (N, H, W, C), memory-mapped and read-only; labels int64
@@ -102,9 +102,9 @@ def load_dataset(
 
     Raises:
         RegistryError: an unknown name.
-        DataError: a file is missing or damaged, or holds something else than the facts say.
+        DataError: a file is missing or damaged, or holds something else than the info says.
     """
-    info = registry.dataset_facts(name, refresh=True)
+    info = registry.dataset_info(name, refresh=True)
     folder = Path(cache_dir) if cache_dir else None
     with decode_bar() if progress is None else contextlib.nullcontext(progress) as told:
         entry = open_entry(info, size, Path(root) if root else None, folder, resize=resize, progress=told)
@@ -139,7 +139,7 @@ def open_entry(
     Processes may call this at the same time: one decodes, the others wait. A damaged entry is made anew.
 
     Args:
-        info: facts of the dataset.
+        info: of the dataset.
         size: side length in pixels.
         root: folder of its files.
         cache_dir: folder of decoded arrays.
@@ -149,7 +149,7 @@ def open_entry(
 
     Raises:
         DataError: the source is missing or damaged (:class:`~bench.data.files.MissingFilesError`, listing the files),
-            does not hold what the facts say, is not what ``fingerprint`` says, or the cache cannot be written.
+            does not hold what the info says, is not what ``fingerprint`` says, or the cache cannot be written.
     """
     if info.sizes and size not in info.sizes:
         raise DataError(f"{info.name} has no size {size}; it exists in {', '.join(map(str, info.sizes))} pixels")

@@ -17,6 +17,7 @@ import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,7 +52,8 @@ def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> di
     plugin = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None
     identity = {"format": FORMAT, "dataset": info.name, "size": size, "fingerprint": fingerprint}
     identity |= {"plugin_sha256": plugin, "classes": list(info.classes), "channels": info.channels}
-    return identity | ({"resize": rule} if info.varied else {})
+    identity |= {"resize": rule} if info.varied else {}
+    return identity | ({"columns": list(info.columns)} if info.columns else {})
 
 
 def without_repeats(entry: Entry) -> dict[str, Split]:
@@ -59,9 +61,16 @@ def without_repeats(entry: Entry) -> dict[str, Split]:
     found = dict(entry.splits)
     for name, rows in entry.looked.repeated.items():
         if rows:
-            kept = np.setdiff1d(np.arange(len(found[name].labels)), rows)
+            kept = not_repeated(entry, name)
             found[name] = Split(found[name].images[kept], found[name].labels[kept])
     return found
+
+
+def not_repeated(entry: Entry, split: str) -> np.ndarray[Any, Any]:
+    """Indices of the images of a split that no later split has."""
+    everything = np.arange(len(entry.splits[split].labels))
+    kept: np.ndarray[Any, Any] = np.setdiff1d(everything, entry.looked.repeated.get(split, ()))
+    return kept
 
 
 def entry_name(identity: Mapping[str, Any]) -> str:
@@ -97,7 +106,7 @@ def write(
     """Decode ``splits`` into an entry beside its place and rename it; the caller holds the entry's lock.
 
     Raises:
-        DataError: the splits are not what the facts say, or the disk has no room for them.
+        DataError: the splits are not what the info says, or the disk has no room for them.
         OSError: the disk cannot be written.
     """
     size, rule = identity["size"], identity.get("resize", "native")
@@ -192,29 +201,40 @@ def _write_array(
             raise DataError(f"{where}: the adapter gave {rows:,} images for {shape[0]:,} labels")
         stream.flush()
         os.fsync(stream.fileno())
-    return {**_facts(path, crc), "shape": list(shape), "dtype": str(dtype)}
+    return {**_info(path, crc), "shape": list(shape), "dtype": str(dtype)}
 
 
-def _facts(path: Path, crc: int) -> dict[str, Any]:
+def _info(path: Path, crc: int) -> dict[str, Any]:
     status = path.stat()
     return {"bytes": status.st_size, "crc32": crc, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
+
+
+_OWN = ("name", "label", "split", "group")
+
+
+def _column(name: str) -> str:
+    """A column's name in the table of members."""
+    return f"{name} (source)" if name in _OWN else name
 
 
 def _write_members(
     path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray[Any, Any]]
 ) -> dict[str, Any]:
-    """Write the table (name, label, split, group): what is in which split, for anyone to use again."""
+    """Write the table (name, label, split, group, other columns): what is in which split, for anyone to use again."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(("name", "label", "split", "group"))
+    table.writerow((*_OWN, *map(_column, info.columns)))
     for split in SPLITS:
         names, groups = _names(splits[split]), _groups(splits[split])
+        found = getattr(splits[split], "columns", {})
+        columns = [found.get(name, [""] * len(labels[split])) for name in info.columns]
         for index, label in enumerate(labels[split]):
             said = "|".join(info.classes[c] for c in np.flatnonzero(label)) if label.ndim else info.classes[int(label)]
-            table.writerow((names[index] if names else "", said, split, groups[index] if groups else ""))
+            own = (names[index] if names else "", said, split, groups[index] if groups else "")
+            table.writerow((*own, *(column[index] for column in columns)))
     content = text.getvalue().encode("utf-8", "surrogateescape")
     path.write_bytes(content)
-    return _facts(path, zlib.crc32(content))
+    return _info(path, zlib.crc32(content))
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -227,20 +247,20 @@ def read(entry: Path, identity: Mapping[str, Any]) -> Entry | None:
         files: dict[str, dict[str, Any]] = manifest["files"]
         if manifest["identity"] != identity:
             return None
-        whole = sum(facts["bytes"] for facts in files.values()) <= CRC_LIMIT_BYTES
-        for name, facts in files.items():
-            _check(entry / name, facts, whole)
-        found = {name: _mapped(entry / name, facts) for name, facts in files.items() if name.endswith(".npy")}
+        whole = sum(info["bytes"] for info in files.values()) <= CRC_LIMIT_BYTES
+        for name, info in files.items():
+            _check(entry / name, info, whole)
+        found = {name: _mapped(entry / name, info) for name, info in files.items() if name.endswith(".npy")}
         splits = {name: Split(found[f"{name}_images.npy"], found[f"{name}_labels.npy"]) for name in SPLITS}
         return Entry(splits, entry, identity["fingerprint"], Looked.of_json(manifest["look"]))
     except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError, AttributeError, EOFError):
         return None
 
 
-def _check(path: Path, facts: Mapping[str, Any], whole: bool) -> None:
+def _check(path: Path, info: Mapping[str, Any], whole: bool) -> None:
     status = path.stat()
-    touched = (status.st_mtime_ns, status.st_ino) != (facts["mtime_ns"], facts["inode"])
-    if status.st_size != facts["bytes"] or ((whole or touched) and crc32_of(path) != facts["crc32"]):
+    touched = (status.st_mtime_ns, status.st_ino) != (info["mtime_ns"], info["inode"])
+    if status.st_size != info["bytes"] or ((whole or touched) and crc32_of(path) != info["crc32"]):
         raise ValueError(f"{path} is damaged")
 
 
@@ -253,18 +273,28 @@ def crc32_of(path: Path) -> int:
     return value
 
 
-def _mapped(path: Path, facts: Mapping[str, Any]) -> np.ndarray[Any, Any]:
+def _mapped(path: Path, info: Mapping[str, Any]) -> np.ndarray[Any, Any]:
     array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    if list(array.shape) != facts["shape"] or str(array.dtype) != facts["dtype"]:
+    if list(array.shape) != info["shape"] or str(array.dtype) != info["dtype"]:
         raise ValueError(f"{path} is not what its manifest says")
     return array
 
 
 class Members(NamedTuple):
-    """What the images of a split are called and which belong together; "" where unknown."""
+    """What the images of a split are called, which belong together ("" where unknown), and what else is known of each.
+
+    ``columns`` are those of the source's table, by their names.
+    """
 
     names: tuple[str, ...]
     groups: tuple[str, ...]
+    columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
+
+    def at(self, rows: np.ndarray[Any, Any]) -> Members:
+        """Some of the images, in the order of ``rows``."""
+        chosen = rows.tolist()
+        columns = {name: tuple(values[i] for i in chosen) for name, values in self.columns.items()}
+        return Members(tuple(self.names[i] for i in chosen), tuple(self.groups[i] for i in chosen), columns)
 
 
 def members(folder: Path) -> dict[str, Members]:
@@ -272,10 +302,16 @@ def members(folder: Path) -> dict[str, Members]:
     path = folder / MEMBERS
     if not path.is_file():
         return {}
-    found: dict[str, tuple[list[str], list[str]]] = {split: ([], []) for split in SPLITS}
+    found: dict[str, list[list[str]]] = {split: [] for split in SPLITS}
     with path.open(newline="", encoding="utf-8", errors="surrogateescape") as stream:
-        for row in csv.DictReader(stream):
-            names, groups = found[row["split"]]
-            names.append(row["name"])
-            groups.append(row["group"])
-    return {split: Members(tuple(names), tuple(groups)) for split, (names, groups) in found.items()}
+        table = csv.reader(stream)
+        heads = [head.removesuffix(" (source)") for head in next(table)[len(_OWN) :]]
+        for row in table:
+            found[row[2]].append(row)
+    return {
+        split: Members(
+            tuple(row[0] for row in rows), tuple(row[3] for row in rows),
+            {head: tuple(row[len(_OWN) + at] for row in rows) for at, head in enumerate(heads)},
+        )
+        for split, rows in found.items()
+    }  # fmt: skip

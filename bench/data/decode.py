@@ -58,7 +58,7 @@ def blocks_of(
     """Yield the images of a split in their order as uint8 (n, size, size, C), never many at a time.
 
     Raises:
-        DataError: an image is not what the facts say, or cannot be read (listing such images).
+        DataError: an image is not what the info says, or cannot be read (listing such images).
     """
     where = f"{info.name}, split {name}"
     shape = (size, size, info.channels)

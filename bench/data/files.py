@@ -260,7 +260,7 @@ def fetch_datasets(
     """
     files: dict[RemoteFile, None] = {}
     absent: list[str] = []
-    for info in (registry.dataset_facts(name) for name in registry.expand_datasets(names)):
+    for info in (registry.dataset_info(name) for name in registry.expand_datasets(names)):
         if info.varied:  # not fetched by us: whoever reads it says what is missing and where it is to be had
             try:
                 info.open().fingerprint(0, root or default_root())

@@ -77,7 +77,7 @@ def explain_cell(out: Path, record: Record, settings: Settings) -> Path:
     cell, key = cell_of(record), str(record["key"])
     context = Context(settings.device, torch.get_num_threads(), settings.data_root, None, out, lambda event: None)
     device = _set_up(context)
-    info = registry.dataset_facts(cell.dataset)
+    info = registry.dataset_info(cell.dataset)
     try:
         state = weights.load(out, key)
         model, channels_last = accuracy.build_model(cell, info, device)  # as it was before the training
@@ -225,7 +225,7 @@ def explain_network(name: str, resolution: int, out: Path, settings: Settings) -
 
     spec = registry.parse_model(name)
     options = dict(spec.options)
-    if reason := registry.model_facts(spec.name).unsupported(resolution, options):
+    if reason := registry.model_info(spec.name).unsupported(resolution, options):
         raise RegistryError(f"{name}: {reason}")
     device = _set_up(Context(settings.device, torch.get_num_threads(), None, None, out, lambda event: None))
     torch.manual_seed(NOISE_SEED)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bench import registry
 from bench.record import store
-from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key
+from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key, track_of
 from bench.record.paths import record_path, require_run, weights_path
 from bench.record.store import Record, StoreError
 from bench.registry import RegistryError
@@ -107,6 +107,7 @@ def cell_of(record: Record) -> AccuracyCell:
     if spec.get("normalisation"):
         mean, std = spec["normalisation"]
         spec["normalisation"] = (tuple(mean), tuple(std))
+    spec.setdefault("track", track_of(spec))
     try:
         cell = AccuracyCell(**spec)
         same = cell_key(cell) == record["key"]

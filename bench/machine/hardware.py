@@ -28,7 +28,7 @@ _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a runn
 
 
 @functools.cache
-def machine_facts() -> dict[str, Any]:
+def machine_info() -> dict[str, Any]:
     """What identifies the machine: processor, cores this process may use, memory, GPUs visible to it, system.
 
     Reads /proc, the environment and NVML; imports no torch. Of these only the name of the device that a Cell runs on,
@@ -44,11 +44,11 @@ def machine_facts() -> dict[str, Any]:
     }
 
 
-def hardware_name(device: str, facts: Mapping[str, Any]) -> str:
+def hardware_name(device: str, info: Mapping[str, Any]) -> str:
     """Name what a Cell runs on: the GPU, or the CPU and its core count."""
     if device == "cpu":
-        return f"{facts['cpu_model']} ({facts['cpu_cores']} cores)"
-    return str(facts["gpus"][int(device.partition(":")[2])]["name"])
+        return f"{info['cpu_model']} ({info['cpu_cores']} cores)"
+    return str(info["gpus"][int(device.partition(":")[2])]["name"])
 
 
 def _cpu_model() -> str:
@@ -138,6 +138,20 @@ def device_memory_used(device: str) -> int | None:
     """Bytes in use on the whole GPU, by everybody; None without NVML."""
     found = nvml_handle(device)
     return int(found[0].nvmlDeviceGetMemoryInfo(found[1]).used) if found else None
+
+
+def free_memory_share(uuid: str | None) -> float:
+    """The share of a GPU's memory that nobody uses; 1 without NVML or a GPU of that UUID."""
+    nvml = _nvml()
+    if nvml is None or uuid is None:
+        return 1.0
+    memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(uuid))
+    return float(memory.free / memory.total)
+
+
+def mps_runs() -> bool:
+    """Whether CUDA's Multi-Process Service answers here: processes then share a GPU's multiprocessors."""
+    return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
 
 
 def _ask(function: Any, *args: Any) -> Any:

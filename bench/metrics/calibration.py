@@ -42,14 +42,16 @@ class Clinical:
     brier: tuple[float, float]
 
 
-def clinical(val_scores: Array, val_labels: Array, test_scores: Array, test_labels: Array) -> Clinical:
-    """Choose thresholds and temperature on validation and report them on test.
+def clinical(
+    val_scores: Array, val_labels: Array, test_scores: Array, test_labels: Array, positive: int = 1
+) -> Clinical:
+    """Choose thresholds and temperature on validation and report them on test; ``positive`` of two classes.
 
     Raises:
         ValueError: shapes that do not fit each other.
     """
-    columns, targets = one_vs_rest(val_scores, val_labels)
-    tested, truth = one_vs_rest(test_scores, test_labels)
+    columns, targets = one_vs_rest(val_scores, val_labels, positive)
+    tested, truth = one_vs_rest(test_scores, test_labels, positive)
     if columns.shape[1] != tested.shape[1]:
         raise ValueError(f"{columns.shape[1]} classes in validation and {tested.shape[1]} in test")
     thresholds = [youden(columns[:, k], targets[:, k]) for k in range(columns.shape[1])]
@@ -66,6 +68,21 @@ def clinical(val_scores: Array, val_labels: Array, test_scores: Array, test_labe
         ece=(ece(test_scores, test_labels), ece(scaled, test_labels)),
         brier=(brier(test_scores, test_labels), brier(scaled, test_labels)),
     )
+
+
+def recorded(found: Clinical) -> dict[str, float]:
+    """What a Record holds of it, by field; of several classes the means over those that have an operating point."""
+    one = len(found.thresholds) == 1
+    end = "youden" if one else "youden_macro"
+    rates = {f"test_sensitivity_{end}": found.sensitivity, f"test_specificity_{end}": found.specificity}
+    fields = {name: [v for v in values if not np.isnan(v)] for name, values in rates.items()}
+    return {
+        **({"threshold_youden": found.thresholds[0]} if one else {}),
+        **{name: float(np.mean(values)) if values else float("nan") for name, values in fields.items()},
+        "temperature": found.temperature,
+        "test_ece_scaled": found.ece[1],
+        "test_brier_scaled": found.brier[1],
+    }
 
 
 # --- the operating point ---------------------------------------------------------------------------------------
@@ -93,7 +110,7 @@ def rates(column: Array, target: Array, threshold: float) -> tuple[float, float]
     return sensitivity, specificity
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson(share: float, n: float) -> tuple[float, float]:
     """95 % interval of a share of ``n`` images (Wilson, 1927)."""
     if not n or np.isnan(share):
         return float("nan"), float("nan")

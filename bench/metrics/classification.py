@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
+from sklearn.metrics import accuracy_score, average_precision_score, cohen_kappa_score, roc_auc_score
 
 from bench.metrics import calibration, registry
 from bench.metrics.one_vs_rest import Array
@@ -34,20 +34,22 @@ Floats = npt.NDArray[np.float64]
 THRESHOLD = 0.5
 
 
-def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str, Any]:
+def classification_metrics(labels: Array, scores: Array, task: str, positive: int = 1) -> dict[str, Any]:
     """Compute every accuracy metric.
 
     Args:
         labels: (N,) or (N, 1) class indices; (N, L) in {0, 1} for ``multi-label``.
         scores: (N, C) probabilities; see the module's conventions.
         task: one of :data:`bench.registry.TASKS`.
+        positive: number of the class that ``sensitivity``, ``specificity`` and ``auprc`` of a binary task are of.
 
     Returns:
-        ``acc``, ``auc``, ``auc_classes``, ``balanced_acc``, ``f1_macro``, ``mcc``, ``precision_macro``,
+        ``acc``, ``auc``, ``auc_classes``, ``auprc`` (average precision; the mean over classes or labels that occur,
+        one against the rest, if there are more than two), ``balanced_acc``, ``f1_macro``, ``mcc``, ``precision_macro``,
         ``sensitivity_macro``, ``specificity_macro``, ``ece``, ``brier``, ``nll`` and ``confusion`` (C x C counts,
         truth by row; for multi-label L tables [[TN, FP], [FN, TP]]). Binary tasks add ``sensitivity`` and
-        ``specificity`` of class 1, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades). Metrics of
-        plug-ins stand beside them by name (:mod:`bench.metrics.registry`).
+        ``specificity`` of the positive class, ordinal ones ``qwk`` (quadratic weighted kappa) and ``mae`` (in grades).
+        Metrics of plug-ins stand beside them by name (:mod:`bench.metrics.registry`).
 
     Raises:
         ValueError: shapes, labels or scores that do not fit the task, naming what is wrong.
@@ -59,6 +61,7 @@ def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str,
         "acc": accuracy(truth, probabilities, task),
         "auc": auc,
         "auc_classes": auc_classes,
+        "auprc": average_precision(truth, probabilities, task, positive),
         **_macro(tables, task),
         "ece": calibration.ece(probabilities, truth),
         "brier": calibration.brier(probabilities, truth),
@@ -73,8 +76,9 @@ def classification_metrics(labels: Array, scores: Array, task: str) -> dict[str,
     found["mcc"] = multiclass_mcc(confusion)
     found["confusion"] = confusion.tolist()
     if task == "binary-class":
-        found["sensitivity"] = _ratio(confusion[1, 1], confusion[1].sum())
-        found["specificity"] = _ratio(confusion[0, 0], confusion[0].sum())
+        rest = 1 - positive
+        found["sensitivity"] = _ratio(confusion[positive, positive], confusion[positive].sum())
+        found["specificity"] = _ratio(confusion[rest, rest], confusion[rest].sum())
     if task == "ordinal-regression":
         varied = len(np.unique(np.concatenate([truth, predicted]))) > 1
         found["qwk"] = float(cohen_kappa_score(truth, predicted, weights="quadratic")) if varied else float("nan")
@@ -97,6 +101,23 @@ def accuracy(labels: Array, scores: Array, task: str) -> float:
 def auc(labels: Array, scores: Array, task: str) -> float:
     """Return the official area under the ROC curve: of class 1 for binary, else the mean one-versus-rest."""
     return _auc(*_checked(labels, scores, task), task)[0]
+
+
+def average_precision(labels: Array, scores: Array, task: str, positive: int = 1) -> float:
+    """Average precision (scikit-learn's): of the positive class for binary, else the mean one-versus-rest."""
+    truth, probabilities = _checked(labels, scores, task)
+    if task == "multi-label":
+        targets = truth == 1
+    elif task == "binary-class":
+        last = probabilities[:, -1:]
+        probabilities, targets = last if positive == 1 else 1.0 - last, (truth == positive)[:, None]
+    else:
+        targets = truth[:, None] == np.arange(probabilities.shape[1])
+    found = [
+        float(average_precision_score(target, column)) if target.any() else float("nan")
+        for target, column in zip(targets.T, probabilities.T, strict=True)
+    ]
+    return _mean(np.array(found))
 
 
 def _auc(truth: Array, probabilities: Floats, task: str) -> tuple[float, int]:

@@ -22,12 +22,13 @@ def rank(values: Array) -> Array:
     return ranks
 
 
-def one_vs_rest(scores: Array, labels: Array) -> tuple[Array, Array]:
+def one_vs_rest(scores: Array, labels: Array, positive: int = 1) -> tuple[Array, Array]:
     """Split a task into binary ones, as MedMNIST's evaluator does.
 
     Args:
         scores: (N,), (N, 1) or (N, K) probabilities.
         labels: (N,) or (N, 1) class numbers, or (N, K) in {0, 1} for a multi-label task.
+        positive: of a two-class task, the class that the column is of.
 
     Returns:
         Columns (N, C) and boolean targets (N, C); C is 1 for a two-class task (the positive class's score).
@@ -44,7 +45,7 @@ def one_vs_rest(scores: Array, labels: Array) -> tuple[Array, Array]:
             raise ValueError(f"scores {scores.shape} for multi-label targets {labels.shape}")
         return scores, labels > 0
     if scores.shape[1] <= 2:
-        return scores[:, -1:], labels == 1
+        return (scores[:, -1:], labels == 1) if positive == 1 else (1.0 - scores[:, -1:], labels == positive)
     return scores, labels == np.arange(scores.shape[1])
 
 

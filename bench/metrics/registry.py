@@ -111,12 +111,14 @@ _BUILT_IN = (
     Metric("mcc", "MCC", drop=9),
     Metric("ece", "ECE", higher_is_better=False),
     Metric("brier", "Brier", higher_is_better=False),
-    Metric("sensitivity_macro", "sensitivity"),
-    Metric("specificity_macro", "specificity"),
+    Metric("auprc", "AUPRC", drop=4),
+    Metric("loss", "log loss", higher_is_better=False),
+    Metric("sensitivity_macro", "macro sensitivity"),
+    Metric("specificity_macro", "macro specificity"),
 )
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _BUILT_IN}
 TESTED = tuple(metric for metric in _BUILT_IN if metric.images)  # shown with intervals and tie groups
-_OTHERS = "auc_classes precision_macro nll loss confusion sensitivity specificity qwk mae n"  # what Records hold beside
+_OTHERS = "auc_classes precision_macro nll confusion sensitivity specificity qwk mae n"  # what Records hold beside
 _TAKEN = {*METRICS, *_OTHERS.split()}
 
 

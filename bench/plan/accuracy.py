@@ -8,12 +8,12 @@ from typing import Any
 
 from bench import registry
 from bench.data.files import preflight
+from bench.plan import tracks
 from bench.plan.base import Plan, resolved
-from bench.plan.fingerprints import fingerprint, plugin_sha256, weights_sha256
+from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import refuse_unfeedable, resize_rule, unfeedable
 from bench.record.cells import AccuracyCell
 from bench.registry import DatasetInfo, ModelSpec
-from bench.registry.normalisation import normalisation
 from bench.sweep import recipes
 from bench.sweep.config import ConfigError, Loaded
 
@@ -23,8 +23,10 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     section = loaded.sweep.sweep
     names = resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
     names = list(dict.fromkeys([*names, *sources]))  # what a transfer evaluates is trained first
-    infos = [registry.dataset_facts(name) for name in names]
-    recipe = resolve_recipe(loaded)
+    infos = [registry.dataset_info(name) for name in names]
+    recipe = resolve_recipe(loaded, section.recipe)
+    ways = tracks.trainings(loaded, specs, recipe, _finetune_recipe(loaded, recipe))
+    amounts = tracks.labels_asked(loaded)
     wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
     problems = preflight(wanted, plan.data_root)
     damaged = {(problem.dataset, problem.size) for problem in problems}
@@ -36,28 +38,35 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     precision = section.precision
     if precision == "auto":
         precision = "bf16" if plan.device.startswith("cuda") else "fp32"
-    for (info, size), resolution, seed, spec in itertools.product(wanted, section.resolutions, section.seeds, specs):
+    every = itertools.product(wanted, section.resolutions, amounts, section.seeds, ways)
+    for (info, size), resolution, labels, seed, way in every:
         if not info.sizes and size != resolution:
             continue  # made at the resolution that is fed: the size axis is the resolution axis
-        facts = registry.model_facts(spec.name)
+        spec = way.spec
+        network = registry.model_info(spec.name)
         cell = AccuracyCell(
             model=str(spec),
             dataset=info.name,
             size=size,
             resolution=resolution,
             resize=resize_rule(loaded, info, size, resolution),
-            recipe=recipe,
+            recipe=way.recipe,
             seed=seed,
             precision=precision,
             data_fingerprint=fingerprint(plan, loaded, info, size, (info.name, size) in damaged),
-            weights_sha256=weights_sha256(spec),
-            model_plugin_sha256=plugin_sha256(facts),
+            weights_sha256=way.weights_sha256,
+            model_plugin_sha256=plugin_sha256(network),
             data_plugin_sha256=plugin_sha256(info),
-            normalisation=normalisation(spec) if recipe["normalisation"] == "weights" else None,
+            normalisation=way.normalisation,
             leaks=section.leaks if section.leaks == "drop" else "warn",
+            track=way.track,
+            head=way.head,
+            shots=labels.shots,
+            label_fraction=labels.fraction,
+            draw=labels.draw,
         )
         reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
-        plan.add(cell, reason or facts.unsupported(resolution, dict(spec.options)))
+        plan.add(cell, reason or network.unsupported(resolution, dict(spec.options)))
     refuse_unfeedable(plan.cells.values(), loaded, plan.data_root)
 
 
@@ -76,10 +85,19 @@ def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
     return list(section.sizes)
 
 
-def resolve_recipe(loaded: Loaded) -> dict[str, Any]:
-    """Return the sweep's recipe with its overrides applied."""
+def _finetune_recipe(loaded: Loaded, recipe: dict[str, Any]) -> dict[str, Any]:
+    """The recipe of the track finetune; without one of its own, the sweep's if it is named and trains nothing else."""
     section = loaded.sweep.sweep
-    name = section.recipe
+    if "finetune" not in section.track:
+        return recipe
+    only = "scratch" not in section.track and "sweep.recipe" in loaded.origins
+    name = section.finetune_recipe or (section.recipe if only else tracks.FINETUNE)
+    return resolve_recipe(loaded, name)
+
+
+def resolve_recipe(loaded: Loaded, name: str) -> dict[str, Any]:
+    """Return a recipe with the sweep's overrides applied."""
+    section = loaded.sweep.sweep
     if name.endswith(".toml") and not Path(name).is_absolute():
         name = str(loaded.base / name)
     try:

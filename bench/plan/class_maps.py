@@ -36,7 +36,6 @@ MAPS: Mapping[tuple[str, str], Map] = {
         "melanocytic nevi": ("NEV", "nevus"),
     },
 }
-SHARED_PATIENTS = (frozenset({"organamnist", "organcmnist", "organsmnist"}),)  # views of the same CT volumes
 SCHEMES = ("folder", "csv", "hf")
 
 
@@ -54,11 +53,6 @@ def parse(text: str) -> tuple[str, list[str]]:
             f"transfer {text!r}: write SOURCE:TARGET or SOURCE:TARGET,TARGET, as organamnist:organcmnist"
         )
     return match[1].strip(), targets
-
-
-def shares_patients(source: str, target: str) -> bool:
-    """Say whether two datasets are known to show the same patients."""
-    return any({source, target} <= group for group in SHARED_PATIENTS)
 
 
 def shared_classes(

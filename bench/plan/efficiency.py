@@ -6,7 +6,7 @@ import itertools
 
 from bench import registry
 from bench.machine.compiler import why_not_compiled
-from bench.machine.hardware import hardware_name, machine_facts
+from bench.machine.hardware import hardware_name, machine_info
 from bench.machine.threads import omp_wait_policy
 from bench.plan.backend import deciding_versions, kernels_digest, scan_backend
 from bench.plan.base import Plan
@@ -19,15 +19,15 @@ from bench.sweep.config import Loaded
 def add_efficiency(plan: Plan, loaded: Loaded, specs: list[ModelSpec]) -> None:
     """Add the efficiency Cells of ``specs``; what cannot run is added with its reason."""
     section = loaded.sweep.efficiency
-    facts = machine_facts()
-    hardware = hardware_name(plan.device, facts)
+    info = machine_info()
+    hardware = hardware_name(plan.device, info)
     backend = scan_backend(plan.device)
     versions, kernels = deciding_versions(backend), kernels_digest(backend)
     no_compiler = why_not_compiled(plan.device) if True in section.compile else None
     resolutions = section.resolutions or loaded.sweep.sweep.resolutions
     grid = itertools.product(resolutions, section.batches, section.precisions, section.compile, section.modes, specs)
     for resolution, batch, precision, compiled, mode, spec in grid:
-        model = registry.model_facts(spec.name)
+        model = registry.model_info(spec.name)
         weights_sha256(spec)  # speed does not depend on the weights, but their file must be there to build with
         cell = EfficiencyCell(
             model=str(spec),

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from bench import registry
 from bench.data.files import bundled_note, default_root
 from bench.plan.plan import Plan
-from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, TransferCell
+from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, TransferCell, features_key
 from bench.sweep import recipes
 from bench.sweep.config import SMALLEST
 
@@ -30,6 +30,7 @@ GPU_STEP_S = 0.04  # the least time of a training step there: Python launches it
 CPU_UPDATE_S = 3e-9  # of AdamW, for each weight and step
 DEFAULT_MACS_G_224 = 4.0  # a plug-in that publishes no figure
 DEFAULT_PARAMS = 25_000_000
+HEAD_S = 0.1  # of fitting a head on frozen features and writing its Record
 OVERHEAD_S = 2.5  # a process, building the network, loading data, computing metrics
 BYTES_A_WEIGHT = 16  # in training: fp32 weight, gradient and AdamW's two averages
 LONG_S = 2 * 3600.0  # who starts a longer sweep is asked first
@@ -41,7 +42,7 @@ UNKNOWN: Counts = (1000, 100, 1000)  # of a set that publishes no number and who
 
 def estimate_s(cell: Cell, threads: int, device: str) -> float:
     """Return the seconds a Cell will take, roughly."""
-    info = registry.model_facts(registry.parse_model(cell.model).name)
+    info = registry.model_info(registry.parse_model(cell.model).name)
     at_224 = info.counted_macs_g_224 or info.macs_g_224 or DEFAULT_MACS_G_224
     macs_g: float = at_224 * (cell.resolution / 224) ** 2
     on_gpu = device.startswith("cuda")
@@ -55,6 +56,9 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
     n_train, n_val, n_test = _counts(cell.dataset)
     if not isinstance(cell, AccuracyCell):
         return OVERHEAD_S + macs_g * n_test / rate
+    if cell.track == "frozen":  # each image once
+        return OVERHEAD_S + HEAD_S + macs_g * (n_train + n_val + n_test) / rate
+    n_train, n_val = _labelled(cell, n_train), _labelled(cell, n_val)
     trained, evaluated = recipes.estimate_steps(n_train, dict(cell.recipe), n_val=n_val, n_test=n_test)
     steps = trained / int(cell.recipe["batch_size"])
     compute_s = 3 * macs_g * trained / rate
@@ -65,16 +69,23 @@ def estimate_s(cell: Cell, threads: int, device: str) -> float:
     return OVERHEAD_S + compute_s + macs_g * evaluated / rate
 
 
+def _labelled(cell: AccuracyCell, n: int) -> int:
+    """How many of a split's images keep their labels."""
+    if cell.shots is not None:
+        return min(n, max(2, cell.shots * len(registry.dataset_info(cell.dataset).classes)))
+    return max(2, round(n * cell.label_fraction))
+
+
 def _counts(dataset: str) -> Counts:
     """Images to train on, validate with and test on; of a source that is listed but not counted, its splits'."""
-    info = registry.dataset_facts(dataset)
+    info = registry.dataset_info(dataset)
     known = (info.n_train, info.n_val, info.n_test)
     return known if None not in known else _counted(dataset)  # type: ignore[return-value]
 
 
 @functools.cache
 def _counted(dataset: str) -> Counts:
-    info = registry.dataset_facts(dataset)
+    info = registry.dataset_info(dataset)
     try:
         splits = info.open().load(info.sizes[0] if info.sizes else info.least_size or 32, default_root())
         return len(splits["train"].labels), len(splits["val"].labels), len(splits["test"].labels)
@@ -112,9 +123,17 @@ def cost_of(plan: Plan, done: Collection[str], keep_weights: bool = False) -> Co
     left = [cell for key, cell in plan.cells.items() if key not in done and key not in plan.unsupported]
 
     def total(cells: Iterable[Cell], device: str = plan.device) -> float:
-        return sum(estimate_s(cell, plan.threads, device) for cell in cells)
+        seconds, seen = 0.0, set()
+        for cell in cells:
+            if isinstance(cell, AccuracyCell) and cell.track == "frozen":
+                if (features := features_key(cell)) in seen:
+                    seconds += HEAD_S
+                    continue
+                seen.add(features)
+            seconds += estimate_s(cell, plan.threads, device)
+        return seconds
 
-    trainings = [cell for cell in left if isinstance(cell, AccuracyCell)]
+    trainings = [cell for cell in left if isinstance(cell, AccuracyCell) and cell.track != "frozen"]
     seconds = total(left)
     cheaper: dict[str, float] = {}
     if seconds > LONG_S:
@@ -134,7 +153,7 @@ def cost_of(plan: Plan, done: Collection[str], keep_weights: bool = False) -> Co
 def bundled_notes(plan: Plan) -> list[str]:
     """One line for each dataset of a plan that is read from inside the package."""
     wanted = dict.fromkeys((cell.dataset, cell.size) for cell in plan.cells.values() if isinstance(cell, AccuracyCell))
-    notes = (bundled_note(registry.dataset_facts(name), side, plan.data_root) for name, side in wanted)
+    notes = (bundled_note(registry.dataset_info(name), side, plan.data_root) for name, side in wanted)
     return [note for note in notes if note]
 
 
@@ -142,13 +161,13 @@ def _cheap(cell: Cell, resolution: int = 0, epochs: int = 0) -> Cell:
     """The Cell at a lower resolution or with fewer epochs, where it has more."""
     if resolution and cell.resolution > resolution and not isinstance(cell, TransferCell):
         cell = replace(cell, resolution=resolution)
-    if epochs and isinstance(cell, AccuracyCell) and cell.recipe["epochs"] > epochs:
+    if epochs and isinstance(cell, AccuracyCell) and cell.recipe.get("epochs", 0) > epochs:
         cell = replace(cell, recipe={**cell.recipe, "epochs": epochs})
     return cell
 
 
 def _params(model: str) -> int:
-    return registry.model_facts(registry.parse_model(model).name).params or DEFAULT_PARAMS
+    return registry.model_info(registry.parse_model(model).name).params or DEFAULT_PARAMS
 
 
 def _memory(trainings: Collection[AccuracyCell]) -> int:
@@ -159,10 +178,10 @@ def _disk(trainings: Collection[AccuracyCell], keep_weights: bool) -> int:
     """Decoded images once a dataset and side, scores (float64) and histories of each training, one checkpoint."""
     total = 0
     for dataset, side in {(cell.dataset, cell.size) for cell in trainings}:
-        total += sum(_counts(dataset)) * side**2 * registry.dataset_facts(dataset).channels
+        total += sum(_counts(dataset)) * side**2 * registry.dataset_info(dataset).channels
     for cell in trainings:
         scored = sum(_counts(cell.dataset)[1:])
-        total += scored * 8 * (len(registry.dataset_facts(cell.dataset).classes) + 1) + 20_000
+        total += scored * 8 * (len(registry.dataset_info(cell.dataset).classes) + 1) + 20_000
         total += 4 * _params(cell.model) if keep_weights else 0
     return total + _memory(trainings)
 

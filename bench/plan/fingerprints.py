@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import os
-from pathlib import Path
 
 from bench import registry
 from bench.data.files import default_root
+from bench.data.weights import file_sha256, locate
 from bench.plan.base import Plan
 from bench.record.cells import AccuracyCell, Cell, TransferCell
-from bench.registry import DatasetInfo, ModelFacts, ModelSpec
+from bench.registry import DatasetInfo, ModelInfo, ModelSpec
+from bench.registry.weights import weights_file
 from bench.sweep.config import ConfigError, Loaded
 
 
@@ -33,48 +32,36 @@ def weights_sha256(spec: ModelSpec) -> str | None:
     weights = dict(spec.options).get("pretrained")
     if not isinstance(weights, str) or not weights:
         return "hub" if weights else None
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"model {spec}: there is no weights file {path}")
-    return file_sha256(str(path.resolve()))
+    try:
+        return file_sha256(str(weights_file(weights).resolve()))
+    except ConfigError as error:
+        raise ConfigError(f"model {spec}: {error}") from None
 
 
-def plugin_sha256(facts: ModelFacts | DatasetInfo) -> str | None:
+def plugin_sha256(info: ModelInfo | DatasetInfo) -> str | None:
     """SHA-256 of the plug-in file that registered something; None for what is built in."""
-    if facts.plugin_file is None:
+    if info.plugin_file is None:
         return None
-    source = facts.builder if isinstance(facts, ModelFacts) else facts.adapter
-    if getattr(source, "__module__", "") == "__main__" or not os.path.isfile(facts.plugin_file):
+    source = info.builder if isinstance(info, ModelInfo) else info.adapter
+    if getattr(source, "__module__", "") == "__main__" or not os.path.isfile(info.plugin_file):
         raise ConfigError(
-            f"{facts.name} was registered in a script or notebook, where workers cannot find it; "
+            f"{info.name} was registered in a script or notebook, where workers cannot find it; "
             "put it in a file and name that under [plugins]"
         )
-    return file_sha256(facts.plugin_file)
-
-
-def file_sha256(path: str) -> str:
-    """Return the SHA-256 of a file's bytes, read once as long as its size and time stay the same."""
-    status = os.stat(path)
-    return _file_sha256(path, status.st_size, status.st_mtime_ns)
-
-
-@functools.cache
-def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return file_sha256(info.plugin_file)
 
 
 def changed_since(cell: Cell) -> str | None:
     """Name a plug-in or weights file that is no longer what the Cell's key says, or return None."""
     spec = registry.parse_model(cell.model)
     if isinstance(cell, TransferCell):
-        if plugin_sha256(registry.dataset_facts(cell.dataset)) != cell.data_plugin_sha256:
+        if plugin_sha256(registry.dataset_info(cell.dataset)) != cell.data_plugin_sha256:
             return f"the plug-in of {cell.dataset}"
         return changed_since(cell.source)
     if isinstance(cell, AccuracyCell):
-        if weights_sha256(spec) != cell.weights_sha256:
+        if cell.weights_sha256 not in (None, "hub") and locate(spec).sha256 != cell.weights_sha256:
             return f"the weights of {cell.model}"
-        if plugin_sha256(registry.dataset_facts(cell.dataset)) != cell.data_plugin_sha256:
+        if plugin_sha256(registry.dataset_info(cell.dataset)) != cell.data_plugin_sha256:
             return f"the plug-in of {cell.dataset}"
-    same = plugin_sha256(registry.model_facts(spec.name)) == cell.model_plugin_sha256
+    same = plugin_sha256(registry.model_info(spec.name)) == cell.model_plugin_sha256
     return None if same else f"the plug-in of {cell.model}"

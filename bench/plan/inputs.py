@@ -69,7 +69,7 @@ def refuse_unfeedable(cells: Iterable[Cell], loaded: Loaded, root: Path | None) 
         if isinstance(cell, AccuracyCell):
             found[cell.dataset].add((cell.size, cell.resolution, cell.resize, cell.data_fingerprint))
     for dataset, ways in found.items():
-        info = registry.dataset_facts(dataset)
+        info = registry.dataset_info(dataset)
         reasons = dict.fromkeys(unfeedable(info, *way[:3], root, way[3]) for way in sorted(ways))
         if None not in reasons:
             key = "sweep.resolutions" if info.least_size else "sweep.resize"

@@ -32,7 +32,7 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
     for line in plan.remarks:
         console.print(line, soft_wrap=True, markup=False, highlight=False)
     for cell in _to_train(plan, out):
-        info = registry.dataset_facts(cell.dataset)
+        info = registry.dataset_info(cell.dataset)
         looked = Looked()
         with contextlib.suppress(DataError), decode_bar() as told:
             entry = open_entry(
@@ -51,7 +51,7 @@ def plan_lines(plan: Plan, out: Path) -> list[str]:
     """What is known of the datasets of a plan without decoding anything."""
     found = list(plan.remarks)
     for cell in _to_train(plan, out):
-        info = registry.dataset_facts(cell.dataset)
+        info = registry.dataset_info(cell.dataset)
         looked = looked_at(info, cell.size, cell.data_fingerprint, cell.resize) or Looked()
         found += lines(cell, [*info.findings, *looked.findings])
     return found

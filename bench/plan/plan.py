@@ -8,9 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench import registry
-from bench.machine.hardware import machine_facts
+from bench.machine.hardware import machine_info
 from bench.machine.threads import available_threads
-from bench.plan import transfer
+from bench.plan import tracks, transfer
 from bench.plan.accuracy import add_accuracy
 from bench.plan.base import Plan, resolved
 from bench.plan.efficiency import add_efficiency
@@ -33,7 +33,8 @@ def make_plan(loaded: Loaded) -> Plan:
     except RegistryError as error:
         raise ConfigError(f"{loaded.origin('plugins')}: {error}") from error
     specs = resolved(loaded, "sweep.models", registry.expand_models, sweep.sweep.models)
-    remarks = [line for spec in specs for line in try_weights(loaded, spec)]
+    specs = tracks.specs_asked(loaded, specs)
+    remarks = tracks.remarks(loaded, specs) + [line for spec in specs for line in try_weights(loaded, spec)]
     device = resolve_device(sweep.run.device)
     root = sweep.run.data_root
     plan = Plan(device, sweep.run.threads or available_threads(), Path(root).expanduser() if root else None)
@@ -52,7 +53,7 @@ def make_plan(loaded: Loaded) -> Plan:
 
 def resolve_device(wanted: str) -> str:
     """Turn ``auto`` and ``cuda`` into ``cpu`` or ``cuda:N``. Raises ConfigError where there is no such GPU."""
-    count = len(machine_facts().get("gpus", ()))
+    count = len(machine_info().get("gpus", ()))
     if wanted == "auto":
         return "cuda:0" if count else "cpu"
     if wanted == "cpu":

@@ -10,6 +10,7 @@ from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import resize_rule, unfeedable
 from bench.record.cells import AccuracyCell, SharedClass, TransferCell
 from bench.registry import DatasetInfo, RegistryError
+from bench.registry.shared_patients import shares_patients
 from bench.sweep.config import ConfigError, Loaded
 
 
@@ -54,12 +55,21 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
     """Add a Cell for each trained Cell of a source and each of its targets, and the targets' missing files."""
     maps = _own_maps(loaded)
     for source, target in pairs(loaded):
-        info = registry.dataset_facts(target)
+        info = registry.dataset_info(target)
         try:
-            met = class_maps.shared_classes(registry.dataset_facts(source), info, *maps.get((source, target), ()))
+            met = class_maps.shared_classes(registry.dataset_info(source), info, *maps.get((source, target), ()))
         except class_maps.TransferError as error:
             raise ConfigError(f"{loaded.origin('sweep.transfer')}: {error}") from None
-        trained = [c for c in plan.cells.values() if isinstance(c, AccuracyCell) and c.dataset == source]
+        trained = [
+            cell
+            for cell in plan.cells.values()
+            if isinstance(cell, AccuracyCell) and cell.dataset == source and cell.track != "frozen"
+        ]
+        if not trained:
+            raise ConfigError(
+                f"{loaded.origin('sweep.transfer')}: a transfer evaluates networks that were trained; frozen features "
+                "keep no weights, so add finetune or scratch to --track"
+            )
         missing: dict[int, list[Problem]] = {}
         for cell in trained:
             size = class_maps.target_size(info, cell)
@@ -98,12 +108,12 @@ def _add_transfer(
         size=size,
         resize=resize,
         shared_classes=met,
-        shares_patients=class_maps.shares_patients(source.dataset, target.name),
+        shares_patients=shares_patients(source.dataset, target.name),
         data_fingerprint=fingerprint(plan, loaded, target, size, damaged),
         data_plugin_sha256=plugin_sha256(target),
     )
     reason = plan.unsupported.get(cell.source_key)
-    fed = registry.dataset_facts(source.dataset).channels
+    fed = registry.dataset_info(source.dataset).channels
     if not reason and not source.recipe["as_rgb"] and fed != target.channels:
         reason = f"it was trained on {fed} channels (as_rgb = false), images of {target.name} have {target.channels}"
     reason = reason or unfeedable(target, size, source.resolution, resize, plan.data_root, cell.data_fingerprint)

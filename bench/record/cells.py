@@ -67,9 +67,15 @@ class AccuracyCell:
     kind = "accuracy"
 
     def spec(self) -> dict[str, Any]:
-        """The Cell as plain data; ``recipe`` is its name, ``recipe_settings`` all but later additions not used."""
+        """The Cell as plain data; ``recipe`` is its name, ``recipe_settings`` all but later additions not used.
+
+        ``track`` stands in it only where the weights do not say it (:func:`track_of`): two spellings of one training
+        are one Cell.
+        """
         settings = {key: value for key, value in self.recipe.items() if LATER_SETTINGS.get(key, _NEVER) != value}
         given = {key: value for key, value in asdict(self).items() if LATER_FIELDS.get(key, _NEVER) != value}
+        if self.track == track_of({"weights_sha256": self.weights_sha256}):
+            given.pop("track", None)
         return {**given, "recipe": self.recipe["name"], "recipe_settings": settings}
 
 
@@ -172,6 +178,27 @@ def needs(cell: Cell) -> str | None:
     return cell.source_key if isinstance(cell, TransferCell) else None
 
 
+def track_of(spec: Mapping[str, Any]) -> str:
+    """The track of an accuracy Cell's spec; where it says none, what starts from weights is fine-tuned."""
+    return str(spec.get("track") or ("finetune" if spec.get("weights_sha256") else "scratch"))
+
+
+def few_labels(spec: Mapping[str, Any]) -> str:
+    """``10 shots`` or ``5 % of labels``; "" where all labels are used."""
+    if shots := spec.get("shots"):
+        return f"{shots} shot{'s' * (shots != 1)}"
+    fraction = spec.get("label_fraction", 1.0)
+    return "" if fraction == 1.0 else f"{100 * fraction:g} % of labels"
+
+
+def features_key(cell: AccuracyCell) -> str:
+    """Names the features that a frozen Cell is computed from: all of it but head, labels and, with weights, seed."""
+    spec = {**cell.spec(), "fed": [cell.recipe[key] for key in ("as_rgb", "mean", "std")]}
+    of_the_head = {"head", "shots", "label_fraction", "draw", "recipe", "recipe_settings"}
+    of_the_head |= {"seed"} if cell.weights_sha256 else set()
+    return spec_key("features", {key: value for key, value in spec.items() if key not in of_the_head})
+
+
 def cell_key(cell: Cell) -> str:
     """Return the 20 hex digits that identify a Cell: a hash of everything that decides its result."""
     return spec_key(cell.kind, cell.spec())
@@ -186,7 +213,10 @@ def spec_key(kind: str, spec: Mapping[str, Any]) -> str:
 def cell_label(cell: Cell) -> str:
     """One line for people: what the Cell does."""
     if isinstance(cell, AccuracyCell):
-        return f"{cell.model} on {display_name(cell.dataset)} ({cell.size}->{cell.resolution} px, seed {cell.seed})"
+        few = few_labels(cell.spec())
+        parts = (f"{cell.size}->{cell.resolution} px", f"seed {cell.seed}", f"frozen, {cell.head}" if cell.head else "")
+        shown = ", ".join(filter(None, (*parts, f"{few}, draw {cell.draw}" if few else "")))
+        return f"{cell.model} on {display_name(cell.dataset)} ({shown})"
     if isinstance(cell, TransferCell):
         route = f"{display_name(cell.source.dataset)} to {display_name(cell.dataset)}"
         return f"{cell.model} from {route} ({cell.size}->{cell.resolution} px, seed {cell.source.seed})"
@@ -196,6 +226,10 @@ def cell_label(cell: Cell) -> str:
 
 class Stopped(Exception):  # noqa: N818 - no error: it was asked for
     """Work was ended on request; what was done is in a checkpoint."""
+
+
+class MustRunAlone(Exception):  # noqa: N818 - no fault of the Cell
+    """A training would change those that share its process: it is run again in one of its own."""
 
 
 def never() -> bool:

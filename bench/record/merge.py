@@ -162,8 +162,10 @@ def _joined_info(out: Path, runs: Sequence[Path]) -> dict[str, Any]:
         for command in info.get("planned") or ():
             planned[command] = planned.get(command, set()) | store.planned(info, command)
     first = dict(infos[0]) if infos else {}
+    dates = [str(info["date"]) for info in infos if info.get("date")]
     return {
         **first,
+        **({"date": max(dates)} if dates else {}),
         **({"datasets": dict(sorted(datasets.items()))} if datasets else {}),
         **({"planned": {c: sorted(keys) for c, keys in sorted(planned.items())}} if planned else {}),
         "schema": store.SCHEMA,

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from bench.errors import StoreError as StoreError
 from bench.record.files import atomic_write as atomic_write
 from bench.record.paths import history_path, predictions_path, record_path, require_run, run_file
+from bench.record.positive import with_positive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -277,7 +278,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
 
     require_run(out := Path(path))
     records, _ = read_records(out)
-    return pd.DataFrame([flatten(record) for record in records])
+    return pd.DataFrame([flatten(with_positive(record)) for record in records])
 
 
 def flatten(record: Record) -> dict[str, Any]:

@@ -50,6 +50,7 @@ class RunInfo(TypedDict, total=False):
     schema: int
     command: str
     preset: str | None
+    date: str  # of the last command, YYYY-MM-DD
     sweep: Fields
     skipped: list[Any]  # datasets that were left out: ``name: reason``, or mappings in older runs
     datasets: Mapping[str, Mapping[str, Any]]  # what the plan knew of each

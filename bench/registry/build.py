@@ -16,8 +16,8 @@ def build(name: str, resolution: int, num_classes: int = NUM_CLASSES, in_chans: 
     Raises:
         RegistryError: the name or an option is unknown.
     """
-    from bench.registry import model_facts, parse_model
+    from bench.registry import model_info, parse_model
 
     spec = parse_model(name)
-    model: torch.nn.Module = model_facts(spec.name).build(num_classes, in_chans, resolution, **dict(spec.options))
+    model: torch.nn.Module = model_info(spec.name).build(num_classes, in_chans, resolution, **dict(spec.options))
     return model

@@ -1,4 +1,4 @@
-"""Facts of models and datasets: plain data, torch-free, and what a dataset adapter gives.
+"""Information on models and datasets: plain data, torch-free, and what a dataset adapter gives.
 
 :mod:`bench.registry` maps names to them and is where everybody imports them from.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,7 +50,7 @@ def _runs_everywhere(resolution: int, options: Mapping[str, Any]) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelFacts:
+class ModelInfo:
     """What is known about a model without building it.
 
     Attributes:
@@ -61,6 +62,7 @@ class ModelFacts:
         group: ``main`` models make up ``all``; parameter-matched ``ablation`` and ``extra`` models are reached by name.
         builder: ``(num_classes, in_chans, img_size, **options) -> nn.Module``, or its ``"module:attribute"``.
         plugin_file: the file that registered it when it is not built in; its bytes enter the Cell's key.
+        weights_config: what the hub says of the weights of a ``timm:hf-hub:`` model, in the form of timm's entries.
     """
 
     name: str
@@ -78,6 +80,7 @@ class ModelFacts:
     unsupported: Callable[[int, Mapping[str, Any]], str | None] = _runs_everywhere
     origin: str = ""
     plugin_file: str | None = None
+    weights_config: Any = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -119,17 +122,19 @@ class LazySplit:
 
     Attributes:
         labels: as in :class:`Split`; their number is the number of images.
-        read: gives image ``i`` as uint8 (H, W, C), C as in the dataset's facts. It is pickled, so it is a function of a
+        read: gives image ``i`` as uint8 (H, W, C), C as in the dataset's info. It is pickled, so it is a function of a
             module, a ``functools.partial`` of one, or an object with ``__call__``. Raises ValueError or OSError naming
             the file.
         names: of each image: its path relative to the data root, for messages and the split file.
         groups: what must not be torn apart by a split (patient, lesion), or "" where unknown.
+        columns: what else the source's table says of each image (sex, age, view), by column.
     """
 
     labels: np.ndarray[Any, Any]
     read: Callable[[int], np.ndarray[Any, Any]]
     names: Sequence[str] = ()
     groups: Sequence[str] = ()
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +183,34 @@ class Finding:
     severity: str = "warning"
 
 
+class Positive(NamedTuple):
+    """The class of a two-class task that a sensitivity is of: its name, its number, and whether that is a guess."""
+
+    name: str
+    number: int
+    guessed: bool
+
+
+_NEGATIVE = re.compile(
+    r"(no|non|not|without)([ _-].*)?|0|false|normal|negative|neg|healthy|controls?|benign|absent|none|clear",
+    re.I,
+)
+
+
+def positive_of(task: str, classes: Sequence[str], declared: str = "") -> Positive | None:
+    """The positive class of a two-class task; None for other tasks.
+
+    Where it is not declared, it is the one beside a class that is named as negatives are (``no_icu``, ``normal``), else
+    the last.
+    """
+    if task != "binary-class" or len(classes) != 2:
+        return None
+    if declared in classes:
+        return Positive(declared, classes.index(declared), False)
+    index = 0 if _NEGATIVE.fullmatch(classes[1]) and not _NEGATIVE.fullmatch(classes[0]) else 1
+    return Positive(classes[index], index, True)
+
+
 @dataclass(frozen=True, slots=True)
 class DatasetInfo:
     """What is known about a dataset without reading it.
@@ -192,8 +225,11 @@ class DatasetInfo:
         traps: known defects that a reader of a score should know.
         findings: what a look at a source's names and headers has found; ``traps`` repeats the texts.
         adapter: the :class:`Adapter` class, or its ``"module:attribute"``.
-        variant: ``"module:function"`` from these facts and the options in brackets behind the name (key to text) to the
-            facts of that variant; "" where the dataset has no options.
+        positive: of a two-class task, the class that is looked for (malignant); "" where it is guessed.
+        columns: what else its table says of each image, kept with the predictions.
+        subgroups: those of ``columns`` by which results are also reported.
+        variant: ``"module:function"`` from this info and the options in brackets behind the name (key to text) to the
+            info of that variant; "" where the dataset has no options.
     """
 
     name: str
@@ -217,13 +253,27 @@ class DatasetInfo:
     mirror_safe: bool = False
     traps: tuple[str, ...] = ()
     findings: tuple[Finding, ...] = ()
+    positive: str = ""
+    columns: tuple[str, ...] = ()
+    subgroups: tuple[str, ...] = ()
     variant: str = ""
     origin: str = ""
     plugin_file: str | None = None
 
+    @property
+    def positive_class(self) -> Positive | None:
+        """The class that sensitivity is of; None but for two classes."""
+        return positive_of(self.task, self.classes, self.positive)
+
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise RegistryError(f"dataset {self.name!r}: task {self.task!r} is none of {', '.join(TASKS)}")
+        if self.positive and (self.task != "binary-class" or self.positive not in self.classes):
+            classes = ", ".join(self.classes)
+            raise RegistryError(
+                f"dataset {self.name!r}: positive={self.positive} is none of two classes; its classes are {classes}"
+                + nearest(self.positive, self.classes)
+            )
         if self.varied and self.sizes:
             raise RegistryError(f"dataset {self.name!r}: images of varied size have no list of sizes")
 

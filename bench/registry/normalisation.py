@@ -7,16 +7,14 @@ for networks that start from nothing (recipes may insist on theirs with ``normal
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
 from bench import registry
 from bench.registry import ModelSpec
+from bench.registry.weights import info_of, weights_file
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
-
-_HEADER_LIMIT = 100 << 20  # as safetensors itself allows
 
 
 def normalisation(spec: ModelSpec) -> Normalisation | None:
@@ -28,26 +26,13 @@ def normalisation(spec: ModelSpec) -> Normalisation | None:
     weights = dict(spec.options).get("pretrained")
     if not weights:
         return None
-    if isinstance(weights, str) and (stated := _stated_by_file(Path(weights).expanduser())):
+    if isinstance(weights, str) and (stated := _stated_by_file(weights_file(weights))):
         return stated
     return _stated_by_timm(spec)
 
 
-def facts_of(path: Path) -> dict[str, Any]:
-    """What a file of weights that this program wrote says of itself; empty for any other file."""
-    try:
-        with path.open("rb") as file:
-            length = int.from_bytes(file.read(8), "little")
-            if not 2 <= length <= _HEADER_LIMIT:
-                return {}
-            found = json.loads(json.loads(file.read(length))["__metadata__"]["medbench"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
 def _stated_by_file(path: Path) -> Normalisation | None:
-    stated = facts_of(path)
+    stated = info_of(path)
     try:
         mean, std = (tuple(float(v) for v in stated[name]) for name in ("mean", "std"))
     except (KeyError, ValueError, TypeError):
@@ -56,13 +41,19 @@ def _stated_by_file(path: Path) -> Normalisation | None:
 
 
 def _stated_by_timm(spec: ModelSpec) -> Normalisation | None:
-    import timm
-
-    builder: Any = registry.model_facts(spec.name).builder
-    if isinstance(builder, str):
-        importlib.import_module(builder.partition(":")[0])  # our own families register with timm
-    name = spec.name.removeprefix("timm:")
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    config = timm_config(spec.name)
     if config is None or not config.mean or not config.std:
         return None
     return tuple(map(float, config.mean)), tuple(map(float, config.std))
+
+
+def timm_config(name: str) -> Any:
+    """What timm knows of a model's weights (mean, licence, hub); None for what timm does not have."""
+    info = registry.model_info(name)
+    if name.startswith("timm:"):
+        return info.weights_config
+    import timm
+
+    if isinstance(info.builder, str):
+        importlib.import_module(info.builder.partition(":")[0])  # our own families register with timm
+    return timm.get_pretrained_cfg(name) if timm.is_model(name) else None

@@ -1,7 +1,7 @@
-"""The two registries, models and datasets: names to facts, and builders that are imported at first use.
+"""The two registries, models and datasets: names to info, and builders that are imported at first use.
 
-Facts are plain data and torch-free, so listing and planning are instant. The built-in facts stand in
-``models/_facts.py`` and ``datasets/_facts.py`` and name their builders as ``"module:attribute"``; a plug-in
+Info is plain data and torch-free, so listing and planning are instant. The built-in info stands in
+``models/_info.py`` and ``datasets/_info.py`` and name their builders as ``"module:attribute"``; a plug-in
 registers with a decorator instead::
 
     from bench.registry import register_model
@@ -20,16 +20,17 @@ import inspect
 import math
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.registry.info import DatasetInfo, ModelFacts, Option, RegistryError, nearest, resolve
+from bench.registry.info import DatasetInfo, ModelInfo, Option, RegistryError, nearest, resolve
 from bench.registry.names import ModelSpec, display_names, is_source, parse_source, read, source_of_path, spell
 from bench.registry.plugins import load, plugin_being_imported
 
-Info = TypeVar("Info", ModelFacts, DatasetInfo)
+Info = TypeVar("Info", ModelInfo, DatasetInfo)
 
 
 class Registry(Generic[Info]):
@@ -38,19 +39,20 @@ class Registry(Generic[Info]):
     def __init__(self, kind: str, builtin_module: str) -> None:
         self.kind = kind
         self._builtin_module: str | None = builtin_module
-        self._facts: dict[str, Info] = {}
+        self._loading = threading.RLock()
+        self._info: dict[str, Info] = {}
         self._aliases: dict[str, tuple[tuple[str, ...], str]] = {}
 
     def add(self, info: Info) -> None:
         """Register ``info``; the same name from the same place replaces itself (a re-imported plug-in)."""
-        known = self._facts.get(info.name) if self._builtin_module is None else None
+        known = self._info.get(info.name) if self._builtin_module is None else None
         if not re.fullmatch(r"[a-z0-9_.\-]+", info.name):
             raise RegistryError(
                 f"{self.kind} {info.name!r} ({info.origin}): names are lower case, digits, '_', '.', '-'"
             )
         if known is None:
             self._load_builtins()
-            known = self._facts.get(info.name)
+            known = self._info.get(info.name)
         taken = known.origin if known else self._aliases.get(info.name, ((), None))[1]
         if taken is None and info.name in self.aliases() and getattr(info, "family", None) != info.name:
             taken = "the built-in families and groups"
@@ -58,51 +60,52 @@ class Registry(Generic[Info]):
             raise RegistryError(
                 f"{self.kind} {info.name!r} is registered twice: at {taken} and at {info.origin}; rename one of them"
             )
-        self._facts[info.name] = info
+        self._info[info.name] = info
 
     def forget(self, plugin_file: str) -> None:
         """Drop what a plug-in file registered, before it is imported again."""
-        for name in [name for name, info in self._facts.items() if info.plugin_file == plugin_file]:
-            del self._facts[name]
+        for name in [name for name, info in self._info.items() if info.plugin_file == plugin_file]:
+            del self._info[name]
 
     def alias(self, name: str, patterns: Sequence[str]) -> None:
         """Let ``name`` stand for several names or variants (``ablations``, ``phantoms``)."""
         self._aliases[name] = (tuple(patterns), _origin(2))
 
     def _load_builtins(self) -> None:
-        module, self._builtin_module = self._builtin_module, None
-        if module:
-            importlib.import_module(module)
+        with self._loading:  # another thread waits; the module itself, which registers, comes here again
+            module, self._builtin_module = self._builtin_module, None
+            if module:
+                importlib.import_module(module)
 
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
-        if name not in self._facts:
+        if name not in self._info:
             if self.kind == "model" and _in_timm(name):
                 raise RegistryError(f"unknown model {name!r}; timm has it: write {'timm:' + name!r}")
             raise RegistryError(
-                f"unknown {self.kind} {name!r}{nearest(name, [*self._facts, *self.aliases()])}; "
+                f"unknown {self.kind} {name!r}{nearest(name, [*self._info, *self.aliases()])}; "
                 f"`bench list {self.kind}s` shows all"
             )
-        return self._facts[name]
+        return self._info[name]
 
     def __contains__(self, name: object) -> bool:
         self._load_builtins()
-        return name in self._facts
+        return name in self._info
 
     def __iter__(self) -> Iterator[str]:
         self._load_builtins()
-        return iter(self._facts)
+        return iter(self._info)
 
     def values(self) -> list[Info]:
         """The info of each, in registration order (families stay together)."""
         self._load_builtins()
-        return list(self._facts.values())
+        return list(self._info.values())
 
     def aliases(self) -> dict[str, tuple[str, ...]]:
         """What stands for several names: registered aliases (``all`` is one), and families or groups."""
         self._load_builtins()
         found: dict[str, tuple[str, ...]] = {name: patterns for name, (patterns, _) in self._aliases.items()}
-        for info in self._facts.values():
+        for info in self._info.values():
             for group in info.groups:
                 found[group] = found.get(group, ()) + (info.name,)  # noqa: RUF005  (mypy loses the type of the other)
         return found
@@ -110,20 +113,20 @@ class Registry(Generic[Info]):
     def expand(self, pattern: str) -> list[str]:
         """Names that an alias, a glob or a name stands for. Raises RegistryError when there are none."""
         aliases = self.aliases()
-        if pattern in self._facts:
+        if pattern in self._info:
             return [pattern]
         if pattern in aliases:
             return [name for part in aliases[pattern] for name in ([part] if "[" in part else self.expand(part))]
         if any(c in pattern for c in "*?"):
-            if found := fnmatch.filter(self._facts, pattern):
+            if found := fnmatch.filter(self._info, pattern):
                 return found
             raise RegistryError(f"no {self.kind} matches {pattern!r}; `bench list {self.kind}s` shows all")
         self[pattern]  # raises, with the nearest name
         raise AssertionError("unreachable")
 
 
-models: Registry[ModelFacts] = Registry("model", "bench.models._facts")
-datasets: Registry[DatasetInfo] = Registry("dataset", "bench.datasets._facts")
+models: Registry[ModelInfo] = Registry("model", "bench.models._info")
+datasets: Registry[DatasetInfo] = Registry("dataset", "bench.datasets._info")
 
 
 def _origin(depth: int) -> str:
@@ -139,22 +142,22 @@ def _place(thing: Callable[..., Any]) -> tuple[str, int]:
         return "?", 0
 
 
-def register_model(name: str | None = None, **facts: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def register_model(name: str | None = None, **info: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a builder ``(num_classes, in_chans, img_size, **options) -> nn.Module`` under its own name.
 
-    ``facts`` are fields of :class:`ModelFacts`; ``family`` defaults to the name. Unknown fields are an error.
+    ``info`` are fields of :class:`ModelInfo`; ``family`` defaults to the name. Unknown fields are an error.
     Keywords that a variant may set are read off ``options``; without it, any keyword is passed on.
     """
-    allowed = {f.name for f in fields(ModelFacts)} - {"builder", "origin", "plugin_file"}
-    for key in facts.keys() - allowed:
+    allowed = {f.name for f in fields(ModelInfo)} - {"builder", "origin", "plugin_file"}
+    for key in info.keys() - allowed:
         raise RegistryError(f"register_model: unknown fact {key!r}{nearest(key, allowed)}")
 
     def wrap(builder: Callable[..., Any]) -> Callable[..., Any]:
         own = name or builder.__name__
-        rest = {"family": own, "options": None, **facts}
+        rest = {"family": own, "options": None, **info}
         source, line = _place(builder)
         models.add(
-            ModelFacts(
+            ModelInfo(
                 name=own,
                 builder=builder,
                 origin=f"{source}:{line}",
@@ -167,13 +170,13 @@ def register_model(name: str | None = None, **facts: Any) -> Callable[[Callable[
     return wrap
 
 
-def register_dataset(name: str, **facts: Any) -> Callable[[type[Any]], type[Any]]:
-    """Register an :class:`Adapter` class. ``facts`` are fields of :class:`DatasetInfo` (task, classes, channels...)."""
+def register_dataset(name: str, **info: Any) -> Callable[[type[Any]], type[Any]]:
+    """Register an :class:`Adapter` class. ``info`` are fields of :class:`DatasetInfo` (task, classes, channels...)."""
     allowed = {f.name for f in fields(DatasetInfo)} - {"adapter", "origin", "plugin_file"}
-    for key in facts.keys() - allowed:
+    for key in info.keys() - allowed:
         raise RegistryError(f"register_dataset({name!r}): unknown fact {key!r}{nearest(key, allowed)}")
     for key in ("task", "classes", "channels"):
-        if key not in facts:
+        if key not in info:
             raise RegistryError(f"register_dataset({name!r}): {key} is needed")
 
     def wrap(adapter: type[Any]) -> type[Any]:
@@ -181,7 +184,7 @@ def register_dataset(name: str, **facts: Any) -> Callable[[type[Any]], type[Any]
         origin = f"{source}:{line}"
         datasets.add(
             DatasetInfo(
-                name=name, adapter=adapter, origin=origin, plugin_file=plugin_being_imported() or source, **facts
+                name=name, adapter=adapter, origin=origin, plugin_file=plugin_being_imported() or source, **info
             )
         )
         return adapter
@@ -189,23 +192,23 @@ def register_dataset(name: str, **facts: Any) -> Callable[[type[Any]], type[Any]
     return wrap
 
 
-def add_builtin(facts: ModelFacts | DatasetInfo) -> None:
-    """Register built-in facts (called by ``models/_facts.py`` and ``datasets/_facts.py`` only)."""
-    if isinstance(facts, ModelFacts):
-        models.add(replace(facts, origin=_origin(2)))
+def add_builtin(info: ModelInfo | DatasetInfo) -> None:
+    """Register built-in info (called by ``models/_info.py`` and ``datasets/_info.py`` only)."""
+    if isinstance(info, ModelInfo):
+        models.add(replace(info, origin=_origin(2)))
     else:
-        datasets.add(replace(facts, origin=_origin(2)))
+        datasets.add(replace(info, origin=_origin(2)))
 
 
-# Names by a scheme: scheme -> "module:function" (or a function) from the whole name to its facts. Those of models may
+# Names by a scheme: scheme -> "module:function" (or a function) from the whole name to its info. Those of models may
 # import the library that they name; those of datasets import no torch and read no image, and the ``name`` they give is
-# a spelling that gives the same facts again.
-MODEL_SCHEMES: dict[str, str | Callable[[str], ModelFacts]] = {"timm": "bench.models.timm_models:timm_facts"}
+# a spelling that gives the same info again.
+MODEL_SCHEMES: dict[str, str | Callable[[str], ModelInfo]] = {"timm": "bench.models.timm_models:timm_info"}
 SCHEMES: dict[str, str | Callable[[str], DatasetInfo]] = {
-    "folder": "bench.datasets.folder:facts",
-    "csv": "bench.datasets.csv_table:facts",
-    "hf": "bench.datasets.huggingface:facts",
-    "npz": "bench.datasets.medmnist:facts",
+    "folder": "bench.datasets.folder:source_info",
+    "csv": "bench.datasets.csv_table:source_info",
+    "hf": "bench.datasets.huggingface:source_info",
+    "npz": "bench.datasets.medmnist:source_info",
 }
 _source_infos: dict[str, DatasetInfo] = {}
 
@@ -235,8 +238,8 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     Raises:
         RegistryError: an unknown option or a value it does not take, with the nearest right one.
     """
-    facts = model_facts(name)
-    known = facts.options if facts.options is not None else _signature_options(facts.builder)
+    info = model_info(name)
+    known = info.options if info.options is not None else _signature_options(info.builder)
     if known is None:
         return options
     checked: dict[str, Any] = {}
@@ -291,8 +294,8 @@ def _in_timm(name: str) -> bool:
     return any(builder.search(file.read_text(encoding="utf-8")) for file in files)
 
 
-def model_facts(name: str) -> ModelFacts:
-    """Facts of a registered model, or of one of another library (``timm:NAME`` imports timm to check the name)."""
+def model_info(name: str) -> ModelInfo:
+    """Information on a registered model, or one of another library (``timm:NAME`` imports timm to check the name)."""
     return _by_scheme("model", name, MODEL_SCHEMES)(name) if is_source(name) else models[name]
 
 
@@ -326,7 +329,7 @@ def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
             if bracket and "[" in name:
                 raise RegistryError(f"model {pattern!r}: {base!r} already stands for variants; name one model instead")
             spec = parse_model(name + bracket + rest)
-            model_facts(spec.name)
+            model_info(spec.name)
             found[spec] = None
     return list(found)
 
@@ -334,8 +337,8 @@ def expand_models(patterns: Sequence[str]) -> list[ModelSpec]:
 # --- names of datasets -----------------------------------------------------------------------------------------
 
 
-def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
-    """Facts of a registered dataset, or of one named by where it lies (``folder:scans``, ``csv:...``, ``npz:...``).
+def dataset_info(name: str, refresh: bool = False) -> DatasetInfo:
+    """Information on a dataset: registered, or named by where it lies (``folder:scans``, ``csv:...``, ``npz:...``).
 
     Those of a source are remembered, as every Cell asks for them; ``refresh`` looks at the source again.
 
@@ -356,7 +359,7 @@ def dataset_facts(name: str, refresh: bool = False) -> DatasetInfo:
 
 
 def _variant(name: str) -> DatasetInfo:
-    """Facts of a registered dataset with options in brackets, as ``kvasir_v1[split=author]``."""
+    """Information on a registered dataset with options in brackets, as ``kvasir_v1[split=author]``."""
     source = parse_source(f"variant:{name}")
     info = datasets[source.place]
     if not info.variant or source.config:
@@ -371,14 +374,14 @@ def expand_datasets(patterns: Sequence[str]) -> list[str]:
     found: dict[str, None] = {}
     for pattern in patterns:
         if is_source(pattern) or "[" in pattern:
-            found[dataset_facts(pattern, refresh=True).name] = None
+            found[dataset_info(pattern, refresh=True).name] = None
             continue
         try:
             found.update(dict.fromkeys(datasets.expand(pattern)))
         except RegistryError:
             if source_of_path(pattern) is None:
                 raise
-            found[dataset_facts(pattern, refresh=True).name] = None
+            found[dataset_info(pattern, refresh=True).name] = None
     return list(found)
 
 

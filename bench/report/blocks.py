@@ -151,6 +151,11 @@ def span(low: float | None, high: float | None, digits: int = 3) -> str:
     return f"{low:.{digits}f} to {high:.{digits}f}" if low < 0 else f"{low:.{digits}f}–{high:.{digits}f}"
 
 
+def p_text(p: float | None) -> str:
+    """``0.034``, ``< 0.001``, or a dash."""
+    return MISSING if p is None or not known(float(p)) else "< 0.001" if p < 0.001 else fixed(float(p))
+
+
 @functools.lru_cache(maxsize=1 << 14)  # the same few names are sorted over and over
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``resnet9`` before ``resnet10``."""

@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
 from bench.record.store import atomic_write
@@ -30,20 +31,24 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.clinical.shortcuts import shortcut_warnings
+from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
 from bench.report.noise import without_unusable
+from bench.report.recommend import Recommendation, recommend
 from bench.report.report import ReportData
-from bench.report.rows import accuracy_rows, add_evidence, read_run_directory, unique
-from bench.report.sections.about_data import data_warnings, traps_of_targets, with_traps
+from bench.report.rows import accuracy_rows, read_run_directory, unique
+from bench.report.sections.about_data import data_warnings, issues_of_targets, with_known_issues
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.other_metrics import metric_sections
-from bench.report.sections.pareto import pareto_section
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
+from bench.report.sections.tracks import few_labels_section, tracks_section
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
@@ -78,8 +83,8 @@ def write_boards(out: Path, records: Iterable[Record], run_info: RunInfo | None 
     return Report(records, run_info, out / "predictions").write(out)
 
 
-def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
-    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``.
+def rebuild(out: Path, figures: bool = True, rule: Rule = YOUDEN) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``; ``rule`` chooses the operating point.
 
     Returns:
         The files written, and one message for each Record that could not be read.
@@ -87,14 +92,14 @@ def rebuild(out: Path, figures: bool = True) -> tuple[list[Path], list[str]]:
     Raises:
         StoreError: ``out`` is no run directory, or cannot be written.
     """
-    report, problems = read_report(out)
+    report, problems = read_report(out, rule)
     paths = report.write(out)
     if figures:
         paths += write_figures(collect(report, out), out / "figures")
     return paths, problems
 
 
-def read_report(out: Path) -> tuple[Report, list[str]]:
+def read_report(out: Path, rule: Rule = YOUDEN) -> tuple[Report, list[str]]:
     """Compute the boards of a run directory; also one message for each Record that could not be read.
 
     Raises:
@@ -102,7 +107,7 @@ def read_report(out: Path) -> tuple[Report, list[str]]:
     """
     require_run(out)
     records, info, problems = read_run_directory(out)
-    return Report(records, info, out / "predictions", problems), problems
+    return Report(records, info, out / "predictions", problems, rule), problems
 
 
 class Report(ReportData):
@@ -114,12 +119,14 @@ class Report(ReportData):
         run_info: RunInfo | None = None,
         predictions: Path | None = None,
         damaged: Iterable[str] = (),
+        rule: Rule = YOUDEN,
     ) -> None:
+        self.rule = rule
         self.damaged = [f"cells/{problem.rpartition('/cells/')[2]}" for problem in damaged]
-        shown, self.run_info = with_short_names(unique(records), run_info or {})
+        shown, self.run_info, origins = with_short_names(unique(records), run_info or {})
         self.measured = shown  # with speeds that no table shows
         self.records = [without_unusable(record) for record in shown]
-        self.rows = accuracy_rows(self.records)
+        self.rows = accuracy_rows(self.records, origins)
         self.problems = sorted(set(add_evidence(self.rows, predictions))) if predictions else []
         self.metrics = defined(self.records)
         self.boards = overall(self.rows, RANKING, [m for m in TESTED if m != RANKING] + list(self.metrics))
@@ -139,10 +146,22 @@ class Report(ReportData):
         terminal(self.sections, console)
 
     @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """Which network to take, without limits of cost; None where no model has a result."""
+        return recommend(self) if headline(self.boards) else None
+
+    @cached_property
     def sections(self) -> list[Section]:
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
-        lines = (*summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        pick = self.recommendation.lines() if self.recommendation else ()
+        warnings = shortcut_warnings(self.rows)
+        lines = (
+            *warnings,
+            *pick,
+            *summary(self.boards, self.rows, self.records, skipped),
+            *data_warnings(self.records),
+        )
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
@@ -150,7 +169,7 @@ class Report(ReportData):
         if efficiency := efficiency_sections(self.records):
             sections += [Section("Efficiency"), *(_folded(s, i == 0) for i, s in enumerate(efficiency))]
         if self.rows:
-            datasets = with_traps(dataset_sections(self.rows, self.boards), self.run_info)
+            datasets = with_known_issues(dataset_sections(self.rows, self.boards, self.rule), self.run_info)
             sections += [Section("By dataset"), *datasets]
         sections += _without_result(self.records, skipped, self.problems, self.damaged)
         sections += _made_by(self.records, self.run_info)
@@ -173,11 +192,12 @@ class Report(ReportData):
             found = overall_section(board, cost, note)
             if board is first or len(self.boards) == 1:
                 sections.append(found)
-                sections += [s for s in (pareto_section(board, cost),) if s]
             else:
                 others.append(Details(f"{found.title}: {_best(board)}", tuple(found.blocks)))
         if others:
             sections.append(Section("Accuracy under other protocols", others))
+        sections += native_size_sections(self.boards)
+        sections += [s for s in (tracks_section(self.rows, self.records), few_labels_section(self.records)) if s]
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
         sections += metric_sections(self.rows, self.metrics)
@@ -185,7 +205,7 @@ class Report(ReportData):
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
         if moved := transfer_section(self.records):
-            moved.blocks.extend(traps_of_targets(self.records, self.run_info))
+            moved.blocks.extend(issues_of_targets(self.records, self.run_info))
             sections.append(moved)
         return sections
 
@@ -193,8 +213,7 @@ class Report(ReportData):
 def _best(board: Overall) -> str:
     if not board.ranked:
         return f"no test {board.metric.label}"
-    n = len(board.counted)
-    over = f"over {n} datasets" if n > 1 else f"on {name(board.counted[0])}"
+    over = board.over
     best, label = board.ranked[0], board.metric.label
     if len(board.ranked) == 1:
         return f"only {name(best.model)}, {label} {over} {board.metric.shown(best.score)}"
@@ -212,7 +231,7 @@ def _folded(section: Section, first: bool) -> Section:
     if first and lengths[0] <= MAX_OPEN_ROWS:
         open_ = min(tables[0] + 2, len(section.blocks))  # with the noise floor below it
     rest = tuple(section.blocks[open_:])
-    line = "Growth, memory, roofline and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
+    line = "Growth with the image and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
     return Section(section.title, [*section.blocks[:open_], *([Details(line, rest)] if rest else [])], section.level)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bench.metrics.operating import Rule
 from bench.metrics.registry import Metric
 from bench.record.types import Record, RunInfo
 from bench.report.rows import Row
@@ -22,6 +23,7 @@ class ReportData:
         boards: the models of each protocol, ranked.
         problems: saved scores that could not be used.
         damaged: Records that could not be read.
+        rule: how operating points are chosen.
     """
 
     records: list[Record]
@@ -31,3 +33,4 @@ class ReportData:
     boards: list[Overall]
     problems: list[str]
     damaged: list[str]
+    rule: Rule

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,14 +13,16 @@ from typing import NamedTuple, cast
 import numpy as np
 
 from bench import registry
-from bench.metrics.calibration import Clinical, clinical
-from bench.metrics.one_vs_rest import Array, auc, majority_acc
-from bench.metrics.registry import TESTED, Metric
+from bench.metrics.calibration import Clinical
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.registry import Metric
 from bench.record import store
+from bench.record.cells import few_labels, track_of
+from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
+from bench.registry import Positive
 from bench.report.blocks import counted, known, natural
-from bench.stats.bootstrap import interval, resample, seed_of_test_set
-from bench.stats.separation import Sample, sample
+from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
 
@@ -29,14 +30,17 @@ Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what i
 # have one ``plugin_sha256`` of both files: it is taken for the model's, so that no two of them become one.
 _OF_THE_MODEL = ("weights_sha256", "model_plugin_sha256", "plugin_sha256")
 _OF_THE_DATA = ("data_fingerprint", "data_plugin_sha256")
-_TOLERANCE = 1e-6
+TRACKS = {"scratch": "", "finetune": "fine-tuning, ", "frozen": "frozen features, "}  # before a recipe or a head
 MAX_DETAIL = 12  # a longer fingerprint that is no digest is shown as the digest of itself
 MAX_SETTINGS_NAMED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared."""
+    """How a figure came about, but for model, dataset and seed: only rows of one protocol are compared.
+
+    ``fed`` is ``identity`` without the images' native size: what rows have in common that are ranked together.
+    """
 
     identity: str
     size: int
@@ -46,10 +50,13 @@ class Protocol:
     recipe: str
     epochs: int | None
     variant: str = ""
+    fed: str = ""
 
     @property
     def pixels(self) -> str:
-        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are."""
+        """``28→64 px (nearest)``, or ``64 px`` where images are fed as they are; in words for scores of others."""
+        if not self.resolution:
+            return "scores from files"
         if self.size == self.resolution:
             return f"{self.resolution} px"
         return f"{self.size}→{self.resolution} px ({self.resize})"
@@ -72,23 +79,40 @@ class Evidence:
     """What the saved scores of a row's seeds say of the metrics that are tested over images.
 
     Attributes:
-        resampled: metric to its mean over seeds on each resampled test set, the same for all rows of a test set.
         samples: metric to its value with each image's influence on it, for comparisons.
+        estimates: metric to its mean with its variance over test images and trainings.
         majority: ACC of the most frequent answer.
         test_set: two rows of one test set are compared image by image.
         labels: of the test set.
+        patients: (N,) number of each image's patient, where some have several images.
+        files: the saved scores, one a training.
+        columns: what the source's table says of each test image, (N,) text, by column.
     """
 
-    resampled: dict[str, Array]
     samples: dict[str, Sample]
+    estimates: dict[str, Estimate]
     n_test: int
     majority: float
     test_set: str
     labels: Array
+    patients: Array | None = None
+    files: tuple[Path, ...] = ()
+    columns: Mapping[str, Array] = field(default_factory=dict)
+
+    @property
+    def n_patients(self) -> int | None:
+        """Of the test images; None where no patient has several, or patients are not known."""
+        return None if self.patients is None else len(np.unique(self.patients))
+
+    @property
+    def images(self) -> str:
+        """``48 images of 20 patients``."""
+        n = self.n_patients
+        return counted(self.n_test, "image") + (f" of {counted(n, 'patient')}" if n else "")
 
     def interval(self, metric: Metric) -> tuple[float, float]:
-        """95 % interval of a metric over test images."""
-        return interval(self.resampled[metric.name])
+        """95 % interval of a metric over test images and trainings."""
+        return self.estimates[metric.name].interval()
 
 
 class Figures(NamedTuple):
@@ -122,6 +146,7 @@ class Row:
     evidence: Evidence | None = None
     clinical: list[Clinical] = field(default_factory=list)  # one a seed; empty without saved validation scores
     code: Code = ("", None)
+    origin: str = ""  # of the images: datasets of one origin are variants of one another
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def values(self, metric: str) -> tuple[float, ...]:
@@ -147,6 +172,11 @@ class Row:
         return next((tuple(map(str, names)) for r in self.ok if (names := r["metrics"].get("classes"))), ())
 
     @property
+    def positive(self) -> Positive | None:
+        """The class that sensitivity is of, where there are two."""
+        return next((found for r in self.ok if (found := positive_class(r))), None)
+
+    @property
     def n_test(self) -> int | None:
         """Images in the test split, from the confusion matrix or the saved scores."""
         if self.evidence:
@@ -168,9 +198,9 @@ def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
-    """Records in an order of their own, each key once."""
+    """Records in an order of their own, each key once, with the class that their sensitivity is of."""
     found: dict[str, Record] = {}
-    for record in records:
+    for record in map(with_positive, records):
         other = found.setdefault(record["key"], record)
         if other is not record and _canonical(record) > _canonical(other):
             found[record["key"]] = record
@@ -191,11 +221,16 @@ def _spec_order(spec: Spec) -> tuple[object, ...]:
     return natural(str(spec.get("dataset", ""))), natural(str(spec.get("model", ""))), numbers, words
 
 
-def accuracy_rows(records: Iterable[Record]) -> list[Row]:
-    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model."""
+def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None = None) -> list[Row]:
+    """Group accuracy Records by all of their spec but the seed; sorted by dataset, protocol, model.
+
+    Args:
+        records: of any kind.
+        origins: dataset -> where its images come from (:func:`bench.report.names.with_short_names`).
+    """
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
-        if record["kind"] == "accuracy":
+        if record["kind"] == "accuracy" and not few_labels(record["spec"]):  # those are sections/few_labels.py's
             groups[_canonical({k: v for k, v in record["spec"].items() if k != "seed"})].append(record)
     firsts = [members[0] for members in groups.values()]  # seeds share all that a row is known by
     models = labels(firsts, "model", _OF_THE_MODEL)
@@ -209,7 +244,9 @@ def accuracy_rows(records: Iterable[Record]) -> list[Row]:
         protocol = _protocol(first["spec"], variants)
         model, dataset = models[first["key"]], datasets[first["key"]]
         place = (model, dataset, protocol.identity)
-        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"])))
+        known_as = str(first["spec"]["dataset"])
+        origin = (origins or {}).get(known_as, known_as)
+        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"]), origin=origin))
         trained[place] += members
     for place, row in rows.items():
         for record in _one_a_seed(trained[place]):
@@ -245,7 +282,7 @@ def labels(
     Args:
         records: Cells of one kind.
         name: the field of the spec with the name.
-        details: fields that tell versions of one name apart.
+        details: fields in which versions of one name differ.
         within: fields in which two must agree to be versions of one another.
     """
     versions: dict[str, set[str]] = defaultdict(set)
@@ -298,10 +335,11 @@ def _flatten(settings: Spec, prefix: str = "") -> Fields:
     return flat
 
 
-def _identity(spec: Spec) -> str:
+def _identity(spec: Spec, *but: str) -> str:
     """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
-    apart = {"seed", "model", "dataset", *_OF_THE_MODEL, *_OF_THE_DATA}
-    return _canonical({k: v for k, v in spec.items() if k not in apart and v is not None})
+    apart = {"seed", "model", "dataset", "track", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
+    track = {} if track_of(spec) == "scratch" else {"track": track_of(spec)}
+    return _canonical({**{k: v for k, v in spec.items() if k not in apart and v is not None}, **track})
 
 
 def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
@@ -315,92 +353,8 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
         resolution=spec.get("resolution") or 0,
         resize=spec.get("resize") or "",
         precision=spec.get("precision") or "",
-        recipe=spec.get("recipe") or "",
+        recipe=f"{TRACKS[track_of(spec)]}{spec.get('recipe') or ''}",
         epochs=settings.get("epochs"),
         variant=variant,
+        fed=_identity(spec, "size", "resize"),
     )
-
-
-# --- saved scores ----------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Saved:
-    """The scores beside one Record."""
-
-    scores: Array
-    labels: Array
-    clinical: Clinical | None
-
-
-def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
-    """Resample the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
-    problems: list[str] = []
-    test_sets: dict[str, list[tuple[Row, list[_Saved]]]] = defaultdict(list)
-    for row in rows:
-        loaded = [_scores(record, predictions, problems) for record in row.ok]
-        found = [saved for saved in loaded if saved is not None]
-        # Every seed or none: an interval around another mean than the one shown would mislead.
-        if not found or len(found) < len(row.ok):
-            continue
-        labels = found[0].labels
-        if any(not np.array_equal(saved.labels, labels) for saved in found):
-            problems.append(
-                f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
-            )
-            continue
-        row.clinical = clinics if len(clinics := [s.clinical for s in found if s.clinical]) == len(found) else []
-        test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
-        test_sets[test_set].append((row, found))
-    for test_set, members in test_sets.items():
-        _resample_test_set(test_set, members)
-    return problems
-
-
-def _resample_test_set(test_set: str, members: list[tuple[Row, list[_Saved]]]) -> None:
-    dataset, labels = members[0][0].dataset, members[0][1][0].labels
-    replicates = iter(resample(dataset, labels, [saved.scores for _, seeds in members for saved in seeds]))
-    for row, seeds in members:
-        own = [next(replicates) for _ in seeds]
-        scores = [saved.scores for saved in seeds]
-        row.evidence = Evidence(
-            resampled={m.name: np.mean([r[m.name].samples for r in own], axis=0) for m in TESTED},
-            samples={
-                m.name: sample(m.images, scores, labels, [r[m.name].value for r in own]) for m in TESTED if m.images
-            },
-            n_test=len(labels),
-            majority=majority_acc(labels),
-            test_set=test_set,
-            labels=labels,
-        )
-
-
-def _scores(record: Record, predictions: Path, problems: list[str]) -> _Saved | None:
-    """Scores and labels of a Record, if they are there and give the AUC and ACC that it states."""
-    path = predictions / f"{record['key']}.npz"
-    if not path.is_file():
-        return None
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            scores, labels = file["test_scores"], file["test_labels"]
-            val = (file["val_scores"], file["val_labels"]) if {"val_scores", "val_labels"} <= set(file.files) else None
-        differs = recorded_otherwise(record, scores, labels)
-        found = clinical(*val, scores, labels) if val is not None and len(val[0]) else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        problems.append(f"predictions/{path.name} cannot be used: {error}")
-        return None
-    if differs:
-        problems.append(f"predictions/{path.name} gives {differs}: not used")
-        return None
-    return _Saved(scores, labels, found) if np.isfinite(auc(scores, labels)) else None
-
-
-def recorded_otherwise(record: Record, scores: Array, labels: Array) -> str:
-    """The first metric that saved scores give otherwise than their Record states it, in words; empty if none."""
-    for metric in TESTED:
-        stated = record["metrics"].get(metric.field)
-        if known(stated) and metric.images:
-            value = metric.images.value(scores, labels)
-            if not abs(value - stated) <= _TOLERANCE:
-                return f"{metric.field} {value:.6f}, its record {stated:.6f}"
-    return ""

@@ -45,7 +45,7 @@ class Setting:
 
 
 def setting(record: Record) -> Setting:
-    """The table that an efficiency Record belongs to, not yet told apart from others."""
+    """The table that an efficiency Record belongs to, before it is set apart from others."""
     spec = record["spec"]
     return Setting(
         hardware=str(spec.get("hardware") or record["environment"].get("hardware") or ""),

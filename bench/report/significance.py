@@ -1,4 +1,4 @@
-"""Which differences of one protocol are significant: pairs on each dataset, pairs on the mean, ranks over datasets."""
+"""Which differences of one protocol are significant: from the leader, between all pairs, and in rank over datasets."""
 
 from __future__ import annotations
 
@@ -11,37 +11,33 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.report.blocks import counted, name
 from bench.report.rows import Row
-from bench.report.standings import Overall, Significance
+from bench.report.standings import Judged, Overall, Significance
+from bench.stats.leader import against_leader
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
 from bench.stats.separation import (
     Contrast,
     Sample,
+    all_pairs,
     contrast,
     groups_of,
     mcnemar_values,
     mean_contrast,
-    verdicts,
+    same_images_contrast,
 )
 
 MIN_PER_CLASS = 5  # test images, below which nothing is said of a dataset
-MEAN = ""  # the name of the table of means among those of the datasets
-Tables = dict[str, tuple[Sequence[str], Contrast, Array]]  # dataset -> models, their contrast, uncorrected p values
+Tables = dict[str, Judged]  # of each dataset
 
 
 def significance(board: Overall, metrics: Sequence[Metric]) -> Significance:
-    """Test one protocol's models: pairs by each metric on each dataset, and their means in the metric that ranks."""
+    """Test one protocol's models: against the leader of each dataset by each metric, and of the mean of what ranks."""
     found = Significance()
     for metric in metrics:
         tables = _tables(board, metric, found)
-        if metric == board.metric:
-            _add_mean(board, tables, found)
-        judged = verdicts(tables)
-        if metric == board.metric:
-            found.mean = judged.pop(MEAN, None)
-            if len(board.counted) == 1:
-                only = judged.get(board.counted[0])
-                found.mean = only if only and {s.model for s in board.ranked} <= set(only.models) else None
-        found.tables[metric.name] = judged
+        found.datasets[metric.name] = {d: against_leader(*table, tables=len(tables)) for d, table in tables.items()}
+        found.tables[metric.name] = tables
+        if metric == board.metric and (mean := _mean(board, tables, found)):
+            found.leader, found.pairs, found.judged = against_leader(*mean), all_pairs(*mean), mean
     _over_datasets(board, found)
     return found
 
@@ -99,39 +95,47 @@ def _pairs(rows: Sequence[Row], metric: Metric) -> tuple[Contrast, Array]:
     return pairs, mcnemar_values(samples, pairs.p_values()) if metric.images.answers else pairs.p_values()
 
 
-def _add_mean(board: Overall, tables: Tables, found: Significance) -> None:
-    """Put the means over the counted datasets among the tables, if every ranked model can be judged on each."""
+def _mean(board: Overall, tables: Tables, found: Significance) -> Judged | None:
+    """The ranked models by their mean over the counted datasets, if each can be judged on all of them."""
     models = [s.model for s in board.ranked]
-    if len(models) < 2 or len(board.counted) < 2:
-        return
-    parts = []
+    if len(models) < 2:
+        return None
+    parts: dict[str, tuple[Contrast, Array]] = {}
     for dataset in board.counted:
         if dataset not in tables or not set(models) <= set(tables[dataset][0]):
             takes = "the saved scores" if board.metric.images else "two seeds"
-            found.reasons.append(
-                f"The means over datasets are not judged, because {name(dataset)} is not: that takes {takes} "
-                "of every ranked model."
-            )
-            return
-        own, pairs, _ = tables[dataset]
-        parts.append(pairs.of([list(own).index(m) for m in models]))
-    pairs = mean_contrast(parts)
-    tables[MEAN] = (models, pairs, pairs.p_values())
+            if len(board.counted) > 1:
+                found.reasons.append(
+                    f"The means over datasets are not judged, because {name(dataset)} is not: that takes {takes} "
+                    "of every ranked model."
+                )
+            return None
+        own, pairs, p = tables[dataset]
+        at = [list(own).index(m) for m in models]
+        parts[dataset] = pairs.of(at), p[np.ix_(at, at)]
+    if len(parts) == 1:
+        return (models, *parts[board.counted[0]])
+    pairs = mean_contrast([same_images_contrast([parts[d][0] for d in own]) for own in board.families])
+    return models, pairs, pairs.p_values()
 
 
 def _over_datasets(board: Overall, found: Significance) -> None:
     models = [s.model for s in board.ranked]
-    n = len(board.counted)
+    n = board.independent
     if len(models) < 2 or not n:
         return
     if n < MIN_DATASETS or len(models) < MIN_MODELS:
         have = f"{counted(n, 'dataset')} and {counted(len(models), 'model')}"
+        have += "; variants of one dataset count as one" if n < len(board.counted) else ""
         found.reasons.append(
-            f"Whether the order would hold on other datasets is not tested: Friedman's test needs {MIN_DATASETS} "
-            f"datasets and {MIN_MODELS} models, and here are {have}."
+            f"Not tested whether the order holds on other datasets: Friedman's test needs {MIN_DATASETS} datasets and "
+            f"{MIN_MODELS} models; this table has {have}."
         )
         return
     metric = board.metric
-    scores = [[metric.sign * (s.rows[d].mean(metric.field) or 0.0) for s in board.ranked] for d in board.counted]
+    scores = [
+        [np.mean([metric.sign * (s.rows[d].mean(metric.field) or 0.0) for d in own]) for s in board.ranked]
+        for own in board.families
+    ]
     found.friedman = friedman(np.array(scores))
     found.friedman_models = tuple(models)

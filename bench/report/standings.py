@@ -10,11 +10,13 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
 from bench.metrics.registry import METRICS, RANKING, Metric
-from bench.report.blocks import natural
+from bench.report.blocks import name, natural
 from bench.report.rows import Code, Protocol, Row
-from bench.stats.bootstrap import interval
+from bench.stats.leader import LeaderTest
 from bench.stats.ranking import Friedman
-from bench.stats.separation import Verdict
+from bench.stats.separation import Contrast, Estimate, Verdict, mean_estimate, same_images
+
+Judged = tuple[Sequence[str], Contrast, Array]  # models, their pairs, uncorrected p values
 
 
 @dataclass(slots=True)
@@ -22,19 +24,35 @@ class Significance:
     """Which differences are significant under one protocol.
 
     Attributes:
-        mean: models by their mean over the counted datasets in the metric that ranks; None where it cannot be tested.
-        tables: metric -> dataset -> its models by that metric. The tables of a metric are one family, ``mean`` with
-            those of the metric that ranks: with 95 % confidence none of the differences found in a family is false.
+        leader: every ranked model against the leader, by their mean over the counted datasets in the metric that ranks;
+            None where it cannot be tested.
+        pairs: all pairs of the same, a family of its own.
+        judged: what both are computed from.
+        datasets: metric -> dataset -> its models against its leader; the datasets of a metric share one level.
+        tables: what those are computed from.
         friedman: of the ranked models over the counted datasets, taken as a sample of datasets.
         friedman_models: in the order of ``friedman.mean_ranks``.
         reasons: why something was not tested, as sentences.
     """
 
-    mean: Verdict | None = None
-    tables: dict[str, dict[str, Verdict]] = field(default_factory=dict)
+    leader: LeaderTest | None = None
+    pairs: Verdict | None = None
+    judged: Judged | None = None
+    datasets: dict[str, dict[str, LeaderTest]] = field(default_factory=dict)
+    tables: dict[str, dict[str, Judged]] = field(default_factory=dict)
     friedman: Friedman | None = None
     friedman_models: tuple[str, ...] = ()
     reasons: list[str] = field(default_factory=list)
+
+
+def is_worse(test: LeaderTest | None, model: str) -> str:
+    """The answer of a table's main column, "significantly worse than the leader?"; empty where it was not tested."""
+    if test is None or not test.others:
+        return ""
+    if model == test.leader:
+        return "leader"
+    found = test.of(model)
+    return "" if found is None else "yes" if found.worse else "no"
 
 
 @dataclass(slots=True)
@@ -43,9 +61,9 @@ class Standing:
 
     Attributes:
         rows: dataset -> its results there.
-        score: mean over the counted datasets of the metric that ranks.
+        score: mean over the counted datasets of the metric that ranks; variants of one dataset count as one.
         means: the same of each metric that is shown.
-        resampled: ``score`` on each resampled test set, where all scores are saved.
+        estimate: ``score`` with its variance over test images and trainings, where all scores are saved.
     """
 
     model: str
@@ -56,12 +74,12 @@ class Standing:
     score: float | None = None
     means: dict[str, float | None] = field(default_factory=dict)
     mean_rank: float | None = None
-    resampled: Array | None = None
+    estimate: Estimate | None = None
 
     @property
     def interval(self) -> tuple[float | None, float | None]:
-        """95 % interval of ``score`` over test images."""
-        return interval(self.resampled) if self.resampled is not None else (None, None)
+        """95 % interval of ``score`` over test images and trainings."""
+        return self.estimate.interval() if self.estimate else (None, None)
 
 
 @dataclass(slots=True)
@@ -74,7 +92,33 @@ class Overall:
     datasets: tuple[str, ...]
     counted: tuple[str, ...]
     standings: list[Standing]
+    origins: Mapping[str, str] = field(default_factory=dict)
     significance: Significance = field(default_factory=Significance)
+
+    @property
+    def families(self) -> list[list[str]]:
+        """The counted datasets by origin: those of one are variants of each other and count as one dataset."""
+        found: dict[str, list[str]] = {}
+        for dataset in self.counted:
+            found.setdefault(self.origins.get(dataset, dataset), []).append(dataset)
+        return list(found.values())
+
+    @property
+    def independent(self) -> int:
+        """How many of the counted datasets are independent of each other."""
+        return len(self.families)
+
+    @property
+    def over(self) -> str:
+        """What a mean is over: ``over 2 datasets``, ``on `x```, ``over 5 variants of one dataset``."""
+        n, families = len(self.counted), self.independent
+        if n == 1:
+            return f"on {name(self.counted[0])}"
+        if families == n:
+            return f"over {n} datasets"
+        if families == 1:
+            return f"over {n} variants of one dataset"
+        return f"over {families} datasets in {n} variants"
 
     @property
     def plugins(self) -> tuple[Metric, ...]:
@@ -118,18 +162,20 @@ def _rank(rows: Sequence[Row], metric: Metric, shown: tuple[Metric, ...]) -> Ove
         Standing(model, codes[model], own, tuple(d for d in datasets if d not in own)) for model, own in scored.items()
     ]
     complete = [s for s in standings if counted and all(d in s.rows for d in counted)]
+    board = Overall(metric, shown, rows[0].protocol, datasets, counted, [], {row.dataset: row.origin for row in rows})
     if complete:
-        scores = [np.array([metric.sign * (s.rows[d].mean(metric.field) or 0.0) for s in complete]) for d in counted]
-        ranks = np.mean([rank(-values) for values in scores], axis=0)
+        scores = {d: np.array([metric.sign * (s.rows[d].mean(metric.field) or 0.0) for s in complete]) for d in counted}
+        ranks = np.mean([np.mean([rank(-scores[d]) for d in own], axis=0) for own in board.families], axis=0)
         for standing, mean_rank in zip(complete, ranks, strict=True):
-            _fill(standing, counted, metric, shown)
+            _fill(standing, board.families, metric, shown)
             standing.mean_rank = float(mean_rank)
     complete.sort(key=lambda s: (-metric.sign * (s.score or 0), s.mean_rank, natural(s.model), s.model))
     for place, standing in enumerate(complete, start=1):
         tied = place > 1 and standing.score == complete[place - 2].score
         standing.place = complete[place - 2].place if tied else place
     rest = sorted((s for s in standings if s.place is None), key=lambda s: (len(s.missing), natural(s.model), s.model))
-    return Overall(metric, shown, rows[0].protocol, datasets, counted, complete + rest)
+    board.standings = complete + rest
+    return board
 
 
 def common_datasets(scored: Mapping[str, Mapping[str, Row]]) -> tuple[str, ...]:
@@ -150,12 +196,14 @@ def common_datasets(scored: Mapping[str, Mapping[str, Row]]) -> tuple[str, ...]:
     return tuple(sorted(order[: best[1]], key=natural)) if best[0] else ()
 
 
-def _fill(standing: Standing, counted: Sequence[str], metric: Metric, shown: Sequence[Metric]) -> None:
-    rows = [standing.rows[d] for d in counted]
+def _fill(standing: Standing, families: Sequence[Sequence[str]], metric: Metric, shown: Sequence[Metric]) -> None:
     for one in (metric, *shown):
-        values = [value for row in rows if (value := row.mean(one.field)) is not None]
-        standing.means[one.name] = float(np.mean(values)) if len(values) == len(rows) else None
+        values = [[standing.rows[d].mean(one.field) for d in own] for own in families]
+        known = [[v for v in own if v is not None] for own in values]
+        whole = [len(own) for own in known] == [len(own) for own in values]
+        standing.means[one.name] = float(np.mean([np.mean(own) for own in known])) if whole else None
     standing.score = standing.means[metric.name]
-    found = [row.evidence.resampled[metric.name] for row in rows if row.evidence and metric.images]
-    if len(found) == len(rows):
-        standing.resampled = np.mean(found, axis=0)
+    evidence = [[standing.rows[d].evidence for d in own] for own in families]
+    found = [[e.estimates[metric.name] for e in own if e and metric.images] for own in evidence]
+    if [len(own) for own in found] == [len(own) for own in families]:
+        standing.estimate = mean_estimate([same_images(own) for own in found])

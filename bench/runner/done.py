@@ -7,7 +7,7 @@ from pathlib import Path
 
 from bench.errors import StoreError
 from bench.record import store
-from bench.record.cells import EfficiencyCell
+from bench.record.cells import EfficiencyCell, cell_key
 from bench.record.paths import record_path
 from bench.record.store import Record, Stamp
 from bench.runner.executors.base import Job
@@ -39,7 +39,8 @@ class Done:
 
     def has(self, job: Job) -> bool:
         """Whether a job need not run any more: its Cell ended in an earlier round, or another driver was faster."""
-        if job.key in self.statuses or self._done_elsewhere(job.key):
+        keys = [job.key, *map(cell_key, job.more)]
+        if all(key in self.statuses or self._done_elsewhere(key) for key in keys):
             return True
         if job.round is None or read_round(self.out, job.key, job.round) is None:
             return False

@@ -9,6 +9,7 @@ import contextlib
 import json
 import platform
 import shutil
+import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,9 @@ from typing import Any
 from bench import registry
 from bench.measure.aggregate import combine
 from bench.plan.base import Plan
-from bench.plan.estimate import estimate_s
+from bench.plan.estimate import HEAD_S, estimate_s
 from bench.record import store
-from bench.record.cells import Cell, EfficiencyCell, Result, cell_label
+from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label, features_key
 from bench.record.paths import checkpoint_path, record_path, round_path, rounds_folder
 from bench.record.store import Record
 from bench.runner.executors.base import Finished, Job
@@ -55,19 +56,33 @@ def make_jobs(
         for key, cell in order:
             if number < cell.rounds and read_round(out, key, number) is None:
                 yield Job(key, cell, number, **common)
-    for key, other in pending.items():
-        if not isinstance(other, EfficiencyCell):
-            yield Job(key, other, None, **common, keep_weights=key in kept)
+    for key, cells in _gathered(pending).items():
+        limit = common["time_limit_s"] and common["time_limit_s"] * len(cells)
+        given = {**common, "time_limit_s": limit, "more": tuple(cells[:-1])}
+        yield Job(key, cells[-1], None, **given, keep_weights=key in kept)
+
+
+def _gathered(pending: Mapping[str, Cell]) -> dict[str, list[Cell]]:
+    """The Cells but efficiency ones, by the key of each job's last: frozen Cells of the same features are one job."""
+    groups: dict[str, list[str]] = {}
+    for key, cell in pending.items():
+        if isinstance(cell, AccuracyCell) and cell.track == "frozen":
+            groups.setdefault(features_key(cell), []).append(key)
+        elif not isinstance(cell, EfficiencyCell):
+            groups[key] = [key]
+    return {keys[-1]: [pending[key] for key in keys] for keys in groups.values()}
 
 
 def job_label(job: Job) -> str:
     """One line for people: what the job does."""
+    if job.more:
+        return f"{cell_label(job.cell)} and {len(job.more)} more of these features"
     return cell_label(job.cell) + (f", round {job.round + 1}" if job.round is not None else "")
 
 
 def job_estimate_s(job: Job) -> float:
     """The seconds a job will take, roughly."""
-    seconds = estimate_s(job.cell, job.threads, job.device)
+    seconds = estimate_s(job.cell, job.threads, job.device) + HEAD_S * len(job.more)
     return seconds / job.cell.rounds if isinstance(job.cell, EfficiencyCell) else seconds
 
 
@@ -172,6 +187,7 @@ def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -
         "schema": store.SCHEMA,
         "command": "\n".join(dict.fromkeys(filter(None, commands))),
         "preset": loaded.sweep.sweep.preset,
+        "date": time.strftime("%Y-%m-%d"),
         "folder": str(Path.cwd()),
         "plugin_base": str(loaded.base),
         "sweep": sweep,
@@ -190,7 +206,7 @@ ABOUT = (
 def about_datasets(plan: Plan) -> dict[str, dict[str, Any]]:
     """What is known of each dataset of a plan, for those who read its scores: traps, task, classes, licence."""
     names = {str(cell.dataset) for cell in plan.cells.values() if not isinstance(cell, EfficiencyCell)}
-    infos = {dataset: registry.dataset_facts(dataset) for dataset in sorted(names)}
+    infos = {dataset: registry.dataset_info(dataset) for dataset in sorted(names)}
     return {dataset: {field: getattr(info, field) for field in ABOUT} for dataset, info in infos.items()}
 
 

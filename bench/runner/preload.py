@@ -23,4 +23,5 @@ with warnings.catch_warnings(), contextlib.suppress(Exception):
     import bench.models.timm_models
     import bench.models.vmamba
     import bench.plan.fingerprints
-    import bench.train.accuracy  # noqa: F401
+    import bench.train.accuracy
+    import bench.train.frozen.run  # noqa: F401

@@ -7,14 +7,16 @@ Several drivers may work on one run directory, on one machine or many (:mod:`ben
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.plan.base import Plan
+from bench.plan.estimate import HEAD_S
 from bench.record import store
-from bench.record.cells import Result
+from bench.record.cells import Cell, Result, cell_key
 from bench.record.files import clear_abandoned
 from bench.record.paths import run_file
 from bench.record.store import Record, StoreError
@@ -89,13 +91,15 @@ def execute(
 def make_executor(loaded: Loaded, plan: Plan) -> Executor:
     """Return the executor that ``run.executor`` names."""
     from bench.runner.executors.local import LocalExecutor, make_slots
+    from bench.runner.executors.packer import Packer
 
     run = loaded.sweep.run
     if run.executor == "ray":
         from bench.runner.executors.ray import make
 
         return make(loaded, plan)
-    return LocalExecutor(make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack))
+    slots = make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack)
+    return LocalExecutor(slots, Packer() if run.pack == "auto" and slots[0].shared else None)
 
 
 class _Driver:
@@ -172,6 +176,10 @@ class _Driver:
         if event.kind == "progress":
             self.reporter.progress(running.label, event.progress)
             return
+        if event.kind == "part":
+            assert event.cell and event.finished
+            self._store_part(running, event.cell, event.finished)
+            return
         del self.running[event.ticket]
         self.schedule.look_soon()
         if event.kind == "finished":
@@ -194,8 +202,19 @@ class _Driver:
             if record["status"] != finished.result.status:
                 ended = f"{finished.result.status} ({finished.result.reason})"
                 self.reporter.note(f"{running.label}: trained again for its weights, {ended}; the earlier result stays")
+        for cell in running.job.more:  # what a worker that died has not done ends as its job did
+            if finished.result.status != "ok" and cell_key(cell) not in self.done.statuses:
+                self._store_part(running, cell, finished)
         self.schedule.finished(running.job)
         self.reporter.finish(running.label, record, finished.seconds)
+
+    def _store_part(self, running: Running, cell: Cell, finished: Finished) -> None:
+        """One of the Cells that a job does in one go is done."""
+        own = dataclasses.replace(running.job, key=cell_key(cell), cell=cell, more=())
+        _, record = self.storage.write(dataclasses.replace(running, job=own, label=job_label(own)), finished)
+        if record:
+            self.done.add(record)
+            self.reporter.skip(HEAD_S, 1)
 
     def _give_back(self, running: Running, said: str, again: bool) -> None:
         """A job ended with nothing to store."""

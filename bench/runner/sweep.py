@@ -10,6 +10,7 @@ from rich.console import Console
 
 from bench.data.download import FetchError, unresolved
 from bench.data.files import MissingFilesError, default_root, fetch
+from bench.metrics.operating import YOUDEN, Rule
 from bench.plan.estimate import Cost, bundled_notes, cost_of
 from bench.plan.look_ahead import look_ahead
 from bench.plan.plan import Plan, make_plan
@@ -106,13 +107,15 @@ def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent |
     return outcome
 
 
-def rebuild_boards(out: Path, console: Console, keys: Collection[str] = ()) -> None:
+def rebuild_boards(out: Path, console: Console, keys: Collection[str] = (), rule: Rule = YOUDEN) -> None:
     """Write a run's boards from its Records and print what they come to, above all of the Cells ``keys``.
+
+    ``rule`` chooses the operating point.
 
     Raises:
         StoreError: ``out`` is no run directory, or cannot be written.
     """
-    report, problems = read_report(out)
+    report, problems = read_report(out, rule)
     for problem in problems:
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
     report.write(out)

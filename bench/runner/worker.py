@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.record.cells import AccuracyCell, Context, Result, Stopped, TransferCell
+from bench.record.cells import AccuracyCell, Cell, Context, MustRunAlone, Result, Stopped, TransferCell, cell_key
 from bench.record.paths import log_path
 from bench.runner.executors.base import Job, Send
 
@@ -55,9 +55,9 @@ def work(connection: Connection, job: Job) -> None:
     stop = StopRequest()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides what Ctrl-C means
     signal.signal(signal.SIGTERM, stop.handle)
-    _die_with_driver()
-    _redirect_output(log_path(job.out, job.key))
-    _take_place(job)
+    die_with_driver()
+    redirect_output(log_path(job.out, job.key))
+    take_place(job)
     with contextlib.suppress(BrokenPipeError):  # the driver has gone: so shall we, within moments
         run_job(job, connection.send, stop)
     connection.close()
@@ -66,15 +66,18 @@ def work(connection: Connection, job: Job) -> None:
 def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
     """Execute a Job and tell what happens.
 
-    Sends any number of ``("progress", dict)``, then one of ``("done", Result, environment)``,
-    ``("error", status, reason)``, ``("stopped",)`` after ``stop()`` was true, ``("lost", reason)`` when this place
-    cannot be written to.
+    Sends any number of ``("progress", dict)`` and ``("part", Cell, Result, environment, seconds)``, then one of
+    ``("done", Result, environment)``, ``("error", status, reason)``, ``("stopped",)`` after ``stop()`` was true,
+    ``("lost", reason)`` when this place cannot be written to, ``("alone", reason)`` when the job must not share its
+    process.
     """
     last: tuple[Any, ...]
     try:
         last = ("done", *_execute(job, send, stop))
     except Stopped:
         last = ("stopped",)
+    except MustRunAlone as error:
+        last = ("alone", str(error))
     except BaseException as error:
         with contextlib.suppress(OSError):
             traceback.print_exc()
@@ -85,7 +88,7 @@ def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
     send(last)
 
 
-def _die_with_driver() -> None:
+def die_with_driver() -> None:
     """End this process when the driver is gone, however it died: nobody would read the result."""
     with contextlib.suppress(OSError):
         os.setpgid(0, 0)  # a group of its own: whatever it starts ends with it
@@ -103,7 +106,7 @@ def _die_with_driver() -> None:
     threading.Thread(target=watch, daemon=True, name="driver-watch").start()
 
 
-def _redirect_output(log: Path) -> None:
+def redirect_output(log: Path) -> None:
     """Send what is printed to the Cell's log; to nowhere, where that cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +118,7 @@ def _redirect_output(log: Path) -> None:
     os.close(handle)
 
 
-def _take_place(job: Job) -> None:
+def take_place(job: Job) -> None:
     """Keep to the cores and GPUs of the job; before CUDA and the OpenMP threads start."""
     if job.visible_gpus is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = job.visible_gpus
@@ -149,9 +152,27 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, di
         keep_weights=job.keep_weights,
     )
     started = time.perf_counter()
-    result = _measured(job, context)
+    result = _frozen(job, context, send) if job.more or _is_frozen(job.cell) else _measured(job, context)
     result.timings.setdefault("worker_s", time.perf_counter() - started)
     return result, environment(job.device)
+
+
+def _is_frozen(cell: Cell) -> bool:
+    return isinstance(cell, AccuracyCell) and cell.track == "frozen"
+
+
+def _frozen(job: Job, context: Context, send: Send) -> Result:
+    """Score the Cells of a job on the features they share; each but the job's own is sent at once."""
+    from bench.train.frozen.run import run_frozen
+
+    cells = {cell_key(cell): cell for cell in (*job.more, job.cell) if isinstance(cell, AccuracyCell)}
+    where, began = environment(job.device), time.perf_counter()
+    last = Result({})
+    for key, last in run_frozen(list(cells.values()), context):
+        if key != job.key:
+            send(("part", cells[key], last, where, time.perf_counter() - began))
+            began = time.perf_counter()
+    return last
 
 
 def _measured(job: Job, context: Context) -> Result:
@@ -173,18 +194,18 @@ def environment(device: str) -> dict[str, Any]:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 
-    from bench.machine.hardware import hardware_name, machine_facts
+    from bench.machine.hardware import hardware_name, machine_info, mps_runs
     from bench.machine.threads import omp_wait_policy
     from bench.machine.versions import library_versions
     from bench.ops import chosen_backend
 
-    facts = machine_facts()
+    info = machine_info()
     found = {
         "device": device,
-        "hardware": hardware_name(device, facts),
-        "cpu_model": facts["cpu_model"],
-        "cpu_cores": facts["cpu_cores"],
-        "memory_gib": facts["memory_gib"],
+        "hardware": hardware_name(device, info),
+        "cpu_model": info["cpu_model"],
+        "cpu_cores": info["cpu_cores"],
+        "memory_gib": info["memory_gib"],
         "threads": torch.get_num_threads(),
         "omp_wait_policy": omp_wait_policy(),
         "platform": platform.platform(),
@@ -194,6 +215,7 @@ def environment(device: str) -> dict[str, Any]:
     }
     if device.startswith("cuda"):
         found["cuda"] = torch.version.cuda
+        found |= {"mps": True} if mps_runs() else {}
     return found
 
 

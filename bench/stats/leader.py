@@ -145,9 +145,12 @@ def _explained(found: AgainstLeader, comparisons: int, digits: int) -> AgainstLe
         )
     else:
         reason = f"p = {found.p:.2g} by itself, {found.p_corrected:.2g} corrected for {comparisons} comparisons"
-    if found.difference != 0:
-        source = "trainings" if found.training > 0.5 else "test images"
-        share = max(found.training, 1 - found.training)
-        reason += f"; {100 * share:.0f} % of its variance comes from the {source}"
-        reason += ", so more seeds would help most" if found.training > 0.5 else ", so more images would help most"
-    return replace(found, reason=reason)
+    if found.difference == 0:
+        return replace(found, reason=reason)
+    if not found.training:
+        return replace(found, reason=f"{reason}; single seed, so of training again nothing is known")
+    share, source = max((found.training, "trainings"), (1 - found.training, "test images"))
+    more = "seeds" if source == "trainings" else "images"
+    return replace(
+        found, reason=f"{reason}; {source} are {100 * share:.0f} % of its variance: more {more} would help most"
+    )

@@ -1,8 +1,8 @@
-"""Which of several models can be told apart: Friedman's test over datasets, tie groups, rank intervals.
+"""Which of several models differ significantly: Friedman's test over datasets, tie groups, rank intervals.
 
 Pure functions of numbers. References: Friedman (1937); Nemenyi (1963); Demsar, JMLR 7 (2006); the tie groups are the
-maximal cliques of "not told apart" (Bron and Kerbosch, 1973); the rank intervals follow from the pairs told apart
-(Mogstad, Romano, Shaikh and Wilhelm, 2024), so that all of them hold together wherever the pairs do.
+maximal cliques of "not significantly different" (Bron and Kerbosch, 1973); the rank intervals follow from the pairs
+that differ (Mogstad, Romano, Shaikh and Wilhelm, 2024), so that all of them hold together wherever the pairs do.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Friedman:
     Attributes:
         statistic: chi square with ``models - 1`` degrees of freedom, corrected for ties.
         mean_ranks: 1 is best, in the order of the columns.
-        critical_difference: mean ranks that differ by at least this are told apart at :data:`ALPHA`.
+        critical_difference: mean ranks that differ by at least this differ significantly (:data:`ALPHA`).
         pairs: (models, models) p values of the pairs, corrected for their number (studentized range).
     """
 
@@ -41,7 +41,7 @@ class Friedman:
     pairs: Array
 
     @property
-    def told_apart(self) -> Array:
+    def better(self) -> Array:
         """(models, models): the first is ranked above the second, by Friedman's test and by Nemenyi's."""
         ranks = np.asarray(self.mean_ranks)
         above = ranks[:, None] < ranks[None, :]
@@ -108,16 +108,16 @@ def range_quantile(k: int, alpha: float = ALPHA) -> float:
     return (low + high) / 2
 
 
-def tie_groups(told_apart: Array) -> tuple[tuple[int, ...], ...] | None:
-    """Find the maximal sets in which no two are told apart; a model can be in several.
+def tie_groups(better: Array) -> tuple[tuple[int, ...], ...] | None:
+    """Find the maximal sets in which no two differ significantly; a model can be in several.
 
     Args:
-        told_apart: (K, K), true where the first is better than the second (or either way round).
+        better: (K, K), true where the first is better than the second (or either way round).
 
     Returns:
         The groups as indices, sorted; None where there are more than :data:`MAX_GROUPS`.
     """
-    alike = ~(told_apart | told_apart.T)
+    alike = ~(better | better.T)
     np.fill_diagonal(alike, False)
     neighbours = [set(np.flatnonzero(row).tolist()) for row in alike]
     found: list[tuple[int, ...]] = []
@@ -147,11 +147,11 @@ def letters(groups: Sequence[Sequence[int]], models: int) -> list[str]:
     return [(" " if many else "").join(names) for names in own]
 
 
-def rank_intervals(told_apart: Array) -> list[tuple[int, int]]:
-    """The ranks each model can have: below all that are proven better, above all that are proven worse.
+def rank_intervals(better: Array) -> list[tuple[int, int]]:
+    """The ranks each model can have: below all that are significantly better, above all that are significantly worse.
 
     Args:
-        told_apart: (K, K), true where the first is better than the second.
+        better: (K, K), true where the first is better than the second.
     """
-    better, worse = told_apart.sum(0), told_apart.sum(1)
-    return [(1 + int(b), len(told_apart) - int(w)) for b, w in zip(better, worse, strict=True)]
+    better, worse = better.sum(0), better.sum(1)
+    return [(1 + int(b), len(better) - int(w)) for b, w in zip(better, worse, strict=True)]

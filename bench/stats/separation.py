@@ -1,4 +1,4 @@
-"""Can two models be told apart on the same test images? All pairs at once, over images and over seeds.
+"""Do two models differ significantly on the same test images? All pairs at once, over images and over seeds.
 
 A figure is a mean over seeds. Two things move it: other test images of the same classes, and another training. The
 first is estimated from each image's influence on the figure (for a two-class AUC this is DeLong's test, 1988), paired
@@ -8,7 +8,7 @@ the second is unknown: then a difference is one between two trained networks, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 
@@ -16,6 +16,7 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, strata
 from bench.metrics.registry import OverImages
+from bench.stats.cluster import over_patients
 from bench.stats.paired import holm, mcnemar
 from bench.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
 
@@ -29,11 +30,13 @@ class Sample:
         influence: (N,) what drawing each image once more adds to the mean over seeds.
         right: (N,) how right each image was answered, of a figure that is its mean over images and one seed; only for
             McNemar's exact test.
+        patients: (N,) number of each image's patient, where some have several images: they count together.
     """
 
     values: tuple[float, ...]
     influence: Array
     right: Array | None = None
+    patients: Array | None = None
 
     @property
     def mean(self) -> float:
@@ -85,11 +88,19 @@ class Contrast:
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One model's figure with its variance over test images and over trainings, ``moments`` as in :class:`Contrast`."""
+    """One model's figure and how far chance moves it.
+
+    Attributes:
+        value: mean over seeds (and over datasets).
+        variance: over test images and trainings.
+        moments: as in :class:`Contrast`.
+        over_images: the part of the variance that comes from the test images.
+    """
 
     value: float
     variance: float
     moments: float
+    over_images: float
 
     def interval(self, level: float = 0.95) -> tuple[float, float]:
         """Student's interval; of a value inside (0, 1) on the scale of its log-odds, so that it stays inside."""
@@ -111,10 +122,13 @@ def _degrees(variance: Array, moments: Array) -> Array:
     return found
 
 
-def sample(of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float]) -> Sample:
+def sample(
+    of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float], patients: Array | None = None
+) -> Sample:
     """A metric of one model from the scores and the value of each seed."""
     influence = np.mean([of.influence(s, labels) for s in scores], axis=0)
-    return Sample(tuple(values), influence, of.answers(scores[0], labels) if of.answers and len(scores) == 1 else None)
+    exact = of.answers if len(scores) == 1 and patients is None else None
+    return Sample(tuple(values), influence, exact(scores[0], labels) if exact else None, patients)
 
 
 def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
@@ -127,7 +141,7 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
     means = np.array([s.mean for s in samples])
     variance = np.zeros((len(samples), len(samples)))
     moments = np.zeros_like(variance)
-    for gram, degrees in over_images(np.stack([s.influence for s in samples], axis=1), groups):
+    for gram, degrees in _over_images(samples, groups):
         own = np.diag(gram)
         part = np.maximum(own[:, None] + own[None, :] - 2 * gram, 0.0)
         variance += part
@@ -138,29 +152,50 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
 
 
 def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
-    """Each model's own figure, with the variances that :func:`contrast` gives its differences.
+    """Each model's own figure with both variances; that over trainings is its own.
+
+    A model that was trained once is given the spread of the others together, if any was trained again.
 
     Args:
         samples: one a model, all on the same images in the same order.
         groups: (N,) the group that each image was drawn from (:func:`groups_of`).
     """
-    pooled, single, degrees, seeds = _of_training(samples)
-    variance = pooled + single
-    moments = pooled**2 / max(degrees, 1) + single**2 / np.maximum(seeds - 1, 1)
-    for gram, freedom in over_images(np.stack([s.influence for s in samples], axis=1), groups):
-        variance, moments = variance + np.diag(gram), moments + np.diag(gram) ** 2 / freedom
-    return [Estimate(s.mean, float(v), float(m)) for s, v, m in zip(samples, variance, moments, strict=True)]
+    seeds = np.array([len(s.values) for s in samples])
+    own = np.array([float(np.var(s.values, ddof=1)) if len(s.values) > 1 else 0.0 for s in samples])
+    degrees = int((seeds - 1).sum())
+    training = np.where(seeds > 1, own, float(((seeds - 1) * own).sum()) / max(degrees, 1)) / seeds
+    moments = training**2 / np.where(seeds > 1, seeds - 1, max(degrees, 1))
+    images = np.zeros(len(samples))
+    for gram, freedom in _over_images(samples, groups):
+        images += np.diag(gram)
+        moments += np.diag(gram) ** 2 / freedom
+    parts = zip(samples, (images + training).tolist(), moments.tolist(), images.tolist(), strict=True)
+    return [Estimate(s.mean, variance, moment, image) for s, variance, moment, image in parts]
 
 
 def mean_estimate(of: Sequence[Estimate]) -> Estimate:
     """One model's mean over several datasets, taken as they are (not as a sample of more)."""
     n = len(of)
-    return Estimate(sum(e.value for e in of) / n, sum(e.variance for e in of) / n**2, sum(e.moments for e in of) / n**4)
+    return Estimate(
+        sum(e.value for e in of) / n,
+        sum(e.variance for e in of) / n**2,
+        sum(e.moments for e in of) / n**4,
+        sum(e.over_images for e in of) / n**2,
+    )
 
 
 def groups_of(of: OverImages, labels: Array) -> Array:
     """The group that each test image counts as drawn from, (N,): its class, or one for all, as the metric says."""
     return strata(labels) if of.by_class else np.zeros(len(labels), dtype=np.int64)
+
+
+def _over_images(samples: Sequence[Sample], groups: Array) -> Iterator[tuple[Array, int]]:
+    """What another draw of images would move the figures by, or where patients are known, another draw of those."""
+    influence = np.stack([s.influence for s in samples], axis=1)
+    if samples[0].patients is None:
+        yield from over_images(influence, groups)
+    else:
+        yield over_patients(influence, groups, samples[0].patients)
 
 
 def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:
@@ -181,25 +216,28 @@ def over_images(influence: Array, groups: Array) -> Iterator[tuple[Array, int]]:
         yield rows.T @ rows * (n / max(n - 1, 1)), max(n - 1, 1)
 
 
-def _of_training(samples: Sequence[Sample]) -> tuple[Array, Array, int, Array]:
-    """Variance of each mean that comes from training again, as (pooled, of its own, degrees of the pooled, seeds).
+def over_trainings(values: Sequence[Sequence[float]]) -> tuple[Array, Array, int]:
+    """Variance of each mean over seeds that comes from training again, as (pooled, of its own, degrees of the pooled).
 
     A spread over three seeds can be tiny by chance, and over many pairs some are: with each model's own spread (Welch)
     11 % of simulated A/A sweeps had a false difference. So a model's spread counts as no less than that of all models
     together; a larger one counts as it is, with its own few degrees of freedom.
+
+    Args:
+        values: of each model its figure in each seed.
     """
-    seeds = np.array([len(s.values) for s in samples])
+    seeds = np.array([len(own) for own in values])
     degrees = int((seeds - 1).sum())
-    own = np.array([float(np.var(s.values, ddof=1)) if len(s.values) > 1 else 0.0 for s in samples])
+    own = np.array([float(np.var(v, ddof=1)) if len(v) > 1 else 0.0 for v in values])
     together = float(((seeds - 1) * own).sum()) / max(degrees, 1)
     larger = own > together * (1 + 1e-9)  # not by rounding alone
-    return np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds, degrees, seeds
+    return np.where(larger, 0.0, together) / seeds, np.where(larger, own, 0.0) / seeds, degrees
 
 
 def _over_seeds(samples: Sequence[Sample]) -> tuple[Array, Array]:
     """Variance of each difference that comes from training again, and its share of the moments."""
-    pooled, single, degrees, seeds = _of_training(samples)
-    each = single**2 / np.maximum(seeds - 1, 1)
+    pooled, single, degrees = over_trainings([s.values for s in samples])
+    each = single**2 / np.array([max(len(s.values) - 1, 1) for s in samples])
     off = 1 - np.eye(len(samples))
     common = pooled[:, None] + pooled[None, :]  # one estimate, so its errors do not average out
     variance = (common + single[:, None] + single[None, :]) * off
@@ -219,6 +257,37 @@ def mean_contrast(contrasts: Sequence[Contrast]) -> Contrast:
     )
 
 
+def same_images(of: Sequence[Estimate]) -> Estimate:
+    """One model's mean over variants of one dataset (other splits of the same images), as if they erred all alike.
+
+    How far variants share images and errors is not known, so nothing averages out: the mean is as uncertain as its
+    parts are on average (an upper bound of its variance).
+    """
+    if len(of) == 1:
+        return of[0]
+    variance, moments = _alike([np.array(e.variance) for e in of], [np.array(e.moments) for e in of])
+    images = float(np.mean([e.over_images**0.5 for e in of])) ** 2
+    return Estimate(sum(e.value for e in of) / len(of), float(variance), float(moments), images)
+
+
+def same_images_contrast(of: Sequence[Contrast]) -> Contrast:
+    """The same of all pairs: models compared by their mean over variants of one dataset."""
+    if len(of) == 1:
+        return of[0]
+    variance, moments = _alike([c.variance for c in of], [c.moments for c in of])
+    training = np.mean([np.sqrt(c.training) for c in of], axis=0) ** 2
+    difference = np.mean([c.difference for c in of], axis=0)
+    return Contrast(difference, variance, moments, training, all(c.retrained for c in of))
+
+
+def _alike(variances: Sequence[Array], moments: Sequence[Array]) -> tuple[Array, Array]:
+    """Variance of a mean whose parts are perfectly correlated, and its moments for the fewest degrees of any part."""
+    variance = np.mean([np.sqrt(v) for v in variances], axis=0) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        fewest = np.max([np.nan_to_num(m / v**2, posinf=0.0) for m, v in zip(moments, variances, strict=True)], axis=0)
+    return variance, variance**2 * fewest
+
+
 def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
     """Replace the p values of pairs of which each answered every image right or wrong once by McNemar's exact test."""
     exact = p.copy()
@@ -230,57 +299,32 @@ def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
     return exact
 
 
-# --- families of comparisons -----------------------------------------------------------------------------------
-
-
-def holm_family(tables: Mapping[str, Array]) -> dict[str, Array]:
-    """Correct the p values of all pairs of all tables together (Holm, 1979).
-
-    Args:
-        tables: name -> (K, K) symmetric p values.
-    """
-    picked = {name: np.triu_indices(len(p), 1) for name, p in tables.items()}
-    flat = np.concatenate([tables[name][at] for name, at in picked.items()]) if tables else np.array([])
-    adjusted = holm(flat)
-    found, start = {}, 0
-    for name, at in picked.items():
-        p = np.ones_like(tables[name])
-        p[at] = adjusted[start : start + len(at[0])]
-        start += len(at[0])
-        found[name] = np.minimum(p, p.T)
-    return found
+# --- all pairs -------------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class Verdict:
-    """What is proven on one table of models.
+    """Which pairs of models differ significantly.
 
     Attributes:
         models: names, best first.
         contrast: of the pairs, in that order.
-        p: (K, K) corrected for the number of comparisons in ``family``.
-        retrained: the claim is on architectures trained anew, not only on the networks at hand.
+        p: (K, K) corrected for the number of pairs (Holm, 1979).
     """
 
     models: tuple[str, ...]
     contrast: Contrast
     p: Array
-    family: int
     groups: tuple[tuple[int, ...], ...] | None = field(init=False)
 
     def __post_init__(self) -> None:
-        self.groups = tie_groups(self.told_apart)
+        self.groups = tie_groups(self.better)
 
     @property
-    def retrained(self) -> bool:
-        """The spread over seeds is considered."""
-        return self.contrast.retrained
-
-    @property
-    def told_apart(self) -> Array:
-        """(K, K): the first is proven better than the second."""
-        apart: Array = (self.contrast.difference > 0) & (self.p < ALPHA)
-        return apart
+    def better(self) -> Array:
+        """(K, K): the first is significantly better than the second."""
+        found: Array = (self.contrast.difference > 0) & (self.p < ALPHA)
+        return found
 
     @property
     def pairs(self) -> int:
@@ -288,38 +332,34 @@ class Verdict:
         return len(self.models) * (len(self.models) - 1) // 2
 
     @property
-    def proven(self) -> int:
-        """How many pairs are told apart."""
-        return int(self.told_apart.sum())
+    def significant(self) -> int:
+        """How many pairs differ significantly."""
+        return int(self.better.sum())
 
     def letters(self) -> dict[str, str]:
-        """The tie groups of each model; empty where they are too many to be told."""
+        """The tie groups of each model; empty where they are too many to be named."""
         if self.groups is None:
             return {}
         return dict(zip(self.models, letters(self.groups, len(self.models)), strict=True))
 
     def ranks(self) -> dict[str, tuple[int, int]]:
         """The ranks each model can have."""
-        return dict(zip(self.models, rank_intervals(self.told_apart), strict=True))
-
-    def worse_than(self, model: str) -> list[str]:
-        """Models that ``model`` is proven better than."""
-        i = self.models.index(model)
-        return [other for other, apart in zip(self.models, self.told_apart[i], strict=True) if apart]
+        return dict(zip(self.models, rank_intervals(self.better), strict=True))
 
 
-def verdicts(tables: Mapping[str, tuple[Sequence[str], Contrast, Array]]) -> dict[str, Verdict]:
-    """Judge several tables as one family: with 95 % confidence none of the differences found is false.
+def all_pairs(models: Sequence[str], pairs: Contrast, p: Array | None = None) -> Verdict:
+    """Compare all pairs as one family: with 95 % confidence none of the differences found is false.
 
     Args:
-        tables: name -> (models, their contrast, uncorrected p values), each in one order.
+        models: K names.
+        pairs: of the models in that order.
+        p: (K, K) uncorrected p values where another test gives them (McNemar's); by default those of ``pairs``.
     """
-    corrected = holm_family({name: p for name, (_, _, p) in tables.items()})
-    family = sum(len(p) * (len(p) - 1) // 2 for p in corrected.values())
-    found = {}
-    for name, (models, pairs, _) in tables.items():
-        totals = pairs.difference.sum(1)  # K times the distance from the mean: the order of the figures
-        order = sorted(range(len(models)), key=lambda i: (-totals[i], models[i]))
-        p = corrected[name][np.ix_(order, order)]
-        found[name] = Verdict(tuple(models[i] for i in order), pairs.of(order), p, family)
-    return found
+    alone = pairs.p_values() if p is None else p
+    upper = np.triu_indices(len(models), 1)
+    corrected = np.ones_like(alone)
+    corrected[upper] = holm(alone[upper])
+    corrected = np.minimum(corrected, corrected.T)
+    totals = pairs.difference.sum(1)  # K times the distance from the mean: the order of the figures
+    order = sorted(range(len(models)), key=lambda i: (-totals[i], models[i]))
+    return Verdict(tuple(models[i] for i in order), pairs.of(order), corrected[np.ix_(order, order)])

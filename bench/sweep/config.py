@@ -43,6 +43,9 @@ PixelList = Annotated[list[Pixels], BeforeValidator(_listed), Field(min_length=1
 Transfers = Annotated[list[str], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]
 Kind = Literal["accuracy", "efficiency"]
 Precision = Literal["fp32", "tf32", "bf16"]
+Part = Annotated[float, Field(gt=0, le=1)]
+Track = Literal["frozen", "finetune", "scratch"]
+Head = Literal["knn11", "knn20", "linear", "medmnistplus", "eva"]
 
 
 class _Section(BaseModel):
@@ -59,6 +62,12 @@ class SweepSection(_Section):
     resize: Literal["auto", "native", "nearest", "bilinear", "bicubic", "pad"] = "auto"
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], BeforeValidator(_listed), Field(min_length=1)] = [0]
     recipe: str = "medmnist"
+    track: Annotated[list[Track], BeforeValidator(_listed)] = []
+    finetune_recipe: str | None = None
+    heads: Annotated[list[Head], BeforeValidator(_listed), Field(min_length=1)] = ["knn11", "knn20", "linear"]
+    shots: Annotated[list[Annotated[int, Field(ge=1)]], BeforeValidator(_listed)] = []
+    label_fraction: Annotated[list[Part], BeforeValidator(_listed), Field(min_length=1)] = [1.0]
+    draws: Annotated[int, Field(ge=1, le=1000)] = 5
     epochs: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)] = ["accuracy", "efficiency"]
@@ -84,7 +93,7 @@ class RunSection(_Section):
 
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
-    pack: Annotated[int, Field(ge=1, le=1024)] = 1
+    pack: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None

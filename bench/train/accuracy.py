@@ -7,7 +7,7 @@ import ctypes
 import gc
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict
 from typing import Any
 
@@ -17,19 +17,23 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
-from bench.data.cache_entry import Entry, without_repeats
+from bench.data.cache_entry import Entry, Members, members, not_repeated, without_repeats
+from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
+from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
-from bench.record.cells import AccuracyCell, Context, Result, cell_key
+from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key
 from bench.record.paths import checkpoint_path, splits_folder
-from bench.registry import DatasetInfo, Finding, Split
+from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
+from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
+from bench.train.turns import joined, turn
 
 __all__ = ["run_accuracy"]
 
@@ -48,31 +52,84 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
         torch.cuda.OutOfMemoryError: not even three images fit at once.
     """
     spec = registry.parse_model(cell.model)
-    facts = registry.model_facts(spec.name)
-    if reason := facts.unsupported(cell.resolution, dict(spec.options)):
+    if reason := registry.model_info(spec.name).unsupported(cell.resolution, dict(spec.options)):
         return Result({}, status="unsupported", reason=reason)
     set_up(ctx)
     timings: dict[str, float] = {}
 
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
-    info = registry.dataset_facts(cell.dataset)
+    info, entry, data = opened(cell, ctx)
+    who = whose(cell, entry)
+    rows = label_rows(cell, data, who)
+    data, who = with_labels(data, who, rows)
+    timings["load_s"] = time.perf_counter() - started
+
+    outcome, metrics = _trained(cell, info, data, ctx, timings)
+    metrics |= about(cell, info, entry, rows)
+    return result_of(cell, info, data, who, outcome, metrics, {**timings, **outcome.timings})
+
+
+def opened(cell: AccuracyCell, ctx: Context) -> tuple[DatasetInfo, Entry, dict[str, Split]]:
+    """The dataset of a Cell: its info, the decoded entry, and the splits as ``--leaks`` says.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
+    info = registry.dataset_info(cell.dataset)
     entry = open_entry(
         info, cell.size, ctx.data_root, ctx.cache_dir,
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
-    data = without_repeats(entry) if cell.leaks == "drop" else entry.splits
     write_split_file(info, entry, splits_folder(ctx.out))
-    timings["load_s"] = time.perf_counter() - started
+    return info, entry, without_repeats(entry) if cell.leaks == "drop" else entry.splits
 
-    outcome, metrics = _trained(cell, info, data, ctx, timings)
-    metrics["data"] = {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}
-    return _result(cell, info, data, outcome, metrics, {**timings, **outcome.timings})
+
+def label_rows(
+    cell: AccuracyCell, data: Mapping[str, Split], who: Mapping[str, Members | None]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Rows of each split whose labels a Cell uses (:mod:`bench.train.draws`); of test all."""
+    found = {}
+    for name, split in data.items():
+        said = who[name]
+        found[name] = np.arange(len(split.labels)) if name == "test" else drawn(
+            np.asarray(split.labels[:]), split=name, draw=cell.draw, shots=cell.shots, fraction=cell.label_fraction,
+            names=said.names if said else (), patients=said.groups if said else (),
+        )  # fmt: skip
+    return found
+
+
+def with_labels(
+    data: Mapping[str, Split], who: Mapping[str, Members | None], rows: Mapping[str, np.ndarray[Any, Any]]
+) -> tuple[dict[str, Split], dict[str, Members | None]]:
+    """The rows of each split, and whose images they are; splits that are used whole stay as they are."""
+    few = {name for name, split in data.items() if len(rows[name]) < len(split.labels)}
+    splits = {n: Split(s.images[rows[n]], s.labels[rows[n]]) if n in few else s for n, s in data.items()}
+    return splits, {n: said.at(rows[n]) if said and n in few else said for n, said in who.items()}
+
+
+def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> dict[str, Any]:
+    """What a Record says of its data and weights, beside the scores."""
+    found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
+    found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
+    if cell.weights_sha256:
+        given = asdict(locate(registry.parse_model(cell.model)))
+        found["weights"] = {key: str(given[key]) for key in ("source", "sha256", "licence", "trained_on")}
+    return found
+
+
+def whose(cell: AccuracyCell, entry: Entry) -> dict[str, Members | None]:
+    """Names, patients and columns of the images of each split; None where the source names none."""
+    found = members(entry.folder)
+    drop = cell.leaks == "drop"
+    return {n: m.at(not_repeated(entry, n)) if (m := found.get(n)) and drop else m for n in entry.splits}
 
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
     """What a reader of the score should know of the data: from names and headers, and from the pixels."""
     found = [*info.findings, *entry.looked.findings]
+    if cell.weights_sha256 and (leak := leak_of_weights(cell.dataset, locate(registry.parse_model(cell.model)))):
+        found.append(leak)
     if cell.leaks == "drop" and any(entry.looked.repeated.values()):
         counts = " and ".join(f"{len(rows):,} of {name}" for name, rows in entry.looked.repeated.items() if rows)
         found.append(Finding(f"images that a later split has too were dropped: {counts} (--leaks drop)"))
@@ -93,7 +150,7 @@ def _trained(
             break
         except (RuntimeError, MemoryError) as error:
             held = recipe["micro_batch_size"] or recipe["batch_size"]
-            if not is_out_of_memory(error) or held < 4:
+            if not is_out_of_memory(error) or held < 4 or joined():  # alone there may be room
                 raise
             recipe |= {"micro_batch_size": held // 2, "eval_batch_size": min(recipe["eval_batch_size"], held // 2)}
             print(f"out of memory with {held} images at once; gradients are accumulated over {held // 2}", flush=True)
@@ -116,7 +173,8 @@ def _fit(
     ctx.progress({"phase": "build"})
     started = time.perf_counter()
     device = torch.device(ctx.device)
-    model, channels_last = build_model(cell, info, device)
+    with turn():
+        model, channels_last = build_model(cell, info, device)
     splits = Splits(
         *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)
     )
@@ -134,7 +192,8 @@ def _fit(
         stop=ctx.stop,
     )
     blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
-    deterministic = _runs_deterministically(trainer, blank)
+    with turn():
+        deterministic = _runs_deterministically(trainer, blank)
     outcome = trainer.fit()
     if ctx.keep_weights and outcome.status == "ok":
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
@@ -169,16 +228,35 @@ def build_model(
     Returns:
         The model, and whether it is laid out channels_last.
     """
-    spec = registry.parse_model(cell.model)
-    options = {key: value for key, value in spec.options if pretrained or key != "pretrained"}
+    spec, options = registry.parse_model(cell.model), model_options(cell, pretrained)
     torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
     channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
-    model: nn.Module = registry.model_facts(spec.name).build(len(info.classes), channels, cell.resolution, **options)
+    model: nn.Module = registry.model_info(spec.name).build(len(info.classes), channels, cell.resolution, **options)
     channels_last = prefers_channels_last(model)
     model = model.to(device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
     return model, channels_last
+
+
+def model_options(cell: AccuracyCell, pretrained: bool = True) -> dict[str, Any]:
+    """The options of a Cell's model, with the file that its weights lie in; fetched where only the hub has them.
+
+    Raises:
+        ConfigError: the weights are nowhere.
+        RuntimeError: they are not those that were planned.
+    """
+    spec = registry.parse_model(cell.model)
+    options = dict(spec.options)
+    named = options.pop("pretrained", None)
+    if not pretrained or not named or not cell.weights_sha256:
+        return options
+    found = locate(spec, fetch=True)
+    if cell.weights_sha256 not in ("hub", found.sha256):
+        raise RuntimeError(f"{found.path} is not what was planned (SHA-256 {cell.weights_sha256}); run again")
+    if isinstance(named, str):
+        return {**options, "pretrained": found.path}
+    return {**options, "pretrained": True, "weights_file": found.path}
 
 
 def pipeline(
@@ -239,6 +317,8 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
+        if joined():  # what follows would hold for the neighbours as well
+            raise MustRunAlone(f"not deterministic: {error}") from None
         print(f"not deterministic: {error}")
         torch.use_deterministic_algorithms(True, warn_only=True)
         return False
@@ -260,24 +340,26 @@ def _keep_freed_memory() -> None:
         libc.mallopt(-1, (1 << 31) - 1)  # M_TRIM_THRESHOLD
 
 
-def _result(
+def result_of(
     cell: AccuracyCell,
     info: DatasetInfo,
     data: Mapping[str, Split],
+    who: Mapping[str, Members | None],
     outcome: Outcome,
     metrics: dict[str, Any],
     timings: dict[str, float],
 ) -> Result:
     """Put an outcome into the form of the store; an undefined number becomes None."""
     arrays: dict[str, np.ndarray[Any, Any]] = {}
+    positive = info.positive_class
     metrics["epochs"] = len(outcome.history)
-    if rates := [row["images_per_s"] for row in outcome.history]:
+    if rates := [row["images_per_s"] for row in outcome.history if "images_per_s" in row]:
         metrics["train_images_per_s"] = float(np.median(rates))
     for name, scores in (("val", outcome.val_scores), ("test", outcome.test_scores)):
         if scores is None or outcome.status != "ok":
             continue
-        arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:]}
-        found = classification_metrics(data[name].labels, scores, info.task)
+        arrays |= {f"{name}_scores": scores, f"{name}_labels": data[name].labels[:], **_named(name, who[name])}
+        found = classification_metrics(data[name].labels, scores, info.task, positive.number if positive else 1)
         found["loss"] = found.pop("nll")
         wanted = found if name == "test" else {key: found[key] for key in ("acc", "auc", "loss")}
         metrics |= {f"{name}_{key}": storable(value) for key, value in wanted.items()}
@@ -285,7 +367,36 @@ def _result(
         metrics |= definitions()  # of the metrics that plug-ins registered
         metrics["best_epoch"] = outcome.best_epoch
         metrics["classes"] = list(info.classes)  # what the columns of the scores and of the confusion stand for
+        metrics |= clinical_metrics(arrays, positive)
+        if info.subgroups:
+            metrics["subgroups"] = list(info.subgroups)
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)
+
+
+def clinical_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], positive: Positive | None) -> dict[str, Any]:
+    """The positive class, the operating point that validation chooses, and calibration, as a Record holds them."""
+    said = {"positive_class": positive.name, "positive_class_guessed": positive.guessed} if positive else {}
+    names = ("val_scores", "val_labels", "test_scores", "test_labels")
+    if not all(name in arrays and len(arrays[name]) for name in names):
+        return said
+    val_scores, val_labels, scores, labels = (arrays[name] for name in names)
+    found = recorded(clinical(val_scores, val_labels, scores, labels, positive.number if positive else 1))
+    return {**said, **{name: storable(value) for name, value in found.items()}}
+
+
+def _named(split: str, who: Members | None) -> dict[str, np.ndarray[Any, Any]]:
+    """Names and patients of the images of a split, and of test what the source's table says, as arrays of text."""
+    if who is None:
+        return {}
+    texts = {f"{split}_names": who.names, f"{split}_patients": who.groups}
+    if split == "test":
+        texts |= {f"test_group_{column}": values for column, values in who.columns.items()}
+    return {name: _text(values) for name, values in texts.items() if any(values)}
+
+
+def _text(values: Sequence[str]) -> np.ndarray[Any, Any]:
+    """Unicode (N,); bytes of a file name that are no text are written as escapes."""
+    return np.array([value.encode("utf-8", "backslashreplace").decode() for value in values])
 
 
 def storable(value: Any) -> Any:

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.metrics import classification
+from bench.metrics import classification, one_vs_rest
 from bench.record.cells import Stopped, never
 from bench.train import rng
 from bench.train.checkpoint import Checkpoint
@@ -27,6 +27,7 @@ from bench.train.optim import LearningRates, Loss, make_optimizer
 from bench.train.pipeline import Pipeline, batch_bounds
 from bench.train.replay import Replayed
 from bench.train.schedule import learning_rate
+from bench.train.turns import turn
 
 Progress = Callable[[dict[str, Any]], None]
 REPORT_EVERY_S = 0.5
@@ -147,7 +148,8 @@ class Trainer:
         """Return all that the training needs to go on to the same bits; ``finished``: only what is to be evaluated."""
         position = None
         if self.position is not None and not finished:
-            position = {**self.position, "random": rng.torch_state(self.device)}
+            with turn():
+                position = {**self.position, "random": rng.torch_state(self.device)}
         return {
             "position": position,
             "model": None if finished else self.model.state_dict(),
@@ -213,10 +215,11 @@ class Trainer:
         if not np.isfinite(scores).all():
             self.outcome.history.append({**row, **spent})
             raise DivergedError(f"validation scores are not finite after epoch {epoch + 1}")
+        # scikit-learn's checks of its input would take longer here than an epoch of a small set
         row |= {
             "val_loss": classification.negative_log_likelihood(self.val_labels, scores, self.task),
-            "val_auc": classification.auc(self.val_labels, scores, self.task),
-            "val_acc": classification.accuracy(self.val_labels, scores, self.task),
+            "val_auc": one_vs_rest.auc(scores, self.val_labels),
+            "val_acc": one_vs_rest.acc(scores, self.val_labels),
             "lr": self.rate,
             "eval_seconds": time.perf_counter() - started - seconds,
             **spent,
@@ -225,7 +228,8 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Run one epoch; return the mean loss over its images."""
-        torch.manual_seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
+        with turn():
+            torch.manual_seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
         self.model.train()
         n = len(self.splits.train)
         steps = len(batch_bounds(n, self.recipe["batch_size"]))
@@ -256,7 +260,8 @@ class Trainer:
         at, self.position = self.position, None
         if at is None:
             return 0, torch.zeros((), dtype=torch.float64, device=self.device)
-        rng.set_torch_state(at["random"], self.device)
+        with turn():
+            rng.set_torch_state(at["random"], self.device)
         return int(at["step"]), at["total"].to(self.device)
 
     def _timed(

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from bench.train.turns import turn
+
 WARM_CALLS = 2  # optimizer state, cuBLAS workspaces and compiled kernels exist after these
 
 
@@ -41,13 +43,12 @@ class Replayed:
 
     def __call__(self, *inputs: torch.Tensor) -> torch.Tensor:
         """Return what ``step`` returns; the next call may overwrite it."""
-        if not self.recording:
-            return self.step(*inputs)
         shapes = tuple(tensor.shape for tensor in inputs)
         if shapes not in self._graphs:
-            self._calls[shapes] = self._calls.get(shapes, 0) + 1
-            if self._calls[shapes] <= WARM_CALLS or not self._record(shapes, inputs):
-                return self.step(*inputs)
+            with turn():
+                self._calls[shapes] = self._calls.get(shapes, 0) + 1
+                if not self.recording or self._calls[shapes] <= WARM_CALLS or not self._record(shapes, inputs):
+                    return self.step(*inputs)
         return self._graphs[shapes].replay(inputs)
 
     def _record(self, shapes: tuple[torch.Size, ...], inputs: tuple[torch.Tensor, ...]) -> bool:
@@ -68,7 +69,12 @@ class _Graph:
     def __init__(self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], pool: Any) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
         self.graph = torch.cuda.CUDAGraph()
-        with warnings.catch_warnings(), torch.cuda.graph(self.graph, pool=pool):
+        # On a training's own stream where it has one: graphs of one stream share cuBLAS's workspace, and two trainings
+        # that replay at a time must not. Other threads go on launching meanwhile.
+        here = torch.cuda.current_stream()
+        stream = None if here == torch.cuda.default_stream() else here
+        recording = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
+        with warnings.catch_warnings(), recording:
             warnings.simplefilter("ignore")  # autograd remarks on the change of streams between warm calls and this one
             self.output = step(*self.inputs)
 

@@ -21,7 +21,7 @@ from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
 from bench.record.cells import Context, Result, SharedClass, TransferCell
 from bench.record.paths import predictions_path, record_path
-from bench.registry import DatasetInfo
+from bench.registry import DatasetInfo, positive_of
 from bench.train import weights
 from bench.train.accuracy import build_model, pipeline, set_up, storable
 from bench.train.loop import scores_of
@@ -46,7 +46,7 @@ def run_transfer(cell: TransferCell, ctx: Context) -> Result:
     timings: dict[str, float] = {}
     ctx.progress({"phase": "load"})
     started = time.perf_counter()
-    source, target = registry.dataset_facts(cell.source.dataset), registry.dataset_facts(cell.dataset)
+    source, target = registry.dataset_info(cell.source.dataset), registry.dataset_info(cell.dataset)
     state = weights.load(ctx.out, cell.source_key)
     own_scores, own_labels = _own_scores(ctx.out, cell.source_key)
     entry = open_entry(
@@ -88,15 +88,21 @@ def _compared(
     own_labels, own_scores = over_shared_classes(*own, answers, answers, source, source)
     if not len(labels):
         raise ValueError(f"no test image of {target.name} is of a class that meets one of {source.name}")
-    found = classification_metrics(labels, scores, task)
+    names = [shared.name for shared in cell.shared_classes]
+    declared = next((shared.name for shared in cell.shared_classes if source.positive in shared.source), "")
+    positive = positive_of(task, names, declared)
+    at = positive.number if positive else 1
+    found = classification_metrics(labels, scores, task, at)
     found["loss"] = found.pop("nll")
-    reference = classification_metrics(own_labels, own_scores, task)
+    reference = classification_metrics(own_labels, own_scores, task, at)
     metrics = {f"test_{name}": storable(value) for name, value in found.items()}
     for name in COMPARED:
         metrics[f"source_test_{name}"] = storable(reference[name])
         metrics[f"drop_{name}"] = storable(reference[name] - found[name])
     metrics |= {"n_test": len(labels), "n_left_out": len(other[0]) - len(labels), "task": task}
-    metrics["classes"] = [shared.name for shared in cell.shared_classes]
+    metrics["classes"] = names
+    if positive:
+        metrics |= {"positive_class": positive.name, "positive_class_guessed": positive.guessed}
     return metrics, {"test_scores": scores, "test_labels": labels}
 
 

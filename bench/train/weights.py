@@ -19,7 +19,8 @@ from bench.record.cells import AccuracyCell, cell_key
 from bench.record.files import replacing
 from bench.record.paths import weights_path
 from bench.registry import DatasetInfo
-from bench.registry.normalisation import Normalisation, facts_of
+from bench.registry.normalisation import Normalisation
+from bench.registry.weights import info_of
 
 
 def save(
@@ -64,6 +65,6 @@ def load(out: Path, key: str) -> dict[str, torch.Tensor]:
         state = load_file(path)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path} is damaged ({error}); remove it and run again to train it anew") from error
-    if (owner := facts_of(path).get("key")) != key:
+    if (owner := info_of(path).get("key")) != key:
         raise ValueError(f"{path} holds the weights of {owner or 'no cell'}, not of {key}; remove it")
     return state

@@ -18,7 +18,7 @@ def main(name: str, size: int, root: Path, cache: Path) -> None:
 
     before = peak_mib(resource.RUSAGE_SELF)
     started = time.perf_counter()
-    info = registry.dataset_facts(name)
+    info = registry.dataset_info(name)
     facts_s = time.perf_counter() - started
     open_entry(info, size, root, cache, resize="bilinear")
     prepare_s = time.perf_counter() - started

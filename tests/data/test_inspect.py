@@ -155,7 +155,7 @@ def flawed(monkeypatch) -> DatasetInfo:
         "flawed", "multi-class", ("a", "b", "c"), 3, Flawed, varied=True, traps=("a trap",), summary="made by a test"
     )
     known = {name: registry.datasets[name] for name in registry.datasets}
-    monkeypatch.setattr(registry.datasets, "_facts", {**known, "flawed": info})
+    monkeypatch.setattr(registry.datasets, "_info", {**known, "flawed": info})
     return info
 
 

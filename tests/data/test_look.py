@@ -46,7 +46,7 @@ def folder(top: Path) -> Path:
 
 def test_what_is_found(tmp_path: Path) -> None:
     top = folder(tmp_path / "set")
-    info = registry.dataset_facts(f"folder:{top}[patient=(p\\d+|blank|c)]")
+    info = registry.dataset_info(f"folder:{top}[patient=(p\\d+|blank|c)]")
     entry = open_entry(info, 16, None, tmp_path / "cache", resize="nearest")
     found = {finding.text: finding for finding in entry.looked.findings}
     assert found["2 images of train are in test too, with equal pixels (1 with another label)"].severity == "leak"
@@ -73,7 +73,7 @@ def test_one_sided_splits(tmp_path: Path) -> None:
     }
     labels = {"train_labels": [0, 1, 2] * 2, "val_labels": [1] * 6, "test_labels": [0, 2] * 3}
     np.savez(tmp_path / "x.npz", **arrays, **{key: np.array(value) for key, value in labels.items()})
-    info = registry.dataset_facts(f"npz:{tmp_path / 'x.npz'}")
+    info = registry.dataset_info(f"npz:{tmp_path / 'x.npz'}")
     texts = [finding.text for finding in open_entry(info, 9, None, tmp_path / "cache").looked.findings]
     assert texts == ["val has images of one class only", "test has no image of: 1"]
 
@@ -85,7 +85,7 @@ def test_pneumoniamnist_as_published(tmp_path: Path) -> None:
     shared = set(rows["train"]) & set(rows["val"])
     repeats = {split: len(images) - len(set(images)) for split, images in rows.items()}
     assert (len(shared), repeats) == (8, {"train": 18, "val": 0, "test": 3})
-    info = registry.dataset_facts("pneumoniamnist")
+    info = registry.dataset_info("pneumoniamnist")
     looked = open_entry(info, 28, REAL, tmp_path).looked
     assert [(finding.severity, finding.count) for finding in looked.findings] == [
         ("leak", 8), ("warning", 18), ("warning", 3),

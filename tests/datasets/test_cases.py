@@ -22,7 +22,7 @@ from sklearn.preprocessing import MultiLabelBinarizer
 
 from bench.data.cache import open_entry
 from bench.data.files import DataError
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, dataset_facts
+from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, dataset_info
 
 
 def picture(path: Path | str, seed: int, mode: str = "L") -> None:
@@ -32,7 +32,7 @@ def picture(path: Path | str, seed: int, mode: str = "L") -> None:
 
 
 def look(name: str) -> DatasetInfo:
-    return dataset_facts(name, refresh=True)
+    return dataset_info(name, refresh=True)
 
 
 def read(name: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from bench.datasets._images import Decoding, ImageError, decode
 from bench.datasets.csv_table import read_table
-from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_facts
+from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_info
 
 SHORT = settings(
     max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
@@ -64,7 +64,7 @@ def check_table(labels: list[str], separator: str, end: str) -> None:
         path = Path(folder) / "t.csv"
         path.write_bytes(text.getvalue().encode())
         try:
-            info = dataset_facts(f"csv:{path}", refresh=True)
+            info = dataset_info(f"csv:{path}", refresh=True)
             found = images_of(info)
         except (RegistryError, ValueError) as error:
             assert str(error) and "Traceback" not in str(error)
@@ -144,7 +144,7 @@ def check_tree(tree: list[tuple[tuple[str, ...], int]], kind: str) -> None:
                 Image.new("L", (2, 2), i).save(path, "PNG")
                 made.add(path.relative_to(folder).as_posix())
         try:
-            info = dataset_facts(f"folder:{folder}", refresh=True)
+            info = dataset_info(f"folder:{folder}", refresh=True)
             found = images_of(info)
         except (RegistryError, ValueError) as error:
             assert str(error)

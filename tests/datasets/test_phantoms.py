@@ -306,12 +306,12 @@ def test_wrong_names_and_sizes_are_told():
 
 
 def test_fewer_images_are_the_first_ones():
-    few = registry.dataset_facts("phantom_local[train=40]")
-    whole = registry.dataset_facts("phantom_local").open().load(32, None)
+    few = registry.dataset_info("phantom_local[train=40]")
+    whole = registry.dataset_info("phantom_local").open().load(32, None)
     splits = few.open().load(32, None)
     assert {name: len(split.labels) for name, split in splits.items()} == {"train": 40, "val": 10, "test": 40}
     assert all((split.images == whole[name].images[: len(split.labels)]).all() for name, split in splits.items())
-    assert few.open().fingerprint(32, None) != registry.dataset_facts("phantom_local").open().fingerprint(32, None)
+    assert few.open().fingerprint(32, None) != registry.dataset_info("phantom_local").open().fingerprint(32, None)
     for wrong in ("train=4", "train=x", "size=40", "train=40,val=3"):
         with pytest.raises(registry.RegistryError, match="train=N"):
-            registry.dataset_facts(f"phantom_local[{wrong}]")
+            registry.dataset_info(f"phantom_local[{wrong}]")

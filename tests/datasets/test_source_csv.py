@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_facts
+from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_info
 
 
 def table(folder: Path, rows: list[str], name: str = "t.csv", pictures: bool = True) -> Path:
@@ -26,7 +26,7 @@ def plain(folder: Path, head: str = "image,label,patient", count: int = 60) -> P
 
 
 def facts(path: Path, options: str = "") -> DatasetInfo:
-    return dataset_facts(f"csv:{path}{options}", refresh=True)
+    return dataset_info(f"csv:{path}{options}", refresh=True)
 
 
 def load(info: DatasetInfo) -> dict[str, LazySplit]:
@@ -207,3 +207,38 @@ def test_other_faults(tmp_path: Path) -> None:
 def test_labels_are_whole_arrays(tmp_path: Path) -> None:
     splits = load(facts(plain(tmp_path)))
     assert all(split.labels.dtype == np.int64 for split in splits.values())
+
+
+def test_the_positive_class_and_columns_are_named(tmp_path: Path) -> None:
+    rows = [
+        f"img/{i}.png,{'icu' if i // 3 % 2 else 'no_icu'},p{i // 3},{'FM'[i // 3 % 2]},{20 + i},note {i}"
+        for i in range(60)
+    ]
+    path = table(tmp_path, ["image,label,patient,sex,age,remark", *rows])
+    guessed = facts(path, "[patient=patient]")
+    assert guessed.positive_class == ("icu", 0, True)
+    assert guessed.findings[-1].text == "the positive class is taken to be 'icu'; positive=no_icu says otherwise"
+    assert guessed.columns == ("sex", "age") and guessed.subgroups == ()
+    info = facts(path, "[patient=patient,positive=no_icu,group=sex+remark]")
+    assert info.positive_class == ("no_icu", 1, False)
+    assert (info.columns, info.subgroups) == (("sex", "age", "remark"), ("sex", "remark"))
+    for split in load(info).values():
+        for i, name in enumerate(split.names):
+            number = int(name[4:-4])
+            assert [split.columns[c][i] for c in info.columns] == [
+                "FM"[number // 3 % 2], str(20 + number), f"note {number}",
+            ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("positive=icuu", "positive=icuu is none of two classes; its classes are icu, no_icu .did you mean 'icu'"),
+        ("group=sexx", "group=sexx: there is no column 'sexx' .did you mean 'sex'.*; the columns are sex"),
+    ],
+)
+def test_a_wrong_class_or_column_is_refused(tmp_path: Path, options: str, said: str) -> None:
+    rows = [f"img/{i}.png,{'icu' if i % 2 else 'no_icu'},{'FM'[i % 2]}" for i in range(60)]
+    path = table(tmp_path, ["image,label,sex", *rows])
+    with pytest.raises(RegistryError, match=said):
+        facts(path, f"[{options}]")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_facts
+from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_info
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "medical_mnist_600"
 
@@ -29,7 +29,7 @@ def classes_in(top: Path, counts: dict[str, int], mode: str = "L") -> None:
 
 
 def facts(top: Path, options: str = "") -> DatasetInfo:
-    return dataset_facts(f"folder:{top}{options}", refresh=True)
+    return dataset_info(f"folder:{top}{options}", refresh=True)
 
 
 def load(info: DatasetInfo) -> dict[str, LazySplit]:
@@ -162,7 +162,7 @@ def test_layouts_that_are_none(tmp_path: Path) -> None:
     classes_in(tmp_path / "inside", {"a": 10, "b": 10})
     refused(tmp_path, r"holds only the folder 'inside' \(is that one meant\?\)")
     with pytest.raises(RegistryError, match="nothing stands after 'folder:'"):
-        dataset_facts("folder:")
+        dataset_info("folder:")
 
 
 def test_a_stranger_beside_the_splits(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_a_truncated_image_is_named_when_it_is_read(tmp_path: Path) -> None:
 def test_facts_import_nothing_heavy(tmp_path: Path) -> None:
     classes_in(tmp_path, {"a": 3, "b": 3})
     code = (
-        "import sys; from bench.registry import dataset_facts; dataset_facts(sys.argv[1]).open().fingerprint(28, None);"
+        "import sys; from bench.registry import dataset_info; dataset_info(sys.argv[1]).open().fingerprint(28, None);"
         "print([m for m in ('torch', 'pandas', 'scipy', 'matplotlib') if m in sys.modules])"
     )
     done = subprocess.run(

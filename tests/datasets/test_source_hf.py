@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_facts
+from bench.registry import DatasetInfo, LazySplit, RegistryError, dataset_info
 
 library = pytest.importorskip("datasets")
 
@@ -56,7 +56,7 @@ def table(count: int, start: int = 0, **options: Any) -> Any:
 
 
 def facts(place: Path, options: str = "") -> DatasetInfo:
-    return dataset_facts(f"hf:{place}{options}", refresh=True)
+    return dataset_info(f"hf:{place}{options}", refresh=True)
 
 
 def load(info: DatasetInfo) -> dict[str, LazySplit]:
@@ -155,7 +155,7 @@ def test_a_name_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         return library.DatasetDict(parts)
 
     monkeypatch.setattr(library, "load_dataset", load_dataset)
-    info = dataset_facts("hf:owner/name[small,patient=who]")
+    info = dataset_info("hf:owner/name[small,patient=who]")
     assert asked == [("owner/name", "small")]
     assert (info.n_train, info.n_val, info.n_test) == (40, 10, 20)
     assert "the splits unsupervised are not used" in info.traps and "1 patient has images in" in info.traps[1]
@@ -180,7 +180,7 @@ def test_the_fingerprint_follows_the_file(tmp_path: Path) -> None:
 
 def refused(place: Path | str, said: str, options: str = "") -> None:
     with pytest.raises(RegistryError, match=said) as error:
-        dataset_facts(f"hf:{place}{options}", refresh=True)
+        dataset_info(f"hf:{place}{options}", refresh=True)
     assert "\n" not in str(error.value)
 
 
@@ -231,7 +231,7 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
 def test_facts_import_no_torch(tmp_path: Path) -> None:
     table(60).to_parquet(tmp_path / "set.parquet")
     code = (
-        "import sys; from bench.registry import dataset_facts; dataset_facts(sys.argv[1]).open().fingerprint(28, None);"
+        "import sys; from bench.registry import dataset_info; dataset_info(sys.argv[1]).open().fingerprint(28, None);"
         "print('torch' in sys.modules)"
     )
     done = subprocess.run(

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench import registry
 from bench.datasets import _splits
-from bench.registry import LazySplit, RegistryError, dataset_facts
+from bench.registry import LazySplit, RegistryError, dataset_info
 
 
 def png(value: int, mode: str = "RGB", kind: str = "PNG") -> bytes:
@@ -109,7 +109,7 @@ NAMES = ("pad_ufes_20", "fetal_planes_db", "cpn_xray", "kvasir_v1", "kvasir_v2",
 
 
 def load(name: str, root: Path, options: str = "subset=true") -> dict[str, LazySplit]:
-    info = dataset_facts(f"{name}[{options}]" if options else name)
+    info = dataset_info(f"{name}[{options}]" if options else name)
     return info.open().load(28, root)  # type: ignore[return-value]
 
 
@@ -137,15 +137,15 @@ def test_archive_and_unpacked_files_give_the_same(name: str, tmp_path: Path) -> 
     counts = np.array([sum(row[1] == split for row in packed) for split in ("train", "val", "test")]) / len(packed)
     assert np.abs(counts - [0.6, 0.1, 0.3]).max() < 0.11
     prints = {
-        dataset_facts(f"{name}[{o}]").open().fingerprint(28, tmp_path / "packed") for o in ("subset=true", "seed=1")
+        dataset_info(f"{name}[{o}]").open().fingerprint(28, tmp_path / "packed") for o in ("subset=true", "seed=1")
     }
     assert len(prints) == 2
-    assert dataset_facts(name).open().fingerprint(28, tmp_path / "packed") in prints
+    assert dataset_info(name).open().fingerprint(28, tmp_path / "packed") in prints
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_absent_is_told_with_what_to_put_where(name: str, tmp_path: Path) -> None:
-    for call in (lambda: dataset_facts(name).open().fingerprint(28, tmp_path), lambda: load(name, tmp_path)):
+    for call in (lambda: dataset_info(name).open().fingerprint(28, tmp_path), lambda: load(name, tmp_path)):
         with pytest.raises(ValueError, match=rf"{name}: there is nothing in .*/{name}; put there .+") as error:
             call()
         assert "\n" not in str(error.value)
@@ -203,7 +203,7 @@ def test_fetal_keeps_the_official_split_in_spite_of_blanks(tmp_path: Path) -> No
     [("pad_ufes_20", (1_384, 227, 687)), ("kvasir_v1", (2_408, 392, 1_200)), ("cpn_xray", (3_140, 521, 1_567))],
 )
 def test_the_authors_split_leaks_and_says_so(name: str, proportions: tuple[int, int, int], tmp_path: Path) -> None:
-    info = dataset_facts(f"{name}[split=author]")
+    info = dataset_info(f"{name}[split=author]")
     assert (info.n_train, info.n_val, info.n_test) == proportions
     assert "images of one patient or lesion lie on both sides" in info.traps[0]
     assert registry.expand_datasets([f"{name}[split=author]"]) == [f"{name}[split=author]"]
@@ -271,12 +271,12 @@ def test_a_class_folder_is_missing(tmp_path: Path) -> None:
 def test_an_archive_that_reaches_out_of_its_folder(tmp_path: Path) -> None:
     put(tmp_path / "kvasir_v1", {"kvasir-dataset.zip": zipped({"polyps/../../evil.jpg": b"x"})})
     with pytest.raises(ValueError, match=r"kvasir-dataset\.zip: member .* would lie outside of the folder"):
-        dataset_facts("kvasir_v1").open().fingerprint(28, tmp_path)
+        dataset_info("kvasir_v1").open().fingerprint(28, tmp_path)
 
 
 def test_options_of_published_sets() -> None:
-    assert dataset_facts("kvasir_v1[seed=2,split=author]").name == "kvasir_v1[seed=2,split=author]"
-    assert dataset_facts("kvasir_v1[split=author,seed=2]").name == "kvasir_v1[seed=2,split=author]"
+    assert dataset_info("kvasir_v1[seed=2,split=author]").name == "kvasir_v1[seed=2,split=author]"
+    assert dataset_info("kvasir_v1[split=author,seed=2]").name == "kvasir_v1[seed=2,split=author]"
     for name, said in (
         ("kvasir_v1[splt=author]", r"splt=author: no such option \(did you mean 'split'\?\)"),
         ("kvasir_v1[split=official]", "the only value is split=author"),
@@ -285,7 +285,7 @@ def test_options_of_published_sets() -> None:
         ("kvasir_v3[split=author]", "unknown dataset 'kvasir_v3'"),
     ):
         with pytest.raises(RegistryError, match=said):
-            dataset_facts(name)
+            dataset_info(name)
 
 
 def test_through_the_cache_in_several_processes(tmp_path: Path) -> None:

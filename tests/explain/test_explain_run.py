@@ -38,7 +38,7 @@ COMMAND = "bench run --models 'timm:test_vit' --datasets phantoms --out somewher
 def few_images(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """A phantom of few images, under its own name; a cache of its own."""
     info = replace(registry.datasets["phantom_local"], name=DATASET, groups=(), n_train=64, n_val=32, n_test=48)
-    monkeypatch.setitem(registry.datasets._facts, DATASET, info)
+    monkeypatch.setitem(registry.datasets._info, DATASET, info)
     monkeypatch.setattr("bench.datasets.phantoms.Phantom.__init__", _named_otherwise)
     monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)

@@ -11,7 +11,7 @@ from bench.explain import field
 from bench.explain.field import Map, Spread, receptive_fields, spread
 from bench.explain.stages import StageOutput, find_stages
 from bench.models.medmamba import MedMamba
-from bench.registry import RegistryError, model_facts
+from bench.registry import RegistryError, model_info
 
 
 def ones_conv(**options: Any) -> nn.Conv2d:
@@ -136,7 +136,7 @@ def test_a_layer_norm_behind_the_stage_does_not_hide_it() -> None:
 def test_resnet_at_initialisation_sees_its_stem_only() -> None:
     """timm starts the last norm of each block at zero: 7x7 of stride 2, then 3x3 pooling of stride 2, is 11 px."""
     torch.manual_seed(0)
-    model = model_facts("resnet18").build(2, 3, 64)
+    model = model_info("resnet18").build(2, 3, 64)
     images = torch.randn(2, 3, 64, 64)
     for mass in receptive_fields(model, images, find_stages(model.eval(), images)):
         measured = spread(mass)
@@ -146,7 +146,7 @@ def test_resnet_at_initialisation_sees_its_stem_only() -> None:
 
 def test_attention_reaches_everywhere_from_the_first_block() -> None:
     torch.manual_seed(0)
-    model = model_facts("timm:test_vit").build(2, 3, 64)
+    model = model_info("timm:test_vit").build(2, 3, 64)
     images = torch.randn(1, 3, 64, 64)
     fields = receptive_fields(model, images, find_stages(model.eval(), images))
     assert [measured.reach for mass in fields if (measured := spread(mass))] == [1.0] * len(fields)

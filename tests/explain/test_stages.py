@@ -5,14 +5,14 @@ import torch
 from torch import nn
 
 from bench.explain.stages import StageOutput, find_stages, outputs_of, stage_to_explain
-from bench.registry import RegistryError, model_facts
+from bench.registry import RegistryError, model_info
 
 IMAGES = torch.zeros(2, 3, 64, 64)
 
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return model_facts(name).build(2, 3, 64).eval()  # type: ignore[no-any-return]
+    return model_info(name).build(2, 3, 64).eval()  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(

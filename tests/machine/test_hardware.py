@@ -130,7 +130,7 @@ def test_gpus_are_numbered_as_cuda_numbers_them(
 
 def test_facts_of_this_machine_without_torch() -> None:
     code = (
-        "import sys; from bench.machine.hardware import *; facts = machine_facts(); "
+        "import sys; from bench.machine.hardware import *; facts = machine_info(); "
         "a = snapshot('cpu'); disturbances(a, snapshot('cpu')); "
         "assert facts['cpu_cores'] >= 1 and facts['memory_gib'] >= 1 and facts['cpu_model'], facts; "
         "import bench.measure.aggregate; assert 'torch' not in sys.modules"

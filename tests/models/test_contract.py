@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from bench.models._facts import MEDMAMBA_OPTIONS
-from bench.registry import expand_models, model_facts, models
+from bench.models._info import MEDMAMBA_OPTIONS
+from bench.registry import expand_models, model_info, models
 
 NAMES = list(models)
 SMALLEST = ["resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224", "medmamba_tiny", "vmamba_tiny"]
@@ -200,4 +200,4 @@ def test_facts_are_complete():
         assert facts.macs_g_224 or facts.group == "ablation", facts.name
     assert [str(s) for s in expand_models(["all"])] == [f.name for f in models.values() if f.group == "main"]
     assert {f.group for f in models.values()} == {"main", "extra", "ablation"}
-    assert model_facts("medmamba_small_d12").group == "extra"
+    assert model_info("medmamba_small_d12").group == "extra"

@@ -7,7 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from bench.registry import RegistryError, expand_models, model_facts, models
+from bench.registry import RegistryError, expand_models, model_info, models
 
 FAMILIES = ["resnet18", "resnet50", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
 
@@ -46,7 +46,7 @@ def test_resnet_keeps_its_stem():
 def test_any_timm_model_by_name():
     spec = expand_models(["timm:convnext_atto"])[0]
     assert str(spec) == "timm:convnext_atto"
-    facts = model_facts(spec.name)
+    facts = model_info(spec.name)
     model = facts.build(num_classes=3, in_chans=1, img_size=64).eval()
     with torch.no_grad():
         assert model(torch.randn(1, 1, 64, 64)).shape == (1, 3)
@@ -57,10 +57,10 @@ def test_any_timm_model_by_name():
 
 def test_options_are_passed_on():
     spec = expand_models(["timm:vit_tiny_patch16_224[depth=2,class_token=false,global_pool=avg]"])[0]
-    model = model_facts(spec.name).build(num_classes=3, in_chans=3, img_size=32, **dict(spec.options))
+    model = model_info(spec.name).build(num_classes=3, in_chans=3, img_size=32, **dict(spec.options))
     assert len(model.blocks) == 2
     with pytest.raises(RegistryError, match="depht"):
-        model_facts("timm:vit_tiny_patch16_224").build(num_classes=3, in_chans=3, img_size=32, depht=2)
+        model_info("timm:vit_tiny_patch16_224").build(num_classes=3, in_chans=3, img_size=32, depht=2)
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def test_options_are_passed_on():
     [
         ("timm:resnt18", "did you mean 'resnet18'"),
         ("timm:resnet18.no_such_tag", "no_such_tag"),
-        ("timm:hf-hub:someone/model", "has no model"),
+        ("timm:hf-hub:someone", "write timm:hf-hub:OWNER/NAME"),
     ],
 )
 def test_unknown_names(name, message):
     with pytest.raises(RegistryError, match=message):
-        model_facts(name)
+        model_info(name)
 
 
 def test_what_cannot_run_is_known_before_it_runs():
-    facts = model_facts("timm:convnext_atto")
+    facts = model_info("timm:convnext_atto")
     assert "does not run at 28 px" in facts.unsupported(28, {})
     assert facts.unsupported(64, {}) is None
-    assert "multiple of the patch (16 px)" in model_facts("timm:mixer_s16_224").unsupported(28, {})
-    assert model_facts("timm:resnet18").unsupported(28, {}) is None
+    assert "multiple of the patch (16 px)" in model_info("timm:mixer_s16_224").unsupported(28, {})
+    assert model_info("timm:resnet18").unsupported(28, {}) is None
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vit_tiny_patch16_224"])

@@ -125,7 +125,7 @@ def test_phantoms_have_a_least_size():
     from bench.datasets.phantoms import SMALLEST
 
     needs = "phantom_local cannot be made at 16 pixels: its texture needs 28 or more"
-    assert {registry.dataset_facts(n).least_size for n in registry.expand_datasets(["phantoms"])} == {SMALLEST}
+    assert {registry.dataset_info(n).least_size for n in registry.expand_datasets(["phantoms"])} == {SMALLEST}
     made = planned(**{"sweep.datasets": "phantom_local", "sweep.resolutions": "16,32"})
     assert {(c.resolution, made.unsupported.get(k)) for k, c in made.cells.items()} == {(16, needs), (32, None)}
     with pytest.raises(config.ConfigError, match=f"--resolutions: {needs}"):
@@ -152,9 +152,9 @@ def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path, capsys):
         [f"folder:{folder}", f"folder:{tmp_path}/x/../a b ü/", f" folder:{folder}".strip()]
     )
     assert len(names) == 1
-    info = registry.dataset_facts(names[0])
+    info = registry.dataset_info(names[0])
     assert info.varied and info.classes == ("ill", "well") and info.n_train == 4
-    assert registry.dataset_facts(names[0]) is info
+    assert registry.dataset_info(names[0]) is info
     stem = registry.file_stem(names[0])
     assert stem.isascii() and " " not in stem and "/" not in stem and registry.file_stem("breastmnist") == "breastmnist"
 

@@ -7,7 +7,7 @@ import textwrap
 import pytest
 
 from bench import registry
-from bench.registry import ModelFacts, Option, Registry, RegistryError, parse_model, split_names
+from bench.registry import ModelInfo, Option, Registry, RegistryError, parse_model, split_names
 
 
 @pytest.fixture
@@ -15,7 +15,7 @@ def clean_registries(monkeypatch):
     """Let a test register what it likes without leaving traces."""
     for one in (registry.models, registry.datasets):
         list(one)
-        monkeypatch.setattr(one, "_facts", dict(one._facts))
+        monkeypatch.setattr(one, "_info", dict(one._info))
         monkeypatch.setattr(one, "_aliases", dict(one._aliases))
 
 
@@ -67,11 +67,11 @@ def test_words_and_globs():
 
 
 def test_a_duplicate_name_shows_both_origins():
-    one = Registry("model", "bench.models._facts")
+    one = Registry("model", "bench.models._info")
     one._builtin_module = None
-    one.add(ModelFacts("x", "x", builder="a:b", origin="first.py:1"))
+    one.add(ModelInfo("x", "x", builder="a:b", origin="first.py:1"))
     with pytest.raises(RegistryError, match=r"first\.py:1.*second\.py:2"):
-        one.add(ModelFacts("x", "x", builder="a:b", origin="second.py:2"))
+        one.add(ModelInfo("x", "x", builder="a:b", origin="second.py:2"))
 
 
 def test_a_decorated_model_is_found_and_built(clean_registries):
@@ -79,7 +79,7 @@ def test_a_decorated_model_is_found_and_built(clean_registries):
     def my_net(num_classes, in_chans, img_size, width=4):
         return ("net", num_classes, in_chans, img_size, width)
 
-    facts = registry.model_facts("my_net")
+    facts = registry.model_info("my_net")
     assert facts.plugin_file == __file__ and facts.origin.startswith(__file__)
     assert facts.build(5, 1, 28, **dict(parse_model("my_net[width=8]").options)) == ("net", 5, 1, 28, 8)
     assert [str(s) for s in registry.expand_models(["only_here"])] == ["my_net"]
@@ -147,7 +147,7 @@ def test_a_plugin_cannot_take_a_builtin_name(clean_registries, tmp_path):
     )
     with pytest.raises(RegistryError) as caught:
         registry.load_plugins(["thief.py"], tmp_path)
-    assert "_facts.py" in str(caught.value) and "thief.py" in str(caught.value)
+    assert "_info.py" in str(caught.value) and "thief.py" in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -162,3 +162,13 @@ def test_no_torch_is_imported(code):
         assert "torch" not in sys.modules, "torch"
     """)
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_threads_that_ask_at_once_all_get_an_answer():
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; from bench import registry\n"
+        "ask = lambda i: registry.dataset_info('breastmnist').name + registry.model_info('resnet18').name\n"
+        "print(set(ThreadPoolExecutor(8).map(ask, range(64))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "{'breastmnistresnet18'}", done.stderr

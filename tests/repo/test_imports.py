@@ -27,15 +27,17 @@ ROOMS: dict[str, tuple[str, str]] = {
     "explain": ("where a trained network looks", "errors data record registry train"),
     "stats": ("the tests behind every claim: pure functions, numpy in", "errors metrics"),
     "report": ("Records to pages, gate; never torch", "errors metrics record registry stats"),
+    "claims": ("published tables judged", "errors metrics record registry report stats"),
+    "score": ("scores of any origin to a run directory", "errors machine metrics record registry stats report"),
     "runner": (
         "Plan to Records: order, leases, workers",
-        "errors machine ops registry record data measure train plan sweep models report",
+        "errors machine metrics ops registry record data measure train plan sweep models report",
     ),
     "bench.api": ("the Python API", "errors registry record data sweep plan runner report"),
     "cli": (
         "parses, prints, decides nothing",
         "bench bench.api errors machine metrics ops registry record data sweep measure train plan explain stats report"
-        " runner",
+        " runner score claims",
     ),
     "bench.__main__": ("python -m bench", "cli"),
 }

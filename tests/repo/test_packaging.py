@@ -14,9 +14,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Facts only: torch is not needed to see where modules come from.
 LOOK = """
-import importlib.util, bench, bench.models._facts, bench.datasets._facts
+import importlib.util, bench, bench.models._info, bench.datasets._info
 hf = importlib.util.find_spec("datasets")
-print(bench.__file__, bench.models._facts.__file__, bench.datasets._facts.__file__, hf.origin, sep="\\n")
+print(bench.__file__, bench.models._info.__file__, bench.datasets._info.__file__, hf.origin, sep="\\n")
 """
 
 
@@ -40,7 +40,7 @@ def test_the_folders_stay_namespaces():
 def test_from_the_checkout_root():
     bench, models, datasets, hugging_face = look(ROOT, PYTHONPATH="")
     assert bench == ROOT / "bench" / "__init__.py"
-    assert models == ROOT / "models" / "_facts.py" and datasets == ROOT / "datasets" / "_facts.py"
+    assert models == ROOT / "models" / "_info.py" and datasets == ROOT / "datasets" / "_info.py"
     assert is_hugging_face(hugging_face)
 
 
@@ -50,7 +50,7 @@ def test_pytest_from_the_root_sees_hugging_face(tmp_path):
         "import sys, importlib.util\n"
         "def test_it():\n"
         f"    assert {str(ROOT)!r} in [p or {str(ROOT)!r} for p in sys.path]\n"
-        "    import bench.datasets._facts\n"
+        "    import bench.datasets._info\n"
         "    assert 'site-packages' in importlib.util.find_spec('datasets').origin\n"
     )
     arguments = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(test), "--rootdir", str(tmp_path)]

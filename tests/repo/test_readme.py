@@ -14,7 +14,7 @@ def test_the_plugin_snippets_run(tmp_path):
     (tmp_path / "mine.py").write_text("\n".join(snippets))
     registry.load_plugins(["mine.py"], tmp_path)
     spec = registry.parse_model("small_cnn[width=8]")
-    model = registry.model_facts("small_cnn").build(2, 1, 64, **dict(spec.options))
+    model = registry.model_info("small_cnn").build(2, 1, 64, **dict(spec.options))
     data = registry.datasets["my_xrays"].open().load(64, None)
     assert data["train"].images.shape == (200, 64, 64, 1)
     import torch

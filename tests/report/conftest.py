@@ -227,3 +227,20 @@ def run_info() -> dict[str, Any]:
         "skipped": ["pathmnist at 28 pixels: /data/pathmnist.npz is missing"],
         "sweep": {},
     }
+
+
+@pytest.fixture
+def four(run: Run) -> Run:
+    """``large`` is best, ``small`` and ``middle`` hardly worse and cheaper, ``bad`` cheapest and far worse; 3 seeds."""
+    for place, (model, distance, ms) in enumerate(
+        (("large", 2.2, 40.0), ("middle", 2.1, 20.0), ("small", 2.05, 10.0), ("bad", 0.3, 1.0))
+    ):
+        for seed in range(3):
+            generator = np.random.default_rng(seed)  # images that are hard are so for every model
+            labels = np.arange(600) % 2
+            logits = generator.normal(size=600) + np.random.default_rng(100 + 10 * place + seed).normal(0, 0.3, 600)
+            scores = 1 / (1 + np.exp(-(logits + distance * labels)))
+            run.accuracy(model, "breastmnist", seed=seed, scores=scores, labels=labels)
+        run.efficiency(model, 64, speed=1000 / ms, memory=10 * ms, batch=16, latency_ms_p50=ms, macs_g=ms / 100,
+                       params=int(ms * 1e6), latency_noise_rel=0.01)  # fmt: skip
+    return run

@@ -14,7 +14,7 @@ FACTS = {
 }  # fmt: skip
 
 
-def test_traps_stand_beside_the_scores(run: Any, tmp_path: Path, run_info: dict[str, Any]):
+def test_known_issues_stand_beside_the_scores(run: Any, tmp_path: Path, run_info: dict[str, Any]):
     run.accuracy("resnet18", "breastmnist", 0.8, acc=0.7)
     run.accuracy("resnet18", "phantom_local", 0.9, acc=0.7)
     info = {**run_info, "datasets": {"breastmnist": FACTS, "phantom_local": {"task": "x", "classes": [], "traps": []}}}
@@ -22,10 +22,10 @@ def test_traps_stand_beside_the_scores(run: Any, tmp_path: Path, run_info: dict[
     page, html = first[0].read_text(), first[-1].read_text()
     here = page.split("### `breastmnist`")[1].split("### ")[0]
     assert "Breast ultrasound; binary-class, 2 classes; licence CC BY 4.0." in here
-    assert "<summary>2 known traps: images of one patient lie on both sides | so scores are &lt;b&gt;too" in here
+    assert "<summary>2 known issues: images of one patient lie on both sides | so scores are &lt;b&gt;too" in here
     assert "- 156 test images" in here
-    assert "known trap" not in page.split("### `phantom_local`")[1]
-    assert "2 known traps: images of one patient" in html and "<b>too high" not in html
+    assert "known issue" not in page.split("### `phantom_local`")[1]
+    assert "2 known issues: images of one patient" in html and "<b>too high" not in html
     before = [path.read_bytes() for path in first]
     assert [path.read_bytes() for path in write_boards(tmp_path, list(reversed(run.records)), info)] == before
 
@@ -36,7 +36,7 @@ def test_targets_of_transfers_have_theirs_below_the_table(run: Any, tmp_path: Pa
     moved = run.efficiency("resnet18", 64, of=spec)
     moved |= {"kind": "transfer", "metrics": {"test_auc": 0.7, "source_test_auc": 0.8}}
     page = write_boards(tmp_path, run.records, {"datasets": {"away": FACTS}})[0].read_text()
-    assert "2 known traps" in page.split("## Transfer")[1].split("## By dataset")[0]
+    assert "2 known issues" in page.split("## Transfer")[1].split("## By dataset")[0]
 
 
 def test_what_run_json_says_may_be_anything(run: Any, tmp_path: Path):

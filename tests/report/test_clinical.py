@@ -156,7 +156,7 @@ def test_wilson_is_statsmodels(right: int, n: int):
 def test_classes_are_called_by_their_names_where_records_say_them(run: Any, named: dict[str, Any], heads: list[str]):
     from bench.metrics.calibration import Clinical
     from bench.report.build import Report
-    from bench.report.sections.per_dataset import _per_class
+    from bench.report.clinical.points import _per_class
 
     run.accuracy("resnet18", "dermamnist", 0.8)["metrics"].update(named)
     (row,) = Report(run.records).rows

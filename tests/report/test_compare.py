@@ -12,6 +12,8 @@ from scipy.stats import binomtest, norm, t
 from sklearn.metrics import roc_auc_score
 
 from bench.cli.main import main
+from bench.report.build import read_report
+from bench.report.sections.comparisons import ablations
 
 
 def scores_of(distance: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +95,7 @@ def test_two_runs_seeds_and_repeatability(run: Any, compare: Any, tmp_path: Path
     assert found["accuracy"][0]["difference"] == pytest.approx(means[1][0] - means[0][0], abs=1e-4)
     assert found["accuracy"][0]["seeds"] == 3
     assert found["accuracy"][0]["half_width_95"] > 0
-    assert "not told apart" in text
+    assert "not significant" in text
     same, _ = compare(str(a), str(a))
     assert "median ratio 1.000, 3 of 3 cells (100%) within 3%" in same
 
@@ -154,3 +156,44 @@ def test_what_cannot_be_compared_is_said(run: Any, tmp_path: Path, capsys: pytes
     other.efficiency("resnet18", 128, speed=1.0, memory=1.0)
     assert main(["compare", out, str(other.write(tmp_path / "other"))]) == 2
     assert "have no cell in common" in capsys.readouterr().err
+
+
+def test_two_models_are_judged_as_on_their_leaderboard(run: Any, compare: Any, tmp_path: Path):
+    """The main column of the board and `compare` never contradict each other, whatever the pair."""
+    models = {"lead": 2.6, "near": 2.5, "far": 1.2, "last": 0.4}
+    for dataset in ("breastmnist", "retinamnist"):
+        for i, (model, distance) in enumerate(models.items()):
+            for seed in range(3):
+                scores, labels = scores_of(distance, 100 * (dataset == "retinamnist") + 10 * i + seed)
+                run.accuracy(model, dataset, seed=seed, scores=scores, labels=labels)
+    out = run.write(tmp_path / "run")
+    (board,) = read_report(out)[0].boards
+    test = board.significance.leader
+    assert test is not None and test.leader == "lead" and test.worse == ("far", "last")
+    for other in test.others:
+        text, found = compare(f"{out}:lead", f"{out}:{other.model}")
+        mean = found["accuracy"][0]
+        assert mean["where"]["datasets"].startswith("mean over 2 datasets")
+        assert (mean["p"], mean["p_corrected"]) == (pytest.approx(other.p), pytest.approx(other.p_corrected))
+        assert mean["difference"] == pytest.approx(other.difference)
+        assert mean["corrected_for"] == "3 comparisons with the leader"
+        assert (other.worse, not other.worse) == (
+            "significantly lower" in text,
+            f"not significant, {other.reason}" in text,
+        )
+    assert compare(f"{out}:near", f"{out}:far")[1]["accuracy"][0]["corrected_for"] == "6 pairs"
+    mean, *rest = compare(f"{out}:far", f"{out}:near")[1]["accuracy"]
+    assert mean["difference"] > 0 and {row["metric"] for row in rest} == {"auc", "acc"} and len(rest) == 4
+
+
+def test_an_ablation_and_its_parent_are_judged_as_in_the_boards_table(run: Any, compare: Any, tmp_path: Path):
+    for i, (model, distance) in enumerate((("lead", 3.0), ("net", 2.0), ("net[branch=ssm]", 1.0))):
+        for seed in range(2):
+            scores, labels = scores_of(distance, 10 * i + seed)
+            run.accuracy(model, "breastmnist", seed=seed, scores=scores, labels=labels)
+    out = run.write(tmp_path / "run")
+    (one,) = ablations(read_report(out)[0].boards[0])
+    found = compare(f"{out}:net", f"{out}:net[branch=ssm]")[1]["accuracy"][0]
+    assert (found["difference"], found["p"], found["p_corrected"]) == pytest.approx((one.gap.value, one.gap.p, one.p))
+    other = compare(f"{out}:net[branch=ssm]", f"{out}:net")[1]["accuracy"][0]
+    assert (other["difference"], other["corrected_for"]) == (pytest.approx(-one.gap.value), "the ablations")

@@ -17,7 +17,7 @@ import pytest
 from bench.record.store import StoreError, read_records
 from bench.report.build import Report, rebuild
 from bench.report.figures.draw import COLOURS
-from bench.report.write import html, page_data, page_json
+from bench.report.write import html, page_data
 from bench.stats import ranking
 
 HOSTILE = '</script><img src=x onerror="alert(1)"><!-- `$&{{data}}'
@@ -259,7 +259,7 @@ def test_short_names_stay_distinct(run: Any):
 
 def test_json_cannot_end_its_script():
     value = {"a": "</script>&<!--\u2028\u2029", "b": [None, True, 1.5, "é"]}
-    text = page_json.script_json(value)
+    text = html.script_json(value)
     assert not set("<>&\u2028\u2029") & set(text) and json.loads(text) == value
 
 
@@ -303,18 +303,12 @@ def lab(rgb: np.ndarray) -> np.ndarray:
 
 
 def themes() -> dict[str, dict[str, str]]:
-    css = html.asset("report.css")
-    blocks = {"light": css.split(":root {", 1)[1], "dark": css.split('[data-theme="dark"] {', 1)[1],
-              "system": css.split(":root:not(", 1)[1].split("{", 1)[1]}  # fmt: skip
-    return {
-        name: dict(re.findall(r"--([\w-]+): (#[0-9a-f]{6})", block.split("}")[0])) for name, block in blocks.items()
-    }
+    found = re.findall(r"--(\w+): light-dark\((#\w{6}), (#\w{6})\)", html.asset("report.css"))
+    return {theme: {name: pair[i] for name, *pair in found} for i, theme in enumerate(("light", "dark"))}
 
 
-def test_dark_is_the_same_by_choice_and_by_system():
-    found = themes()
-    assert found["dark"] == found["system"] and found["dark"].keys() == found["light"].keys()
-    assert tuple(found["light"][f"c{i}"] for i in range(7)) == COLOURS, "page and pictures agree"
+def test_page_and_pictures_agree_in_colours():
+    assert tuple(themes()["light"][f"c{i}"] for i in range(7)) == COLOURS
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -343,3 +337,41 @@ def test_bars_over_datasets_prove_nothing_without_friedman(scores: list[float], 
     note = page_data._friedman_note(test)
     assert (test.p < 0.05) is proven
     assert ("do not overlap, the models differ" in note) is proven
+
+
+def test_the_first_screen_says_what_was_run_and_what_to_take(four: Any, tmp_path: Path):
+    record = next(r for r in four.records if r["spec"]["model"] == "small" and r["kind"] == "accuracy")
+    arrays = four.arrays[record["key"]]
+    names = np.array([f"clinic/scan_{i}.png" for i in range(600)])
+    arrays["test_names"] = names
+    for one in four.records:
+        if one["kind"] == "accuracy":
+            one["metrics"] |= {"classes": ["benign", "malignant"], "positive_class": "malignant"}
+            one["metrics"] |= {"positive_class_guessed": False, "test_sensitivity": 0.8, "test_specificity": 0.7}
+    text = page_of(four, tmp_path, {"date": "2026-11-28"})
+    parser = Elements()
+    parser.feed(text)
+    said = " ".join(" ".join(parser.texts).split())
+    for fact in ("breastmnist (600 test images)", "Date 2026-11-28", "Machine Some CPU", "State complete: 16 cells"):
+        assert fact in said
+    assert (
+        said.index("Recommended: small . AUC on")
+        < said.index("sens. / spec. (malignant)")
+        < said.index("Six predictions")
+    )
+    assert "0.80 / 0.70" in said and "significantly worse than the pick" in said
+    shown = embedded(text)["decision"]["examples"]["lines"]
+    scores, labels = arrays["test_scores"], arrays["test_labels"]
+    sure, right = np.maximum(scores, 1 - scores), (scores > 0.5) == labels
+    for of, lines in ((right, shown[:3]), (~right, shown[3:])):
+        order = [i for i in np.argsort(-sure, kind="stable") if of[i]][:3]
+        assert [line[0] for line in lines] == [str(names[i]) for i in order]
+        assert [line[1] for line in lines] == [["benign", "malignant"][labels[i]] for i in order]
+    assert text.count("<dt>AUC</dt>") == 1, "one glossary"
+    assert "clinic/scan_" in said and "<img" not in text
+
+
+def test_without_a_result_nothing_is_recommended(run: Any, tmp_path: Path):
+    run.efficiency("a", 64, speed=1.0)
+    text = page_of(run, tmp_path)
+    assert "No network is recommended: no model has a test result." in text and 'decision-table"' not in text

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from bench.report.build import Report
+from bench.report.recommend import Limits, recommend
 from bench.report.write.html import write_html
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright; no browser download)")
@@ -166,15 +167,6 @@ def test_scatter_by_pointer_and_keyboard(page: Page):
     assert page.evaluate("document.activeElement.tagName") == "H2"
 
 
-def test_ranks_and_tie_groups(page: Page):
-    bars = page.locator("#order .pt")
-    assert bars.count() == 2 and "rank 1" in (bars.first.get_attribute("aria-label") or "")
-    page.locator("#order .pt[tabindex='0']").focus()
-    page.keyboard.press("ArrowDown")
-    said = page.evaluate("document.activeElement.getAttribute('aria-label')")
-    assert "rank 2" in said and page.locator("#order .tip").is_visible()
-
-
 def test_every_view_and_the_page_of_a_cell(page: Page):
     for view, selector in {"Scaling": "#scaling path[data-series]", "Training": "#training path[data-series]",
                            "Diagnosis": "#diagnosis .confusion", "Boards": "#boards table"}.items():  # fmt: skip
@@ -257,3 +249,88 @@ def test_the_axis_title_stands_beside_the_numbers(browser: Browser, run: Any, tm
         box = number.bounding_box()
         assert box is not None and box["x"] >= title["x"] + title["width"], number.text_content()
     opened.close()
+
+
+def opened(browser: Browser, run: Any, out: Path, width: int = 1280, info: dict[str, Any] | None = None) -> Page:
+    run.write(out)
+    page = browser.new_page(viewport={"width": width, "height": 844})
+    page.goto(written(Report(run.records, info or {}, out / "predictions"), out).as_uri())
+    return page
+
+
+LIMITS: tuple[dict[str, float], ...] = (
+    {}, {"max_latency_ms": 20}, {"max_latency_ms": 10}, {"max_latency_ms": 1}, {"min_images_per_s": 50},
+    {"max_memory_mib": 200, "min_images_per_s": 100}, {"max_params": 20e6, "max_latency_ms": 20},
+    {"min_images_per_s": 1000, "max_memory_mib": 100},
+)  # fmt: skip
+
+
+def test_limits_choose_as_the_command_does(browser: Browser, four: Any, tmp_path: Path):
+    """Every stop of the sliders gives the pick, the sentence and the column of `bench recommend`."""
+    page = opened(browser, four, tmp_path)
+    report = Report(four.records, {}, tmp_path / "predictions")
+    names = {"max_latency_ms": "latency at most", "min_images_per_s": "throughput at least",
+             "max_memory_mib": "peak memory at most", "max_params": "parameters at most"}  # fmt: skip
+    values = {"max_latency_ms": [40, 20, 10, 1], "min_images_per_s": [25, 50, 100, 1000],
+              "max_memory_mib": [400, 200, 100, 10], "max_params": [40e6, 20e6, 10e6, 1e6]}  # fmt: skip
+    for limits in LIMITS:
+        for limit, label in names.items():
+            stop = values[limit].index(limits[limit]) + 1 if limit in limits else 0
+            page.get_by_label(label).fill(str(stop))
+        expected = recommend(report, Limits(**limits))
+        first, _ = expected.lines()
+        assert page.locator("#pick").inner_text() == first.replace("`", ""), limits
+        rows = {row[0]: row[-1] for row in (
+            line.split("\t") for line in page.locator("#decision-table tbody tr").all_inner_texts())}  # fmt: skip
+        assert rows[expected.model or ""] == "the pick"
+        inside = {model for model, said in rows.items() if said != "beyond the limits"}
+        fine = {model for model, said in rows.items() if said in ("no", "the pick")}
+        assert fine >= set(expected.not_significantly_worse)
+        assert inside >= set(expected.not_significantly_worse)
+    page.get_by_label("parameters at most").fill("4")
+    page.get_by_label("throughput at least").fill("4")
+    page.get_by_label("latency at most").fill("4")
+    assert "bad" in page.locator("#pick b").inner_text()
+    page.close()
+
+
+def test_scores_are_seen_on_a_phone_without_scrolling(browser: Browser, four: Any, tmp_path: Path):
+    page = opened(browser, four, tmp_path, 390)
+    cell = page.locator("#decision-table tr.pick td").first
+    box = cell.bounding_box()
+    assert box and box["x"] + box["width"] <= 390 and box["y"] + box["height"] <= 844
+    assert cell.inner_text().startswith("0.9") and "–" in cell.inner_text()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.close()
+
+
+@pytest.mark.parametrize("width", [390, 1280])
+def test_long_names_never_overprint(browser: Browser, run: Any, tmp_path: Path, width: int):
+    for i in range(8):
+        model = f"timm:convnextv2_nano_of_a_very_long_name_{i}.fcmae_ft_in22k_in1k_384[depth={i},branch=convolution]"
+        run.accuracy(model, "a_dataset_" * 8, 0.9 - i / 100, acc=0.5)
+        for resolution in (64, 128):
+            run.efficiency(model, resolution, speed=100.0 + i, memory=10.0)
+    page = opened(browser, run, tmp_path, width)
+    for view in ("Overview", "Scaling"):
+        visit(page, view)
+        page.wait_for_timeout(60)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        boxes = [b for b in (t.bounding_box() for t in page.locator("main svg:visible text.label").all()) if b]
+        assert boxes and all(b["x"] >= 0 and b["x"] + b["width"] <= width for b in boxes)
+        for i, a in enumerate(boxes):
+            assert not any(abs(a["y"] - b["y"]) < 6 and a["x"] < b["x"] + b["width"] and b["x"] < a["x"] + a["width"]
+                           for b in boxes[:i]), "no two names on one another"  # fmt: skip
+    page.close()
+
+
+def test_the_whole_page_prints(browser: Browser, four: Any, tmp_path: Path):
+    page = opened(browser, four, tmp_path, 700)  # A4 between its margins
+    page.emulate_media(media="print")
+    assert page.locator("#boards table").count() > 3
+    for table in page.locator("#overview table:not(figure table), #boards table").all():
+        box = table.bounding_box()
+        assert box and box["height"] > 20 and box["x"] + box["width"] <= 701, "folded or cut"
+    assert page.locator("#glossary dd").first.is_visible() and page.locator("nav").is_hidden()
+    assert len(page.pdf()) > 20_000
+    page.close()

@@ -113,7 +113,7 @@ def test_another_protocol_is_marked_and_folded(run: Any, figures: list[Published
     figures += [official(0.9 + i / 100, pretrained="yes") for i in range(5)]
     row_of(run, recipe={"name": "quick", "epochs": 3})
     text = write_boards(tmp_path, run.records)[0].read_text()
-    assert "No published figure is of the protocol of this run" in text
+    assert "No published result uses this protocol." in text
     assert "<summary>3 published figures of another protocol, each with what differs</summary>" in text
     assert "| pretrained there; our recipe is quick |" in text
 

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from torch import nn
 
 from bench.registry import Split, register_dataset, register_model
+from bench.train.turns import joined
 
 
 class Linear(nn.Module):
@@ -34,6 +36,44 @@ def place_plain(num_classes, in_chans, img_size):
 @register_model(family="places")
 def place_slow(num_classes, in_chans, img_size):
     return Linear(num_classes, in_chans, 0.02)
+
+
+@register_model(family="places")
+def place_random(num_classes, in_chans, img_size):
+    """Draws in every step, so that its numbers depend on whose generators it uses."""
+    return nn.Sequential(nn.Dropout(0.5), Linear(num_classes, in_chans, 0.002))
+
+
+@register_model(family="places")
+def place_dies(num_classes, in_chans, img_size):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@register_model(family="places")
+def place_hangs(num_classes, in_chans, img_size):
+    time.sleep(600)
+
+
+@register_model(family="places")
+def place_needs_room(num_classes, in_chans, img_size):
+    """Finds no memory beside others."""
+    if joined():
+        raise MemoryError("planted")
+    return Linear(num_classes, in_chans)
+
+
+class Choosy(Linear):
+    """Has no deterministic form."""
+
+    def forward(self, x):
+        if torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled():
+            raise RuntimeError("choosy has no deterministic implementation")
+        return super().forward(x)
+
+
+@register_model(family="places")
+def place_choosy(num_classes, in_chans, img_size):
+    return Choosy(num_classes, in_chans)
 
 
 @register_model(family="places")

@@ -19,7 +19,6 @@ from bench.report.compare.gate_stats import (
     memory_evidence,
     memory_noise,
     parts,
-    pooled_seed_variance,
     rounds_needed,
     speed_evidence,
 )
@@ -81,12 +80,12 @@ def test_accuracy_over_seeds_by_hand():
     seeds = (-0.04, -0.06, -0.05, -0.03)
     row = Parts(seeds, 0.0, math.inf)
     expected = ttest_rel(seeds, np.zeros(4), alternative="less")
-    assert accuracy_evidence(row, 0.01).p == pytest.approx(expected.pvalue)
-    pooled = pooled_seed_variance([row, Parts((0.0, 0.1), 0.0, math.inf)])
-    assert pooled == (pytest.approx((3 * np.var(seeds, ddof=1) + 0.005) / 4), 4)
-    wider = accuracy_evidence(row, 0.01, pooled)
-    assert wider.p == pytest.approx(t.sf(0.045 / math.sqrt(pooled[0] / 4), 4))
-    one = accuracy_evidence(Parts((-0.05,), 0.0004, math.inf), 0.01, assumed=0.02)
+    assert accuracy_evidence([row], 0.01)[0].p == pytest.approx(expected.pvalue)
+    pooled = (3 * np.var(seeds, ddof=1) + 0.005) / 4
+    wider, own = accuracy_evidence([row, Parts((0.0, 0.1), 0.0, math.inf)], 0.01)
+    assert wider.p == pytest.approx(t.sf(0.045 / math.sqrt(pooled / 4), 4))
+    assert own.freedom == 1  # its spread is larger than that of all, so it counts as it is
+    (one,) = accuracy_evidence([Parts((-0.05,), 0.0004, math.inf)], 0.01, assumed=0.02)
     assert one.p == pytest.approx(norm.sf(0.05 / math.sqrt(0.0004 + 2 * 0.02**2)))
 
 
@@ -95,7 +94,7 @@ def test_equal_scores_are_no_evidence():
     labels = generator.integers(2, size=100)
     same = pack_scores("d", generator.random(100), labels)
     for metric in TESTED:
-        found = accuracy_evidence(parts([(same, same)] * 2, metric), 0.01)
+        (found,) = accuracy_evidence([parts([(same, same)] * 2, metric)], 0.01)
         assert (found.effect, found.p) == (0, 1)
 
 
@@ -109,7 +108,7 @@ def test_several_labels_an_image():
     areas = [roc_auc_score(labels, s, average="macro") for s in (a, b)]
     shares = [((s > 0.5) == labels).mean() for s in (a, b)]
     for metric, values in ((AUC, areas), (ACC, shares)):
-        found = accuracy_evidence(parts(pairs, metric), 0.01)
+        (found,) = accuracy_evidence([parts(pairs, metric)], 0.01)
         assert found.effect == pytest.approx(values[0] - values[1], abs=1e-4)
         assert found.p < 0.001 or metric == ACC
 

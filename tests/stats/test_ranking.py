@@ -51,7 +51,7 @@ def test_critical_difference_of_demsars_example():
 def test_nothing_differs_where_all_are_equal():
     found = friedman(np.ones((6, 4)))
     assert (found.statistic, found.p) == (0.0, 1.0)
-    assert not found.told_apart.any()
+    assert not found.better.any()
     assert set(found.mean_ranks) == {2.5}
 
 
@@ -61,11 +61,11 @@ def test_what_cannot_be_ranked_is_an_error(scores: np.ndarray):
         friedman(scores)
 
 
-def test_a_clear_order_over_many_datasets_is_told_apart():
+def test_a_clear_order_over_many_datasets_is_significant():
     found = friedman(np.arange(40.0)[:, None] + np.array([3.0, 2.0, 1.0]))
-    assert found.told_apart.tolist() == [[False, True, True], [False, False, True], [False, False, False]]
+    assert found.better.tolist() == [[False, True, True], [False, False, True], [False, False, False]]
     # Two datasets prove nothing of three models, however clear: the largest chi-square, 4, has p = 0.135.
-    assert not friedman(np.array([[3.0, 2.0, 1.0]] * 2)).told_apart.any()
+    assert not friedman(np.array([[3.0, 2.0, 1.0]] * 2)).better.any()
 
 
 @pytest.mark.parametrize("density", [0.1, 0.4, 0.8])

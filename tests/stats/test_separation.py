@@ -14,12 +14,11 @@ from bench.metrics.registry import ACC, AUC
 from bench.stats.bootstrap import interval, resample, t_interval
 from bench.stats.separation import (
     Sample,
+    all_pairs,
     contrast,
     groups_of,
-    holm_family,
     mcnemar_values,
     mean_contrast,
-    verdicts,
 )
 from bench.stats.separation import sample as sample_of
 
@@ -90,7 +89,7 @@ def test_a_model_and_itself_do_not_differ():
     scores = scores_of(1.0, 5)
     found = contrast([sample(scores), sample(scores)], strata(LABELS))
     assert found.p_values().tolist() == [[1, 1], [1, 1]]
-    (verdict,) = verdicts({"d": (("a", "b"), found, found.p_values())}).values()
+    verdict = all_pairs(("a", "b"), found)
     assert verdict.letters() == {"a": "a", "b": "a"}
 
 
@@ -148,32 +147,25 @@ def test_intervals_of_differences_agree_with_the_bootstrap(metric):
     assert high - low == pytest.approx(2 * half, rel=0.1)
 
 
-def test_a_family_is_corrected_over_all_its_tables():
-    generator = np.random.default_rng(0)
-    tables = {}
-    for name, n in (("one", 4), ("two", 3)):
-        p = np.ones((n, n))
-        p[np.triu_indices(n, 1)] = generator.random(n * (n - 1) // 2) ** 4
-        tables[name] = np.minimum(p, p.T)
-    flat = np.concatenate([p[np.triu_indices(len(p), 1)] for p in tables.values()])
-    expected = multipletests(flat, method="holm")[1]
-    found = holm_family(tables)
-    np.testing.assert_allclose(np.concatenate([p[np.triu_indices(len(p), 1)] for p in found.values()]), expected)
-    for p in found.values():
-        np.testing.assert_array_equal(p, p.T)
-        assert (np.diag(p) == 1).all()
-    assert holm_family({}) == {}
-
-
-def test_a_verdict_lists_models_best_first_with_what_is_proven():
-    scores = {"poor": scores_of(0.2, 1), "good": scores_of(4.0, 2), "fair": scores_of(0.4, 3)}
+def test_all_pairs_are_corrected_as_one_family_and_listed_best_first():
+    scores = {
+        "poor": scores_of(0.2, 1),
+        "good": scores_of(4.0, 2),
+        "fair": scores_of(0.4, 3),
+        "same": scores_of(0.4, 9),
+    }
     pairs = contrast([sample(s) for s in scores.values()], strata(LABELS))
-    verdict = verdicts({"d": (tuple(scores), pairs, pairs.p_values())})["d"]
+    upper = np.triu_indices(4, 1)
+    verdict = all_pairs(tuple(scores), pairs)
+    expected = multipletests(pairs.p_values()[upper], method="holm")[1]
+    np.testing.assert_allclose(np.sort(verdict.p[upper]), np.sort(expected))
+    np.testing.assert_array_equal(verdict.p, verdict.p.T)
+    assert (np.diag(verdict.p) == 1).all()
     assert verdict.models[0] == "good"
-    assert (verdict.proven, verdict.pairs, verdict.family) == (2, 3, 3)
-    assert sorted(verdict.worse_than("good")) == ["fair", "poor"]
-    assert verdict.ranks() == {"good": (1, 1), verdict.models[1]: (2, 3), verdict.models[2]: (2, 3)}
-    assert verdict.letters() == {"good": "a", verdict.models[1]: "b", verdict.models[2]: "b"}
+    assert (verdict.significant, verdict.pairs) == (3, 6)
+    others = verdict.models[1:]
+    assert verdict.ranks() == {"good": (1, 1), **dict.fromkeys(others, (2, 4))}
+    assert verdict.letters() == {"good": "a", **dict.fromkeys(others, "b")}
 
 
 def test_students_interval_of_seeds():

@@ -1,6 +1,8 @@
 """Training on a CUDA device: the same bits twice, the same data as on the CPU, no waiting for data."""
 
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,8 +10,10 @@ import pytest
 import torch
 
 from bench import registry
+from bench.record.cells import Stopped
 from bench.sweep.recipes import resolve
 from bench.train import accuracy
+from bench.train.checkpoint import Checkpoint
 from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.pipeline import Pipeline
 
@@ -39,7 +43,7 @@ def pipelines(recipe: dict[str, Any], device: torch.device, n: int = 256, resolu
 def train(name: str, precision: str, **more: Any) -> Outcome:
     recipe = resolve("standard", epochs=2, batch_size=32)
     torch.manual_seed(0)
-    model = registry.model_facts(name).build(2, 3, 32).to(CUDA)
+    model = registry.model_info(name).build(2, 3, 32).to(CUDA)
     splits = pipelines(recipe, CUDA, **more)
     return Trainer(model, splits, recipe, task="binary-class", n_classes=2, seed=0, precision=precision).fit()
 
@@ -70,7 +74,7 @@ def test_the_device_sees_the_images_the_cpu_sees() -> None:
 def test_no_step_waits_for_the_device() -> None:
     recipe = resolve("standard", batch_size=64)
     splits = pipelines(recipe, CUDA)
-    model = registry.model_facts("resnet18").build(2, 3, 32).to(CUDA)
+    model = registry.model_info("resnet18").build(2, 3, 32).to(CUDA)
     trainer = Trainer(model, splits, recipe, task="binary-class", n_classes=2, seed=0)
     batches = splits.train.train_batches(0, 0)
     trainer._step(*next(batches))
@@ -85,7 +89,7 @@ def test_no_step_waits_for_the_device() -> None:
 def test_data_takes_a_small_share_of_a_step() -> None:
     recipe = resolve("standard", batch_size=128)
     splits = pipelines(recipe, CUDA, n=128 * 20, resolution=224)
-    model = registry.model_facts("resnet18").build(2, 3, 224).to(CUDA)
+    model = registry.model_info("resnet18").build(2, 3, 224).to(CUDA)
     trainer = Trainer(model, splits, recipe, task="binary-class", n_classes=2, seed=0, precision="bf16")
 
     def seconds(with_steps: bool) -> float:
@@ -107,7 +111,7 @@ def losses(name: str, precision: str, record: bool, **settings: Any) -> tuple[li
     """Four short epochs with a last batch of 4 images; nothing of it is random but order and augmentation."""
     recipe = resolve("standard", epochs=4, batch_size=36, warmup_epochs=0, **settings)
     torch.manual_seed(0)
-    model = registry.model_facts(name).build(2, 3, 32).to(CUDA)
+    model = registry.model_info(name).build(2, 3, 32).to(CUDA)
     splits = pipelines(recipe, CUDA, n=112)
     made = {"task": "binary-class", "n_classes": 2, "seed": 0, "precision": precision, "record": record}
     trainer = Trainer(model, splits, recipe, **made)
@@ -134,6 +138,27 @@ def test_every_part_of_a_step_can_be_replayed(settings: dict[str, Any]) -> None:
     )
     assert trainer.step.replays, trainer.step.reason
     assert replayed == eager and np.array_equal(found.test_scores, plain.test_scores)
+
+
+@pytest.mark.parametrize("steps", [1, 7, 10])
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(steps: int, tmp_path: Path) -> None:
+    """Stopped before, and after, its steps are recorded as a graph; the rest draws as if nothing had happened."""
+
+    def begin(stop: Callable[[], bool], kept: Checkpoint | None) -> Trainer:
+        recipe = resolve("standard", epochs=4, batch_size=36, warmup_epochs=0)
+        torch.manual_seed(0)
+        model = registry.model_info("vit_tiny_patch16_224").build(2, 3, 32, drop_rate=0.2, drop_path_rate=0.1).to(CUDA)
+        made = {"task": "binary-class", "n_classes": 2, "seed": 0, "precision": "bf16", "stop": stop}
+        return Trainer(model, pipelines(recipe, CUDA, n=112), recipe, checkpoint=kept, **made)
+
+    undisturbed = begin(lambda: False, None).fit()
+    asked, kept = iter(range(10_000)), Checkpoint(tmp_path / "x.pt", "x")
+    with pytest.raises(Stopped):
+        begin(lambda: next(asked) >= steps, kept).fit()
+    resumed = begin(lambda: False, kept).fit()
+    assert "resumed_after_epoch" in resumed.timings
+    assert [row["train_loss"] for row in resumed.history] == [row["train_loss"] for row in undisturbed.history]
+    assert np.array_equal(resumed.test_scores, undisturbed.test_scores)
 
 
 class Waiting(torch.nn.Module):

@@ -14,6 +14,7 @@ from bench.plan import class_maps
 from bench.plan.plan import make_plan
 from bench.record.cells import AccuracyCell, Context, SharedClass, TransferCell, cell_key, needs
 from bench.registry import DatasetInfo, RemoteFile, Split, register_dataset
+from bench.registry.shared_patients import shares_patients
 from bench.sweep import config
 from bench.sweep.config import ConfigError
 from bench.sweep.recipes import resolve
@@ -53,7 +54,7 @@ def registered() -> Iterator[None]:
         register_dataset(name, task="multi-class", classes=classes, channels=1)(Made)
     yield
     for name in names:
-        del registry.datasets._facts[name]
+        del registry.datasets._info[name]
 
 
 HERE, THERE = "transfer-test-here", "transfer-test-there"
@@ -97,8 +98,8 @@ def test_equal_classes_meet_whatever_their_case_and_order() -> None:
 def test_organ_sets_meet_in_all_classes_and_share_patients() -> None:
     a, c = (registry.datasets[f"organ{view}mnist"] for view in "ac")
     assert [m.name for m in class_maps.shared_classes(a, c)] == list(a.classes)
-    assert class_maps.shares_patients("organamnist", "organsmnist")
-    assert not class_maps.shares_patients("organamnist", "pneumoniamnist")
+    assert shares_patients("organamnist", "organsmnist")
+    assert not shares_patients("organamnist", "pneumoniamnist")
 
 
 def test_built_in_maps_name_classes_that_exist_and_work_both_ways() -> None:

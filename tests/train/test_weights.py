@@ -39,7 +39,7 @@ SMALL = {"n_train": 64, "n_val": 32, "n_test": 48}
 def few_images(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A phantom of few images, under its own name."""
     info = replace(registry.datasets["phantom_local"], name="phantom_local-few", groups=(), **SMALL)
-    monkeypatch.setitem(registry.datasets._facts, info.name, info)
+    monkeypatch.setitem(registry.datasets._info, info.name, info)
     monkeypatch.setattr("bench.datasets.phantoms.Phantom.__init__", _named_otherwise)
     yield
     torch.use_deterministic_algorithms(False)

@@ -111,13 +111,13 @@ def inspect(
     """Look at every image of a dataset.
 
     Args:
-        info: facts of the dataset.
+        info: of the dataset.
         size: which of its sizes; ``None`` is the smallest. Images of any size are looked at in their own.
         root: folder of its files.
         told: called with the images done and their number.
 
     Raises:
-        DataError: its files are missing or damaged, or hold something else than the facts say.
+        DataError: its files are missing or damaged, or hold something else than the info says.
     """
     chosen = size or min(info.sizes, default=DEFAULT_GENERATED_SIZE)
     splits = load_splits(info, chosen, root)

@@ -20,7 +20,7 @@ from bench.measure.profile.passes import Call, Phase, operator_seconds, record_c
 from bench.measure.roofline import Ceilings, measure_ceilings
 from bench.measure.workload import Workload
 from bench.record.cells import EfficiencyCell
-from bench.registry import RegistryError, model_facts, parse_model
+from bench.registry import RegistryError, model_info, parse_model
 
 STEPS = 10  # profiled steps; the median of each call is kept
 MAX_SECONDS = 30.0  # fewer steps for what is slower
@@ -253,5 +253,5 @@ def _phases(work: Workload) -> list[Phase]:
 
 def _refuse_unsupported(name: str, resolution: int) -> None:
     spec = parse_model(name)
-    if reason := model_facts(spec.name).unsupported(resolution, dict(spec.options)):
+    if reason := model_info(spec.name).unsupported(resolution, dict(spec.options)):
         raise RegistryError(f"model {spec} at {resolution} pixels: {reason}")

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bench.machine.ceilings import best_seconds, copied_bytes_per_s
 from bench.machine.clock import clock_for
-from bench.machine.hardware import machine_facts
+from bench.machine.hardware import machine_info
 from bench.machine.memory import RssMeter, peak_of
 from bench.ops.backends import cpu
 from bench.ops.benchmark import cases
@@ -109,7 +109,7 @@ def exponentials_per_s(device: torch.device) -> float:
 
 
 def _environment(device: torch.device) -> Row:
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine_facts()["cpu_model"]
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else machine_info()["cpu_model"]
     chosen, _, why = backend_report(device)[0]
     return {"device": device.type, "device_name": name, "threads": torch.get_num_threads(),
             "torch": torch.__version__, "chosen_backend": chosen, "chosen_because": why}  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,15 +36,15 @@ from bench.report.blocks import (
 )
 from bench.report.compare import drift
 from bench.report.compare.diff import nearly
-from bench.report.compare.gate import EXACT_NAMES, accuracy_parts, of_one_dataset
+from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import (
     Evidence,
-    accuracy_evidence,
     least_p,
     memory_evidence,
     memory_noise,
     speed_evidence,
 )
+from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
@@ -68,6 +68,7 @@ class Side:
     name: str
     model: str | None
     snapshot: Snapshot
+    run: Path
 
     def matched(self, entry: SnapshotCell) -> str:
         """What two Cells must agree in to be compared: all that was asked, but for the model where one is named."""
@@ -84,6 +85,12 @@ class Comparison:
     pairs: list[Pair]
     only_a: list[SnapshotCell]
     only_b: list[SnapshotCell]
+    judged: list[PairRow] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """What the leaderboard of the run says of two of its models."""
+        one = self.a.model and self.b.model and self.a.run.resolve() == self.b.run.resolve()
+        self.judged = judged_pairs(self.a.run, str(self.a.model), str(self.b.model)) if one else []
 
     @property
     def of_models(self) -> bool:
@@ -92,8 +99,8 @@ class Comparison:
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
-        """Those that are tested, and what plug-ins defined on both sides."""
-        return (*TESTED, *(m for m in self.a.snapshot.metrics if m in self.b.snapshot.metrics))
+        """Those that are tested here, not by a leaderboard, and what plug-ins defined on both sides."""
+        return (*(() if self.judged else TESTED), *(m for m in self.a.snapshot.metrics if m in self.b.snapshot.metrics))
 
     def kind(self, efficiency: bool) -> list[Pair]:
         """The pairs of efficiency, or of the other kinds."""
@@ -109,12 +116,12 @@ def side(text: str) -> Side:
     run, separator, model = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
     snapshot = take([Path(run or text)])
     if not separator:
-        return Side(text, None, snapshot)
+        return Side(text, None, snapshot, Path(text))
     models = sorted({str(entry.identity.get("model")) for entry in snapshot.entries})
     if model not in models:
         raise BaselineError(f"{run} has no model {model!r}; it has {listed(models)}")
     entries = [entry for entry in snapshot.entries if entry.identity.get("model") == model]
-    return Side(model, model, Snapshot(entries, snapshot.about, snapshot.problems))
+    return Side(model, model, Snapshot(entries, snapshot.about, snapshot.problems), Path(run))
 
 
 def compare(a: Side, b: Side) -> Comparison:
@@ -212,11 +219,12 @@ def _accuracy(found: Comparison) -> list[Block]:
             Column("p (Holm)", drop=1), Column("B is", left=True),
         )  # fmt: skip
         blocks.append(Table(columns, rows_of(rows)))
-    if blocks:
+    if blocks and not found.judged:
         one = any(e[1] == 1 for e in tested_accuracy(pairs, RANKING))
         about = " One seed speaks of the trained networks, not of training once more." if one else ""
-        blocks.insert(0, Text("Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC." + about))
-    return blocks
+        how = "Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC; Holm over each table."
+        blocks.insert(0, Text(how + about))
+    return [*pair_blocks(found.judged), *blocks]
 
 
 Tested = tuple[SnapshotCell, int, str, str, Evidence, float]
@@ -224,11 +232,7 @@ Tested = tuple[SnapshotCell, int, str, str, Evidence, float]
 
 def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
     """For each row: a cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
-    rows = accuracy_parts(pairs, metric)
-    pooled = of_one_dataset(rows)
-    found = [
-        (e, len(part.seeds), a, b, accuracy_evidence(part, 0.0, pooled[row])) for row, (e, part, a, b) in rows.items()
-    ]
+    found = [(e, len(part.seeds), a, b, evidence) for e, part, a, b, evidence in accuracy_tests(pairs, metric)]
     adjusted = holm([evidence.two_sided for *_, evidence in found])
     return [(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
 
@@ -240,7 +244,7 @@ def _interval(evidence: Evidence, sign: int) -> str:
 
 def _told(difference: float, p: float, more: str, less: str) -> str:
     if not p <= ALPHA:
-        return "not told apart"
+        return "not significant"
     return more if difference > 0 else less
 
 
@@ -404,7 +408,7 @@ def _without_drift(rows: Sequence[Timed]) -> list[str]:
 def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
     pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
-    accuracy = [
+    accuracy = pair_json(found.judged) + [
         {
             "where": entry.identity, "metric": metric.name, "seeds": seeds, "difference": -e.effect,
             "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,

@@ -29,7 +29,6 @@ from bench.report.compare.gate_stats import (
     memory_noise,
     of_seeds,
     parts,
-    pooled_seed_variance,
     rounds_needed,
     speed_evidence,
 )
@@ -302,26 +301,31 @@ def _lost(metric: Metric, pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], op
     ]
 
 
-def of_one_dataset(rows: Mapping[str, tuple[SnapshotCell, Parts, str, str]]) -> dict[str, tuple[float, int]]:
-    """For each row the variance between seeds, pooled over the models of its dataset."""
-    datasets: dict[str, list[Parts]] = defaultdict(list)
-    for entry, part, _, _ in rows.values():
-        datasets[entry.kind + str(entry.identity.get("dataset"))].append(part)
-    pooled = {name: pooled_seed_variance(members) for name, members in datasets.items()}
-    return {row: pooled[e.kind + str(e.identity.get("dataset"))] for row, (e, _, _, _) in rows.items()}
+def accuracy_tests(
+    pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric, least: float = 0.0, assumed: float = 0.0
+) -> list[tuple[SnapshotCell, Parts, str, str, Evidence]]:
+    """Each row of :func:`accuracy_parts` with its evidence; models of one dataset share what is known of trainings."""
+    datasets: dict[str, list[tuple[SnapshotCell, Parts, str, str]]] = defaultdict(list)
+    for found in accuracy_parts(pairs, metric).values():
+        datasets[found[0].kind + str(found[0].identity.get("dataset"))].append(found)
+    return [
+        (*row, evidence)
+        for rows in datasets.values()
+        for row, evidence in zip(rows, accuracy_evidence([row[1] for row in rows], least, assumed), strict=True)
+    ]
 
 
 def _accuracy(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metrics: Sequence[Metric], options: Options) -> Asked:
     asked: Asked = []
     for metric in metrics:
         worse = "lower" if metric.higher_is_better else "higher"
-        rows = accuracy_parts(pairs, metric)
-        pooled = of_one_dataset(rows)
-        for row, (entry, part, before, now) in rows.items():
+        for entry, part, before, now, evidence in accuracy_tests(
+            pairs, metric, options.min_accuracy, options.seed_noise
+        ):
             seeds = len(part.seeds)
             cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
             finding = CheckFinding(entry.kind, cell, metric.label, CheckOutcome.FINE, before, now, worse=worse)
-            asked.append((finding, accuracy_evidence(part, options.min_accuracy, pooled[row], options.seed_noise)))
+            asked.append((finding, evidence))
     return asked
 
 

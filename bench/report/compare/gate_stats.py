@@ -15,7 +15,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.report.compare.scores import Scores
 from bench.stats.paired import Z_95, mcnemar_worse
-from bench.stats.separation import groups_of, over_images
+from bench.stats.separation import groups_of, over_images, over_trainings
 
 # Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:
 # resident memory of a process on the CPU (0.031 over 35 Cells of two sweeps of one version, by `bench compare`), the
@@ -93,11 +93,6 @@ class Parts:
         """Mean over seeds."""
         return float(np.mean(self.seeds))
 
-    @property
-    def seed_variance(self) -> float | None:
-        """Variance of one seed's difference on these images; None for one seed."""
-        return float(np.var(self.seeds, ddof=1)) if len(self.seeds) > 1 else None
-
 
 def parts(pairs: Sequence[tuple[Scores, Scores]], metric: Metric) -> Parts:
     """Compare (current, baseline) of each seed on their common test images.
@@ -126,45 +121,40 @@ def of_seeds(metric: Metric, values: Sequence[tuple[float, float]]) -> Parts:
     return Parts(tuple(metric.sign * (now - before) for now, before in values), 0.0, math.inf)
 
 
-def pooled_seed_variance(rows: Sequence[Parts]) -> tuple[float, int]:
-    """Variance of one seed's difference over all rows of one dataset, and its degrees of freedom."""
-    known = [(v, len(row.seeds) - 1) for row in rows if (v := row.seed_variance) is not None]
-    freedom = sum(n for _, n in known)
-    return (sum(v * n for v, n in known) / freedom if freedom else 0.0), freedom
+def accuracy_evidence(rows: Sequence[Parts], least: float, assumed: float = 0.0) -> list[Evidence]:
+    """Test whether AUC or ACC fell in each row of one dataset, over new test images and over new trainings.
 
-
-def accuracy_evidence(row: Parts, least: float, pooled: tuple[float, int] = (0.0, 0), assumed: float = 0.0) -> Evidence:
-    """Test whether a row's AUC or ACC fell, over new test images and over new trainings.
-
-    The two variances are added. That of training is the row's own, but never less than ``pooled`` over the dataset's
-    rows: a few seeds can agree by chance. For one seed it is ``assumed``; if that is 0, the answer is about these two
-    trained networks alone, and for ACC McNemar's exact test gives it.
+    The two variances are added (:func:`bench.stats.separation.over_trainings`). For one seed that of training is
+    ``assumed``; if that is 0, the answer is about these two trained networks alone, and for ACC McNemar's exact test
+    gives it.
 
     Args:
-        row: of :func:`parts`.
+        rows: of :func:`parts`.
         least: the smallest fall that counts.
-        pooled: of :func:`pooled_seed_variance`.
         assumed: standard deviation of the metric over trainings.
     """
+    pooled, single, degrees = over_trainings([row.seeds for row in rows])
+    found = []
+    for row, common, own in zip(rows, pooled.tolist(), single.tolist(), strict=True):
+        if len(row.seeds) == 1:
+            training = 2 * assumed**2, math.inf  # both sides were trained
+        else:
+            training = (own, len(row.seeds) - 1) if own else (common, degrees)
+        found.append(_fallen(row, least, *training, assumed=assumed))
+    return found
+
+
+def _fallen(row: Parts, least: float, training: float, degrees: float, assumed: float) -> Evidence:
     fall = -row.difference
     if row.only is not None and not assumed:
         now, before = row.only
         return Evidence(fall, least, mcnemar_worse(now, before), mcnemar_worse(before, now), 0.0, row.variance**0.5)
-    seed, seed_freedom = _of_training(row, pooled, assumed)
-    seed /= len(row.seeds)
-    variance = row.variance + seed
+    variance = row.variance + training
     if variance <= 0:
         return Evidence(fall, least, float(fall <= 0), float(fall >= 0), 0.0, 0.0)
-    squares = row.variance**2 / row.freedom + seed**2 / seed_freedom
+    squares = row.variance**2 / row.freedom + training**2 / max(degrees, 1)
     t, freedom = fall / math.sqrt(variance), variance**2 / squares if squares else math.inf
     return Evidence(fall, least, _beyond(t, freedom), _beyond(-t, freedom), 0.0, math.sqrt(variance), freedom)
-
-
-def _of_training(row: Parts, pooled: tuple[float, int], assumed: float) -> tuple[float, float]:
-    own = row.seed_variance
-    if own is None:
-        return 2 * assumed**2, math.inf  # both sides were trained
-    return (own, len(row.seeds) - 1) if own > pooled[0] else pooled
 
 
 def _beyond(t: float, freedom: float) -> float:

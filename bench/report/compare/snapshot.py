@@ -19,10 +19,12 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
+from bench.record.paths import require_run
 from bench.record.types import Fields, Record, Spec
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.rows import read_run_directory, recorded_otherwise
+from bench.report.evidence import recorded_otherwise
+from bench.report.rows import read_run_directory
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
@@ -37,6 +39,7 @@ NOT_ASKED = frozenset({
 # the spread of the rounds, which the noise floor holds already, and excusing it would pass code of unsteady speed. Nor
 # is "throttled": heavier code alone brings a GPU to its power limit.
 BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
+_SCORES = ("_scores", "_labels")  # the arrays of saved predictions that are compared
 MAX_EVIDENCE = 2  # sentences kept of it
 
 Machine = tuple[str, str, int]
@@ -102,7 +105,7 @@ class SnapshotCell:
             parts = [f"batch {has('batch') or 'largest'}", str(has("precision")), str(has("mode"))]
             parts += ["compiled"] if has("compile") else []
             return f"{name}at {has('resolution')} px, {', '.join(parts)}"
-        pixels = f"{has('size')}→{has('resolution')} px"
+        pixels = f"{has('size')}→{has('resolution')} px" if has("resolution") else "scores from files"
         source = f" from {has('source')}" if has("source") else ""
         seeds = f", seed {has('seed')}" if seed and has("seed") is not None else ""
         return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"
@@ -168,8 +171,7 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     commands: list[str] = []
     unrecorded: set[str] = set()
     for run in runs:
-        if not (run / "cells").is_dir():
-            raise BaselineError(f"{run} is no run directory: it has no cells/; give the --out of a `bench run`")
+        require_run(run, BaselineError)
         records, info, damaged = read_run_directory(run)
         problems += damaged
         commands.append(str(info.get("command", run)))
@@ -246,7 +248,7 @@ def _positive(values: Iterable[object]) -> list[float]:
 def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int, problems: list[str]) -> None:
     try:
         with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in sorted(file.files)}
+            arrays = {name: file[name] for name in sorted(file.files) if name.endswith(_SCORES)}
         entry.arrays = {name: [array.dtype.name, list(array.shape)] for name, array in arrays.items()}
         if not {"test_scores", "test_labels"} <= set(arrays):
             return  # the comparison of the arrays' names says so

@@ -15,13 +15,14 @@ from typing import TypeGuard
 
 from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
-from bench.report.blocks import counted, fixed, known, natural
+from bench.report.blocks import fixed, known, natural
 from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
 from bench.report.sections.pareto import front
 from bench.report.write.page_data import Document
 
 Figure = Scatter | Lines | Grid | Bars
 MAX_PANELS = 24
+MAX_CURVES = 14
 MAX_NAME = 70
 
 
@@ -54,7 +55,7 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
 
 
 SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = ("pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability")
+KINDS = ("labels", "pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision")
 
 
 def figures(document: Document) -> Iterator[tuple[str, Figure]]:
@@ -87,11 +88,14 @@ def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
             kind = "ranks" if order["axis"] == "rank" else "difference"
             yield [kind, RANKING.name, protocol["label"] if several else ""], _bars(document, order, colours)
     yield from _scaling(document, colours)
+    yield from _learning(document)
     for (index, dataset), rows in _groups(document).items():
         which = [dataset, document["protocols"][index]["label"] if several else ""]
         title = f"{dataset}: {document['protocols'][index]['label']}"
         if lines := _training(document, rows, title, colours):
             yield ["training", *which], lines
+        if lines := _decisions(document, rows, title, colours):
+            yield ["decision", *which], lines
         for page, panels in enumerate(_pages(_confusions(document, rows))):
             yield ["confusion", *which, f"{page + 1}" if page else ""], Grid(f"Confusion, {title}", panels)
         for page, panels in enumerate(_pages(_reliabilities(document, rows, colours))):
@@ -154,10 +158,7 @@ def _tradeoff(document: Document, index: int, measure: Document, colours: Colour
             points.append(Point(cost, line[RANKING.name], _label(document, line), number, *bounds))
     if not points:
         return None
-    counted_datasets = protocol["counted"]
-    over = (
-        counted_datasets[0] if len(counted_datasets) == 1 else f"mean over {counted(len(counted_datasets), 'dataset')}"
-    )
+    over = protocol["counted"][0] if len(protocol["counted"]) == 1 else f"mean {protocol['over']}"
     note = ""
     if measure["source"] == "cell" and place:
         batch = f"batch {place[2]}" if place[2] else "the largest batch that fits"
@@ -165,7 +166,7 @@ def _tradeoff(document: Document, index: int, measure: Document, colours: Colour
     xs = [p.x for p in points]
     return Scatter(
         title=f"Test {RANKING.label} ({over}) against {measure['label']}",
-        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals over test images.",
+        note=f"{note}Dashed: Pareto front. Bars: 95 % intervals.",
         x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
         y=Axis(f"test {RANKING.label}"),
         points=points,
@@ -265,6 +266,23 @@ def _groups(document: Document) -> dict[tuple[int, str], list[Document]]:
     return found
 
 
+def _learning(document: Document) -> Iterator[tuple[list[str], Lines]]:
+    """Learning curves of each dataset: a line a network and way over the number of labelled images."""
+    groups: dict[tuple[str, str], list[Document]] = defaultdict(list)
+    for curve in document["learning"]:
+        groups[curve["dataset"], curve["pixels"]].append(curve)
+    for (dataset, pixels), curves in groups.items():
+        panel = []
+        for number, curve in enumerate(curves[:MAX_CURVES]):
+            points = tuple((float(n), mean) for _, n, mean, _, _ in curve["points"] if n)
+            if len(points) > 1:
+                panel.append(Curve(f"{curve['network'].removeprefix('timm:')}, {curve['way']}", number, points))
+        if panel:
+            axes = [(Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}"))]
+            title = f"Few labels: {dataset}, {pixels}, mean over draws"
+            yield ["labels", dataset, pixels], Lines(title, "", axes, [panel])
+
+
 def _training(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:
     panels: list[list[Curve]] = []
     names = {f"val_{RANKING.name}": f"validation {RANKING.label}", "train_loss": "training loss"}
@@ -284,6 +302,26 @@ def _training(document: Document, rows: Sequence[Document], title: str, colours:
     axes = [(Axis("epoch", whole=True), Axis(text)) for text in names.values()]
     shown = [(pair, panel) for pair, panel in zip(axes, panels, strict=True) if panel]
     return Lines("Training curves, one line a seed", title, [pair for pair, _ in shown], [panel for _, panel in shown])
+
+
+def _decisions(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:
+    """Net benefit against the chance from which one treats; treating nobody is 0."""
+    curves = [
+        Curve(_label(document, row), colours.of(document, row["code"]), tuple((x, y) for x, y in row["decision"]))
+        for row in rows
+        if row.get("decision")
+    ]
+    if not curves:
+        return None
+    everybody = next(row["treat_all"] for row in rows if row.get("treat_all"))
+    least = -0.1 * max(y for curve in curves for _, y in curve.points) - 0.02
+    kept = [tuple((x, y) for x, y in points if y >= least) for points in (everybody, *(c.points for c in curves))]
+    shown = [Curve("treat all", len(colours.places), kept[0])]
+    shown += [Curve(c.label, c.number, points) for c, points in zip(curves, kept[1:], strict=True) if points]
+    axes = (Axis("chance from which one treats"), Axis("net benefit"))
+    return Lines(
+        f"Decision curves, {title}", "Net benefit in true positives a patient; treating nobody is 0.", [axes], [shown]
+    )
 
 
 def _confusions(document: Document, rows: Sequence[Document]) -> list[Panel]:

@@ -1,4 +1,4 @@
-"""What a reader of a score should know of its dataset, from ``run.json``: the traps that the plan knew. Torch-free."""
+"""What a reader of a score should know of its dataset: the known issues in ``run.json``, and findings. Torch-free."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from bench.record.types import Record, RunInfo, Spec
 from bench.report.blocks import Block, Bullets, Details, Section, Text, counted, name, natural
 
 MAX_WARNINGS = 4  # of a dataset at the top of a board
-MAX_SHOWN = 110  # characters of the first trap that stand on the folded line
+MAX_SHOWN = 110  # characters of the first known issue that stand on the folded line
 
 
-def with_traps(sections: Iterable[Section], run_info: RunInfo) -> list[Section]:
+def with_known_issues(sections: Iterable[Section], run_info: RunInfo) -> list[Section]:
     """Put what is known of each dataset below the first paragraph of its section."""
-    known = {name(dataset): about(facts) for dataset, facts in _datasets(run_info).items()}
+    known = {name(dataset): about(info) for dataset, info in _datasets(run_info).items()}
     return [
         Section(s.title, [*s.blocks[:1], *known.get(s.title, ()), *s.blocks[1:]], s.level) for s in sections
     ]  # fmt: skip
 
 
 def data_warnings(records: Iterable[Record]) -> list[str]:
-    """One sentence a dataset for the top of a board: what its files and pixels gave away; none for older Records."""
+    """One sentence a dataset for the top of a board: what was found in its files and pixels; none for older Records."""
     found: dict[str, dict[str, str]] = {}
     for record in records:
         for finding in record.get("data", {}).get("findings", ()):
@@ -35,7 +35,7 @@ def data_warnings(records: Iterable[Record]) -> list[str]:
     return lines
 
 
-def traps_of_targets(records: Iterable[Record], run_info: RunInfo) -> list[Block]:
+def issues_of_targets(records: Iterable[Record], run_info: RunInfo) -> list[Block]:
     """The same of the datasets that are only transferred to, which have no section of their own."""
     kinds: dict[str, set[str]] = {"accuracy": set(), "transfer": set()}
     for record in records:
@@ -49,22 +49,22 @@ def traps_of_targets(records: Iterable[Record], run_info: RunInfo) -> list[Block
     return blocks
 
 
-def about(facts: Spec) -> list[Block]:
-    """One sentence on what the images are, and the known traps folded away under the first of them."""
-    classes, task = facts.get("classes"), facts.get("task")
+def about(info: Spec) -> list[Block]:
+    """One sentence on what the images are, and the known issues folded away under the first of them."""
+    classes, task = info.get("classes"), info.get("task")
     many = f"{task}, {counted(len(classes), 'class', 'classes')}" if isinstance(classes, list) and task else ""
-    licence = f"licence {facts['licence']}" if facts.get("licence") else ""
-    parts = [str(part) for part in (facts.get("modality"), many, licence) if part]
+    licence = f"licence {info['licence']}" if info.get("licence") else ""
+    parts = [str(part) for part in (info.get("modality"), many, licence) if part]
     blocks: list[Block] = []
     if parts:
         text = "; ".join(parts)
         blocks.append(Text(text[0].upper() + text[1:] + "."))
-    if facts.get("spelt"):
-        blocks.append(Text(f"Read from {name(str(facts['spelt']))}."))
-    listed = facts.get("traps")
-    if traps := [str(trap) for trap in listed] if isinstance(listed, list) else []:
-        first = traps[0] if len(traps[0]) <= MAX_SHOWN else traps[0][: MAX_SHOWN - 1].rstrip() + "…"
-        blocks.append(Details(f"{counted(len(traps), 'known trap')}: {first}", (Bullets(tuple(traps)),)))
+    if info.get("spelt"):
+        blocks.append(Text(f"Read from {name(str(info['spelt']))}."))
+    listed = info.get("traps")
+    if issues := tuple(map(str, listed)) if isinstance(listed, list) else ():
+        first = issues[0] if len(issues[0]) <= MAX_SHOWN else issues[0][: MAX_SHOWN - 1].rstrip() + "…"
+        blocks.append(Details(f"{counted(len(issues), 'known issue')}: {first}", (Bullets(issues),)))
     return blocks
 
 
@@ -73,4 +73,4 @@ def _datasets(run_info: RunInfo) -> dict[str, Spec]:
     found = run_info.get("datasets")
     if not isinstance(found, Mapping):
         return {}
-    return {str(dataset): facts for dataset, facts in found.items() if isinstance(facts, Mapping)}
+    return {str(dataset): info for dataset, info in found.items() if isinstance(info, Mapping)}

@@ -1,4 +1,4 @@
-"""The accuracy part of a leaderboard: models over all datasets of one protocol, and which of them can be told apart."""
+"""The accuracy part of a leaderboard: models over all datasets of one protocol, and which are significantly worse."""
 
 from __future__ import annotations
 
@@ -21,14 +21,17 @@ from bench.report.blocks import (
     listed,
     name,
     natural,
+    p_text,
     rows_of,
+    signed,
     significant,
     span,
 )
 from bench.report.rows import Code
-from bench.report.standings import Overall, Standing
-from bench.stats.ranking import ALPHA, letters, rank_intervals, tie_groups
-from bench.stats.separation import Verdict
+from bench.report.sections.pareto import front_note
+from bench.report.standings import Overall, Standing, is_worse
+from bench.stats.leader import AgainstLeader, LeaderTest
+from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
 
 MAX_MISSING_NAMED = 3
 
@@ -42,22 +45,20 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
             ``memory_mib``.
         cost_note: how those were measured.
     """
-    verdict, metric = board.significance.mean, board.metric
     columns = _columns(board, cost)
     lines = [tuple(show(s) for _, show in columns) for s in board.standings]
     blocks: list[Block] = [
         Text(_counted_note(board)),
         Table(tuple(c for c, _ in columns), rows_of(lines)).without_empty(),
     ]
-    if verdict:
-        what = f"mean {metric.label}" if len(board.counted) > 1 else metric.label
-        blocks.append(Text(proof_note(verdict, what, board.most_seeds, over_images=metric.images is not None)))
+    if board.significance.leader:
+        blocks.append(Text(basis_note(board.significance.leader, board.metric, board.most_seeds)))
     if cost_note:
         blocks.append(Text(cost_note))
-    notes = [*_uncounted(board), *(_gap(s) for s in board.standings if s.place is None), *board.significance.reasons]
-    if notes:
+    notes = [why_not(board), *_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]
+    if notes := [note for note in (front_note(board, cost), *notes, *board.significance.reasons) if note]:
         blocks.append(Bullets(tuple(notes)))
-    blocks += _ranks_over_datasets(board)
+    blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
@@ -65,8 +66,7 @@ def _columns(
     board: Overall, cost: Mapping[Code, Mapping[str, float | None]]
 ) -> list[tuple[Column, Callable[[Standing], str]]]:
     """The columns of an overall table, each with how it is read off a standing."""
-    verdict, metric = board.significance.mean, board.metric
-    groups, ranks = (verdict.letters(), verdict.ranks()) if verdict else ({}, {})
+    metric, leader = board.metric, board.significance.leader
     gaps, n = any(s.missing for s in board.standings), len(board.datasets)
 
     def costs(key: str, factor: float = 1.0) -> Callable[[Standing], str]:
@@ -84,8 +84,7 @@ def _columns(
         (Column("model", left=True, code=True), lambda s: s.model),
         (Column(metric.heading), lambda s: metric.shown(s.score)),
         (Column(f"{metric.label} 95 %", drop=3), lambda s: span(*s.interval)),
-        (Column("group", left=True, drop=1), lambda s: groups.get(s.model, "")),
-        (Column("rank 95 %", drop=4), lambda s: rank_text(ranks.get(s.model))),
+        (Column("significantly worse", left=True, drop=1), lambda s: is_worse(leader, s.model)),
         *((Column(shown.heading), mean(shown)) for shown in board.shown),
         (Column("mean rank", drop=6), lambda s: fixed(s.mean_rank, 2)),
         (Column("datasets", drop=7), lambda s: f"{n - len(s.missing)}/{n}" if gaps else ""),
@@ -97,36 +96,87 @@ def _columns(
     ]  # fmt: skip
 
 
-def rank_text(bounds: tuple[int, int] | None) -> str:
-    """``1–4``, or one number."""
-    if bounds is None:
-        return MISSING
-    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
-
-
-def proof_note(verdict: Verdict, what: str, most_seeds: int, over_images: bool = True) -> str:
-    """What the tie groups of a table say, on what basis, and how many pairs are told apart."""
+def basis_note(test: LeaderTest, metric: Metric, most_seeds: int) -> str:
+    """What "significantly worse" rests on."""
     basis = "on other test images of these classes"
-    if not over_images:
+    if metric.images is None:
         basis = "after training again, on these test images"
-    elif verdict.retrained:
+    elif test.retrained:
         basis += " and after training again"
     elif most_seeds > 1:
         basis += "; models trained once are given the spread of the others, which is no measurement of theirs"
     else:
-        basis += "; these are single trained networks, and how far training again would move them has not been measured"
-    test = "paired over the images" if over_images else "t tests over seeds"
-    groups = (
-        "models that share a letter are a tie group: no two of them can be told apart"
-        if verdict.groups is not None
-        else "the tie groups are too many to be named"
-    )
+        basis += "; single seed: of these trained networks only, as training again was not measured"
+    how = "t tests over seeds" if metric.images is None else "paired by test image"
+    of = f"{counted(test.comparisons, 'comparison')} with the leader"
     return (
-        f"Group: {groups}. By {what}, {verdict.proven} of {counted(verdict.pairs, 'pair')} "
-        f"{'is' if verdict.pairs == 1 else 'are'} told apart "
-        f"({basis}; {test}, Holm over {counted(verdict.family, 'comparison')} of this protocol, "
-        f"{100 * ALPHA:.0f} %). Rank 95 %: the places a model can have, given those pairs."
+        f"Significantly worse: than {name(test.leader)}, {basis} ({how}, two-sided, {100 * ALPHA:.0f} %, corrected for "
+        f"{of}{' and for choosing it from the same results' if test.comparisons > 1 else ''})."
     )
+
+
+def why_not(board: Overall) -> str:
+    """Why the lowest of the models that are not significantly worse than the leader is not."""
+    test = board.significance.leader
+    found = [s for s in board.ranked if test and (one := test.of(s.model)) and not one.worse]
+    if not test or not found:
+        return ""
+    last = found[-1]
+    against = test.of(last.model)
+    reason = against.reason if against else ""
+    return f"Why #{last.place} {name(last.model)} is not significantly worse: {reason}."
+
+
+def _differences(board: Overall) -> list[Block]:
+    """Every model against the leader: the difference, its interval, p, and why it is not significant."""
+    test, metric = board.significance.leader, board.metric
+    if test is None or not test.others:
+        return []
+    sign = metric.sign
+    columns = (
+        Column("model", left=True, code=True), Column(f"{metric.label} difference"), Column("95 %", drop=2),
+        Column("p", drop=3), Column("p corrected", drop=1), Column("significantly worse", left=True),
+        Column("why not", left=True, wrap=True, drop=4),
+    )  # fmt: skip
+    lines = [
+        (o.model, signed(sign * o.difference), _bounds(o, sign), p_text(o.p),
+         p_text(o.p_corrected), "yes" if o.worse else "no", o.reason)
+        for o in test.others
+    ]  # fmt: skip
+    line = f"Each model less {name(test.leader)}: difference, interval, p, and why it is not significantly worse"
+    return [Details(line, (Table(columns, rows_of(lines)).without_empty(),))]
+
+
+def _bounds(against: AgainstLeader, sign: int) -> str:
+    low, high = sorted((sign * against.low, sign * against.high))
+    return span(low, high)
+
+
+def _all_pairs(board: Overall) -> list[Block]:
+    """Tie groups and the ranks that each model can have, a family of its own."""
+    found = board.significance.pairs
+    if found is None or found.pairs < 2:
+        return []
+    groups, ranks = found.letters(), found.ranks()
+    columns = (Column("model", left=True, code=True), Column("group", left=True), Column("rank 95 %"))
+    lines = [(model, groups.get(model, ""), rank_text(ranks[model])) for model in found.models]
+    what = (
+        "Models that share a letter are not significantly different"
+        if groups
+        else f"The tie groups are too many to be named (more than {MAX_GROUPS})"
+    )
+    note = (
+        f"{what}; rank 95 % is the places a model can have. Every pair is compared (Holm over {found.pairs}), which is "
+        "another question than the one with the leader alone: a model can be significantly worse than the leader above "
+        "and share a letter with it here."
+    )
+    line = f"All pairs: {found.significant} of {counted(found.pairs, 'pair')} differ significantly"
+    return [Details(line, (Table(columns, rows_of(lines)).without_empty(), Text(note)))]
+
+
+def rank_text(bounds: tuple[int, int]) -> str:
+    """``1–4``, or one number."""
+    return str(bounds[0]) if bounds[0] == bounds[1] else f"{bounds[0]}–{bounds[1]}"
 
 
 def _ranks_over_datasets(board: Overall) -> list[Block]:
@@ -136,7 +186,7 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         return []
     models = board.significance.friedman_models
     order = sorted(range(len(models)), key=lambda i: (test.mean_ranks[i], natural(models[i])))
-    apart = test.told_apart[np.ix_(order, order)]
+    apart = test.better[np.ix_(order, order)]
     groups = tie_groups(apart)
     own = letters(groups, len(order)) if groups is not None else [""] * len(order)
     lines = [
@@ -150,37 +200,34 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         Column("rank 95 %"),
     )
     verdict = (
-        f"a mean rank that is better by {fixed(test.critical_difference, 2)} or more is proven (Nemenyi)"
+        f"a mean rank that is better by {fixed(test.critical_difference, 2)} or more is significant (Nemenyi)"
         if test.p < ALPHA
-        else "so the ranks could be chance, and no pair is told apart"
+        else "so the ranks could be chance, and no pair differs significantly"
     )
     p = "p < 0.001" if test.p < 0.001 else f"p = {fixed(test.p)}"
     line = (
         f"Would the order hold on other datasets like these {test.datasets}? Friedman's chi-square is "
         f"{fixed(test.statistic, 1)} ({p}); {verdict}. {int(apart.sum())} of {len(models) * (len(models) - 1) // 2} "
-        "pairs are told apart."
+        "pairs differ significantly."
     )
     return [Details(line, (Table(columns, rows_of(lines)),))]
 
 
 def _counted_note(board: Overall) -> str:
-    label = board.metric.label
+    label, n = board.metric.label, len(board.counted)
     if not board.counted:
-        return f'No model has a test {label} under this protocol; what happened is listed under "Without a result".'
+        return f'No model has a test {label} under this protocol; see "Without a result".'
     which = ", ".join(name(d) for d in board.counted)
-    n = len(board.counted)
     shown = listed([label, *(m.label for m in board.shown)])
-    means = f"{shown} are means over {n} datasets ({which})" if n > 1 else f"Only {which} counts here"
-    seeds = board.seeds
-    many = board.most_seeds > seeds
-    over = f"each over {seeds}{' or more' if many else ''} seeds" if seeds > 1 or many else "one training run each"
-    over = over.replace("1 or more seeds", "one or more training runs")
-    intervals = (
-        f" {label} 95 % resamples the test images (bootstrap, 1,000 resamples) and says nothing of retraining."
-        if any(s.resampled is not None for s in board.ranked)
-        else ""
-    )
-    return f"{means}, {over}, ordered by {label}; the mean rank is by {label} on each dataset.{intervals}"
+    means = f"{shown} are means {board.over} ({which})" if n > 1 else f"Only {which} counts"
+    if board.independent < n:
+        means += ", which share images: they count as one dataset, and their errors do not average out"
+    fewest, most = board.seeds, board.most_seeds
+    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    spread = "test images and training again" if most > 1 else "test images only (single seed)"
+    intervals = f" {label} 95 % covers {spread}." if any(s.estimate for s in board.ranked) else ""
+    rank = f"; mean rank is by {label} on each dataset" if n > 1 else ""
+    return f"{means}, {seeds} each, sorted by {label}{rank}.{intervals}"
 
 
 def _uncounted(board: Overall) -> list[str]:
@@ -188,10 +235,9 @@ def _uncounted(board: Overall) -> list[str]:
     left_out = [d for d in board.datasets if d not in board.counted]
     if not left_out or not board.counted:
         return []
-    verb = "does" if len(left_out) == 1 else "do"
     return [
-        f"{listed(map(name, left_out))} {verb} not count, having results of too few models "
-        "(ranked is over the datasets that give the largest table without gaps)."
+        f"Not counted, as too few models have results: {listed(map(name, left_out))} (models are ranked over the "
+        "datasets that give the largest table without gaps)."
     ]
 
 

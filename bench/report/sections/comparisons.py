@@ -18,11 +18,13 @@ from bench.report.blocks import (
     Section,
     Table,
     Text,
+    counted,
     fixed,
     known,
     listed,
     name,
     natural,
+    p_text,
     rows_of,
     signed,
     significant,
@@ -34,7 +36,7 @@ from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
 
-_TWIN = re.compile(r"_[a-z]+_twin$")
+_MATCHED = re.compile(r"_[a-z]+_twin$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,11 @@ def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
 
 
 def parent_of(model: str, present: Iterable[str]) -> str | None:
-    """The model that ``model`` is a variant of, if it is there: with fewer options, or what a twin is a twin of."""
+    """The model that ``model`` is a variant of, if it is there: with fewer options, or of the size that it matches."""
     base, bracket, options = model.partition("[")
     present = set(present)
+    if "pretrained=" in options:
+        return None  # weights are no part of a network: sections/tracks.py compares them
     if bracket:
         own = set(options.rstrip("]").split(","))
         fewer = [
@@ -84,51 +88,63 @@ def parent_of(model: str, present: Iterable[str]) -> str | None:
             and set(filter(None, other.partition("[")[2].rstrip("]").split(","))) < own
         ]
         return max(fewer, key=lambda o: (len(o), o)) if fewer else None
-    trunk = _TWIN.sub("", model)
+    trunk = _MATCHED.sub("", model)
     return trunk if trunk != model and trunk in present else None
 
 
-def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Section | None:
-    """Each variant against its parent over the datasets that both have; None where there is no variant."""
-    rows = {s.model: s for s in board.standings}
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """A variant less its parent over the ``datasets`` that both have; ``p`` is Holm's over the board's ablations."""
+
+    model: str
+    parent: str
+    datasets: int
+    gap: Difference
+    p: float
+
+
+def ablations(board: Overall) -> list[Ablation]:
+    """Each variant against its parent: the comparisons that were planned when the variants were chosen."""
+    rows = {s.model: s.rows for s in board.standings}
     found = []
     for model in sorted(rows, key=natural):
-        parent = parent_of(model, rows)
-        if parent is None:
-            continue
-        common = sorted(rows[model].rows.keys() & rows[parent].rows.keys(), key=natural)
-        gap = difference([(rows[model].rows[d], rows[parent].rows[d]) for d in common]) if common else None
-        if gap:
-            found.append((model, parent, len(common), gap))
+        if parent := parent_of(model, rows):
+            common = sorted(rows[model].keys() & rows[parent].keys(), key=natural)
+            gap = difference([(rows[model][d], rows[parent][d]) for d in common]) if common else None
+            found += [(model, parent, len(common), gap)] if gap else []
+    adjusted = holm([gap.p if gap.p is not None else float("nan") for *_, gap in found])
+    return [Ablation(*one, float(p)) for one, p in zip(found, adjusted, strict=True)]
+
+
+def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Section | None:
+    """The table of :func:`ablations`; None where there is no variant."""
+    found = ablations(board)
     if not found:
         return None
-    adjusted = holm([gap.p if gap.p is not None else float("nan") for *_, gap in found])
+    codes = {s.model: s.code for s in board.standings}
     lines = []
-    for (model, parent, n, gap), p in zip(found, adjusted, strict=True):
-        own, other = cost.get(rows[model].code, {}), cost.get(rows[parent].code, {})
+    for one in found:
+        own, other = (cost.get(codes[model], {}) for model in (one.model, one.parent))
         lines.append((
-            model, parent, str(n), signed(gap.value), span(gap.low, gap.high), p_text(p), verdict(gap, p),
-            _ratio(own, other, "params"), _ratio(own, other, "macs_g"), _ratio(own, other, "throughput"),
+            one.model, one.parent, str(one.datasets), signed(one.gap.value), span(one.gap.low, one.gap.high),
+            p_text(one.p), verdict(one.gap, one.p),
+            *(_ratio(own, other, key) for key in ("params", "macs_g", "throughput")),
         ))  # fmt: skip
     columns = (
         Column("variant", left=True, code=True), Column("parent", left=True, code=True, drop=5),
         Column("datasets", drop=6), Column(f"{RANKING.label} difference"), Column("95 %", drop=1),
-        Column("p (Holm)", drop=3), Column("proven", left=True, drop=1), Column("params ×", drop=4),
+        Column("p (Holm)", drop=3), Column("significantly", left=True, drop=1), Column("params ×", drop=4),
         Column("MACs ×", drop=3), Column("images/s ×", drop=2),
     )  # fmt: skip
-    once = "; not all were trained more than once, so this is no claim on training again"
-    again = " and over seeds" if all(gap.retrained for *_, gap in found) else once
+    once = "; single seeds among them, so of the trained networks only"
+    again = " and over seeds" if all(one.gap.retrained for one in found) else once
     text = (
         f"Variant less parent, mean {RANKING.label} over the datasets that both have, paired over test images{again}. "
-        f"The interval is of each difference alone; p is Holm's over the {len(found)} rows."
+        f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
+        "each difference is uncorrected."
     )
     blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
-
-
-def p_text(p: float) -> str:
-    """``0.034``, ``< 0.001``, or a dash."""
-    return MISSING if not known(float(p)) else "< 0.001" if p < 0.001 else fixed(float(p))
 
 
 def verdict(gap: Difference, p: float) -> str:
@@ -220,18 +236,21 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
         ))  # fmt: skip
     columns = (
         Column("model", left=True, code=True), Column("trained → tested on", left=True), Column("fed", drop=5),
-        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} at home", drop=1),
-        Column(f"{TESTED[0].label} away"), Column("change"), Column("sd seeds", drop=4),
-        *(Column(f"{m.label} {where}", drop=drop) for m in TESTED[1:] for where, drop in (("at home", 3), ("away", 2))),
+        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} in-domain", drop=1),
+        Column(f"{TESTED[0].label} out-of-domain"), Column("change"), Column("sd seeds", drop=4),
+        *(
+            Column(f"{m.label} {where}", drop=drop)
+            for m in TESTED[1:] for where, drop in (("in-domain", 3), ("out-of-domain", 2))
+        ),
         Column("seeds", drop=4),
     )  # fmt: skip
     text = (
         "Trained on one dataset and tested on another without further training, over the classes that the two share. "
-        "At home is the source's own test split, over the same classes; sd seeds is the spread of the change over "
+        "In-domain is the source's own test split, over the same classes; sd seeds is the spread of the change over "
         "trainings, and how far other test images would move it is not in the table."
     )
     if shared:
-        text += f" The two share patients, so that away is not new: {listed(sorted(shared))}."
+        text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
     return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
 
 

@@ -25,9 +25,7 @@ from bench.report.blocks import (
 )
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
 from bench.report.rows import Code, code_of
-from bench.report.sections.crossovers import changes
-from bench.report.sections.growth import DEVICE, growth_blocks
-from bench.report.sections.roofline import roofline_blocks
+from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
 
 MAX_EVIDENCE = 8
@@ -45,11 +43,17 @@ _COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
     (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
     (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
     (Column("peak memory MiB", drop=2), lambda m: significant(_scaled(m, "peak_memory_mib"))),
+    (Column("reserved MiB", drop=7), lambda m: significant(_scaled(m, "peak_reserved_mib"))),
+    (Column("device MiB", drop=7), lambda m: significant(_scaled(m, "peak_device_mib"))),
+    (Column("kept for backward MiB", drop=5), lambda m: significant(_scaled(m, "saved_activations_mib"))),
     (Column("forward ms", drop=5), lambda m: significant(_scaled(m, "forward_ms_p50"))),
     (Column("backward ms", drop=5), lambda m: significant(_scaled(m, "backward_ms_p50"))),
     (Column("optimizer ms", drop=6), lambda m: significant(_scaled(m, "optimizer_ms_p50"))),
     (Column("J/image (est.)", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
     (Column("idle W", drop=8), lambda m: significant(_scaled(m, "power_idle_w"))),
+    (Column("MFU", drop=6), lambda m: _share(figure(m, "mfu"))),
+    (Column("of the roof", drop=8), lambda m: _share(figure(m, "roofline_fraction"))),
+    (Column("bound", left=True, drop=8), lambda m: str(m.get("bound") or MISSING)),
     (Column("flags", left=True, drop=1), lambda m: ", ".join(flags(m))),
 )
 
@@ -87,11 +91,7 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
             blocks.append(Text(waiting))
         if evidence := _evidence(members):
             blocks.append(Bullets(evidence))
-        blocks += _memory_blocks(members)
-        blocks += growth_blocks(members)
-        if overtaken := changes(members):
-            blocks.append(Bullets(overtaken))
-        blocks += roofline_blocks(members)
+        blocks += [*growth_blocks(members), *change_blocks(members)]
         title = str(key)
         sections.append(Section(title[0].upper() + title[1:], blocks, level=3))
     return sections
@@ -106,33 +106,6 @@ def _cost_table(members: Sequence[Record]) -> Table:
             cells[3] = record["status"]
         lines.append((record["label"], str(record["spec"].get("resolution", "")), batch_text(record), *cells))
     return Table(columns, rows_of(lines)).without_empty()
-
-
-_MEMORY: tuple[tuple[Column, str], ...] = (
-    (Column("allocated MiB", drop=3), "peak_allocated_mib"),
-    (Column("reserved MiB", drop=1), "peak_reserved_mib"),
-    (Column("device MiB", drop=2), "peak_device_mib"),
-    (Column("kept for backward MiB", drop=1), "saved_activations_mib"),
-    (Column("of it per image", drop=4), "saved_activations_mib_per_image"),
-)
-
-
-def _memory_blocks(members: Sequence[Record]) -> list[Block]:
-    """The peaks behind the headline, where there is more than that one figure (a GPU, or training)."""
-    columns = (Column("model", left=True, code=True), Column("px"), Column("batch", drop=5), *(c for c, _ in _MEMORY))
-    lines = [
-        (r["label"], str(r["spec"].get("resolution", "")), batch_text(r), *(significant(v) for v in values))
-        for r in members
-        if r["status"] == "ok" and any(values := [_scaled(r["metrics"], metric) for _, metric in _MEMORY])
-    ]
-    if not lines:
-        return []
-    note = (
-        "Memory in detail: allocated is what tensors took at the peak, reserved what the caching allocator took for "
-        "them, device what the GPU lost in all, context and libraries included; kept for backward is what one forward "
-        "pass leaves for the backward pass, weights and images not counted."
-    )
-    return [Text(note), Table(columns, rows_of(lines)).without_empty()]
 
 
 def _noise_line(members: Sequence[Record]) -> str:
@@ -189,6 +162,10 @@ def _waiting(members: Sequence[Record]) -> str:
 
 def _percent(share: float) -> str:
     return f"{significant(100 * share, 2)} %"
+
+
+def _share(value: float | None) -> str:
+    return MISSING if value is None else _percent(value)
 
 
 def _which(record: Record) -> str:

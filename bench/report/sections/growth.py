@@ -1,23 +1,31 @@
-"""How time and memory grow with the image, model by model and family by family."""
+"""How time and memory grow with the image, model by model and family by family, and where one overtakes another."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, product
 from math import log
 
 from bench.record.types import Record
-from bench.report.blocks import MISSING, Block, Column, Table, Text, figure, fixed, natural, rows_of
+from bench.report.blocks import MISSING, Block, Bullets, Column, Table, Text, figure, fixed, name, natural, significant
+from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
-from bench.stats.scaling import Fit, fit_common_exponent, fit_exponent
+from bench.stats.scaling import Crossover, Fit, crossovers, fit_common_exponent, fit_exponent
 
-MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be told from the weights
+MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be separated from the weights
 _WEIGHTS, _TRAINING = 4, 16  # bytes a parameter: its weight; with its gradient and AdamW's two moments
 MIB = 2**20
 THROUGHPUT, DEVICE = "throughput_images_per_s", "device"  # the figures whose noise is asked for
+DEFAULT_MARGIN = 0.05  # two costs closer than this, or than the noise floor, have no order
+# Peak memory is taken once. On a CPU it is that of a process: 95 % of repeats of a sweep (35 rows) were within 9 %.
+MEMORY_MARGIN = {"cpu": 0.09, "cuda": 0.02}
+TIME, MEMORY = "time", "memory"
 Curve = dict[int, float]  # resolution -> value
 Cost = Callable[[Record], float | None]
+Pair = tuple[str, str]
 
 
 def metric(record: Record, name: str) -> float | None:
@@ -35,32 +43,25 @@ def curves(members: Iterable[Record], cost: Cost) -> dict[tuple[str, int], Curve
     return found
 
 
-def seconds(record: Record) -> float | None:
-    """Seconds an image."""
-    speed = metric(record, "throughput_images_per_s_p50")
-    return 1 / speed if speed else None
-
-
-def device_seconds(record: Record) -> float | None:
-    """Seconds an image on the device itself, with no launch from the host between its kernels."""
-    speed = metric(record, "device_images_per_s_p50")
-    return 1 / speed if speed else None
-
-
 def time_of(members: Iterable[Record]) -> tuple[Cost, str]:
-    """The time that growth and order are judged by in a table, and the metric whose noise it has.
+    """Seconds an image, by which growth and order are judged in a table, and the metric whose noise they have.
 
     On a GPU small images are ruled by the host's launches, which do not grow: where every row has the device's own
     time, that is what counts; one row without it and all are judged by what a user sees.
     """
+
+    def seconds(name: str) -> Cost:
+        return lambda record: 1 / speed if (speed := metric(record, name)) else None
+
+    on_device = seconds("device_images_per_s_p50")
     done = [r for r in members if r["status"] == "ok"]
-    if done and all(device_seconds(r) is not None for r in done):
-        return device_seconds, DEVICE
-    return seconds, THROUGHPUT
+    if done and all(on_device(r) is not None for r in done):
+        return on_device, DEVICE
+    return seconds("throughput_images_per_s_p50"), THROUGHPUT
 
 
 def activation_memory(members: Sequence[Record]) -> tuple[Cost, str]:
-    """How the memory of the activations is told from that of the weights in a table, and the words for it.
+    """How the memory of the activations is separated from that of the weights in a table, and the words for it.
 
     Weights do not grow with the image: with them, whatever has few activations would seem to grow slowly.
     """
@@ -84,15 +85,7 @@ def activation_memory(members: Sequence[Record]) -> tuple[Cost, str]:
     )
 
 
-def exponents(members: Sequence[Record]) -> dict[tuple[str, int], tuple[Fit | None, Fit | None]]:
-    """(label, batch) -> fits of seconds per image and of memory against pixels, where 3 resolutions allow one."""
-    time, memory = (curves(members, cost) for cost in (time_of(members)[0], activation_memory(members)[0]))
-    found = {}
-    for key in sorted(time.keys() | memory.keys(), key=lambda k: (natural(k[0]), k)):
-        fits = [fit_exponent(*_points(both.get(key, {}))) for both in (time, memory)]
-        if any(fits):
-            found[key] = (fits[0], fits[1])
-    return found
+# --- exponents -------------------------------------------------------------------------------------------------
 
 
 def _points(curve: Mapping[int, float]) -> tuple[list[float], list[float]]:
@@ -101,70 +94,47 @@ def _points(curve: Mapping[int, float]) -> tuple[list[float], list[float]]:
     return [side * side for side in sides], [curve[side] for side in sides]
 
 
-def family_exponents(
-    members: Sequence[Record], least: int = 2
-) -> dict[tuple[str, int], tuple[int, Fit | None, Fit | None]]:
-    """(family, batch) -> its number of plain models and the exponents common to them, of ``least`` models or more."""
-    both = curves(members, time_of(members)[0]), curves(members, activation_memory(members)[0])
-    families: dict[tuple[str, int], set[str]] = defaultdict(set)
-    family = {record["label"]: family_of(record) for record in members}
-    for model, batch in both[0].keys() | both[1].keys():
-        if is_plain(model):
-            families[family[model], batch].add(model)
-    found = {}
-    for (name_, batch), models in sorted(families.items()):
-        if len(models) < least:
-            continue  # of a single one, the model's own row says it
-        fits = [
-            fit_common_exponent(_points(of[model, batch]) for model in sorted(models) if (model, batch) in of)
-            for of in both
-        ]
-        if any(fits):
-            found[name_, batch] = (len(models), fits[0], fits[1])
-    return found
-
-
 def is_plain(model: str) -> bool:
-    """Whether a model is a family's own: no variant, no twin of an ablation, none of another library."""
+    """Whether a model is a family's own: no variant, no parameter-matched ablation, none of another library."""
     return not (":" in model or "[" in model or model.endswith("_twin"))
 
 
 def growth_blocks(members: Sequence[Record]) -> list[Block]:
     """The table of exponents and what it means; nothing where no model has three resolutions."""
-    fits = exponents(members)
-    if not fits:
+    time_cost, timed = time_of(members)
+    memory_cost, memory_words = activation_memory(members)
+    both = curves(members, time_cost), curves(members, memory_cost)
+    lines: list[tuple[str, ...]] = []
+    families: dict[tuple[str, int], list[str]] = defaultdict(list)
+    family = {record["label"]: family_of(record) for record in members}
+    for model, batch in sorted(both[0].keys() | both[1].keys(), key=lambda k: (natural(k[0]), k)):
+        own = [of.get((model, batch), {}) for of in both]
+        fits = [fit_exponent(*_points(curve)) for curve in own]
+        if any(fits):
+            lines.append((model, str(batch), *_cells(fits, [_last(curve) for curve in own])))
+        if is_plain(model):
+            families[family[model], batch].append(model)
+    if not lines:
         return []
+    for (name_, batch), models in sorted(families.items()):
+        fits = [fit_common_exponent(_points(of[m, batch]) for m in models if (m, batch) in of) for of in both]
+        if len(models) > 1 and any(fits):
+            lines.append((f"all {name_} ({len(models)} models)", str(batch), *_cells(fits, (None, None))))
     columns = (
         Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
-        Column("time 95 %", drop=1), Column("time R²", drop=4), Column("last time exponent", drop=3),
-        Column("memory exponent"), Column("memory 95 %", drop=2), Column("memory R²", drop=5),
-        Column("last memory exponent", drop=3), Column("points", drop=6),
+        Column("time 95 %", drop=1), Column("last time exponent", drop=3), Column("memory exponent"),
+        Column("memory 95 %", drop=2), Column("last memory exponent", drop=3), Column("points", drop=6),
     )  # fmt: skip
-    time_cost, timed = time_of(members)
-    costs = [curves(members, cost) for cost in (time_cost, activation_memory(members)[0])]
-    of_device = " on the device, launches aside" if timed == DEVICE else ""
-    lines = [
-        (key[0], str(key[1]), *_fit_cells(pair, [local_exponent(curve.get(key, {})) for curve in costs]))
-        for key, pair in fits.items()
-    ]
-    families = family_exponents(members)
-    for (name_, batch), (count, time, memory) in families.items():
-        lines.append((f"all {name_} ({count} models)", str(batch), *_fit_cells((time, memory))))
     note = (
         "Growth with the image: cost is proportional to pixels (side squared) to the power of the exponent, so 1 is "
-        "linear and 2 quadratic. Fitted on logarithms; the interval is Student's, and wide with few resolutions. "
-        "Small images are ruled by what does not grow (weights to read, calls to make); the last exponent, between the "
-        "two largest resolutions alone, is nearer to that of growth without end, and noisier. "
-        f"Time is that of an image{of_device}; {activation_memory(members)[1]}"
+        "linear and 2 quadratic; Student's interval. The last exponent is that between the two largest resolutions. A "
+        "family's exponent is common to its plain models. "
+        f"Time is that of an image{' on the device, launches aside' if timed == DEVICE else ''}; {memory_words}"
     )
-    if families:
-        note += " A family's exponent is common to its plain models, each with a factor of its own."
-    if any(r["spec"].get("batch") == LARGEST for r in members):
-        note += " Rows at the largest batch do not count: it is another one at each resolution."
-    return [Text(note), Table(columns, rows_of(lines)).without_empty()]
+    return [Text(note), Table(columns, tuple(lines)).without_empty()]
 
 
-def local_exponent(curve: Mapping[int, float]) -> float | None:
+def _last(curve: Mapping[int, float]) -> float | None:
     """The exponent against pixels between the two largest resolutions."""
     if len(curve) < 2:
         return None
@@ -172,11 +142,102 @@ def local_exponent(curve: Mapping[int, float]) -> float | None:
     return log(curve[high] / curve[low]) / log((high / low) ** 2)
 
 
-def _fit_cells(fits: tuple[Fit | None, Fit | None], last: Sequence[float | None] = (None, None)) -> tuple[str, ...]:
+def _cells(fits: Sequence[Fit | None], last: Sequence[float | None]) -> tuple[str, ...]:
     """Cells of time and of memory, and the number of points."""
     cells: list[str] = []
     for fit, local in zip(fits, last, strict=True):
-        fitted = [MISSING] * 3 if fit is None else [fixed(fit.exponent, 2), f"{fit.low:.2f} to {fit.high:.2f}"]
-        cells += [*fitted, fixed(fit.r2)] if fit else fitted
-        cells.append(fixed(local, 2))
+        bounds = f"{fit.low:.2f} to {fit.high:.2f}" if fit else MISSING
+        cells += [fixed(fit.exponent if fit else None, 2), bounds, fixed(local, 2)]
     return *cells, str(max(fit.n for fit in fits if fit))
+
+
+# --- changes of order ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A measured change of order of two families, by the pair of models nearest in size that makes it.
+
+    Attributes:
+        crossover: :data:`pairs` of the two families were compared, :data:`changing` of them change order.
+    """
+
+    quantity: str
+    batch: int
+    crossover: Crossover
+    pairs: int
+    changing: int
+
+
+def find_changes(members: Sequence[Record]) -> list[Change]:
+    """All measured changes of order between families, of time before memory."""
+    found: list[Change] = []
+    time_cost, timed = time_of(members)
+    noises: dict[int, dict[str, Curve]] = defaultdict(lambda: defaultdict(dict))
+    for (model, batch), curve in curves(members, lambda r: noise(r["metrics"], timed)).items():
+        noises[batch][model] = {r: NORMAL_95 * value for r, value in curve.items()}
+    on_gpu = any(str(r["spec"].get("device")).startswith("cuda") for r in members)
+    margins = max(DEFAULT_MARGIN, noise_floor(members, timed) or 0.0), MEMORY_MARGIN["cuda" if on_gpu else "cpu"]
+    sizes = {r["label"]: metric(r, "params") or 0.0 for r in members if r["status"] == "ok"}
+
+    def apart(pair: Pair) -> tuple[float, Pair]:
+        first, second = (sizes[model] for model in pair)
+        return (abs(log(first / second)) if first and second else 0.0), pair
+
+    for quantity, cost, margin in zip(
+        (TIME, MEMORY), (time_cost, lambda r: metric(r, "peak_memory_mib")), margins, strict=True
+    ):
+        for batch, costs, pairs in _by_families(members, cost):
+            own = noises[batch] if quantity == TIME else None
+            seen = {p: c[-1] for p in pairs if (c := crossovers(p, costs, margin, own))}  # the one that lasts
+            if seen:
+                found.append(Change(quantity, batch, seen[min(seen, key=apart)], len(pairs), len(seen)))
+    return found
+
+
+def _by_families(members: Sequence[Record], cost: Cost) -> Iterator[tuple[int, Mapping[str, Curve], list[Pair]]]:
+    """For each batch and two families: the costs of all models, and the pairs of the two's plain models.
+
+    A family without a plain model is there with all that it has.
+    """
+    family = {record["label"]: family_of(record) for record in members}
+    batches: dict[int, dict[str, Curve]] = defaultdict(dict)
+    for (model, batch), curve in curves(members, cost).items():
+        batches[batch][model] = curve
+    for batch, costs in sorted(batches.items()):
+        groups: dict[str, list[str]] = defaultdict(list)
+        for model in costs:
+            groups[family[model]].append(model)
+        plain = {f: [m for m in group if is_plain(m)] or group for f, group in groups.items()}
+        for first, second in combinations(sorted(plain), 2):
+            yield batch, costs, list(product(plain[first], plain[second]))
+
+
+def change_blocks(members: Sequence[Record]) -> list[Block]:
+    """Where a family becomes faster than another, or needs less memory, in one table."""
+    found = find_changes(members)
+    several = len({change.batch for change in found}) > 1
+    return [Bullets(tuple(_sentence(change, several) for change in found))] if found else []
+
+
+def overtaken(change: Change) -> str:
+    """``above about 300 px `a` is faster than `b```."""
+    less = "is faster than" if change.quantity == TIME else "needs less memory than"
+    return f"above about {change.crossover.resolution:.0f} px {name(change.crossover.above)} {less} " + name(
+        change.crossover.below
+    )
+
+
+def _sentence(change: Change, several: bool) -> str:
+    (low, high), costs = change.crossover.between, change.crossover.costs
+    at = f", batch {change.batch}" if several else ""
+    one_of = ""
+    if change.pairs > 1:
+        one_of = (
+            f" {change.changing} of {change.pairs} pairs of these families change order; this is the nearest in size."
+        )
+    more, less = (f"{significant(100 * share, 2)} %" for share in (costs[0] - 1, 1 - costs[1]))
+    return (
+        f"A{overtaken(change)[1:]} (between the measured {low} and {high} px{at}): it takes {more} more "
+        f"{change.quantity} at {low} px and {less} less at {high} px.{one_of}"
+    )

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from bench.report.blocks import Column, Section, Table, Text, listed, name, rows_of, significant
+from bench.report.blocks import listed, name
 from bench.report.rows import Code
-from bench.report.standings import Overall, Standing
+from bench.report.standings import Overall
 
-# of ``cost_beside``: key, heading, more is better, factor for display
+# of ``cost_beside``: key, name, more is better
 COSTS = (
-    ("throughput", "images/s", True, 1.0),
-    ("latency_ms", "latency ms", False, 1.0),
-    ("macs_g", "GMACs", False, 1.0),
-    ("memory_mib", "memory MiB", False, 1.0),
-    ("params", "params M", False, 1e-6),
+    ("throughput", "images/s", True),
+    ("latency_ms", "latency", False),
+    ("macs_g", "GMACs", False),
+    ("memory_mib", "memory", False),
+    ("params", "parameters", False),
 )
-MAX_NAMED = 4
-Costs = Mapping[Code, Mapping[str, float | None]]
 
 
 def front(points: Mapping[str, tuple[float, float]], more_is_better: bool = False) -> list[str]:
@@ -40,39 +38,18 @@ def front(points: Mapping[str, tuple[float, float]], more_is_better: bool = Fals
     return sorted(kept, key=lambda n: (-flat[n][0], flat[n][1], n))
 
 
-def pareto_section(board: Overall, cost: Costs) -> Section | None:
-    """Models on a front of the score and each cost; None where fewer than three ranked models have a cost."""
-    known = [s for s in board.ranked if cost.get(s.code)]
-    if len(known) < 3:
-        return None
-    on: dict[str, list[str]] = {s.model: [] for s in known}
-    for key, heading, more, _ in COSTS:
+def front_note(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> str:
+    """The models on a front of the score and each cost; empty where fewer than three ranked models have a cost."""
+    on: dict[str, list[str]] = {}
+    for key, heading, more in COSTS:
         points = {
             s.model: (board.metric.sign * (s.score or 0.0), value)
-            for s in known
-            if (value := cost[s.code].get(key)) is not None
+            for s in board.ranked
+            if (value := cost.get(s.code, {}).get(key)) is not None
         }
-        if len(points) >= 3:
-            for model in front(points, more):
-                on[model].append(heading.removesuffix(" M").removesuffix(" ms").removesuffix(" MiB"))
-    groups = board.significance.mean.letters() if board.significance.mean else {}
-    lines = [_line(board, s, cost, groups.get(s.model, ""), on[s.model]) for s in known if on[s.model]]
-    columns = (
-        Column("model", left=True, code=True), Column(board.metric.heading), Column("group", left=True, drop=2),
-        *(Column(heading, drop=1 + i) for i, (_, heading, _, _) in enumerate(COSTS)),
-        Column("on the front of", left=True, wrap=True),
-    )  # fmt: skip
-    off = [name(s.model) for s in known if not on[s.model]]
-    few = f" On no front: {listed(off)}." if off else ""
-    left = few if len(off) <= MAX_NAMED else f" {len(off)} other models are on no front."
-    text = (
-        f"The Pareto front: no other model has at least this {board.metric.label} at less of that cost (measured as "
-        f"said above).{left} A model that shares a group with a cheaper one has not been proven to be worth its cost."
-    )
-    return Section("Accuracy against cost", [Text(text), Table(columns, rows_of(lines)).without_empty()])
-
-
-def _line(board: Overall, s: Standing, cost: Costs, group: str, fronts: Sequence[str]) -> tuple[str, ...]:
-    values = [cost[s.code].get(key) for key, *_ in COSTS]
-    shown = [significant(v * f if v is not None else None) for v, (*_, f) in zip(values, COSTS, strict=True)]
-    return (s.model, board.metric.shown(s.score), group, *shown, ", ".join(fronts))
+        for model in front(points, more) if len(points) >= 3 else ():
+            on.setdefault(model, []).append(heading)
+    if not on:
+        return ""
+    models = [f"{name(s.model)} ({', '.join(on[s.model])})" for s in board.ranked if s.model in on]
+    return f"No other model has at least this {board.metric.label} at less cost (Pareto front): {listed(models)}."

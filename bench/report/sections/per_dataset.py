@@ -1,4 +1,4 @@
-"""Every dataset on its own: models with intervals over images and over seeds, tie groups, and clinical columns."""
+"""Every dataset on its own: models with intervals, which are significantly worse, and clinical columns."""
 
 from __future__ import annotations
 
@@ -6,10 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from bench.metrics.calibration import over_seeds, wilson
-from bench.metrics.one_vs_rest import Array
+from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import (
     MISSING,
@@ -22,39 +19,38 @@ from bench.report.blocks import (
     counted,
     fixed,
     known,
+    listed,
     name,
     natural,
     rows_of,
     signed,
     span,
 )
+from bench.report.clinical.points import clinical_blocks
+from bench.report.clinical.shortcuts import shortcut_blocks
+from bench.report.clinical.size import size_note
+from bench.report.clinical.subgroups import subgroup_blocks
 from bench.report.rows import Row
-from bench.report.sections.accuracy import proof_note, rank_text
-from bench.report.standings import Overall
-from bench.stats.bootstrap import t_interval
-from bench.stats.separation import Verdict
+from bench.report.sections.accuracy import basis_note
+from bench.report.standings import Overall, is_worse
+from bench.stats.leader import LeaderTest
 
-OPERATING_POINT = (
-    "Operating point: the score with the highest sensitivity + specificity on validation (of equal ones the most "
-    "sensitive), reported on test"
-)
 NO_WIDTH = (
-    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or that it cannot "
-    "tell them apart; others might."
+    "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or give all "
+    "one answer; others might not."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """A row with what its table says of it: its place, its tie groups by each tested metric, the ranks it can have."""
+    """A row with what its table says of it: its place, and whether it is significantly worse than the leader."""
 
     row: Row
     place: int
-    groups: Mapping[str, str]
-    ranks: tuple[int, int] | None
+    worse: str
 
     def interval(self, metric: Metric) -> tuple[float | None, float | None]:
-        """Over test images; None without saved scores."""
+        """Over test images and trainings; None without saved scores."""
         return self.row.evidence.interval(metric) if self.row.evidence else (None, None)
 
 
@@ -68,30 +64,19 @@ def _columns(others: Sequence[Metric]) -> Cells:
         (Column("#"), lambda line: str(line.place) if line.row.mean(first.field) is not None else MISSING),
         (Column("model", left=True, code=True), lambda line: line.row.model),
         (Column(first.heading), lambda line: _status(line.row) or first.shown(line.row.mean(first.field))),
-        (Column("group", left=True, drop=1), lambda line: line.groups.get(first.name, "")),
-        (Column("rank 95 %", drop=5), lambda line: rank_text(line.ranks)),
+        (Column("significantly worse", left=True, drop=1), lambda line: line.worse),
         (Column(f"{first.label} 95 %", drop=1), lambda line: span(*line.interval(first))),
         (Column("sd images", drop=6), lambda line: fixed(_over_images(line.row, first))),
         (Column("sd seeds", drop=4), lambda line: fixed(line.row.spread(first.field))),
-        (Column("seeds 95 %", drop=5), lambda line: span(*np.clip(t_interval(line.row.values(first.field)), 0.0, 1.0))),
         (Column(f"{first.label} - 0.5", left=True, drop=2), lambda line: _chance(line, first)),
     ]  # fmt: skip
     for metric in rest:
-        columns += _of_metric(metric, f"{metric.label} ", (0, 3, 8, 6))
+        bounds = Column(f"{metric.label} 95 %", drop=3), lambda line, of=metric: span(*line.interval(of))
+        columns += [_mean(metric, 0), bounds, _spread(metric, 8)]
     columns += [_mean(metric, metric.drop) for metric in METRICS.values() if metric.drop]
     for metric in others:
         columns += [_mean(metric, 1), _spread(metric, 6)]
     return [*columns, (Column("seeds", drop=4), lambda line: _seeds(line.row))]
-
-
-def _of_metric(metric: Metric, of: str, drops: tuple[int, int, int, int]) -> Cells:
-    """A tested metric beside the one that ranks: mean, interval, spread over seeds, tie groups."""
-    return [
-        _mean(metric, drops[0]),
-        (Column(f"{of}95 %", drop=drops[1]), lambda line: span(*line.interval(metric))),
-        _spread(metric, drops[2]),
-        (Column(f"{of}group", left=True, drop=drops[3]), lambda line: line.groups.get(metric.name, "")),
-    ]
 
 
 def _mean(metric: Metric, drop: int) -> tuple[Column, Callable[[Line], str]]:
@@ -112,16 +97,19 @@ def _status(row: Row) -> str:
 
 
 def _over_images(row: Row, metric: Metric) -> float | None:
-    return float(np.nanstd(row.evidence.resampled[metric.name], ddof=1)) if row.evidence else None
+    return row.evidence.estimates[metric.name].over_images ** 0.5 if row.evidence else None
 
 
 def _seeds(row: Row) -> str:
     return f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
 
 
-def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = ()) -> list[Section]:
-    """One section a dataset; models of different protocols are separate tables and separately numbered."""
-    tested = {board.protocol.identity: board.significance.tables for board in boards}
+def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = (), rule: Rule = YOUDEN) -> list[Section]:
+    """One section a dataset; models of different protocols are separate tables and separately numbered.
+
+    ``rule`` chooses the operating point.
+    """
+    tested = {board.protocol.identity: board.significance.datasets for board in boards}
     columns = _columns(boards[0].plugins if boards else ())
     groups: dict[str, list[Row]] = defaultdict(list)
     for row in rows:
@@ -135,44 +123,41 @@ def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = ()) -> lis
         for members in sorted(by_protocol.values(), key=lambda g: g[0].protocol.order):
             tables = tested.get(members[0].protocol.identity, {})
             found = {metric: of[dataset] for metric, of in tables.items() if dataset in of}
-            blocks.append(_protocol_details(members, found, columns))
+            blocks.append(_protocol_details(members, found, columns, rule))
         sections.append(Section(name(dataset), blocks, level=3))
     return sections
 
 
-def _protocol_details(members: list[Row], tables: Mapping[str, Verdict], columns: Cells) -> Details:
+def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], columns: Cells, rule: Rule) -> Details:
     best = RANKING.field
     members.sort(key=lambda r: (-(a if (a := r.mean(best)) is not None else -1), natural(r.model), r.model))
     protocol = members[0].protocol
-    letters = {metric: verdict.letters() for metric, verdict in tables.items()}
     first = tables.get(RANKING.name)
-    ranks = first.ranks() if first else {}
-    lines = [
-        Line(row, place, {m: of.get(row.model, "") for m, of in letters.items()}, ranks.get(row.model))
-        for place, row in enumerate(members, start=1)
-    ]
+    lines = [Line(row, place, is_worse(first, row.model)) for place, row in enumerate(members, start=1)]
     cells = [tuple(show(line) for _, show in columns) for line in lines]
     blocks: list[Block] = [Table(tuple(c for c, _ in columns), rows_of(cells)).without_empty()]
     most_seeds = max(len(row.ok) for row in members)
     if first:
-        blocks.append(Text(proof_note(first, RANKING.label, most_seeds)))
-    for metric in TESTED:
-        if metric != RANKING and (found := tables.get(metric.name)):
-            blocks.append(Text(_group_note(metric, found, most_seeds)))
-    if any(row.evidence and np.ptp(row.evidence.resampled[RANKING.name]) == 0 for row in members):
+        blocks.append(Text(basis_note(first, RANKING, most_seeds)))
+    blocks += [Text(_by_metric(metric, tables[metric.name])) for metric in TESTED[1:] if metric.name in tables]
+    if any(row.evidence and not row.evidence.estimates[RANKING.name].variance for row in members):
         blocks.append(Text(NO_WIDTH))
-    blocks += clinical_blocks(members)
+    if said := size_note(members):
+        blocks.append(Text(said))
+    blocks += clinical_blocks(members, rule)
+    blocks += subgroup_blocks(members, rule)
+    blocks += shortcut_blocks(members)
     return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
 
 
-def _group_note(metric: Metric, verdict: Verdict, most_seeds: int) -> str:
-    """What the tie groups of a metric beside the one that ranks rest on."""
-    seeds, exact = "paired over images and seeds", "McNemar, exact"
-    mixed = f"{exact}, for two of one training, else {seeds}" if most_seeds > 1 else exact
-    test = mixed if metric.images and metric.images.answers and not verdict.retrained else seeds
+def _by_metric(metric: Metric, test: LeaderTest) -> str:
+    """Who is significantly worse by a metric beside the one that ranks."""
+    exact = metric.images and metric.images.answers and not test.retrained
+    who = listed(map(name, test.worse)) if test.worse else "no other model"
     return (
-        f"{metric.label} group: by {metric.label} ({test}; Holm over {counted(verdict.family, 'comparison')}), "
-        f"{verdict.proven} of {counted(verdict.pairs, 'pair')}."
+        f"By {metric.label} {name(test.leader)} is first and significantly better than {who} "
+        f"({'McNemar, exact, for two of one training; ' if exact else ''}corrected for "
+        f"{counted(test.comparisons, 'comparison')})."
     )
 
 
@@ -203,6 +188,8 @@ def from_chance(auc: float | None, low: float | None, high: float | None) -> str
 def _about(rows: Sequence[Row]) -> str:
     sizes = sorted({n for row in rows if (n := row.n_test) is not None})
     parts = [f"{' or '.join(f'{n:,}' for n in sizes)} test images." if sizes else ""]
+    if clustered := next((row.evidence for row in rows if row.evidence and row.evidence.patients is not None), None):
+        parts = [f"Test: {clustered.images}; intervals and tests count the images of a patient together."]
     majority = sorted({round(row.evidence.majority, 6) for row in rows if row.evidence})
     frequent = f", and ACC {' or '.join(fixed(m) for m in majority)} for the most frequent answer" if majority else ""
     parts.append(f"Chance is AUC 0.5{frequent}.")
@@ -212,87 +199,7 @@ def _about(rows: Sequence[Row]) -> str:
         )
     if any(len(row.ok) > 1 for row in rows):
         parts.append(
-            "Two spreads, shown apart: sd images is over resampled test images, sd seeds over trainings (n - 1); AUC "
-            "95 % belongs to the first, seeds 95 % (Student's) to the second."
+            "AUC 95 % covers both spreads: sd images is that of the mean over other test images, sd seeds that of one "
+            "training to the next (n - 1)."
         )
     return " ".join(part for part in parts if part)
-
-
-# --- clinical columns ------------------------------------------------------------------------------------------
-
-
-def clinical_blocks(members: Sequence[Row]) -> list[Block]:
-    """The operating point and the calibration of each model, and each class where there are more than two."""
-    shown = [row for row in members if row.clinical]
-    if not shown:
-        if all(row.mean(METRICS["ece"].field) is None for row in members):
-            return []
-        return [Text("Calibration as recorded (saved scores would give more):"), _stored_calibration(members)]
-    classes = max(len(row.clinical[0].sensitivity) for row in shown)
-    columns = (
-        Column("model", left=True, code=True), Column("threshold", drop=3), Column("sensitivity"),
-        Column("sens. 95 %", drop=2), Column("specificity"), Column("spec. 95 %", drop=2), Column("ECE"),
-        Column("ECE scaled", drop=1), Column("Brier", drop=1), Column("Brier scaled", drop=1),
-        Column("temperature", drop=2),
-    )  # fmt: skip
-    table = Table(columns, rows_of(_clinical_line(row) for row in shown)).without_empty()
-    which = "Sensitivity and specificity are those of class 1" if classes == 1 else (
-        "Sensitivity and specificity are means over the classes, each one against the rest at its own threshold"
-    )  # fmt: skip
-    bounds = " (95 %: Wilson, over images)" if classes == 1 else ""
-    note = (
-        f"{OPERATING_POINT}. {which}{bounds}. Scaled: after temperature scaling fitted on validation; a temperature "
-        "above 1 says that the model was overconfident. ECE over 15 bins."
-    )
-    if any(len(row.clinical) > 1 for row in shown):
-        note += " Over several trainings all are means, the temperature a geometric one."
-    blocks: list[Block] = [Text(note), table]
-    return [*blocks, *_per_class(shown, classes)] if classes > 1 else blocks
-
-
-def _clinical_line(row: Row) -> tuple[str, ...]:
-    sensitivity, specificity = over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity")
-    first = row.clinical[0]
-    one = len(sensitivity) == 1
-    ece, brier = over_seeds(row.clinical, "ece"), over_seeds(row.clinical, "brier")
-    return (
-        row.model,
-        fixed(float(over_seeds(row.clinical, "thresholds")[0])) if one else MISSING,
-        fixed(_mean_of(sensitivity)),
-        span(*wilson(float(sensitivity[0]), first.positives[0])) if one else MISSING,
-        fixed(_mean_of(specificity)),
-        span(*wilson(float(specificity[0]), first.negatives[0])) if one else MISSING,
-        fixed(float(ece[0])), fixed(float(ece[1])), fixed(float(brier[0])), fixed(float(brier[1])),
-        fixed(float(np.exp(np.mean([np.log(c.temperature) for c in row.clinical]))), 2),
-    )  # fmt: skip
-
-
-def _mean_of(values: Array) -> float:
-    found = values[np.isfinite(values)]
-    return float(found.mean()) if len(found) else float("nan")
-
-
-def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
-    first = shown[0].clinical[0]
-    names = shown[0].classes
-    if len(names) != len(first.positives):
-        names = tuple(map(str, range(len(first.positives))))
-    heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
-    columns = (Column("model", left=True, code=True), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
-    lines = []
-    for row in shown:
-        pairs = zip(over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity"), strict=True)
-        cells = [f"{fixed(float(a), 2)} / {fixed(float(b), 2)}" if known(float(a)) else MISSING for a, b in pairs]
-        lines.append((row.model, *cells, *[MISSING] * (classes - len(cells))))
-    return [Text("Sensitivity / specificity of each class:"), Table(columns, rows_of(lines))]
-
-
-def _stored_calibration(members: Sequence[Row]) -> Table:
-    """What the records alone say, where the scores are not at hand."""
-    columns = (Column("model", left=True, code=True), Column("ECE"), Column("Brier", drop=1))
-    lines = [
-        (row.model, fixed(row.mean(METRICS["ece"].field)), fixed(row.mean(METRICS["brier"].field)))
-        for row in members
-        if row.ok
-    ]
-    return Table(columns, rows_of(lines)).without_empty()

@@ -136,15 +136,13 @@ def published_section(rows: Sequence[Row]) -> Section | None:
     if equal:
         blocks += [
             Text(
-                "Of the same protocol, as far as it is published. Inside: whether the figure lies in our 95 % interval "
-                "over trainings (Student's); the test images are the same."
+                "Of the same protocol, as far as it is published. Inside: whether the published figure lies in our "
+                "95 % interval over trainings (Student's); the test images are the same."
             ),
             _table(equal, sources),
         ]
     else:
-        blocks.append(
-            Text("No published figure is of the protocol of this run; those of others are no yardstick for it.")
-        )
+        blocks.append(Text("No published result uses this protocol."))
     if other:
         line = f"{counted(len(other), 'published figure')} of another protocol, each with what differs"
         blocks.append(Details(line, (_table(other, sources),)))

@@ -11,21 +11,21 @@ from bench.record.types import Record, RunInfo
 from bench.report.blocks import counted, listed, name, natural, significant
 from bench.report.noise import noise_floor
 from bench.report.rows import Row
-from bench.report.sections.crossovers import overtaking
 from bench.report.sections.efficiency import unusable_line
-from bench.report.sections.growth import DEVICE, time_of
+from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
 MAX_MACHINES = 3
+MAX_OVERTAKING = 2
 
 
 def summary(
     boards: Sequence[Overall], rows: Sequence[Row], records: Sequence[Record], skipped: Sequence[tuple[str, str]]
 ) -> tuple[str, ...]:
-    """A few lines: who leads, what is proven, what chance is, who is fast on each machine, and what is missing."""
+    """A few lines: who leads, what is significant, what chance is, who is fast on each machine, and what is missing."""
     if not records:
         lines = ["Nothing has been measured yet.", _skipped(skipped)]
         return tuple(line for line in lines if line)
@@ -51,8 +51,7 @@ def headline(boards: Sequence[Overall]) -> Overall | None:
 def _leader(board: Overall, protocols: int) -> str:
     """Who ranks first under which protocol, and of how many others it is significantly better."""
     first, *others = board.ranked
-    label, n = board.metric.label, len(board.counted)
-    over = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {name(board.counted[0])}"
+    over = f"{'mean ' * (len(board.counted) > 1)}{board.metric.label} {board.over}"
     more = f" {counted(protocols - 1, 'more protocol')} below." if protocols > 1 else ""
     where = f" at {board.protocol.pixels}, {board.protocol.training}" if protocols > 1 else ""
     level = [s.model for s in others if s.score == first.score]
@@ -61,12 +60,12 @@ def _leader(board: Overall, protocols: int) -> str:
     best = f"{over} {board.metric.shown(first.score)}{follows}"
     if not others:
         return f"{name(first.model)} alone has a full set of results{where}: {best}.{more}"
-    verdict = board.significance.mean
-    beaten = len(verdict.worse_than(first.model)) if verdict else 0
+    test = board.significance.leader
+    beaten = len(test.worse) if test else 0
     than = "all others" if len(others) > 1 else "the other"
     than = than if beaten == len(others) else f"{beaten} of {len(others)} others"
     lead = f"significantly better than {than}" if beaten else "but not significantly"
-    lead = lead if verdict else "not tested for significance (no saved scores)"
+    lead = lead if test else "not tested for significance (no saved scores)"
     return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
 
 
@@ -76,35 +75,32 @@ def _named(models: Sequence[str]) -> list[str]:
 
 
 def _significance(board: Overall) -> str:
-    """How much of the order is significant, and on what basis."""
-    verdict, test, n = board.significance.mean, board.significance.friedman, len(board.counted)
+    """On what basis the lead is tested."""
+    test, n = board.significance.friedman, board.independent
     if len(board.ranked) < 2:
         return ""
-    basis = f"trained again: {board.seeds} seeds" if board.seeds > 1 else "single seed: for these trained networks only"
+    basis = f"training again ({board.seeds} seeds)" if board.seeds > 1 else "these trained networks only (single seed)"
     if board.seeds < 2 <= board.most_seeds:
-        basis = "models with a single seed are given the spread of the others"
-    found = "No pair of models was tested."
-    if verdict:
-        found = f"{verdict.proven} of {counted(verdict.pairs, 'pair')} of models differ significantly ({basis})."
+        basis = "training again (models with a single seed are given the spread of the others)"
+    found = [f"Tested on other test images and {basis}." if board.significance.leader else "No model was tested."]
     if test:
-        apart = f"{int(test.told_apart.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
-        return f"{found} With the {test.datasets} datasets as a sample of more, {apart}."
-    if n < MIN_DATASETS:
-        return f"{found} {counted(n, 'dataset')} cannot say whether the order holds on others."
-    return found
+        apart = f"{int(test.better.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
+        found.append(f"With the {test.datasets} datasets as a sample of more, {apart}.")
+    elif n < MIN_DATASETS:
+        found.append(f"{counted(n, 'dataset')} cannot say whether the order holds on others.")
+    return " ".join(filter(None, found))
 
 
 def _chance(rows: Iterable[Row]) -> str:
     """How many results are significantly better than chance, each by itself."""
     shown = [row.evidence for row in rows if row.evidence and row.mean(RANKING.field) is not None]
-    line = "Chance is AUC 0.5"
     if not shown:
-        return f"{line}." if any(row.mean(RANKING.field) is not None for row in rows) else ""
+        return "Chance is AUC 0.5." if any(row.mean(RANKING.field) is not None for row in rows) else ""
     clear = sum(evidence.interval(AUC)[0] > 0.5 for evidence in shown)
     better = sum(evidence.interval(ACC)[0] > evidence.majority for evidence in shown)
     return (
-        f"{line}: {clear} of {counted(len(shown), 'result')} {'is' if clear == 1 else 'are'} significantly better, and "
-        f"{better} in ACC than always giving the most frequent answer (95 %, each by itself)."
+        f"Significantly better than chance (AUC 0.5): {clear} of {counted(len(shown), 'result')}; than always giving "
+        f"the most frequent answer (ACC): {better} (95 %, each by itself)."
     )
 
 
@@ -116,7 +112,7 @@ def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
             spec = record["spec"]
             device, hardware = str(spec.get("device") or ""), str(spec.get("hardware") or "")
             machines[not device.startswith("cuda"), hardware, device].append(record)
-    said = (" ".join(filter(None, (_speed(of, shown), overtaking(of)))) for _, of in sorted(machines.items()))
+    said = (" ".join(filter(None, (_speed(of, shown), _overtaking(of)))) for _, of in sorted(machines.items()))
     lines = [line for line in said if line]
     if len(lines) > MAX_MACHINES:
         lines[MAX_MACHINES:] = [f"{counted(len(lines) - MAX_MACHINES, 'more machine')}: see the tables."]
@@ -141,6 +137,14 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
         first = max(speeds, key=lambda label: speeds[label])
         rest = within_noise(speeds, first, noise_floor(members, timed))
         return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} {what}{rest}."
+    return ""
+
+
+def _overtaking(records: Sequence[Record]) -> str:
+    """What the first setting with a change of order says of speed over resolutions."""
+    for members in by_setting(records).values():
+        if found := [overtaken(change) for change in find_changes(members) if change.quantity == TIME]:
+            return f"A{listed(found[:MAX_OVERTAKING])[1:]}."
     return ""
 
 

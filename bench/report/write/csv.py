@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.metrics.registry import TESTED
+from bench.record.paths import require_run
 from bench.record.store import StoreError, atomic_write, plain
 from bench.record.types import Fields, Record, Spec
 from bench.report.blocks import known
@@ -45,6 +46,8 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
             "seeds": len(row.ok),
             "seeds_without_result": len(row.other),
             "n_test": row.n_test,
+            "n_test_patients": row.evidence.n_patients if row.evidence else None,
+            "positive_class": row.positive.name if row.positive else None,
             "overall_place": standing.place,
             "overall_mean_rank": standing.mean_rank,
             **_evidence(row),
@@ -146,8 +149,7 @@ def export_records(out: Path, target: Path) -> tuple[int, list[str]]:
     """
     if target.suffix.lower() not in FORMATS:
         raise StoreError(f"{target}: name a file that ends in {', '.join(FORMATS)}")
-    if not (out / "cells").is_dir():
-        raise StoreError(f"{out} is no run directory: it has no cells/")
+    require_run(out)
     records, _, problems = read_run_directory(out)
     rows = [flat(record) for record in unique(records)]
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -9,19 +9,24 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
-from bench.record.store import atomic_write
+from bench.record.store import atomic_write, plain
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.report import ReportData
-from bench.report.write.page_data import collect
-from bench.report.write.page_json import page_json
+from bench.report.write.decision import decision, decision_html, examples_html
+from bench.report.write.page_data import Document, collect
 
 NAME = "report.html"
-SCRIPTS = ("core.js", "chart.js", "tables.js", "figures.js", "order.js", "cell.js", "main.js")
+SCRIPTS = ("core.js", "chart.js", "tables.js", "decision.js", "figures.js", "cell.js", "main.js")
+DIGITS, CURVE_DIGITS = 6, 4  # significant, of numbers in the page; Records have all
+CURVES = ("history", "reliability", "calibrated")
 _CODE = re.compile(r"`([^`]*)`")
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
 
@@ -51,17 +56,30 @@ def page(report: ReportData, sections: Sequence[Section], out: Path) -> str:
         f"default-src 'none'; img-src data:; base-uri 'none'; form-action 'none'; "
         f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     )
-    preset = str(report.run_info.get("preset") or "")
+    first = decision(report, out)
+    title = f"medbench: {first['title']}"
     parts = {
         "policy": html.escape(policy),
-        "title": html.escape(f"medbench report{f': {preset}' if preset else ''}"),
+        "title": html.escape(title),
         "style": style,
-        "summary": boards_html(sections[:1]),
+        "decision": decision_html(first),
+        "examples": examples_html(first),
+        "summary": boards_html([_summary(first, sections)]),
         "boards": boards_html(sections[1:]),
-        "data": page_json(collect(report, out)),
+        "data": page_json({**collect(report, out), "decision": first}),
         "script": script,
     }
     return re.sub(r"\{\{(\w+)\}\}", lambda match: parts[match[1]], asset("page.html"))
+
+
+def _summary(first: Document, sections: Sequence[Section]) -> Section:
+    """The first section without its title and the two lines that stand above already."""
+    said = (first.get("line"), first.get("against"))
+    blocks = sections[0].blocks if sections else []
+    return Section("", [
+        Bullets(tuple(item for item in block.items if item not in said)) if isinstance(block, Bullets) else block
+        for block in blocks
+    ])  # fmt: skip
 
 
 def asset(name: str) -> str:
@@ -81,7 +99,7 @@ def boards_html(sections: Iterable[Section]) -> str:
     parts = []
     for section in sections:
         level = min(section.level + 1, 6)  # the page's own title is the only h1
-        parts.append(f"<h{level}>{_inline(section.title)}</h{level}>")
+        parts += [f"<h{level}>{_inline(section.title)}</h{level}>"] if section.title else []
         parts += [_block(block, section.title) for block in section.blocks]
     return "\n".join(parts)
 
@@ -138,3 +156,49 @@ def _value(text: str) -> str:
         return ""
     value = float(match[0].replace(",", ""))
     return f' data-v="{value:g}"' if known(value) else ""
+
+
+# --- the document as JSON inside the page ------------------------------------------------------------------------
+
+
+def page_json(document: Document) -> str:
+    """The document for the page; environments, which most cells share, stand once each under ``environments``."""
+    environments: dict[str, int] = {}
+    cells = []
+    for cell in document["cells"]:
+        place = environments.setdefault(json.dumps(rounded(cell["environment"]), sort_keys=True), len(environments))
+        found = {
+            name: rounded(value, CURVE_DIGITS if name in CURVES else DIGITS)
+            for name, value in cell.items()
+            if value not in ("", None, [], {})
+        }
+        cells.append({**found, "environment": place})
+    protocols = [{name: value for name, value in one.items() if name != "orders"} for one in document["protocols"]]
+    rest = rounded({**document, "protocols": protocols, "cells": []})
+    return script_json({**rest, "cells": cells, "environments": [json.loads(text) for text in environments]})
+
+
+def rounded(value: Any, digits: int = DIGITS) -> Any:
+    """What JSON can hold: floats of ``digits`` significant digits (Records have all), whole ones as integers."""
+    kind = type(value)
+    if value is None or kind is str or kind is int or kind is bool:
+        return value
+    if kind is float:
+        if not math.isfinite(value):
+            return None
+        short = float(f"{value:.{digits}g}")
+        return int(short) if short.is_integer() and abs(short) < 1e15 else short
+    if kind is dict:
+        return {str(name): rounded(item, digits) for name, item in value.items()}
+    if kind is list:
+        return [rounded(item, digits) for item in value]
+    simple = plain(value)  # of numpy, tuples and the like
+    return value if simple is value else rounded(simple, digits)
+
+
+def script_json(value: object) -> str:
+    """JSON that is safe inside a script element: no character in it can end the element or begin markup."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text

@@ -1,7 +1,7 @@
 """What the page and the figures show: a run's Records, histories, logs and saved scores as one plain document.
 
-The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it by ``page_json.py``, the
-pictures are drawn from it as it is, so both show the same numbers.
+The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it, the pictures
+are drawn from it, so both show the same numbers.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Record
 from bench.report.blocks import known, natural
+from bench.report.clinical.points import curve
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
+from bench.report.sections.tracks import learning_curves
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
 from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
@@ -76,6 +79,8 @@ def collect(report: ReportData, out: Path) -> Document:
     protocols, of_protocol = _protocols(report, codes)
     metrics = _metrics(report)
     rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics) for row in report.rows]
+    if len(report.records) <= MAX_DETAILED:
+        _add_decisions(rows, report)
     temperatures = {
         record["key"]: clinic.temperature
         for row in report.rows
@@ -93,6 +98,7 @@ def collect(report: ReportData, out: Path) -> Document:
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
+        "learning": [asdict(curve) for curve in learning_curves(report.records)],
         "measures": list(MEASURES), "metrics": metrics, "detailed": detailed,
         "first": report.boards.index(first) if first else 0, "left_out": len(report.records) - len(records),
     }  # fmt: skip
@@ -155,32 +161,34 @@ def _protocols(report: ReportData, codes: _Codes) -> tuple[list[Document], dict[
             })  # fmt: skip
         protocols.append({
             "label": f"{board.protocol.pixels}, {board.protocol.training}", "resolution": board.protocol.resolution,
-            "counted": list(board.counted), "standings": standings, "orders": _orders(board, codes),
+            "counted": list(board.counted), "over": board.over.replace("`", ""), "standings": standings,
+            "orders": _orders(board, codes),
         })  # fmt: skip
     return protocols, {board.protocol.identity: i for i, board in enumerate(report.boards)}
 
 
 def _orders(board: Overall, codes: _Codes) -> list[Document]:
-    """Which models can be told apart, as bars over ranks: on the test images, and over datasets."""
+    """Which models differ significantly, as bars over ranks: on the test images, and over datasets."""
     judged = board.significance
     places = {s.model: codes.places[s.code] for s in board.standings}
     found = []
-    if judged.mean and len(judged.mean.models) > 1:
-        ranks, groups = judged.mean.ranks(), judged.mean.letters()
+    if judged.pairs and len(judged.pairs.models) > 1:
+        ranks, groups = judged.pairs.ranks(), judged.pairs.letters()
         lines = [
             {"model": model, "code": places[model], "x": i, "low": ranks[model][0], "high": ranks[model][1],
              "groups": groups.get(model, "")}
-            for i, model in enumerate(judged.mean.models, start=1)
+            for i, model in enumerate(judged.pairs.models, start=1)
         ]  # fmt: skip
         found.append({
             "title": f"Ranks by test {board.metric.label}, with 95 % intervals", "axis": "rank", "lines": lines,
-            "note": f"{judged.mean.proven} of {judged.mean.pairs} pairs are told apart on these test images, corrected "
-            f"for the number of comparisons; retraining is {'' if judged.mean.retrained else 'not '}considered. "
-            "Models that share a letter cannot be told apart.",
+            "note": f"{judged.pairs.significant} of {judged.pairs.pairs} pairs differ significantly on these test "
+            f"images, corrected for the number of pairs; training again is "
+            f"{'' if judged.pairs.contrast.retrained else 'not '}considered. "
+            "Models that share a letter are not significantly different.",
         })  # fmt: skip
     if test := judged.friedman:
         half = test.critical_difference / 2
-        tied = dict(enumerate(letters(tie_groups(test.told_apart) or (), test.models)))
+        tied = dict(enumerate(letters(tie_groups(test.better) or (), test.models)))
         order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
         lines = [
             {"model": model, "code": places[model], "x": test.mean_ranks[i], "low": test.mean_ranks[i] - half,
@@ -190,16 +198,16 @@ def _orders(board: Overall, codes: _Codes) -> list[Document]:
         found.append({
             "title": f"Mean ranks over {test.datasets} datasets, with the critical difference", "axis": "mean rank",
             "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi). "
-            f"{_friedman_note(test)} Models that share a letter cannot be told apart.",
+            f"{_friedman_note(test)} Models that share a letter are not significantly different.",
         })  # fmt: skip
     return found
 
 
 def _friedman_note(test: Friedman) -> str:
-    """What the bars allow to say: without Friedman's test behind them, bars apart prove nothing."""
+    """What the bars allow to say: without Friedman's test behind them, bars apart say nothing."""
     if test.p < ALPHA:
         return f"Where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}."
-    return f"Friedman's p = {test.p:.2g}: no difference over datasets like these is proven, also where bars lie apart."
+    return f"Friedman's p = {test.p:.2g}: no difference in rank is significant, also where bars lie apart."
 
 
 def _metrics(report: ReportData) -> list[Document]:
@@ -238,6 +246,13 @@ def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str
         "metrics": record["metrics"], "timings": record.get("timings") or {}, "environment": record["environment"],
         "log": "\n".join(str(line) for line in record.get("log_tail") or ()),
     }  # fmt: skip
+
+
+def _add_decisions(rows: Sequence[Document], report: ReportData) -> None:
+    """Add ``decision`` (chance and net benefit) and ``treat_all`` to rows of two classes with saved scores."""
+    for row, of in zip(rows, report.rows, strict=True):
+        if found := curve(of, report.rule):
+            row["decision"], row["treat_all"] = found
 
 
 # --- the files beside the Records ------------------------------------------------------------------------------

@@ -15,26 +15,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
-from bench.metrics.registry import AUC
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
 from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
+from bench.report.recommend import recommend
 from bench.report.rows import code_of
 from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
-from bench.report.standings import Overall, Standing
+from bench.report.standings import Overall, Standing, is_worse
 from bench.report.write.page_data import short
-from bench.stats.ranking import MIN_DATASETS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 LINES = 24  # of 25: the last is the prompt
-MIN_ROWS = 8  # rows that the table has before the sentences around it are cut
+MIN_ROWS = 7  # rows that the table has before the sentences around it are cut
 MAX_COMMAND = 3  # lines of the command that helps now
 MAX_NAMED = 4  # datasets
 MIN_WIDTH = 40
@@ -51,9 +50,10 @@ class Line(NamedTuple):
 
 
 class _Shown(NamedTuple):
-    """What the middle of the screen shows: an answer above the table, its caption, and notes below it."""
+    """What the screen shows: the answer and what speaks against it, a caption and its table, and notes below it."""
 
     answer: str
+    against: str = ""
     caption: str = ""
     table: Table | None = None
     notes: tuple[str, ...] = ()
@@ -95,7 +95,8 @@ def screen(
     end += _next(report, out, unfinished, width)
     for most in (3, 2, 1):  # lines of a sentence
         top = [Line(f"{warning}.", "bold red")] if warning else []
-        top += [Line(text, "bold") for text in _wrapped(shown.answer, width, most)]
+        top += [Line(text, "bold") for text in _wrapped(shown.answer, width, 3)]
+        top += [Line(text) for text in _wrapped(shown.against, width, max(most, 2))]
         caption = [Line(text, "dim") for text in _wrapped(shown.caption, width, min(most, 2))]
         notes = [Line(text) for note in below for text in _wrapped(note, width, most)]
         fixed_lines = len(top) + len(caption) + len(notes) + _height(end, width) + 4  # blanks and heading
@@ -160,12 +161,12 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
         Column("model", left=True, code=True), Column(f"{board.metric.heading} and 95 %"),
         *(Column(one.heading, drop=3) for one in board.shown[:1]),
         Column("params", drop=4), Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
-        Column("group", left=True, drop=2),
+        Column("worse", left=True, drop=2),
     )  # fmt: skip
-    groups = board.significance.mean.letters() if board.significance.mean else {}
+    leader = board.significance.leader
     unusable = {code_of(r["spec"]) for r in report.records if "images/s" in r["metrics"].get("unusable", ())}
     rows = [
-        _accuracy_row(board, s, cost.get(s.code, {}), groups.get(s.model, ""), s.code in unusable)
+        _accuracy_row(board, s, cost.get(s.code, {}), is_worse(leader, s.model), s.code in unusable)
         for s in board.standings
     ]
     setting = note.split("; 3 channels")[0]  # the rest is in LEADERBOARD.md
@@ -173,10 +174,9 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
         (f"Params in millions, memory in MiB. {setting}.",) if any(cost.get(s.code) for s in board.standings) else ()
     )
     elsewhere = _elsewhere(sum(bool(b.ranked) for b in report.boards) - 1, "protocol")
-    return _Shown(
-        _leader(board, cost), f"{_where(board)}{elsewhere}:", Table(columns, rows_of(rows)).without_empty(),
-        (*costs, _not_significant(board)),
-    )  # fmt: skip
+    table = Table(columns, rows_of(rows)).without_empty()
+    pick, against = recommend(report, board=board).lines()
+    return _Shown(pick, against, f"{_where(board)}{elsewhere}:", table, costs)
 
 
 def _keys(board: Overall) -> set[str]:
@@ -184,7 +184,7 @@ def _keys(board: Overall) -> set[str]:
 
 
 def _accuracy_row(
-    board: Overall, s: Standing, cost: Mapping[str, float | None], group: str, unusable: bool
+    board: Overall, s: Standing, cost: Mapping[str, float | None], worse: str, unusable: bool
 ) -> tuple[str, ...]:
     low, high = s.interval
     params, speed = cost.get("params"), cost.get("throughput")
@@ -193,7 +193,7 @@ def _accuracy_row(
         s.model, f"{score} {span(low, high)}" if low is not None else score,
         *(one.shown(s.means.get(one.name)) for one in board.shown[:1]),
         significant(params / 1e6 if params else None), significant(cost.get("macs_g")),
-        "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), group,
+        "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), worse,
     )  # fmt: skip
 
 
@@ -201,7 +201,9 @@ def _where(board: Overall) -> str:
     n, every, fewest, most = len(board.counted), len(board.datasets), board.seeds, board.most_seeds
     named = f" ({', '.join(board.counted)})" if n <= MAX_NAMED else ""
     of = f" of {every}" if n < every else ""
-    over = f"Mean over {n}{of} datasets{named}" if n > 1 else f"On {board.counted[0]}{' alone' if of else ''}"
+    over = f"On {board.counted[0]}{' alone' if of else ''}"
+    if n > 1:
+        over = f"Mean {board.over}{of}{named}" if board.independent < n else f"Mean over {n}{of} datasets{named}"
     shared = ", which the ranked models share" if of else ""
     seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
     return f"{over}{shared}, {board.protocol.pixels}, {board.protocol.training}, {seeds}"
@@ -209,76 +211,6 @@ def _where(board: Overall) -> str:
 
 def _elsewhere(more: int, what: str) -> str:
     return f" ({counted(more, f'more {what}')} in LEADERBOARD.md)" if more > 0 else ""
-
-
-def _leader(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
-    """Two sentences: who ranks first and how surely; then chance, or else speed."""
-    first, *others = board.ranked
-    n, verdict, label = len(board.counted), board.significance.mean, board.metric.label
-    what = f"mean {label} over {n} datasets" if n > 1 else f"{label} on {board.counted[0]}"
-    what = f"{what} {board.metric.shown(first.score)}"
-    level = [s.model for s in board.ranked if s.score == first.score]
-    beaten = len(verdict.worse_than(first.model)) if verdict else 0
-    if not others:
-        line = f"{first.model}: {what}."
-    elif len(level) > 1:
-        line = f"{listed(level)} share the first rank ({what})."
-    elif verdict is None:
-        line = f"{first.model} ranks first ({what}); whether significantly was not tested."
-    elif beaten == len(others):
-        line = f"{first.model} is significantly better than {_all(len(others))} ({what})."
-    elif beaten:
-        line = f"{first.model} ranks first ({what}), significantly better than {beaten} of {len(others)} others."
-    else:
-        line = f"{first.model} ranks first ({what}), but not significantly."
-    return f"{line} {_chance(board) or _fastest(board, cost)}".rstrip()
-
-
-def _all(others: int) -> str:
-    return f"all {others} others" if others > 1 else "the other model"
-
-
-def _chance(board: Overall) -> str:
-    if board.metric is not AUC:  # of others chance is not known
-        return ""
-    tested = [s for s in board.ranked if s.resampled is not None]
-    low = [s.model for s in tested if s.interval[0] is not None and s.interval[0] <= 0.5]
-    if not low:
-        return ""
-    if len(tested) == 1:
-        return "That is no better than chance (AUC 0.5)."
-    some = f"{low[0]} is not" if len(low) == 1 else f"{len(low)} of {len(tested)} models are not"
-    who = "No model is" if len(low) == len(tested) else some
-    return f"{who} significantly better than chance (AUC 0.5)."
-
-
-def _fastest(board: Overall, cost: Mapping[Any, Mapping[str, float | None]]) -> str:
-    speeds = {s.model: speed for s in board.ranked if (speed := cost.get(s.code, {}).get("throughput"))}
-    if len(speeds) < 2:
-        return ""
-    first = max(speeds, key=lambda model: speeds[model])
-    return f"Most images/s: {first} ({significant(speeds[first])})."
-
-
-def _not_significant(board: Overall) -> str:
-    """What of the order is not proven, and why."""
-    verdict, n = board.significance.mean, len(board.counted)
-    if len(board.ranked) < 2:
-        return ""
-    if verdict is None:
-        return " ".join(["Significance was not tested.", *board.significance.reasons[:1]])
-    tests = sorted({size for s in board.ranked for d in board.counted if (size := s.rows[d].n_test)})
-    images = (
-        f" on {' to '.join(f'{size:,}' for size in dict.fromkeys((tests[0], tests[-1])))} test images" if tests else ""
-    )
-    left, pairs = verdict.pairs - verdict.proven, counted(verdict.pairs, "pair")
-    of = f"{left} of {pairs} of models (those that share a group letter)" if verdict.pairs > 1 else "the difference"
-    every = f"All {pairs} of models differ significantly" if verdict.pairs > 1 else "The difference is significant"
-    line = f"Not significant: {of}{images}." if left else f"{every}{images}."
-    who = "Some models were" if board.most_seeds > 1 else "Each model was"
-    once = f"{who} trained once: training again may change the order." if board.seeds < 2 else ""
-    few = f"{counted(n, 'dataset')} cannot say whether the order holds on others." if n < MIN_DATASETS else ""
-    return " ".join(part for part in (line, once, few) if part)
 
 
 # --- efficiency alone ----------------------------------------------------------------------------------------------
@@ -317,9 +249,8 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
     size = f"batch {batch}" if batch else "the largest batch that fits"
     elsewhere = _elsewhere(sum(map(len, tables.values())) - len(shown), "row")
     note = "Params in millions, memory in MiB; noise: two runs differ by less (95 %)."
-    return _Shown(
-        answer, f"At {pixels} px, {size}: {setting}{elsewhere}:", Table(columns, rows_of(rows)).without_empty(), (note,)
-    )
+    table = Table(columns, rows_of(rows)).without_empty()
+    return _Shown(answer, "", f"At {pixels} px, {size}: {setting}{elsewhere}:", table, (note,))
 
 
 def _cost_cells(record: Record) -> list[str]:

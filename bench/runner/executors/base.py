@@ -18,6 +18,9 @@ from bench.record.cells import Cell, EfficiencyCell, Result
 class Job:
     """One trip to a worker: a Cell, or one round of an efficiency Cell, and all it needs. Picklable.
 
+    ``more`` are Cells done in the same go, since they share what takes long: frozen ones of the same features. Each
+    gets a Record of its own; ``cell`` comes last.
+
     ``device``, ``threads``, ``cores`` and ``visible_gpus`` are what the driver planned; an executor may replace them
     by the place it found, but never for a job that runs ``alone``: its Cell's key says what it is measured on.
     """
@@ -35,6 +38,7 @@ class Job:
     keep_weights: bool = False
     cores: tuple[int, ...] = ()
     visible_gpus: str | None = None
+    more: tuple[Cell, ...] = ()
 
     @property
     def ticket(self) -> str:
@@ -62,17 +66,19 @@ class Event:
 
     Attributes:
         ticket: the job's.
-        kind: ``progress``: ``progress`` holds the worker's phase, epoch, ...; ``finished``: the job ended and
-            ``finished`` says how, a worker's death, fault or time limit included (status ``failed``, ``oom`` or
-            ``timeout``, ``metrics["log_tail"]`` the end of its log); ``stopped``: it ended because it was cancelled;
-            ``lost``: its place failed and not the job (a node gone, a full disk): run it again. ``reason`` says why.
+        kind: ``part``: ``cell``, one of the job's ``more``, is ``finished``; ``progress``: ``progress`` holds the
+            worker's phase, epoch, ...; ``finished``: the job ended and ``finished`` says how, a worker's death, fault
+            or time limit included (status ``failed``, ``oom`` or ``timeout``, ``metrics["log_tail"]`` the end of its
+            log); ``stopped``: it ended because it was cancelled; ``lost``: its place failed and not the job (a node
+            gone, a full disk): run it again. ``reason`` says why.
     """
 
     ticket: str
-    kind: Literal["progress", "finished", "stopped", "lost"]
+    kind: Literal["progress", "part", "finished", "stopped", "lost"]
     progress: dict[str, Any] = field(default_factory=dict)
     finished: Finished | None = None
     reason: str = ""
+    cell: Cell | None = None
 
 
 class Executor(Protocol):

@@ -1,7 +1,9 @@
 """Jobs on this machine: each in a fresh process of a forkserver, on a device and on cores of its own.
 
 The forkserver has torch, timm and our rooms imported and CUDA untouched, so a process is born in hundredths of a second
-and inherits nothing of another Cell. The parent sleeps until a worker speaks, dies, or is out of time.
+and inherits nothing of another Cell. The parent sleeps until a worker speaks, dies, or is out of time. Trainings that
+share a GPU share a process (:mod:`bench.runner.executors.shared_worker`); one that was lost with its neighbours, or
+found no memory beside them, runs again in a process of its own.
 """
 
 from __future__ import annotations
@@ -14,33 +16,45 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.machine.hardware import gpus
+from bench.machine.hardware import free_memory_share, gpus
 from bench.machine.threads import available_threads, set_omp_wait_policy
-from bench.record.cells import Result
+from bench.record.cells import AccuracyCell, Result
 from bench.record.paths import log_path
 from bench.runner.executors.base import Event, Finished, Job
+from bench.runner.executors.packer import MOST, Packer
+from bench.runner.executors.shared_worker import work_shared
 from bench.runner.worker import SOCKET_FOLDER, work
 
 LOG_TAIL_LINES = 30
 FORKSERVER_GONE = 255  # multiprocessing's word for a child of which it will never hear
 LAST_WORDS_S = 5.0  # a worker that has sent its result has this long to end by itself
+OVERTIME_S = 20.0  # a training out of time has this long to reach its next step, before its neighbours are ended too
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A place for one accuracy job: a GPU by UUID, or cores (none named: all of them)."""
+    """A place for one accuracy job: a GPU by UUID, or cores (none named: all of them); ``shared``: in one process."""
 
     device: str
     threads: int
     visible_gpus: str | None = None
     cores: tuple[int, ...] = ()
+    shared: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Host:
+    """A process that serves several jobs of one device."""
+
+    process: Any
+    connection: Connection
 
 
 @dataclass(slots=True)
@@ -52,11 +66,13 @@ class _Running:
     started: float
     oom_kills: int
     stopping: bool = False
+    host: _Host | None = None
+    overdue: bool = False
 
     @property
     def deadline(self) -> float | None:
         limit = self.job.time_limit_s
-        return None if limit is None else self.started + limit
+        return None if limit is None else self.started + limit + OVERTIME_S * self.overdue
 
 
 class LocalExecutor:
@@ -64,10 +80,13 @@ class LocalExecutor:
 
     Args:
         slots: places of accuracy jobs, see :func:`make_slots`; a job that runs alone has the whole machine.
+        packer: decides how many of the places of each GPU are used.
     """
 
-    def __init__(self, slots: Sequence[Slot]) -> None:
-        self.slots = list(slots)
+    def __init__(self, slots: Sequence[Slot], packer: Packer | None = None) -> None:
+        self.slots, self.packer = list(slots), packer
+        self.hosts: dict[str | None, _Host] = {}
+        self.unshared: set[str] = set()  # tickets of jobs that have to run in a process of their own
         self.free = list(slots)
         self.running: dict[str, _Running] = {}
         self._wake_reader, self._wake_writer = os.pipe()
@@ -87,21 +106,27 @@ class LocalExecutor:
         """Say whether ``job`` can start now; one that runs alone only when nothing runs."""
         if job.alone or any(running.job.alone for running in self.running.values()):
             return not self.running
-        return bool(self.free)
+        devices = len({slot.visible_gpus for slot in self.slots})
+        return bool(self.free) and (self.packer is None or len(self.running) < self.packer.places * devices)
 
     def submit(self, job: Job) -> None:
         """Start ``job`` on a free slot."""
         slot = None
+        if job.alone:
+            self._close_hosts()
         if not job.alone:
             slot = self.free.pop(0)
             job = dataclasses.replace(
                 job, device=slot.device, threads=slot.threads, cores=slot.cores, visible_gpus=slot.visible_gpus
             )
+            if slot.shared and job.key not in self.unshared and _may_share(job):
+                self._submit_shared(job, slot)
+                return
         elif job.device.startswith("cuda"):  # all, in NVML's order: cuda:N is then the N-th of the plan for CUDA too
             job = dataclasses.replace(job, visible_gpus=",".join(gpu["uuid"] for gpu in gpus()) or None)
         receiver, sender = self._context.Pipe(duplex=False)
         try:
-            process = self._start(sender, job)
+            process = self._start(work, sender, job)
         except BaseException:
             receiver.close()
             if slot is not None:
@@ -111,10 +136,26 @@ class LocalExecutor:
             sender.close()
         self.running[job.ticket] = _Running(job, slot, process, receiver, time.monotonic(), oom_kills())
 
-    def _start(self, sender: Connection, job: Job) -> Any:
+    def _submit_shared(self, job: Job, slot: Slot) -> None:
+        """Give ``job`` to the process of its device, which is started for the first one."""
+        host = self.hosts.get(slot.visible_gpus)
+        try:
+            if host is None:
+                ours, theirs = self._context.Pipe(duplex=True)
+                with contextlib.closing(theirs):
+                    host = _Host(self._start(work_shared, theirs, job, f"shared-{len(self.hosts)}"), ours)
+                self.hosts[slot.visible_gpus] = host
+            host.connection.send(("run", job))
+        except BaseException:
+            self.free.insert(0, slot)
+            raise
+        running = _Running(job, slot, host.process, host.connection, time.monotonic(), oom_kills(), host=host)
+        self.running[job.ticket] = running
+
+    def _start(self, target: Callable[..., None], *arguments: Any) -> Any:
         """Start a worker; a forkserver that was killed is started again by multiprocessing at the second try."""
         for last in (False, True):
-            process = self._context.Process(target=work, args=(sender, job))
+            process = self._context.Process(target=target, args=arguments)
             try:
                 with _without_main():
                     process.start()  # the first one waits for the forkserver's imports, no part of a Cell's time
@@ -130,18 +171,82 @@ class LocalExecutor:
         if ends:
             left = max(0.0, min(ends) - time.monotonic())
             timeout_s = left if timeout_s is None else min(timeout_s, left)
-        receivers = {running.receiver: running for running in self.running.values()}
-        ready = wait([*receivers, self._wake_reader], timeout_s)
+        receivers = {running.receiver: running for running in self.running.values() if running.host is None}
+        hosts = {host.connection: host for host in self.hosts.values()}
+        ready = wait([*receivers, *hosts, self._wake_reader], timeout_s)
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_reader, 512):
                 pass
-        events = [self._heard(receivers[r]) for r in ready if isinstance(r, Connection)]
+        events = [self._heard(receivers[r]) for r in ready if r in receivers]
+        for host in [hosts[r] for r in ready if r in hosts]:
+            events += self._heard_of_many(host)
         now = time.monotonic()
         for running in list(self.running.values()):
-            if running.deadline is not None and now >= running.deadline:
-                reason = f"took longer than {running.job.time_limit_s:g} s (run.timeout_s)"
-                events.append(self._ended(running, ("error", "timeout", reason)))
+            if running.deadline is None or now < running.deadline or running.job.ticket not in self.running:
+                continue
+            if running.host is None:
+                events.append(self._ended(running, _timeout(running.job)))
+            elif not running.overdue:
+                running.overdue = True
+                _send(running.host, ("stop", running.job.ticket))
+            else:
+                events += self._host_ended(running.host)
         return events
+
+    def _heard_of_many(self, host: _Host) -> list[Event]:
+        """Read one message of a shared process, or its death."""
+        try:
+            ticket, message = host.connection.recv()
+        except Exception:
+            return self._host_ended(host)
+        running = self.running[ticket]
+        if message[0] == "progress":
+            self._tell_packer(running, message[1])
+            return [Event(ticket, "progress", progress=message[1])]
+        if self.packer:
+            self.packer.ended(ticket)
+        if message[:2] == ("error", "oom"):
+            message = ("alone", "out of memory beside its neighbours")
+        if message[0] == "alone":
+            self.unshared.add(running.job.key)
+            message = ("lost", f"{message[1]}; it runs again in a process of its own")
+        if message[0] == "stopped" and running.overdue:
+            message = _timeout(running.job)
+        return [self._ended(running, message)]
+
+    def _host_ended(self, host: _Host) -> list[Event]:
+        """A shared process died, or has to: its jobs run again, each in a process of its own."""
+        host.process.kill() if any(r.overdue for r in self.running.values() if r.host is host) else None
+        host.process.join(LAST_WORDS_S)
+        _, how = death(host.process.exitcode, False)
+        events = []
+        together = [running for running in self.running.values() if running.host is host]
+        for running in together:
+            self.unshared.add(running.job.key)
+            beside = f", shared by {len(together)} trainings" if len(together) > 1 else ""
+            message: tuple[Any, ...] = ("lost", f"{how}{beside}; it runs again in a process of its own")
+            if running.overdue:
+                message = _timeout(running.job)
+            elif running.stopping:
+                message = ("stopped",)
+            events.append(self._ended(running, message))
+        self._close_host(host)
+        return events
+
+    def _close_host(self, host: _Host) -> None:
+        host.connection.close()
+        _end(host.process)
+        self.hosts = {device: other for device, other in self.hosts.items() if other is not host}
+
+    def _close_hosts(self) -> None:
+        for host in list(self.hosts.values()):
+            self._close_host(host)
+
+    def _tell_packer(self, running: _Running, progress: Mapping[str, Any]) -> None:
+        if self.packer and "images_per_s" in progress and running.slot:
+            beside = sum(other.slot is not None and other.host is running.host for other in self.running.values())
+            free = free_memory_share(running.slot.visible_gpus)
+            self.packer.heard(running.job.ticket, progress["images_per_s"], beside, free)
 
     def _heard(self, running: _Running) -> Event:
         """Read one message of a worker, or its death."""
@@ -151,6 +256,8 @@ class LocalExecutor:
             return self._ended(running, None)
         if message[0] == "progress":
             return Event(running.job.ticket, "progress", progress=message[1])
+        if message[0] == "part":
+            return Event(running.job.ticket, "part", cell=message[1], finished=Finished(*message[2:]))
         return self._ended(running, message)
 
     def _ended(self, running: _Running, message: tuple[Any, ...] | None) -> Event:
@@ -177,17 +284,9 @@ class LocalExecutor:
         return Event(job.ticket, "finished", finished=Finished(result, environment, seconds))
 
     def _remove(self, running: _Running, patience_s: float) -> None:
-        running.receiver.close()
-        process = running.process
-        if patience_s:
-            process.join(patience_s)
-        if process.is_alive():
-            process.kill()
-        process.join()
-        # The worker leads a group of its own: what it started (compilers, loaders) goes with it.
-        with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.close()
+        if running.host is None:
+            running.receiver.close()
+            _end(running.process, patience_s)
         self.running.pop(running.job.ticket, None)
         if running.slot is not None:
             self.free.insert(0, running.slot)
@@ -203,6 +302,9 @@ class LocalExecutor:
         if running is None:
             return
         running.stopping = True
+        if running.host and gently:
+            _send(running.host, ("stop", ticket))
+            return
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.process.pid, signal.SIGTERM if gently else signal.SIGKILL)
 
@@ -210,20 +312,50 @@ class LocalExecutor:
         """Kill what still runs and give everything back."""
         for running in list(self.running.values()):
             self._remove(running, patience_s=0.0)
+        self._close_hosts()
         os.close(self._wake_reader)
         os.close(self._wake_writer)
 
 
-def make_slots(device: str, several: bool, threads: int, pack: int) -> list[Slot]:
+def _may_share(job: Job) -> bool:
+    """Whether a job may run beside others in one process: a training does, what only computes features does not."""
+    return isinstance(job.cell, AccuracyCell) and job.cell.track != "frozen"
+
+
+def _timeout(job: Job) -> tuple[str, str, str]:
+    return "error", "timeout", f"took longer than {job.time_limit_s:g} s (run.timeout_s)"
+
+
+def _send(host: _Host, message: tuple[str, str]) -> None:
+    with contextlib.suppress(OSError):  # it is gone, which its silence will tell
+        host.connection.send(message)
+
+
+def _end(process: Any, patience_s: float = 0.0) -> None:
+    """End a worker and what it started."""
+    if patience_s:
+        process.join(patience_s)
+    if process.is_alive():
+        process.kill()
+    process.join()
+    # The worker leads a group of its own: what it started (compilers, loaders) goes with it.
+    with contextlib.suppress(OSError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.close()
+
+
+def make_slots(device: str, several: bool, threads: int, pack: int | str) -> list[Slot]:
     """Divide this machine among accuracy jobs.
 
     Args:
         device: ``cpu`` or ``cuda:N``, as planned.
         several: whether other GPUs of the same name may be used beside ``device``.
         threads: of each worker; 0 divides the cores evenly.
-        pack: jobs that share a GPU, or the cores.
+        pack: jobs that share a GPU, or the cores; ``auto`` offers as many places of a GPU as may be worth it.
     """
     cores = sorted_cores()
+    if isinstance(pack, str):
+        pack = 1 if device == "cpu" else MOST
     if device == "cpu":
         share = max(1, len(cores) // pack)
         parts = [tuple(cores[i * share : (i + 1) * share]) for i in range(pack)] if pack > 1 else [()]
@@ -235,7 +367,7 @@ def make_slots(device: str, several: bool, threads: int, pack: int) -> list[Slot
     chosen = [gpu for gpu in found if gpu["name"] == found[index]["name"]] if several else [found[index]]
     places = [gpu["uuid"] for _ in range(pack) for gpu in chosen]  # every GPU has one before any has two
     share = threads or max(1, len(cores) // len(places))
-    return [Slot("cuda:0", share, visible_gpus=uuid) for uuid in places]
+    return [Slot("cuda:0", share, visible_gpus=uuid, shared=pack > 1) for uuid in places]
 
 
 def sorted_cores() -> list[int]:

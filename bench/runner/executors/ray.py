@@ -270,7 +270,7 @@ class RayExecutor:
     def _hear(self, place: _Place, reply: Reply) -> None:
         assert place.job
         job, last = place.job, reply.events[-1]
-        if last.kind == "progress":
+        if last.kind in ("progress", "part"):
             self._ask(place, place.actor.more.remote())
         else:
             place.job = None
@@ -302,10 +302,11 @@ def make(loaded: Loaded, plan: Plan) -> RayExecutor:
     """Return the executor of a sweep whose ``run.executor`` is ``ray``."""
     run = loaded.sweep.run
     cores = available_threads()
+    pack = 1 if isinstance(run.pack, str) else run.pack
     if plan.device == "cpu":
-        shape = Shape(run.threads or max(1, cores // run.pack), 0.0, run.ray_memory_gib)
+        shape = Shape(run.threads or max(1, cores // pack), 0.0, run.ray_memory_gib)
     else:
-        shape = Shape(run.threads, 1.0 / run.pack, run.ray_memory_gib)
+        shape = Shape(run.threads, 1.0 / pack, run.ray_memory_gib)
     names = [name for name in loaded.sweep.plugins if name.endswith(".py")]
     plugins = {name: (loaded.base / name).read_bytes() for name in names}
     trains = any(

@@ -134,7 +134,7 @@ class RayWorker:
                 self.asked = None
             events = self.executor.wait(None)
         last = events[-1]
-        if last.kind == "progress":
+        if last.kind in ("progress", "part"):
             return Reply(events)
         if last.finished:
             finished = last.finished
@@ -216,10 +216,10 @@ class RayWorker:
         if (name, size, expected) in self.sound:
             return root
         try:
-            info = registry.dataset_facts(name)
+            info = registry.dataset_info(name)
         except registry.RegistryError:
             registry.load_plugins(job.plugins, job.plugin_base)  # which may import torch: not for nothing
-            info = registry.dataset_facts(name)
+            info = registry.dataset_info(name)
         if problems := preflight([(info, size)], root):
             if not self.setup.download or any(problem.reason != "missing" for problem in problems):
                 raise ValueError(missing_message(problems))

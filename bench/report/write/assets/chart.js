@@ -4,6 +4,17 @@ const pen = document.createElement('canvas').getContext('2d');
 pen.font = '11px system-ui, sans-serif';
 const textWidth = (text) => pen.measureText(text).width;
 
+// A label without its middle where it is wider than `room`: names of one kind differ at their ends.
+function fitted(label, room) {
+  let half = Math.ceil(label.length / 2);
+  let shown = label;
+  while (half > 2 && textWidth(shown) > room) {
+    half -= 1;
+    shown = `${label.slice(0, half)}…${label.slice(-half)}`;
+  }
+  return shown;
+}
+
 // Ticks from low to high: steps of 1, 2 or 5; on a logarithmic axis 1, 2 and 5 of each decade, or decades alone.
 function ticksOf(low, high, log, most, whole) {
   const found = [];
@@ -53,7 +64,7 @@ function drawChart(host, spec) {
   const holder = element('div');
   const tip = element('div', { class: 'tip', hidden: true, 'aria-hidden': 'true' });
   figure.append(element('figcaption', {}, spec.title), holder, tip);
-  if (!spec.noTable) figure.append(dataTable(spec));
+  figure.append(dataTable(spec));
   host.replaceChildren(figure);
   let drawn = 0;
   const draw = () => {
@@ -69,7 +80,6 @@ function drawChart(host, spec) {
 const axisTitle = (axis) => (axis.unit ? `${axis.label} (${axis.unit})` : axis.label);
 
 function plot(spec, width, tip, figure) {
-  if (spec.rows) return rowPlot(spec, width, tip, figure);
   const points = spec.series.flatMap((series) => series.points);
   const narrow = width < 520;
   const height = spec.height ?? Math.round(Math.min(470, Math.max(300, width * 0.6)));
@@ -99,7 +109,7 @@ function plot(spec, width, tip, figure) {
     series.points.forEach((point) => marks.push({ series, point, x: px(point.x), y: py(point.y), size }));
   }
   for (const mark of marks) svg.append(pointOf(mark, py, spec));
-  if (labelled.length) svg.append(...endLabels(labelled, box, px, py, height));
+  if (labelled.length) svg.append(...endLabels(labelled, box, px, py, height, right - 12));
   if (!spec.small) svg.append(...pointLabels(marks.filter((mark) => !mark.series.line), box, width));
   navigate(svg, marks, tip, figure);
   return svg;
@@ -166,7 +176,7 @@ function pointOf(mark, py, spec) {
 }
 
 // Names at the ends of lines, moved apart; those that find no place are told by the tip.
-function endLabels(labelled, box, px, py, height) {
+function endLabels(labelled, box, px, py, height, wide) {
   const gap = 12;
   const room = Math.floor((height - 20) / gap);
   const ends = labelled.filter((series) => series.points.length).map((series) => {
@@ -185,7 +195,7 @@ function endLabels(labelled, box, px, py, height) {
   }
   return shown.flatMap(({ series, x, wanted, y }) => [
     shape('path', { d: `M${x + 4},${wanted}L${box.right + 6},${y}`, stroke: colourOf(series.family), 'stroke-opacity': 0.35, fill: 'none' }),
-    shape('text', { class: 'label', x: box.right + 9, y: y + 4, 'aria-hidden': 'true' }, series.label),
+    shape('text', { class: 'label', x: box.right + 9, y: y + 4, 'aria-hidden': 'true' }, fitted(series.label, wide)),
   ]);
 }
 
@@ -196,14 +206,15 @@ function pointLabels(marks, box, width) {
   const found = [];
   for (const { point, x, y } of marks) {
     if (!point.label) continue;
-    const wide = textWidth(point.label) + 2;
+    const label = fitted(point.label, Math.min(220, width * 0.4));
+    const wide = textWidth(label) + 2;
     const places = [[8, 4], [-8 - wide, 4], [-wide / 2, -10], [-wide / 2, 18], [7, -7], [7, 15], [-wide - 6, -7], [-wide - 6, 15]];
     for (const [dx, dy] of places) {
       const area = [x + dx, y + dy - 10, x + dx + wide, y + dy + 2];
       if (area[0] < box.left + 2 || area[2] > width || area[1] < 0 || area[3] > box.bottom) continue;
       if (taken.some((other, i) => marks[i]?.point !== point && meets(area, other))) continue;
       taken.push(area);
-      found.push(shape('text', { class: 'label', x: x + dx, y: y + dy, 'aria-hidden': 'true' }, point.label));
+      found.push(shape('text', { class: 'label', x: x + dx, y: y + dy, 'aria-hidden': 'true' }, label));
       break;
     }
   }
@@ -211,9 +222,9 @@ function pointLabels(marks, box, width) {
 }
 
 // One stop for the tab key; left and right go from point to point, up and down from line to line.
-function navigate(svg, marks, tip, figure, ordered = false) {
+function navigate(svg, marks, tip, figure) {
   if (!marks.length) return;
-  const order = ordered || marks.some((mark) => mark.series.line) ? marks : [...marks].sort((a, b) => a.x - b.x);
+  const order = marks.some((mark) => mark.series.line) ? marks : [...marks].sort((a, b) => a.x - b.x);
   order[0].node.setAttribute('tabindex', 0);
   const curves = () => svg.querySelectorAll('path[data-series]');
   const show = (mark) => {
@@ -268,11 +279,11 @@ function dataTable(spec) {
     if (!details.open || details.querySelector('table')) return;
     const lines = spec.series.flatMap((series) => series.points).map((point) => element('tr', {},
       element('th', { scope: 'row' }, point.name), element('td', { class: 'n' }, significant(point.x, 4)),
-      element('td', { class: 'n' }, spec.rows ? point.groups : significant(point.y, 4)),
+      element('td', { class: 'n' }, significant(point.y, 4)),
       element('td', { class: 'n' }, span(point.low, point.high))));
     details.append(scrollable(spec.title, element('table', {}, element('thead', {}, element('tr', {},
       element('th', { scope: 'col' }, 'name'), element('th', { scope: 'col', class: 'n' }, axisTitle(spec.x)),
-      element('th', { scope: 'col', class: 'n' }, spec.rows ? 'tie groups' : axisTitle(spec.y)), element('th', { scope: 'col', class: 'n' }, '95 %'))),
+      element('th', { scope: 'col', class: 'n' }, axisTitle(spec.y)), element('th', { scope: 'col', class: 'n' }, '95 %'))),
     element('tbody', {}, lines))));
   });
   return details;

@@ -54,12 +54,17 @@ function front(points, more) {
   return found.sort((a, b) => a.x - b.x);
 }
 
+// The first measure that the most models have.
+function mostModels(measures) {
+  const cells = places().find((place) => place.key === tradeoff.where)?.cells;
+  const count = (measure) => scored().filter((line) => costOf(line, measure, cells) !== null).length;
+  return measures.reduce((best, measure) => (best && count(best) >= count(measure) ? best : measure), undefined);
+}
+
 function startTradeoff(holder) {
+  const timed = data.cells.some((cell) => cell.kind === 'efficiency' && cell.status === 'ok');
+  if (!data.protocols.length || !(timed || data.rows.some((row) => isNumber(row.train_images_per_s)))) return;
   holder.append(element('h2', { tabindex: -1 }, 'Accuracy against cost'));
-  if (!data.protocols.length) {
-    holder.append(element('p', {}, 'No accuracy has been measured.'));
-    return;
-  }
   const controls = element('div', { class: 'controls' });
   const chips = element('div');
   const chart = element('div');
@@ -70,13 +75,13 @@ function startTradeoff(holder) {
   const make = () => {
     const protocol = data.protocols[tradeoff.protocol];
     const datasets = unique(data.rows.filter((row) => row.protocol === Number(tradeoff.protocol)).map((row) => row.dataset));
-    const choices = [...(protocol.counted.length > 1 ? [['', `mean over ${protocol.counted.length} datasets`]] : []), ...datasets.map((name) => [name, name])];
+    const choices = [...(protocol.counted.length > 1 ? [['', `mean ${protocol.over}`]] : []), ...datasets.map((name) => [name, name])];
     if (!choices.some(([key]) => key === tradeoff.dataset)) [[tradeoff.dataset]] = choices;
     const where = places();
     if (!where.some((place) => place.key === tradeoff.where)) tradeoff.where = where[0]?.key;
     const measures = data.measures.filter((measure) => places().concat({ key: tradeoff.where }).some((place) => place.key === tradeoff.where
       && scored().some((line) => costOf(line, measure, place.cells) !== null)));
-    if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = measures[0]?.id;
+    if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = mostModels(measures)?.id;
     const keep = document.activeElement?.closest?.('.field')?.firstChild.textContent;
     controls.replaceChildren(
       select('across', measures.map((measure) => [measure.id, `${measure.label} (${measure.unit})`]), tradeoff.measure, change('measure')),
@@ -94,20 +99,15 @@ function startTradeoff(holder) {
 function drawTradeoff(chart, note) {
   const measure = measureOf(tradeoff.measure);
   const place = places().find((one) => one.key === tradeoff.where);
-  if (!measure) {
-    chart.replaceChildren(element('p', {}, 'No cost has been measured.'));
-    note.replaceChildren();
-    return;
-  }
   const lines = scored();
-  const points = lines.map((line) => tradeoffPoint(line, measure, place)).filter((point) => point && !tradeoff.hidden.has(point.family));
+  const points = !measure ? [] : lines.map((line) => tradeoffPoint(line, measure, place)).filter((point) => point && !tradeoff.hidden.has(point.family));
   if (!points.length) {
     chart.replaceChildren(element('p', {}, 'No model has both figures.'));
     note.replaceChildren();
     return;
   }
   const best = front(points, measure.more);
-  const over = tradeoff.dataset ? `on ${tradeoff.dataset}` : `(mean over ${data.protocols[tradeoff.protocol].counted.length} datasets)`;
+  const over = tradeoff.dataset ? `on ${tradeoff.dataset}` : `(mean ${data.protocols[tradeoff.protocol].over})`;
   const series = unique(points.map((point) => point.family)).sort(collator.compare)
     .map((family) => ({ name: family, family, points: points.filter((point) => point.family === family) }));
   drawChart(chart, {
@@ -119,7 +119,7 @@ function drawTradeoff(chart, note) {
   const where = measure.source === 'cell' ? `Cost at ${place.resolution} px, batch ${batchName(place.batch)}: ${data.settings[place.setting]}; latency is at batch 1.` : 'Cost as seen in the trainings themselves.';
   note.replaceChildren(
     element('p', { id: 'front' }, `Pareto front (dashed; ${measure.more ? 'more' : 'less'} ${measure.label} is better): ${best.map((point) => point.label).join(', ')}.`),
-    element('p', { class: 'note' }, `${where} Vertical lines are 95 % intervals over test images.${without ? ` ${without} of ${lines.length} models have no such figure.` : ''}`));
+    element('p', { class: 'note' }, `${where} Vertical lines are 95 % intervals.${without ? ` ${without} of ${lines.length} models have no such figure.` : ''}`));
 }
 
 function tradeoffPoint(line, measure, place) {
@@ -142,20 +142,18 @@ const logarithmic = (values) => values.length > 1 && Math.min(...values) > 0 && 
 
 const scaling = { where: null, measure: null, hidden: new Set() };
 
+// Cells by table and batch, where they were measured at two resolutions or more.
+function scalingGroups() {
+  const groups = Map.groupBy(data.cells.filter((cell) => cell.kind === 'efficiency' && cell.status === 'ok'),
+    (cell) => `${cell.setting}|${cell.spec.batch}`);
+  return new Map([...groups].filter(([, cells]) => unique(cells.map((cell) => cell.spec.resolution)).length > 1));
+}
+
+const scales = () => scalingGroups().size > 0;
+
 function startScaling(section) {
   section.append(element('h2', { tabindex: -1 }, 'Scaling over resolution'));
-  const groups = new Map();
-  for (const cell of data.cells) {
-    if (cell.kind !== 'efficiency' || cell.status !== 'ok') continue;
-    const key = `${cell.setting}|${cell.spec.batch}`;
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(cell);
-  }
-  for (const [key, cells] of groups) if (unique(cells.map((cell) => cell.spec.resolution)).length < 2) groups.delete(key);
-  if (!groups.size) {
-    section.append(element('p', {}, 'Efficiency has been measured at one resolution only: there is nothing to draw. Give several with --resolutions.'));
-    return;
-  }
+  const groups = scalingGroups();
   const controls = element('div', { class: 'controls' });
   const chips = element('div');
   const chart = element('div');
@@ -296,7 +294,7 @@ function confusionTable(counts, label, classes) {
     return element('tr', {}, element('th', { scope: 'row' }, classes[i]), line.map((value) => {
       const share = total ? value / total : 0;
       const cell = element('td', { title: `${percent(share)} of class ${classes[i]}` }, value.toLocaleString('en'));
-      cell.style.background = `rgba(var(--heat), ${(0.55 * share).toFixed(3)})`;
+      cell.style.background = `color-mix(in srgb, var(--heat) ${(55 * share).toFixed(1)}%, transparent)`;
       return cell;
     }));
   });
@@ -354,10 +352,6 @@ function startDiagnosis(section) {
     const key = `${row.protocol}|${row.dataset}`;
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push({ row, cells });
-  }
-  if (!groups.size) {
-    section.append(element('p', {}, 'No confusion matrices and no saved scores were found.'));
-    return;
   }
   [diagnosis.group] = groups.keys();
   const cards = element('div', { class: 'cards' });

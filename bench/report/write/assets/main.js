@@ -1,11 +1,11 @@
 // Views and their addresses: #/results, #/cell/KEY (no element has such an id, so that the page does not jump). A view is made when it is first shown.
 
 const VIEWS = {
-  overview: ['Overview', () => { startTradeoff(byId('tradeoff')); startOrder(byId('order')); }],
+  overview: ['Overview', () => { startDecision(); startTradeoff(byId('tradeoff')); }],
   results: ['Results', startResults],
-  scaling: ['Scaling', startScaling],
-  training: ['Training', startTraining],
-  diagnosis: ['Diagnosis', startDiagnosis],
+  ...(scales() ? { scaling: ['Scaling', startScaling] } : {}),
+  ...(data.cells.some((cell) => cell.history.epoch) || !data.detailed ? { training: ['Training', startTraining] } : {}),
+  ...(data.cells.some((cell) => cell.metrics.test_confusion || cell.reliability) ? { diagnosis: ['Diagnosis', startDiagnosis] } : {}),
   boards: ['Boards', () => {}],
 };
 const made = new Set();

@@ -1,4 +1,4 @@
-"""Facts of the built-in models, torch-free, so that listing and planning are instant.
+"""Information on the built-in models, torch-free, so that listing and planning are instant.
 
 ``params`` is the exact count at 1,000 classes, 3 channels and 224 pixels (the contract test builds and compares).
 ``macs_g_224`` is what the paper or its repository publishes, in its own way of counting, which ``published_note``
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from bench.registry import ModelFacts, Option, add_builtin, models
+from bench.registry import ModelInfo, Option, add_builtin, models
 
 Unsupported = Callable[[int, Mapping[str, Any]], str | None]
 
@@ -129,7 +129,7 @@ for _name, _params, _macs, _summary in (
     ),
 ):
     add_builtin(
-        ModelFacts(
+        ModelInfo(
             name=_name,
             counted_macs_g_224=COUNTED_MACS_G_224[_name],
             family="resnet",
@@ -151,7 +151,7 @@ for _size, _params, _macs, _note in (
     ("base", 86_567_656, 16.87, f"{_TABLE}: blind to the attention products; with them 17.56 G multiply-adds"),
 ):
     add_builtin(
-        ModelFacts(
+        ModelInfo(
             name=f"vit_{_size}_patch16_224",
             counted_macs_g_224=COUNTED_MACS_G_224[f"vit_{_size}_patch16_224"],
             family="vit",
@@ -169,7 +169,7 @@ for _size, _params, _macs, _note in (
 
 for _size, _params, _macs in (("tiny", 28_288_354, 4.5), ("small", 49_606_258, 8.7)):
     add_builtin(
-        ModelFacts(
+        ModelInfo(
             name=f"swin_{_size}_patch4_window7_224",
             counted_macs_g_224=COUNTED_MACS_G_224[f"swin_{_size}_patch4_window7_224"],
             family="swin",
@@ -205,7 +205,7 @@ for _name, _params, _macs, _group, _summary, _note in (
     ("medmamba_base_d16", 48_144_872, 7.4, "extra", "depths 2-2-16-2: what the paper's B figures count", _THOP),
 ):
     add_builtin(
-        ModelFacts(
+        ModelInfo(
             name=_name,
             counted_macs_g_224=COUNTED_MACS_G_224[_name],
             family="medmamba",
@@ -227,7 +227,7 @@ for _branch, _params, _widths in (
     ("ssm", 15_221_768, "scan widths 144-320-672-1376"),
 ):
     add_builtin(
-        ModelFacts(
+        ModelInfo(
             name=f"medmamba_tiny_{_branch}_twin",
             counted_macs_g_224=COUNTED_MACS_G_224[f"medmamba_tiny_{_branch}_twin"],
             family="medmamba",
@@ -251,7 +251,7 @@ for _size, _params, _macs, _drop_path, _summary in (
     ("base", 88_557_800, 15.4, 0.6, "s2l15, depths 2-2-15-2, widths 128-1024, scan twice as wide as the block"),
 ):
     add_builtin(
-        ModelFacts(
+        ModelInfo(
             name=f"vmamba_{_size}",
             counted_macs_g_224=COUNTED_MACS_G_224[f"vmamba_{_size}"],
             family="vmamba",

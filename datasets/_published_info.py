@@ -1,4 +1,4 @@
-"""Facts of the published sets that MedMamba was evaluated on beside MedMNIST, and of the second Kvasir.
+"""Information on the published sets that MedMamba was evaluated on beside MedMNIST, and of the second Kvasir.
 
 Where the split is ours, the counts are the shares it aims at: patients and twins that stay whole move them a little.
 """

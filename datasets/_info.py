@@ -1,4 +1,4 @@
-"""Facts of the built-in datasets, without reading a file or importing torch.
+"""Information on the built-in datasets, without reading a file or importing torch.
 
 Counts, classes and licences are MedMNIST's own (``medmnist.INFO``, version 3.0.2; ``tests/datasets/test_facts.py``
 compares the two); what a reader of a score should know besides stands in ``traps``. ``mirror_safe`` says whether a
@@ -47,6 +47,7 @@ def _medmnist(
     traps: tuple[str, ...] = (),
     licence: str = "CC BY 4.0",
     bundled: tuple[int, ...] = (),
+    positive: str = "",
 ) -> None:
     add_builtin(
         DatasetInfo(
@@ -68,6 +69,7 @@ def _medmnist(
             groups=("medmnist",),
             mirror_safe=mirror_safe,
             traps=traps + _COMMON_TRAPS,
+            positive=positive,
         )
     )
 
@@ -172,6 +174,7 @@ _medmnist(
         "pneumonia is 74.2 % of val but 62.5 % of test",
         "8 images at 28 pixels are in train and in val; some 128 and 224 images are enlarged from smaller sources",
     ),
+    positive="pneumonia",
 )
 _medmnist(
     "retinamnist",
@@ -198,6 +201,7 @@ _medmnist(
         "label 1 is normal or benign, label 0 malignant",
     ),
     bundled=(28,),
+    positive="malignant",
 )
 _medmnist(
     "bloodmnist",
@@ -279,6 +283,7 @@ def _phantom(name: str, task: str, classes: tuple[str, ...], summary: str) -> No
             source="datasets/phantoms.py",
             groups=("phantoms",),
             mirror_safe=True,
+            positive=classes[1] if task == "binary-class" else "",
         )
     )
 
@@ -309,4 +314,4 @@ for _name in ("local", "global", "mixed", "small"):
 
 datasets.alias("all", ("medmnist", "phantoms"))
 
-import bench.datasets._named_facts  # noqa: E402, F401  # registers in its turn
+import bench.datasets._published_info  # noqa: E402, F401  # registers in its turn

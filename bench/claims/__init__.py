@@ -1,0 +1,1 @@
+"""Published tables judged: which claimed improvements does their test set support?"""

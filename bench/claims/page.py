@@ -1,0 +1,104 @@
+"""Claims as a page: what is supported, one row a claim, how it was judged."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+from bench.claims.judge import ALPHA, NOT_COMPARABLE, OPPOSITE, SUPPORTED, UNSUPPORTED, Claim
+from bench.record.types import Fields
+from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, fixed, rows_of, signed
+
+OUTCOMES = (SUPPORTED, UNSUPPORTED, OPPOSITE, NOT_COMPARABLE)
+COLUMNS = (
+    Column("dataset", left=True), Column("metric", left=True, drop=8), Column("better", left=True),
+    Column("than", left=True), Column("figures", drop=9), Column("difference", drop=4), Column("n", drop=3),
+    Column("correlation", drop=6), Column("P(false)"), Column("corrected", drop=1), Column("outcome", left=True),
+    Column("why", left=True, wrap=True, drop=2), Column("protocol differs in", left=True, wrap=True, drop=7),
+)  # fmt: skip
+
+
+def page(claims: Sequence[Claim], source: str) -> Section:
+    """The page of one paper's claims."""
+    names = list(dict.fromkeys(claim.proposed.model for claim in claims))
+    several = len(names) > 1  # else the heading names the one
+    blocks: list[Block] = [Text(summary(claims)), Bullets(tuple(_notes(claims)))]
+    order = {outcome: i for i, outcome in enumerate(OUTCOMES)}
+    ranked = sorted(claims, key=lambda c: (order[c.outcome], c.metric, c.proposed.dataset, c.other.model))
+    shown = [i for i, column in enumerate(COLUMNS) if several or column.name != "better"]
+    lines = [tuple(_line(claim)[i] for i in shown) for claim in ranked]
+    blocks.append(Table(tuple(COLUMNS[i] for i in shown), rows_of(lines)).without_empty())
+    return Section(f"Claims of {', '.join(names)} ({source})", blocks)
+
+
+def summary(claims: Sequence[Claim]) -> str:
+    """``12 of 49 claimed improvements are supported; 20 if the errors correlate 0.80.``"""
+    counts = Counter(claim.outcome for claim in claims)
+    claimed = counts[SUPPORTED] + counts[UNSUPPORTED]
+    best = sum(1 for c in claims if c.corrected and c.corrected[1] < ALPHA)
+    text = f"{counts[SUPPORTED]} of {counted(claimed, 'claimed improvement')} are supported"
+    if best != counts[SUPPORTED]:
+        text += f", {best} at the highest correlation of errors assumed"
+    text += f". In {counted(counts[OPPOSITE], 'comparison')} the other model has the higher figure"
+    return f"{text}; {counted(counts[NOT_COMPARABLE], 'comparison')} cannot be judged."
+
+
+def _notes(claims: Sequence[Claim]) -> list[str]:
+    tested = [c for c in claims if c.corrected]
+    notes = []
+    for metric in ("acc", "auc"):
+        own = [c for c in tested if c.metric == metric and c.outcome != OPPOSITE]
+        if own:
+            low, high = (sum(c.corrected[end] < ALPHA for c in own) for end in (0, 1))
+            span = f"{low}" if low == high else f"{low} to {high}"
+            notes.append(f"{metric.upper()}: {span} of {len(own)} supported.")
+    if any(not c.measured for c in tested):
+        ends = next(c.phi for c in tested if not c.measured)
+        notes.append(f"The correlation of the errors is not published; {ends[0]:.2f} to {ends[1]:.2f} is assumed.")
+    if n := sum(c.measured for c in tested):
+        notes.append(f"For {counted(n, 'comparison')} it was measured on our trainings of the two models.")
+    notes.append(
+        f"P(false) is the probability that the model is not better, given the test images; corrected for all "
+        f"{counted(len(tested), 'comparison')} (Holm), below 5 % at every correlation is supported."
+    )
+    if not any(c.proposed.acc_spread or c.proposed.auc_spread for c in tested):
+        notes.append("No spread over trainings is given, so a supported claim is about these trained networks only.")
+    if differs := sum(bool(c.differs) for c in tested):
+        notes.append(f"In {differs} of {len(tested)} the protocols differ; the difference may come from that alone.")
+    return notes
+
+
+def _line(claim: Claim) -> tuple[str, ...]:
+    a, b = getattr(claim.proposed, claim.metric), getattr(claim.other, claim.metric)
+    n = claim.proposed.n_test
+    return (
+        claim.proposed.dataset, claim.metric.upper(), claim.proposed.model, claim.other.model,
+        f"{fixed(a)} / {fixed(b)}", signed(claim.difference), f"{n:,}" if n else "",
+        _span(claim.phi, 2) if claim.p else "", _span(claim.p, 3), _span(claim.corrected, 3), claim.outcome,
+        claim.reason, "; ".join(claim.differs),
+    )  # fmt: skip
+
+
+def _span(ends: Sequence[float], digits: int) -> str:
+    if not ends:
+        return ""
+    low, high = (_p(v, digits) for v in (min(ends), max(ends)))
+    return low if low == high else f"{low}–{high}"
+
+
+def _p(value: float, digits: int) -> str:
+    return f"<{10**-digits:.{digits}f}" if 0 <= value < 10**-digits else f"{value:.{digits}f}"
+
+
+def to_json(claims: Sequence[Claim]) -> Fields:
+    """All claims with their figures."""
+    rows = [
+        {
+            "dataset": c.proposed.dataset, "metric": c.metric, "proposed": c.proposed.model, "other": c.other.model,
+            "difference": c.difference, "n_test": c.proposed.n_test, "correlation": list(c.phi),
+            "measured": c.measured, "p_false": list(c.p), "p_false_corrected": list(c.corrected),
+            "outcome": c.outcome, "reason": c.reason, "protocol_differs": list(c.differs),
+        }
+        for c in claims
+    ]  # fmt: skip
+    return {"summary": {o: sum(c.outcome == o for c in claims) for o in OUTCOMES}, "claims": rows}

@@ -1,0 +1,1 @@
+"""Commands that judge scores and claims of others; light."""

@@ -1,0 +1,262 @@
+"""The operating point and the calibration of each model on a dataset, and what a decision by it is worth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.metrics.calibration import over_seeds
+from bench.metrics.one_vs_rest import Array, one_vs_rest
+from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, threshold, treat_all
+from bench.metrics.registry import METRICS
+from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
+from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, name, rows_of, span
+from bench.report.evidence import read_saved
+from bench.report.rows import Row
+from bench.stats.bootstrap import interval, seed_of_test_set
+from bench.stats.cluster import Ratios, Share, TwoRates, ratios, resamples, two_rates
+
+CHANCES = (0.05, 0.1, 0.2, 0.3, 0.5)  # at which decision curves are tabulated
+EXACT_LIMIT = 20_000  # images times classes, above which average precision has no interval
+
+
+def clinical_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
+    """Operating point, decision curve, calibration and other figures of the models of one dataset and protocol."""
+    shown = [row for row in members if row.clinical]
+    if not shown:
+        if all(row.mean(METRICS["ece"].field) is None for row in members):
+            return []
+        return [Text("Calibration as recorded (saved scores would give more):"), _stored_calibration(members)]
+    classes = max(len(row.clinical[0].sensitivity) for row in shown)
+    blocks = _two_classes(shown, rule) if classes == 1 else _macro(shown)
+    note = (
+        "Scaled: after temperature scaling fitted on validation; a temperature above 1 says that the model was "
+        "overconfident. ECE over 15 bins."
+    )
+    if any(len(row.clinical) > 1 for row in shown):
+        note += " Over several trainings all are means."
+    blocks += [Text(note), _calibration(shown)]
+    blocks += _with_intervals(shown)
+    return [*blocks, *_per_class(shown, classes)] if classes > 1 else blocks
+
+
+# --- two classes -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What a row's models say of the test images at the threshold that validation chose for each.
+
+    Attributes:
+        yes: (N,) share of the row's trainings that call an image.
+        target: (N,) whether it is of the positive class.
+        column: (N,) mean score of the positive class.
+        threshold: mean over trainings.
+    """
+
+    row: Row
+    yes: Array
+    target: Array
+    column: Array
+    threshold: float
+
+    @property
+    def rates(self) -> TwoRates:
+        """Sensitivity and specificity, by patient where patients are known."""
+        return two_rates(self.yes, self.target, self.row.evidence.patients if self.row.evidence else None)
+
+
+def decided(row: Row, rule: Rule) -> Decided | None:
+    """Apply a rule to the saved scores of a row; None but for two classes with scores of validation."""
+    if not row.evidence or not row.clinical or len(row.clinical[0].thresholds) > 1:
+        return None
+    number = row.positive.number if row.positive else 1
+    yes, columns, thresholds = [], [], []
+    target = np.zeros(0, dtype=bool)
+    for path in row.evidence.files:
+        saved = read_saved(path)
+        if saved.val_scores is None or saved.val_labels is None:
+            return None
+        column, targets = one_vs_rest(saved.val_scores, saved.val_labels, number)
+        at = threshold(column[:, 0], targets[:, 0], rule)
+        tested, truth = one_vs_rest(saved.scores, saved.labels, number)
+        target = truth[:, 0]
+        yes.append(tested[:, 0] >= at)
+        columns.append(tested[:, 0])
+        thresholds.append(at)
+    if np.isnan(thresholds).any():
+        return None
+    return Decided(row, np.mean(yes, axis=0), target, np.mean(columns, axis=0), float(np.mean(thresholds)))
+
+
+def positive_note(rows: Sequence[Row]) -> str:
+    """Which of two classes is the positive one, and if that is a guess, how to change it."""
+    found = next((row.positive for row in rows if row.positive), None)
+    if found is None:
+        return "Sensitivity is that of class 1; these records are too old to name it."
+    guess = f", a guess: {name('positive=CLASS')} in the dataset's brackets says which" if found.guessed else ""
+    return f"The positive class is {name(found.name)}{guess}."
+
+
+def _two_classes(shown: Sequence[Row], rule: Rule) -> list[Block]:
+    found = [point for row in shown if (point := decided(row, rule))]
+    if not found:
+        return [Text(f"{positive_note(shown)} Validation has one class only, so there is no operating point.".strip())]
+    share = float(found[0].target.mean()) if rule.prevalence is None else rule.prevalence
+    of = f" ({positive.name})" if (positive := found[0].row.positive) else ""
+    columns = [
+        Column("model", left=True, code=True), Column(f"sensitivity{of}", drop=2), Column(f"specificity{of}", drop=2),
+        Column("threshold", drop=3), Column(f"sensitivity {rule.name}{of}"), Column("sens. 95 %", drop=2),
+        Column(f"specificity {rule.name}{of}"), Column("spec. 95 %", drop=2), Column("PPV", drop=2),
+        Column("PPV 95 %", drop=4), Column("NPV", drop=2), Column("NPV 95 %", drop=4), Column("LR+", drop=3),
+        Column("LR+ 95 %", drop=5), Column("LR-", drop=3), Column("LR- 95 %", drop=5),
+    ]  # fmt: skip
+    lines = [_point_line(point, share) for point in found]
+    if rule.cost is not None:
+        columns.append(Column("expected cost"))
+        lines = [(*line, _cost(point, share, rule.cost)) for line, point in zip(lines, found, strict=True)]
+    evidence = found[0].row.evidence
+    by = "patients" if evidence and evidence.patients is not None else "images"
+    of_whom = "that of the test images" if rule.prevalence is None else "as asked"
+    cost = "" if rule.cost is None else " Expected cost: of one patient, in false alarms."
+    note = (
+        f"{positive_note(shown)} Sensitivity and specificity without more words are at a score of 0.5. "
+        f"{rule.name[0].upper()}{rule.name[1:]}: {rule.said}, reported on test; 95 % by Wilson, over {by}. "
+        f"Predictive values and net benefit at a prevalence of {100 * share:.3g} % ({of_whom}).{cost}"
+    )
+    table = Table(tuple(columns), rows_of(lines)).without_empty()
+    return [Text(note.strip()), table, *_decision_curve(found, share)]
+
+
+def _point_line(point: Decided, share: float) -> tuple[str, ...]:
+    row, rates = point.row, point.rates
+    found: Ratios = ratios(rates, share)
+    cells = [
+        row.model, fixed(row.mean("test_sensitivity")), fixed(row.mean("test_specificity")), fixed(point.threshold),
+    ]  # fmt: skip
+    for one, digits in (
+        (rates.sensitivity, 3), (rates.specificity, 3), (found.ppv, 3), (found.npv, 3), (found.lr_positive, 2),
+        (found.lr_negative, 2),
+    ):  # fmt: skip
+        cells += [_share(one, digits), span(one.low, one.high, digits)]
+    return tuple(cells)
+
+
+def _share(one: Share, digits: int) -> str:
+    return "∞" if one.value == float("inf") else fixed(one.value, digits)
+
+
+def _cost(point: Decided, share: float, cost: float) -> str:
+    rates = point.rates
+    return fixed(float(expected_cost(rates.sensitivity.value, rates.specificity.value, share, cost)))
+
+
+def _decision_curve(found: Sequence[Decided], share: float) -> list[Block]:
+    chances = np.array(CHANCES)
+    columns = (Column("model", left=True), *(Column(f"at {100 * c:.0f} %") for c in CHANCES))
+    gains = [(point.row.model, net_benefit(point.column, point.target, chances, share)) for point in found]
+    everybody, nobody = ("treat all", treat_all(share, chances)), ("treat none", np.zeros(len(chances)))
+    lines = [(model, *map(fixed, values.tolist())) for model, values in (everybody, nobody, *gains)]
+    most = max(gains, key=lambda gain: float(gain[1].sum()))[0]
+    line = (
+        "Net benefit (decision curve): treating whom the model gives this chance or more, in true positives a patient, "
+        f"less the false ones at the odds of that chance; most over these chances: {name(most)}"
+    )
+    return [Text(f"{line}."), Table(columns, rows_of(lines))]
+
+
+def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] | None:
+    """The decision curve of a row and that of treating everybody: chance and net benefit; None but for two classes."""
+    found = decided(row, rule)
+    if found is None:
+        return None
+    share = float(found.target.mean()) if rule.prevalence is None else rule.prevalence
+    chances = np.arange(1, 61) / 100
+    both = net_benefit(found.column, found.target, chances, share), treat_all(share, chances)
+    own, everybody = (np.stack([chances, np.round(values, 5)], axis=1).tolist() for values in both)
+    return own, everybody
+
+
+# --- more classes, calibration, other figures ------------------------------------------------------------------
+
+
+def _macro(shown: Sequence[Row]) -> list[Block]:
+    columns = (
+        Column("model", left=True, code=True), Column("macro sensitivity at Youden"),
+        Column("macro specificity at Youden"),
+    )  # fmt: skip
+    fields = ("test_sensitivity_youden_macro", "test_specificity_youden_macro")
+    lines = [(row.model, *(fixed(row.mean(field)) for field in fields)) for row in shown]
+    note = (
+        f"At Youden: {YOUDEN.said}, reported on test. Macro: the mean over the classes, each one against the rest at "
+        "its own threshold."
+    )
+    return [Text(note), Table(columns, rows_of(lines))]
+
+
+def _calibration(shown: Sequence[Row]) -> Table:
+    fields = ("test_ece", "test_ece_scaled", "test_brier", "test_brier_scaled", "temperature")
+    columns = (
+        Column("model", left=True, code=True), Column("ECE"), Column("ECE scaled", drop=1), Column("Brier", drop=1),
+        Column("Brier scaled", drop=1), Column("temperature", drop=2),
+    )  # fmt: skip
+    lines = [(row.model, *(fixed(row.mean(f), 2 if f == "temperature" else 3) for f in fields)) for row in shown]
+    return Table(columns, rows_of(lines)).without_empty()
+
+
+Resampled = Callable[[Array, Array, Array], Array]
+
+
+def _with_intervals(shown: Sequence[Row]) -> list[Block]:
+    """Figures that are no means over images, with intervals from resampled images, or patients where they are known."""
+    first = shown[0].evidence
+    if not first:
+        return []
+    number = found.number if (found := shown[0].positive) else 1
+    asked: list[tuple[str, str, Resampled]] = [("loss", "log loss", log_loss)]
+    if len(first.labels) * max(len(shown[0].clinical[0].thresholds), 1) <= EXACT_LIMIT:
+        asked.insert(0, ("auprc", "AUPRC", lambda s, y, w: average_precision(s, y, w, number)))
+    if any(row.mean("test_qwk") is not None for row in shown):
+        asked.append(("qwk", "quadratic kappa", quadratic_kappa))
+    weights = resamples(first.labels, first.patients, seed_of_test_set(shown[0].dataset, first.labels))
+    columns = [Column("model", left=True, code=True)]
+    for _, label, _ in asked:
+        columns += [Column(label), Column(f"{label} 95 %")]
+    lines = []
+    for row in shown:
+        saved = [read_saved(path) for path in row.evidence.files] if row.evidence else []
+        line = [row.model]
+        for field, _, function in asked:
+            samples = np.mean([function(s.scores, s.labels, weights) for s in saved], axis=0) if saved else np.zeros(0)
+            line += [fixed(row.mean(f"test_{field}")), span(*interval(samples))]
+        lines.append(line)
+    by = "images" if first.patients is None else "patients"
+    return [Text(f"95 % intervals over {weights.shape[1]:,} resamples of {by}:"), Table(tuple(columns), rows_of(lines))]
+
+
+def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
+    first = shown[0].clinical[0]
+    names = shown[0].classes
+    if len(names) != len(first.positives):
+        names = tuple(map(str, range(len(first.positives))))
+    heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
+    columns = (Column("model", left=True, code=True), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
+    lines = []
+    for row in shown:
+        pairs = zip(over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity"), strict=True)
+        cells = [f"{fixed(float(a), 2)} / {fixed(float(b), 2)}" if known(float(a)) else MISSING for a, b in pairs]
+        lines.append((row.model, *cells, *[MISSING] * (classes - len(cells))))
+    return [Text("Sensitivity / specificity of each class:"), Table(columns, rows_of(lines))]
+
+
+def _stored_calibration(members: Sequence[Row]) -> Table:
+    """What the records alone say, where the scores are not at hand."""
+    columns = (Column("model", left=True, code=True), Column("ECE"), Column("Brier", drop=1))
+    lines = [
+        (row.model, fixed(row.mean(METRICS["ece"].field)), fixed(row.mean(METRICS["brier"].field)))
+        for row in members
+        if row.ok
+    ]
+    return Table(columns, rows_of(lines)).without_empty()

@@ -1,0 +1,165 @@
+"""What the scores saved beside the Records say: the metrics of each row with their variances, and operating points."""
+
+from __future__ import annotations
+
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from bench.metrics.calibration import Clinical, clinical, recorded
+from bench.metrics.one_vs_rest import Array, auc, majority_acc
+from bench.metrics.registry import TESTED
+from bench.metrics.resampled import average_precision
+from bench.record.positive import positive_class
+from bench.record.types import Record
+from bench.report.blocks import known
+from bench.report.rows import Evidence, Row
+from bench.stats.bootstrap import seed_of_test_set
+from bench.stats.cluster import codes_of
+from bench.stats.separation import estimates, groups_of, sample
+
+_TOLERANCE = 1e-6
+_COLUMN = "test_group_"
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The file of scores beside one Record.
+
+    Attributes:
+        scores: of the test split, with ``labels``.
+        val_scores: of validation, with ``val_labels``; None where they were not saved.
+        names: of the test images, ``patients`` likewise (text); None where the source names none.
+        columns: what the source's table says of each test image, by column.
+    """
+
+    scores: Array
+    labels: Array
+    val_scores: Array | None
+    val_labels: Array | None
+    names: Array | None
+    patients: Array | None
+    columns: Mapping[str, Array]
+
+    def clinical(self, positive: int) -> Clinical | None:
+        """The operating point that validation chooses, and calibration; None without validation's scores."""
+        if self.val_scores is None or self.val_labels is None or not len(self.val_scores):
+            return None
+        return clinical(self.val_scores, self.val_labels, self.scores, self.labels, positive)
+
+
+def read_saved(path: Path) -> Saved:
+    """Read a file of saved scores.
+
+    Raises:
+        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: there is none, or it is damaged.
+    """
+    with np.load(path, allow_pickle=False) as file:
+        scores, labels = file["test_scores"], file["test_labels"]
+        val = {"val_scores", "val_labels"} <= set(file.files)
+
+        def optional(name: str) -> Array | None:
+            found: Array | None = file[name] if name in file.files else None
+            if found is not None and len(found) != len(labels):
+                raise ValueError(f"{name} has {len(found)} entries for {len(labels)} test images")
+            return found
+
+        columns = {name.removeprefix(_COLUMN): optional(name) for name in file.files if name.startswith(_COLUMN)}
+        return Saved(
+            scores, labels, file["val_scores"] if val else None, file["val_labels"] if val else None,
+            optional("test_names"), optional("test_patients"),
+            {name: values for name, values in columns.items() if values is not None},
+        )  # fmt: skip
+
+
+def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
+    """Evaluate the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
+    problems: list[str] = []
+    test_sets: dict[str, list[tuple[Row, list[Saved]]]] = defaultdict(list)
+    for row in rows:
+        loaded = [_usable(record, predictions, problems) for record in row.ok]
+        found = [pair for pair in loaded if pair is not None]
+        # Every seed or none: an interval around another mean than the one shown would mislead.
+        if not found or len(found) < len(row.ok):
+            continue
+        labels = found[0][0].labels
+        if any(not np.array_equal(saved.labels, labels) for saved, _ in found):
+            problems.append(
+                f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
+            )
+            continue
+        row.clinical = clinics if len(clinics := [clinic for _, clinic in found if clinic]) == len(found) else []
+        row.ok = [_with(record, *pair) for record, pair in zip(row.ok, found, strict=True)]
+        test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
+        test_sets[test_set].append((row, [saved for saved, _ in found]))
+    for test_set, rows_of_it in test_sets.items():
+        protocols: dict[str, list[tuple[Row, list[Saved]]]] = defaultdict(list)
+        for row, seeds in rows_of_it:
+            protocols[row.protocol.identity].append((row, seeds))
+        for members in protocols.values():
+            _evaluate(test_set, members, predictions)
+    return problems
+
+
+def _evaluate(test_set: str, members: list[tuple[Row, list[Saved]]], predictions: Path) -> None:
+    """Each metric of the rows of one protocol, which share what is known of the spread over trainings."""
+    labels = members[0][1][0].labels
+    majority = majority_acc(labels)
+    patients = codes_of(next((saved.patients for _, seeds in members for saved in seeds), None))
+    for row, seeds in members:
+        files = tuple(predictions / f"{record['key']}.npz" for record in row.ok)
+        row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files, seeds[0].columns)
+    for metric in TESTED:
+        if of := metric.images:
+            scores = [[saved.scores for saved in seeds] for _, seeds in members]
+            samples = [sample(of, own, labels, [of.value(s, labels) for s in own], patients) for own in scores]
+            found = estimates(samples, groups_of(of, labels))
+            for (row, _), one, estimate in zip(members, samples, found, strict=True):
+                if row.evidence:
+                    row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
+
+
+def _with(record: Record, saved: Saved, clinic: Clinical | None) -> Record:
+    """A Record with the figures that its scores give, where it is from before they were recorded."""
+    metrics = dict(record["metrics"])
+    if "test_auprc" not in metrics:
+        of = positive_class(record)
+        once = np.ones((len(saved.labels), 1))
+        value = float(average_precision(saved.scores, saved.labels, once, of.number if of else 1)[0])
+        metrics["test_auprc"] = value if known(value) else None
+    changed: Record = {**record, "metrics": {**(recorded(clinic) if clinic else {}), **metrics}}
+    return changed
+
+
+def _usable(record: Record, predictions: Path, problems: list[str]) -> tuple[Saved, Clinical | None] | None:
+    """The scores of a Record with its operating point, if they are there and give the AUC and ACC that it states."""
+    path = predictions / f"{record['key']}.npz"
+    if not path.is_file():
+        return None
+    try:
+        saved = read_saved(path)
+        differs = recorded_otherwise(record, saved.scores, saved.labels)
+        of = positive_class(record)
+        clinic = saved.clinical(of.number if of else 1)
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        problems.append(f"predictions/{path.name} cannot be used: {error}")
+        return None
+    if differs:
+        problems.append(f"predictions/{path.name} gives {differs}: not used")
+        return None
+    return (saved, clinic) if np.isfinite(auc(saved.scores, saved.labels)) else None
+
+
+def recorded_otherwise(record: Record, scores: Array, labels: Array) -> str:
+    """The first metric that saved scores give otherwise than their Record states it, in words; empty if none."""
+    for metric in TESTED:
+        stated = record["metrics"].get(metric.field)
+        if known(stated) and metric.images:
+            value = metric.images.value(scores, labels)
+            if not abs(value - stated) <= _TOLERANCE:
+                return f"{metric.field} {value:.6f}, its record {stated:.6f}"
+    return ""

@@ -1,0 +1,268 @@
+"""The first screen of ``report.html``: what was run, which network to take, the table behind that, and examples.
+
+Written as plain HTML, readable and printable without a script. The same figures go into the page's document, from which
+``decision.js`` chooses again under the limits of the sliders, by the rule of :mod:`bench.report.recommend`.
+"""
+
+from __future__ import annotations
+
+import html
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.metrics.registry import METRICS
+from bench.record.paths import predictions_path
+from bench.report.blocks import MISSING, counted, fixed, known, listed, significant, span
+from bench.report.recommend import (
+    COSTS,
+    LATENCY,
+    MACS,
+    PARAMS,
+    Cost,
+    Recommendation,
+    costs_of,
+    device_of,
+    figure_of,
+    recommend,
+)
+from bench.report.report import ReportData
+from bench.report.rows import Row
+from bench.report.sections.summary import headline, incomplete
+from bench.report.standings import Overall
+from bench.stats.leader import selected_leader
+from bench.stats.ranking import ALPHA
+
+Document = dict[str, Any]
+MAX_MODELS = 200  # of more the page holds no p values, and so no sliders
+EXAMPLES = 3  # right answers, and as many wrong ones
+MEMORY = next(cost for cost in COSTS if cost.key == "memory_mib")
+
+
+def decision(report: ReportData, out: Path) -> Document:
+    """The figures of the first screen.
+
+    Args:
+        report: its Records, rows and boards.
+        out: the run directory, for the saved scores of the examples.
+
+    Returns:
+        ``title``, ``facts``; and, where a model has a result, ``line`` and ``against`` (the recommendation in words),
+        ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first, with their
+        costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
+    """
+    board = headline(report.boards)
+    title = ", ".join(board.counted) if board else str(report.run_info.get("preset") or "efficiency")
+    found: Document = {"title": title, "facts": _facts(report, board)}
+    if board is None:
+        return found
+    pick = recommend(report, board=board)
+    costs, note, floor = costs_of(report, board)
+    judged = board.significance.pairs
+    p = None
+    if judged and len(board.ranked) <= MAX_MODELS:
+        at = [judged.models.index(s.model) for s in board.ranked]
+        p = judged.contrast.p_values()[np.ix_(at, at)].tolist()
+    rates, heading = _rates(board)
+    models = []
+    for s in board.ranked:
+        low, high = s.interval
+        own = {cost.key: costs[s.model].get(cost.key) for cost in (*COSTS, MACS)}
+        models.append({"model": s.model, "score": s.score, "low": low, "high": high, "rates": rates[s.model], **own})
+    line, against = pick.lines()
+    return {
+        **found, "line": line, "against": against, "pick": pick.model, "note": note, "p": p, "floor": floor,
+        "metric": {"label": board.metric.label, "digits": board.metric.digits, "mean": len(board.counted) > 1,
+                   "figure": figure_of(board), "device": device_of(note)},
+        "rates": heading, "models": models, "alpha": ALPHA,
+        "costs": [_limit(cost, models) for cost in COSTS], "by": [_plain(c) for c in (LATENCY, MACS, PARAMS)],
+        "examples": examples(board, pick, out),
+    }  # fmt: skip
+
+
+def _plain(cost: Cost) -> Document:
+    return {
+        "key": cost.key, "label": cost.label, "unit": cost.unit, "factor": cost.factor, "more": cost.more_is_better,
+        "flag": cost.limit.replace("_", "-"),
+    }  # fmt: skip
+
+
+def _limit(cost: Cost, models: Sequence[Document]) -> Document:
+    """A slider: the values at which it stops, from the loosest to the strictest."""
+    values = sorted({m[cost.key] for m in models if known(m[cost.key])}, reverse=not cost.more_is_better)
+    return {**_plain(cost), "stops": values}
+
+
+def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:
+    """Name and text of each fact of a run."""
+    line, _ = incomplete(report.run_info, report.records)
+    if board:
+        sizes = {d: next((n for s in board.ranked if (n := s.rows[d].n_test)), None) for d in board.counted}
+        data = listed(f"{d} ({counted(n, 'test image')})" if n else d for d, n in sizes.items())
+        protocol = f"{board.protocol.pixels}, {board.protocol.training}, {counted(board.seeds, 'seed')}"
+    else:
+        data, protocol = "none", ""
+    machines: dict[str, None] = {}
+    for kind in ("accuracy", "efficiency"):
+        for record in report.records:
+            if record["kind"] == kind and record["status"] != "unsupported":
+                where = str(record["spec"].get("hardware") or record["environment"].get("hardware") or "")
+                machines[where or str(record["environment"].get("device") or "")] = None
+    done = sum(r["status"] == "ok" for r in report.records)
+    state = line or f"complete: {counted(done, 'cell')} with a result"
+    if len(report.records) > done and not line:
+        state += f", {len(report.records) - done} without"
+    found = [
+        ["Data", data], ["Protocol", protocol], ["Date", str(report.run_info.get("date") or "not recorded")],
+        ["Machine", ", ".join(filter(None, machines)) or "not recorded"], ["State", state],
+    ]  # fmt: skip
+    return [fact for fact in found if fact[1]]
+
+
+def _rates(board: Overall) -> tuple[dict[str, list[float | None]], str]:
+    """Sensitivity and specificity of each ranked model, and what they are those of."""
+    names = METRICS["sensitivity_macro"].field, METRICS["specificity_macro"].field
+    heading = "macro"
+    rows = [s.rows[board.counted[0]] for s in board.ranked]
+    if len(board.counted) == 1 and (positive := next((row.positive for row in rows if row.positive), None)):
+        youden = "test_sensitivity_youden", "test_specificity_youden"
+        at = all(row.mean(name) is not None for row in rows for name in youden)
+        names = youden if at else ("test_sensitivity", "test_specificity")
+        heading = f"{positive.name}{', at Youden' * at}"
+    return {s.model: [_mean([s.rows[d] for d in board.counted], name) for name in names] for s in board.ranked}, heading
+
+
+def _mean(rows: Sequence[Row], name: str) -> float | None:
+    values = [value for row in rows if (value := row.mean(name)) is not None]
+    return float(np.mean(values)) if len(values) == len(rows) else None
+
+
+# --- examples ------------------------------------------------------------------------------------------------------
+
+
+def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None:
+    """The surest right and the surest wrong answers of the pick's first training on the first dataset; by file name.
+
+    None without saved scores, and for several labels an image. No image is embedded: a report is passed on more freely
+    than patients' pixels are (``bench explain`` draws them).
+    """
+    place = next((s for s in board.ranked if s.model == pick.model), None)
+    row = place.rows[board.counted[0]] if place else None
+    record = row.ok[0] if row and row.ok else None
+    if row is None or record is None:
+        return None
+    try:
+        with np.load(predictions_path(out, record["key"]), allow_pickle=False) as file:
+            scores, labels = file["test_scores"], file["test_labels"]
+            names = file["test_names"] if "test_names" in file.files else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    scores = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
+    labels = labels.reshape(len(labels), -1)
+    if labels.shape[1] != 1 or len(labels) != len(scores):
+        return None
+    truth, said = labels[:, 0].astype(int), scores.argmax(1)
+    sure = scores.max(1)
+    order = np.argsort(-sure, kind="stable")
+    classes = row.classes or tuple(map(str, range(scores.shape[1])))
+    lines = [
+        [str(names[i]) if names is not None and len(names) == len(truth) else f"test image {i}", classes[truth[i]],
+         classes[said[i]], float(sure[i])]
+        for right in (True, False) for i in [i for i in order if (truth[i] == said[i]) == right][:EXAMPLES]
+    ]  # fmt: skip
+    return {"model": row.model, "dataset": row.dataset, "seed": record["spec"].get("seed"), "lines": lines}
+
+
+# --- as HTML -------------------------------------------------------------------------------------------------------
+
+
+def decision_html(found: Mapping[str, Any]) -> str:
+    """The first screen; everything from Records is escaped."""
+    facts = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in found["facts"])
+    bad = any(k == "State" and v.startswith("INCOMPLETE") for k, v in found["facts"])
+    parts = [f'<dl class="run{" incomplete" * bad}">{facts}</dl>']
+    if "models" not in found:
+        return "".join([*parts, "<p>No network is recommended: no model has a test result.</p>"])
+    against = _text(found["against"])
+    parts.append(f'<p id="pick" aria-live="polite">{_code(found["line"])}</p><p id="against">{against}</p>')
+    parts.append('<div id="limits"></div>')
+    parts.append("".join(_table(found)))
+    return "\n".join(parts)
+
+
+def _table(found: Mapping[str, Any]) -> Iterator[str]:
+    metric = found["metric"]
+    score = f"{'mean ' * metric['mean']}{metric['label']} (95 %)"
+    heads = (
+        ("model", ""), (score, "n"), (f"sens. / spec. ({found['rates']})", "n"),
+        (f"{LATENCY.label} {LATENCY.unit}", "n"), (f"{MEMORY.label} {MEMORY.unit}", "n"),
+        ("significantly worse than the pick", ""),
+    )  # fmt: skip
+    yield '<div class="scroll" role="region" tabindex="0" aria-label="Models"><table id="decision-table"><thead><tr>'
+    yield "".join(f'<th scope="col"{_class(kind)}>{_text(head)}</th>' for head, kind in heads)
+    yield "</tr></thead><tbody>"
+    for one, worse in zip(found["models"], worse_than(found, found["pick"]), strict=True):
+        interval = f" <small>{span(one['low'], one['high'], metric['digits'])}</small>" if known(one["low"]) else ""
+        rates = " / ".join(fixed(rate, 2) for rate in one["rates"]) if known(one["rates"][0]) else MISSING
+        yield (
+            f'<tr{_class("pick" * (one["model"] == found["pick"]))}><th scope="row">{_broken(one["model"])}</th>'
+            f'<td class="n">{fixed(one["score"], metric["digits"])}{interval}</td><td class="n">{rates}</td>'
+            f'<td class="n">{significant(one[LATENCY.key])}</td><td class="n">{significant(one[MEMORY.key])}</td>'
+            f"<td>{worse}</td></tr>"
+        )
+    yield f'</tbody></table></div><p class="note">{_code(found["note"])}</p>'
+
+
+def worse_than(found: Mapping[str, Any], pick: str | None) -> list[str]:
+    """For each model the answer to "significantly worse than the pick?"; corrected as against a leader."""
+    models = [one["model"] for one in found["models"]]
+    if pick is None or found["p"] is None:
+        return ["the pick" if model == pick else MISSING for model in models]
+    at = models.index(pick)
+    others = [i for i in range(len(models)) if i != at]
+    corrected = selected_leader(np.array([found["p"][at][i] for i in others]))
+    worse = {i for i, p in zip(others, corrected, strict=True) if p < found["alpha"] and i > at}  # best first
+    return ["the pick" if i == at else "yes" if i in worse else "no" for i in range(len(models))]
+
+
+def examples_html(found: Mapping[str, Any]) -> str:
+    """The six examples as a table; empty without."""
+    shown = found.get("examples")
+    if not shown or not shown["lines"]:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{_text(image)}</th><td>{_text(truth)}</td><td>{_text(said)}</td>'
+        f'<td class="n">{fixed(sure, 3)}</td><td class="status{" ok" * (truth == said)}">'
+        f"{'right' if truth == said else 'wrong'}</td></tr>"
+        for image, truth, said, sure in shown["lines"]
+    )
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("image", "truth", "said"))
+    return (
+        f'<h2>Six predictions of {_text(shown["model"])}</h2><p class="note">On {_text(shown["dataset"])}, seed '
+        f"{_text(shown['seed'])}: the surest right and the surest wrong answers.</p>"
+        f'<div class="scroll" role="region" tabindex="0" aria-label="Examples"><table id="examples"><thead><tr>{heads}'
+        '<th scope="col" class="n">probability</th><th scope="col">answer</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )
+
+
+def _text(value: object) -> str:
+    return html.escape(str(value).replace("`", ""))
+
+
+def _broken(name: str) -> str:
+    """A name that a narrow column may break at its underscores and brackets."""
+    return _text(name).replace("_", "_<wbr>").replace("[", "<wbr>[")
+
+
+def _code(text: str) -> str:
+    """Escaped text, names between backticks in bold."""
+    parts = html.escape(text).split("`")
+    return "".join(f"<b>{part}</b>" if i % 2 else part for i, part in enumerate(parts))
+
+
+def _class(name: str) -> str:
+    return f' class="{name}"' if name else ""

@@ -1,0 +1,53 @@
+"""How many trainings share a GPU where ``run.pack`` is ``auto``: one more as long as that pays. Pure.
+
+Where n trainings run at r times their speeds once there is one more, the device does (n + 1) r / n times the work.
+That is measured on the trainings themselves, so it holds for these networks on this device.
+"""
+
+from __future__ import annotations
+
+from statistics import fmean, median
+
+MOST = 8  # trainings on a GPU
+SAMPLES = 3  # speeds of each training, half a second apart, that are compared
+LEAST_GAIN = 1.05
+LEAST_FREE_SHARE = 0.25  # of the device's memory: what one more training must find
+
+
+class Packer:
+    """Decides about places from the speeds (images/s) that trainings report.
+
+    Attributes:
+        places: trainings that may run at a time.
+        said: what was measured at the last change, for people; empty before.
+    """
+
+    def __init__(self, most: int = MOST) -> None:
+        self.most, self.places, self.said = most, 1, ""
+        self._settled = False
+        self._speeds: dict[str, list[float]] = {}
+        self._before: dict[str, float] = {}
+
+    def heard(self, ticket: str, images_per_s: float, running: int, free_share: float) -> None:
+        """Take a training's speed; ``running`` trainings share the device, ``free_share`` of its memory is free."""
+        speeds = self._speeds.setdefault(ticket, [])
+        speeds.append(images_per_s)
+        if self._settled or running < self.places or sum(len(s) >= SAMPLES for s in self._speeds.values()) < running:
+            return
+        now = {ticket: median(speeds[-SAMPLES:]) for ticket, speeds in self._speeds.items()}
+        if same := self._before.keys() & now.keys():
+            gain = running / (running - 1) * fmean(now[ticket] / self._before[ticket] for ticket in same)
+            self.said = f"{running} trainings at a time do {gain:.2f} times the work of {running - 1}"
+            if gain < LEAST_GAIN:
+                self.places, self._settled = running - 1, True
+                return
+        if running >= self.most or free_share < LEAST_FREE_SHARE:
+            self._settled = True
+            return
+        self._before, self._speeds = now, {}
+        self.places = running + 1
+
+    def ended(self, ticket: str) -> None:
+        """A training is over: what was heard of it says nothing of those that follow."""
+        self._speeds.pop(ticket, None)
+        self._before.pop(ticket, None)

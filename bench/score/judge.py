@@ -1,0 +1,79 @@
+"""``bench score`` from files to pages: read, write the run directory, its boards, the figures as JSON, the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.record import store
+from bench.record.types import Fields
+from bench.report.build import Report, read_report
+from bench.report.rows import Row
+from bench.report.write.terminal import print_screen
+from bench.score.beside import add_runs
+from bench.score.read import read
+from bench.score.run import write_run
+from bench.score.verdict import verdict
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def score(
+    files: Sequence[str],
+    labels: Path | None,
+    *,
+    out: Path,
+    json_path: Path | None = None,
+    dataset: str = "",
+    classes: Sequence[str] = (),
+    ordinal: bool = False,
+    beside: Sequence[Path] = (),
+    single: bool = False,
+    positive: str = "",
+    console: Console | None = None,
+    command: str = "bench score",
+) -> Fields:
+    """Judge predictions of any origin; the arguments are those of :func:`bench.score.read.read`.
+
+    Args:
+        files: ``FILE``, ``NAME=FILE`` or ``NAME:SEED=FILE``.
+        labels: a file with labels, where ``files`` have none.
+        out: run directory that is written.
+        json_path: also write what is returned.
+        dataset: name of the test set.
+        classes: names in the order of the scores.
+        ordinal: the classes are grades.
+        beside: runs whose models are compared on the same images.
+        positive: of two classes the one that sensitivity is of.
+        single: softmax in single precision.
+        console: prints notes and the leaderboard there.
+        command: is stated on the board.
+
+    Returns:
+        :func:`bench.score.verdict.verdict`.
+
+    Raises:
+        DataError: a file cannot be used.
+        StoreError: ``out`` or ``json_path`` cannot be written.
+    """
+    name, found = read(
+        files, labels, dataset=dataset, classes=classes, ordinal=ordinal, single=single, positive=positive
+    )
+    name = add_runs(found, name, beside)
+    keys = write_run(out, name, found, command)
+    report, _ = read_report(out)
+    report.write(out)
+    judged = verdict(_rows(report, keys))
+    if json_path:
+        store.write_json(json_path, judged)
+    if console:
+        for note in found.notes:
+            console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+        print_screen(report, out, console, keys)
+    return judged
+
+
+def _rows(report: Report, keys: Sequence[str]) -> list[Row]:
+    return [row for row in report.rows if any(record["key"] in keys for record in row.ok)]

@@ -1,0 +1,118 @@
+"""Read a submission without trusting it: names, sizes and digests first, then Records and arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+import zipfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import StoreError
+from bench.metrics.one_vs_rest import Array
+from bench.record import store
+from bench.record.cells import spec_key
+from bench.score.submit import LICENCES, MANIFEST, SCHEMA
+
+MOST_BYTES, MOST_MEMBERS = 1 << 30, 20_000  # unpacked; more is no submission
+_MEMBER = re.compile(r"cells/[0-9a-f]{20}\.json|predictions/[0-9a-f]{20}\.npz")
+Arrays = dict[str, Array]
+
+
+@dataclass(slots=True)
+class Submission:
+    """What a file holds; ``problems`` are sentences on what is wrong with its form."""
+
+    path: Path
+    manifest: dict[str, Any]
+    records: dict[str, store.Record] = field(default_factory=dict)
+    arrays: dict[str, Arrays] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def open_submission(path: Path) -> Submission:
+    """Read a submission.
+
+    Raises:
+        StoreError: it is no zip file, has no readable ``submission.json``, or unpacks to too much.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+            if len(infos) > MOST_MEMBERS or sum(info.file_size for info in infos) > MOST_BYTES:
+                raise StoreError(f"{path}: it unpacks to more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files")
+            members = {info.filename: _read(archive, info, path) for info in infos}
+    except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        if isinstance(error, StoreError):
+            raise
+        raise StoreError(f"{path} is no submission of `bench submit`: {error}") from error
+    try:
+        manifest = json.loads(members.pop(MANIFEST))
+    except (KeyError, ValueError) as error:
+        raise StoreError(f"{path} is no submission of `bench submit`: no readable {MANIFEST}") from error
+    found = Submission(path, manifest if isinstance(manifest, dict) else {})
+    if len({info.filename for info in infos}) < len(infos):
+        found.problems.append("a file is in it twice")
+    _check_manifest(found, members)
+    for name, data in members.items():
+        _take(found, name, data)
+    return found
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
+    with archive.open(info) as file:
+        data = file.read(info.file_size + 1)  # never more than stated
+    if len(data) != info.file_size:
+        raise StoreError(f"{path}: {info.filename} is not the {info.file_size} bytes that it states")
+    return data
+
+
+def _check_manifest(found: Submission, members: dict[str, bytes]) -> None:
+    manifest, problems = found.manifest, found.problems
+    if manifest.get("schema") != SCHEMA:
+        problems.append(f"{MANIFEST}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}")
+    if manifest.get("licence") not in LICENCES:
+        problems.append(f"{MANIFEST}: licence {manifest.get('licence')!r} is none of {', '.join(LICENCES)}")
+    if not str(manifest.get("author") or "").strip():
+        problems.append(f"{MANIFEST}: no author")
+    stated = manifest.get("files")
+    stated = stated if isinstance(stated, dict) else {}
+    for name in sorted({*stated, *members}):
+        if name not in members:
+            problems.append(f"{name}: stated, but not in the file")
+        elif name not in stated:
+            problems.append(f"{name}: in the file, but not stated in {MANIFEST}")
+        elif hashlib.sha256(members[name]).hexdigest() != stated[name]:
+            problems.append(f"{name}: its SHA-256 is not the stated one; it was changed")
+
+
+def _take(found: Submission, name: str, data: bytes) -> None:
+    if not _MEMBER.fullmatch(name):
+        found.problems.append(f"{name!r}: only cells/<key>.json and predictions/<key>.npz belong into a submission")
+        return
+    key = name.partition("/")[2].partition(".")[0]
+    if name.startswith("predictions/"):
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as file:
+                found.arrays[key] = {array: file[array] for array in file.files}
+        except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
+            found.problems.append(f"{name}: {error}")
+        return
+    try:
+        record = json.loads(data)
+    except ValueError as error:
+        found.problems.append(f"{name}: {error}")
+        return
+    if problem := store.invalid(record):
+        found.problems.append(f"{name}: {problem}")
+        return
+    right = spec_key(record["kind"], record["spec"])
+    if right != key or record["key"] != key:
+        found.problems.append(f"{name}: by its spec its key should be {right}; it was changed by hand")
+        return
+    found.records[key] = record

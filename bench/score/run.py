@@ -1,0 +1,103 @@
+"""Foreign scores as an ordinary run directory: a Record of kind accuracy and the scores of each model and seed."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bench.errors import StoreError
+from bench.machine.versions import VERSION, library_versions
+from bench.metrics.classification import classification_metrics
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.registry import definitions
+from bench.record import store
+from bench.record.cells import spec_key
+from bench.record.paths import run_file
+from bench.registry import positive_of
+from bench.score.align import Scored, TestSet
+
+RECIPE = "trained elsewhere"  # the recipe of a Record whose training medbench has not seen
+LIBRARIES = ("medbench", "numpy", "scipy", "scikit-learn")
+
+
+def test_set_fingerprint(found: TestSet) -> str:
+    """Digest of ids and labels: two files are of one test set where it is equal."""
+    return fingerprint_of(found.labels, found.ids)
+
+
+def fingerprint_of(labels: Array, ids: Array | None) -> str:
+    """The same of arrays: labels (N,) or (N, L), ids (N,) or None."""
+    digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes())
+    if ids is not None:
+        digest.update("\n".join(ids.tolist()).encode())
+    return f"scores:{digest.hexdigest()[:32]}"
+
+
+def spec_of(dataset: str, scored: Scored, fingerprint: str) -> dict[str, Any]:
+    """The spec of a Record of foreign scores: what is known of the training is its model and seed."""
+    return {
+        "model": scored.model, "dataset": dataset, "seed": scored.seed, "size": 0, "resolution": 0, "resize": "",
+        "recipe": RECIPE, "recipe_settings": {}, "precision": "", "data_fingerprint": fingerprint,
+    }  # fmt: skip
+
+
+def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[store.Record, dict[str, Array]]:
+    """The Record of one model and seed, and the arrays beside it."""
+    positive = positive_of(found.task, found.classes, found.positive)
+    figures = classification_metrics(found.labels, scored.scores, found.task, positive.number if positive else 1)
+    figures["loss"] = figures.pop("nll")
+    metrics: dict[str, Any] = {f"test_{name}": _storable(value) for name, value in figures.items()}
+    metrics |= definitions()
+    metrics |= {
+        "classes": list(found.classes),
+        "scores_file": scored.path.name,
+        "scores_sha256": _digest(scored.scores),
+    }
+    if positive:
+        metrics |= {"positive_class": positive.name, "positive_class_guessed": positive.guessed}
+    spec = spec_of(dataset, scored, fingerprint)
+    record: store.Record = {
+        "schema": store.SCHEMA, "key": spec_key("accuracy", spec), "kind": "accuracy", "status": "ok", "reason": "",
+        "family": scored.model, "spec": spec, "metrics": metrics,
+        "environment": {"device": "elsewhere", "scored_by": VERSION, "versions": library_versions(LIBRARIES)},
+    }  # fmt: skip
+    arrays: dict[str, Array] = {"test_scores": scored.scores, "test_labels": found.labels}
+    for name, values in (("test_names", found.ids), ("test_patients", found.patients)):
+        if values is not None:
+            arrays[name] = values
+    return record, arrays | {f"test_group_{name}": values for name, values in found.groups.items()}
+
+
+def write_run(out: Path, dataset: str, found: TestSet, command: str) -> list[str]:
+    """Write Records and scores into a run directory; Records of these models that are there are replaced.
+
+    Returns:
+        The keys of the Records.
+
+    Raises:
+        StoreError: ``out`` cannot be written, or holds a run of `bench run`.
+    """
+    if run_file(out).is_file() and not store.read_run(out).get("scored"):
+        raise StoreError(f"{out} is a run of `bench run`; scores of others go into a directory of their own (--out)")
+    store.prepare(out)
+    fingerprint = test_set_fingerprint(found)
+    keys = []
+    for scored in found.models:
+        record, arrays = record_of(dataset, found, scored, fingerprint)
+        store.write_record(out, record, arrays)
+        keys.append(record["key"])
+    info = {"schema": store.SCHEMA, "command": command, "preset": None, "scored": True, "notes": found.notes}
+    store.write_json(run_file(out), info)
+    return keys
+
+
+def _digest(scores: Array) -> str:
+    return hashlib.sha256(np.ascontiguousarray(scores, dtype="<f8").tobytes()).hexdigest()
+
+
+def _storable(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

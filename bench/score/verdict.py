@@ -1,0 +1,62 @@
+"""The figures of a scored test set as plain data: each model with intervals, each pair with its test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.registry import METRICS, Metric
+from bench.record.types import Fields
+from bench.report.rows import Row
+from bench.stats.paired import holm
+from bench.stats.separation import Contrast, Estimate, contrast, estimates, groups_of, mcnemar_values
+
+MODEL, PAIR = ("value", "low", "high"), ("a", "b", "metric", "difference", "low", "high", "p", "p_corrected")
+
+
+def verdict(rows: list[Row]) -> Fields:
+    """``{"models": {name: {metric: {value, low, high}}}, "pairs": [...]}`` of the rows of one test set.
+
+    Intervals are 95 %, over test images and trainings, of each figure and each difference alone. ``p`` is two-sided:
+    for AUC DeLong's test with the variance over seeds added, for ACC of single seeds McNemar's exact test.
+    ``p_corrected`` is Holm's over all pairs of a metric. ``low`` and ``high`` are null for a metric that is not tested
+    over images. Differences are of ``a`` less ``b``.
+    """
+    rows = [row for row in rows if row.evidence]
+    models: dict[str, dict[str, Fields]] = {row.model: {} for row in rows}
+    pairs: list[Fields] = []
+    for metric in METRICS.values():
+        samples = [row.evidence.samples.get(metric.name) for row in rows if row.evidence]
+        known = [s for s in samples if s is not None]
+        if metric.images and rows and len(known) == len(rows) and rows[0].evidence:
+            groups = groups_of(metric.images, rows[0].evidence.labels)
+            for row, estimate in zip(rows, estimates(known, groups), strict=True):
+                models[row.model][metric.name] = _figure(estimate)
+            if len(rows) > 1:
+                table = contrast(known, groups)
+                p = table.p_values()
+                pairs += _pairs(rows, metric, table, mcnemar_values(known, p) if metric.images.answers else p)
+        else:
+            for row in rows:
+                if (value := row.mean(metric.field)) is not None:
+                    models[row.model][metric.name] = dict(zip(MODEL, (value, None, None), strict=True))
+    return {"models": models, "pairs": pairs}
+
+
+def _figure(estimate: Estimate) -> Fields:
+    low, high = estimate.interval()
+    return dict(zip(MODEL, (estimate.value, low, high), strict=True))
+
+
+def _pairs(rows: list[Row], metric: Metric, table: Contrast, p: Array) -> list[Fields]:
+    upper, half = np.triu_indices(len(rows), 1), table.half_width()
+    found = []
+    for i, j, corrected in zip(*upper, holm(p[upper]), strict=True):
+        d, h = float(table.difference[i, j]), float(half[i, j])
+        values: tuple[Any, ...] = (
+            rows[i].model, rows[j].model, metric.name, d, d - h, d + h, float(p[i, j]), float(corrected),
+        )  # fmt: skip
+        found.append(dict(zip(PAIR, values, strict=True)))
+    return found

@@ -1,0 +1,209 @@
+"""Arrays in, verdicts out: the tests of the leaderboards for scores that lie in memory, as in a notebook.
+
+Labels are (N,) class numbers, or (N, L) in {0, 1} where an image has several; scores are probabilities, (N,) or (N, 1)
+of class 1, or (N, C); of a model with several trainings a list of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from bench.metrics.one_vs_rest import Array, one_vs_rest
+from bench.metrics.registry import AUC, TESTED, Metric, OverImages
+from bench.stats.bootstrap import interval, resample
+from bench.stats.leader import LeaderTest, against_leader
+from bench.stats.paired import holm
+from bench.stats.separation import (
+    Contrast,
+    Sample,
+    all_pairs,
+    contrast,
+    estimates,
+    groups_of,
+    mcnemar_values,
+    sample,
+)
+
+Scores = Array | Sequence[Array]  # of one training, or of several
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A figure with its 95 % interval and standard error (of the figure, before the log-odds scale of the interval)."""
+
+    value: float
+    low: float
+    high: float
+    standard_error: float
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Figure of ``a`` less figure of ``b``, its 95 % interval, two-sided p, and p corrected for all pairs (Holm)."""
+
+    a: str
+    b: str
+    difference: float
+    low: float
+    high: float
+    p: float
+    p_corrected: float
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """Models on one test set.
+
+    Attributes:
+        models: name to its figure.
+        pairs: all pairs, in the order given.
+        leader: every other model against the best one.
+        letters: models that share a letter are not significantly different (all pairs, Holm).
+        ranks: the places that each model can have.
+        retrained: every model was trained more than once, so the claims are on training again too.
+    """
+
+    models: dict[str, Interval]
+    pairs: tuple[Difference, ...]
+    leader: LeaderTest
+    letters: dict[str, str]
+    ranks: dict[str, tuple[int, int]]
+    retrained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DeLong:
+    """Two AUCs on the same images (DeLong, DeLong and Clarke-Pearson, 1988).
+
+    Attributes:
+        auc_a: of the first.
+        auc_b: of the second.
+        variance_a: of the first AUC over test images.
+        variance_b: of the second.
+        covariance: of the two.
+        z: difference in standard errors; 0 where nothing differs.
+        p: two-sided, normal.
+    """
+
+    auc_a: float
+    auc_b: float
+    variance_a: float
+    variance_b: float
+    covariance: float
+    z: float
+    p: float
+
+
+def delong(labels: Array, a: Array, b: Array) -> DeLong:
+    """Compare two AUCs of a two-class test set, with the normal distribution of the paper.
+
+    Args:
+        labels: (N,) in {0, 1}.
+        a: (N,) or (N, 2) scores of the first model; any monotone scale.
+        b: the same of the second.
+
+    Raises:
+        ValueError: lengths differ, labels are not two classes, or one of them is missing.
+    """
+    labels = np.asarray(labels).reshape(-1)
+    if set(np.unique(labels).tolist()) != {0, 1}:
+        raise ValueError("delong: labels are 0 and 1, and both must occur")
+    columns = [one_vs_rest(s, labels)[0] for s in (a, b)]
+    if any(c.shape[1] != 1 for c in columns):
+        raise ValueError("delong: scores of two classes, (N,) or (N, 2); compare() takes more")
+    samples = [_of_one(AUC, [c], labels) for c in columns]
+    table = contrast(samples, groups_of(_images(AUC), labels))
+    own = estimates(samples, groups_of(_images(AUC), labels))
+    variance = float(table.variance[0, 1])
+    difference = samples[0].mean - samples[1].mean
+    z = difference / variance**0.5 if variance > 0 else 0.0
+    from scipy.special import ndtr
+
+    covariance = (own[0].variance + own[1].variance - variance) / 2
+    p = float(2 * ndtr(-abs(z))) if variance > 0 else 1.0
+    return DeLong(samples[0].mean, samples[1].mean, own[0].variance, own[1].variance, covariance, z, p)
+
+
+def compare(labels: Array, models: Mapping[str, Scores], metric: str = "auc") -> Compared:
+    """Compare models on one test set as a leaderboard does.
+
+    A figure is the mean over a model's trainings. The variances over test images (paired) and over trainings add; the
+    degrees of freedom are Satterthwaite's (:mod:`bench.stats.separation`).
+
+    Args:
+        labels: of the test set.
+        models: name to scores; a list of arrays where it was trained several times.
+        metric: one that is tested over images, ``auc`` or ``acc``.
+
+    Raises:
+        ValueError: fewer than two models, an unknown metric, or shapes that do not fit.
+    """
+    if len(models) < 2:
+        raise ValueError("compare: two models or more are needed")
+    chosen = _metric(metric)
+    labels = np.asarray(labels)
+    samples = [_of_one(chosen, _trainings(scores), labels) for scores in models.values()]
+    groups, names = groups_of(_images(chosen), labels), list(models)
+    table = contrast(samples, groups)
+    p = mcnemar_values(samples, table.p_values()) if _images(chosen).answers else table.p_values()
+    judged = all_pairs(names, table, p)
+    figures = {}
+    for name, found in zip(names, estimates(samples, groups), strict=True):
+        figures[name] = Interval(found.value, *found.interval(), found.variance**0.5)
+    return Compared(
+        figures, _differences(names, table, p), against_leader(names, table, p), judged.letters(), judged.ranks(),
+        table.retrained,
+    )  # fmt: skip
+
+
+def bootstrap(labels: Array, scores: Array, metric: str = "auc", n: int = 1000, name: str = "") -> Interval:
+    """Bootstrap interval of one training's figure, images drawn class by class (percentiles).
+
+    Args:
+        labels: of the test set.
+        scores: of one training.
+        metric: ``auc`` or ``acc``.
+        n: resamples.
+        name: of the test set; equal names and labels give equal resamples, so that models are seen on the same ones.
+    """
+    chosen = _metric(metric)
+    (found,) = resample(name, np.asarray(labels), [np.asarray(scores)], n, (chosen,))
+    samples = found[chosen.name].samples
+    return Interval(found[chosen.name].value, *interval(samples), float(np.nanstd(samples, ddof=1)))
+
+
+def _differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Difference, ...]:
+    at, half = list(combinations(range(len(names)), 2)), table.half_width()
+    corrected = holm([p[i, j] for i, j in at])
+    found = []
+    for (i, j), adjusted in zip(at, corrected, strict=True):
+        d, h = float(table.difference[i, j]), float(half[i, j])
+        found.append(Difference(names[i], names[j], d, d - h, d + h, float(p[i, j]), float(adjusted)))
+    return tuple(found)
+
+
+def _metric(name: str) -> Metric:
+    known = {metric.name: metric for metric in TESTED}
+    if name not in known:
+        raise ValueError(f"metric {name!r}: over images are tested {', '.join(known)}")
+    return known[name]
+
+
+def _images(metric: Metric) -> OverImages:
+    assert metric.images is not None
+    return metric.images
+
+
+def _trainings(scores: Scores) -> list[Array]:
+    if isinstance(scores, np.ndarray):
+        return [scores]
+    return [np.asarray(s) for s in scores]
+
+
+def _of_one(metric: Metric, scores: Sequence[Array], labels: Array) -> Sample:
+    of = _images(metric)
+    return sample(of, scores, labels, [of.value(s, labels) for s in scores])

@@ -1,0 +1,1 @@
+"""Frozen features: computed once, shared by every head, seed and draw of labels."""

@@ -1,0 +1,46 @@
+"""How many trainings share a GPU: decided by speeds that follow a known law."""
+
+import pytest
+
+from bench.runner.executors.packer import Packer
+
+
+def settle(speed_of, free=lambda n: 1.0, most=8):
+    """Feed a packer until it stays: n trainings each run at ``speed_of(n)``."""
+    packer = Packer(most)
+    for _ in range(100):
+        n = packer.places
+        for ticket in map(str, range(n)):
+            packer.heard(ticket, speed_of(n), n, free(n))
+    return packer
+
+
+@pytest.mark.parametrize(
+    ("speed_of", "places"),
+    [
+        (lambda n: 1000 / n, 1),  # they take turns: nothing is gained
+        (lambda n: 1000, 8),  # they do not notice each other
+        (lambda n: 1000 * min(1, 3 / n), 3),  # the device is full with three
+        (lambda n: 1000 / n**0.5, 8),  # each brings less than the one before, but more than 5 %
+    ],
+)
+def test_places_grow_as_long_as_that_pays(speed_of, places):
+    packer = settle(speed_of)
+    assert packer.places == places
+    assert "times the work of" in packer.said
+
+
+def test_memory_is_a_limit():
+    assert settle(lambda n: 1000, free=lambda n: 1 - 0.2 * n).places == 4
+
+
+def test_one_that_ended_says_nothing_of_the_next():
+    packer = Packer()
+    for _ in range(3):
+        packer.heard("slow", 10, 1, 1.0)
+    assert packer.places == 2
+    packer.ended("slow")
+    for _ in range(5):
+        packer.heard("fast", 1000, 2, 1.0)
+        packer.heard("other", 1000, 2, 1.0)
+    assert packer.places == 3, "with no speed of the same training before, it is tried"
