@@ -41,9 +41,7 @@ def add(commands: Any) -> None:
     text = "write the boards, report.html and all figures (PNG, SVG) of a run"
     report = flags.command(commands, "report", _report, text)
     report.add_argument("directory", type=Path)
-    report.add_argument(
-        "--no-figures", action="store_true", help="leave figures/ as it is; takes a second, not a minute"
-    )
+    report.add_argument("--no-figures", action="store_true", help="skip the figures (much faster)")
     add_rule(report)
 
     export = flags.command(commands, "export", _export, "write every record of a run as one table")

@@ -19,6 +19,7 @@ from bench.errors import BenchError
 from bench.metrics.registry import AUC
 from bench.record.types import Record
 from bench.report.blocks import counted, listed, name, natural, signed, significant
+from bench.report.clinical.shortcuts import shortcuts
 from bench.report.noise import noise_floor
 from bench.report.report import ReportData
 from bench.report.sections.efficiency import LATENCY as LATENCY_MS
@@ -33,7 +34,6 @@ MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
 MAX_LOSS = 0.05  # of the figure that ranks; where the data allow a larger loss against the best, a warning speaks
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
-GRAVE = ("leak", "shortcut")  # findings in the data that speak against every model trained on it
 MAX_MISSES, MAX_AGAINST = 3, 3
 Figures = Mapping[str, float | None]
 
@@ -135,7 +135,8 @@ class Recommendation:
     def lines(self) -> tuple[str, str]:
         """The two lines that open a board and end a run."""
         if self.model is None:
-            return f"No recommendation: {self.why}.", f"Nearest: {'; '.join(self.misses)}."
+            nearest = "; ".join(self.misses) or "no model has all of these figures"
+            return f"No recommendation: {self.why}.", f"Nearest: {nearest}."
         second = f" Runner-up: {name(self.runner_up)}." if self.runner_up else ""
         warnings = [text for text in self.warnings if not text.startswith(INCOMPLETE)]  # that stands above these lines
         more = len(warnings) - MAX_AGAINST
@@ -318,7 +319,9 @@ def _against(
 ) -> Iterator[str]:
     """What speaks against the pick, the gravest first."""
     metric = board.metric
-    yield from _of_data(report.records, board.counted)
+    yield from _leaks(report.records, board.counted)
+    for dataset in board.counted:
+        yield from (f"shortcut on {name(dataset)}: {s.said}" for s in shortcuts(pick.rows[dataset]) if s.warns)
     yield from _majority(board, pick)
     low = pick.interval[0]
     if metric is AUC and low is not None and low <= 0.5:
@@ -345,17 +348,16 @@ def _against(
         yield f"not considered, as a result is missing: {listed(map(name, sorted(missing, key=natural)))}"
 
 
-def _of_data(records: Iterable[Record], datasets: Collection[str]) -> Iterator[str]:
-    """Leaks and shortcuts found in the data of some datasets."""
+def _leaks(records: Iterable[Record], datasets: Collection[str]) -> Iterator[str]:
+    """Test images or patients that training has seen, a sentence a dataset."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         if record["kind"] == "accuracy" and record["spec"].get("dataset") in datasets:
-            for finding in record.get("data", {}).get("findings", ()):
-                if finding["severity"] in GRAVE:
-                    text = f"{finding['severity']}, {finding['text']}"
-                    found.setdefault(str(record["spec"]["dataset"]), {})[text] = None
+            leaks = (one["text"] for one in record.get("data", {}).get("findings", ()) if one["severity"] == "leak")
+            found.setdefault(str(record["spec"]["dataset"]), {}).update(dict.fromkeys(leaks))
     for dataset in sorted(found, key=natural):
-        yield f"data of {name(dataset)}: {'; '.join(found[dataset])}"
+        if found[dataset]:
+            yield f"data of {name(dataset)}: leak, {'; '.join(found[dataset])}"
 
 
 def _majority(board: Overall, pick: Standing) -> Iterator[str]:

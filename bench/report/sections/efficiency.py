@@ -9,6 +9,7 @@ from math import log
 from bench.record.types import Metrics, Record
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Bullets,
     Column,
@@ -116,7 +117,7 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
 
 
 def _cost_table(members: Sequence[Record]) -> Table:
-    columns = (Column("model", left=True, code=True), Column("px"), Column("batch", drop=5), *(c for c, _ in _COLUMNS))
+    columns = (MODEL, Column("px"), Column("batch", drop=5), *(c for c, _ in _COLUMNS))
     lines = []
     for record in members:
         cells = [show(record["metrics"]) for _, show in _COLUMNS]
