@@ -151,7 +151,8 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     blocks += clinical_blocks(members, rule)
     blocks += subgroup_blocks(members, rule)
     blocks += shortcut_blocks(members)
-    return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
+    fed = f"Fed at {protocol.pixels}; recipe {protocol.training}" if protocol.resolution else "Scores from files"
+    return Details(f"{_leader(members)} {fed}.", tuple(blocks))
 
 
 def _by_metric(metric: Metric, test: LeaderTest) -> str:
