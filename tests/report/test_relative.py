@@ -36,7 +36,7 @@ def test_rows_without_a_partner_have_none() -> None:
         row("d", [5.0, 5.0], px=96, unusable={"images/s": 0.9}),
     ])  # fmt: skip
     assert reference == "a"
-    assert [r["label"] + str(r["spec"]["resolution"]) for r in rows if "relative_speed" in r["metrics"]] == ["a64", "a96"]
+    assert [r["key"] for r in rows if "relative_speed" in r["metrics"]] == ["a64", "a96"]
     assert with_relative_speeds([row("a", [1.0, 2.0])]) == ([row("a", [1.0, 2.0])], "")
 
 
