@@ -65,8 +65,8 @@ def decision(report: ReportData, out: Path) -> Document:
 
     Returns:
         ``title``, ``facts``; and, where a model has a result, ``line`` and ``against`` (as on boards), ``warnings``,
-        ``sure``, ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first, with their
-        costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
+        ``sure``, ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first,
+        with their costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
     """
     board = headline(report.boards)
     title = ", ".join(board.counted) if board else str(report.run_info.get("preset") or "efficiency")
