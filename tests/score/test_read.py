@@ -18,7 +18,7 @@ P = np.clip(0.3 + 0.4 * LABELS + RNG.normal(0, 0.2, N), 0.01, 0.99)
 IDS = [f"case{i:02d}" for i in range(N)]
 
 
-def table(path: Path, **columns) -> str:
+def table(path: Path, /, **columns) -> str:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -85,9 +85,8 @@ def test_labels_of_their_own_file_and_other_separators(tmp_path):
     assert found.labels[back].tolist() == LABELS.tolist() and found.positive == "sick"
     assert found.models[0].scores[back, 1] == pytest.approx(P)
     semicolons = tmp_path / "s.csv"
-    semicolons.write_text(
-        "id;label;score\n" + "".join(f"{i};{y};{p!r}\n" for i, y, p in zip(IDS, LABELS, P.tolist(), strict=True))
-    )
+    lines = [f"{i};{y};{p!r}\n" for i, y, p in zip(IDS, LABELS, P.tolist(), strict=True)]
+    semicolons.write_text("id;label;score\n" + "".join(lines))
     assert scores(str(semicolons)) == pytest.approx(P)
     np.savez(tmp_path / "medmnist.npz", train_images=np.zeros((9, 2, 2), np.uint8), train_labels=np.zeros((9, 1)),
              test_images=np.zeros((N, 2, 2), np.uint8), test_labels=LABELS[:, None])  # fmt: skip
