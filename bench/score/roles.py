@@ -191,8 +191,8 @@ def _sorted_columns(file: Columns) -> _Found:
             found.decisions.append(name)
         elif (match := _SCORE.fullmatch(key)) and values.dtype.kind == "U" and match["kind"] != "class":
             raise DataError(
-                f"{file.path}: column {name!r} holds scores as text, first {str(values.flat[0])!r}; write numbers with a "
-                "point"
+                f"{file.path}: column {name!r} holds scores as text, first {str(values.flat[0])!r}; write numbers with "
+                "a point"
             )
         elif match and values.dtype.kind != "U":
             same = len(key) == len(name)  # then the class keeps its capitals
