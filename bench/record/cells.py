@@ -216,7 +216,9 @@ def cell_label(cell: Cell) -> str:
     """One line for people: what the Cell does."""
     if isinstance(cell, AccuracyCell):
         few = few_labels(cell.spec())
-        parts = (f"{cell.size}->{cell.resolution} px", f"seed {cell.seed}", f"frozen, {cell.head}" if cell.head else "")
+        fold = f"fold {cell.fold + 1} of {cell.folds}" if cell.fold is not None else ""
+        head = f"frozen, {cell.head}" if cell.head else ""
+        parts = (f"{cell.size}->{cell.resolution} px", f"seed {cell.seed}", fold, head)
         shown = ", ".join(filter(None, (*parts, f"{few}, draw {cell.draw}" if few else "")))
         return f"{cell.model} on {display_name(cell.dataset)} ({shown})"
     if isinstance(cell, TransferCell):
