@@ -124,6 +124,11 @@ class Recommendation:
     warnings: tuple[str, ...] = ()
     misses: tuple[str, ...] = ()
 
+    @property
+    def against(self) -> tuple[str, ...]:
+        """The warnings without that of an incomplete run, which stands above them on every page."""
+        return tuple(text for text in self.warnings if not text.startswith(INCOMPLETE))
+
     def as_json(self) -> dict[str, object]:
         """What ``bench recommend RUN --json`` prints; names without backticks."""
         found = asdict(self)
@@ -138,9 +143,8 @@ class Recommendation:
             nearest = "; ".join(self.misses) or "no model has all of these figures"
             return f"No recommendation: {self.why}.", f"Nearest: {nearest}."
         second = f" Runner-up: {name(self.runner_up)}." if self.runner_up else ""
-        warnings = [text for text in self.warnings if not text.startswith(INCOMPLETE)]  # that stands above these lines
-        more = len(warnings) - MAX_AGAINST
-        shown = "; ".join((*warnings[:MAX_AGAINST], *([f"{more} more (`bench recommend`)"] if more > 0 else ())))
+        more = len(self.against) - MAX_AGAINST
+        shown = "; ".join((*self.against[:MAX_AGAINST], *([f"{more} more (`bench recommend`)"] if more > 0 else ())))
         against = f"Against it: {shown}." if shown else "Nothing recorded speaks against it."
         sure = f" To be sure: {text}." if (text := self.resolve.get("text")) else ""
         return f"Recommended: {name(self.model)}. {self.why[0].upper()}{self.why[1:]}.{second}", f"{against}{sure}"
@@ -171,7 +175,7 @@ def recommend(report: ReportData, limits: Limits | None = None, board: Overall |
     by, order = cheapest_first(tied, costs, floor)
     pick, second = order[0], order[1] if len(order) > 1 else None
     other = fitting[0] if pick is not fitting[0] else second
-    against = (*_against(report, board, pick, test, fitting[0]), *out, *_of_cost(tied, costs, note, by))
+    against = (*_against(report, board, pick, test, fitting[0]), *out, *_of_cost(board, tied, costs, note, by))
     return Recommendation(
         model=pick.model,
         why=_why(board, pick, fitting, tied, test, by, costs, note),
@@ -397,7 +401,9 @@ def _elsewhere(report: ReportData, board: Overall) -> Iterator[str]:
         )
 
 
-def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, by: Cost | None) -> Iterator[str]:
+def _of_cost(
+    board: Overall, tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, by: Cost | None
+) -> Iterator[str]:
     """Where the cost is not what was asked for."""
     without = [name(s.model) for s in tied if not costs[s.model].get(LATENCY.key)]
     if not note:
@@ -405,7 +411,7 @@ def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, 
     elif by is not LATENCY:
         yield f"no usable latency of {listed(without)}" + (f", so cheap means few {by.label}" if by else "")
     if "nothing was measured at" in note:
-        yield note.partition("(")[2].partition(";")[0] + f" ({note.split()[2]} px) for cost"
+        yield f"cost was measured at {note.split()[2]} px, not at {board.protocol.resolution} px"
 
 
 # --- what it would take to be sure ---------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
 from bench.report.blocks import Block, Column, Table, Text, fixed, listed, name, rows_of
 from bench.report.clinical.groups import MOST_VALUES, numbers
-from bench.report.evidence import read_saved
+from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 
 LEAST = 5  # images on either side of a comparison
@@ -61,7 +61,7 @@ def shortcuts(row: Row) -> list[Shortcut]:
     labels = row.evidence.labels
     if np.asarray(labels).reshape(len(labels), -1).shape[1] > 1 or int(np.max(labels)) > 1:
         return []
-    columns = [one_vs_rest(read_saved(path).scores, labels, number)[0][:, 0] for path in row.evidence.files]
+    columns = [one_vs_rest(joined(folds).scores, labels, number)[0][:, 0] for folds in trainings(row)]
     target = np.asarray(labels).reshape(-1) == number
     found = [s for c, values in row.evidence.columns.items() if (s := _judged(c, values, columns, target))]
     return sorted(found, key=lambda s: -s.learned)

@@ -14,7 +14,7 @@ from bench.metrics.registry import RANKING
 from bench.report.blocks import MISSING, Block, Column, Table, Text, counted, fixed, listed, name, rows_of, span
 from bench.report.clinical.groups import asked, by_value
 from bench.report.clinical.points import Decided, decided
-from bench.report.evidence import read_saved
+from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 from bench.stats.cluster import over_patients, two_rates
 from bench.stats.paired import holm
@@ -59,7 +59,7 @@ def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
         f"of all images ({rule.name}); numbers are binned at their terciles. A group with fewer than {LEAST} images of "
         "a class is too small for an AUC."
     )
-    said = [gap for row in shown if (gap := _largest(row, rule))]
+    said = [gap for row in shown if (gap := largest_gaps(row, rule))]
     text = " ".join(said) or "No two groups of a column are large enough to be compared."
     return [Text(note), Table(columns, rows_of(lines)).without_empty(), Text(text)]
 
@@ -113,7 +113,7 @@ def _auc(row: Row, inside: Array) -> list[str]:
     labels = evidence.labels[inside]
     if too_small(labels):
         return ["too small", MISSING]
-    scores = [read_saved(path).scores[inside] for path in evidence.files]
+    scores = [joined(folds).scores[inside] for folds in trainings(row)]
     patients = _recoded(None if evidence.patients is None else evidence.patients[inside])
     one = sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
     (found,) = estimates([one], groups_of(of, labels))
@@ -128,7 +128,7 @@ def gaps(row: Row, rule: Rule) -> list[Gap]:
     evidence, of = row.evidence, RANKING.images
     if evidence is None or of is None:
         return []
-    point, scores = decided(row, rule), [read_saved(path).scores for path in evidence.files]
+    point, scores = decided(row, rule), [joined(folds).scores for folds in trainings(row)]
     patients = np.arange(evidence.n_test) if evidence.patients is None else evidence.patients
     found = []
     for column in asked(row):
@@ -187,7 +187,7 @@ def _pairs(
     return found
 
 
-def _largest(row: Row, rule: Rule) -> str:
+def largest_gaps(row: Row, rule: Rule) -> str:
     """The largest gap of each figure of a model, and which gaps are significant after correction for all of them."""
     found = gaps(row, rule)
     if not found:

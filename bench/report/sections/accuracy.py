@@ -219,12 +219,10 @@ def _counted_note(board: Overall) -> str:
     means = f"{shown} are means {board.over} ({which})" if n > 1 else f"Only {which} counts"
     if board.independent < n:
         means += ", which share images: they count as one dataset, and their errors do not average out"
-    fewest, most = board.seeds, board.most_seeds
-    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    spread = "test images and training again" if most > 1 else "test images only (single seed)"
+    spread = "test images and training again" if board.most_seeds > 1 else "test images only (single seed)"
     intervals = f" {label} 95 % covers {spread}." if any(s.estimate for s in board.ranked) else ""
     rank = f"; mean rank is by {label} on each dataset" if n > 1 else ""
-    return f"{means}, {seeds} each, sorted by {label}{rank}.{intervals}"
+    return f"{means}, {board.trained} each, sorted by {label}{rank}.{intervals}"
 
 
 def _uncounted(board: Overall) -> list[str]:

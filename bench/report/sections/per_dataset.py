@@ -26,6 +26,7 @@ from bench.report.blocks import (
     span,
     tabled,
 )
+from bench.report.clinical.folds import fold_blocks
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.shortcuts import shortcut_blocks
 from bench.report.clinical.size import size_note
@@ -101,6 +102,8 @@ def _over_images(row: Row, metric: Metric) -> float | None:
 
 
 def _seeds(row: Row) -> str:
+    if row.folds:
+        return f"{row.seeds}, {len(row.ok)} of {row.folds * row.seeds} folds"
     return f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
 
 
@@ -144,10 +147,12 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
         blocks.append(Text(NO_WIDTH))
     if said := size_note(members):
         blocks.append(Text(said))
+    blocks += fold_blocks(members)
     blocks += clinical_blocks(members, rule)
     blocks += subgroup_blocks(members, rule)
     blocks += shortcut_blocks(members)
-    return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
+    fed = f"Fed at {protocol.pixels}; recipe {protocol.training}" if protocol.resolution else "Scores from files"
+    return Details(f"{_leader(members)} {fed}.", tuple(blocks))
 
 
 def _by_metric(metric: Metric, test: LeaderTest) -> str:

@@ -115,7 +115,7 @@ def _pairs(rows: Iterable[Row]) -> list[_Pair]:
     """For each of our rows: the published ones of its model, or of those of another protocol the nearest few."""
     found = []
     for row in rows:
-        if row.mean(AUC.field) is None:
+        if row.mean(AUC.field) is None or not row.protocol.resolution:  # of others' scores the protocol is unknown
             continue
         base, dataset = re.split(r"[\[ ]", row.model)[0], row.dataset.partition(" ")[0]
         same = [p for p in published() if p.dataset == dataset and p.ours == base]
