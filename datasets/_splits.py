@@ -69,10 +69,7 @@ def make(
         SplitError: a class has too few groups to be in each split.
     """
     owner = _owners(keys, groups)
-    several = labels.ndim == 2
-    counts = labels.astype(np.int64) if several else np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
-    if several:  # images without a finding are a stratum too
-        counts = np.column_stack([counts, counts.sum(axis=1) == 0])
+    counts = _held_classes(labels)
     names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
     held = np.zeros((len(names), counts.shape[1]), np.int64)
     np.add.at(held, place, counts)
@@ -82,9 +79,44 @@ def make(
     alone = bool((held.sum(axis=1) == 1).all())
     chosen = _by_class(held, lots, fractions) if alone else _by_deficit(held, lots, fractions)
     result: Array = chosen[place]
-    if not several:
+    if labels.ndim == 1:
         _check(result, labels, held, fractions, classes)
     return result
+
+
+def folds(labels: Array, keys: Sequence[str], groups: Sequence[str], count: int, seed: int = 0) -> Array:
+    """Deal images out to folds so that no group is torn apart and each class has its share in each.
+
+    Args:
+        labels: as in :func:`make`, and so are ``keys``, ``groups`` and ``seed``.
+        keys: one different name an image.
+        groups: patient or lesion of each image, "" where unknown.
+        count: folds.
+        seed: another one gives other folds.
+
+    Returns:
+        The fold of each image, from 0.
+
+    Raises:
+        SplitError: there are fewer groups than folds.
+    """
+    counts = _held_classes(labels)
+    names, place = np.unique(np.asarray(_owners(keys, groups), dtype=object).astype(str), return_inverse=True)
+    if len(names) < count:
+        raise SplitError(f"{len(names)} patients or images cannot be dealt out to {count} folds")
+    held = np.zeros((len(names), counts.shape[1]), np.int64)
+    np.add.at(held, place, counts)
+    result: Array = _by_deficit(held, _lots(seed, names), (1 / count,) * count)[place]
+    return result
+
+
+def _held_classes(labels: Array) -> Array:
+    """The classes of each image, (N, C) in {0, 1}; images without a finding are a class too."""
+    if labels.ndim == 2:
+        counts = labels.astype(np.int64)
+        found: Array = np.column_stack([counts, counts.sum(axis=1) == 0])
+        return found
+    return np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
 
 
 def _owners(keys: Sequence[str], groups: Sequence[str]) -> list[str]:
@@ -130,7 +162,7 @@ def _by_class(held: Array, lots: Array, fractions: tuple[float, float, float]) -
     return chosen
 
 
-def _by_deficit(held: Array, lots: Array, fractions: tuple[float, float, float]) -> Array:
+def _by_deficit(held: Array, lots: Array, fractions: Sequence[float]) -> Array:
     """The largest groups first, each to the split that lacks most of what it holds; rare classes count more."""
     total = held.sum(axis=0)
     wanted = np.array([quotas(int(n), fractions) for n in total], float).T  # (3, classes)

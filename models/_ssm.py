@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.ops import cross_selective_scan
+from bench.ops import ConvAct, NormGate, cross_selective_scan
 
 __all__ = ["DIRECTIONS", "SS2D", "CrossScan", "GlobalAttention", "Mixing"]
 
@@ -129,9 +129,9 @@ class SS2D(nn.Module):
         super().__init__()
         self.gate = gate
         self.in_proj = nn.Linear(dim, inner_dim * (2 if gate else 1), bias=False)
-        self.conv = nn.Conv2d(inner_dim, inner_dim, 3, padding=1, groups=inner_dim, bias=conv_bias)
+        self.conv = ConvAct(inner_dim, inner_dim, 3, silu=True, padding=1, groups=inner_dim, bias=conv_bias)
         self.mixer = mixing.build(inner_dim, dt_rank=math.ceil(dim / 16))
-        self.out_norm = nn.LayerNorm(inner_dim, eps=1e-5)
+        self.out_norm = NormGate(inner_dim)
         self.out_proj = nn.Linear(inner_dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -143,6 +143,4 @@ class SS2D(nn.Module):
             x, z = F.linear(x, weight_x), F.linear(x, weight_z)
         else:
             x = self.in_proj(x)
-        x = F.silu(self.conv(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1))
-        y = self.out_norm(self.mixer(x))
-        return self.out_proj(y if z is None else y * F.silu(z))  # type: ignore[no-any-return]
+        return self.out_proj(self.out_norm(self.mixer(self.conv(x)), z))  # type: ignore[no-any-return]

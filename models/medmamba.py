@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from bench.models._checkpoint import Rules, StateDict, load_pretrained, translate
 from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
 from bench.models._ssm import SS2D, Mixing
+from bench.ops import ConvAct, NormGate, add_shuffled
 
 __all__ = ["MedMamba"]
 
@@ -40,7 +41,7 @@ class PatchEmbed(nn.Module):
     def __init__(self, in_chans: int, dim: int, patch_size: int) -> None:
         super().__init__()
         self.proj = nn.Conv2d(in_chans, dim, patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(dim, eps=1e-5)
+        self.norm = NormGate(dim, wide=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (b,c,H,W) to tokens (b,h,w,d)."""
@@ -52,7 +53,7 @@ class PatchMerging(nn.Module):
 
     def __init__(self, dim: int, out_dim: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(4 * dim, eps=1e-5)
+        self.norm = NormGate(4 * dim)
         self.reduction = nn.Linear(4 * dim, out_dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -73,19 +74,19 @@ class ConvBranch(nn.Module):
         self.norm2 = nn.BatchNorm2d(hidden_dim)
         self.conv2 = nn.Conv2d(hidden_dim, hidden_dim, 3, padding=1)
         self.norm3 = nn.BatchNorm2d(hidden_dim)
-        self.conv3 = nn.Conv2d(hidden_dim, dim, 1)
+        self.conv3 = ConvAct(hidden_dim, dim, 1, silu=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c), not negative."""
         x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.norm2(self.conv1(self.norm1(x))))
         x = F.relu(self.norm3(self.conv2(x)))
-        return F.relu(self.conv3(x)).permute(0, 2, 3, 1)
+        return self.conv3(x.permute(0, 2, 3, 1))  # type: ignore[no-any-return]
 
 
-def join_halves(left: Tensor, right: Tensor, shuffle: bool) -> Tensor:
-    """Put two halves (b,h,w,c/2) together, channel by channel in turn (ShuffleNet's shuffle with two groups) or not."""
-    return torch.stack((left, right), dim=-1).flatten(-2) if shuffle else torch.cat((left, right), dim=-1)
+def add_halves(x: Tensor, left: Tensor, right: Tensor, shuffle: bool) -> Tensor:
+    """Add two halves (b,h,w,c/2) to x, their channels in turn or one half after the other."""
+    return add_shuffled(x, left, right) if shuffle else x + torch.cat((left, right), dim=-1)
 
 
 class Block(nn.Module):
@@ -96,7 +97,7 @@ class Block(nn.Module):
         half = dim // 2
         self.shuffle = shuffle
         self.conv = ConvBranch(half, half)
-        self.norm = nn.LayerNorm(half, eps=1e-5)
+        self.norm = NormGate(half)
         self.ssm = SS2D(half, 2 * half, mixing, gate=True, conv_bias=True)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -104,7 +105,7 @@ class Block(nn.Module):
         """Map (b,h,w,c) to (b,h,w,c)."""
         left, right = x.chunk(2, dim=-1)
         left, right = self.conv(left), self.drop_path(self.ssm(self.norm(right)))
-        return x + join_halves(left, right, self.shuffle)
+        return add_halves(x, left, right, self.shuffle)
 
 
 class OneBranchBlock(nn.Module):
@@ -128,7 +129,7 @@ class OneBranchBlock(nn.Module):
         if branch == "conv":
             self.conv = ConvBranch(width, branch_dim or width)
         else:
-            self.norm = nn.LayerNorm(width, eps=1e-5)
+            self.norm = NormGate(width)
             self.ssm = SS2D(width, branch_dim or 2 * width, mixing, gate=True, conv_bias=True)
             self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -138,8 +139,8 @@ class OneBranchBlock(nn.Module):
             return x + self.change(x)
         left, right = x.chunk(2, dim=-1)
         if self.branch == "conv":
-            return x + join_halves(self.change(left), torch.zeros_like(right), self.shuffle)
-        return x + join_halves(torch.zeros_like(left), self.change(right), self.shuffle)
+            return add_halves(x, self.change(left), torch.zeros_like(right), self.shuffle)
+        return add_halves(x, torch.zeros_like(left), self.change(right), self.shuffle)
 
     def change(self, x: Tensor) -> Tensor:
         """Map the branch's channels to what it adds to them."""

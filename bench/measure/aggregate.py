@@ -123,6 +123,7 @@ def _device(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
     return {
         "device_step_ms_p50": 1e3 * seconds,
         "device_images_per_s_p50": int(rounds[0]["batch"]) / seconds,
+        "device_images_per_s_rounds": [int(rounds[0]["batch"]) / m for m in replayed.medians()],
         "device_noise_rel": repeat_difference(replayed),
         "launch_bound": metrics["step_ms_p50"] > LAUNCH_BOUND * 1e3 * seconds,
     }
@@ -198,6 +199,7 @@ def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, metrics: Mappin
         evidence += [where + text for text in disturbed.get("evidence", ())]
     return {
         "rounds": len(rounds),
+        **({"rounds_begun": begun} if len(begun := [r["begun"] for r in rounds if "begun" in r]) else {}),
         "noise_rel": noise,
         "round_spread_rel": blocks.spread(),
         "machine_spread_rel": {name: most / least - 1 for name, (least, most) in machine.items()},

@@ -14,6 +14,7 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,7 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
     """
     phase = _Phase(ctx.progress)
     raw: dict[str, Any] = {"round": number, "mode": cell.mode, "device": cell.device, "compile": cell.compile}
+    raw["begun"] = datetime.now(UTC).isoformat(timespec="seconds")
     failure = ""
     if cell.batch == LARGEST:
         phase("largest batch")

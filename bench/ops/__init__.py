@@ -17,10 +17,14 @@ from torch import Tensor
 from bench.ops import library as _library
 from bench.ops.dispatch import backend_report, chosen_backend, overridden, resolve, use_backend
 from bench.ops.flops import fvcore_handles
+from bench.ops.fused import ConvAct, NormGate, add_shuffled
 from bench.ops.mamba_interface import install_as_mamba_ssm, selective_scan_fn
 from bench.ops.sequence import check, needs_carry, parameter, selective_scan
 
 __all__ = [
+    "ConvAct",
+    "NormGate",
+    "add_shuffled",
     "backend_report",
     "chosen_backend",
     "cross_selective_scan",

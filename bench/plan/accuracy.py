@@ -38,8 +38,9 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     precision = section.precision
     if precision == "auto":
         precision = "bf16" if plan.device.startswith("cuda") else "fp32"
-    every = itertools.product(wanted, section.resolutions, amounts, section.seeds, ways)
-    for (info, size), resolution, labels, seed, way in every:
+    folds = section.folds
+    every = itertools.product(wanted, section.resolutions, amounts, section.seeds, ways, range(folds or 1))
+    for (info, size), resolution, labels, seed, way, fold in every:
         if not info.sizes and size != resolution:
             continue  # made at the resolution that is fed: the size axis is the resolution axis
         spec = way.spec
@@ -64,6 +65,8 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
             shots=labels.shots,
             label_fraction=labels.fraction,
             draw=labels.draw,
+            fold=fold if folds else None,
+            folds=folds,
         )
         reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
         plan.add(cell, reason or network.unsupported(resolution, dict(spec.options)))

@@ -54,6 +54,11 @@ def _own_maps(loaded: Loaded) -> dict[tuple[str, str], tuple[class_maps.Map, str
 def add_transfers(plan: Plan, loaded: Loaded) -> None:
     """Add a Cell for each trained Cell of a source and each of its targets, and the targets' missing files."""
     maps = _own_maps(loaded)
+    if loaded.sweep.sweep.transfer and loaded.sweep.sweep.folds:
+        raise ConfigError(
+            f"{loaded.origin('sweep.folds')}: a fold's network has seen most of the set that a transfer starts from; "
+            "run --transfer without --folds"
+        )
     for source, target in pairs(loaded):
         info = registry.dataset_info(target)
         try:

@@ -28,6 +28,15 @@ class ModelSpec:
         return f"{self.name}[{','.join(f'{k}={spell(v)}' for k, v in self.options)}]"
 
 
+def bare_model(text: str) -> str:
+    """A model's name without what says its weights: neither ``pretrained=`` nor the tag of ``timm:NAME.TAG``."""
+    name, _, inside = text.rstrip("]").partition("[")
+    options = [item for item in inside.split(",") if item and not item.startswith("pretrained=")]
+    if name.startswith("timm:") and not name.startswith("timm:hf-hub:"):
+        name = name.partition(".")[0]
+    return f"{name}[{','.join(options)}]" if options else name
+
+
 def spell(value: Any) -> str:
     """Write an option's value as it is written in brackets."""
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -20,6 +20,7 @@ import inspect
 import math
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -38,6 +39,7 @@ class Registry(Generic[Info]):
     def __init__(self, kind: str, builtin_module: str) -> None:
         self.kind = kind
         self._builtin_module: str | None = builtin_module
+        self._loading = threading.RLock()
         self._info: dict[str, Info] = {}
         self._aliases: dict[str, tuple[tuple[str, ...], str]] = {}
 
@@ -70,9 +72,10 @@ class Registry(Generic[Info]):
         self._aliases[name] = (tuple(patterns), _origin(2))
 
     def _load_builtins(self) -> None:
-        module, self._builtin_module = self._builtin_module, None
-        if module:
-            importlib.import_module(module)
+        with self._loading:  # another thread waits; the module itself, which registers, comes here again
+            module, self._builtin_module = self._builtin_module, None
+            if module:
+                importlib.import_module(module)
 
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
@@ -113,7 +116,11 @@ class Registry(Generic[Info]):
         if pattern in self._info:
             return [pattern]
         if pattern in aliases:
-            return [name for part in aliases[pattern] for name in ([part] if "[" in part else self.expand(part))]
+            return [
+                name
+                for part in aliases[pattern]
+                for name in ([part] if "[" in part or is_source(part) else self.expand(part))
+            ]
         if any(c in pattern for c in "*?"):
             if found := fnmatch.filter(self._info, pattern):
                 return found

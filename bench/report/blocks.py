@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 MISSING = "–"
 
@@ -50,6 +50,16 @@ class Table:
             if column.drop == 0 or any(row[i] not in ("", MISSING) for row in self.rows)
         ]
         return Table(tuple(self.columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in self.rows))
+
+
+MODEL = Column("model", left=True, code=True)
+T = TypeVar("T")
+
+
+def tabled(columns: Sequence[tuple[Column, Callable[[T], str]]], items: Iterable[T]) -> Table:
+    """A table of columns, each with how it is read off an item; columns in which nothing is known are left out."""
+    rows = tuple(tuple(show(item) for _, show in columns) for item in items)
+    return Table(tuple(column for column, _ in columns), rows).without_empty()
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,8 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.clinical.checklist import checklist
+from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
@@ -47,6 +49,7 @@ from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
+from bench.report.sections.tracks import few_labels_section, tracks_section
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
@@ -61,6 +64,7 @@ if TYPE_CHECKING:
 FILES = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
 MAX_REASON = 240
 MAX_CELLS_NAMED = 6
+MAX_VALUES = 4  # of a fact of the environment
 MAX_OPEN_ROWS = 24  # of an efficiency table; a longer one is folded away
 
 
@@ -81,8 +85,16 @@ def write_boards(out: Path, records: Iterable[Record], run_info: RunInfo | None 
     return Report(records, run_info, out / "predictions").write(out)
 
 
-def rebuild(out: Path, figures: bool = True, rule: Rule = YOUDEN) -> tuple[list[Path], list[str]]:
-    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``; ``rule`` chooses the operating point.
+def rebuild(
+    out: Path, figures: bool = True, rule: Rule = YOUDEN, guideline: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/`` and ``CHECKLIST.md``.
+
+    Args:
+        out: the run directory.
+        figures: whether to draw them.
+        rule: how operating points are chosen.
+        guideline: of :data:`bench.report.clinical.checklist.GUIDELINES`, or None.
 
     Returns:
         The files written, and one message for each Record that could not be read.
@@ -92,6 +104,9 @@ def rebuild(out: Path, figures: bool = True, rule: Rule = YOUDEN) -> tuple[list[
     """
     report, problems = read_report(out, rule)
     paths = report.write(out)
+    if guideline:
+        paths.append(out / "CHECKLIST.md")
+        atomic_write(paths[-1], checklist(report, guideline).encode())
     if figures:
         paths += write_figures(collect(report, out), out / "figures")
     return paths, problems
@@ -153,7 +168,13 @@ class Report(ReportData):
         """The report from top to bottom."""
         skipped = skipped_datasets(self.run_info)
         pick = self.recommendation.lines() if self.recommendation else ()
-        lines = (*pick, *summary(self.boards, self.rows, self.records, skipped), *data_warnings(self.records))
+        warnings = shortcut_warnings(self.rows)
+        lines = (
+            *warnings,
+            *pick,
+            *summary(self.boards, self.rows, self.records, skipped),
+            *data_warnings(self.records),
+        )
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
@@ -189,6 +210,7 @@ class Report(ReportData):
         if others:
             sections.append(Section("Accuracy under other protocols", others))
         sections += native_size_sections(self.boards)
+        sections += [s for s in (tracks_section(self.rows, self.records), few_labels_section(self.records)) if s]
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
         sections += metric_sections(self.rows, self.metrics)
@@ -315,7 +337,7 @@ def _recipes(records: Iterable[Record]) -> list[Block]:
     """The resolved settings of each recipe that was used."""
     used: dict[str, str] = {}
     both = ((r["spec"].get("recipe"), r["spec"].get("recipe_settings")) for r in records)
-    for (recipe, settings), _ in _distinct(both):
+    for recipe, settings in _distinct(both):
         if settings:
             flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat(settings).items()) if key != "name")
             used[flat] = str(recipe or settings.get("name") or "recipe")
@@ -328,31 +350,22 @@ def _recipes(records: Iterable[Record]) -> list[Block]:
 
 
 def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:
-    """One line for each fact of the environments of Records that ran; where they differ, all values with counts."""
-    values: dict[str, dict[str, int]] = defaultdict(lambda: defaultdict(int))
-    ran = (r["environment"] for r in records if r["status"] != "unsupported")  # that is decided in the plan
-    for environment, n in _distinct(ran):
+    """One line for each fact of the environments of Records that ran, with all its values."""
+    values: dict[str, set[str]] = defaultdict(set)
+    for environment in _distinct(r["environment"] for r in records if r["status"] != "unsupported"):
         for key, value in _flat(environment).items():
-            values[key][value] += n
+            values[key].add(value)
     lines = []
-    for key in sorted(values):
-        found = sorted(values[key].items())
-        if len(found) == 1:
-            lines.append(f"{key}: {found[0][0]}")
-        elif len(found) <= 4:
-            lines.append(f"{key}: " + ", ".join(f"{value} ({counted(n, 'cell')})" for value, n in found))
-        else:
-            lines.append(f"{key}: {len(found)} different values, {found[0][0]} to {found[-1][0]}")
+    for key, found in sorted(values.items()):
+        first, *_, last = [*sorted(found), max(found)]
+        many = f"{len(found)} different values, {first} to {last}"
+        lines.append(f"{key}: {', '.join(sorted(found)) if len(found) <= MAX_VALUES else many}")
     return tuple(lines)
 
 
-def _distinct(values: Iterable[Any]) -> list[tuple[Any, int]]:
-    """Values that differ as JSON, and how many there are of each: thousands of Records share one environment."""
-    found: dict[str, tuple[Any, int]] = {}
-    for value in values:
-        text = json.dumps(value, default=str)
-        found[text] = (value, found[text][1] + 1 if text in found else 1)
-    return list(found.values())
+def _distinct(values: Iterable[Any]) -> Iterable[Any]:
+    """Values that differ as JSON: thousands of Records share one environment."""
+    return {json.dumps(value, default=str): value for value in values}.values()
 
 
 def _flat(environment: Environment) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from bench.metrics.calibration import Clinical, clinical, recorded
 from bench.metrics.one_vs_rest import Array, auc, majority_acc
-from bench.metrics.registry import TESTED
+from bench.metrics.registry import TESTED, OverImages
 from bench.metrics.resampled import average_precision
 from bench.record.positive import positive_class
 from bench.record.types import Record
@@ -20,7 +20,7 @@ from bench.report.blocks import known
 from bench.report.rows import Evidence, Row
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.cluster import codes_of
-from bench.stats.separation import estimates, groups_of, sample
+from bench.stats.separation import Sample, estimates, groups_of, sample
 
 _TOLERANCE = 1e-6
 _COLUMN = "test_group_"
@@ -79,25 +79,30 @@ def read_saved(path: Path) -> Saved:
 def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
     """Evaluate the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
     problems: list[str] = []
-    test_sets: dict[str, list[tuple[Row, list[Saved]]]] = defaultdict(list)
+    test_sets: dict[str, list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
     for row in rows:
         loaded = [_usable(record, predictions, problems) for record in row.ok]
         found = [pair for pair in loaded if pair is not None]
         # Every seed or none: an interval around another mean than the one shown would mislead.
         if not found or len(found) < len(row.ok):
             continue
-        labels = found[0][0].labels
-        if any(not np.array_equal(saved.labels, labels) for saved, _ in found):
+        row.clinical = clinics if len(clinics := [clinic for _, clinic in found if clinic]) == len(found) else []
+        row.ok = [_with(record, *pair) for record, pair in zip(row.ok, found, strict=True)]
+        seeds = [[found[i][0] for i in places] for places in _by_seed(row)]
+        if not seeds:
+            problems.append(f"{row.model} on {row.dataset}: no seed has all {row.folds} folds; no interval is given")
+            continue
+        labels = joined(seeds[0]).labels
+        pairs = [pair for own in seeds for pair in zip(own, seeds[0], strict=True)]
+        if any(not np.array_equal(saved.labels, first.labels) for saved, first in pairs):
             problems.append(
                 f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
             )
             continue
-        row.clinical = clinics if len(clinics := [clinic for _, clinic in found if clinic]) == len(found) else []
-        row.ok = [_with(record, *pair) for record, pair in zip(row.ok, found, strict=True)]
         test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
-        test_sets[test_set].append((row, [saved for saved, _ in found]))
+        test_sets[test_set].append((row, seeds))
     for test_set, rows_of_it in test_sets.items():
-        protocols: dict[str, list[tuple[Row, list[Saved]]]] = defaultdict(list)
+        protocols: dict[str, list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
         for row, seeds in rows_of_it:
             protocols[row.protocol.identity].append((row, seeds))
         for members in protocols.values():
@@ -105,22 +110,61 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
     return problems
 
 
-def _evaluate(test_set: str, members: list[tuple[Row, list[Saved]]], predictions: Path) -> None:
+def _by_seed(row: Row) -> list[list[int]]:
+    """The places of a row's Records by seed; of cross-validation those of each seed that has all folds, in order."""
+    seeds: dict[object, list[int]] = defaultdict(list)
+    for place, record in enumerate(row.ok):
+        seeds[record["spec"].get("seed")].append(place)
+    for places in seeds.values():
+        places.sort(key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    return [places for places in seeds.values() if len(places) == max(row.folds, 1)]
+
+
+def joined(folds: Sequence[Saved]) -> Saved:
+    """The test images of the folds of one seed together; what chose the thresholds is left out."""
+    if len(folds) == 1:
+        return folds[0]
+    texts = []
+    for name in ("names", "patients"):
+        parts = [getattr(saved, name) for saved in folds]
+        texts.append(np.concatenate(parts) if all(part is not None for part in parts) else None)
+    columns = {name: np.concatenate([s.columns[name] for s in folds]) for name in folds[0].columns}
+    scores, labels = (np.concatenate([getattr(saved, name) for saved in folds]) for name in ("scores", "labels"))
+    return Saved(scores, labels, None, None, texts[0], texts[1], columns)
+
+
+def trainings(row: Row) -> list[list[Saved]]:
+    """The saved scores of a row, read again: of each seed one, or one a fold."""
+    return [[read_saved(path) for path in paths] for paths in row.evidence.files] if row.evidence else []
+
+
+def _evaluate(test_set: str, members: list[tuple[Row, list[list[Saved]]]], predictions: Path) -> None:
     """Each metric of the rows of one protocol, which share what is known of the spread over trainings."""
-    labels = members[0][1][0].labels
+    first = joined(members[0][1][0])
+    labels = first.labels
     majority = majority_acc(labels)
-    patients = codes_of(next((saved.patients for _, seeds in members for saved in seeds), None))
+    patients = codes_of(first.patients)
     for row, _ in members:
-        files = tuple(predictions / f"{record['key']}.npz" for record in row.ok)
-        row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files)
+        files = tuple(tuple(predictions / f"{row.ok[i]['key']}.npz" for i in places) for places in _by_seed(row))
+        row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files, first.columns)
     for metric in TESTED:
         if of := metric.images:
-            scores = [[saved.scores for saved in seeds] for _, seeds in members]
-            samples = [sample(of, own, labels, [of.value(s, labels) for s in own], patients) for own in scores]
+            samples = [_sample(of, seeds, labels, patients) for _, seeds in members]
             found = estimates(samples, groups_of(of, labels))
             for (row, _), one, estimate in zip(members, samples, found, strict=True):
                 if row.evidence:
                     row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
+
+
+def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, patients: Array | None) -> Sample:
+    """A metric of one model: over its seeds, or over folds, each the mean of its seeds."""
+    folds = len(seeds[0])
+    if folds == 1:
+        scores = [own[0].scores for own in seeds]
+        return sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
+    values = [float(np.mean([of.value(own[f].scores, own[f].labels) for own in seeds])) for f in range(folds)]
+    parts = [np.mean([of.influence(own[f].scores, own[f].labels) for own in seeds], axis=0) for f in range(folds)]
+    return Sample(tuple(values), np.concatenate(parts) / folds, None, patients, 1 / (folds - 1))
 
 
 def _with(record: Record, saved: Saved, clinic: Clinical | None) -> Record:

@@ -19,6 +19,7 @@ from bench.errors import BenchError
 from bench.metrics.registry import AUC
 from bench.record.types import Record
 from bench.report.blocks import counted, listed, name, natural, signed, significant
+from bench.report.clinical.shortcuts import shortcuts
 from bench.report.noise import noise_floor
 from bench.report.report import ReportData
 from bench.report.sections.efficiency import LATENCY as LATENCY_MS
@@ -33,7 +34,6 @@ MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
 MAX_LOSS = 0.05  # of the figure that ranks; where the data allow a larger loss against the best, a warning speaks
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
-GRAVE = ("leak", "shortcut")  # findings in the data that speak against every model trained on it
 MAX_MISSES, MAX_AGAINST = 3, 3
 Figures = Mapping[str, float | None]
 
@@ -124,6 +124,11 @@ class Recommendation:
     warnings: tuple[str, ...] = ()
     misses: tuple[str, ...] = ()
 
+    @property
+    def against(self) -> tuple[str, ...]:
+        """The warnings without that of an incomplete run, which stands above them on every page."""
+        return tuple(text for text in self.warnings if not text.startswith(INCOMPLETE))
+
     def as_json(self) -> dict[str, object]:
         """What ``bench recommend RUN --json`` prints; names without backticks."""
         found = asdict(self)
@@ -135,11 +140,11 @@ class Recommendation:
     def lines(self) -> tuple[str, str]:
         """The two lines that open a board and end a run."""
         if self.model is None:
-            return f"No recommendation: {self.why}.", f"Nearest: {'; '.join(self.misses)}."
+            nearest = "; ".join(self.misses) or "no model has all of these figures"
+            return f"No recommendation: {self.why}.", f"Nearest: {nearest}."
         second = f" Runner-up: {name(self.runner_up)}." if self.runner_up else ""
-        warnings = [text for text in self.warnings if not text.startswith(INCOMPLETE)]  # that stands above these lines
-        more = len(warnings) - MAX_AGAINST
-        shown = "; ".join((*warnings[:MAX_AGAINST], *([f"{more} more (`bench recommend`)"] if more > 0 else ())))
+        more = len(self.against) - MAX_AGAINST
+        shown = "; ".join((*self.against[:MAX_AGAINST], *([f"{more} more (`bench recommend`)"] if more > 0 else ())))
         against = f"Against it: {shown}." if shown else "Nothing recorded speaks against it."
         sure = f" To be sure: {text}." if (text := self.resolve.get("text")) else ""
         return f"Recommended: {name(self.model)}. {self.why[0].upper()}{self.why[1:]}.{second}", f"{against}{sure}"
@@ -170,7 +175,7 @@ def recommend(report: ReportData, limits: Limits | None = None, board: Overall |
     by, order = cheapest_first(tied, costs, floor)
     pick, second = order[0], order[1] if len(order) > 1 else None
     other = fitting[0] if pick is not fitting[0] else second
-    against = (*_against(report, board, pick, test, fitting[0]), *out, *_of_cost(tied, costs, note, by))
+    against = (*_against(report, board, pick, test, fitting[0]), *out, *_of_cost(board, tied, costs, note, by))
     return Recommendation(
         model=pick.model,
         why=_why(board, pick, fitting, tied, test, by, costs, note),
@@ -318,7 +323,9 @@ def _against(
 ) -> Iterator[str]:
     """What speaks against the pick, the gravest first."""
     metric = board.metric
-    yield from _of_data(report.records, board.counted)
+    yield from _leaks(report.records, board.counted)
+    for dataset in board.counted:
+        yield from (f"shortcut on {name(dataset)}: {s.said}" for s in shortcuts(pick.rows[dataset]) if s.warns)
     yield from _majority(board, pick)
     low = pick.interval[0]
     if metric is AUC and low is not None and low <= 0.5:
@@ -345,17 +352,16 @@ def _against(
         yield f"not considered, as a result is missing: {listed(map(name, sorted(missing, key=natural)))}"
 
 
-def _of_data(records: Iterable[Record], datasets: Collection[str]) -> Iterator[str]:
-    """Leaks and shortcuts found in the data of some datasets."""
+def _leaks(records: Iterable[Record], datasets: Collection[str]) -> Iterator[str]:
+    """Test images or patients that training has seen, a sentence a dataset."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         if record["kind"] == "accuracy" and record["spec"].get("dataset") in datasets:
-            for finding in record.get("data", {}).get("findings", ()):
-                if finding["severity"] in GRAVE:
-                    text = f"{finding['severity']}, {finding['text']}"
-                    found.setdefault(str(record["spec"]["dataset"]), {})[text] = None
+            leaks = (one["text"] for one in record.get("data", {}).get("findings", ()) if one["severity"] == "leak")
+            found.setdefault(str(record["spec"]["dataset"]), {}).update(dict.fromkeys(leaks))
     for dataset in sorted(found, key=natural):
-        yield f"data of {name(dataset)}: {'; '.join(found[dataset])}"
+        if found[dataset]:
+            yield f"data of {name(dataset)}: leak, {'; '.join(found[dataset])}"
 
 
 def _majority(board: Overall, pick: Standing) -> Iterator[str]:
@@ -395,7 +401,9 @@ def _elsewhere(report: ReportData, board: Overall) -> Iterator[str]:
         )
 
 
-def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, by: Cost | None) -> Iterator[str]:
+def _of_cost(
+    board: Overall, tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, by: Cost | None
+) -> Iterator[str]:
     """Where the cost is not what was asked for."""
     without = [name(s.model) for s in tied if not costs[s.model].get(LATENCY.key)]
     if not note:
@@ -403,7 +411,7 @@ def _of_cost(tied: Sequence[Standing], costs: Mapping[str, Figures], note: str, 
     elif by is not LATENCY:
         yield f"no usable latency of {listed(without)}" + (f", so cheap means few {by.label}" if by else "")
     if "nothing was measured at" in note:
-        yield note.partition("(")[2].partition(";")[0] + f" ({note.split()[2]} px) for cost"
+        yield f"cost was measured at {note.split()[2]} px, not at {board.protocol.resolution} px"
 
 
 # --- what it would take to be sure ---------------------------------------------------------------------------------

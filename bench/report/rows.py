@@ -85,7 +85,8 @@ class Evidence:
         test_set: two rows of one test set are compared image by image.
         labels: of the test set.
         patients: (N,) number of each image's patient, where some have several images.
-        files: the saved scores, one a training.
+        files: the saved scores: of each seed one, or one a fold.
+        columns: what the source's table says of each test image, (N,) text, by column.
     """
 
     samples: dict[str, Sample]
@@ -95,7 +96,8 @@ class Evidence:
     test_set: str
     labels: Array
     patients: Array | None = None
-    files: tuple[Path, ...] = ()
+    files: tuple[tuple[Path, ...], ...] = ()
+    columns: Mapping[str, Array] = field(default_factory=dict)
 
     @property
     def n_patients(self) -> int | None:
@@ -161,8 +163,28 @@ class Row:
 
     def _of(self, metric: str) -> Figures:
         if metric not in self._figures:
-            self._figures[metric] = Figures.of([v for r in self.ok if known(v := r["metrics"].get(metric))])
+            self._figures[metric] = Figures.of(self._by_seed(metric))
         return self._figures[metric]
+
+    def _by_seed(self, metric: str) -> list[float]:
+        """The metric of each training, or of cross-validation the mean over folds of each seed that has all of them."""
+        if not self.folds:
+            return [v for r in self.ok if known(v := r["metrics"].get(metric))]
+        seeds: dict[object, list[float]] = defaultdict(list)
+        for record in self.ok:
+            if known(value := record["metrics"].get(metric)):
+                seeds[record["spec"].get("seed")].append(value)
+        return [float(np.mean(found)) for found in seeds.values() if len(found) == self.folds]
+
+    @property
+    def seeds(self) -> int:
+        """Seeds with a result; of cross-validation each has several folds."""
+        return len({str(r["spec"].get("seed")) for r in self.ok})
+
+    @property
+    def folds(self) -> int:
+        """Of cross-validation; 0 where a published or drawn test split is scored."""
+        return next((int(r["spec"].get("folds") or 0) for r in self.ok), 0)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -214,7 +236,7 @@ def _canonical(value: object) -> str:
 
 
 def _spec_order(spec: Spec) -> tuple[object, ...]:
-    numbers = tuple(spec.get(name) or 0 for name in ("size", "resolution", "batch", "seed"))
+    numbers = tuple(spec.get(name) or 0 for name in ("size", "resolution", "batch", "seed", "fold"))
     words = tuple(str(spec.get(name, "")) for name in ("device", "precision", "mode", "compile"))
     return natural(str(spec.get("dataset", ""))), natural(str(spec.get("model", ""))), numbers, words
 
@@ -229,7 +251,8 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
     groups: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         if record["kind"] == "accuracy" and not few_labels(record["spec"]):  # those are sections/few_labels.py's
-            groups[_canonical({k: v for k, v in record["spec"].items() if k != "seed"})].append(record)
+            shared = {k: v for k, v in record["spec"].items() if k not in ("seed", "fold")}
+            groups[_canonical(shared)].append(record)
     firsts = [members[0] for members in groups.values()]  # seeds share all that a row is known by
     models = labels(firsts, "model", _OF_THE_MODEL)
     # A fingerprint holds the size: only two of one size are two versions of the data.
@@ -266,7 +289,7 @@ def _one_a_seed(records: Iterable[Record]) -> list[Record]:
     """Leave out what says the same again: a Cell whose key an earlier version of the program computed otherwise."""
     found: dict[str, Record] = {}
     for record in sorted(records, key=_record_order):
-        seed = str(record["spec"].get("seed"))
+        seed = _canonical([record["spec"].get(name) for name in ("seed", "fold")])
         if seed not in found or (found[seed]["status"] != "ok" and record["status"] == "ok"):
             found[seed] = record
     return list(found.values())
@@ -314,7 +337,7 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
         same[record["spec"].get("recipe", ""), settings.get("epochs")][_canonical(settings)] = settings
     variants = {}
     for group in same.values():
-        flat = {identity: _flatten(settings) for identity, settings in group.items()}
+        flat = {identity: flattened(settings) for identity, settings in group.items()}
         keys = sorted({key for settings in flat.values() for key in settings})
         differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
         for identity, settings in flat.items():
@@ -326,16 +349,17 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
     return variants
 
 
-def _flatten(settings: Spec, prefix: str = "") -> Fields:
+def flattened(settings: Spec, prefix: str = "") -> Fields:
+    """Nested settings as ``outer.inner`` -> value."""
     flat: Fields = {}
     for key, value in settings.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+        flat.update(flattened(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
     return flat
 
 
 def _identity(spec: Spec, *but: str) -> str:
     """All of a spec that two comparable rows share; a field that a Record lacks is like one that is empty."""
-    apart = {"seed", "model", "dataset", "track", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
+    apart = {"seed", "fold", "model", "dataset", "track", *_OF_THE_MODEL, *_OF_THE_DATA, *but}
     track = {} if track_of(spec) == "scratch" else {"track": track_of(spec)}
     return _canonical({**{k: v for k, v in spec.items() if k not in apart and v is not None}, **track})
 
@@ -345,6 +369,8 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
     variant = variants.get(_canonical(settings), "")
     if spec.get("leaks") == "drop":
         variant = ", ".join(filter(None, (variant, "repeated images dropped")))
+    if folds := spec.get("folds"):
+        variant = ", ".join(filter(None, (variant, f"{folds} folds")))
     return Protocol(
         identity=_identity(spec),
         size=spec.get("size") or 0,

@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
 from bench.metrics.registry import METRICS, RANKING, Metric
-from bench.report.blocks import name, natural
+from bench.report.blocks import counted, name, natural
 from bench.report.rows import Code, Protocol, Row
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import Friedman
@@ -134,6 +134,17 @@ class Overall:
     def seeds(self) -> int:
         """The fewest seeds behind any counted figure."""
         return min((len(s.rows[d].ok) for s in self.ranked for d in self.counted), default=0)
+
+    @property
+    def folds(self) -> int:
+        """Of cross-validation; 0 otherwise."""
+        return max((s.rows[d].folds for s in self.ranked for d in self.counted), default=0)
+
+    @property
+    def trained(self) -> str:
+        """``3 seeds``, ``1 to 3 seeds``: how often each model was trained on a dataset, or on each of its folds."""
+        fewest, most = (n // max(self.folds, 1) for n in (self.seeds, self.most_seeds))
+        return counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
 
     @property
     def most_seeds(self) -> int:

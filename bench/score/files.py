@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -73,7 +74,11 @@ def _csv(path: Path) -> Columns:
         file.seek(0)
         first = start.partition("\n")[0]
         counts = {mark: first.count(mark) for mark in (",", ";", "\t")}
-        rows = [row for row in csv.reader(file, delimiter=max(counts, key=lambda m: counts[m])) if row]
+        mark = max(counts, key=lambda m: counts[m])
+        if (numbers := _numbers(file, mark)) is not None:
+            return Columns(path, numbers)
+        file.seek(0)
+        rows = [row for row in csv.reader(file, delimiter=mark) if row]
     if not rows:
         return Columns(path, {})
     headless = all(_is_number(cell) for cell in rows[0])
@@ -85,6 +90,19 @@ def _csv(path: Path) -> Columns:
         if len(row) != len(names):
             raise DataError(f"{path}, line {number}: {len(row)} cells, but {len(names)} columns")
     return Columns(path, {n: _typed(c) for n, c in zip(names, zip(*body, strict=True), strict=bool(body))}, headless)
+
+
+def _numbers(file: TextIO, mark: str) -> dict[str, Array] | None:
+    """A header and numbers alone, ten times as fast; None for anything else."""
+    names = [cell.strip() for cell in next(csv.reader(file, delimiter=mark), [])]
+    if not names or len(set(names)) < len(names) or all(_is_number(name) for name in names):
+        return None
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of a file without rows, which is told later
+            block = np.loadtxt(file, delimiter=mark, comments=None, ndmin=2, dtype=np.float64)
+    except ValueError:
+        return None
+    return dict(zip(names, block.T.copy(), strict=True)) if block.shape[1] == len(names) else None
 
 
 def _is_number(text: str) -> bool:
@@ -103,6 +121,8 @@ def _typed(cells: Sequence[str]) -> Array:
     except ValueError:
         stripped = np.char.strip(array)
         known = stripped[stripped != ""]
+        if len(known) and np.isin(np.char.lower(known), ("true", "false")).all():
+            return np.array([np.nan if not c else float(c.lower() == "true") for c in stripped.tolist()])
         try:
             known.astype(np.float64)
         except ValueError:

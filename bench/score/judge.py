@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.types import Fields
+from bench.registry import positive_of
 from bench.report.build import Report, read_report
 from bench.report.rows import Row
 from bench.report.write.terminal import print_screen
+from bench.score.align import TestSet
 from bench.score.beside import add_runs
+from bench.score.intervals import bootstrapped
 from bench.score.read import read
 from bench.score.run import write_run
 from bench.score.verdict import verdict
+from bench.stats.cluster import codes_of
+from bench.stats.separation import Estimate
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -65,7 +71,7 @@ def score(
     keys = write_run(out, name, found, command)
     report, _ = read_report(out)
     report.write(out)
-    judged = verdict(_rows(report, keys))
+    judged = verdict(_rows(report, keys), _others(name, found))
     if json_path:
         store.write_json(json_path, judged)
     if console:
@@ -73,6 +79,17 @@ def score(
             console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
         print_screen(report, out, console, keys)
     return judged
+
+
+def _others(dataset: str, found: TestSet) -> dict[str, dict[str, Estimate]]:
+    """Intervals of what a leaderboard does not test, by model."""
+    trainings: dict[str, list[Array]] = {}
+    for scored in found.models:
+        trainings.setdefault(scored.model, []).append(scored.scores)
+    positive = positive_of(found.task, found.classes, found.positive)
+    at, patients = positive.number if positive else 1, codes_of(found.patients)
+    estimates = bootstrapped(dataset, found.labels, list(trainings.values()), found.task, at, patients)
+    return dict(zip(trainings, estimates, strict=True))
 
 
 def _rows(report: Report, keys: Sequence[str]) -> list[Row]:

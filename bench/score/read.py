@@ -59,6 +59,7 @@ def read(
         flag, stem, found_seed = _from_name(path)
         flags |= {flag} - {""}
         parts += understand(read_columns(path), name or stem, seed if seed is not None else found_seed, notes)
+        _share(parts[0], parts[-1])
     if len(flags) > 1:
         raise DataError(f"the files are of {' and '.join(sorted(flags))}; score one test set at a time")
     dataset = dataset or next(iter(flags), "")
@@ -79,6 +80,14 @@ def read(
             scored.scores = single_precision(scored.scores)
     _same_scores(found)
     return dataset or "scores", found
+
+
+def _share(first: Predictions, part: Predictions) -> None:
+    """Equal ids and labels are kept once: a hundred files of one test set have the same."""
+    if part is not first and first.ids is not None and part.ids is not None and np.array_equal(part.ids, first.ids):
+        part.ids = first.ids
+    if part is not first and first.labels is not None and part.labels is not None:
+        part.labels = first.labels if np.array_equal(part.labels, first.labels) else part.labels
 
 
 def _split(argument: str) -> tuple[str, int | None, Path]:

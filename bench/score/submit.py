@@ -11,6 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,13 +58,19 @@ def submit(run: Path, out: Path, licence: str, author: str, note: str = "") -> d
     if problems:
         raise StoreError(f"{run} holds damaged records; run its command again, or remove them: {problems[0]}")
     members: dict[str, bytes] = {}
+    left_out: Counter[str] = Counter()
     for record in records:
-        if record["status"] == "ok" and record["kind"] in ("accuracy", "efficiency"):
+        if record["status"] != "ok":
+            left_out[record["status"]] += 1
+        elif record["kind"] not in ("accuracy", "efficiency"):
+            left_out[record["kind"]] += 1
+        else:
             members |= _members(run, record)
     if not members:
         raise StoreError(f"{run} has no result to submit")
     manifest = {
         "schema": SCHEMA, "medbench": VERSION, "author": author.strip(), "licence": licence, "note": note.strip(),
+        "left_out": dict(sorted(left_out.items())),
         "files": {name: hashlib.sha256(data).hexdigest() for name, data in sorted(members.items())},
     }  # fmt: skip
     store.atomic_write(out, _zipped({MANIFEST: _json(manifest), **members}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,13 +17,17 @@ from bench.stats.separation import Contrast, Estimate, contrast, estimates, grou
 MODEL, PAIR = ("value", "low", "high"), ("a", "b", "metric", "difference", "low", "high", "p", "p_corrected")
 
 
-def verdict(rows: list[Row]) -> Fields:
+def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fields:
     """``{"models": {name: {metric: {value, low, high}}}, "pairs": [...]}`` of the rows of one test set.
 
     Intervals are 95 %, over test images and trainings, of each figure and each difference alone. ``p`` is two-sided:
     for AUC DeLong's test with the variance over seeds added, for ACC of single seeds McNemar's exact test.
-    ``p_corrected`` is Holm's over all pairs of a metric. ``low`` and ``high`` are null for a metric that is not tested
-    over images. Differences are of ``a`` less ``b``.
+    ``p_corrected`` is Holm's over all pairs of a metric. Differences are of ``a`` less ``b``.
+
+    Args:
+        rows: models on one test set.
+        others: model to estimates of the metrics that are not tested over images; where it has none, ``low`` and
+            ``high`` are null.
     """
     rows = [row for row in rows if row.evidence]
     models: dict[str, dict[str, Fields]] = {row.model: {} for row in rows}
@@ -41,7 +46,9 @@ def verdict(rows: list[Row]) -> Fields:
         else:
             for row in rows:
                 if (value := row.mean(metric.field)) is not None:
-                    models[row.model][metric.name] = dict(zip(MODEL, (value, None, None), strict=True))
+                    other = others.get(row.model, {}).get(metric.name)
+                    low, high = other.interval() if other else (None, None)
+                    models[row.model][metric.name] = dict(zip(MODEL, (value, low, high), strict=True))
     return {"models": models, "pairs": pairs}
 
 

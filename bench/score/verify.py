@@ -13,6 +13,7 @@ import numpy as np
 
 from bench import registry
 from bench.errors import BenchError
+from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
@@ -99,9 +100,19 @@ def _check_scores(found: Verified, who: str, record: store.Record, arrays: Mappi
             found.problems.append(f"{who}: {split} scores cannot be used: {error}")
             continue
         figures["loss"] = figures.pop("nll")
-        _compare(found, who, split, figures, record["metrics"])
+        _compare(found, who, {f"{split}_{name}": value for name, value in figures.items()}, record["metrics"])
+    if not {"val_scores", "val_labels"} - set(arrays) and len(arrays["val_scores"]):
+        try:
+            chosen = recorded(clinical(arrays["val_scores"], arrays["val_labels"], scores, labels, number))
+        except ValueError as error:
+            found.problems.append(f"{who}: the operating point cannot be recomputed: {error}")
+        else:
+            _compare(found, who, chosen, record["metrics"])
     if "val_scores" in arrays and np.array_equal(arrays["val_scores"], scores):
         found.problems.append(f"{who}: validation and test scores are the same")
+    for name in ("test_auc", "test_acc"):
+        if name not in record["metrics"]:
+            found.problems.append(f"{who}: {name} is not stated")
     _check_test_set(found, who, record, labels)
     _check_own_digest(found, who, record, scores)
     for finding in (record.get("data") or record["metrics"].get("data") or {}).get("findings", []):
@@ -121,12 +132,12 @@ def task_of(record: Mapping[str, Any], labels: Array) -> str:
     return "binary-class" if confusion is None or len(confusion) == 2 else "multi-class"
 
 
-def _compare(found: Verified, who: str, split: str, figures: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
+def _compare(found: Verified, who: str, figures: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
     for name, value in figures.items():
-        said = stated.get(f"{split}_{name}", figures)
+        said = stated.get(name, figures)
         if said is figures:
             continue  # a metric that its version did not have
-        if name == "confusion":
+        if name.endswith("confusion"):
             agrees, shown = said == value, "its table"
         elif said is None or not isinstance(said, (int, float)):
             agrees, shown = said is None and not math.isfinite(value), repr(said)
@@ -135,11 +146,8 @@ def _compare(found: Verified, who: str, split: str, figures: Mapping[str, Any], 
         if agrees:
             found.recomputed += 1
         else:
-            given = "" if name == "confusion" else f", its scores give {value:.6f}"
-            found.problems.append(f"{who}: {split}_{name} is stated as {shown}{given}")
-    for name in ("auc", "acc"):
-        if split == "test" and f"test_{name}" not in stated:
-            found.problems.append(f"{who}: test_{name} is not stated")
+            given = "" if name.endswith("confusion") else f", its scores give {value:.6f}"
+            found.problems.append(f"{who}: {name} is stated as {shown}{given}")
 
 
 def _check_test_set(found: Verified, who: str, record: store.Record, labels: Array) -> None:

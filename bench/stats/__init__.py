@@ -4,8 +4,10 @@ What is listed here is stable: names, arguments and fields change only with a ne
 """
 
 from bench.metrics.calibration import Reliability, brier, ece, reliability, temperature, wilson
+from bench.metrics.operating import net_benefit, treat_all
+from bench.stats.cluster import Share, share
 from bench.stats.leader import AgainstLeader, LeaderTest, against_leader
-from bench.stats.notebook import Compared, DeLong, Difference, Interval, bootstrap, compare, delong
+from bench.stats.notebook import Compared, DeLong, Difference, Interval, bootstrap_interval, compare, delong
 from bench.stats.paired import holm, mcnemar
 from bench.stats.ranking import Friedman, friedman, letters, rank_intervals, tie_groups
 
@@ -18,8 +20,9 @@ __all__ = [
     "Interval",
     "LeaderTest",
     "Reliability",
+    "Share",
     "against_leader",
-    "bootstrap",
+    "bootstrap_interval",
     "brier",
     "compare",
     "delong",
@@ -28,9 +31,12 @@ __all__ = [
     "holm",
     "letters",
     "mcnemar",
+    "net_benefit",
     "rank_intervals",
     "reliability",
+    "share",
     "temperature",
     "tie_groups",
+    "treat_all",
     "wilson",
 ]

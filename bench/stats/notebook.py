@@ -14,7 +14,8 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, one_vs_rest
 from bench.metrics.registry import AUC, TESTED, Metric, OverImages
-from bench.stats.bootstrap import interval, resample
+from bench.stats.bootstrap import interval, seed_of_test_set
+from bench.stats.cluster import codes_of, resamples
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.paired import holm
 from bench.stats.separation import (
@@ -98,13 +99,14 @@ class DeLong:
     p: float
 
 
-def delong(labels: Array, a: Array, b: Array) -> DeLong:
+def delong(labels: Array, a: Array, b: Array, patients: Sequence[str] | Array | None = None) -> DeLong:
     """Compare two AUCs of a two-class test set, with the normal distribution of the paper.
 
     Args:
         labels: (N,) in {0, 1}.
         a: (N,) or (N, 2) scores of the first model; any monotone scale.
         b: the same of the second.
+        patients: (N,) the patient of each image; where some have several, the variances are Obuchowski's (1997).
 
     Raises:
         ValueError: lengths differ, labels are not two classes, or one of them is missing.
@@ -115,7 +117,7 @@ def delong(labels: Array, a: Array, b: Array) -> DeLong:
     columns = [one_vs_rest(s, labels)[0] for s in (a, b)]
     if any(c.shape[1] != 1 for c in columns):
         raise ValueError("delong: scores of two classes, (N,) or (N, 2); compare() takes more")
-    samples = [_of_one(AUC, [c], labels) for c in columns]
+    samples = [_of_one(AUC, [c], labels, codes_of(patients)) for c in columns]
     table = contrast(samples, groups_of(_images(AUC), labels))
     own = estimates(samples, groups_of(_images(AUC), labels))
     variance = float(table.variance[0, 1])
@@ -128,7 +130,12 @@ def delong(labels: Array, a: Array, b: Array) -> DeLong:
     return DeLong(samples[0].mean, samples[1].mean, own[0].variance, own[1].variance, covariance, z, p)
 
 
-def compare(labels: Array, models: Mapping[str, Scores], metric: str = "auc") -> Compared:
+def compare(
+    labels: Array,
+    models: Mapping[str, Scores],
+    metric: str = "auc",
+    patients: Sequence[str] | Array | None = None,
+) -> Compared:
     """Compare models on one test set as a leaderboard does.
 
     A figure is the mean over a model's trainings. The variances over test images (paired) and over trainings add; the
@@ -138,6 +145,7 @@ def compare(labels: Array, models: Mapping[str, Scores], metric: str = "auc") ->
         labels: of the test set.
         models: name to scores; a list of arrays where it was trained several times.
         metric: one that is tested over images, ``auc`` or ``acc``.
+        patients: (N,) the patient of each image; where some have several, their images count together.
 
     Raises:
         ValueError: fewer than two models, an unknown metric, or shapes that do not fit.
@@ -146,7 +154,7 @@ def compare(labels: Array, models: Mapping[str, Scores], metric: str = "auc") ->
         raise ValueError("compare: two models or more are needed")
     chosen = _metric(metric)
     labels = np.asarray(labels)
-    samples = [_of_one(chosen, _trainings(scores), labels) for scores in models.values()]
+    samples = [_of_one(chosen, _trainings(scores), labels, codes_of(patients)) for scores in models.values()]
     groups, names = groups_of(_images(chosen), labels), list(models)
     table = contrast(samples, groups)
     p = mcnemar_values(samples, table.p_values()) if _images(chosen).answers else table.p_values()
@@ -160,8 +168,15 @@ def compare(labels: Array, models: Mapping[str, Scores], metric: str = "auc") ->
     )  # fmt: skip
 
 
-def bootstrap(labels: Array, scores: Array, metric: str = "auc", n: int = 1000, name: str = "") -> Interval:
-    """Bootstrap interval of one training's figure, images drawn class by class (percentiles).
+def bootstrap_interval(
+    labels: Array,
+    scores: Array,
+    metric: str = "auc",
+    n: int = 1000,
+    name: str = "",
+    patients: Sequence[str] | Array | None = None,
+) -> Interval:
+    """Bootstrap interval of one training's figure (percentiles): images drawn class by class, or whole patients.
 
     Args:
         labels: of the test set.
@@ -169,11 +184,12 @@ def bootstrap(labels: Array, scores: Array, metric: str = "auc", n: int = 1000, 
         metric: ``auc`` or ``acc``.
         n: resamples.
         name: of the test set; equal names and labels give equal resamples, so that models are seen on the same ones.
+        patients: (N,) the patient of each image; where some have several images, patients are drawn with all of them.
     """
-    chosen = _metric(metric)
-    (found,) = resample(name, np.asarray(labels), [np.asarray(scores)], n, (chosen,))
-    samples = found[chosen.name].samples
-    return Interval(found[chosen.name].value, *interval(samples), float(np.nanstd(samples, ddof=1)))
+    of, labels = _images(_metric(metric)), np.asarray(labels)
+    weights = resamples(labels, codes_of(patients), seed_of_test_set(name, labels), n)
+    samples = of.resampled(np.asarray(scores), labels, weights)
+    return Interval(of.value(np.asarray(scores), labels), *interval(samples), float(np.nanstd(samples, ddof=1)))
 
 
 def _differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Difference, ...]:
@@ -204,6 +220,6 @@ def _trainings(scores: Scores) -> list[Array]:
     return [np.asarray(s) for s in scores]
 
 
-def _of_one(metric: Metric, scores: Sequence[Array], labels: Array) -> Sample:
+def _of_one(metric: Metric, scores: Sequence[Array], labels: Array, patients: Array | None) -> Sample:
     of = _images(metric)
-    return sample(of, scores, labels, [of.value(s, labels) for s in scores])
+    return sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)

@@ -31,12 +31,14 @@ class Sample:
         right: (N,) how right each image was answered, of a figure that is its mean over images and one seed; only for
             McNemar's exact test.
         patients: (N,) number of each image's patient, where some have several images: they count together.
+        overlap: of cross-validation, where ``values`` are those of the folds: test images for each training image.
     """
 
     values: tuple[float, ...]
     influence: Array
     right: Array | None = None
     patients: Array | None = None
+    overlap: float | None = None
 
     @property
     def mean(self) -> float:
@@ -139,6 +141,8 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
         groups: (N,) the group that each image was drawn from (:func:`groups_of`).
     """
     means = np.array([s.mean for s in samples])
+    if samples[0].overlap is not None:
+        return _over_folds(samples, samples[0].overlap)
     variance = np.zeros((len(samples), len(samples)))
     moments = np.zeros_like(variance)
     for gram, degrees in _over_images(samples, groups):
@@ -151,6 +155,15 @@ def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
     return Contrast(means[:, None] - means[None, :], variance + training, moments + moment, training, retrained)
 
 
+def _over_folds(samples: Sequence[Sample], overlap: float) -> Contrast:
+    """All pairs over folds whose training sets overlap: Nadeau and Bengio's corrected variance (2003, section 4)."""
+    values = np.stack([s.values for s in samples])  # (K, folds)
+    apart = values[:, None, :] - values[None, :, :]
+    folds = values.shape[1]
+    variance = (1 / folds + overlap) * apart.var(axis=2, ddof=1)
+    return Contrast(apart.mean(axis=2), variance, variance**2 / (folds - 1), np.zeros_like(variance), True)
+
+
 def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
     """Each model's own figure with both variances; that over trainings is its own.
 
@@ -160,6 +173,8 @@ def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
         samples: one a model, all on the same images in the same order.
         groups: (N,) the group that each image was drawn from (:func:`groups_of`).
     """
+    if (overlap := samples[0].overlap) is not None:
+        return [_estimate_over_folds(s, groups, overlap) for s in samples]
     seeds = np.array([len(s.values) for s in samples])
     own = np.array([float(np.var(s.values, ddof=1)) if len(s.values) > 1 else 0.0 for s in samples])
     degrees = int((seeds - 1).sum())
@@ -171,6 +186,13 @@ def estimates(samples: Sequence[Sample], groups: Array) -> list[Estimate]:
         moments += np.diag(gram) ** 2 / freedom
     parts = zip(samples, (images + training).tolist(), moments.tolist(), images.tolist(), strict=True)
     return [Estimate(s.mean, variance, moment, image) for s, variance, moment, image in parts]
+
+
+def _estimate_over_folds(one: Sample, groups: Array, overlap: float) -> Estimate:
+    folds = len(one.values)
+    variance = (1 / folds + overlap) * float(np.var(one.values, ddof=1))
+    images = sum(float(gram[0, 0]) for gram, _ in _over_images([one], groups))
+    return Estimate(one.mean, variance, variance**2 / (folds - 1), images)
 
 
 def mean_estimate(of: Sequence[Estimate]) -> Estimate:

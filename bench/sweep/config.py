@@ -73,6 +73,7 @@ class SweepSection(_Section):
     kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)] = ["accuracy", "efficiency"]
     transfer: Transfers = []
     leaks: Literal["warn", "refuse", "drop"] = "warn"
+    folds: Annotated[int, Field(ge=2, le=100)] | None = None
     preset: Literal["quick", "standard", "paper"] | None = None
 
 

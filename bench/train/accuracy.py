@@ -18,12 +18,13 @@ from torch import nn
 from bench import registry
 from bench.data.cache import open_entry, write_split_file
 from bench.data.cache_entry import Entry, Members, members, not_repeated, without_repeats
+from bench.data.folds import fold_of_all
 from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
 from bench.metrics.registry import definitions
-from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key, few_labels
+from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key
 from bench.record.paths import checkpoint_path, splits_folder
 from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
@@ -31,6 +32,7 @@ from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
 from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
+from bench.train.optim import freeze
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, turn
@@ -82,7 +84,19 @@ def opened(cell: AccuracyCell, ctx: Context) -> tuple[DatasetInfo, Entry, dict[s
         resize=cell.resize, progress=ctx.progress, fingerprint=cell.data_fingerprint,
     )  # fmt: skip
     write_split_file(info, entry, splits_folder(ctx.out))
-    return info, entry, without_repeats(entry) if cell.leaks == "drop" else entry.splits
+    return info, entry, _arranged(cell, entry, info.classes)[0]
+
+
+def _arranged(
+    cell: AccuracyCell, entry: Entry, classes: tuple[str, ...] = ()
+) -> tuple[dict[str, Split], dict[str, Members | None]]:
+    """The splits that a Cell trains, chooses and is tested on, and whose images they are."""
+    drop, found = cell.leaks == "drop", members(entry.folder)
+    data = without_repeats(entry) if drop else entry.splits
+    who = {n: m.at(not_repeated(entry, n)) if (m := found.get(n)) and drop else m for n in entry.splits}
+    if cell.fold is None or cell.folds is None:
+        return data, who
+    return fold_of_all(data, who, cell.fold, cell.folds, classes)
 
 
 def label_rows(
@@ -111,8 +125,7 @@ def with_labels(
 def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> dict[str, Any]:
     """What a Record says of its data and weights, beside the scores."""
     found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
-    if few_labels(cell.spec()):
-        found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
+    found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
     if cell.weights_sha256:
         given = asdict(locate(registry.parse_model(cell.model)))
         found["weights"] = {key: str(given[key]) for key in ("source", "sha256", "licence", "trained_on")}
@@ -121,14 +134,16 @@ def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str
 
 def whose(cell: AccuracyCell, entry: Entry) -> dict[str, Members | None]:
     """Names, patients and columns of the images of each split; None where the source names none."""
-    found = members(entry.folder)
-    drop = cell.leaks == "drop"
-    return {n: m.at(not_repeated(entry, n)) if (m := found.get(n)) and drop else m for n in entry.splits}
+    return _arranged(cell, entry)[1]
 
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
     """What a reader of the score should know of the data: from names and headers, and from the pixels."""
     found = [*info.findings, *entry.looked.findings]
+    if cell.folds:
+        by = "by patient" if any(said.groups for said in members(entry.folder).values()) else "image by image"
+        text = f"cross-validation: all images in {cell.folds} folds, {by}; the set's own split is not used"
+        found.append(Finding(text, severity="note" if by == "by patient" else "warning"))
     if cell.weights_sha256 and (leak := leak_of_weights(cell.dataset, locate(registry.parse_model(cell.model)))):
         found.append(leak)
     if cell.leaks == "drop" and any(entry.looked.repeated.values()):
@@ -176,6 +191,7 @@ def _fit(
     device = torch.device(ctx.device)
     with turn():
         model, channels_last = build_model(cell, info, device)
+    frozen = freeze(model, recipe["frozen_layers"]) if recipe["frozen_layers"] else 0
     splits = Splits(
         *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)
     )
@@ -200,6 +216,7 @@ def _fit(
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
     return outcome, {
         "params": sum(p.numel() for p in model.parameters()),
+        **({"params_frozen": frozen} if frozen else {}),
         "flipped": augment.flips_allowed(recipe, info.mirror_safe),
         "channels_last": channels_last,
         "deterministic": deterministic,

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from bench.metrics import classification
+from bench.metrics import classification, one_vs_rest
 from bench.record.cells import Stopped, never
 from bench.train import rng
 from bench.train.checkpoint import Checkpoint
@@ -215,10 +215,11 @@ class Trainer:
         if not np.isfinite(scores).all():
             self.outcome.history.append({**row, **spent})
             raise DivergedError(f"validation scores are not finite after epoch {epoch + 1}")
+        # scikit-learn's checks of its input would take longer here than an epoch of a small set
         row |= {
             "val_loss": classification.negative_log_likelihood(self.val_labels, scores, self.task),
-            "val_auc": classification.auc(self.val_labels, scores, self.task),
-            "val_acc": classification.accuracy(self.val_labels, scores, self.task),
+            "val_auc": one_vs_rest.auc(scores, self.val_labels),
+            "val_acc": one_vs_rest.acc(scores, self.val_labels),
             "lr": self.rate,
             "eval_seconds": time.perf_counter() - started - seconds,
             **spent,

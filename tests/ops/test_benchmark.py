@@ -15,12 +15,12 @@ from bench.ops.backends import reference
 from bench.ops.benchmark import cases, run
 from bench.ops.benchmark.tables import tables
 
-TINY = {"sizes": (32,), "stages": (1,), "models": ("vmamba",), "backends": ["reference"], "seconds_per_case": 0.01}
+TINY = {"resolutions": (32,), "models": ("vmamba",), "backends": ["reference"], "seconds_per_case": 0.01}
 
 
 def test_updates_and_exponentials_are_those_of_the_roofline() -> None:
     """shared/reference/gpu_roofline.md: stage 1 of MedMamba-T at 224, batch 64 evaluates 1.233 G exponentials."""
-    (case,) = cases.model_cases(("medmamba",), (1,), (224,), (64,))
+    case = cases.model_cases(("medmamba",), (224,), (64,))[0]
     assert (case.height, case.channels, case.states, case.rank) == (56, 96, 16, 3)
     assert case.updates == 1_233_125_376
     # 0.295 ms of exponentials at 4.18 T/s, 0.332 ms with exp and log of softplus
@@ -33,7 +33,7 @@ def test_updates_and_exponentials_are_those_of_the_roofline() -> None:
 
 def test_grids_round_as_the_networks_do() -> None:
     """tests/fixtures README: MedMamba 100 -> 25, 12, 6, 3; VMamba 100 -> 25, 13, 7, 4."""
-    grids = {model: [c.height for c in cases.model_cases((model,), (1, 2, 3, 4), (100,), (1,))]
+    grids = {model: [c.height for c in cases.model_cases((model,), (100,), (1,))]
              for model in ("medmamba", "vmamba")}  # fmt: skip
     assert grids == {"medmamba": [25, 12, 6, 3], "vmamba": [25, 13, 7, 4]}
 
@@ -86,6 +86,8 @@ def test_rows_and_tables() -> None:
     rows = run.run("cpu", **TINY, check=False)
     assert json.loads(json.dumps(rows)) == rows
     ceilings, *times = rows
+    assert [row["stage"] for row in times] == [1, 1, 2, 2, 3, 3, 4, 4]
+    times = times[:2]
     assert ceilings["kind"] == "ceilings" and ceilings["copy_bytes_per_s"] > 1e8 and ceilings["exp_per_s"] > 1e7
     assert [row["pass"] for row in times] == ["forward", "forward+backward"]
     for row in times:
@@ -93,7 +95,7 @@ def test_rows_and_tables() -> None:
         assert row["floor_ms"] == pytest.approx(row["fraction_of_floor"] * row["ms"])
         assert row["ms_min"] <= row["ms"] and row["rounds"] >= run.MIN_ROUNDS
     assert times[0]["saved_bytes"] == 0
-    (case,) = cases.model_cases(("vmamba",), (1,), (32,), (1,))
+    case = cases.model_cases(("vmamba",), (32,), (1,))[0]
     inputs: list[Tensor] = cases.cross_inputs(case, torch.float32, torch.device("cpu"))
     carry = 4 * 96 * 4  # one chunk's state: directions x channels x 1 state, float32
     assert times[1]["saved_bytes"] == sum(t.numel() * 4 for t in inputs) + carry
@@ -102,10 +104,11 @@ def test_rows_and_tables() -> None:
     assert "vmamba s1 32 px b1" in console.export_text()
 
 
-def test_a_backend_that_would_take_too_long_is_skipped_and_says_so() -> None:
-    rows = run.run("cpu", **{**TINY, "sizes": (32, 64)}, passes=["forward"], call_limit_s=0.0, check=False)
-    assert [row.get("status") for row in rows[1:]] == ["ok", "skipped"]
-    assert "a call would take about" in rows[2]["reason"]
+def test_a_backend_that_would_take_too_long_is_skipped_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "CALL_LIMIT_S", 0.0)
+    rows = run.run("cpu", **TINY, check=False)
+    assert [row.get("status") for row in rows[1:]] == ["ok", "ok", *["skipped"] * 6]
+    assert "a call would take about" in rows[3]["reason"]
 
 
 def test_unknown_names_are_refused() -> None:
@@ -124,23 +127,20 @@ def test_command_line_writes_json_and_fails_with_the_check(tmp_path, wrong_backe
         "cpu",
         "--resolutions",
         "32",
-        "--stages",
-        "1",
         "--models",
         "vmamba",
         "--seconds-per-case",
         "0.01",
     ]
     target = tmp_path / "ops.json"
-    assert run.main([*options, "--backends", "wrong", "--passes", "forward", "--json", str(target)]) == 1
+    assert run.main([*options, "--backends", "wrong", "--json", str(target)]) == 1
     assert {row["kind"] for row in json.loads(target.read_text())} == {"ceilings", "check", "time"}
 
 
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        ("--resolutions 64,16 --stages 2,4", "--resolutions 16: stage 4 has no pixel below 32"),
-        ("--sizes 64 224", "sizes are those of datasets; for the sides of the input write --resolutions"),
+        ("--resolutions 64,16", "--resolutions 16: the last stage has no pixel below 32"),
         ("--resolutions 64 224", "unrecognized arguments: 224; lists are separated by commas, as 64,224"),
         ("--resolutions 64,x", "64,x: write whole numbers, as 64,224"),
         ("--models medmamba,resnet18", "'resnet18' is none of medmamba, vmamba"),

@@ -21,13 +21,13 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 from triton.backends.compiler import GPUTarget  # noqa: E402
 from triton.compiler import ASTSource  # noqa: E402
 
-from bench.ops.backends.triton import backward, scan, sums, walks  # noqa: E402
+from bench.ops.backends.triton import backward, layout, scan, sums, walks  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 STATES, RANK = 16, 3
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*?);")
 COMMON: dict[str, Any] = {
-    "R": RANK, "N": STATES, "CB": scan.CHANNELS, "K": scan.CARRY_EVERY, "DIRECT": False,
+    "R": RANK, "N": STATES, "CB": scan.CHANNELS, "K": layout.CARRY_EVERY, "DIRECT": False,
     "SOFTPLUS": True, "HAS_BIAS": True,
 }  # fmt: skip
 FORWARD = COMMON | {"NP": STATES, "T": scan.WALK_TILE, "HAS_D": False, "END": False}
@@ -54,7 +54,9 @@ class Compiled:
         source = ASTSource(
             fn=kernel, signature=types, constexprs=constants, attrs={(i,): [["tt.divisibility", 16]] for i in aligned}
         )
-        binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 1})
+        binary = triton.compile(
+            source, target=GPUTarget("cuda", capability, 32), options={"num_warps": 1, "maxnreg": scan.REGISTERS}
+        )
         file = folder / f"{name}.cubin"
         file.write_bytes(binary.asm["cubin"])
         found = re.search(r"REG:(\d+) STACK:(\d+)", self._tool("-res-usage", file))
@@ -89,12 +91,14 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
     return {(name, arch): Compiled(name, arch, folder) for name, arch in wanted}
 
 
-def test_nothing_spills(compiled: dict[tuple[str, int], Compiled]) -> None:
+def test_hardly_anything_spills(compiled: dict[tuple[str, int], Compiled]) -> None:
+    """12 warps fit into a multiprocessor; what is spilt for it is little of the innermost loop."""
     for key, kernel in compiled.items():
-        print(key, kernel.registers, "registers,", kernel.stack, "bytes of stack")
-        assert kernel.stack == 0, key
-        assert kernel.registers <= 255
-        assert not [o for _, o, _ in kernel.code if o.startswith(("LDL", "STL"))], key
+        loop = kernel.main_loop()
+        spills = sum(o.startswith(("LDL", "STL")) for o in loop)
+        print(key, kernel.registers, "registers,", kernel.stack, "bytes of stack,", spills, "of", len(loop))
+        assert kernel.registers <= scan.REGISTERS
+        assert spills <= 0.05 * len(loop), key
 
 
 @pytest.mark.parametrize(

@@ -63,6 +63,14 @@ def test_cross_scan_is_as_exact_as_pytorch(results: dict[str, Any], group: str) 
             assert mine <= max((2 if name == "y" else 3) * plain, floor), (case, name, mine, plain)
 
 
+def test_what_stands_around_a_scan_is_as_exact_as_pytorch(results: dict[str, Any]) -> None:
+    """Norm with gate, convolution with activation, shuffled sum: results and all gradients, in float32."""
+    assert len(results["fused"]) == 6
+    for case, errors in results["fused"].items():
+        for at, (mine, plain) in enumerate(errors):
+            assert mine <= max(3 * plain, 5e-7), (case, at, mine, plain)
+
+
 @pytest.mark.slow
 def test_gradients_of_the_long_fixtures() -> None:
     check_fixtures(work("--long")["fixtures"])

@@ -8,12 +8,13 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.ops import cross_selective_scan, selective_scan
+from bench.ops import ConvAct, NormGate, add_shuffled, cross_selective_scan, selective_scan, use_backend
 from bench.ops.backends.triton import layout
 
 _spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
@@ -80,6 +81,44 @@ def cut_fixture(name: str) -> dict[str, float]:
         layout.processors = before
 
 
+def fused_errors(
+    call: Callable[..., Tensor], parameters: Sequence[Tensor], inputs: Sequence[Tensor], half: bool = False
+) -> list[list[float]]:
+    """Of the result and every gradient: errors against float64, of the fused operator and of PyTorch's."""
+    found = []
+    for backend, dtype in (("triton", torch.float32), ("reference", torch.float32), (None, torch.float64)):
+        for p in parameters:
+            p.data, p.grad = p.data.to(dtype), None
+        leaves = [t.to(dtype, copy=True)[..., t.shape[-1] // 2 if half else 0 :].requires_grad_() for t in inputs]
+        with use_backend(backend):
+            y = call(*leaves)
+        y.backward(torch.sin(torch.arange(y.numel(), dtype=dtype)).view_as(y))
+        found.append([y.detach(), *(t.grad for t in (*leaves, *parameters))])
+    return [[cases.rel_to_max(a, t), cases.rel_to_max(b, t)] for a, b, t in zip(*found, strict=True)]
+
+
+def fused() -> dict[str, list[list[float]]]:
+    """Norms of rows that are apart (halves of an even width), tails of tiles, a gate; activations; the shuffle."""
+    torch.manual_seed(0)
+
+    def randn(*shape: int) -> Tensor:
+        return torch.randn(*shape)
+
+    results = {}
+    for d, gated in ((74, False), (37, True), (5, True)):
+        norm = NormGate(d // 2 if d % 2 == 0 else d)
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+        x = [randn(2, 11, 7, d) for _ in range(2 if gated else 1)]
+        results[f"norm {d}"] = fused_errors(norm, [norm.weight, norm.bias], x, half=d % 2 == 0)
+    for silu in (True, False):
+        conv = ConvAct(5, 5, 3, silu=silu, padding=1, groups=5)
+        results[f"conv {silu}"] = fused_errors(conv, [conv.weight, conv.bias], [randn(2, 4, 6, 5)])
+    odd = [randn(2, 3, 3, 6), randn(2, 3, 3, 3), randn(2, 3, 3, 3)]
+    results["shuffle"] = fused_errors(add_shuffled, [], odd)
+    return results
+
+
 def main() -> None:
     torch.set_num_threads(1)
     if "--long" in sys.argv:
@@ -90,6 +129,7 @@ def main() -> None:
         "cut": {n: cut_fixture(n) for n in ("b2g2d4n3l33_mixed", "b1g1d3n5l65_noD_raw")},
         "cross": {str(s): cross_errors(s, torch.float32) for s in CROSS},
         "half": {str(t)[6:]: cross_errors((1, 3, 5, 6, 3, 2), t) for t in (torch.bfloat16, torch.float16)},
+        "fused": fused(),
         "directions": {str(i): cross_errors((1, 3, 4, 2, 2, 1), torch.float32, i) for i in ((3,), (1, 2))},
     }
     print(json.dumps(results))

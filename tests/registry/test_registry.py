@@ -162,3 +162,13 @@ def test_no_torch_is_imported(code):
         assert "torch" not in sys.modules, "torch"
     """)
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_threads_that_ask_at_once_all_get_an_answer():
+    code = (
+        "from concurrent.futures import ThreadPoolExecutor; from bench import registry\n"
+        "ask = lambda i: registry.dataset_info('breastmnist').name + registry.model_info('resnet18').name\n"
+        "print(set(ThreadPoolExecutor(8).map(ask, range(64))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "{'breastmnistresnet18'}", done.stderr

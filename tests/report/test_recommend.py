@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
 
 import bench
 from bench.cli.main import main
@@ -203,3 +204,19 @@ def test_a_better_model_of_another_protocol_is_named(four: Run, tmp_path: Path):
         "compared"
         for text in of(four, tmp_path).warnings
     )
+
+
+def test_a_shortcut_speaks_against_it(four: Run, tmp_path: Path):
+    label = np.arange(600) % 2 == 1
+    old = label ^ (np.arange(600) % 97 == 0)
+    for arrays in four.arrays.values():
+        arrays["test_group_machine"] = np.where(old, "old", "new")
+    said = f"`machine` alone tells the label (AUC {roc_auc_score(label, old):.3f}) as well as its score does"
+    assert of(four, tmp_path).warnings[0] == f"shortcut on `breastmnist`: {said}"
+
+
+def test_cost_at_another_resolution_is_said(run: Run, tmp_path: Path):
+    scores, labels = binary_scores(200, 2.0, 1)
+    run.accuracy("a", "breastmnist", scores=scores, labels=labels, resolution=32)
+    run.efficiency("a", 64, speed=10.0, latency_ms_p50=3.0)
+    assert "cost was measured at 64 px, not at 32 px" in of(run, tmp_path).warnings

@@ -16,7 +16,7 @@ from bench.record import store
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-EPOCHS = 40
+EPOCHS = 20
 
 
 def wait_for(condition, seconds=120):
@@ -68,7 +68,7 @@ def end(process, family, temporary):
     return process.returncode, said
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_asked_once_a_training_keeps_a_checkpoint_and_goes_on_from_it(folder, number):
     process, family, temporary = start(folder)
     process.send_signal(number)

@@ -13,7 +13,9 @@ from sklearn.metrics import roc_auc_score
 
 from bench.cli.main import main
 from bench.errors import StoreError
+from bench.metrics.classification import classification_metrics
 from bench.record import store
+from bench.score.intervals import bootstrapped, figures
 from bench.score.judge import score
 from bench.score.run import write_run
 
@@ -191,23 +193,41 @@ def test_without_torch_and_the_training_stack(tmp_path):
     assert (tmp_path / "r/report.html").is_file()
 
 
-def test_a_command_that_trains_says_what_to_install(tmp_path):
-    command = [
-        "run",
-        "--models",
-        "resnet18",
-        "--datasets",
-        "breastmnist",
-        "--out",
-        str(tmp_path / "r"),
-        "--epochs",
-        "1",
-    ]
+def test_a_command_that_needs_an_extra_says_which(tmp_path):
+    assert main(["score", str(predictions(tmp_path, 1)), "--out", str(tmp_path / "s")]) == 0
+    run = ["run", "--models", "resnet18", "--datasets", "breastmnist", "--out", str(tmp_path / "r"), "--epochs", "1"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     blocked = BLOCKED.replace("raise ImportError", "raise ModuleNotFoundError").replace(
         '{name}")', '{name}", name=name)'
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", blocked, *command], env=env, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 2 and "pip install 'medbench[train]'" in ran.stderr, ran.stdout + ran.stderr
+    for command, extra in ((run, "train"), (["report", str(tmp_path / "s")], "score")):
+        ran = subprocess.run(
+            [sys.executable, "-c", blocked, *command], env=env, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 2 and f"pip install 'medbench[{extra}]'" in ran.stderr, ran.stdout + ran.stderr
+
+
+@pytest.mark.parametrize(("task", "classes"), [("binary-class", 2), ("multi-class", 4), ("multi-label", 3)])
+def test_bootstrapped_metrics_are_those_of_the_record_on_every_resample(task, classes):
+    """Weights of 1, and counts of a resample, against the recorded metrics of the repeated images."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, (50, classes)) if task == "multi-label" else np.arange(50) % classes
+    scores = rng.random((50, classes)) if task == "multi-label" else rng.dirichlet(np.ones(classes), 50)
+    drawn = np.sort(rng.integers(0, 50, 50))
+    weights = np.stack([np.ones(50), np.bincount(drawn, minlength=50)], axis=1).astype(np.float32)
+    found = figures(labels, scores, task, 1, weights)
+    for column, rows in ((0, np.arange(50)), (1, drawn)):
+        stated = classification_metrics(labels[rows], scores[rows], task)
+        stated["loss"] = stated["nll"]
+        for name, values in found.items():
+            assert values[column] == pytest.approx(stated[name], abs=1e-6), name
+    (estimate,) = bootstrapped("x", labels, [[scores, scores[::-1]]], task, 1, None)
+    assert set(estimate) == set(found) and all(e.variance >= e.over_images > 0 for e in estimate.values())
+
+
+def test_every_figure_of_the_json_has_an_interval(tmp_path):
+    found = judged(*[predictions(tmp_path, seed) for seed in (1, 11, 2)], out=tmp_path / "r")
+    assert set(found["models"]["net1"]) >= {"auc", "acc", "balanced_acc", "f1_macro", "mcc", "ece", "brier", "auprc"}
+    for figures_of in found["models"].values():
+        for name, figure in figures_of.items():
+            assert figure["low"] < figure["value"] < figure["high"], name

@@ -11,6 +11,8 @@ import yaml
 
 from bench.cli.main import main
 from bench.errors import StoreError
+from bench.metrics.calibration import clinical, recorded
+from bench.metrics.classification import classification_metrics
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.score.submit import _json, _npz, _zipped, submit
@@ -73,6 +75,31 @@ def test_our_committed_results_verify(ours):
     assert again.read_bytes() == ours.read_bytes()
     (message,) = verify(ours, [OURS]).problems
     assert message.startswith(f"{len(records)} of its results are already in") and "breast-retina" in message
+
+
+def test_an_operating_point_is_recomputed_too(tmp_path):
+    """A Record as a training of today writes it: threshold and temperature of validation beside the metrics of test."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 2
+    scores = [np.clip(0.35 + 0.3 * labels + rng.normal(0, 0.2, 80), 0.01, 0.99) for _ in range(2)]
+    val, test = (np.column_stack([1 - p, p]) for p in scores)
+    arrays = {"val_scores": val, "val_labels": labels, "test_scores": test, "test_labels": labels}
+    metrics = {f"test_{k}": v for k, v in classification_metrics(labels, test, "binary-class").items() if k != "nll"}
+    metrics |= {"classes": ["well", "ill"], "positive_class": "ill"} | recorded(clinical(val, labels, test, labels))
+    spec = {"model": "resnet18", "dataset": "ward7", "seed": 0, "size": 28, "resolution": 28, "recipe": "medmnist"}
+    record = {"schema": 1, "key": spec_key("accuracy", spec), "kind": "accuracy", "status": "ok", "reason": "",
+              "spec": spec, "metrics": metrics, "environment": {}}  # fmt: skip
+    store.write_record(tmp_path / "r", record, arrays)
+    lost = record["spec"] | {"seed": 1}
+    store.write_record(tmp_path / "r", record | {"spec": lost, "key": spec_key("accuracy", lost), "status": "diverged"})
+    manifest = submit(tmp_path / "r", tmp_path / "o.medbench.zip", "MIT", "me")
+    assert manifest["left_out"] == {"diverged": 1}
+    assert not verify(tmp_path / "o.medbench.zip").problems
+    metrics["temperature"] += 0.1
+    store.write_record(tmp_path / "r", record, arrays)
+    submit(tmp_path / "r", tmp_path / "o.medbench.zip", "MIT", "me")
+    (problem,) = verify(tmp_path / "o.medbench.zip").problems
+    assert "temperature is stated as" in problem
 
 
 def test_nothing_says_who_was_imaged(foreign):

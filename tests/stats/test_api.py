@@ -80,7 +80,7 @@ def test_shares_ranks_and_bootstrap_are_others():
     table = np.random.default_rng(1).random((8, 4))
     assert stats.friedman(table).p == pytest.approx(friedmanchisquare(*table.T).pvalue)
     labels, scores = data(n=400)
-    drawn, exact = stats.bootstrap(labels, scores[0], n=4000), stats.delong(labels, scores[0], scores[1])
+    drawn, exact = stats.bootstrap_interval(labels, scores[0], n=4000), stats.delong(labels, scores[0], scores[1])
     assert drawn.standard_error == pytest.approx(exact.variance_a**0.5, rel=0.05)
     assert drawn.low < exact.auc_a < drawn.high and drawn.value == pytest.approx(exact.auc_a)
 
@@ -91,6 +91,36 @@ def test_trainings_widen_the_interval():
     again = stats.compare(labels, {"a": [scores[0], scores[1]], "b": [scores[2], scores[1]]})
     assert again.retrained and not once.retrained
     assert again.models["a"].standard_error > once.models["a"].standard_error
+
+
+def test_images_of_one_patient_count_together():
+    """Every image twice: n images tell as much as they did, and the plain test is fooled."""
+    labels, scores = data()
+    twice = [np.repeat(s, 2, axis=0) for s in scores]
+    doubled, patients = np.repeat(labels, 2), np.repeat(np.arange(len(labels)), 2)
+    right = stats.delong(labels, scores[0], scores[2])
+    fooled = stats.delong(doubled, twice[0], twice[2])
+    found = stats.delong(doubled, twice[0], twice[2], patients)
+    assert found.variance_a == pytest.approx(right.variance_a, rel=0.02) and fooled.variance_a < 0.6 * right.variance_a
+    assert found.p == pytest.approx(right.p, rel=0.1) and fooled.p < right.p
+    clustered = stats.bootstrap_interval(doubled, twice[0], n=2000, patients=patients)
+    plain = stats.bootstrap_interval(labels, scores[0], n=2000)
+    assert clustered.standard_error == pytest.approx(plain.standard_error, rel=0.1)
+    wide = stats.compare(doubled, {"a": twice[0], "c": twice[2]}, patients=patients)
+    assert wide.models["a"].standard_error == pytest.approx(right.variance_a**0.5, rel=0.02)
+    answers = scores[0].argmax(1) == labels
+    assert stats.share(np.repeat(answers, 2).astype(float), patients).low == pytest.approx(
+        stats.wilson(answers.mean(), len(answers))[0], abs=0.003
+    )
+
+
+def test_net_benefit_is_vickers_and_elkins():
+    """Treating all whose chance is at least 20 %: true positives less a quarter of the false ones, a patient."""
+    labels, scores = data()
+    p, yes = scores[0][:, 1], scores[0][:, 1] >= 0.2
+    by_hand = (yes & (labels == 1)).mean() - (yes & (labels == 0)).mean() * 0.2 / 0.8
+    assert stats.net_benefit(p, labels == 1, np.array([0.2])) == pytest.approx(by_hand)
+    assert stats.treat_all(0.5, np.array([0.2])) == pytest.approx(0.5 - 0.5 * 0.25)
 
 
 def test_what_does_not_fit_is_refused():

@@ -16,6 +16,7 @@ from bench.stats.separation import (
     Sample,
     all_pairs,
     contrast,
+    estimates,
     groups_of,
     mcnemar_values,
     mean_contrast,
@@ -173,3 +174,39 @@ def test_students_interval_of_seeds():
     low, high = stats.t.interval(0.95, 2, loc=np.mean(values), scale=stats.sem(values))
     assert t_interval(values) == (pytest.approx(low), pytest.approx(high))
     assert all(np.isnan(t_interval([0.8])))
+
+
+def test_folds_are_compared_by_nadeau_and_bengios_corrected_t_test() -> None:
+    """Their statistic by hand, and scipy's t: m / sqrt((1 / k + n2 / n1) s2) with k - 1 degrees of freedom."""
+    from scipy.stats import t
+
+    a, b = np.array([0.81, 0.85, 0.79, 0.9, 0.84]), np.array([0.78, 0.84, 0.8, 0.83, 0.8])
+    samples = [Sample(tuple(v), np.zeros(10), overlap=0.25) for v in (a, b)]
+    found = contrast(samples, np.zeros(10))
+    statistic = (a - b).mean() / np.sqrt((1 / 5 + 0.25) * (a - b).var(ddof=1))
+    assert found.p_values()[0, 1] == pytest.approx(2 * t.sf(abs(statistic), 4))
+    assert found.retrained
+    (alone,) = estimates([samples[0]], np.zeros(10))
+    assert alone.variance == pytest.approx(0.45 * a.var(ddof=1)) and alone.value == pytest.approx(a.mean())
+
+
+@pytest.mark.slow
+def test_false_alarms_over_folds_stay_at_5_percent() -> None:
+    """Two learners that are equally good: nearest means on two halves of equally useful features."""
+    generator, wrong, plain, runs = np.random.default_rng(1), 0, 0, 1_000
+    for _ in range(runs):
+        labels = generator.integers(0, 2, 100)
+        features = generator.normal(0.35 * labels[:, None], 1, (100, 12))
+        fold = generator.permutation(100) % 5
+        values = np.zeros((2, 5))
+        for f in range(5):
+            train, test = fold != f, fold == f
+            for m, part in enumerate((features[:, :6], features[:, 6:])):
+                axis = part[train & (labels == 1)].mean(0) - part[train & (labels == 0)].mean(0)
+                values[m, f] = AUC.images.value(1 / (1 + np.exp(-part[test] @ axis)), labels[test])
+        for overlap in (0.25, 0.0):
+            samples = [Sample(tuple(v), np.zeros(1), overlap=overlap) for v in values]
+            p = contrast(samples, np.zeros(1)).p_values()[0, 1]
+            wrong, plain = (wrong + (p < 0.05), plain) if overlap else (wrong, plain + (p < 0.05))
+    assert wrong <= 0.05 * runs + 2 * (0.05 * 0.95 * runs) ** 0.5
+    assert plain > wrong

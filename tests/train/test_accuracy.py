@@ -128,9 +128,8 @@ def test_a_cell_reports_what_the_official_evaluator_reads_off_its_scores(run: An
 def test_what_validation_said_at_the_chosen_epoch_is_what_is_reported(run: Any) -> None:
     result = run(cell())
     chosen = result.history[result.metrics["best_epoch"] - 1]
-    assert {k: chosen[k] for k in ("val_acc", "val_auc", "val_loss")} == {
-        k: result.metrics[k] for k in ("val_acc", "val_auc", "val_loss")
-    }
+    for name in ("val_acc", "val_auc", "val_loss"):  # an epoch's are computed without scikit-learn
+        assert chosen[name] == pytest.approx(result.metrics[name], rel=1e-12)
 
 
 def test_the_same_cell_gives_the_same_bits_and_another_seed_does_not(run: Any) -> None:

@@ -36,6 +36,8 @@ def _submit(options: argparse.Namespace) -> int:
     manifest = submit(options.run, out, options.licence, options.author, options.note)
     cells = sum(name.startswith("cells/") for name in manifest["files"])
     print(f"written: {out} ({cells} results, {out.stat().st_size / 1024:.0f} KiB, {manifest['licence']})")
+    if manifest["left_out"]:
+        print("left out: " + ", ".join(f"{n} {what}" for what, n in manifest["left_out"].items()))
     print(f"Next: bench verify {out}")
     return 0
 

@@ -51,7 +51,12 @@ class Call:
     def category(self) -> str:
         """One of a few kinds, for colours and sums."""
         name = self.operator.partition("::")[2]
-        for word, kind in (("scan", "scan"), ("attention", "attention"), ("conv", "convolution")):
+        for word, kind in (
+            ("scan", "scan"),
+            ("attention", "attention"),
+            ("conv", "convolution"),
+            ("norm_gate", "norm"),
+        ):
             if word in name:
                 return kind
         if self.macs:

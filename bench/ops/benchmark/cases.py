@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,9 +61,7 @@ class ScanCase:
         return f"{self.model} stage {self.stage} at {self.size} px, batch {self.batch}"
 
 
-def model_cases(
-    models: tuple[str, ...], stages: tuple[int, ...], sizes: tuple[int, ...], batches: tuple[int, ...]
-) -> list[ScanCase]:
+def model_cases(models: Sequence[str], sizes: Sequence[int], batches: Sequence[int]) -> list[ScanCase]:
     """The cores of MedMamba-T (16 states) and VMamba-T s1l8 (1 state), stage by stage.
 
     Grids: the patch embedding divides a side by 4; each merging by 2, MedMamba rounding down, VMamba up.
@@ -73,9 +72,8 @@ def model_cases(
         for size in sizes:
             side = size // 4
             for stage, channels in enumerate(DIMS, start=1):
-                if stage in stages:
-                    rank = -(-channels // rank_divisor)
-                    cases += [ScanCase(model, stage, size, b, side, side, channels, states, rank) for b in batches]
+                rank = -(-channels // rank_divisor)
+                cases += [ScanCase(model, stage, size, b, side, side, channels, states, rank) for b in batches]
                 side = side // 2 if model == "medmamba" else -(-side // 2)
     return cases
 

@@ -39,38 +39,22 @@ PASSES = ("forward", "forward+backward")
 FORWARD_LIMIT, BACKWARD_LIMIT = 2.0, 3.0  # error allowed, in errors of the PyTorch backend in the same type
 LUCK = 2.0  # roundings of the type (of the output; of float32 for sums) below which an error is not compared
 MIN_ROUNDS, MAX_ROUNDS = 3, 25
+CALL_LIMIT_S = 2.5  # a backend whose single call is expected to take longer is skipped there, and says so
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def run(
     device: str | None = None,
     models: Sequence[str] = ("medmamba", "vmamba"),
-    stages: Sequence[int] = (1, 2, 3, 4),
-    sizes: Sequence[int] = (64, 224, 512),
+    resolutions: Sequence[int] = (64, 224, 512),
     batches: Sequence[int] | None = None,
     backends: Sequence[str] | None = None,
     dtype: str = "float32",
-    passes: Sequence[str] = PASSES,
     seconds_per_case: float = 1.0,
-    call_limit_s: float = 2.5,
     check: bool = True,
-    progress: Callable[[str], None] | None = None,
+    progress: Callable[[str], None] = lambda line: None,
 ) -> list[Row]:
-    """Check and time the scan backends.
-
-    Args:
-        device: "cpu" or "cuda"; by default CUDA where there is a GPU.
-        models: "medmamba" (16 states) and/or "vmamba" (1 state).
-        stages: Stages of the network, 1 to 4.
-        sizes: Sides of the network's input, pixels.
-        batches: Images; by default 1 on a CPU, 1, 64 and 128 on a GPU.
-        backends: Names; by default all that can run.
-        dtype: Of the features: float32, bfloat16 or float16.
-        passes: "forward" and/or "forward+backward".
-        seconds_per_case: Time spent on one shape and pass, over all backends.
-        call_limit_s: A backend whose single call is expected to take longer is skipped there, and says so.
-        check: Compare with float64 first.
-        progress: Called with one line before each step.
+    """Check and time the scan backends; the arguments are the command's.
 
     Returns:
         Plain rows, ready for JSON, told apart by ``kind``: one "ceilings", then "check" rows, then "time" rows.
@@ -82,20 +66,19 @@ def run(
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; use one of {', '.join(DTYPES)}")
     names = _backends(where, backends)
-    say = progress or (lambda line: None)
-    say("measuring the machine's ceilings")
+    progress("measuring the machine's ceilings")
     ceilings = {"copy_bytes_per_s": copied_bytes_per_s(str(where), 0.3), "exp_per_s": exponentials_per_s(where)}
     rows: list[Row] = [{"kind": "ceilings", **_environment(where), **ceilings, "dtype": dtype}]
     if check:
         for name in names:
-            say(f"checking {name} against float64")
+            progress(f"checking {name} against float64")
             rows += check_backend(name, where, DTYPES[dtype])
     batches = batches or ((1, 64, 128) if where.type == "cuda" else (1,))
     pace: dict[tuple[str, str, int], float] = {}
-    for case in cases.model_cases(tuple(models), tuple(stages), tuple(sizes), tuple(batches)):
-        for one in passes:
-            say(f"{case.name}, {one}")
-            rows += _time_case(case, one, names, where, DTYPES[dtype], ceilings, seconds_per_case, call_limit_s, pace)
+    for case in cases.model_cases(models, resolutions, batches):
+        for one in PASSES:
+            progress(f"{case.name}, {one}")
+            rows += _time_case(case, one, names, where, DTYPES[dtype], ceilings, seconds_per_case, pace)
     return rows
 
 
@@ -294,7 +277,6 @@ def _time_case(
     dtype: torch.dtype,
     ceilings: dict[str, float],
     budget_s: float,
-    limit_s: float,
     pace: dict[tuple[str, str, int], float],
 ) -> list[Row]:
     """Rows of all backends on one case. pace: seconds an update of each backend so far, to foresee long calls."""
@@ -306,7 +288,7 @@ def _time_case(
         row = {"kind": "time", "backend": backend, "pass": one, **asdict(case), "dtype": str(dtype).split(".")[1]}
         rows.append(row)
         expected = pace.get((backend, one, case.states), 0.0) * case.updates
-        if expected > limit_s:
+        if expected > CALL_LIMIT_S:
             row |= {"status": "skipped", "reason": f"a call would take about {expected:.1f} s"}
             continue
         try:
@@ -362,7 +344,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Command line of the instrument; exit status 1 if a check fails."""
     from rich.console import Console
 
-    options = parse(arguments, list(DTYPES), PASSES)
+    options = parse(arguments, list(DTYPES))
     target: Path | None = options.pop("json")
     console = Console()
     with console.status("") as status:

@@ -13,7 +13,7 @@ from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, th
 from bench.metrics.registry import METRICS
 from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
 from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, name, rows_of, span
-from bench.report.evidence import read_saved
+from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import Ratios, Share, TwoRates, ratios, resamples, two_rates
@@ -75,17 +75,20 @@ def decided(row: Row, rule: Rule) -> Decided | None:
     number = row.positive.number if row.positive else 1
     yes, columns, thresholds = [], [], []
     target = np.zeros(0, dtype=bool)
-    for path in row.evidence.files:
-        saved = read_saved(path)
-        if saved.val_scores is None or saved.val_labels is None:
-            return None
-        column, targets = one_vs_rest(saved.val_scores, saved.val_labels, number)
-        at = threshold(column[:, 0], targets[:, 0], rule)
-        tested, truth = one_vs_rest(saved.scores, saved.labels, number)
-        target = truth[:, 0]
-        yes.append(tested[:, 0] >= at)
-        columns.append(tested[:, 0])
-        thresholds.append(at)
+    for folds in trainings(row):
+        called, scored, truths = [], [], []
+        for saved in folds:
+            if saved.val_scores is None or saved.val_labels is None:
+                return None
+            column, targets = one_vs_rest(saved.val_scores, saved.val_labels, number)
+            thresholds.append(threshold(column[:, 0], targets[:, 0], rule))
+            tested, truth = one_vs_rest(saved.scores, saved.labels, number)
+            called.append(tested[:, 0] >= thresholds[-1])
+            scored.append(tested[:, 0])
+            truths.append(truth[:, 0])
+        yes.append(np.concatenate(called))
+        columns.append(np.concatenate(scored))
+        target = np.concatenate(truths)
     if np.isnan(thresholds).any():
         return None
     return Decided(row, np.mean(yes, axis=0), target, np.mean(columns, axis=0), float(np.mean(thresholds)))
@@ -106,10 +109,11 @@ def _two_classes(shown: Sequence[Row], rule: Rule) -> list[Block]:
         return [Text(f"{positive_note(shown)} Validation has one class only, so there is no operating point.".strip())]
     share = float(found[0].target.mean()) if rule.prevalence is None else rule.prevalence
     of = f" ({positive.name})" if (positive := found[0].row.positive) else ""
+    where = f"{rule.name}, images together" if found[0].row.folds else rule.name  # a Record's is of one fold
     columns = [
         Column("model", left=True, code=True), Column(f"sensitivity{of}", drop=2), Column(f"specificity{of}", drop=2),
-        Column("threshold", drop=3), Column(f"sensitivity {rule.name}{of}"), Column("sens. 95 %", drop=2),
-        Column(f"specificity {rule.name}{of}"), Column("spec. 95 %", drop=2), Column("PPV", drop=2),
+        Column("threshold", drop=3), Column(f"sensitivity {where}{of}"), Column("sens. 95 %", drop=2),
+        Column(f"specificity {where}{of}"), Column("spec. 95 %", drop=2), Column("PPV", drop=2),
         Column("PPV 95 %", drop=4), Column("NPV", drop=2), Column("NPV 95 %", drop=4), Column("LR+", drop=3),
         Column("LR+ 95 %", drop=5), Column("LR-", drop=3), Column("LR- 95 %", drop=5),
     ]  # fmt: skip
@@ -226,7 +230,7 @@ def _with_intervals(shown: Sequence[Row]) -> list[Block]:
         columns += [Column(label), Column(f"{label} 95 %")]
     lines = []
     for row in shown:
-        saved = [read_saved(path) for path in row.evidence.files] if row.evidence else []
+        saved = [joined(folds) for folds in trainings(row)]
         line = [row.model]
         for field, _, function in asked:
             samples = np.mean([function(s.scores, s.labels, weights) for s in saved], axis=0) if saved else np.zeros(0)

@@ -34,7 +34,6 @@ from bench.report.blocks import (
     significant,
     span,
 )
-from bench.report.compare import drift
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import (
@@ -55,7 +54,6 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 REPEATS_WITHIN = 0.03  # the share of ratios within this is what a repeated measurement is judged by
 MAX_NAMED = 3
-OF_THE_MODEL = ("model", "model_plugin_sha256")  # what may differ between rows of one round and size
 SPEED, LATENCY = "throughput_images_per_s_p50", "latency_ms_p50"
 
 Pair = tuple[SnapshotCell, SnapshotCell]
@@ -384,25 +382,13 @@ def repeatability(rows: Sequence[Timed]) -> list[str]:
         if metric != "memory" and not quiet.all() and quiet.any():
             text += f"; without the {(~quiet).sum()} flagged noisy {(apart[quiet] <= REPEATS_WITHIN).mean():.0%}"
         texts.append(text + ".")
-    told = [row for row in rows if row.comparable and row.noise is not None and row.speed is not None]
-    if told:
-        inside = sum(row.within_noise for row in told)
-        texts.append(f"{inside} of {len(told)} ratios lie within the noise that their rounds predict (95 % expected).")
-        texts += _without_drift(told)
+    tested = [row for row in rows if row.comparable and row.noise is not None and row.speed is not None]
+    if tested:
+        inside = sum(row.within_noise for row in tested)
+        texts.append(
+            f"{inside} of {len(tested)} ratios lie within the noise that their rounds predict (95 % expected)."
+        )
     return texts
-
-
-def _without_drift(rows: Sequence[Timed]) -> list[str]:
-    """The same of the ratios between the models of a round, where there are enough of them."""
-    beside = [canonical([{k: v for k, v in r.a.identity.items() if k not in OF_THE_MODEL}, *r.a.machine]) for r in rows]
-    apart = np.abs(drift.changes(beside, [r.a.speed for r in rows], [r.b.speed for r in rows]) - 1)
-    if not len(apart):
-        return []
-    return [
-        f"Against the median model of the same size and round, so without the drift that all share: "
-        f"{(apart <= REPEATS_WITHIN).sum()} of {counted(len(apart), 'cell')} ({(apart <= REPEATS_WITHIN).mean():.0%}) "
-        f"within {REPEATS_WITHIN:.0%}, 95 % of them within {np.quantile(apart, 0.95):.1%}."
-    ]
 
 
 def to_json(found: Comparison) -> Fields:

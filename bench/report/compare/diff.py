@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from bench.record.types import Fields, Spec
 from bench.report.compare.snapshot import SnapshotCell
+from bench.report.rows import flattened
 
 MAX_NAMED = 3
 MAX_TRACED = 20  # cells of which the nearest is looked for
@@ -60,11 +60,3 @@ def differences(wanted: SnapshotCell, others: Sequence[SnapshotCell], of_models:
         return ""
     more = f" and {len(best) - MAX_NAMED} more" if len(best) > MAX_NAMED else ""
     return ", ".join(best[:MAX_NAMED]) + more
-
-
-def flattened(value: Spec, prefix: str = "") -> Fields:
-    """Nested settings as ``outer.inner`` -> value."""
-    flat: Fields = {}
-    for key, item in value.items():
-        flat.update(flattened(item, f"{prefix}{key}.") if isinstance(item, Mapping) else {f"{prefix}{key}": item})
-    return flat

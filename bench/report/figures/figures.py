@@ -22,6 +22,7 @@ from bench.report.write.page_data import Document
 
 Figure = Scatter | Lines | Grid | Bars
 MAX_PANELS = 24
+MAX_CURVES = 14
 MAX_NAME = 70
 
 
@@ -54,7 +55,7 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
 
 
 SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = ("pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision")
+KINDS = ("labels", "pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision")
 
 
 def figures(document: Document) -> Iterator[tuple[str, Figure]]:
@@ -87,6 +88,7 @@ def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
             kind = "ranks" if order["axis"] == "rank" else "difference"
             yield [kind, RANKING.name, protocol["label"] if several else ""], _bars(document, order, colours)
     yield from _scaling(document, colours)
+    yield from _learning(document)
     for (index, dataset), rows in _groups(document).items():
         which = [dataset, document["protocols"][index]["label"] if several else ""]
         title = f"{dataset}: {document['protocols'][index]['label']}"
@@ -262,6 +264,23 @@ def _groups(document: Document) -> dict[tuple[int, str], list[Document]]:
     for rows in found.values():
         rows.sort(key=lambda r: (-(r[RANKING.name] if known(r[RANKING.name]) else -1), natural(r["model"]), r["model"]))
     return found
+
+
+def _learning(document: Document) -> Iterator[tuple[list[str], Lines]]:
+    """Learning curves of each dataset: a line a network and way over the number of labelled images."""
+    groups: dict[tuple[str, str], list[Document]] = defaultdict(list)
+    for curve in document["learning"]:
+        groups[curve["dataset"], curve["pixels"]].append(curve)
+    for (dataset, pixels), curves in groups.items():
+        panel = []
+        for number, curve in enumerate(curves[:MAX_CURVES]):
+            points = tuple((float(n), mean) for _, n, mean, _, _ in curve["points"] if n)
+            if len(points) > 1:
+                panel.append(Curve(f"{curve['network'].removeprefix('timm:')}, {curve['way']}", number, points))
+        if panel:
+            axes = [(Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}"))]
+            title = f"Few labels: {dataset}, {pixels}, mean over draws"
+            yield ["labels", dataset, pixels], Lines(title, "", axes, [panel])
 
 
 def _training(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:

@@ -9,6 +9,7 @@ import numpy as np
 from bench.metrics.registry import Metric
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Bullets,
     Column,
@@ -26,6 +27,7 @@ from bench.report.blocks import (
     signed,
     significant,
     span,
+    tabled,
 )
 from bench.report.rows import Code
 from bench.report.sections.pareto import front_note
@@ -45,17 +47,17 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
             ``memory_mib``.
         cost_note: how those were measured.
     """
-    columns = _columns(board, cost)
-    lines = [tuple(show(s) for _, show in columns) for s in board.standings]
-    blocks: list[Block] = [
-        Text(_counted_note(board)),
-        Table(tuple(c for c, _ in columns), rows_of(lines)).without_empty(),
-    ]
+    blocks: list[Block] = [Text(_counted_note(board)), tabled(_columns(board, cost), board.standings)]
     if board.significance.leader:
         blocks.append(Text(basis_note(board.significance.leader, board.metric, board.most_seeds)))
     if cost_note:
         blocks.append(Text(cost_note))
-    notes = [why_not(board), *_uncounted(board), *(_gap(s) for s in board.standings if s.place is None)]
+    places = {s.model: s.place for s in board.ranked}
+    notes = [
+        why_not(board.significance.leader, places),
+        *_uncounted(board),
+        *(_gap(s) for s in board.standings if s.place is None),
+    ]
     if notes := [note for note in (front_note(board, cost), *notes, *board.significance.reasons) if note]:
         blocks.append(Bullets(tuple(notes)))
     blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
@@ -81,18 +83,18 @@ def _columns(
 
     return [
         (Column("#"), lambda s: str(s.place) if s.place else MISSING),
-        (Column("model", left=True, code=True), lambda s: s.model),
+        (MODEL, lambda s: s.model),
         (Column(metric.heading), lambda s: metric.shown(s.score)),
-        (Column(f"{metric.label} 95 %", drop=3), lambda s: span(*s.interval)),
+        (Column(f"{metric.label} 95 %", drop=2), lambda s: span(*s.interval)),
         (Column("significantly worse", left=True, drop=1), lambda s: is_worse(leader, s.model)),
-        *((Column(shown.heading), mean(shown)) for shown in board.shown),
-        (Column("mean rank", drop=6), lambda s: fixed(s.mean_rank, 2)),
-        (Column("datasets", drop=7), lambda s: f"{n - len(s.missing)}/{n}" if gaps else ""),
-        (Column("params M", drop=2), costs("params", 1e-6)),
-        (Column("GMACs", drop=2), costs("macs_g")),
-        (Column("images/s", drop=1), costs("throughput")),
-        (Column("latency ms", drop=5), costs("latency_ms")),
-        (Column("memory MiB", drop=4), costs("memory_mib")),
+        *((Column(shown.heading, drop=4), mean(shown)) for shown in board.shown),
+        (Column("mean rank", drop=7), lambda s: fixed(s.mean_rank, 2)),
+        (Column("datasets", drop=8), lambda s: f"{n - len(s.missing)}/{n}" if gaps else ""),
+        (Column("params M", drop=5), costs("params", 1e-6)),
+        (Column("GMACs", drop=5), costs("macs_g")),
+        (Column("images/s", drop=3), costs("throughput")),
+        (Column("latency ms", drop=6), costs("latency_ms")),
+        (Column("memory MiB", drop=6), costs("memory_mib")),
     ]  # fmt: skip
 
 
@@ -115,16 +117,13 @@ def basis_note(test: LeaderTest, metric: Metric, most_seeds: int) -> str:
     )
 
 
-def why_not(board: Overall) -> str:
-    """Why the lowest of the models that are not significantly worse than the leader is not."""
-    test = board.significance.leader
-    found = [s for s in board.ranked if test and (one := test.of(s.model)) and not one.worse]
-    if not test or not found:
+def why_not(test: LeaderTest | None, places: Mapping[str, int | None]) -> str:
+    """Why the lowest of the models that are not significantly worse than the leader is not; empty without one."""
+    left = [other for other in test.others if not other.worse] if test else []
+    if not left:
         return ""
-    last = found[-1]
-    against = test.of(last.model)
-    reason = against.reason if against else ""
-    return f"Why #{last.place} {name(last.model)} is not significantly worse: {reason}."
+    last = left[-1]
+    return f"Why #{places.get(last.model)} {name(last.model)} is not significantly worse: {last.reason}."
 
 
 def _differences(board: Overall) -> list[Block]:
@@ -132,19 +131,17 @@ def _differences(board: Overall) -> list[Block]:
     test, metric = board.significance.leader, board.metric
     if test is None or not test.others:
         return []
-    sign = metric.sign
-    columns = (
-        Column("model", left=True, code=True), Column(f"{metric.label} difference"), Column("95 %", drop=2),
-        Column("p", drop=3), Column("p corrected", drop=1), Column("significantly worse", left=True),
-        Column("why not", left=True, wrap=True, drop=4),
-    )  # fmt: skip
-    lines = [
-        (o.model, signed(sign * o.difference), _bounds(o, sign), p_text(o.p),
-         p_text(o.p_corrected), "yes" if o.worse else "no", o.reason)
-        for o in test.others
-    ]  # fmt: skip
+    columns: list[tuple[Column, Callable[[AgainstLeader], str]]] = [
+        (MODEL, lambda o: o.model),
+        (Column(f"{metric.label} difference"), lambda o: signed(metric.sign * o.difference)),
+        (Column("95 %", drop=1), lambda o: _bounds(o, metric.sign)),
+        (Column("p", drop=3), lambda o: p_text(o.p)),
+        (Column("p corrected", drop=2), lambda o: p_text(o.p_corrected)),
+        (Column("significantly worse", left=True), lambda o: "yes" if o.worse else "no"),
+        (Column("why not", left=True, wrap=True, drop=4), lambda o: o.reason),
+    ]
     line = f"Each model less {name(test.leader)}: difference, interval, p, and why it is not significantly worse"
-    return [Details(line, (Table(columns, rows_of(lines)).without_empty(),))]
+    return [Details(line, (tabled(columns, test.others),))]
 
 
 def _bounds(against: AgainstLeader, sign: int) -> str:
@@ -158,7 +155,7 @@ def _all_pairs(board: Overall) -> list[Block]:
     if found is None or found.pairs < 2:
         return []
     groups, ranks = found.letters(), found.ranks()
-    columns = (Column("model", left=True, code=True), Column("group", left=True), Column("rank 95 %"))
+    columns = (MODEL, Column("group", left=True), Column("rank 95 %"))
     lines = [(model, groups.get(model, ""), rank_text(ranks[model])) for model in found.models]
     what = (
         "Models that share a letter are not significantly different"
@@ -194,7 +191,7 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         for i, letter, bounds in zip(order, own, rank_intervals(apart), strict=True)
     ]
     columns = (
-        Column("model", left=True, code=True),
+        MODEL,
         Column("mean rank"),
         Column("group", left=True),
         Column("rank 95 %"),
@@ -222,12 +219,10 @@ def _counted_note(board: Overall) -> str:
     means = f"{shown} are means {board.over} ({which})" if n > 1 else f"Only {which} counts"
     if board.independent < n:
         means += ", which share images: they count as one dataset, and their errors do not average out"
-    fewest, most = board.seeds, board.most_seeds
-    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    spread = "test images and training again" if most > 1 else "test images only (single seed)"
+    spread = "test images and training again" if board.most_seeds > 1 else "test images only (single seed)"
     intervals = f" {label} 95 % covers {spread}." if any(s.estimate for s in board.ranked) else ""
     rank = f"; mean rank is by {label} on each dataset" if n > 1 else ""
-    return f"{means}, {seeds} each, sorted by {label}{rank}.{intervals}"
+    return f"{means}, {board.trained} each, sorted by {label}{rank}.{intervals}"
 
 
 def _uncounted(board: Overall) -> list[str]:

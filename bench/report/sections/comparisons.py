@@ -13,6 +13,7 @@ from bench.metrics.registry import RANKING, TESTED
 from bench.record.types import Record
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Column,
     Section,
@@ -76,6 +77,8 @@ def parent_of(model: str, present: Iterable[str]) -> str | None:
     """The model that ``model`` is a variant of, if it is there: with fewer options, or of the size that it matches."""
     base, bracket, options = model.partition("[")
     present = set(present)
+    if "pretrained=" in options:
+        return None  # weights are no part of a network: sections/tracks.py compares them
     if bracket:
         own = set(options.rstrip("]").split(","))
         fewer = [
@@ -186,7 +189,7 @@ def resolution_section(rows: Iterable[Row]) -> Section | None:
 def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[str, tuple[int, int, str]]) -> Table:
     fed = sorted({pixels for own in models.values() for pixels in own}, key=lambda p: order[p])
     columns = (
-        Column("model", left=True, code=True), *(Column(p, drop=2) for p in fed), Column("change"),
+        MODEL, *(Column(p, drop=2) for p in fed), Column("change"),
         Column("95 %", drop=1),
     )  # fmt: skip
     lines = []
@@ -233,7 +236,7 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
             model, f"{source} → {target}", fed, recipe, ours[0], theirs[0], change, spread, *pairs, str(len(members)),
         ))  # fmt: skip
     columns = (
-        Column("model", left=True, code=True), Column("trained → tested on", left=True), Column("fed", drop=5),
+        MODEL, Column("trained → tested on", left=True), Column("fed", drop=5),
         Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} in-domain", drop=1),
         Column(f"{TESTED[0].label} out-of-domain"), Column("change"), Column("sd seeds", drop=4),
         *(

@@ -9,6 +9,7 @@ from math import log
 from bench.record.types import Metrics, Record
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Bullets,
     Column,
@@ -24,11 +25,16 @@ from bench.report.blocks import (
     significant,
 )
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
+from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
 
 MAX_EVIDENCE = 8
+RELATIVE = (
+    "Relative speed: images/s over those of {} in the same rounds, the median with its 95 % interval. What slows the "
+    "whole machine falls out of it, so it repeats better than images/s."
+)
 LATENCY = "latency_ms"
 
 
@@ -38,6 +44,7 @@ _COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
     (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
     (Column("images/s", drop=0), lambda m: _speed(m, "images/s", "throughput_images_per_s_p50")),
     (Column("device images/s", drop=2), lambda m: _speed(m, "device images/s", "device_images_per_s_p50")),
+    (Column("relative speed", drop=4), lambda m: _relative(m)),
     (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
     (Column("latency p50 ms", drop=1), lambda m: _speed(m, "latency", "latency_ms_p50")),
     (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
@@ -69,6 +76,15 @@ def _speed(metrics: Metrics, speed: str, metric: str) -> str:
     return "unusable" if speed in metrics.get("unusable", ()) else significant(_scaled(metrics, metric))
 
 
+def _relative(metrics: Metrics) -> str:
+    """The ratio and its interval; none for the reference itself."""
+    names = ("relative_speed", "relative_speed_ci_low", "relative_speed_ci_high")
+    middle, low, high = (figure(metrics, name) for name in names)
+    if middle is None:
+        return MISSING
+    return "1" if low == high == 1 else f"{significant(middle)} ({significant(low)}–{significant(high)})"
+
+
 def _scaled(metrics: Metrics, metric: str, factor: float = 1.0) -> float | None:
     value = figure(metrics, metric)
     return None if value is None else value * factor
@@ -83,8 +99,11 @@ def _range(metrics: Metrics, low: str, high: str) -> str:
 def efficiency_sections(records: Iterable[Record]) -> list[Section]:
     """For each setting: the table, its noise floor, growth with the image, and changes of order."""
     sections = []
-    for key, members in by_setting(records).items():
+    for key, measured in by_setting(records).items():
+        members, reference = with_relative_speeds(measured)
         blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
+        if reference:
+            blocks.append(Text(RELATIVE.format(name(reference))))
         if unusable := unusable_line(members):
             blocks.append(Text(unusable))
         if waiting := _waiting(members):
@@ -98,7 +117,7 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
 
 
 def _cost_table(members: Sequence[Record]) -> Table:
-    columns = (Column("model", left=True, code=True), Column("px"), Column("batch", drop=5), *(c for c, _ in _COLUMNS))
+    columns = (MODEL, Column("px"), Column("batch", drop=5), *(c for c, _ in _COLUMNS))
     lines = []
     for record in members:
         cells = [show(record["metrics"]) for _, show in _COLUMNS]

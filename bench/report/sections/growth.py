@@ -9,7 +9,20 @@ from itertools import combinations, product
 from math import log
 
 from bench.record.types import Record
-from bench.report.blocks import MISSING, Block, Bullets, Column, Table, Text, figure, fixed, name, natural, significant
+from bench.report.blocks import (
+    MISSING,
+    MODEL,
+    Block,
+    Bullets,
+    Column,
+    Table,
+    Text,
+    figure,
+    fixed,
+    name,
+    natural,
+    significant,
+)
 from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
@@ -121,7 +134,7 @@ def growth_blocks(members: Sequence[Record]) -> list[Block]:
         if len(models) > 1 and any(fits):
             lines.append((f"all {name_} ({len(models)} models)", str(batch), *_cells(fits, (None, None))))
     columns = (
-        Column("model", left=True, code=True), Column("batch", drop=5), Column("time exponent"),
+        MODEL, Column("batch", drop=5), Column("time exponent"),
         Column("time 95 %", drop=1), Column("last time exponent", drop=3), Column("memory exponent"),
         Column("memory 95 %", drop=2), Column("last memory exponent", drop=3), Column("points", drop=6),
     )  # fmt: skip

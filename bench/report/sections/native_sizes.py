@@ -8,7 +8,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
-from bench.report.blocks import Column, Section, Table, Text, counted, fixed, listed, name, natural, p_text, rows_of
+from bench.report.blocks import (
+    MODEL,
+    Column,
+    Section,
+    Table,
+    Text,
+    counted,
+    fixed,
+    listed,
+    name,
+    natural,
+    p_text,
+    rows_of,
+)
 from bench.report.rows import Row
 from bench.report.standings import Overall, common_datasets
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
@@ -41,7 +54,7 @@ def _overview(boards: Sequence[Overall]) -> Section | None:
     ranks = {d: rank(-values) for d, values in scores.items()}
     means = np.mean([np.mean([ranks[d] for d in own], axis=0) for own in families.values()], axis=0)
     columns = (
-        Column("model", left=True, code=True), Column("mean rank"), *(Column(d, drop=1) for d in datasets),
+        MODEL, Column("mean rank"), *(Column(d, drop=1) for d in datasets),
     )  # fmt: skip
     lines = [
         (models[i], fixed(float(means[i]), 2), *(f"{ranks[d][i]:g}" for d in datasets))

@@ -10,11 +10,11 @@ from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Column,
     Details,
     Section,
-    Table,
     Text,
     counted,
     fixed,
@@ -22,14 +22,17 @@ from bench.report.blocks import (
     listed,
     name,
     natural,
-    rows_of,
     signed,
     span,
+    tabled,
 )
+from bench.report.clinical.folds import fold_blocks
 from bench.report.clinical.points import clinical_blocks
+from bench.report.clinical.shortcuts import shortcut_blocks
 from bench.report.clinical.size import size_note
+from bench.report.clinical.subgroups import subgroup_blocks
 from bench.report.rows import Row
-from bench.report.sections.accuracy import basis_note
+from bench.report.sections.accuracy import basis_note, why_not
 from bench.report.standings import Overall, is_worse
 from bench.stats.leader import LeaderTest
 
@@ -60,7 +63,7 @@ def _columns(others: Sequence[Metric]) -> Cells:
     first, *rest = (RANKING, *(m for m in TESTED if m != RANKING))
     columns: Cells = [
         (Column("#"), lambda line: str(line.place) if line.row.mean(first.field) is not None else MISSING),
-        (Column("model", left=True, code=True), lambda line: line.row.model),
+        (MODEL, lambda line: line.row.model),
         (Column(first.heading), lambda line: _status(line.row) or first.shown(line.row.mean(first.field))),
         (Column("significantly worse", left=True, drop=1), lambda line: line.worse),
         (Column(f"{first.label} 95 %", drop=1), lambda line: span(*line.interval(first))),
@@ -99,6 +102,8 @@ def _over_images(row: Row, metric: Metric) -> float | None:
 
 
 def _seeds(row: Row) -> str:
+    if row.folds:
+        return f"{row.seeds}, {len(row.ok)} of {row.folds * row.seeds} folds"
     return f"{len(row.ok)}" if not row.other else f"{len(row.ok)} of {len(row.ok) + len(row.other)}"
 
 
@@ -132,18 +137,22 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     protocol = members[0].protocol
     first = tables.get(RANKING.name)
     lines = [Line(row, place, is_worse(first, row.model)) for place, row in enumerate(members, start=1)]
-    cells = [tuple(show(line) for _, show in columns) for line in lines]
-    blocks: list[Block] = [Table(tuple(c for c, _ in columns), rows_of(cells)).without_empty()]
+    blocks: list[Block] = [tabled(columns, lines)]
     most_seeds = max(len(row.ok) for row in members)
     if first:
-        blocks.append(Text(basis_note(first, RANKING, most_seeds)))
+        why = why_not(first, {line.row.model: line.place for line in lines})
+        blocks.append(Text(f"{basis_note(first, RANKING, most_seeds)} {why}".rstrip()))
     blocks += [Text(_by_metric(metric, tables[metric.name])) for metric in TESTED[1:] if metric.name in tables]
     if any(row.evidence and not row.evidence.estimates[RANKING.name].variance for row in members):
         blocks.append(Text(NO_WIDTH))
     if said := size_note(members):
         blocks.append(Text(said))
+    blocks += fold_blocks(members)
     blocks += clinical_blocks(members, rule)
-    return Details(f"{_leader(members)} Fed at {protocol.pixels}; recipe {protocol.training}.", tuple(blocks))
+    blocks += subgroup_blocks(members, rule)
+    blocks += shortcut_blocks(members)
+    fed = f"Fed at {protocol.pixels}; recipe {protocol.training}" if protocol.resolution else "Scores from files"
+    return Details(f"{_leader(members)} {fed}.", tuple(blocks))
 
 
 def _by_metric(metric: Metric, test: LeaderTest) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,6 +17,7 @@ from importlib import resources
 from bench.metrics.registry import ACC, AUC
 from bench.report.blocks import (
     MISSING,
+    MODEL,
     Block,
     Bullets,
     Column,
@@ -28,8 +29,8 @@ from bench.report.blocks import (
     fixed,
     known,
     natural,
-    rows_of,
     signed,
+    tabled,
 )
 from bench.report.rows import Row
 from bench.stats.bootstrap import t_interval
@@ -114,7 +115,7 @@ def _pairs(rows: Iterable[Row]) -> list[_Pair]:
     """For each of our rows: the published ones of its model, or of those of another protocol the nearest few."""
     found = []
     for row in rows:
-        if row.mean(AUC.field) is None:
+        if row.mean(AUC.field) is None or not row.protocol.resolution:  # of others' scores the protocol is unknown
             continue
         base, dataset = re.split(r"[\[ ]", row.model)[0], row.dataset.partition(" ")[0]
         same = [p for p in published() if p.dataset == dataset and p.ours == base]
@@ -152,28 +153,32 @@ def published_section(rows: Sequence[Row]) -> Section | None:
 
 
 def _table(pairs: Sequence[_Pair], sources: Sequence[str]) -> Table:
-    columns = (
-        Column("dataset", left=True, code=True), Column("model", left=True, code=True), Column("AUC ours"),
-        Column("published"), Column("difference"), Column("inside", left=True, drop=2), Column("ACC ours", drop=4),
-        Column("published ACC", drop=4), Column("ACC difference", drop=4), Column("source", drop=6),
-        Column("published as", left=True, drop=5), Column("what differs", left=True, wrap=True, drop=1),
-        Column("ours fed", left=True, drop=3),
-    )  # fmt: skip
     several = len({pair.row.protocol.pixels for pair in pairs}) > 1
-    lines = [_line(pair, sources.index(pair.other.source) + 1, several) for pair in pairs]
-    return Table(columns, rows_of(lines)).without_empty()
+    columns: list[tuple[Column, Callable[[_Pair], str]]] = [
+        (Column("dataset", left=True, code=True), lambda q: q.row.dataset),
+        (MODEL, lambda q: q.row.model),
+        (Column("AUC ours"), lambda q: fixed(q.row.mean(AUC.field))),
+        (Column("published"), lambda q: fixed(q.other.auc)),
+        (Column("difference"), lambda q: _less(q.row.mean(AUC.field), q.other.auc)),
+        (Column("inside", left=True, drop=2), _inside),
+        (Column("ACC ours", drop=4), lambda q: fixed(q.row.mean(ACC.field))),
+        (Column("published ACC", drop=4), lambda q: fixed(q.other.acc)),
+        (Column("ACC difference", drop=4), lambda q: _less(q.row.mean(ACC.field), q.other.acc)),
+        (Column("source", drop=6), lambda q: f"[{sources.index(q.other.source) + 1}]"),
+        (Column("published as", left=True, drop=5), lambda q: q.other.model),
+        (Column("what differs", left=True, wrap=True, drop=1), lambda q: "; ".join(q.differs)),
+        (Column("ours fed", left=True, drop=3), lambda q: q.row.protocol.pixels if several else ""),
+    ]
+    return tabled(columns, pairs)
 
 
-def _line(pair: _Pair, source: int, several: bool) -> tuple[str, ...]:
-    row, other = pair.row, pair.other
-    area, right = row.mean(AUC.field), row.mean(ACC.field)
-    inside = MISSING
-    if other.auc is not None and not pair.differs:
-        low, high = t_interval(row.values(AUC.field))
-        inside = MISSING if not known(low) else "yes" if low <= other.auc <= high else "no"
-    return (
-        row.dataset, row.model, fixed(area), fixed(other.auc),
-        signed(area - other.auc if area is not None and other.auc is not None else None), inside, fixed(right),
-        fixed(other.acc), signed(right - other.acc if right is not None and other.acc is not None else None),
-        f"[{source}]", other.model, "; ".join(pair.differs), row.protocol.pixels if several else "",
-    )  # fmt: skip
+def _less(ours: float | None, theirs: float | None) -> str:
+    return signed(ours - theirs if ours is not None and theirs is not None else None)
+
+
+def _inside(pair: _Pair) -> str:
+    """Whether a figure of our protocol lies in our interval over trainings."""
+    low, high = t_interval(pair.row.values(AUC.field))
+    if pair.other.auc is None or pair.differs or not known(low):
+        return MISSING
+    return "yes" if low <= pair.other.auc <= high else "no"

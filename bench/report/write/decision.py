@@ -16,7 +16,21 @@ import numpy as np
 
 from bench.metrics.registry import METRICS
 from bench.record.paths import predictions_path
-from bench.report.blocks import MISSING, counted, fixed, known, listed, significant, span
+from bench.report.blocks import (
+    MISSING,
+    Column,
+    Section,
+    Table,
+    Text,
+    counted,
+    fixed,
+    known,
+    listed,
+    name,
+    rows_of,
+    significant,
+    span,
+)
 from bench.report.recommend import (
     COSTS,
     LATENCY,
@@ -50,9 +64,9 @@ def decision(report: ReportData, out: Path) -> Document:
         out: the run directory, for the saved scores of the examples.
 
     Returns:
-        ``title``, ``facts``; and, where a model has a result, ``line`` and ``against`` (the recommendation in words),
-        ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first, with their
-        costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
+        ``title``, ``facts``; and, where a model has a result, ``line`` and ``against`` (as on boards), ``warnings``,
+        ``sure``, ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first,
+        with their costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
     """
     board = headline(report.boards)
     title = ", ".join(board.counted) if board else str(report.run_info.get("preset") or "efficiency")
@@ -74,7 +88,8 @@ def decision(report: ReportData, out: Path) -> Document:
         models.append({"model": s.model, "score": s.score, "low": low, "high": high, "rates": rates[s.model], **own})
     line, against = pick.lines()
     return {
-        **found, "line": line, "against": against, "pick": pick.model, "note": note, "p": p, "floor": floor,
+        **found, "line": line, "against": against, "warnings": list(pick.against), "sure": pick.resolve.get("text", ""),
+        "pick": pick.model, "note": note, "p": p, "floor": floor,
         "metric": {"label": board.metric.label, "digits": board.metric.digits, "mean": len(board.counted) > 1,
                    "figure": figure_of(board), "device": device_of(note)},
         "rates": heading, "models": models, "alpha": ALPHA,
@@ -124,19 +139,19 @@ def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:
 
 def _rates(board: Overall) -> tuple[dict[str, list[float | None]], str]:
     """Sensitivity and specificity of each ranked model, and what they are those of."""
-    names = METRICS["sensitivity_macro"].field, METRICS["specificity_macro"].field
+    rates = METRICS["sensitivity_macro"].field, METRICS["specificity_macro"].field
     heading = "macro"
     rows = [s.rows[board.counted[0]] for s in board.ranked]
     if len(board.counted) == 1 and (positive := next((row.positive for row in rows if row.positive), None)):
         youden = "test_sensitivity_youden", "test_specificity_youden"
-        at = all(row.mean(name) is not None for row in rows for name in youden)
-        names = youden if at else ("test_sensitivity", "test_specificity")
+        at = all(row.mean(rate) is not None for row in rows for rate in youden)
+        rates = youden if at else ("test_sensitivity", "test_specificity")
         heading = f"{positive.name}{', at Youden' * at}"
-    return {s.model: [_mean([s.rows[d] for d in board.counted], name) for name in names] for s in board.ranked}, heading
+    return {s.model: [_mean([s.rows[d] for d in board.counted], rate) for rate in rates] for s in board.ranked}, heading
 
 
-def _mean(rows: Sequence[Row], name: str) -> float | None:
-    values = [value for row in rows if (value := row.mean(name)) is not None]
+def _mean(rows: Sequence[Row], metric: str) -> float | None:
+    values = [value for row in rows if (value := row.mean(metric)) is not None]
     return float(np.mean(values)) if len(values) == len(rows) else None
 
 
@@ -186,8 +201,10 @@ def decision_html(found: Mapping[str, Any]) -> str:
     parts = [f'<dl class="run{" incomplete" * bad}">{facts}</dl>']
     if "models" not in found:
         return "".join([*parts, "<p>No network is recommended: no model has a test result.</p>"])
-    against = _text(found["against"])
-    parts.append(f'<p id="pick" aria-live="polite">{_code(found["line"])}</p><p id="against">{against}</p>')
+    warnings = "".join(f"<li>{_code(text)}</li>" for text in found["warnings"])
+    against = f"Against it:<ul>{warnings}</ul>" if warnings else "Nothing recorded speaks against it."
+    against += f"<p>To be sure: {_code(found['sure'])}.</p>" if found["sure"] else ""
+    parts.append(f'<p id="pick" aria-live="polite">{_code(found["line"])}</p><div id="against">{against}</div>')
     parts.append('<div id="limits"></div>')
     parts.append("".join(_table(found)))
     return "\n".join(parts)
@@ -228,34 +245,30 @@ def worse_than(found: Mapping[str, Any], pick: str | None) -> list[str]:
     return ["the pick" if i == at else "yes" if i in worse else "no" for i in range(len(models))]
 
 
-def examples_html(found: Mapping[str, Any]) -> str:
-    """The six examples as a table; empty without."""
+def examples_section(found: Mapping[str, Any]) -> list[Section]:
+    """The six examples; nothing without saved scores."""
     shown = found.get("examples")
     if not shown or not shown["lines"]:
-        return ""
-    rows = "".join(
-        f'<tr><th scope="row">{_text(image)}</th><td>{_text(truth)}</td><td>{_text(said)}</td>'
-        f'<td class="n">{fixed(sure, 3)}</td><td class="status{" ok" * (truth == said)}">'
-        f"{'right' if truth == said else 'wrong'}</td></tr>"
+        return []
+    columns = (
+        Column("image", left=True, code=True), Column("truth", left=True), Column("said", left=True),
+        Column("probability"), Column("answer", left=True),
+    )  # fmt: skip
+    lines = [
+        (image, truth, said, fixed(sure, 3), "right" if truth == said else "wrong")
         for image, truth, said, sure in shown["lines"]
-    )
-    heads = "".join(f'<th scope="col">{head}</th>' for head in ("image", "truth", "said"))
-    return (
-        f'<h2>Six predictions of {_text(shown["model"])}</h2><p class="note">On {_text(shown["dataset"])}, seed '
-        f"{_text(shown['seed'])}: the surest right and the surest wrong answers.</p>"
-        f'<div class="scroll" role="region" tabindex="0" aria-label="Examples"><table id="examples"><thead><tr>{heads}'
-        '<th scope="col" class="n">probability</th><th scope="col">answer</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>"
-    )
+    ]
+    note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the surest right and the surest wrong answers."
+    return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, rows_of(lines))], 1)]
 
 
 def _text(value: object) -> str:
     return html.escape(str(value).replace("`", ""))
 
 
-def _broken(name: str) -> str:
+def _broken(model: str) -> str:
     """A name that a narrow column may break at its underscores and brackets."""
-    return _text(name).replace("_", "_<wbr>").replace("[", "<wbr>[")
+    return _text(model).replace("_", "_<wbr>").replace("[", "<wbr>[")
 
 
 def _code(text: str) -> str:
@@ -264,5 +277,5 @@ def _code(text: str) -> str:
     return "".join(f"<b>{part}</b>" if i % 2 else part for i, part in enumerate(parts))
 
 
-def _class(name: str) -> str:
-    return f' class="{name}"' if name else ""
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""

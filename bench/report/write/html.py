@@ -20,7 +20,7 @@ from typing import Any
 from bench.record.store import atomic_write, plain
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
 from bench.report.report import ReportData
-from bench.report.write.decision import decision, decision_html, examples_html
+from bench.report.write.decision import decision, decision_html, examples_section
 from bench.report.write.page_data import Document, collect
 
 NAME = "report.html"
@@ -63,7 +63,7 @@ def page(report: ReportData, sections: Sequence[Section], out: Path) -> str:
         "title": html.escape(title),
         "style": style,
         "decision": decision_html(first),
-        "examples": examples_html(first),
+        "examples": boards_html(examples_section(first)),
         "summary": boards_html([_summary(first, sections)]),
         "boards": boards_html(sections[1:]),
         "data": page_json({**collect(report, out), "decision": first}),

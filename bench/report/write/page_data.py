@@ -12,6 +12,7 @@ import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from bench.report.clinical.points import curve
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
+from bench.report.sections.tracks import learning_curves
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
 from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
@@ -96,6 +98,7 @@ def collect(report: ReportData, out: Path) -> Document:
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
+        "learning": [asdict(curve) for curve in learning_curves(report.records)],
         "measures": list(MEASURES), "metrics": metrics, "detailed": detailed,
         "first": report.boards.index(first) if first else 0, "left_out": len(report.records) - len(records),
     }  # fmt: skip

@@ -198,15 +198,14 @@ def _accuracy_row(
 
 
 def _where(board: Overall) -> str:
-    n, every, fewest, most = len(board.counted), len(board.datasets), board.seeds, board.most_seeds
+    n, every = len(board.counted), len(board.datasets)
     named = f" ({', '.join(board.counted)})" if n <= MAX_NAMED else ""
     of = f" of {every}" if n < every else ""
     over = f"On {board.counted[0]}{' alone' if of else ''}"
     if n > 1:
         over = f"Mean {board.over}{of}{named}" if board.independent < n else f"Mean over {n}{of} datasets{named}"
     shared = ", which the ranked models share" if of else ""
-    seeds = counted(fewest, "seed") if fewest == most else f"{fewest} to {most} seeds"
-    return f"{over}{shared}, {board.protocol.pixels}, {board.protocol.training}, {seeds}"
+    return f"{over}{shared}, {board.protocol.pixels}, {board.protocol.training}, {board.trained}"
 
 
 def _elsewhere(more: int, what: str) -> str:

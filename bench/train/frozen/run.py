@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -49,25 +50,25 @@ def run_frozen(cells: Sequence[AccuracyCell], ctx: Context) -> Iterator[tuple[st
 
     found = features(first, info, data, ctx, lambda: _network(first, info, device), timings)
     who = whose(first, entry)
-    done: dict[str, heads.Fitted] = {}
+    done: dict[str, Result] = {}
     for number, cell in enumerate(cells):
         if ctx.stop():
             raise Stopped(f"after {number} of {len(cells)} heads")
         ctx.progress({"phase": f"head {number + 1} of {len(cells)}"})
         began = time.perf_counter()
-        rows = label_rows(cell, data, who)
-        used = {n: heads.Labelled(found[n][rows[n]], np.asarray(data[n].labels[:])[rows[n]]) for n in data}
         same = repr((cell.head, cell.shots, cell.label_fraction, cell.draw, None if cell.head in EXACT else cell.seed))
-        if same not in done:
-            done[same] = heads.fit(
+        if same not in done:  # what no seed changes is fitted and scored once
+            rows = label_rows(cell, data, who)
+            used = {n: heads.Labelled(found[n][rows[n]], np.asarray(data[n].labels[:])[rows[n]]) for n in data}
+            fitted = heads.fit(
                 cell.recipe, used["train"], used["val"], used["test"].features,
                 task=info.task, n_classes=len(info.classes), seed=cell.seed, shots=cell.shots, device=device,
             )  # fmt: skip
-        fitted = done[same]
-        metrics = {"chosen": fitted.chosen, "features": found["test"].shape[1], **about(cell, info, entry, rows)}
+            metrics = {"chosen": fitted.chosen, "features": found["test"].shape[1], **about(cell, info, entry, rows)}
+            persons = {name: said.at(rows[name]) if said else None for name, said in who.items()}
+            done[same] = _result(cell, info, used, persons, fitted, metrics)
         spent = {**timings, "head_s": time.perf_counter() - began}
-        persons = {name: said.at(rows[name]) if said else None for name, said in who.items()}
-        yield cell_key(cell), _result(cell, info, used, persons, fitted, metrics, spent)
+        yield cell_key(cell), dataclasses.replace(done[same], metrics=dict(done[same].metrics), timings=spent)
         timings = {}
 
 
@@ -89,11 +90,10 @@ def _result(
     who: Mapping[str, Members | None],
     fitted: heads.Fitted,
     metrics: dict[str, Any],
-    timings: dict[str, float],
 ) -> Result:
     outcome = Outcome(
         history=fitted.history, best_epoch=fitted.best_epoch,
         val_scores=fitted.val_scores, test_scores=fitted.test_scores,
     )  # fmt: skip
     labelled = {name: Split(part.features, part.labels) for name, part in used.items()}
-    return result_of(cell, info, labelled, who, outcome, metrics, timings)
+    return result_of(cell, info, labelled, who, outcome, metrics, {})

@@ -17,6 +17,7 @@ import triton.language as tl
 from bench.ops.backends.triton.tiles import (
     LOG2E,
     SIZES,
+    decay,
     load_steps,
     load_weights,
     raw_steps,
@@ -80,7 +81,7 @@ def refine_states(
             a_n = tl.load(A + following * d, mask=mask, other=0.0)
             h_n = tl.load(before + following * d, mask=mask, other=0.0)
             for i in tl.static_range(T):
-                h = tl.exp2(steps[i] * a2) * h + inputs[i] * B_t[i]
+                h = decay(a2, steps[i]) * h + inputs[i] * B_t[i]
             tl.store(fine + n * d, h, mask=mask)
         before = fine
         fine += N * d
@@ -183,7 +184,7 @@ def scan_backward(
                 decayed = ()
                 grads_c = ()
                 for i in tl.static_range(T):
-                    decays += (tl.exp2(steps[i] * a2),)
+                    decays += (decay(a2, steps[i]),)
                     decayed += (decays[i] * h,)
                     h = decayed[i] + inputs[i] * bc_t[i]
                     grads_c += (h * gys[i],)

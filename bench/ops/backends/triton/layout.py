@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 CHANNELS = 32  # channels of a block: one warp
 CARRY_EVERY = 32  # positions between the states kept for the backward
+FEW_STATES = 4  # so few cost little memory: they are kept twice as often, and none is computed again
 MAX_SEGMENTS = 32
+
+
+def carry_every(n: int) -> int:
+    """Positions between the states kept for the backward, of n a channel."""
+    return CARRY_EVERY // 2 if n <= FEW_STATES else CARRY_EVERY
 
 
 @lru_cache(maxsize=64)
@@ -48,7 +55,7 @@ class Layout(NamedTuple):
     @property
     def chunks(self) -> int:
         """Chunks of a sequence: the state before each is kept for the backward."""
-        return -(-self.length // CARRY_EVERY)
+        return -(-self.length // carry_every(self.n))
 
     @property
     def sequences(self) -> int:
@@ -85,6 +92,11 @@ def cut(warps: int, chunks: int, room: int, extra: float) -> tuple[int, int]:
         if waves * each / chunks < 0.95 * best_time:
             best, best_time = segments, waves * each / chunks
     return best, -(-chunks // best)
+
+
+def on_device(x: Tensor) -> AbstractContextManager[Any]:
+    """The context in which kernels are launched where x lies."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @lru_cache(maxsize=16)

@@ -11,16 +11,16 @@ exp(A * sum of steps)), a small kernel joins them, and the outputs are computed 
 from __future__ import annotations
 
 import os
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 import triton
 from torch import Tensor
 
 from bench.ops.backends.triton import backward, sums, walks
-from bench.ops.backends.triton.layout import CARRY_EVERY, CHANNELS, Layout, order_table
+from bench.ops.backends.triton.layout import CHANNELS, FEW_STATES, Layout, carry_every, order_table
+from bench.ops.backends.triton.layout import on_device as _on
+from bench.ops.backends.triton.steps import step_gradients, step_sizes
 from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "triton"
@@ -28,8 +28,10 @@ WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; th
 TILE = 16  # positions whose states the backward holds in registers at a time
 MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix product before the scan
 # Warps a multiprocessor runs at once without slowing each other down: the walk forward is limited by its schedulers,
-# the backward by its registers (both measured on an H200).
-FORWARD_SLOTS, BACKWARD_SLOTS = 6, 8
+# the backward by its registers (both measured on an H200). With 168 registers a multiprocessor holds 12 warps of many
+# states instead of 8, for a few spills: 53.0 instead of 54.6 ms a step of MedMamba-T.
+FORWARD_SLOTS, BACKWARD_SLOTS, BACKWARD_SLOTS_CAPPED = 6, 8, 12
+REGISTERS = 168
 MERGE_ROWS, BC_TILE = 8, 32  # rows and positions of a block in the kernels that add or reorder
 
 
@@ -62,8 +64,9 @@ class _Steps(NamedTuple):
         return {"R": rank, "DIRECT": not fused, "SOFTPLUS": self.softplus, "HAS_BIAS": self.bias is not None}
 
 
-def _on(x: Tensor) -> AbstractContextManager[Any]:
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+def _launch(p: Layout) -> dict[str, int]:
+    """Options of the compiler for the kernels that hold all states."""
+    return {"num_warps": 1} if p.n <= FEW_STATES else {"num_warps": 1, "maxnreg": REGISTERS}
 
 
 def _carry(p: Layout, x: Tensor, save: bool) -> Tensor:
@@ -84,8 +87,9 @@ def _scan(
     segments, each = p.segments(x.device, FORWARD_SLOTS, 1.0)
     tile = LONG_WALK_TILE if p.length >= 512 else WALK_TILE
     carry = _carry(p, x, save)
-    span = each * CARRY_EVERY
-    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY, "T": tile}
+    keep = carry_every(p.n)
+    span = each * keep
+    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": keep, "T": tile}
     constants = {**steps.constants, "N": p.n, **sizes_of_blocks}
     proj = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
@@ -98,14 +102,14 @@ def _scan(
             total = end.new_empty((p.sequences, segments, p.d))
             walks.walk_forward[(p.blocks, segments - 1, p.sequences)](
                 x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, 0, 0, **constants,
-                HAS_D=False, END=True, num_warps=1,
+                HAS_D=False, END=True, **_launch(p),
             )  # fmt: skip
             walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
         walks.walk_forward[grid](
             x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes,
-            int(segments > 1), int(save), **constants, HAS_D=D is not None, END=False, num_warps=1,
+            int(segments > 1), int(save), **constants, HAS_D=D is not None, END=False, **_launch(p),
         )  # fmt: skip
     return carry
 
@@ -126,12 +130,14 @@ def _scan_backward(
     carry: Tensor, grad_x: Tensor, skip_features: int,
 ) -> _Grads:  # fmt: skip
     """Write the gradient of x to grad_x (per-direction layout) and return the others."""
-    segments, each = p.segments(x.device, BACKWARD_SLOTS, 0.2)
+    slots = BACKWARD_SLOTS if p.n <= FEW_STATES else BACKWARD_SLOTS_CAPPED
+    segments, each = p.segments(x.device, slots, 0.2)
     constants = {**steps.constants, "N": p.n, "CB": CHANNELS}
+    keep = carry_every(p.n)
     features = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     adjoint, grad_a = p.state(segments, x, zero=segments == 1), p.state(segments, x, zero=True)
-    fine = grad_a.new_empty((p.sequences, p.chunks, CARRY_EVERY // TILE - 1, p.n, p.d))
+    fine = grad_a.new_empty((p.sequences, p.chunks, keep // TILE - 1, p.n, p.d))
     grad_raw = torch.empty_like(grad_x, dtype=torch.float32)
     grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length))
     bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
@@ -144,22 +150,22 @@ def _scan_backward(
         if segments > 1:
             end, total = p.state(segments, x), grad_a.new_empty((p.sequences, segments, p.d))
             walks.walk_adjoint[(p.blocks, segments - 1, p.sequences)](
-                grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * CARRY_EVERY, segments,
+                grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * keep, segments,
                 p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), T=WALK_TILE,
                 num_warps=1,
             )  # fmt: skip
             walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, adjoint, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
             )
-        if CARRY_EVERY > TILE:
+        if keep > TILE:
             backward.refine_states[(p.blocks, p.chunks, p.sequences)](
                 x, delta, features, bc, weight, bias, A, carry, fine, order, p.length, p.chunks, p.k, p.d, *p.strides,
-                **constants, K=CARRY_EVERY, T=TILE, num_warps=1,
+                **constants, K=keep, T=TILE, num_warps=1,
             )  # fmt: skip
         backward.scan_backward[grid](
             grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, fine, grad_x,
             grad_raw, grad_a, grad_bc, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
-            **constants, HAS_D=D is not None, K=CARRY_EVERY, T=TILE, num_warps=1,
+            **constants, HAS_D=D is not None, K=keep, T=TILE, **_launch(p),
         )  # fmt: skip
     summed = grad_a.view(p.batch, p.k, segments, p.n, p.d).sum((0, 2)).transpose(1, 2).contiguous()
     return _Grads(grad_raw, summed, grad_bc)
@@ -190,8 +196,8 @@ def _merge_bc(p: Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank
 
 
 def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
-    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
-    return (b * k, (h * w + CARRY_EVERY - 1) // CARRY_EVERY, n, d)
+    """Shape of the states kept for the backward: one before every `carry_every`-th position."""
+    return (b * k, -(-h * w // carry_every(n)), n, d)
 
 
 def _cross_layout(x: Tensor, proj: Tensor, n: int) -> Layout:
@@ -201,16 +207,13 @@ def _cross_layout(x: Tensor, proj: Tensor, n: int) -> Layout:
                    features, k * features)  # fmt: skip
 
 
-def _low_rank(proj: Tensor, r: int) -> Tensor:
-    """The step-size features, (k, pixels of all images, r) float32."""
-    return proj[..., :r].flatten(0, 2).transpose(0, 1).float()
-
-
 def _cross_steps(proj: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> _Steps:
     r = dt_weight.shape[-1]
     if r <= MAX_FUSED_RANK:
         return _Steps(None, dt_weight.contiguous(), dt_bias.contiguous(), True)
-    return _Steps(torch.bmm(_low_rank(proj, r), dt_weight.transpose(1, 2)), None, dt_bias.contiguous(), True)
+    with _on(proj):
+        delta = step_sizes(proj, dt_weight.contiguous())
+    return _Steps(delta, None, dt_bias.contiguous(), True)
 
 
 def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
@@ -243,12 +246,8 @@ def cross_scan_backward(
     grad_d = _merge(parts, grad_y, D.sum(0), grad_x, x)
     grad_proj = torch.empty_like(proj)
     _merge_bc(p, grads.bc, grad_proj, order, r)
-    grad_proj.view(-1, p.k, proj.shape[-1])[..., :r] = torch.bmm(grads.raw, dt_weight).transpose(0, 1)
-    # One product an image, then their sum: as one product over all pixels it has too few outputs to fill a device.
-    features = F.pad(_low_rank(proj, r), (0, 1), value=1.0)  # the last column sums the bias's gradient
-    images = (p.k * p.batch, p.length, -1)
-    both = torch.bmm(grads.raw.view(images).transpose(1, 2), features.view(images)).view(p.k, p.batch, d, r + 1).sum(1)
-    grad_weight, grad_bias = both[..., :r].contiguous(), both[..., r].contiguous()
+    with _on(x):
+        grad_weight, grad_bias = step_gradients(grads.raw, proj, dt_weight.contiguous(), grad_proj)
     return grad_x, grad_proj, grad_weight, grad_bias, grads.A, grad_d.expand_as(D).contiguous()
 
 
@@ -256,8 +255,8 @@ def cross_scan_backward(
 
 
 def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
-    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
-    return (b * g, (length + CARRY_EVERY - 1) // CARRY_EVERY, n, d // g)
+    """Shape of the states kept for the backward: one before every `carry_every`-th position."""
+    return (b * g, -(-length // carry_every(n)), n, d // g)
 
 
 def _sequence_layout(u: Tensor, B: Tensor) -> Layout:

@@ -20,6 +20,7 @@ import triton.language as tl
 from bench.ops.backends.triton.tiles import (
     LOG2E,
     SIZES,
+    decay,
     load_steps,
     load_weights,
     raw_steps,
@@ -117,7 +118,7 @@ def walk_forward(
             outs = ()
             for i in tl.static_range(T):
                 B_t, C_t = tl.split(tl.trans(tl.reshape(bc_rows[i], [2, NP])))
-                h = tl.exp2(a2 * steps[i][None, :]) * h + B_t[:, None] * inputs[i][None, :]
+                h = decay(a2, steps[i][None, :]) * h + B_t[:, None] * inputs[i][None, :]
                 if not END:
                     outs += (tl.sum(h * C_t[:, None], axis=0),)
             if END:
@@ -181,7 +182,7 @@ def walk_adjoint(
         c_next = tl.load(proj + pixel[:, None] * ps + feature[None, :], mask=(state < N)[None, :], other=0.0)
         parts = load_steps(delta, proj, c, pixel, mask[:, None], ys, ps, R, DIRECT)
         for i in tl.static_range(T):
-            passed = tl.exp2(a2 * steps[i][None, :]) * (c_rows[i][:, None] * gys[i][None, :] + passed)
+            passed = decay(a2, steps[i][None, :]) * (c_rows[i][:, None] * gys[i][None, :] + passed)
         total += tl.sum(step, axis=1)
     for i in tl.static_range(N):
         tl.store(end_state + ((s * nseg + seg) * N + i) * d + c, row(passed, state, i), mask=mask)
@@ -208,4 +209,4 @@ def join_segments(
         tl.store(start_state + at, h, mask=mask)
         if j < nseg - 1:  # nothing follows the last
             steps = tl.load(end_step + (s * nseg + seg) * d + c, mask=mask, other=0.0)
-            h = tl.exp2(a2 * steps) * h + tl.load(end_state + at, mask=mask, other=0.0)
+            h = decay(a2, steps) * h + tl.load(end_state + at, mask=mask, other=0.0)

@@ -74,7 +74,7 @@ function startDecision() {
   const lines = [...byId('decision-table').tBodies[0].rows];
   const redraw = () => {
     const found = choose();
-    const flags = [...asked].map(([cost, limit]) => ` --${cost.flag} ${limit}`).join('');
+    const flags = [...asked].map(([cost, limit]) => ` --${cost.flag} ${Number((limit * (cost.more ? 1 - 1e-5 : 1 + 1e-5)).toPrecision(6))}`).join('');
     if (!asked.size) say(...first);
     else if (found.pick === undefined) say(['No model keeps these limits.'], []);
     else say(sentence(found), ['What speaks against it: ', element('code', {}, `bench recommend RUN${flags}`)]);

@@ -62,11 +62,9 @@ function mostModels(measures) {
 }
 
 function startTradeoff(holder) {
+  const timed = data.cells.some((cell) => cell.kind === 'efficiency' && cell.status === 'ok');
+  if (!data.protocols.length || !(timed || data.rows.some((row) => isNumber(row.train_images_per_s)))) return;
   holder.append(element('h2', { tabindex: -1 }, 'Accuracy against cost'));
-  if (!data.protocols.length) {
-    holder.append(element('p', {}, 'No accuracy has been measured.'));
-    return;
-  }
   const controls = element('div', { class: 'controls' });
   const chips = element('div');
   const chart = element('div');
@@ -101,13 +99,8 @@ function startTradeoff(holder) {
 function drawTradeoff(chart, note) {
   const measure = measureOf(tradeoff.measure);
   const place = places().find((one) => one.key === tradeoff.where);
-  if (!measure) {
-    chart.replaceChildren(element('p', {}, 'No cost has been measured.'));
-    note.replaceChildren();
-    return;
-  }
   const lines = scored();
-  const points = lines.map((line) => tradeoffPoint(line, measure, place)).filter((point) => point && !tradeoff.hidden.has(point.family));
+  const points = !measure ? [] : lines.map((line) => tradeoffPoint(line, measure, place)).filter((point) => point && !tradeoff.hidden.has(point.family));
   if (!points.length) {
     chart.replaceChildren(element('p', {}, 'No model has both figures.'));
     note.replaceChildren();
@@ -149,20 +142,18 @@ const logarithmic = (values) => values.length > 1 && Math.min(...values) > 0 && 
 
 const scaling = { where: null, measure: null, hidden: new Set() };
 
+// Cells by table and batch, where they were measured at two resolutions or more.
+function scalingGroups() {
+  const groups = Map.groupBy(data.cells.filter((cell) => cell.kind === 'efficiency' && cell.status === 'ok'),
+    (cell) => `${cell.setting}|${cell.spec.batch}`);
+  return new Map([...groups].filter(([, cells]) => unique(cells.map((cell) => cell.spec.resolution)).length > 1));
+}
+
+const scales = () => scalingGroups().size > 0;
+
 function startScaling(section) {
   section.append(element('h2', { tabindex: -1 }, 'Scaling over resolution'));
-  const groups = new Map();
-  for (const cell of data.cells) {
-    if (cell.kind !== 'efficiency' || cell.status !== 'ok') continue;
-    const key = `${cell.setting}|${cell.spec.batch}`;
-    if (!groups.has(key)) groups.set(key, []);
-    groups.get(key).push(cell);
-  }
-  for (const [key, cells] of groups) if (unique(cells.map((cell) => cell.spec.resolution)).length < 2) groups.delete(key);
-  if (!groups.size) {
-    section.append(element('p', {}, 'Efficiency has been measured at one resolution only: there is nothing to draw. Give several with --resolutions.'));
-    return;
-  }
+  const groups = scalingGroups();
   const controls = element('div', { class: 'controls' });
   const chips = element('div');
   const chart = element('div');
@@ -361,10 +352,6 @@ function startDiagnosis(section) {
     const key = `${row.protocol}|${row.dataset}`;
     if (!groups.has(key)) groups.set(key, []);
     groups.get(key).push({ row, cells });
-  }
-  if (!groups.size) {
-    section.append(element('p', {}, 'No confusion matrices and no saved scores were found.'));
-    return;
   }
   [diagnosis.group] = groups.keys();
   const cards = element('div', { class: 'cards' });

@@ -3,9 +3,9 @@
 const VIEWS = {
   overview: ['Overview', () => { startDecision(); startTradeoff(byId('tradeoff')); }],
   results: ['Results', startResults],
-  scaling: ['Scaling', startScaling],
-  training: ['Training', startTraining],
-  diagnosis: ['Diagnosis', startDiagnosis],
+  ...(scales() ? { scaling: ['Scaling', startScaling] } : {}),
+  ...(data.cells.some((cell) => cell.history.epoch) || !data.detailed ? { training: ['Training', startTraining] } : {}),
+  ...(data.cells.some((cell) => cell.metrics.test_confusion || cell.reliability) ? { diagnosis: ['Diagnosis', startDiagnosis] } : {}),
   boards: ['Boards', () => {}],
 };
 const made = new Set();

@@ -1,0 +1,112 @@
+"""Triton kernels of the step-size projection, delta = features @ weight^T, and of its gradients.
+
+Products of float32 on tensor cores, each of three products of TF32 parts, so that the error is that of float32. PyTorch
+would compute them without tensor cores, from copies of the features. Rows are the pixels of all images; delta and its
+gradient raw are (k, rows, d), weight is (k, d, R), the features are the first R of a row of the projections.
+"""
+
+# mypy: ignore-errors
+# The body of a kernel is Triton's language, not Python: types are the compiler's.
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from bench.ops.backends.triton.layout import processors
+
+ROWS, COLUMNS = 64, 64  # of a tile
+
+
+@triton.jit
+def _features(proj, r, j, rows, ps, R: tl.constexpr, ONES: tl.constexpr):
+    live = (r < rows)[:, None]
+    f = tl.load(proj + r[:, None] * ps + j[None, :], mask=live & (j < R)[None, :], other=0.0).to(tl.float32)
+    if ONES:
+        f = tl.where(live & (j == R)[None, :], 1.0, f)
+    return f
+
+
+@triton.jit(do_not_specialize=["rows", "ps", "pk"])
+def project(
+    proj, weight, delta, rows, d, ps, pk, R: tl.constexpr, RP: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr
+):
+    """Write delta."""
+    r = (tl.program_id(0) * RB + tl.arange(0, RB)).to(tl.int64)
+    c = tl.program_id(1) * CB + tl.arange(0, CB)
+    k = tl.program_id(2).to(tl.int64)
+    j = tl.arange(0, RP)
+    f = _features(proj + k * pk, r, j, rows, ps, R, False)
+    w = tl.load(weight + (k * d + c[None, :]) * R + j[:, None], mask=(c < d)[None, :] & (j < R)[:, None], other=0.0)
+    at = (k * rows + r[:, None]) * d + c[None, :]
+    tl.store(delta + at, tl.dot(f, w, input_precision="tf32x3"), mask=(r < rows)[:, None] & (c < d)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows", "ps", "pk"])
+def project_back(
+    raw, weight, grad_proj, rows, d, ps, pk, R: tl.constexpr, RP: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr
+):
+    """Write raw @ weight, the gradient of the features, where they lie in a gradient of the projections."""
+    r = (tl.program_id(0) * RB + tl.arange(0, RB)).to(tl.int64)
+    k = tl.program_id(1).to(tl.int64)
+    j = tl.arange(0, RP)
+    total = tl.zeros([RB, RP], tl.float32)
+    for start in range(0, d, CB):
+        c = start + tl.arange(0, CB)
+        at = (k * rows + r[:, None]) * d + c[None, :]
+        g = tl.load(raw + at, mask=(r < rows)[:, None] & (c < d)[None, :], other=0.0)
+        w = tl.load(weight + (k * d + c[:, None]) * R + j[None, :], mask=(c < d)[:, None] & (j < R)[None, :], other=0.0)
+        total = tl.dot(g, w, total, input_precision="tf32x3")
+    to = grad_proj + k * pk + r[:, None] * ps + j[None, :]
+    tl.store(to, total.to(grad_proj.dtype.element_ty), mask=(r < rows)[:, None] & (j < R)[None, :])
+
+
+@triton.jit(do_not_specialize=["rows", "ps", "pk"])
+def project_weights(
+    raw, proj, sums, rows, d, ps, pk, R: tl.constexpr, RP: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr
+):
+    """Write sums (programs, k, d, R + 1): of raw times the features and of raw, over a program's tiles of rows."""
+    c = tl.program_id(0) * CB + tl.arange(0, CB)
+    k = tl.program_id(1).to(tl.int64)
+    j = tl.arange(0, RP)
+    total = tl.zeros([CB, RP], tl.float32)
+    for tile in range(tl.program_id(2), tl.cdiv(rows, RB), tl.num_programs(2)):
+        r = (tile * RB + tl.arange(0, RB)).to(tl.int64)
+        at = (k * rows + r[None, :]) * d + c[:, None]
+        g = tl.load(raw + at, mask=(c < d)[:, None] & (r < rows)[None, :], other=0.0)
+        f = _features(proj + k * pk, r, j, rows, ps, R, True)
+        total = tl.dot(g, f, total, input_precision="tf32x3")
+    to = sums + ((tl.program_id(2) * tl.num_programs(1) + k) * d + c[:, None]) * (R + 1) + j[None, :]
+    tl.store(to, total, mask=(c < d)[:, None] & (j <= R)[None, :])
+
+
+def _constants(rank: int) -> dict[str, int]:
+    return {"R": rank, "RP": max(16, triton.next_power_of_2(rank + 1)), "RB": ROWS, "CB": COLUMNS}
+
+
+def step_sizes(proj: Tensor, weight: Tensor) -> Tensor:
+    """Step sizes (k, rows, d) float32, of projections (b,h,w,k,features) and weight (k,d,r), both contiguous."""
+    k, d, r = weight.shape
+    features = proj.shape[-1]
+    rows = proj.numel() // (k * features)
+    delta = torch.empty((k, rows, d), dtype=torch.float32, device=proj.device)
+    grid = (triton.cdiv(rows, ROWS), triton.cdiv(d, COLUMNS), k)
+    project[grid](proj, weight, delta, rows, d, k * features, features, **_constants(r))
+    return delta
+
+
+def step_gradients(raw: Tensor, proj: Tensor, weight: Tensor, grad_proj: Tensor) -> tuple[Tensor, Tensor]:
+    """Write the features' part of grad_proj; return the gradients of weight (k,d,r) and bias (k,d)."""
+    k, d, r = weight.shape
+    features = proj.shape[-1]
+    rows = proj.numel() // (k * features)
+    tiles, blocks = triton.cdiv(rows, ROWS), triton.cdiv(d, COLUMNS)
+    sizes, constants = (rows, d, k * features, features), _constants(r)
+    project_back[tiles, k](raw, weight, grad_proj, *sizes, **constants)
+    programs = max(1, min(tiles, 4 * processors(raw.device) // (k * blocks)))
+    sums = torch.empty((programs, k, d, r + 1), dtype=torch.float32, device=raw.device)
+    project_weights[blocks, k, programs](raw, proj, sums, *sizes, **constants)
+    total = sums.sum(0)
+    return total[..., :r].contiguous(), total[..., r].contiguous()

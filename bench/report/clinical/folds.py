@@ -1,0 +1,49 @@
+"""Cross-validation: the score of each fold, their mean, and that of all images together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from bench.metrics.registry import RANKING
+from bench.report.blocks import Block, Column, Table, Text, fixed, rows_of, span
+from bench.report.evidence import joined, trainings
+from bench.report.rows import Row
+from bench.stats.separation import estimates, groups_of, sample
+
+
+def fold_blocks(members: Sequence[Row]) -> list[Block]:
+    """A line a model; nothing without folds."""
+    of = RANKING.images
+    shown = [row for row in members if row.folds and row.evidence]
+    if not shown or of is None:
+        return []
+    folds = shown[0].folds
+    label = RANKING.label
+    columns = (
+        Column("model", left=True, code=True), *(Column(f"fold {i + 1}", drop=3) for i in range(folds)),
+        Column(f"{label}, mean of folds"), Column("95 %"), Column(f"{label}, images together"),
+        Column("95 % of those", drop=1),
+    )  # fmt: skip
+    lines = []
+    for row in shown:
+        if row.evidence is None:
+            continue
+        scores = [joined(own).scores for own in trainings(row)]
+        labels = row.evidence.labels
+        one = sample(of, scores, labels, [of.value(s, labels) for s in scores], row.evidence.patients)
+        (together,) = estimates([one], groups_of(of, labels))
+        values = row.evidence.samples[RANKING.name].values
+        lines.append((
+            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.evidence.interval(RANKING)),
+            fixed(together.value), span(*together.interval()),
+        ))  # fmt: skip
+    note = (
+        f"{folds} folds of all images, by patient where patients are known, stratified; in each an eighth of the other "
+        "images chooses the epoch. Training sets of two folds overlap, so intervals of the mean and differences of "
+        "models use Nadeau and Bengio's (2003) corrected variance over folds. Images together: every image by the "
+        "network that did not see it, so scores of several networks are compared. Operating points, subgroups and "
+        "shortcuts are of the images together, each at its own fold's threshold."
+    )
+    return [Text(note), Table(columns, rows_of(lines))]

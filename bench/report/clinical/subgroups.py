@@ -1,0 +1,207 @@
+"""Results by subgroup (``group=sex+age``): each with its intervals, and whether the largest gap is significant."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from bench.metrics.one_vs_rest import Array
+from bench.metrics.operating import Rule
+from bench.metrics.registry import RANKING
+from bench.report.blocks import MISSING, Block, Column, Table, Text, counted, fixed, listed, name, rows_of, span
+from bench.report.clinical.groups import asked, by_value
+from bench.report.clinical.points import Decided, decided
+from bench.report.evidence import joined, trainings
+from bench.report.rows import Row
+from bench.stats.cluster import over_patients, two_rates
+from bench.stats.paired import holm
+from bench.stats.ranking import ALPHA
+from bench.stats.separation import estimates, groups_of, sample
+
+LEAST = 5  # images of each class in a group that is judged
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """A difference of one figure between two groups of a column.
+
+    Attributes:
+        p: two-sided, not corrected.
+    """
+
+    column: str
+    figure: str
+    high: str
+    low: str
+    difference: float
+    p: float
+
+
+def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
+    """The first model's results in each group, and each model's largest gap; nothing where no column is asked for."""
+    shown = [row for row in members if row.evidence and row.ok and asked(row)]
+    if not shown:
+        return []
+    first = shown[0]
+    columns = (
+        Column("group", left=True), Column("images"), Column("patients", drop=2), Column("prevalence", drop=3),
+        Column(RANKING.label), Column(f"{RANKING.label} 95 %", drop=1), Column("sensitivity", drop=1),
+        Column("sens. 95 %", drop=2), Column("specificity", drop=1), Column("spec. 95 %", drop=2),
+    )  # fmt: skip
+    lines: list[tuple[str, ...]] = []
+    for column in asked(first):
+        lines += _lines(first, column, decided(first, rule))
+    note = (
+        f"Subgroups of the test images by {listed(map(name, asked(first)))}, {name(first.model)}, at the one threshold "
+        f"of all images ({rule.name}); numbers are binned at their terciles. A group with fewer than {LEAST} images of "
+        "a class is too small for an AUC."
+    )
+    said = [gap for row in shown if (gap := largest_gaps(row, rule))]
+    text = " ".join(said) or "No two groups of a column are large enough to be compared."
+    return [Text(note), Table(columns, rows_of(lines)).without_empty(), Text(text)]
+
+
+def _members(row: Row, column: str) -> tuple[list[str], Array]:
+    if not row.evidence or column not in row.evidence.columns:
+        return [], np.zeros(0, dtype=np.int64)
+    return by_value(row.evidence.columns[column])
+
+
+def _lines(row: Row, column: str, point: Decided | None) -> list[tuple[str, ...]]:
+    names, where = _members(row, column)
+    evidence = row.evidence
+    if evidence is None:
+        return []
+    lines = []
+    for number, text in enumerate(names):
+        inside = where == number
+        patients = None if evidence.patients is None else evidence.patients[inside]
+        cells = [f"{column} {text}", f"{int(inside.sum()):,}"]
+        cells.append(MISSING if patients is None else f"{len(np.unique(patients)):,}")
+        cells.append(MISSING if point is None else f"{100 * float(point.target[inside].mean()):.1f} %")
+        cells += _auc(row, inside)
+        if point is None:
+            cells += [MISSING] * 4
+        else:
+            rates = two_rates(point.yes[inside], point.target[inside], _recoded(patients))
+            for one in (rates.sensitivity, rates.specificity):
+                cells += [fixed(one.value), span(one.low, one.high)]
+        lines.append(tuple(cells))
+    return lines
+
+
+def _recoded(patients: Array | None) -> Array | None:
+    return None if patients is None else np.unique(patients, return_inverse=True)[1]
+
+
+def too_small(labels: Array) -> bool:
+    """Whether a group has too few images of a class that occurs in it, or one class only."""
+    flat = np.asarray(labels).reshape(len(labels), -1)
+    if flat.shape[1] > 1:
+        return len(flat) < LEAST
+    _, counts = np.unique(flat, return_counts=True)
+    return len(counts) < 2 or int(counts.min()) < LEAST
+
+
+def _auc(row: Row, inside: Array) -> list[str]:
+    evidence, of = row.evidence, RANKING.images
+    if evidence is None or of is None:
+        return [MISSING, MISSING]
+    labels = evidence.labels[inside]
+    if too_small(labels):
+        return ["too small", MISSING]
+    scores = [joined(folds).scores[inside] for folds in trainings(row)]
+    patients = _recoded(None if evidence.patients is None else evidence.patients[inside])
+    one = sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
+    (found,) = estimates([one], groups_of(of, labels))
+    return [fixed(found.value), span(*found.interval())]
+
+
+# --- gaps ------------------------------------------------------------------------------------------------------
+
+
+def gaps(row: Row, rule: Rule) -> list[Gap]:
+    """All differences between two groups of a column in AUC, and for two classes in sensitivity and specificity."""
+    evidence, of = row.evidence, RANKING.images
+    if evidence is None or of is None:
+        return []
+    point, scores = decided(row, rule), [joined(folds).scores for folds in trainings(row)]
+    patients = np.arange(evidence.n_test) if evidence.patients is None else evidence.patients
+    found = []
+    for column in asked(row):
+        names, where = _members(row, column)
+        kept = [g for g in range(len(names)) if not too_small(evidence.labels[where == g])]
+        parts = {g: where == g for g in kept}
+        figures = {RANKING.label: [_influence_of_auc(scores, evidence.labels, parts[g]) for g in kept]}
+        if point is not None:
+            figures["sensitivity"] = [_influence_of_rate(point.yes, parts[g] & point.target) for g in kept]
+            figures["specificity"] = [_influence_of_rate(1 - point.yes, parts[g] & ~point.target) for g in kept]
+        for figure, both in figures.items():
+            found += _pairs(column, figure, [names[g] for g in kept], both, (where, evidence.labels), patients)
+    return found
+
+
+def _influence_of_auc(scores: Sequence[Array], labels: Array, inside: Array) -> tuple[float, Array]:
+    influence = np.zeros(len(inside))
+    of = RANKING.images
+    assert of is not None
+    influence[inside] = np.mean([of.influence(s[inside], labels[inside]) for s in scores], axis=0)
+    return float(np.mean([of.value(s[inside], labels[inside]) for s in scores])), influence
+
+
+def _influence_of_rate(right: Array, inside: Array) -> tuple[float, Array]:
+    influence = np.zeros(len(inside))
+    value = float(right[inside].mean())
+    influence[inside] = (right[inside] - value) / inside.sum()
+    return value, influence
+
+
+def _pairs(
+    column: str,
+    figure: str,
+    names: Sequence[str],
+    parts: Sequence[tuple[float, Array]],
+    strata: tuple[Array, Array],
+    patients: Array,
+) -> list[Gap]:
+    """Compare all groups of a column; a patient may have images in several of them."""
+    from scipy.special import stdtr
+
+    if len(parts) < 2:
+        return []
+    where, labels = strata
+    flat = labels.reshape(len(labels), -1)
+    classes = flat[:, 0] if flat.shape[1] == 1 else np.zeros(len(flat), dtype=np.int64)
+    cells = where * (int(classes.max()) + 1) + classes
+    covariance, degrees = over_patients(np.stack([influence for _, influence in parts], axis=1), cells, patients)
+    found = []
+    for i, j in combinations(range(len(parts)), 2):
+        high, low = (i, j) if parts[i][0] >= parts[j][0] else (j, i)
+        difference = parts[high][0] - parts[low][0]
+        variance = covariance[i, i] + covariance[j, j] - 2 * covariance[i, j]
+        p = 2 * float(stdtr(degrees, -difference / variance**0.5)) if variance > 0 else 1.0
+        found.append(Gap(column, figure, names[high], names[low], difference, p))
+    return found
+
+
+def largest_gaps(row: Row, rule: Rule) -> str:
+    """The largest gap of each figure of a model, and which gaps are significant after correction for all of them."""
+    found = gaps(row, rule)
+    if not found:
+        return ""
+    corrected = holm([gap.p for gap in found])
+    figures = list(dict.fromkeys(gap.figure for gap in found))
+    largest = [
+        max((gap for gap in found if gap.figure == figure), key=lambda gap: gap.difference) for figure in figures
+    ]
+    said = [f"{g.figure} {fixed(g.difference)} ({g.column} {g.high} over {g.low})" for g in largest]
+    clear = [g for g, p in zip(found, corrected, strict=True) if p < ALPHA and g.difference > 0]
+    if clear:
+        worst = [f"{g.figure} of {g.column} {g.high} over {g.low}" for g in clear]
+        verdict = f"Significant after correction for {counted(len(found), 'comparison')}: {listed(worst)}."
+    else:
+        verdict = f"None is significant after correction for {counted(len(found), 'comparison')}."
+    return f"Largest gaps of {name(row.model)}: {listed(said)}. {verdict}"

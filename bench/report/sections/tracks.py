@@ -1,0 +1,294 @@
+"""What pretraining buys: the tracks side by side, their differences, learning curves, and where weights come from."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from statistics import fmean, stdev
+from typing import Any, NamedTuple
+
+from bench.metrics.registry import RANKING
+from bench.record.cells import few_labels, track_of
+from bench.record.types import Record, Spec
+from bench.registry.names import bare_model
+from bench.report.blocks import (
+    MISSING,
+    Block,
+    Bullets,
+    Column,
+    Details,
+    Section,
+    Table,
+    Text,
+    counted,
+    fixed,
+    known,
+    name,
+    natural,
+    p_text,
+    rows_of,
+    signed,
+    span,
+)
+from bench.report.rows import Row
+from bench.report.sections.comparisons import Difference, difference
+from bench.stats.paired import holm
+from bench.stats.ranking import ALPHA
+
+RANDOM = "frozen, random weights"
+SETTINGS = ("weights_sha256", "recipe_settings", "resize", "precision", "leaks", "data_fingerprint")  # of one curve
+NON_COMMERCIAL = ("-nc", "non-commercial", "noncommercial", "fair-noncommercial")
+
+
+def way_of(spec: Spec) -> str:
+    """How a network was used, in words: ``frozen, linear``, ``fine-tuned, medmnistplus``, ``scratch, medmnist``."""
+    track, recipe = track_of(spec), str(spec.get("recipe") or "")
+    if track == "frozen":
+        return f"frozen, {recipe}" if spec.get("weights_sha256") else f"{RANDOM}, {recipe}"
+    return f"{'fine-tuned' if track == 'finetune' else 'scratch'}, {recipe}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Used:
+    """A row of the boards, the network it is of, and how that was used."""
+
+    row: Row
+    network: str
+    way: str
+    track: str
+    pretrained: bool
+    recipe: str
+
+    @property
+    def fed(self) -> tuple[Any, ...]:
+        """What must be equal for a comparison of weights alone."""
+        protocol = self.row.protocol
+        return self.row.dataset, protocol.size, protocol.resolution, protocol.resize, protocol.precision
+
+
+def tracks_section(rows: Iterable[Row], records: Sequence[Record]) -> Section | None:
+    """The section, where any row started from weights; None elsewhere."""
+    used = [_used(row) for row in rows if row.ok]
+    if not any(one.pretrained for one in used):
+        return None
+    blocks: list[Block] = [*_side_by_side(used), *_gains(used), *weights_used(records)]
+    return Section("What pretraining buys", blocks)
+
+
+def _used(row: Row) -> _Used:
+    spec = row.ok[0]["spec"]
+    pretrained = bool(spec.get("weights_sha256"))
+    network = bare_model(str(spec["model"]))
+    return _Used(row, network, way_of(spec), track_of(spec), pretrained, str(spec.get("recipe") or ""))
+
+
+def _side_by_side(used: Sequence[_Used]) -> list[Block]:
+    """One line a network and way, one column a dataset; what is fed otherwise stands in a table of its own."""
+    blocks: list[Block] = []
+    tables: dict[str, list[_Used]] = defaultdict(list)
+    for one in used:
+        tables[f"{one.row.protocol.pixels}, {one.row.protocol.precision}"].append(one)
+    for fed, members in sorted(tables.items(), key=lambda t: natural(t[0])):
+        datasets = sorted({one.row.dataset for one in members}, key=natural)
+        found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
+        for one in members:
+            if (value := one.row.mean(RANKING.field)) is not None:
+                best = found[one.network, one.way].get(one.row.dataset)
+                found[one.network, one.way][one.row.dataset] = value if best is None else max(best, value)
+        whole = {key: fmean(own.values()) for key, own in found.items() if len(own) == len(datasets)}
+        order = sorted(found, key=lambda k: (-whole.get(k, 0.0), natural(k[0]), k[1]))
+        columns = [Column("network", left=True, code=True), Column("used", left=True)]
+        columns += [Column(dataset, drop=2) for dataset in datasets] + [Column("mean")] * (len(datasets) > 1)
+        lines = [
+            (*key, *(fixed(found[key].get(d)) for d in datasets), *[fixed(whole.get(key))] * (len(datasets) > 1))
+            for key in order
+        ]
+        text = f"Test {RANKING.label} by how a network was used, {fed}, all labels, mean over seeds:"
+        blocks += [Text(text), Table(tuple(columns), rows_of(lines))]
+    return blocks
+
+
+def _gains(used: Sequence[_Used]) -> list[Block]:
+    """Differences to the same network with random weights, and to the same network trained from scratch."""
+    pairs: dict[tuple[str, str, str], list[tuple[_Used, _Used]]] = defaultdict(list)
+    for one in used:
+        for other in _opponents(one, used):
+            pairs[one.network, one.way, other.way].append((one, other))
+    if not pairs:
+        return []
+    each = [(key, pair, difference([(pair[0].row, pair[1].row)])) for key, own in pairs.items() for pair in own]
+    p = holm([gap.p if gap and gap.p is not None else 1.0 for _, _, gap in each]).tolist()
+    judged = [(key, pair, gap, value) for (key, pair, gap), value in zip(each, p, strict=True)]
+    columns = (
+        Column("network", left=True, code=True), Column("used", left=True), Column("against", left=True),
+        Column(f"Δ{RANKING.label}"), Column("95 %", drop=1), Column("datasets better / worse"),
+    )  # fmt: skip
+    lines = []
+    for key, own in pairs.items():
+        gap = difference([(a.row, b.row) for a, b in own])
+        verdicts = [_verdict(g, value) for k, _, g, value in judged if k == key]
+        counts = f"{verdicts.count('better')} / {verdicts.count('worse')} of {len(own)}"
+        lines.append((*key, signed(gap.value if gap else None), _interval(gap), counts))
+    lines.sort(key=lambda line: (natural(line[0]), line[1], line[2]))
+    text = (
+        f"The same network and pixels with other weights: difference in {RANKING.label} (mean over datasets, 95 % "
+        f"interval over test images and trainings) and on how many datasets it is significant (one Holm family of "
+        f"{counted(len(judged), 'difference')}):"
+    )
+    return [Text(text), Table(columns, rows_of(lines)), Details("Each dataset", (_each(judged),))]
+
+
+def _opponents(one: _Used, used: Sequence[_Used]) -> list[_Used]:
+    """The rows that differ from a pretrained one in nothing but its weights, or in having been trained from scratch."""
+    if not one.pretrained:
+        return []
+    same = [o for o in used if o.network == one.network and o.fed == one.fed and not o.pretrained]
+    found = [o for o in same if o.track == "frozen" and one.track == "frozen" and o.recipe == one.recipe][:1]
+    scratch = [o for o in same if o.track == "scratch" and o.row.mean(RANKING.field) is not None]
+    best = max(scratch, key=lambda o: o.row.mean(RANKING.field) or 0.0, default=None)  # of several recipes
+    return [*found, *([best] if best else [])]
+
+
+def _verdict(gap: Difference | None, p: float) -> str:
+    if gap is None or gap.p is None:
+        return "not tested"
+    return ("better" if gap.value > 0 else "worse") if p < ALPHA else "no significant difference"
+
+
+def _interval(gap: Difference | None) -> str:
+    return span(gap.low, gap.high) if gap else MISSING
+
+
+def _each(
+    judged: Sequence[tuple[tuple[str, str, str], tuple[_Used, _Used], Difference | None, float]],
+) -> Table:
+    columns = (
+        Column("dataset", left=True, code=True), Column("network", left=True, code=True), Column("used", left=True),
+        Column(RANKING.label), Column("against", left=True), Column(f"its {RANKING.label}"),
+        Column(f"Δ{RANKING.label}"), Column("95 %", drop=1), Column("p", drop=2), Column("verdict", left=True),
+    )  # fmt: skip
+    lines = []
+    for _, (one, other), gap, p in judged:
+        values = [fixed(x.row.mean(RANKING.field)) for x in (one, other)]
+        tested = p_text(p) if gap and gap.p is not None else MISSING
+        change = (signed(gap.value if gap else None), _interval(gap), tested, _verdict(gap, p))
+        lines.append((one.row.dataset, one.network, one.way, values[0], other.way, values[1], *change))
+    return Table(columns, rows_of(sorted(lines, key=lambda line: (natural(line[0]), natural(line[1]), line[2:]))))
+
+
+# --- where weights come from -----------------------------------------------------------------------------------
+
+
+def weights_used(records: Iterable[Record]) -> list[Block]:
+    """Licence and training data of all pretrained weights, and which may not be used commercially."""
+    found: dict[str, tuple[Mapping[str, str], set[str]]] = {}
+    for record in records:
+        said = record["metrics"].get("weights")
+        if isinstance(said, Mapping):
+            found.setdefault(str(said.get("sha256")), (said, set()))[1].add(bare_model(str(record["spec"]["model"])))
+    lines = []
+    for sha256, (said, models) in sorted(found.items(), key=lambda f: sorted(f[1][1])):
+        licence = str(said.get("licence") or "")
+        limited = ", not for commercial use" if any(part in licence.lower() for part in NON_COMMERCIAL) else ""
+        trained = f"trained on {said['trained_on']}" if said.get("trained_on") else "training data not stated"
+        origin = str(said.get("source") or "")
+        origin = origin if origin.startswith("hub ") else origin.rpartition("/")[2]
+        about = f"{origin}, {licence or 'no licence stated'}{limited}, {trained}"
+        lines.append(f"{', '.join(name(m) for m in sorted(models))}: {about}, SHA-256 {sha256[:12]}")
+    return [Text("Pretrained weights:"), Bullets(tuple(lines))] if lines else []
+
+
+# --- learning curves -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """One network and way on one dataset.
+
+    Attributes:
+        points: how many labels in words, images of train that have one, mean, spread over draws, number of draws.
+    """
+
+    dataset: str
+    pixels: str
+    network: str
+    way: str
+    points: tuple[tuple[str, int, float, float | None, int], ...]
+
+
+class _Place(NamedTuple):
+    dataset: str
+    pixels: str
+    network: str
+    way: str
+    settings: str
+
+
+def learning_curves(records: Iterable[Record]) -> list[Curve]:
+    """Curves of whatever ran with few labels; where it also ran with all of them, that is the last point."""
+    groups: dict[_Place, dict[str, dict[int, list[float]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    sizes: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for record in records:
+        value = record["metrics"].get(RANKING.field)
+        if record["kind"] != "accuracy" or record["status"] != "ok" or not known(value):
+            continue
+        spec = record["spec"]
+        fed = f"{spec['size']}→" if spec["size"] != spec["resolution"] else ""
+        key = _Place(
+            str(spec["dataset"]), f"{fed}{spec['resolution']} px", bare_model(str(spec["model"])), way_of(spec),
+            json.dumps([spec.get(name) for name in SETTINGS], sort_keys=True),
+        )  # fmt: skip
+        amount = few_labels(spec)
+        groups[key][amount][int(spec.get("draw") or 0)].append(float(value))
+        if known(n := record["metrics"].get("labelled_train")):
+            sizes[key.dataset, amount].append(int(n))
+    curves = []
+    for key, amounts in groups.items():
+        if set(amounts) == {""}:
+            continue
+        points = []
+        for amount, draws in amounts.items():
+            means = [fmean(values) for values in draws.values()]
+            counts = sizes[key.dataset, amount]
+            n = round(fmean(counts)) if counts else 0
+            points.append((amount or "all", n, fmean(means), stdev(means) if len(means) > 1 else None, len(means)))
+        points.sort(key=lambda point: (point[0] == "all", point[1], natural(point[0])))
+        curves.append(Curve(key.dataset, key.pixels, key.network, key.way, tuple(points)))
+    return sorted(curves, key=lambda c: (natural(c.dataset), c.pixels, -c.points[-1][2], natural(c.network), c.way))
+
+
+def few_labels_section(records: Iterable[Record]) -> Section | None:
+    """Learning curves as tables, one a dataset; None where everything had all labels."""
+    curves = learning_curves(records)
+    if not curves:
+        return None
+    text = (
+        f"Test {RANKING.label}, mean over draws of the labels ± their standard deviation (seeds averaged first). "
+        "Training and validation have as few labels; the test split is whole. `bench report` draws the curves."
+    )
+    blocks: list[Block] = [Text(text)]
+    by_set: Callable[[Curve], tuple[str, str]] = lambda c: (c.dataset, c.pixels)  # noqa: E731
+    for (dataset, pixels), members in groupby(curves, key=by_set):
+        own = list(members)
+        amounts = list(dict.fromkeys((p[0], p[1]) for p in sorted(
+            (p for c in own for p in c.points), key=lambda p: (p[0] == "all", p[1], natural(p[0]))
+        )))  # fmt: skip
+        columns = [Column("network", left=True, code=True), Column("used", left=True)]
+        columns += [Column(f"{amount} ({n} images)" if n else amount, drop=1) for amount, n in amounts]
+        lines = []
+        for curve in own:
+            have = {(p[0], p[1]): p for p in curve.points}
+            lines.append((curve.network, curve.way, *(_point(have.get(amount)) for amount in amounts)))
+        blocks += [Text(f"{name(dataset)}, {pixels}:"), Table(tuple(columns), rows_of(lines))]
+    return Section("Few labels", blocks)
+
+
+def _point(point: tuple[str, int, float, float | None, int] | None) -> str:
+    if point is None:
+        return MISSING
+    return f"{point[2]:.3f} ± {point[3]:.3f}" if point[3] is not None else f"{point[2]:.3f}"

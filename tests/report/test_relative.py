@@ -1,0 +1,48 @@
+"""Relative speeds: drift that slows a whole round falls out, and what has no reference has no ratio."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from bench.report.relative import with_relative_speeds
+
+
+def row(label: str, rounds: list[float] | None, status: str = "ok", px: int = 64, **more: Any) -> dict[str, Any]:
+    metrics = {} if rounds is None else {"throughput_images_per_s_rounds": rounds}
+    spec = {"resolution": px, "batch": 4}
+    return {"key": f"{label}{px}", "label": label, "status": status, "spec": spec, "metrics": metrics | more}
+
+
+def test_drift_of_whole_rounds_falls_out() -> None:
+    drift = np.array([1.0, 0.5, 0.8, 1.2])
+    own = np.array([100.0, 102.0, 98.0, 101.0])
+    rows, reference = with_relative_speeds([row("slow", list(own * drift)), row("resnet18", list(200 * drift))])
+    assert reference == "resnet18"
+    found = rows[0]["metrics"]
+    logs = np.log(own / 200)
+    low, high = stats.t.interval(0.95, 3, logs.mean(), stats.sem(logs))
+    assert found["relative_speed"] == pytest.approx(np.exp(np.median(logs)))
+    assert (found["relative_speed_ci_low"], found["relative_speed_ci_high"]) == pytest.approx(np.exp([low, high]))
+    assert rows[1]["metrics"]["relative_speed_ci_high"] == 1
+
+
+def test_rows_without_a_partner_have_none() -> None:
+    rows, reference = with_relative_speeds([
+        row("a", [1.0, 2.0]), row("b", [1.0, 2.0, 3.0]), row("c", None, status="oom"), row("a", [3.0, 3.0], px=96),
+        row("d", [5.0, 5.0], px=96, unusable={"images/s": 0.9}),
+    ])  # fmt: skip
+    assert reference == "a"
+    assert [r["key"] for r in rows if "relative_speed" in r["metrics"]] == ["a64", "a96"]
+    assert with_relative_speeds([row("a", [1.0, 2.0])]) == ([row("a", [1.0, 2.0])], "")
+
+
+def test_the_device_counts_where_both_have_it() -> None:
+    rows, _ = with_relative_speeds([
+        row("a", [1.0, 1.0], device_images_per_s_rounds=[30.0, 30.0]),
+        row("resnet18", [1.0, 1.0], device_images_per_s_rounds=[10.0, 10.0]),
+    ])  # fmt: skip
+    assert rows[0]["metrics"]["relative_speed"] == pytest.approx(3)
