@@ -71,10 +71,8 @@ def _training(bundle: Bundle, records: Sequence[Record]) -> Iterator[str]:
     few = few_labels(spec)
     yield f"- {bundle.model}, trained {start} with the recipe `{spec['recipe']}`{f', {few}' if few else ''}."
     settings = spec["recipe_settings"]
-    yield (
-        f"- {settings.get('epochs')} epochs, {settings.get('optimizer')}, learning rate {settings.get('learning_rate')}, "
-        f"batch {settings.get('batch_size')}; the epoch was chosen on validation."
-    )
+    how = f"{settings.get('optimizer')}, learning rate {settings.get('learning_rate')}, batch {settings.get('batch_size')}"
+    yield f"- {settings.get('epochs')} epochs, {how}; the epoch was chosen on validation."
     way = f"{bundle.size} pixels a side{f', by `{bundle.rule}`' if bundle.any_size else ''}"
     fed = "" if bundle.size == bundle.resolution else f", fed at {bundle.resolution} by `{bundle.resize}`"
     scaled = f"mean {_numbers(bundle.mean)}, standard deviation {_numbers(bundle.std)} of pixels in 0..1"
