@@ -71,8 +71,9 @@ def _training(bundle: Bundle, records: Sequence[Record]) -> Iterator[str]:
     few = few_labels(spec)
     yield f"- {bundle.model}, trained {start} with the recipe `{spec['recipe']}`{f', {few}' if few else ''}."
     settings = spec["recipe_settings"]
-    how = f"{settings.get('optimizer')}, learning rate {settings.get('learning_rate')}, batch {settings.get('batch_size')}"
-    yield f"- {settings.get('epochs')} epochs, {how}; the epoch was chosen on validation."
+    rate, batch = (settings.get(name) for name in ("learning_rate", "batch_size"))
+    how = f"{settings.get('epochs')} epochs, {settings.get('optimizer')}, learning rate {rate}, batch {batch}"
+    yield f"- {how}; the epoch was chosen on validation."
     way = f"{bundle.size} pixels a side{f', by `{bundle.rule}`' if bundle.any_size else ''}"
     fed = "" if bundle.size == bundle.resolution else f", fed at {bundle.resolution} by `{bundle.resize}`"
     scaled = f"mean {_numbers(bundle.mean)}, standard deviation {_numbers(bundle.std)} of pixels in 0..1"
