@@ -13,8 +13,8 @@ from bench.metrics.one_vs_rest import auc, one_vs_rest
 from bench.record.cells import few_labels, track_of
 from bench.record.store import Record
 from bench.registry import DatasetInfo
-from bench.stats import bootstrap
-from bench.stats.cluster import Share, codes_of, share, two_rates
+from bench.stats import Share, bootstrap_interval, share
+from bench.stats.cluster import codes_of, two_rates
 
 FEWEST = 10  # images of a subgroup that is reported
 MOST = 12  # subgroups of a column
@@ -102,13 +102,13 @@ def _results(bundle: Bundle, arrays: Sequence[Arrays]) -> Iterator[str]:
     for member, found in zip(bundle.members, arrays, strict=True):
         scores, labels = found["test_scores"], found["test_labels"]
         name = f"fold {member.fold}" if member.fold is not None else f"seed {member.seed}"
-        area = bootstrap(labels, scores, "auc", name=bundle.dataset)
+        area = bootstrap_interval(labels, scores, "auc", name=bundle.dataset, patients=_patients(found))
         right = _right(bundle, scores, labels)
         rates = _rates(bundle, scores, labels, _patients(found))
         shown = [_interval(area.value, area.low, area.high), _of(share(right, codes_of(_patients(found)))), *rates]
         yield f"| {name} | {len(labels):,} | {' | '.join(shown)} |"
     yield ""
-    once = " (patients count once, but for AUC)" if _patients(arrays[0]) is not None else ""
+    once = " (patients count once)" if _patients(arrays[0]) is not None else ""
     yield f"95 % intervals over other test images{once}: AUC by bootstrap, the others by Wilson. Training again would"
     yield "move them too; one network cannot say by how much."
     if bundle.thresholds and bundle.task != MULTI:

@@ -170,6 +170,11 @@ def _params(model: str) -> int:
     return registry.model_info(registry.parse_model(model).name).params or DEFAULT_PARAMS
 
 
+def weights_bytes(cell: AccuracyCell) -> int:
+    """Of the file with the weights of a training, roughly."""
+    return 4 * _params(cell.model)
+
+
 def _memory(trainings: Collection[AccuracyCell]) -> int:
     return max((BYTES_A_WEIGHT * _params(cell.model) for cell in trainings), default=0)
 
@@ -182,7 +187,7 @@ def _disk(trainings: Collection[AccuracyCell], keep_weights: bool) -> int:
     for cell in trainings:
         scored = sum(_counts(cell.dataset)[1:])
         total += scored * 8 * (len(registry.dataset_info(cell.dataset).classes) + 1) + 20_000
-        total += 4 * _params(cell.model) if keep_weights else 0
+        total += weights_bytes(cell) if keep_weights else 0
     return total + _memory(trainings)
 
 

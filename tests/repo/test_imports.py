@@ -25,17 +25,17 @@ ROOMS: dict[str, tuple[str, str]] = {
     "train": ("accuracy Cells: loop, recipes, checkpoints", "errors machine data metrics record registry sweep"),
     "plan": ("Sweep to Cells; torch-free", "errors machine data record registry sweep"),
     "explain": ("where a trained network looks", "errors data record registry train"),
-    "deploy": (
-        "trained networks outside of a run: export, ONNX, predict",
-        "errors data datasets explain metrics ops record registry report stats train",
-    ),
     "stats": ("the tests behind every claim: pure functions, numpy in", "errors metrics"),
     "report": ("Records to pages, gate; never torch", "errors metrics record registry stats"),
     "claims": ("published tables judged", "errors metrics record registry report stats"),
     "score": ("scores of any origin to a run directory", "errors machine metrics record registry stats report"),
+    "deploy": (
+        "trained networks outside of a run: export, ONNX, predict",
+        "errors data datasets explain metrics ops plan record registry report stats train",
+    ),
     "runner": (
         "Plan to Records: order, leases, workers",
-        "errors machine metrics ops registry record data measure train plan sweep models report",
+        "errors machine metrics ops registry record data measure train plan sweep models report deploy",
     ),
     "bench.api": ("the Python API", "errors registry record data sweep plan runner report deploy"),
     "cli": (
