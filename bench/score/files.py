@@ -121,6 +121,8 @@ def _typed(cells: Sequence[str]) -> Array:
     except ValueError:
         stripped = np.char.strip(array)
         known = stripped[stripped != ""]
+        if len(known) and np.isin(np.char.lower(known), ("true", "false")).all():
+            return np.array([np.nan if not c else float(c.lower() == "true") for c in stripped.tolist()])
         try:
             known.astype(np.float64)
         except ValueError:

@@ -24,7 +24,7 @@ DECISIONS = _names(
 )
 ONE_EACH: Mapping[str, frozenset[str]] = {
     "id": _names(
-        "id ids index idx image image_id image_name image_path case case_id exam_id study_id file filename file_name "
+        "id ids image image_id image_name image_path case case_id exam_id study_id file filename file_name "
         "name names path sample sample_id uid uuid key"
     ),
     "label": _names(
@@ -37,6 +37,7 @@ ONE_EACH: Mapping[str, frozenset[str]] = {
     "patient": _names("patient patients patient_id patientid subject subject_id participant"),
     "split": _names("split subset partition"),
 }
+COUNTERS = frozenset({"", "index", "idx", "unnamed:_0"})  # pandas writes its index under no name
 _SCORE = re.compile(
     r"(?P<kind>p|prob|probs|proba|probas|probability|probabilities|score|scores|y_score|y_scores|yscore|y_prob|y_probs|"
     r"y_proba|y_pred_proba|pred_proba|pred_prob|confidence|softmax|sigmoid|logit|logits|output|outputs|decision_function|"
@@ -83,6 +84,7 @@ class _Found:
     scores: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # kind -> (column, class)
     groups: dict[str, str] = field(default_factory=dict)
     decisions: list[str] = field(default_factory=list)
+    counters: list[str] = field(default_factory=list)  # numbers of rows: an id where there is no other
     rest: list[str] = field(default_factory=list)
 
 
@@ -142,10 +144,10 @@ def understand(file: Columns, model: str, seed: int | None, notes: list[str]) ->
 
 
 def _seed(file: Columns, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise DataError(f"{file.path}: the seed {text!r} is no whole number") from None
+    match = re.fullmatch(r"[^\d]*(\d+)", text)  # seed0, run-1, 42
+    if match is None:
+        raise DataError(f"{file.path}: the seed {text!r} is no whole number")
+    return int(match[1])
 
 
 def _test_rows(file: Columns, found: _Found, notes: list[str]) -> Array:
@@ -169,7 +171,11 @@ def _sorted_columns(file: Columns) -> _Found:
     for name, values in file.values.items():
         key = plain(name)
         role = next((role for role, names in ONE_EACH.items() if key in names), None)
-        if role and not (role == "label" and values.ndim == 2):
+        if key in COUNTERS:
+            found.counters.append(name)
+        elif role and not (role == "label" and values.ndim == 2):
+            if role == "id" and "id" in found.one:
+                continue  # a second name of the image; the first is taken, and this one is said to be unused
             if role in found.one:
                 raise DataError(
                     f"{file.path}: the {role} is both {found.one[role]!r} and {name!r}; keep or rename one of them"
@@ -183,12 +189,19 @@ def _sorted_columns(file: Columns) -> _Found:
             found.groups[match["name"] or match["plain"]] = name
         elif key in DECISIONS and values.ndim == 1:
             found.decisions.append(name)
-        elif (match := _SCORE.fullmatch(key)) and values.dtype.kind != "U":
+        elif (match := _SCORE.fullmatch(key)) and values.dtype.kind == "U" and match["kind"] != "class":
+            raise DataError(
+                f"{file.path}: column {name!r} holds scores as text, first {str(values.flat[0])!r}; write numbers with "
+                "a point"
+            )
+        elif match and values.dtype.kind != "U":
             same = len(key) == len(name)  # then the class keeps its capitals
             given = (name[match.start("name") :] if same else match["name"]) if match["name"] else match["number"]
             found.scores.setdefault(match["kind"], []).append((name, given or ""))
         else:
             found.rest.append(name)
+    if found.counters:
+        found.one.setdefault("id", found.counters[0])
     if len(found.labels) == 1 and "label" not in found.one and file.values[found.labels[0]].ndim == 1:
         found.one["label"] = found.labels.pop()  # true_0 alone
     return found

@@ -3,7 +3,10 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from bench import registry
+from bench.cli.main import main
 
 README = Path(__file__).resolve().parents[2] / "README.md"
 
@@ -27,3 +30,14 @@ def test_commands_in_the_readme_exist():
 
     for line in re.findall(r"^    bench (.+?)(?:  +#.*)?$", README.read_text(), re.M):
         make_parser().parse_known_args(line.split())
+
+
+def test_the_recommendation_on_top_is_that_of_the_published_run(capsys: pytest.CaptureFixture[str]) -> None:
+    command, shown = re.search(
+        r"^    bench (recommend results/.+)\n\n((?:    .+\n)+)", README.read_text(), re.M
+    ).groups()
+    run, *flags = command.split()[1:]
+    assert main(["recommend", str(README.parent / run), *flags]) == 0
+    said = capsys.readouterr().out.splitlines()
+    lines = re.sub(r"\n {6}", " ", shown).splitlines()
+    assert len(lines) == 5 and all(line.strip() in said for line in lines), said

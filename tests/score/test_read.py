@@ -18,7 +18,7 @@ P = np.clip(0.3 + 0.4 * LABELS + RNG.normal(0, 0.2, N), 0.01, 0.99)
 IDS = [f"case{i:02d}" for i in range(N)]
 
 
-def table(path: Path, **columns) -> str:
+def table(path: Path, /, **columns) -> str:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
@@ -44,6 +44,8 @@ def scores(path: str, **keywords) -> np.ndarray:
         {"id": IDS, "label": 2 * LABELS - 1, "decision_function": np.log(P / (1 - P)) * 1.0},
         {"id": IDS, "true_0": LABELS, "score_0": P},  # MedMNIST's save_results
         {"y_true": LABELS, "y_pred": P},  # Keras
+        {"": range(N), "filename": IDS, "label": LABELS == 1, "y_score_0": 1 - P, "y_score_1": P},  # pandas' index
+        {"index": range(N), "image": IDS, "path": IDS, "label": LABELS, "y_prob": P, "seed": ["seed3"] * N},
     ],
 )
 def test_columns_as_people_name_them(tmp_path, columns):
@@ -68,6 +70,31 @@ def test_every_format_gives_the_same(tmp_path):
     for name in ("a.parquet", "a.npz", "a.json", "b.json"):
         assert scores(str(tmp_path / name)) == pytest.approx(P, abs=1e-15), name
     assert scores(str(tmp_path / "a.npy"), labels=tmp_path / "y.npy") == pytest.approx(P, abs=1e-15)
+
+
+def test_labels_of_their_own_file_and_other_separators(tmp_path):
+    order = np.random.default_rng(5).permutation(N)
+    table(tmp_path / "y.csv", image_id=np.array(IDS)[order], diagnosis=np.where(LABELS, "sick", "well")[order])
+    path = tmp_path / "p.tsv"
+    path.write_text("case_id\tsick\n" + "".join(f"{i}\t{p!r}\n" for i, p in zip(IDS, P.tolist(), strict=True)))
+    with pytest.raises(DataError, match=r"no column of scores among case_id, sick"):
+        read([str(path)], labels=tmp_path / "y.csv")
+    path.write_text(path.read_text().replace("sick", "p_sick"))
+    _, found = read([str(path)], labels=tmp_path / "y.csv", classes=["well", "sick"], positive="sick")
+    back = np.argsort(order)
+    assert found.labels[back].tolist() == LABELS.tolist() and found.positive == "sick"
+    assert found.models[0].scores[back, 1] == pytest.approx(P)
+    semicolons = tmp_path / "s.csv"
+    lines = [f"{i};{y};{p!r}\n" for i, y, p in zip(IDS, LABELS, P.tolist(), strict=True)]
+    semicolons.write_text("id;label;score\n" + "".join(lines))
+    assert scores(str(semicolons)) == pytest.approx(P)
+    np.savez(tmp_path / "medmnist.npz", train_images=np.zeros((9, 2, 2), np.uint8), train_labels=np.zeros((9, 1)),
+             test_images=np.zeros((N, 2, 2), np.uint8), test_labels=LABELS[:, None])  # fmt: skip
+    np.save(tmp_path / "q.npy", np.column_stack([1 - P, P]))
+    _, found = read([str(tmp_path / "q.npy")], labels=tmp_path / "medmnist.npz")
+    assert found.labels.tolist() == LABELS.tolist()
+    with pytest.raises(DataError, match="--positive 'x' is none of two classes; they are 0, 1"):
+        read([str(tmp_path / "q.npy")], labels=tmp_path / "medmnist.npz", positive="x")
 
 
 def test_medmnists_evaluator_writes_no_labels(tmp_path):
@@ -148,6 +175,7 @@ GOOD = {"id": IDS, "label": LABELS, "score": P}
          r"label 'helthy' has no column of scores \(did you mean 'healthy'\?\)"),
         ({"id": IDS, "label": LABELS, "y_pred": (P > 0.5).astype(int)}, r"'y_pred' holds decisions, and no column"),
         (GOOD | {"split": ["train"] * 20 + ["val"] * 20}, r"column 'split' has train, val, but no 'test'"),
+        (GOOD | {"score": [f"{p:.3f}".replace(".", ",") for p in P]}, r"'score' holds scores as text, first '0,"),
         (GOOD | {"seed": ["one"] * N}, r"the seed 'one' is no whole number"),
     ],
 )  # fmt: skip

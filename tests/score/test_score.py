@@ -102,6 +102,8 @@ def test_our_own_runs_are_opponents_on_the_same_images(tmp_path, capsys):
     assert "on the same test images" in capsys.readouterr().out
     board = (tmp_path / "r/LEADERBOARD.md").read_text()
     assert f"`{ours}`" in board and "scores from files, trained elsewhere" in board
+    assert "their protocol is not that of the other files" in board and "instead of 0.8918" in board
+    assert "Published figures" not in board  # the protocol of scores from files is unknown
 
 
 def predictions(folder: Path, seed: int, n: int = 60) -> Path:
@@ -193,26 +195,18 @@ def test_without_torch_and_the_training_stack(tmp_path):
     assert (tmp_path / "r/report.html").is_file()
 
 
-def test_a_command_that_trains_says_what_to_install(tmp_path):
-    command = [
-        "run",
-        "--models",
-        "resnet18",
-        "--datasets",
-        "breastmnist",
-        "--out",
-        str(tmp_path / "r"),
-        "--epochs",
-        "1",
-    ]
+def test_a_command_that_needs_an_extra_says_which(tmp_path):
+    assert main(["score", str(predictions(tmp_path, 1)), "--out", str(tmp_path / "s")]) == 0
+    run = ["run", "--models", "resnet18", "--datasets", "breastmnist", "--out", str(tmp_path / "r"), "--epochs", "1"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
     blocked = BLOCKED.replace("raise ImportError", "raise ModuleNotFoundError").replace(
         '{name}")', '{name}", name=name)'
     )
-    ran = subprocess.run(
-        [sys.executable, "-c", blocked, *command], env=env, capture_output=True, text=True, check=False
-    )
-    assert ran.returncode == 2 and "pip install 'medbench[train]'" in ran.stderr, ran.stdout + ran.stderr
+    for command, extra in ((run, "train"), (["report", str(tmp_path / "s")], "score")):
+        ran = subprocess.run(
+            [sys.executable, "-c", blocked, *command], env=env, capture_output=True, text=True, check=False
+        )
+        assert ran.returncode == 2 and f"pip install 'medbench[{extra}]'" in ran.stderr, ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize(("task", "classes"), [("binary-class", 2), ("multi-class", 4), ("multi-label", 3)])

@@ -35,6 +35,7 @@ from bench.report.recommend import (
     COSTS,
     LATENCY,
     MACS,
+    MAX_LOSS,
     PARAMS,
     Cost,
     Recommendation,
@@ -64,9 +65,9 @@ def decision(report: ReportData, out: Path) -> Document:
         out: the run directory, for the saved scores of the examples.
 
     Returns:
-        ``title``, ``facts``; and, where a model has a result, ``line`` and ``against`` (the recommendation in words),
-        ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first, with their
-        costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
+        ``title``, ``facts``; and, where a model has a result, ``line`` and ``against`` (as on boards), ``warnings``,
+        ``sure``, ``pick``, ``metric``, ``rates`` (what sensitivity and specificity are of), ``models`` (best first,
+        with their costs), ``p`` (K x K, uncorrected; None where untested), ``costs``, ``floor`` and ``examples``.
     """
     board = headline(report.boards)
     title = ", ".join(board.counted) if board else str(report.run_info.get("preset") or "efficiency")
@@ -88,10 +89,11 @@ def decision(report: ReportData, out: Path) -> Document:
         models.append({"model": s.model, "score": s.score, "low": low, "high": high, "rates": rates[s.model], **own})
     line, against = pick.lines()
     return {
-        **found, "line": line, "against": against, "pick": pick.model, "note": note, "p": p, "floor": floor,
+        **found, "line": line, "against": against, "warnings": list(pick.against), "sure": pick.resolve.get("text", ""),
+        "pick": pick.model, "note": note, "p": p, "floor": floor,
         "metric": {"label": board.metric.label, "digits": board.metric.digits, "mean": len(board.counted) > 1,
                    "figure": figure_of(board), "device": device_of(note)},
-        "rates": heading, "models": models, "alpha": ALPHA,
+        "rates": heading, "models": models, "alpha": ALPHA, "max_loss": MAX_LOSS, "sign": board.metric.sign,
         "costs": [_limit(cost, models) for cost in COSTS], "by": [_plain(c) for c in (LATENCY, MACS, PARAMS)],
         "examples": examples(board, pick, out),
     }  # fmt: skip
@@ -200,8 +202,10 @@ def decision_html(found: Mapping[str, Any]) -> str:
     parts = [f'<dl class="run{" incomplete" * bad}">{facts}</dl>']
     if "models" not in found:
         return "".join([*parts, "<p>No network is recommended: no model has a test result.</p>"])
-    against = _text(found["against"])
-    parts.append(f'<p id="pick" aria-live="polite">{_code(found["line"])}</p><p id="against">{against}</p>')
+    warnings = "".join(f"<li>{_code(text)}</li>" for text in found["warnings"])
+    against = f"Against it:<ul>{warnings}</ul>" if warnings else "Nothing recorded speaks against it."
+    against += f"<p>To be sure: {_code(found['sure'])}.</p>" if found["sure"] else ""
+    parts.append(f'<p id="pick" aria-live="polite">{_code(found["line"])}</p><div id="against">{against}</div>')
     parts.append('<div id="limits"></div>')
     parts.append("".join(_table(found)))
     return "\n".join(parts)
