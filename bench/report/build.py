@@ -313,6 +313,8 @@ def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
     if command := run_info.get("command"):
         preset = f" (preset {run_info['preset']})" if run_info.get("preset") else ""
         blocks += [Text(f"Made by{preset}:"), Code(str(command))]
+    if notes := run_info.get("notes"):
+        blocks += [Text("Of the files with scores:"), Bullets(tuple(map(str, notes)))]
     if records:
         done = sum(r["status"] == "ok" for r in records)
         kinds = Counter(str(r["kind"]) for r in records)

@@ -102,6 +102,8 @@ def test_our_own_runs_are_opponents_on_the_same_images(tmp_path, capsys):
     assert "on the same test images" in capsys.readouterr().out
     board = (tmp_path / "r/LEADERBOARD.md").read_text()
     assert f"`{ours}`" in board and "scores from files, trained elsewhere" in board
+    assert "their protocol is not that of the other files" in board and "instead of 0.8918" in board
+    assert "Published figures" not in board  # the protocol of scores from files is unknown
 
 
 def predictions(folder: Path, seed: int, n: int = 60) -> Path:
