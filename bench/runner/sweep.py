@@ -52,7 +52,8 @@ def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent 
     noisy = "noisy" in run.retry
     done = {k for k, s in states.items() if s.status not in run.retry and not (noisy and s.noisy)}
     cost = cost_of(plan, done, run.keep_weights is not False)
-    for line in [loaded.note, *bundled_notes(plan), f"total: {cost}"]:
+    memory = [f"memory: {text}" for text in cost.too_large]
+    for line in [loaded.note, *bundled_notes(plan), *memory, f"total: {cost}"]:
         if line:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
     missing = [problem for problem in plan.problems if problem.reason == "missing" and run.download]
