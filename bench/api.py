@@ -137,7 +137,7 @@ def recommend(
     max_params: float | None = None,
     device: str = "",
 ) -> Recommendation:
-    """Recommend a network from a run: the cheapest that is not significantly worse than the best.
+    """Recommend a network from a run: the cheapest of those near the best and not significantly worse.
 
     Args:
         path: the run directory.
