@@ -23,7 +23,7 @@ _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 def add(commands: Any) -> None:
     """Add the five commands."""
-    text = "say which network of a run to take: the cheapest that is not significantly worse than the best"
+    text = "say which network of a run to take: the cheapest of those near the best and not significantly worse"
     parser = flags.command(commands, "recommend", _recommend, text)
     parser.add_argument("directory", type=Path, metavar="RUN")
     parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")
