@@ -31,7 +31,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
     "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic, pad"),
     "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
-    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file"),
+    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file; several, separated by commas, are compared"),
     "--track": (
         "sweep.track",
         "frozen (features, then a head), finetune, scratch; without it models train as they are named",
@@ -155,7 +155,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="evaluate what was trained on one dataset on others, over shared classes; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-weights", action="store_true", help="keep the trained weights, RUN/weights/<key>.safetensors"
+        "--keep-weights", action="store_true", help="keep all trained weights (default: the recommended model's)"
     )
     parser.add_argument("--skip-missing", action="store_true", help="go on without datasets whose files are missing")
     parser.add_argument(

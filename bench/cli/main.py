@@ -13,12 +13,13 @@ import sys
 from collections.abc import Sequence
 
 import bench
-from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
+from bench.cli import boards, doctor, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
 from bench.cli.judge import claims, score, submit
+from bench.cli.trained import deploy, explain
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, doctor, instruments)
+COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, deploy, doctor, instruments)
 
 # Packages that the core lacks, by the extra that brings them: a command that needs one says what to install.
 EXTRAS = {

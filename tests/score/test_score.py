@@ -142,6 +142,18 @@ def test_the_run_directory_is_an_ordinary_one(tmp_path, capsys):
     assert "is no run directory" in capsys.readouterr().err
 
 
+def test_one_directory_holds_several_test_sets_and_each_once(tmp_path, capsys):
+    files = [predictions(tmp_path, seed) for seed in (1, 2)]
+    for dataset in ("ward7", "ward9"):
+        judged(*files, "--dataset", dataset, out=tmp_path / "r")
+    assert len(store.read_records(tmp_path / "r")[0]) == 4
+    assert "Mean over 2 datasets (ward7, ward9)" in capsys.readouterr().out
+    found = judged(files[0], "--dataset", "ward7", out=tmp_path / "r")
+    assert len(store.read_records(tmp_path / "r")[0]) == 3 and set(found["models"]) == {"net1"}
+    assert "1 earlier result on ward7; other datasets stay" in capsys.readouterr().out
+    assert len(list((tmp_path / "r/predictions").iterdir())) == 3
+
+
 def test_worse_scores_fail_the_check(tmp_path):
     files = [predictions(tmp_path, seed, n=400) for seed in (1, 11)]
     judged(*files, out=tmp_path / "a")
@@ -168,45 +180,42 @@ def test_writing_needs_a_place(tmp_path):
 
 # Everything of the training stack is out of reach, as in an installation without the extra `train`.
 BLOCKED = """
-import sys
+import json, sys
 class Block:
     def find_spec(self, name, path=None, target=None):
         if name.split(".")[0] in {"torch", "torchvision", "timm", "fvcore", "medmnist", "datasets", "safetensors",
                                   "pandas", "matplotlib", "PIL", "requests", "pynvml", "pyarrow"}:
-            raise ImportError(f"blocked: {name}")
+            raise ModuleNotFoundError(f"blocked: {name}", name=name)
 sys.meta_path.insert(0, Block())
 from bench.cli.main import main
-code = main(sys.argv[1:])
+codes = [main(command) for command in json.loads(sys.argv[1])]
 assert not [n for n in sys.modules if n.split(".")[0] in ("torch", "timm", "fvcore")]
-sys.exit(code)
+print("codes", *codes)
 """
+
+
+def blocked(*commands: list[str]) -> tuple[str, str]:
+    """What the commands print and say, all in one process without the training stack; ends with their exit codes."""
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    arguments = [sys.executable, "-c", BLOCKED, json.dumps(commands)]
+    ran = subprocess.run(arguments, env=env, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout, ran.stderr
 
 
 def test_without_torch_and_the_training_stack(tmp_path):
     files = [str(predictions(tmp_path, seed)) for seed in (1, 2)]
-    run = str(tmp_path / "r")
-    for command in (["score", *files, "--out", run, "--json", str(tmp_path / "v.json")], ["leaderboard", run],
-                    ["compare", f"{run}:net1", f"{run}:net2"], ["list", "models"]):  # fmt: skip
-        env = {**os.environ, "PYTHONPATH": str(ROOT)}
-        ran = subprocess.run(
-            [sys.executable, "-c", BLOCKED, *command], env=env, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 0, ran.stdout + ran.stderr
+    run, packed = str(tmp_path / "r"), str(tmp_path / "r.medbench.zip")
+    said, errors = blocked(
+        ["score", *files, "--out", run, "--json", str(tmp_path / "v.json")], ["leaderboard", run],
+        ["compare", f"{run}:net1", f"{run}:net2"], ["list", "models"], ["claims"],
+        ["submit", run, "--author", "me", "--out", packed], ["verify", packed],
+        ["run", "--models", "resnet18", "--datasets", "breastmnist", "--out", str(tmp_path / "t"), "--epochs", "1"],
+        ["report", run],
+    )  # fmt: skip
+    assert said.splitlines()[-1] == "codes 0 0 0 0 0 0 0 2 2", said + errors
+    assert "pip install 'medbench[train]'" in errors and "pip install 'medbench[score]'" in errors
     assert (tmp_path / "r/report.html").is_file()
-
-
-def test_a_command_that_needs_an_extra_says_which(tmp_path):
-    assert main(["score", str(predictions(tmp_path, 1)), "--out", str(tmp_path / "s")]) == 0
-    run = ["run", "--models", "resnet18", "--datasets", "breastmnist", "--out", str(tmp_path / "r"), "--epochs", "1"]
-    env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    blocked = BLOCKED.replace("raise ImportError", "raise ModuleNotFoundError").replace(
-        '{name}")', '{name}", name=name)'
-    )
-    for command, extra in ((run, "train"), (["report", str(tmp_path / "s")], "score")):
-        ran = subprocess.run(
-            [sys.executable, "-c", blocked, *command], env=env, capture_output=True, text=True, check=False
-        )
-        assert ran.returncode == 2 and f"pip install 'medbench[{extra}]'" in ran.stderr, ran.stdout + ran.stderr
 
 
 @pytest.mark.parametrize(("task", "classes"), [("binary-class", 2), ("multi-class", 4), ("multi-label", 3)])
