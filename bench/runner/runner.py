@@ -35,7 +35,7 @@ ATTEMPTS = 3  # of a job whose place fails
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunOutcome:
     """What a run did: the keys of its Cells, Records written now, Cells found done, how many of all failed."""
 
     out: Path
@@ -48,7 +48,7 @@ class Outcome:
 
 def execute(
     loaded: Loaded, plan: Plan, out: Path, reporter: Reporter, command: str = "", executor: Executor | None = None
-) -> Outcome:
+) -> RunOutcome:
     """Run what of ``plan`` has no Record in ``out`` yet.
 
     Args:
@@ -85,7 +85,7 @@ def execute(
         if begun:
             reporter.close()
     failed = sum(done.statuses.get(key) in ("failed", "timeout") for key in plan.cells)
-    return Outcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
+    return RunOutcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
 
 
 def make_executor(loaded: Loaded, plan: Plan) -> Executor:
