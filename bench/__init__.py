@@ -25,10 +25,20 @@ if (_checkout / "bench.toml").is_file() and (_checkout / "models").is_dir():
 del _checkout
 
 if TYPE_CHECKING:
-    from bench.api import create_model, list_datasets, list_models, load_dataset, load_records, recommend, run
+    from bench.api import (
+        create_model,
+        list_datasets,
+        list_models,
+        load_dataset,
+        load_model,
+        load_records,
+        recommend,
+        run,
+    )
 
 __all__ = [
-    "__version__", "create_model", "list_datasets", "list_models", "load_dataset", "load_records", "recommend", "run",
+    "__version__", "create_model", "list_datasets", "list_models", "load_dataset", "load_model", "load_records",
+    "recommend", "run",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from bench.data.cache import LoadedDataset
+    from bench.deploy.loaded import LoadedModel
     from bench.report.recommend import Recommendation
 
 
@@ -137,7 +138,7 @@ def recommend(
     max_params: float | None = None,
     device: str = "",
 ) -> Recommendation:
-    """Recommend a network from a run: the cheapest that is not significantly worse than the best.
+    """Recommend a network from a run: the cheapest of those near the best and not significantly worse.
 
     Args:
         path: the run directory.
@@ -161,3 +162,19 @@ def recommend(
 
     limits = Limits(max_latency_ms, min_images_per_s, max_memory_mib, max_params, device)
     return choose(read_report(Path(path).expanduser())[0], limits)
+
+
+def load_model(folder: str | Path, device: str = "cpu", engine: str | None = None) -> LoadedModel:
+    """Load a model that ``bench export-model`` wrote; ``.predict(paths)`` scores images.
+
+    Args:
+        folder: the exported model.
+        device: ``cpu`` or ``cuda:N``, of PyTorch.
+        engine: ``torch``, or ``onnx`` (onnxruntime, on the CPU); by default PyTorch where it is installed.
+
+    Raises:
+        DeployError: it is no exported model, a file is missing or damaged, or neither library is installed.
+    """
+    from bench.deploy.loaded import load_model as load
+
+    return load(folder, device, engine)

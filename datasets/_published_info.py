@@ -33,6 +33,7 @@ def _named(
     mirror_safe: bool,
     groups: tuple[str, ...] = _SIX,
     counts: tuple[int, int, int] | None = None,
+    columns: tuple[str, ...] = (),
 ) -> None:
     val, test = (round(share * images) for share in _EVAL)
     train, val, test = counts or (images - val - test, val, test)
@@ -55,6 +56,7 @@ def _named(
             groups=groups,
             mirror_safe=mirror_safe,
             traps=traps,
+            columns=columns,
             variant="bench.datasets.published:variant",
         )
     )
@@ -76,6 +78,7 @@ _named(
         "melanomas are few, and about 58 % of the lesions were confirmed by biopsy",
     ),
     mirror_safe=True,
+    columns=("age", "gender", "fitspatrick", "region", "biopsed"),
 )
 _named(
     "fetal_planes_db",
@@ -93,6 +96,7 @@ _named(
         "MedMamba and MedViT V2 ignore the official split and split by image, which leaks 1,792 patients",
     ),
     mirror_safe=True,
+    columns=("Operator", "US_Machine"),
 )
 _named(
     "cpn_xray",

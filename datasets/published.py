@@ -6,6 +6,7 @@ below that folder. Options in brackets:
     split=author   image by image in the papers' proportions; images of one patient lie on both sides
     subset=true    what is there may be less than what was published (a subset of one's own: not comparable)
     seed=N         another split
+    group=sex+age  columns of the set's table by which results are also reported
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -22,12 +23,13 @@ import numpy as np
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import Member, Tree
-from bench.datasets._listing import Array, Listing, MemberReader
-from bench.datasets.csv_table import read_table
+from bench.datasets._labels import BLANK
+from bench.datasets._listing import Array, Listing, MemberReader, asked_groups
+from bench.datasets.csv_table import Table, read_table
 from bench.registry import DatasetInfo, LazySplit, RegistryError, nearest, parse_source
 
 FRACTIONS = (0.6, 0.1, 0.3)  # as MedMamba splits what has no published split
-_OPTIONS = {"split": ("author",), "subset": ("true",), "seed": ()}
+_OPTIONS = {"split": ("author",), "subset": ("true",), "seed": (), "group": ()}
 
 
 class MissingArchiveError(ValueError):
@@ -41,6 +43,7 @@ class Images:
     Attributes:
         names: what the set itself calls each image, however it is packed; decides the split.
         groups: patient (or lesion), or "".
+        columns: what else the table of the set says of each image.
         published: 0, 1 or 2 for each image where the set comes with a split.
     """
 
@@ -49,6 +52,7 @@ class Images:
     labels: Array
     groups: tuple[str, ...] = ()
     published: Array | None = None
+    columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 class NamedSet:
@@ -101,7 +105,9 @@ class NamedSet:
         self._complete(images)
         splits = self._splits(images)
         _splits.check_classes(splits, images.labels, self.info.classes, self.info.name)
-        listing = Listing(self.info.classes, images.names, images.labels, splits, images.groups)
+        listing = Listing(
+            self.info.classes, images.names, images.labels, splits, images.groups, columns=images.columns
+        )  # fmt: skip
 
         def reader(chosen: Array) -> MemberReader:
             members = tuple(images.members[i] for i in chosen)
@@ -168,6 +174,10 @@ def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
             raise RegistryError(f"{said}: the only value is {key}={_OPTIONS[key][0]}")
         if key == "seed" and not value.isdecimal():
             raise RegistryError(f"{said}: a seed is a whole number")
+    try:
+        groups = asked_groups(options, info.columns)
+    except ValueError as error:
+        raise RegistryError(f"dataset {info.name!r}: {error}") from None
     if not options:
         return info
     name = f"{info.name}[{','.join(f'{key}={options[key]}' for key in sorted(options))}]"
@@ -183,7 +193,7 @@ def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
     if options.get("subset") == "true":
         count = (None, None, None)
         traps = ("a subset of the published images: not comparable with published scores", *traps)
-    return replace(info, name=name, traps=traps, n_train=count[0], n_val=count[1], n_test=count[2])
+    return replace(info, name=name, traps=traps, n_train=count[0], n_val=count[1], n_test=count[2], subgroups=groups)
 
 
 # --- helps for subclasses --------------------------------------------------------------------------------------
@@ -230,6 +240,12 @@ def twins(members: Sequence[Member]) -> tuple[str, ...]:
             for index, crc in zip(same, sums, strict=True):
                 groups[index] = f"same-{crc:08x}-{size}" if count[crc] > 1 else ""
     return tuple(groups) if any(groups) else ()
+
+
+def beside(table: Table, columns: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of a set's table that are kept with the predictions; what says that nothing is known is blank."""
+    found = {name: table.column(name, "of the images") for name in columns if name in table.columns}
+    return {name: ["" if v.casefold() in BLANK else v for v in values] for name, values in found.items()}
 
 
 def labels_of(values: Sequence[str], classes: Sequence[str]) -> Array:
@@ -384,6 +400,7 @@ class FetalPlanes(NamedSet):
             labels_of(kinds, self.info.classes),
             tuple(patients),
             np.where(np.asarray(train) == "1", 0, 2),
+            beside(table, self.info.columns),
         )
 
 
@@ -413,4 +430,5 @@ class PadUfes20(NamedSet):
         found = by_name(tree.members)
         table.refuse(names, lambda name: name not in found, f"the image is not there; expected {self.archive}")
         members = tuple(found[name] for name in names)
-        return Images(members, tuple(names), labels_of(kinds, self.info.classes), tuple(patients))
+        labels = labels_of(kinds, self.info.classes)
+        return Images(members, tuple(names), labels, tuple(patients), columns=beside(table, self.info.columns))

@@ -23,7 +23,7 @@ _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 def add(commands: Any) -> None:
     """Add the five commands."""
-    text = "say which network of a run to take: the cheapest that is not significantly worse than the best"
+    text = "say which network of a run to take: the cheapest of those near the best and not significantly worse"
     parser = flags.command(commands, "recommend", _recommend, text)
     parser.add_argument("directory", type=Path, metavar="RUN")
     parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")
@@ -42,6 +42,10 @@ def add(commands: Any) -> None:
     report = flags.command(commands, "report", _report, text)
     report.add_argument("directory", type=Path)
     report.add_argument("--no-figures", action="store_true", help="skip the figures (much faster)")
+    report.add_argument(
+        "--checklist", choices=["tripod-ai", "stard-ai", "claim"],
+        help="also write CHECKLIST.md: items of the guideline, filled in where the records answer them",
+    )  # fmt: skip
     add_rule(report)
 
     export = flags.command(commands, "export", _export, "write every record of a run as one table")
@@ -150,7 +154,9 @@ def _leaderboard(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from bench.report.build import rebuild
 
-    paths, problems = rebuild(options.directory, figures=not options.no_figures, rule=rule(options))
+    paths, problems = rebuild(
+        options.directory, figures=not options.no_figures, rule=rule(options), guideline=options.checklist
+    )
     _say_left_out(problems)
     for folder in sorted({path.parent for path in paths}):
         names = [path.name for path in paths if path.parent == folder]

@@ -155,7 +155,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         help="evaluate what was trained on one dataset on others, over shared classes; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-weights", action="store_true", help="keep the trained weights, RUN/weights/<key>.safetensors"
+        "--keep-weights", action="store_true", help="keep all trained weights (default: the recommended model's)"
     )
     parser.add_argument("--skip-missing", action="store_true", help="go on without datasets whose files are missing")
     parser.add_argument(

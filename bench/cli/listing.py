@@ -14,7 +14,8 @@ from rich.table import Table
 
 from bench import registry
 from bench.plan.base import Plan
-from bench.plan.estimate import bundled_notes, cost_of, estimate_s
+from bench.plan.estimate import bundled_notes, cost_of, estimate_s, size
+from bench.plan.memory import memory_bytes
 from bench.record import store
 from bench.record.cells import Cell, cell_label
 from bench.registry import ModelInfo, Registry
@@ -169,7 +170,8 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
     todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
     shown = list(todo.items())[:SHOWN_CELLS]
     for key, cell in shown:
-        state = done.get(key) or clock(estimate_s(cell, plan.threads, plan.device))
+        cost = f"{clock(estimate_s(cell, plan.threads, plan.device))}, {size(memory_bytes(cell))}"
+        state = done.get(key) or cost
         line = f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{state}]"
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if len(todo) > len(shown):
@@ -196,7 +198,10 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
         f"{len(plan.unsupported)} unsupported",
         highlight=False,
     )
-    console.print(f"total: {cost_of(plan, done, keep_weights)}", highlight=False, soft_wrap=True)
+    total = cost_of(plan, done, keep_weights)
+    for line in total.too_large:
+        console.print(f"memory: {line}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"total: {total}", highlight=False, soft_wrap=True)
 
 
 def _statuses(out: Path) -> dict[str, str]:
@@ -241,11 +246,17 @@ def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
                 "state": state(key),
                 "reason": plan.unsupported.get(key, ""),
                 "estimate_s": round(estimate_s(cell, plan.threads, plan.device), 1),
+                "memory_bytes": memory_bytes(cell),
                 "spec": store.plain(cell.spec()),
             }
             for key, cell in plan.cells.items()
         ],
-        "total": {"seconds": round(cost.seconds), "disk_bytes": cost.disk, "memory_bytes_at_least": cost.memory},
+        "total": {
+            "seconds": round(cost.seconds),
+            "disk_bytes": cost.disk,
+            "memory_bytes": cost.memory[0],
+            "device_bytes": cost.memory[1],
+        },
         "missing": [] if plan.runnable else [str(problem) for problem in plan.problems],
         "skipped": plan.skipped,
     }

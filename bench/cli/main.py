@@ -13,18 +13,22 @@ import sys
 from collections.abc import Sequence
 
 import bench
-from bench.cli import boards, doctor, explain, fetch, flags, gate, inspect, instruments, run
+from bench.cli import boards, doctor, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
 from bench.cli.judge import claims, score, submit
+from bench.cli.trained import deploy, explain
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, doctor, instruments)
+COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, deploy, doctor, instruments)
 
-# Packages of the extra `train`: without them a command that trains or measures says what to install.
-TRAINING = frozenset((
-    "torch", "torchvision", "timm", "fvcore", "medmnist", "datasets", "safetensors", "requests", "PIL", "pandas",
-    "matplotlib", "pynvml",
-))  # fmt: skip
+# Packages that the core lacks, by the extra that brings them: a command that needs one says what to install.
+EXTRAS = {
+    **dict.fromkeys(("pandas", "matplotlib", "pyarrow"), "score"),
+    **dict.fromkeys(
+        ("torch", "torchvision", "timm", "fvcore", "medmnist", "datasets", "safetensors", "requests", "PIL", "pynvml"),
+        "train",
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,9 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return flags.INTERRUPTED
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in TRAINING:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
             raise
-        print(f"bench: this needs {error.name}: pip install 'medbench[train]'", file=sys.stderr)
+        print(f"bench: this needs {error.name}: pip install 'medbench[{extra}]'", file=sys.stderr)
         return flags.USAGE
     except BenchError as error:
         print(f"bench: {error}", file=sys.stderr)

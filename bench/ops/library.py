@@ -57,17 +57,8 @@ def cross_scan(
 
 
 @cross_scan.register_fake
-def _(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: list[int],
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def _(x: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *_, backend, save = rest
     b, h, w, d = x.shape
     k, _, r = dt_weight.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
@@ -97,21 +88,8 @@ def cross_scan_backward(
 
 
 @cross_scan_backward.register_fake
-def _(
-    grad_y: Tensor,
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    carry: Tensor,
-    directions: list[int],
-    backend: str,
-) -> tuple[Tensor, ...]:
-    return tuple(
-        torch.empty_like(t, memory_format=torch.contiguous_format) for t in (x, proj, dt_weight, dt_bias, A, D)
-    )
+def _(grad_y: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:6])
 
 
 def _cross_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -155,18 +133,8 @@ def selective_scan(
 
 
 @selective_scan.register_fake
-def _(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
+def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    *_, backend, save = rest
     out = torch.empty_like(u, memory_format=torch.contiguous_format)
     b, d, length = u.shape
     shape = backend_module(backend).selective_scan_carry_shape(b, d, length, A.shape[1], B.shape[1])
@@ -204,21 +172,9 @@ def _or_empty(t: Tensor | None, like: Tensor) -> Tensor:
 
 
 @selective_scan_backward.register_fake
-def _(
-    grad_out: Tensor,
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    carry: Tensor,
-    backend: str,
-) -> tuple[Tensor, ...]:
-    present = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in (u, delta, A, B, C)]
-    return *present, *(A.new_empty((0,) if t is None else t.shape) for t in (D, delta_bias))
+def _(grad_out: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    present = [torch.empty_like(t, memory_format=torch.contiguous_format) for t in inputs[:5]]
+    return *present, *(inputs[2].new_empty((0,) if t is None else t.shape) for t in inputs[5:7])
 
 
 def _selective_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

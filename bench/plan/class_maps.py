@@ -155,7 +155,7 @@ def target_size(target: DatasetInfo, source: AccuracyCell) -> int:
 def kept_weights(cells: Mapping[str, Cell], done: Collection[str], keep_all: bool) -> set[str]:
     """Keys whose weights have to lie on disk: of all trainings if ``keep_all``, else of those that a transfer needs."""
     if keep_all:
-        return {key for key, cell in cells.items() if isinstance(cell, AccuracyCell)}
+        return {key for key, cell in cells.items() if isinstance(cell, AccuracyCell) and cell.track != "frozen"}
     return {source for key, cell in cells.items() if key not in done and (source := needs(cell))}
 
 

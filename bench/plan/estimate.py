@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 from bench import registry
 from bench.data.files import bundled_note, default_root
+from bench.plan.memory import BYTES_A_WEIGHT, device_bytes, memory_bytes
 from bench.plan.plan import Plan
 from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, TransferCell, features_key
 from bench.sweep import recipes
@@ -32,7 +33,6 @@ DEFAULT_MACS_G_224 = 4.0  # a plug-in that publishes no figure
 DEFAULT_PARAMS = 25_000_000
 HEAD_S = 0.1  # of fitting a head on frozen features and writing its Record
 OVERHEAD_S = 2.5  # a process, building the network, loading data, computing metrics
-BYTES_A_WEIGHT = 16  # in training: fp32 weight, gradient and AdamW's two averages
 LONG_S = 2 * 3600.0  # who starts a longer sweep is asked first
 GPU = "cuda:0"
 
@@ -100,21 +100,24 @@ class Cost:
     Attributes:
         seconds: one after the other on this machine.
         disk: bytes of decoded images, predictions and kept weights.
-        memory: bytes of weights, gradients and optimizer of the largest training, activations not counted.
+        memory: bytes that the largest Cell takes at once (:mod:`bench.plan.memory`), and of the device, 0 if unknown.
+        too_large: what does not fit into the device: a line a model and resolution.
         cheaper: flags that shorten it -> seconds with them.
     """
 
     cells: int
     seconds: float
     disk: int
-    memory: int
+    memory: tuple[int, int]
+    too_large: tuple[str, ...]
     cheaper: dict[str, float]
 
     def __str__(self) -> str:
         """One line: time, disk and memory."""
         parts = [f"roughly {long_time(self.seconds)} (within a factor of three)", f"disk {size(self.disk)}"]
-        if self.memory:
-            parts.append(f"memory at least {size(self.memory)} (activations not counted)")
+        most, there = self.memory
+        if most:
+            parts.append(f"memory about {size(most)}{f' of {size(there)}' if there else ''}")
         return ", ".join(parts)
 
 
@@ -147,7 +150,11 @@ def cost_of(plan: Plan, done: Collection[str], keep_weights: bool = False) -> Co
         if plan.device == "cpu":
             cheaper["a data-centre GPU"] = total(left, GPU)
         cheaper = {flags: less for flags, less in cheaper.items() if less < 0.9 * seconds}
-    return Cost(len(left), seconds, _disk(trainings, keep_weights), _memory(trainings), cheaper)
+    there = device_bytes(plan.device) or 0 if left else 0
+    needed = [(cell, memory_bytes(cell)) for cell in left]
+    most = max((bytes_ for _, bytes_ in needed), default=0)
+    large = tuple(dict.fromkeys(_too_large(cell, n, there) for cell, n in needed if there and n > there))
+    return Cost(len(left), seconds, _disk(trainings, keep_weights), (most, there), large, cheaper)
 
 
 def bundled_notes(plan: Plan) -> list[str]:
@@ -170,7 +177,18 @@ def _params(model: str) -> int:
     return registry.model_info(registry.parse_model(model).name).params or DEFAULT_PARAMS
 
 
-def _memory(trainings: Collection[AccuracyCell]) -> int:
+def weights_bytes(cell: AccuracyCell) -> int:
+    """Of the file with the weights of a training, roughly."""
+    return 4 * _params(cell.model)
+
+
+def _too_large(cell: Cell, needed: int, there: int) -> str:
+    halves = isinstance(cell, AccuracyCell) and cell.track != "frozen"
+    then = "; gradients will be accumulated over smaller batches" if halves else ""
+    return f"{cell.model} at {cell.resolution} px needs about {size(needed)} of {size(there)}{then}"
+
+
+def _checkpoint(trainings: Collection[AccuracyCell]) -> int:
     return max((BYTES_A_WEIGHT * _params(cell.model) for cell in trainings), default=0)
 
 
@@ -182,8 +200,8 @@ def _disk(trainings: Collection[AccuracyCell], keep_weights: bool) -> int:
     for cell in trainings:
         scored = sum(_counts(cell.dataset)[1:])
         total += scored * 8 * (len(registry.dataset_info(cell.dataset).classes) + 1) + 20_000
-        total += 4 * _params(cell.model) if keep_weights else 0
-    return total + _memory(trainings)
+        total += weights_bytes(cell) if keep_weights else 0
+    return total + _checkpoint(trainings)
 
 
 def long_time(seconds: float) -> str:

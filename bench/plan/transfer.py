@@ -8,7 +8,7 @@ from bench.plan import class_maps
 from bench.plan.base import Plan, resolved
 from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import resize_rule, unfeedable
-from bench.record.cells import AccuracyCell, SharedClass, TransferCell
+from bench.record.cells import AccuracyCell, SharedClass, TransferCell, few_labels
 from bench.registry import DatasetInfo, RegistryError
 from bench.registry.shared_patients import shares_patients
 from bench.sweep.config import ConfigError, Loaded
@@ -68,12 +68,15 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
         trained = [
             cell
             for cell in plan.cells.values()
-            if isinstance(cell, AccuracyCell) and cell.dataset == source and cell.track != "frozen"
+            if isinstance(cell, AccuracyCell)
+            and cell.dataset == source
+            and cell.track != "frozen"
+            and not few_labels(cell.spec())
         ]
         if not trained:
             raise ConfigError(
-                f"{loaded.origin('sweep.transfer')}: a transfer evaluates networks that were trained; frozen features "
-                "keep no weights, so add finetune or scratch to --track"
+                f"{loaded.origin('sweep.transfer')}: a transfer evaluates networks trained with all labels; frozen "
+                "features keep no weights, so add finetune or scratch to --track"
             )
         missing: dict[int, list[Problem]] = {}
         for cell in trained:

@@ -21,7 +21,9 @@ TRANSFER_PROTOCOL = 1
 
 # Settings of a recipe that came later, with the value under which a training is what it was before them: with it they
 # are left out of the key, so that no record of an unchanged training is lost.
-LATER_SETTINGS: Mapping[str, Any] = {"layer_decay": 1.0, "compile": "none", "normalisation": "weights"}
+LATER_SETTINGS: Mapping[str, Any] = {
+    "layer_decay": 1.0, "compile": "none", "normalisation": "weights", "head_rate": 1.0, "frozen_layers": 0.0,
+}  # fmt: skip
 # The same for fields of an accuracy Cell: a Record without one has this value.
 LATER_FIELDS: Mapping[str, Any] = {
     "normalisation": None, "leaks": "warn", "track": "scratch", "head": None, "shots": None, "label_fraction": 1.0,

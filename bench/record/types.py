@@ -55,3 +55,5 @@ class RunInfo(TypedDict, total=False):
     skipped: list[Any]  # datasets that were left out: ``name: reason``, or mappings in older runs
     datasets: Mapping[str, Mapping[str, Any]]  # what the plan knew of each
     planned: Mapping[str, list[str]]  # command to keys of its Cells
+    scored: bool  # by `bench score`: nothing was trained here
+    notes: list[str]  # of `bench score`: what was found out about the files, or guessed

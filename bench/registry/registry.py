@@ -116,7 +116,11 @@ class Registry(Generic[Info]):
         if pattern in self._info:
             return [pattern]
         if pattern in aliases:
-            return [name for part in aliases[pattern] for name in ([part] if "[" in part else self.expand(part))]
+            return [
+                name
+                for part in aliases[pattern]
+                for name in ([part] if "[" in part or is_source(part) else self.expand(part))
+            ]
         if any(c in pattern for c in "*?"):
             if found := fnmatch.filter(self._info, pattern):
                 return found

@@ -31,6 +31,7 @@ from bench.report.blocks import (
     natural,
     rows_of,
 )
+from bench.report.clinical.checklist import checklist
 from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
@@ -84,8 +85,16 @@ def write_boards(out: Path, records: Iterable[Record], run_info: RunInfo | None 
     return Report(records, run_info, out / "predictions").write(out)
 
 
-def rebuild(out: Path, figures: bool = True, rule: Rule = YOUDEN) -> tuple[list[Path], list[str]]:
-    """Write a run's boards, its ``report.html`` and, if asked, ``figures/``; ``rule`` chooses the operating point.
+def rebuild(
+    out: Path, figures: bool = True, rule: Rule = YOUDEN, guideline: str | None = None
+) -> tuple[list[Path], list[str]]:
+    """Write a run's boards, its ``report.html`` and, if asked, ``figures/`` and ``CHECKLIST.md``.
+
+    Args:
+        out: the run directory.
+        figures: whether to draw them.
+        rule: how operating points are chosen.
+        guideline: of :data:`bench.report.clinical.checklist.GUIDELINES`, or None.
 
     Returns:
         The files written, and one message for each Record that could not be read.
@@ -95,6 +104,9 @@ def rebuild(out: Path, figures: bool = True, rule: Rule = YOUDEN) -> tuple[list[
     """
     report, problems = read_report(out, rule)
     paths = report.write(out)
+    if guideline:
+        paths.append(out / "CHECKLIST.md")
+        atomic_write(paths[-1], checklist(report, guideline).encode())
     if figures:
         paths += write_figures(collect(report, out), out / "figures")
     return paths, problems
@@ -301,6 +313,8 @@ def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
     if command := run_info.get("command"):
         preset = f" (preset {run_info['preset']})" if run_info.get("preset") else ""
         blocks += [Text(f"Made by{preset}:"), Code(str(command))]
+    if notes := run_info.get("notes"):
+        blocks += [Text("Of the files with scores:"), Bullets(tuple(map(str, notes)))]
     if records:
         done = sum(r["status"] == "ok" for r in records)
         kinds = Counter(str(r["kind"]) for r in records)

@@ -1,9 +1,10 @@
 """Which network to take: the cheapest that is not significantly worse than the best, under limits of cost.
 
 The best is looked for among the models that keep the limits, and the others of these are compared with it alone
-(:mod:`bench.stats.leader`). Of those that are not significantly worse the cheapest is taken: by measured latency if all
-of them have a usable one, else by multiply-adds, else by parameters. Where the noise floor could have swapped two
-latencies, the more accurate model counts as cheaper.
+(:mod:`bench.stats.leader`). Of those that are not significantly worse, and lose no more than :data:`MAX_LOSS`, the
+cheapest is taken: by measured latency if all of them have a usable one, else by multiply-adds, else by parameters.
+Where the noise floor could have swapped two latencies, the more accurate model counts as cheaper. A small test set
+leaves nearly every model "not significantly worse", and a large loss that is not proven is still the best estimate.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast
 
 MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
-MAX_LOSS = 0.05  # of the figure that ranks; where the data allow a larger loss against the best, a warning speaks
+MAX_LOSS = 0.05  # of the figure that ranks: the pick has no larger one; where the data allow one, a warning speaks
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
 MAX_MISSES, MAX_AGAINST = 3, 3
@@ -108,7 +109,7 @@ class Recommendation:
     Attributes:
         model: the pick; None if no model keeps the limits.
         why: its figure, what it is compared with, and its cost.
-        runner_up: the next cheapest of those that are not significantly worse; None without another.
+        runner_up: the next cheapest of those, else the next best that is not significantly worse; None without one.
         not_significantly_worse: than the best that keeps the limits, best first, itself included; empty where nothing
             was tested.
         resolve: what it would take to be sure.
@@ -172,13 +173,15 @@ def recommend(report: ReportData, limits: Limits | None = None, board: Overall |
     pairs = contrast_of(board, models)
     test = against_leader(models, pairs, digits=board.metric.digits) if pairs else None
     tied = [s for s in fitting if not (test and s.model in test.worse) and (test or s.score == fitting[0].score)]
-    by, order = cheapest_first(tied, costs, floor)
-    pick, second = order[0], order[1] if len(order) > 1 else None
+    near = [s for s in tied if board.metric.sign * ((fitting[0].score or 0.0) - (s.score or 0.0)) <= MAX_LOSS]
+    by, order = cheapest_first(near, costs, floor)
+    pick = order[0]
+    second = next(iter([*order[1:], *(s for s in tied if s not in near)]), None)
     other = fitting[0] if pick is not fitting[0] else second
     against = (*_against(report, board, pick, test, fitting[0]), *out, *_of_cost(board, tied, costs, note, by))
     return Recommendation(
         model=pick.model,
-        why=_why(board, pick, fitting, tied, test, by, costs, note),
+        why=_why(board, pick, fitting, (tied, near), test, by, costs, note),
         runner_up=second.model if second else None,
         not_significantly_worse=tuple(s.model for s in tied) if test or len(fitting) == 1 else (),
         resolve=resolve(board, pairs, models, pick, other) if pairs and other else Resolve(),
@@ -281,11 +284,19 @@ def cheapest_first(
 
 
 def _why(
-    board: Overall, pick: Standing, fitting: Sequence[Standing], tied: Sequence[Standing], test: LeaderTest | None,
-    by: Cost | None, costs: Mapping[str, Figures], note: str,
+    board: Overall, pick: Standing, fitting: Sequence[Standing], equals: tuple[Sequence[Standing], Sequence[Standing]],
+    test: LeaderTest | None, by: Cost | None, costs: Mapping[str, Figures], note: str,
 ) -> str:  # fmt: skip
-    """The pick's figure and cost, and what it is compared with."""
-    metric, best = board.metric, fitting[0]
+    """The pick's figure and cost, and what it is compared with.
+
+    ``equals``: the models that are not significantly worse than the best, and those of them that are near it.
+    """
+    metric, best, (tied, near) = board.metric, fitting[0], equals
+    equals_said = f"the {len(near)} models that are not significantly worse"
+    if len(near) < len(tied):
+        many = len(near) > 1
+        who = f"{counted(len(near), 'model')} that {'lose' if many else 'loses'} no more than {MAX_LOSS:g}"
+        equals_said = f"the {who} and {'are' if many else 'is'} not significantly worse"
     parts = [f"{figure_of(board)} {metric.shown(pick.score)}"]
     if by:
         parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + (device_of(note) if by is LATENCY else ""))
@@ -299,10 +310,10 @@ def _why(
         others = "the other model" if len(fitting) == 2 else f"all {len(fitting) - 1} others"
         place = f"significantly better than {others}{within}"
     elif found is None:
-        place = f"best{' and cheapest' * bool(by)} of the {len(tied)} models that are not significantly worse"
+        place = f"best{' and cheapest' * bool(by)} of {equals_said}"
     else:
         gap = f"{name(best.model)} ({signed(found.difference, metric.digits)})"
-        place = f"cheapest of the {len(tied)} models that are not significantly worse than the best, {gap}"
+        place = f"cheapest of {equals_said} than the best, {gap}"
     return f"{', '.join(parts)}; {place}"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from bench.deploy.kept import note_unasked, unasked
 from bench.plan import class_maps
 from bench.plan.base import Plan
 from bench.record import store
@@ -42,7 +43,7 @@ def find_pending(loaded: Loaded, plan: Plan, out: Path, note: Callable[[str], No
         or (state.noisy and "noisy" in retry)
         or (state.status == "unsupported" and key not in plan.unsupported)
     }
-    kept = class_maps.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights)
+    kept = class_maps.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights is True)
     finished = {key for key in plan.cells if key in found and found[key].status == "ok"}
     if bare := class_maps.to_train_again(finished, kept, out):
         note(f"{len(bare)} cells are trained again: their weights are needed and were not kept")
@@ -53,7 +54,10 @@ def find_pending(loaded: Loaded, plan: Plan, out: Path, note: Callable[[str], No
         {key: found[key].stamp for key in again},
     )
     done.found = len(done.statuses.keys() & plan.cells.keys())
-    return done, list(make_jobs(loaded, plan, out, _without_worker(plan, done), kept))
+    rest = _without_worker(plan, done)
+    more = unasked(plan, kept, rest, loaded.sweep.run.keep_weights)
+    note_unasked(out, more, kept)
+    return done, list(make_jobs(loaded, plan, out, rest, kept | more))
 
 
 def _without_worker(plan: Plan, done: Done) -> dict[str, Cell]:

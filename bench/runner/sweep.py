@@ -10,12 +10,14 @@ from rich.console import Console
 
 from bench.data.download import FetchError, unresolved
 from bench.data.files import MissingFilesError, default_root, fetch
+from bench.deploy.kept import keep_recommended
 from bench.metrics.operating import YOUDEN, Rule
 from bench.plan.estimate import Cost, bundled_notes, cost_of
 from bench.plan.look_ahead import look_ahead
 from bench.plan.plan import Plan, make_plan
 from bench.record import store
 from bench.report.build import read_report
+from bench.report.report import ReportData
 from bench.report.write.terminal import print_screen
 from bench.runner.progress import fetch_bars, make_observer
 from bench.runner.runner import RunOutcome, execute
@@ -49,8 +51,9 @@ def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent 
     states = store.read_states(run_directory(loaded))[0]
     noisy = "noisy" in run.retry
     done = {k for k, s in states.items() if s.status not in run.retry and not (noisy and s.noisy)}
-    cost = cost_of(plan, done, run.keep_weights)
-    for line in [loaded.note, *bundled_notes(plan), f"total: {cost}"]:
+    cost = cost_of(plan, done, run.keep_weights is not False)
+    memory = [f"memory: {text}" for text in cost.too_large]
+    for line in [loaded.note, *bundled_notes(plan), *memory, f"total: {cost}"]:
         if line:
             console.print(line, soft_wrap=True, markup=False, highlight=False)
     missing = [problem for problem in plan.problems if problem.reason == "missing" and run.download]
@@ -103,11 +106,13 @@ def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent |
     out = run_directory(loaded)
     look_ahead(loaded, plan, out, console)
     outcome = execute(loaded, plan, out, make_observer(console), command)
-    rebuild_boards(out, console, outcome.keys)
+    report = rebuild_boards(out, console, outcome.keys)
+    if not outcome.interrupted and (line := keep_recommended(out, report)):
+        console.print(line, soft_wrap=True, markup=False, highlight=False)
     return outcome
 
 
-def rebuild_boards(out: Path, console: Console, keys: Collection[str] = (), rule: Rule = YOUDEN) -> None:
+def rebuild_boards(out: Path, console: Console, keys: Collection[str] = (), rule: Rule = YOUDEN) -> ReportData:
     """Write a run's boards from its Records and print what they come to, above all of the Cells ``keys``.
 
     ``rule`` chooses the operating point.
@@ -120,3 +125,4 @@ def rebuild_boards(out: Path, console: Console, keys: Collection[str] = (), rule
         console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
     report.write(out)
     print_screen(report, out, console, keys)
+    return report

@@ -98,7 +98,7 @@ class RunSection(_Section):
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
-    keep_weights: bool = False
+    keep_weights: bool | Literal["recommended"] = "recommended"
     download: bool = True
     skip_missing: bool = False
     executor: Literal["local", "ray"] = "local"

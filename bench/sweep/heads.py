@@ -42,5 +42,11 @@ def resolve(head: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
     if "batch_size" in HEADS[head]:
         plain = recipes.Recipe.model_validate({}).model_dump()
         used = ("optimizer", "betas", "weight_decay", "decay_norm_and_bias", "warmup_epochs", "final_lr_ratio")
-        trained = {**{key: plain[key] for key in used}, "weight_decay": 0.01, "schedule": "cosine", "layer_decay": 1.0}
+        trained = {
+            **{key: plain[key] for key in used},
+            "weight_decay": 0.01,
+            "schedule": "cosine",
+            "layer_decay": 1.0,
+            "head_rate": 1.0,
+        }
     return {"name": head, **fed, **trained, **HEADS[head]}

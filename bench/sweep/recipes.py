@@ -77,6 +77,12 @@ class Recipe(BaseModel):
         le=1,
         description="factor on the learning rate from block to block, head to stem, for fine-tuning; 1: one rate",
     )
+    head_rate: float = Field(
+        1.0, ge=0, le=1000, description="factor on the learning rate of the classifier, for fine-tuning"
+    )
+    frozen_layers: float = Field(
+        0.0, ge=0, lt=1, description="part of the layers, from the stem, that stay as they are, for fine-tuning"
+    )
     gradient_clip: float = Field(0.0, ge=0, description="largest norm of the gradient; 0: no clipping")
     label_smoothing: float = Field(0.0, ge=0, le=0.999, description="of the cross-entropy (single-label tasks)")
     class_weights: Literal["none", "balanced"] = Field(

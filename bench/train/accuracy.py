@@ -32,6 +32,7 @@ from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
 from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
+from bench.train.optim import freeze
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, turn
@@ -190,6 +191,7 @@ def _fit(
     device = torch.device(ctx.device)
     with turn():
         model, channels_last = build_model(cell, info, device)
+    frozen = freeze(model, recipe["frozen_layers"]) if recipe["frozen_layers"] else 0
     splits = Splits(
         *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)
     )
@@ -214,6 +216,7 @@ def _fit(
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
     return outcome, {
         "params": sum(p.numel() for p in model.parameters()),
+        **({"params_frozen": frozen} if frozen else {}),
         "flipped": augment.flips_allowed(recipe, info.mirror_safe),
         "channels_last": channels_last,
         "deterministic": deterministic,

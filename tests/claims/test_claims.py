@@ -75,7 +75,7 @@ def test_simulated_claims_are_false_as_often_as_said(n, phi):
 def test_simulated_papers_without_any_improvement_seldom_have_a_supported_claim(tmp_path):
     """Ten datasets, four equal baselines each: with the true correlation at most 5 % of papers; more below it."""
     rng, n, phi, found = np.random.default_rng(1), 500, 0.5, 0
-    papers = 250
+    papers = 150
     for _ in range(papers):
         lines = ["dataset,model,acc,n_test,proposed"]
         for d in range(10):

@@ -326,3 +326,17 @@ def test_fetch_says_what_has_to_be_fetched_by_hand(tmp_path: Path) -> None:
         fetch_datasets(["kvasir_v1"], [28], tmp_path)
     put(tmp_path / "kvasir_v1", official("kvasir_v1")[2])
     assert fetch_datasets(["kvasir_v1"], [28], tmp_path) == []
+
+
+def test_metadata_of_the_set_are_kept_and_may_be_subgroups(tmp_path: Path) -> None:
+    put(tmp_path / "pad_ufes_20", {"zr7vgbcyr2-1.zip": official("pad_ufes_20")[1]})
+    info = registry.dataset_info("pad_ufes_20[group=biopsed,subset=true]")
+    assert info.subgroups == ("biopsed",) and "age" in info.columns
+    splits = info.open().load(28, tmp_path)
+    assert {value for split in splits.values() for value in split.columns["biopsed"]} == {"True"}  # type: ignore[union-attr]
+    with pytest.raises(
+        registry.RegistryError, match=r"group=sex: there is no column 'sex'.*; the columns are age, gender"
+    ):
+        registry.dataset_info("pad_ufes_20[group=sex]")
+    with pytest.raises(registry.RegistryError, match="this source has no columns beside its images"):
+        registry.dataset_info("kvasir_v1[group=sex]")

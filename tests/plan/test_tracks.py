@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from bench import registry
 from bench.data import weights
 from bench.data.weights import leak_of_weights, locate
+from bench.plan import class_maps
 from bench.plan.plan import make_plan
 from bench.record.cells import AccuracyCell, cell_key, features_key, track_of
 from bench.registry import ModelSpec, hub, parse_model
@@ -212,3 +213,21 @@ def test_names_with_and_without_their_weights(text: str, full: str | None, bare:
     assert str(with_weights(spec)) == (full or text)
     assert str(without_weights(spec)) == bare
     assert not names_weights(without_weights(spec))
+
+
+def test_frozen_cells_keep_no_weights_and_are_never_trained_again_for_them(checkpoint: Path) -> None:
+    named = f"timm:test_resnet[pretrained={checkpoint}]"
+    found = {cell_key(cell): cell for cell in cells(named, track="frozen,finetune", heads="linear")}
+    kept = class_maps.kept_weights(found, (), keep_all=True)
+    assert {found[key].track for key in kept} == {"finetune"}
+    with pytest.raises(ConfigError, match="add finetune or scratch to --track"):
+        cells(named, track="frozen", transfer=["phantom_local[train=60]:phantom_local"])
+
+
+def test_words_of_the_registry_name_models_that_timm_has_weights_of() -> None:
+    tagged = set(timm.list_pretrained())
+    for word in ("modern", "medmnistplus"):
+        specs = registry.expand_models([word])
+        assert len(specs) >= 9
+        assert {spec.name.removeprefix("timm:") for spec in specs} <= tagged
+        assert all(names_weights(spec) for spec in specs)

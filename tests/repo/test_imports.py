@@ -29,15 +29,19 @@ ROOMS: dict[str, tuple[str, str]] = {
     "report": ("Records to pages, gate; never torch", "errors metrics record registry stats"),
     "claims": ("published tables judged", "errors metrics record registry report stats"),
     "score": ("scores of any origin to a run directory", "errors machine metrics record registry stats report"),
+    "deploy": (
+        "trained networks outside of a run: export, ONNX, predict",
+        "errors data datasets explain metrics ops plan record registry report stats train",
+    ),
     "runner": (
         "Plan to Records: order, leases, workers",
-        "errors machine metrics ops registry record data measure train plan sweep models report",
+        "errors machine metrics ops registry record data measure train plan sweep models report deploy",
     ),
-    "bench.api": ("the Python API", "errors registry record data sweep plan runner report"),
+    "bench.api": ("the Python API", "errors registry record data sweep plan runner report deploy"),
     "cli": (
         "parses, prints, decides nothing",
         "bench bench.api errors machine metrics ops registry record data sweep measure train plan explain stats report"
-        " runner score claims",
+        " runner score claims deploy",
     ),
     "bench.__main__": ("python -m bench", "cli"),
 }

@@ -11,27 +11,13 @@ import pytest
 
 from bench.record import store
 from bench.report.build import write_boards
+from tests.report.pages import csv, page, table
 
 MIB = 2**20
 
 
-def page(run: Any, out: Path) -> str:
-    return write_boards(out, run.records)[0].read_text()
-
-
-def table(text: str, heading: str) -> list[dict[str, str]]:
-    """The first table below ``heading``."""
-    lines = [line for line in text.split(heading, 1)[1].split("\n\n| ", 1)[1].split("\n\n", 1)[0].splitlines()]
-    cells = [[cell.strip().strip("`") for cell in line.strip("| ").split(" |")] for line in lines]
-    return [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
-
-
 def headings(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("### ")]
-
-
-def csv(out: Path) -> pd.DataFrame:
-    return pd.read_csv(out / "leaderboard_efficiency.csv", engine="python")
 
 
 # --- settings --------------------------------------------------------------------------------------------------
@@ -46,7 +32,7 @@ def test_other_libraries_are_another_table_and_only_what_differs_is_named(run: A
         "### Inference, fp32, eager, cpu (Some CPU), 2 threads, torch 2.9.0",
     ]
     assert [r["images/s"] for r in table(text, "torch 2.9.0")] == ["10.0"]
-    assert set(csv(tmp_path).versions) == {"timm 1.0.31, torch 2.15.0", "timm 1.0.31, torch 2.9.0"}
+    assert set(csv(tmp_path, "efficiency").versions) == {"timm 1.0.31, torch 2.15.0", "timm 1.0.31, torch 2.9.0"}
 
 
 @pytest.mark.parametrize(
@@ -64,7 +50,7 @@ def test_what_decides_a_speed_is_never_mixed(run: Any, tmp_path: Path, other: di
     run.efficiency("a", 64, speed=20.0, of=other)
     text = page(run, tmp_path)
     assert {heading.split("2 threads, ")[1] for heading in headings(text)} == set(words)
-    assert {column for column in other if column != "rounds"} <= set(csv(tmp_path).columns)
+    assert {column for column in other if column != "rounds"} <= set(csv(tmp_path, "efficiency").columns)
 
 
 def test_settings_that_differ_otherwise_need_no_further_words(run: Any, tmp_path: Path):
@@ -222,27 +208,26 @@ def test_the_largest_two_resolutions_have_an_exponent_of_their_own(run: Any, tmp
 PARAMS = 11_689_512
 
 
-def test_memory_exponent_is_that_of_the_activations(run: Any, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("mode", "bytes_a_parameter", "saved", "words"),
+    [
+        ("infer", 4, False, "memory is peak memory less 4 bytes a parameter (weights)"),
+        ("train", 16, False, "less 16 bytes a parameter (weights, gradients and moments)"),
+        ("train", 16, True, "what the forward keeps"),
+    ],
+)
+def test_memory_exponent_is_that_of_the_activations(
+    run: Any, tmp_path: Path, mode: str, bytes_a_parameter: int, saved: bool, words: str
+):
     """Constant weights beside activations that grow as the pixels do: the exponent is 1, not the 0.3 of their sum."""
-    for resolution in (64, 128, 256):
-        memory = 4 * PARAMS / MIB + 5 * (resolution / 64) ** 2
-        run.efficiency("a", resolution, speed=10.0, memory=memory, params=PARAMS)
-    text = page(run, tmp_path)
-    (row,) = table(text, "Growth with the image")
-    assert row["memory exponent"] == "1.00"
-    assert "memory is peak memory less 4 bytes a parameter (weights)" in text
-
-
-@pytest.mark.parametrize("saved", [False, True])
-def test_in_training_it_is_what_is_kept_for_the_backward_pass(run: Any, tmp_path: Path, saved: bool):
     for resolution in (64, 128, 256):
         activations = 50 * (resolution / 64) ** 2
         more = {"saved_activations_mib": activations} if saved else {}
-        memory = 16 * PARAMS / MIB + (activations if not saved else 7 * resolution)
-        run.efficiency("a", resolution, mode="train", speed=10.0, memory=memory, params=PARAMS, **more)
+        memory = bytes_a_parameter * PARAMS / MIB + (7 * resolution if saved else activations)
+        run.efficiency("a", resolution, mode=mode, speed=10.0, memory=memory, params=PARAMS, **more)
     text = page(run, tmp_path)
-    assert [r["memory exponent"] for r in table(text, "Growth with the image")] == ["1.00"]
-    words = "what the forward keeps" if saved else "less 16 bytes a parameter (weights, gradients and moments)"
+    (row,) = table(text, "Growth with the image")
+    assert row["memory exponent"] == "1.00"
     assert words in text
 
 
@@ -311,13 +296,8 @@ def test_cost_comes_from_the_nearest_resolution_where_none_was_timed_at_the_same
     text = page(run, tmp_path)
     assert [r["images/s"] for r in table(text, "## Accuracy")] == ["100"]
     assert "Cost at 64 px (nothing was measured at 32 px; this is the nearest): inference, fp32" in text
-
-
-def test_a_resolution_where_nothing_worked_is_not_the_nearest(run: Any, tmp_path: Path):
-    run.accuracy("a", "one", 0.9, resolution=512)
-    run.efficiency("a", 512, status="oom", reason="too much")
-    run.efficiency("a", 64, speed=100.0)
-    assert "Cost at 64 px (nothing was measured at 512 px" in page(run, tmp_path)
+    run.efficiency("a", 32, status="oom", reason="too much")  # where nothing worked, nothing was measured
+    assert "Cost at 64 px (nothing was measured at 32 px" in page(run, tmp_path)
 
 
 # --- figures ---------------------------------------------------------------------------------------------------
@@ -335,7 +315,7 @@ def test_the_csv_has_flags_and_every_round(run: Any, tmp_path: Path):
                    noisy_evidence=["first, of two", "second"])  # fmt: skip
     run.efficiency("b", 64, speed=10.0, flags=[])
     page(run, tmp_path)
-    a, b = (line for _, line in csv(tmp_path).iterrows())
+    a, b = (line for _, line in csv(tmp_path, "efficiency").iterrows())
     assert a["flags"] == "noisy; not warm"
     assert a["noisy_evidence"] == "first, of two; second"
     assert [float(v) for v in a["throughput_images_per_s_rounds"].split()] == rounds

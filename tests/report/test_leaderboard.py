@@ -16,30 +16,9 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from bench.report.build import FILES, Report, rebuild, write_boards
+from tests.report.pages import csv, page, table
 
 GOLDEN = Path(__file__).with_name("golden_leaderboard.md")
-
-
-def page(run: Any, out: Path, info: dict[str, Any] | None = None, scores: bool = True) -> str:
-    if scores:
-        run.write(out)
-    return write_boards(out, run.records, info)[0].read_text()
-
-
-def table(text: str, heading: str) -> list[dict[str, str]]:
-    """The first table below ``heading`` as dictionaries."""
-    lines = (text.split(heading, 1)[1] if heading else text).splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("|"))
-    rows = []
-    for line in (line.replace("\N{WORD JOINER}", "") for line in lines[start:]):
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip().strip("`") for cell in line.strip("|").split(" | ")])
-    return [dict(zip((h.strip("| ") for h in rows[0]), (c.strip("| ") for c in row), strict=True)) for row in rows[2:]]
-
-
-def accuracy_csv(out: Path) -> pd.DataFrame:
-    return pd.read_csv(out / "leaderboard_accuracy.csv", engine="python")
 
 
 def test_damaged_records_are_listed(run: Any, tmp_path: Path):
@@ -85,7 +64,7 @@ def test_seeds_are_averaged_and_protocols_are_not(run: Any, tmp_path: Path):
     run.accuracy("resnet18", "breastmnist", 0.98, acc=0.7, recipe={"name": "quick", "epochs": 50})
     run.accuracy("resnet18", "breastmnist", 0.97, acc=0.7, fingerprint="other file")
     text = page(run, tmp_path)
-    frame = accuracy_csv(tmp_path)
+    frame = csv(tmp_path, "accuracy")
     assert len(frame) == 4
     three = frame[frame.seeds == 3].iloc[0]
     assert three.test_auc == pytest.approx(np.mean([0.80, 0.84, 0.91]))
@@ -113,7 +92,7 @@ def test_recipes_of_one_name_are_told_apart_by_what_differs(run: Any, tmp_path: 
 def test_models_of_one_name_with_other_weights_are_two(run: Any, tmp_path: Path):
     run.accuracy("resnet18", "breastmnist", 0.8)["spec"]["weights_sha256"] = "abcdef0123456789"
     run.accuracy("resnet18", "breastmnist", 0.9, seed=1)
-    assert set(accuracy_csv(write_boards(tmp_path, run.records)[0].parent).model) == {
+    assert set(csv(write_boards(tmp_path, run.records)[0].parent, "accuracy").model) == {
         "resnet18 (abcdef01)",
         "resnet18 (as built in)",
     }
@@ -124,7 +103,7 @@ def test_two_sizes_are_not_two_versions_of_a_dataset(run: Any, tmp_path: Path):
         run.accuracy(model, "breastmnist", 0.8, size=28, fingerprint="medmnist-1-750601b1f35ba330")
         run.accuracy(model, "breastmnist", 0.9, size=64, fingerprint="medmnist-1-cc4b2d9a10b7d9fe")
     text = page(run, tmp_path)
-    assert set(accuracy_csv(tmp_path).dataset) == {"breastmnist"}
+    assert set(csv(tmp_path, "accuracy").dataset) == {"breastmnist"}
     assert "breastmnist (" not in text
 
 
@@ -134,7 +113,7 @@ def test_versions_of_a_dataset_have_labels_of_their_own(run: Any, tmp_path: Path
         run.accuracy("a", "phantom_local", value, fingerprint=f"phantom-1-phantom_local-64-{noise}-scale=(0.94, 1.06)")
     run.accuracy("a", "phantom_local", 0.7, size=64, fingerprint="phantom-1-phantom_local-64-0.01-scale=(0.94, 1.06)")
     text = page(run, tmp_path)
-    frame = accuracy_csv(tmp_path)
+    frame = csv(tmp_path, "accuracy")
     assert frame[frame["size"] == 28].dataset.nunique() == 2
     assert list(frame[frame["size"] == 64].dataset) == ["phantom_local"]
     assert "AUC and ACC are means over 2 variants of one dataset" in text
@@ -149,7 +128,7 @@ def test_a_plug_in_dataset_does_not_split_its_models(run: Any, tmp_path: Path):
         run.accuracy("net", "breastmnist", value, of=plugin)
         run.efficiency("net", 64, speed=100 * float(digest), of=plugin)
     text = page(run, tmp_path)
-    assert set(accuracy_csv(tmp_path).model) == {"resnet18", "net (11111111)", "net (22222222)"}
+    assert set(csv(tmp_path, "accuracy").model) == {"resnet18", "net (11111111)", "net (22222222)"}
     rows = {r["model"]: r["images/s"] for r in table(text, "## Accuracy: ")}
     assert rows == {"resnet18": "–", "net (11111111)": "100", "net (22222222)": "200"}
     assert [r["model"] for r in table(text, "### Inference")] == ["net (11111111)", "net (22222222)"]
@@ -159,7 +138,7 @@ def test_a_dataset_plug_in_that_changed_is_another_dataset(run: Any, tmp_path: P
     for digest, value in (("d", 0.6), ("e", 0.7)):
         run.accuracy("a", "mine", value, of={"data_plugin_sha256": 64 * digest})
     page(run, tmp_path)
-    assert set(accuracy_csv(tmp_path).dataset) == {"mine (f0, dddddddd)", "mine (f0, eeeeeeee)"}
+    assert set(csv(tmp_path, "accuracy").dataset) == {"mine (f0, dddddddd)", "mine (f0, eeeeeeee)"}
 
 
 def test_records_of_earlier_versions_are_the_same_rows(run: Any, tmp_path: Path):
@@ -172,7 +151,7 @@ def test_records_of_earlier_versions_are_the_same_rows(run: Any, tmp_path: Path)
     run.accuracy("a", "one", 0.9, seed=1)["key"] = "f" * 20
     run.accuracy("a", "one", 0.7, seed=2)
     page(run, tmp_path)
-    assert list(accuracy_csv(tmp_path).seeds) == [3]
+    assert list(csv(tmp_path, "accuracy").seeds) == [3]
 
 
 def test_ranked_over_the_largest_table_without_gaps(run: Any, tmp_path: Path):
@@ -299,7 +278,7 @@ def test_unicode_and_markup_in_names(run: Any, tmp_path: Path):
     text = page(run, tmp_path)
     assert "| `timm:netz_ä\\|b` |" in text
     assert "### `Röntgen <1>_日本`" in text
-    assert accuracy_csv(tmp_path).iloc[0].dataset == "Röntgen <1>_日本"
+    assert csv(tmp_path, "accuracy").iloc[0].dataset == "Röntgen <1>_日本"
     out = io.StringIO()
     Report(run.records, None, tmp_path / "predictions").print(Console(file=out, width=80))
     assert "timm:netz_ä|b" in out.getvalue()
@@ -315,7 +294,7 @@ def test_only_efficiency(run: Any, tmp_path: Path):
     (row,) = table(text, "Growth with the image")
     assert (row["time exponent"], row["memory exponent"], row["points"]) == ("1.00", "0.50", "3")
     assert "Noise floor: not measured" in text
-    assert len(accuracy_csv(tmp_path)) == 0
+    assert len(csv(tmp_path, "accuracy")) == 0
 
 
 def test_only_accuracy(run: Any, tmp_path: Path):
@@ -367,7 +346,7 @@ def test_every_cell_without_a_result_is_listed_with_its_reason(full_run: Any, tm
         ("vit_tiny_patch16_224", "failed"),
     }
     assert [r["cells"] for r in rows if r["status"] == "unsupported"] == ["2"]
-    frame = accuracy_csv(tmp_path)
+    frame = csv(tmp_path, "accuracy")
     assert frame[frame.status == "unsupported"].reason.eq("the resolution must be a multiple of 7").all()
     assert sum(r["images/s"] == "oom" for r in table((tmp_path / "LEADERBOARD.md").read_text(), "### Inference")) == 1
 
@@ -376,7 +355,7 @@ def test_csv_reads_back_equal(full_run: Any, tmp_path: Path):
     full_run.write(tmp_path)
     write_boards(tmp_path, full_run.records)
     report = Report(full_run.records, {}, tmp_path / "predictions")
-    frame = accuracy_csv(tmp_path)
+    frame = csv(tmp_path, "accuracy")
     assert len(frame) == len(report.rows)
     for row, (_, line) in zip(report.rows, frame.iterrows(), strict=True):
         assert (row.model, row.dataset, len(row.ok)) == (line.model, line.dataset, line.seeds)

@@ -130,3 +130,28 @@ def test_wrong_rules_are_refused(flags: list[str], said: str, tmp_path: Path, ca
     with pytest.raises(SystemExit) as stopped:
         main(["leaderboard", str(tmp_path), *flags])
     assert stopped.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_labels_have_a_table_with_macro_and_micro(run: Any, tmp_path: Path) -> None:
+    from sklearn.metrics import average_precision_score, roc_auc_score
+
+    generator = np.random.default_rng(5)
+    labels = (generator.random((120, 3)) < [0.5, 0.2, 0.1]).astype(int)
+    scores = 1 / (1 + np.exp(-generator.normal(1.5 * labels - 1, 1)))
+    area, right = roc_auc_score(labels, scores, average="macro"), ((scores > 0.5) == labels).mean()
+    made = run.accuracy("net", "set0", area, acc=right, classes=["mass", "nodule", "hernia"])
+    run.arrays[made["key"]] = {"test_scores": scores, "test_labels": labels, "val_scores": scores, "val_labels": labels}
+    run.write(tmp_path)
+    report = Report(run.records, {}, tmp_path / "predictions")
+    report.write(tmp_path)
+    found = table((tmp_path / "LEADERBOARD.md").read_text(), "| label |")
+    heads = found["label"]
+    for k, name in enumerate(("mass", "nodule", "hernia")):
+        line = dict(zip(heads, found[name], strict=True))
+        assert line["positive"] == str(labels[:, k].sum())
+        assert line["AUC"] == f"{roc_auc_score(labels[:, k], scores[:, k]):.3f}"
+        assert line["AUPRC"] == f"{average_precision_score(labels[:, k], scores[:, k]):.3f}"
+    for average in ("macro", "micro"):
+        line = dict(zip(heads, found[average], strict=True))
+        assert line["AUC"] == f"{roc_auc_score(labels, scores, average=average):.3f}"
+        assert line["AUPRC"] == f"{average_precision_score(labels, scores, average=average):.3f}"

@@ -14,6 +14,7 @@ from scipy.special import expit
 from bench.report.build import Report, write_boards
 from bench.report.sections.comparisons import parent_of
 from bench.report.sections.pareto import front
+from tests.report.pages import lines_of, page, section
 
 LABELS = (np.arange(200) < 80).astype(int)
 
@@ -31,22 +32,6 @@ def fill(run: Any, models: dict[str, float], datasets: int, seeds: int = 1, **ch
                 scores = scores_of(distance, d, m, seed)
                 made = run.accuracy(model, f"set{d}", seed=seed, scores=scores, labels=LABELS, **changes)
                 run.arrays[made["key"]] |= {"val_scores": scores_of(distance, d, m, seed + 50), "val_labels": LABELS}
-
-
-def page(run: Any, out: Path) -> str:
-    return write_boards(run.write(out), run.records)[0].read_text()
-
-
-def section(text: str, heading: str) -> str:
-    return text.split(f"\n{heading}", 1)[1].split("\n## ")[0]
-
-
-def cells(line: str) -> list[str]:
-    return [cell.strip(" `") for cell in line.replace("\N{WORD JOINER}", "").strip("|").split("|")]
-
-
-def lines_of(text: str) -> list[list[str]]:
-    return [cells(line) for line in text.splitlines() if line.startswith("| ")]
 
 
 def test_groups_ranks_and_datasets_of_a_full_board(run: Any, tmp_path: Path):

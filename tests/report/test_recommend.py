@@ -35,6 +35,20 @@ def test_the_cheapest_that_is_not_significantly_worse(four: Run, tmp_path: Path)
     assert found.warnings == ()
 
 
+def test_a_large_loss_that_is_not_significant_is_not_recommended(run: Run, tmp_path: Path):
+    for place, (model, distance) in enumerate((("dear", 2.2), ("cheap", 1.3))):
+        for seed in range(2):
+            labels = np.arange(24) % 2
+            logits = np.random.default_rng(10 * place + seed).normal(size=24) + distance * labels
+            run.accuracy(model, "breastmnist", seed=seed, scores=1 / (1 + np.exp(-logits)), labels=labels)
+        run.efficiency(model, 64, speed=100, memory=10, batch=16, latency_ms_p50=1 + 9 * (model == "dear"),
+                       macs_g=1, params=1, latency_noise_rel=0.01)  # fmt: skip
+    found = of(run, tmp_path)
+    assert set(found.not_significantly_worse) == {"dear", "cheap"} and found.resolve["difference"] > 0.05
+    assert (found.model, found.runner_up) == ("dear", "cheap")
+    assert "of the 1 model that loses no more than 0.05 and is not significantly worse" in found.why
+
+
 @pytest.mark.parametrize(
     ("limits", "model", "said"),
     [

@@ -20,7 +20,7 @@ from bench.sweep.recipes import resolve
 from bench.train import rng as streams
 from bench.train.checkpoint import Checkpoint
 from bench.train.loop import Outcome, Splits, Trainer, micro_batches
-from bench.train.optim import Loss, parameter_groups
+from bench.train.optim import Loss, freeze, make_optimizer, parameter_groups
 from bench.train.pipeline import Pipeline
 from bench.train.schedule import learning_rate
 
@@ -505,3 +505,25 @@ def test_convolutional_networks_are_laid_out_channels_last() -> None:
     assert prefers_channels_last(nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Linear(64, 2)))
     assert not prefers_channels_last(nn.Sequential(nn.Conv2d(3, 64, 16), nn.Linear(1024, 1024)))
     assert not prefers_channels_last(nn.Conv2d(64, 64, 3, groups=64))
+
+
+def test_first_layers_stay_and_the_head_is_faster() -> None:
+    model = timm.create_model("test_resnet", num_classes=3)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    kept = freeze(model, 0.5)
+    assert 0 < kept < sum(p.numel() for p in model.parameters())
+    recipe = resolve("standard", head_rate=10.0, warmup_epochs=0)
+    optimizer = make_optimizer(model, recipe)
+    scales = {id(p): group.get("lr_scale", 1.0) for group in optimizer.param_groups for p in group["params"]}
+    assert {scales[id(p)] for p in model.get_classifier().parameters()} == {10.0}
+    assert set(scales.values()) == {1.0, 10.0}
+    model.train()
+    for _ in range(2):
+        optimizer.zero_grad()
+        model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+        optimizer.step()
+    after = model.state_dict()
+    stays = {name for name in before if torch.equal(before[name], after[name])}
+    assert {"conv1.0.weight", "bn1.weight", "bn1.running_mean", "layer1.0.conv1.weight"} <= stays
+    assert not {"fc.weight", "layer4.0.conv1.weight", "layer4.0.bn1.running_mean"} & stays
+    assert sum(p.numel() for n, p in model.named_parameters() if n in stays) == kept

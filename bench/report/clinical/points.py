@@ -13,6 +13,7 @@ from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, th
 from bench.metrics.registry import METRICS
 from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
 from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, name, rows_of, span
+from bench.report.clinical.labels import label_blocks
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 from bench.stats.bootstrap import interval, seed_of_test_set
@@ -39,7 +40,9 @@ def clinical_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
         note += " Over several trainings all are means."
     blocks += [Text(note), _calibration(shown)]
     blocks += _with_intervals(shown)
-    return [*blocks, *_per_class(shown, classes)] if classes > 1 else blocks
+    if classes > 1 and not (labelled := label_blocks(shown)):
+        return [*blocks, *_per_class(shown, classes)]
+    return [*blocks, *labelled] if classes > 1 else blocks
 
 
 # --- two classes -----------------------------------------------------------------------------------------------

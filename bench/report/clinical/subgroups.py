@@ -59,7 +59,7 @@ def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
         f"of all images ({rule.name}); numbers are binned at their terciles. A group with fewer than {LEAST} images of "
         "a class is too small for an AUC."
     )
-    said = [gap for row in shown if (gap := _largest(row, rule))]
+    said = [gap for row in shown if (gap := largest_gaps(row, rule))]
     text = " ".join(said) or "No two groups of a column are large enough to be compared."
     return [Text(note), Table(columns, rows_of(lines)).without_empty(), Text(text)]
 
@@ -187,7 +187,7 @@ def _pairs(
     return found
 
 
-def _largest(row: Row, rule: Rule) -> str:
+def largest_gaps(row: Row, rule: Rule) -> str:
     """The largest gap of each figure of a model, and which gaps are significant after correction for all of them."""
     found = gaps(row, rule)
     if not found:

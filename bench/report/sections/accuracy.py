@@ -85,16 +85,16 @@ def _columns(
         (Column("#"), lambda s: str(s.place) if s.place else MISSING),
         (MODEL, lambda s: s.model),
         (Column(metric.heading), lambda s: metric.shown(s.score)),
-        (Column(f"{metric.label} 95 %", drop=3), lambda s: span(*s.interval)),
+        (Column(f"{metric.label} 95 %", drop=2), lambda s: span(*s.interval)),
         (Column("significantly worse", left=True, drop=1), lambda s: is_worse(leader, s.model)),
-        *((Column(shown.heading), mean(shown)) for shown in board.shown),
-        (Column("mean rank", drop=6), lambda s: fixed(s.mean_rank, 2)),
-        (Column("datasets", drop=7), lambda s: f"{n - len(s.missing)}/{n}" if gaps else ""),
-        (Column("params M", drop=2), costs("params", 1e-6)),
-        (Column("GMACs", drop=2), costs("macs_g")),
-        (Column("images/s", drop=1), costs("throughput")),
-        (Column("latency ms", drop=5), costs("latency_ms")),
-        (Column("memory MiB", drop=4), costs("memory_mib")),
+        *((Column(shown.heading, drop=4), mean(shown)) for shown in board.shown),
+        (Column("mean rank", drop=7), lambda s: fixed(s.mean_rank, 2)),
+        (Column("datasets", drop=8), lambda s: f"{n - len(s.missing)}/{n}" if gaps else ""),
+        (Column("params M", drop=5), costs("params", 1e-6)),
+        (Column("GMACs", drop=5), costs("macs_g")),
+        (Column("images/s", drop=3), costs("throughput")),
+        (Column("latency ms", drop=6), costs("latency_ms")),
+        (Column("memory MiB", drop=6), costs("memory_mib")),
     ]  # fmt: skip
 
 
@@ -134,9 +134,9 @@ def _differences(board: Overall) -> list[Block]:
     columns: list[tuple[Column, Callable[[AgainstLeader], str]]] = [
         (MODEL, lambda o: o.model),
         (Column(f"{metric.label} difference"), lambda o: signed(metric.sign * o.difference)),
-        (Column("95 %", drop=2), lambda o: _bounds(o, metric.sign)),
+        (Column("95 %", drop=1), lambda o: _bounds(o, metric.sign)),
         (Column("p", drop=3), lambda o: p_text(o.p)),
-        (Column("p corrected", drop=1), lambda o: p_text(o.p_corrected)),
+        (Column("p corrected", drop=2), lambda o: p_text(o.p_corrected)),
         (Column("significantly worse", left=True), lambda o: "yes" if o.worse else "no"),
         (Column("why not", left=True, wrap=True, drop=4), lambda o: o.reason),
     ]

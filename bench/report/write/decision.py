@@ -35,6 +35,7 @@ from bench.report.recommend import (
     COSTS,
     LATENCY,
     MACS,
+    MAX_LOSS,
     PARAMS,
     Cost,
     Recommendation,
@@ -92,7 +93,7 @@ def decision(report: ReportData, out: Path) -> Document:
         "pick": pick.model, "note": note, "p": p, "floor": floor,
         "metric": {"label": board.metric.label, "digits": board.metric.digits, "mean": len(board.counted) > 1,
                    "figure": figure_of(board), "device": device_of(note)},
-        "rates": heading, "models": models, "alpha": ALPHA,
+        "rates": heading, "models": models, "alpha": ALPHA, "max_loss": MAX_LOSS, "sign": board.metric.sign,
         "costs": [_limit(cost, models) for cost in COSTS], "by": [_plain(c) for c in (LATENCY, MACS, PARAMS)],
         "examples": examples(board, pick, out),
     }  # fmt: skip

@@ -46,21 +46,26 @@ function choose() {
   const [best, ...others] = fitting;
   const behind = worseThan(best, others);
   const tied = fitting.filter((i) => !behind.has(i));
-  const [by, [pick, second]] = cheapestFirst(tied);
-  return { fitting, tied, best, by, pick, second, worse: worseThan(pick, fitting.filter((i) => i !== pick)) };
+  const near = tied.filter((i) => decision.sign * (decision.models[best].score - decision.models[i].score) <= decision.max_loss);
+  const [by, [pick, next]] = cheapestFirst(near);
+  const second = next ?? tied.find((i) => !near.includes(i));
+  return { fitting, tied, near, best, by, pick, second, worse: worseThan(pick, fitting.filter((i) => i !== pick)) };
 }
 
-function sentence({ fitting, tied, best, by, pick, second }) {
+function sentence({ fitting, tied, near, best, by, pick, second }) {
   const one = decision.models[pick];
   const { figure, device, digits } = decision.metric;
   const cost = by ? `, ${costText(by, worth(one, by))}${by.key === 'latency_ms' ? device : ''}` : '';
   const score = `${figure[0].toUpperCase()}${figure.slice(1).replaceAll('`', '')} ${fixed(one.score, digits)}${cost}`;
   const within = fitting.length < decision.models.length ? ' within the limits' : '';
   const others = fitting.length === 2 ? 'the other model' : `all ${fitting.length - 1} others`;
+  const many = near.length > 1;
+  const equals = near.length === tied.length ? `the ${near.length} models that are not significantly worse`
+    : `the ${near.length} ${many ? 'models that lose' : 'model that loses'} no more than ${decision.max_loss} and ${many ? 'are' : 'is'} not significantly worse`;
   const place = fitting.length === 1 ? `the only model${within}`
     : tied.length === 1 ? `significantly better than ${others}${within}`
-      : pick === best ? `best${by ? ' and cheapest' : ''} of the ${tied.length} models that are not significantly worse`
-        : `cheapest of the ${tied.length} models that are not significantly worse than the best, ${decision.models[best].model} (${(one.score - decision.models[best].score).toFixed(digits)})`;
+      : pick === best ? `best${by ? ' and cheapest' : ''} of ${equals}`
+        : `cheapest of ${equals} than the best, ${decision.models[best].model} (${(one.score - decision.models[best].score).toFixed(digits)})`;
   const next = second === undefined ? '' : ` Runner-up: ${decision.models[second].model}.`;
   return ['Recommended: ', element('b', {}, one.model), `. ${score}; ${place}.${next}`];
 }

@@ -43,5 +43,11 @@ document.querySelector('.skip').addEventListener('click', (event) => { // the ad
   event.preventDefault();
   byId('main').focus();
 });
+const folded = []; // what paper shows unfolded
+window.addEventListener('beforeprint', () => {
+  folded.push(...document.querySelectorAll('#overview details:not([open]):not(figure details), #boards details:not([open])'));
+  for (const details of folded) details.open = true;
+});
+window.addEventListener('afterprint', () => { for (const details of folded.splice(0)) details.open = false; });
 window.addEventListener('hashchange', () => show(false));
 show(true);

@@ -1,0 +1,71 @@
+"""Which trained weights stay: those that were asked for, and the recommended model's; the others go when a run ends.
+
+Until then all are kept, since the recommendation is known only from the results. ``RUN/weights/unasked.json`` lists the
+Cells whose weights nobody asked for, so that a later command into the same directory can choose again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from pathlib import Path
+
+from bench.plan.estimate import size, weights_bytes
+from bench.plan.plan import Plan
+from bench.record.cells import AccuracyCell
+from bench.record.paths import record_path, weights_path
+from bench.record.store import read_record, write_json
+from bench.report.recommend import Limits, RecommendError, recommend
+from bench.report.report import ReportData
+
+MOST_BYTES = 10 << 30  # of all weights of a run, beyond which none are kept unasked
+
+
+def unasked(plan: Plan, asked: Collection[str], pending: Collection[str], rule: bool | str) -> set[str]:
+    """Keys of trainings whose weights are kept until the run ends although nobody asked for them."""
+    if rule != "recommended":
+        return set()
+    found = {
+        k: c for k, c in plan.cells.items() if isinstance(c, AccuracyCell) and c.track != "frozen" and k in pending
+    }
+    few = sum(map(weights_bytes, found.values())) <= MOST_BYTES
+    return set(found) - set(asked) if few else set()
+
+
+def note_unasked(out: Path, keys: Collection[str], asked: Collection[str]) -> None:
+    """Remember them in the run directory, beside those of earlier commands; what is asked for now is so no longer."""
+    before = _listed(out)
+    after = sorted((before | set(keys)) - set(asked))
+    if after != sorted(before):
+        write_json(_list(out), after)
+
+
+def keep_recommended(out: Path, report: ReportData) -> str:
+    """Remove the weights that nobody asked for, but those of the recommended model; return a line for people or ""."""
+    keys = [key for key in sorted(_listed(out)) if weights_path(out, key).is_file() and record_path(out, key).is_file()]
+    if not keys:
+        return ""
+    try:
+        pick = recommend(report, Limits()).model
+    except RecommendError:
+        pick = None
+    models = {key: str(read_record(record_path(out, key))["spec"]["model"]) for key in keys}
+    stay = [key for key in keys if models[key] == pick]
+    for key in set(keys) - set(stay):
+        weights_path(out, key).unlink(missing_ok=True)
+    if not stay:
+        return ""
+    taken = sum(weights_path(out, key).stat().st_size for key in stay)
+    cells = f"{len(stay)} cell{'s' * (len(stay) > 1)}"
+    return f"Weights of {pick} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: bench export-model {out}"
+
+
+def _list(out: Path) -> Path:
+    return weights_path(out, "").parent / "unasked.json"
+
+
+def _listed(out: Path) -> set[str]:
+    try:
+        return set(json.loads(_list(out).read_bytes()))
+    except (OSError, ValueError):
+        return set()

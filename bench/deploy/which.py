@@ -1,0 +1,94 @@
+"""Which networks of a run are exported: one Cell, or the folds that belong together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.deploy.bundle import DeployError
+from bench.explain.which import find_cells
+from bench.record import store
+from bench.record.paths import require_run
+from bench.record.store import Record
+from bench.registry import display_name
+
+# What two trainings of one network differ in.
+_OF_ONE_TRAINING = {"seed", "fold", "draw"}
+
+
+def members_of(out: Path, wanted: str = "", dataset: str = "") -> list[Record]:
+    """The Records to export: of a key or its beginning, or of a model's name; without either, the recommended model.
+
+    Of several seeds it is the one with the highest AUC on validation, so that test decides nothing. All folds of that
+    seed belong together.
+
+    Raises:
+        DeployError: nothing fits, or several settings do.
+        StoreError: no run directory, or the weights were not kept.
+    """
+    require_run(out)
+    records = [r for r in _accuracy(out) if not dataset or dataset in (r["spec"]["dataset"], _shown(r))]
+    if wanted and len(found := [r for r in records if r["key"].startswith(wanted)]) == 1:
+        return find_cells(out, [found[0]["key"]])
+    name = wanted or _recommended(out)
+    fitting = [r for r in records if r["spec"]["model"] == name and r["status"] == "ok"]
+    if not fitting:
+        models = ", ".join(sorted({r["spec"]["model"] for r in records if r["status"] == "ok"})) or "none"
+        where = f" on {dataset}" if dataset else ""
+        raise DeployError(f"{out} has no finished cell {name!r}{where}; give a key or a model: {models}")
+    groups: dict[str, list[Record]] = {}
+    for record in fitting:
+        rest = {key: value for key, value in record["spec"].items() if key not in _OF_ONE_TRAINING}
+        rest.pop("data_fingerprint", None)
+        groups.setdefault(repr(sorted(rest.items(), key=str)), []).append(record)
+    if len(groups) > 1:
+        lines = "\n  ".join(_line(group[0]) for group in groups.values())
+        raise DeployError(
+            f"{name} was trained in {len(groups)} settings; give --dataset, or the key of one:\n  {lines}"
+        )
+    (group,) = groups.values()
+    best = max(group, key=lambda r: (_val_auc(r), -r["spec"]["seed"]))
+    seed = best["spec"]["seed"]
+    if best["spec"].get("fold") is None:
+        return find_cells(out, [best["key"]])
+    folds = sorted((r for r in group if r["spec"]["seed"] == seed), key=lambda r: r["spec"]["fold"])
+    if len(folds) != best["spec"]["folds"]:
+        raise DeployError(f"{name}, seed {seed}: {len(folds)} of {best['spec']['folds']} folds are done; run it again")
+    return find_cells(out, [record["key"] for record in folds])
+
+
+def _accuracy(out: Path) -> list[Record]:
+    paths = sorted(path for path in (out / "cells").glob("*.json") if not path.name.startswith("."))
+    return [record for path in paths if (record := store.read_record(path))["kind"] == "accuracy"]
+
+
+def _recommended(out: Path) -> str:
+    from bench.report.build import read_report
+    from bench.report.recommend import Limits, recommend
+
+    found = recommend(read_report(out)[0], Limits())
+    if not found.model:
+        raise DeployError(f"{out}: {found.why}")
+    return found.model
+
+
+def _shown(record: Record) -> str:
+    return display_name(record["spec"]["dataset"])
+
+
+def _val_auc(record: Record) -> float:
+    value: Any = record["metrics"].get("val_auc")
+    return float(value) if value is not None else -1.0
+
+
+def _line(record: Record) -> str:
+    spec = record["spec"]
+    parts = [f"{record['key'][:8]} {spec['model']} on {_shown(record)}, {spec['size']}->{spec['resolution']} px"]
+    parts += [f"recipe {spec['recipe']}", f"seed {spec['seed']}"]
+    return ", ".join([*parts, *(f"{key} {spec[key]}" for key in ("track", "head", "shots") if spec.get(key))])
+
+
+def keys(records: Sequence[Record]) -> str:
+    """``3f2a91c0, 77b1e2d4``."""
+    return ", ".join(record["key"][:8] for record in records)
