@@ -66,8 +66,8 @@ def execute(
     store.write_json(run_file(out), run_info(loaded, plan, command, store.read_run(out)))
     reporter, leases, interrupts = steady(reporter), Leases(out), Interrupts()
     done, begun = Done(out, {}, {}), False
-    try:
-        with interrupts:
+    with interrupts:
+        try:
             done, jobs = find_pending(loaded, plan, out, reporter.note)
             executor = executor or make_executor(loaded, plan)
             schedule = Schedule(plan, done, jobs, leases, reporter, executor)
@@ -75,15 +75,16 @@ def execute(
             driver.begin()
             begun = True
             driver.run()
-    except KeyboardInterrupt:
-        interrupts.asked = True
-    finally:
-        if executor:
-            executor.close()
-        leases.close()
-        clear_abandoned(out)
-        if begun:
-            reporter.close()
+        except KeyboardInterrupt:
+            interrupts.asked = True
+        finally:
+            interrupts.ending = True
+            if executor:
+                executor.close()
+            leases.close()
+            clear_abandoned(out)
+            if begun:
+                reporter.close()
     failed = sum(done.statuses.get(key) in ("failed", "timeout") for key in plan.cells)
     return RunOutcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
 

@@ -248,3 +248,13 @@ def test_a_waiting_driver_takes_over_from_a_dead_one(tmp_path):
     listener = Listener()
     assert run(["place_plain"], out, listener).written[0]["status"] == "ok"
     assert time.monotonic() - begun >= 1.0 and any("process 4194305 on here" in note for note in listener.notes)
+
+
+def test_a_signal_while_everything_is_given_back_cuts_that_not_short(tmp_path):
+    class Closing(local.LocalExecutor):
+        def close(self):
+            os.kill(os.getpid(), signal.SIGINT)
+            super().close()
+
+    outcome = run(["place_plain"], tmp_path / "run", executor=Closing([local.Slot("cpu", 1)]))
+    assert len(outcome.written) == 1 and not outcome.interrupted and not (tmp_path / "run" / "claims").exists()
