@@ -460,7 +460,7 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
     seeds, images = board.seeds, sum(pick.rows[d].n_test or 0 for d in board.counted)
     patients = sum(e.n_patients or 0 for d in board.counted if (e := pick.rows[d].evidence))
-    now, ways = [counted(seeds, "seed"), counted(images, "image")], []
+    now, ways = [counted(seeds, board.unit), counted(images, "image")], []
     if training and over_images < enough:
         found["seeds"] = max(seeds, ceil(seeds * training / (enough - over_images)))
         ways.append(f"{found['seeds']:,} seeds")
