@@ -31,7 +31,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
     "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic, pad"),
     "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
-    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file"),
+    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file; several, separated by commas, are compared"),
     "--track": (
         "sweep.track",
         "frozen (features, then a head), finetune, scratch; without it models train as they are named",

@@ -216,6 +216,7 @@ def _checked_by_torch(
     if len(members) > 1:  # of folds, each has test images of its own
         load_model(folder, engine="torch")
         return bundle
+    torch.set_num_threads(bundle.threads)  # sums of several threads have other last bits
     found = load_model(folder, engine="torch").scores(images)
     worst = _largest(found, arrays[0]["test_scores"][: len(images)])
     tell(f"PyTorch here against the record's test scores, {len(images)} images: largest difference {worst:.1e}")

@@ -48,7 +48,7 @@ class HostClock:
         """Nothing runs on its own."""
 
 
-class CudaClock:
+class CudaClock(HostClock):
     """CUDA events on the current stream of one device."""
 
     def __init__(self, device: str) -> None:
@@ -56,10 +56,6 @@ class CudaClock:
 
         self._cuda = torch.cuda
         self._device = torch.device(device)
-
-    def now(self) -> float:
-        """Seconds of ``time.perf_counter``."""
-        return time.perf_counter()
 
     def mark(self) -> Any:
         """Record an event."""

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import psutil
-import torch
 
 from bench.machine import hardware
 
@@ -87,6 +86,8 @@ class CudaMeter:
 
     def start(self) -> None:
         """Empty the cache and reset the peaks; the algorithm search of the first step is over by then."""
+        import torch  # here and below: what memory is free is asked by plans, which need no torch
+
         gc.collect()
         torch.cuda.synchronize(self._device)
         torch.cuda.empty_cache()
@@ -99,6 +100,8 @@ class CudaMeter:
         peak because reserved memory is not returned between ``start`` and now, and it would include strangers
         that came meanwhile (they are flagged).
         """
+        import torch
+
         torch.cuda.synchronize(self._device)
         allocated = torch.cuda.max_memory_allocated(self._device) / MIB
         found: dict[str, Any] = {
@@ -207,6 +210,8 @@ OOM_WORDS = (
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an exception means that memory ran out, on either kind of device."""
+    import torch
+
     if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return True
     if isinstance(error, OSError):

@@ -42,7 +42,7 @@ class Workload:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # kernels launched by name go to the current device
         set_precision(cell.precision)
-        self.module = (module or build(cell.model, cell.resolution)).to(self.device)
+        self.module = (module or build(cell.model, cell.resolution, weights=False)).to(self.device)
         self.layout = layout_of(self.module)
         self.module = self.module.to(memory_format=self.layout)  # type: ignore[call-overload]
         self.module.train(cell.mode == "train")

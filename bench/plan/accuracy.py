@@ -24,8 +24,11 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     names = resolved(loaded, "sweep.datasets", registry.expand_datasets, section.datasets)
     names = list(dict.fromkeys([*names, *sources]))  # what a transfer evaluates is trained first
     infos = [registry.dataset_info(name) for name in names]
-    recipe = resolve_recipe(loaded, section.recipe)
-    ways = tracks.trainings(loaded, specs, recipe, _finetune_recipe(loaded, recipe))
+    ways: list[tracks.Training] = []
+    for name in registry.split_names(section.recipe):
+        recipe = resolve_recipe(loaded, name)
+        found = tracks.trainings(loaded, specs, recipe, _finetune_recipe(loaded, name, recipe))
+        ways += [way for way in found if way not in ways]  # heads and fine-tuning may not depend on it
     amounts = tracks.labels_asked(loaded)
     wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
     problems = preflight(wanted, plan.data_root)
@@ -88,13 +91,13 @@ def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
     return list(section.sizes)
 
 
-def _finetune_recipe(loaded: Loaded, recipe: dict[str, Any]) -> dict[str, Any]:
+def _finetune_recipe(loaded: Loaded, own: str, recipe: dict[str, Any]) -> dict[str, Any]:
     """The recipe of the track finetune; without one of its own, the sweep's if it is named and trains nothing else."""
     section = loaded.sweep.sweep
     if "finetune" not in section.track:
         return recipe
     only = "scratch" not in section.track and "sweep.recipe" in loaded.origins
-    name = section.finetune_recipe or (section.recipe if only else tracks.FINETUNE)
+    name = section.finetune_recipe or (own if only else tracks.FINETUNE)
     return resolve_recipe(loaded, name)
 
 

@@ -3,6 +3,7 @@
 RUN/run.json                        what was asked: command, sweep, datasets left out
 RUN/cells/<key>.json                one Record a Cell
 RUN/predictions/<key>.npz           val_scores, val_labels, test_scores, test_labels of an accuracy Cell
+                                    and, where the source has them, val_/test_names, _patients, test_group_<column>
 RUN/history/<key>.csv               one row an epoch
 RUN/weights/<key>.safetensors       of the chosen epoch, where they are kept
 RUN/splits/<dataset>.csv            who is in which split, of sets whose split is ours

@@ -128,7 +128,11 @@ def joined(folds: Sequence[Saved]) -> Saved:
     for name in ("names", "patients"):
         parts = [getattr(saved, name) for saved in folds]
         texts.append(np.concatenate(parts) if all(part is not None for part in parts) else None)
-    columns = {name: np.concatenate([s.columns[name] for s in folds]) for name in folds[0].columns}
+    blank = [np.full(len(saved.labels), "") for saved in folds]  # a column without a word in a fold is not saved
+    columns = {
+        name: np.concatenate([s.columns.get(name, none) for s, none in zip(folds, blank, strict=True)])
+        for name in sorted({name for saved in folds for name in saved.columns})
+    }
     scores, labels = (np.concatenate([getattr(saved, name) for saved in folds]) for name in ("scores", "labels"))
     return Saved(scores, labels, None, None, texts[0], texts[1], columns)
 

@@ -294,9 +294,7 @@ def _why(
     metric, best, (tied, near) = board.metric, fitting[0], equals
     equals_said = f"the {len(near)} models that are not significantly worse"
     if len(near) < len(tied):
-        many = len(near) > 1
-        who = f"{counted(len(near), 'model')} that {'lose' if many else 'loses'} no more than {MAX_LOSS:g}"
-        equals_said = f"the {who} and {'are' if many else 'is'} not significantly worse"
+        equals_said = f"the {len(near)} models that lose no more than {MAX_LOSS:g} and are not significantly worse"
     parts = [f"{figure_of(board)} {metric.shown(pick.score)}"]
     if by:
         parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + (device_of(note) if by is LATENCY else ""))
@@ -309,6 +307,10 @@ def _why(
     elif len(tied) == 1:
         others = "the other model" if len(fitting) == 2 else f"all {len(fitting) - 1} others"
         place = f"significantly better than {others}{within}"
+    elif len(near) == 1:
+        rest = len(tied) - 1
+        others = f"the {rest} others that are" if rest > 1 else "the other model that is"
+        place = f"best; {others} not significantly worse {'lose' if rest > 1 else 'loses'} more than {MAX_LOSS:g}"
     elif found is None:
         place = f"best{' and cheapest' * bool(by)} of {equals_said}"
     else:
@@ -458,7 +460,7 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
     seeds, images = board.seeds, sum(pick.rows[d].n_test or 0 for d in board.counted)
     patients = sum(e.n_patients or 0 for d in board.counted if (e := pick.rows[d].evidence))
-    now, ways = [counted(seeds, "seed"), counted(images, "image")], []
+    now, ways = [counted(seeds, board.unit), counted(images, "image")], []
     if training and over_images < enough:
         found["seeds"] = max(seeds, ceil(seeds * training / (enough - over_images)))
         ways.append(f"{found['seeds']:,} seeds")

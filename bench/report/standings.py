@@ -141,6 +141,11 @@ class Overall:
         return max((s.rows[d].folds for s in self.ranked for d in self.counted), default=0)
 
     @property
+    def unit(self) -> str:
+        """What ``seeds`` counts: of cross-validation every fold is a training."""
+        return "fold" if self.folds else "seed"
+
+    @property
     def trained(self) -> str:
         """``3 seeds``, ``1 to 3 seeds``: how often each model was trained on a dataset, or on each of its folds."""
         fewest, most = (n // max(self.folds, 1) for n in (self.seeds, self.most_seeds))

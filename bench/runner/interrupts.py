@@ -17,12 +17,13 @@ class Interrupts:
     Attributes:
         wake: called at the first signal, from the handler; until it is set, the first signal ends the run at once.
         asked: whether there was a signal.
+        ending: everything is being given back: further signals are ignored, since that must not be cut short.
         deadline: monotonic time at which everything has to end; None after Ctrl-C, which leaves all the time needed.
     """
 
     def __init__(self) -> None:
         self.wake: Callable[[], None] | None = None
-        self.asked = False
+        self.asked = self.ending = False
         self.deadline: float | None = None
         self._before: dict[int, Any] = {}
 
@@ -40,6 +41,8 @@ class Interrupts:
             signal.signal(number, handler)
 
     def _take(self, number: int, frame: FrameType | None) -> None:
+        if self.ending:
+            return
         if self.asked or self.wake is None:
             self.asked = True
             raise KeyboardInterrupt

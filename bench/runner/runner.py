@@ -35,7 +35,7 @@ ATTEMPTS = 3  # of a job whose place fails
 
 
 @dataclass(slots=True)
-class Outcome:
+class RunOutcome:
     """What a run did: the keys of its Cells, Records written now, Cells found done, how many of all failed."""
 
     out: Path
@@ -48,7 +48,7 @@ class Outcome:
 
 def execute(
     loaded: Loaded, plan: Plan, out: Path, reporter: Reporter, command: str = "", executor: Executor | None = None
-) -> Outcome:
+) -> RunOutcome:
     """Run what of ``plan`` has no Record in ``out`` yet.
 
     Args:
@@ -66,8 +66,8 @@ def execute(
     store.write_json(run_file(out), run_info(loaded, plan, command, store.read_run(out)))
     reporter, leases, interrupts = steady(reporter), Leases(out), Interrupts()
     done, begun = Done(out, {}, {}), False
-    try:
-        with interrupts:
+    with interrupts:
+        try:
             done, jobs = find_pending(loaded, plan, out, reporter.note)
             executor = executor or make_executor(loaded, plan)
             schedule = Schedule(plan, done, jobs, leases, reporter, executor)
@@ -75,17 +75,18 @@ def execute(
             driver.begin()
             begun = True
             driver.run()
-    except KeyboardInterrupt:
-        interrupts.asked = True
-    finally:
-        if executor:
-            executor.close()
-        leases.close()
-        clear_abandoned(out)
-        if begun:
-            reporter.close()
+        except KeyboardInterrupt:
+            interrupts.asked = True
+        finally:
+            interrupts.ending = True
+            if executor:
+                executor.close()
+            leases.close()
+            clear_abandoned(out)
+            if begun:
+                reporter.close()
     failed = sum(done.statuses.get(key) in ("failed", "timeout") for key in plan.cells)
-    return Outcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
+    return RunOutcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
 
 
 def make_executor(loaded: Loaded, plan: Plan) -> Executor:

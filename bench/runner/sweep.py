@@ -20,7 +20,7 @@ from bench.report.build import read_report
 from bench.report.report import ReportData
 from bench.report.write.terminal import print_screen
 from bench.runner.progress import fetch_bars, make_observer
-from bench.runner.runner import Outcome, execute
+from bench.runner.runner import RunOutcome, execute
 from bench.sweep.config import Loaded
 
 
@@ -87,7 +87,7 @@ def _without(plan: Plan, command: str) -> str:
     return f"Without them ({cells}):\n  {command} --skip-missing"
 
 
-def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent | None = None) -> Outcome:
+def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent | None = None) -> RunOutcome:
     """Plan, execute what is not done, write the boards and print them.
 
     Args:

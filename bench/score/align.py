@@ -89,6 +89,7 @@ def align(
     names = _classes(parts, truth, tuple(classes))
     task = LABELS if truth.labels.ndim == 2 else ORDINAL if ordinal else BINARY if len(names) == 2 else MULTI
     labels = _numbered(truth.labels, names, truth.path, notes)
+    _refuse_one_class(labels, names, truth.path)
     for part, order in zip(parts, orders, strict=True):
         if part.labels is not None:
             _same_labels(part, order, labels, names, truth)
@@ -231,6 +232,14 @@ def _refuse_no_classes(labels: Array, path: Path) -> None:
         raise DataError(
             f"{path}: label {labels[labels != np.round(labels)][0]:g} is no whole number; labels are classes"
         )
+
+
+def _refuse_one_class(labels: Array, names: tuple[str, ...], path: Path) -> None:
+    """An AUC needs images of two classes, or of one label with and without it."""
+    if labels.ndim == 1 and labels.min() == labels.max():
+        raise DataError(f"{path}: all {len(labels):,} images have the label {names[labels[0]]}; two classes are needed")
+    if labels.ndim == 2 and (labels.min(0) == labels.max(0)).all():
+        raise DataError(f"{path}: no label is there on some images and absent on others")
 
 
 def _same_labels(part: Predictions, order: Array, labels: Array, names: tuple[str, ...], truth: Truth) -> None:

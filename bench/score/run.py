@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import definitions
 from bench.record import store
 from bench.record.cells import spec_key
-from bench.record.paths import run_file
+from bench.record.paths import predictions_path, record_path, run_file
 from bench.registry import positive_of
+from bench.report.blocks import counted
 from bench.score.align import Scored, TestSet
 
 RECIPE = "trained elsewhere"  # the recipe of a Record whose training medbench has not seen
@@ -73,7 +75,7 @@ def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) ->
 
 
 def write_run(out: Path, dataset: str, found: TestSet, command: str) -> list[str]:
-    """Write Records and scores into a run directory; Records of these models that are there are replaced.
+    """Write Records and scores into a run directory; what it holds of this dataset is replaced, others stay.
 
     Returns:
         The keys of the Records.
@@ -90,9 +92,20 @@ def write_run(out: Path, dataset: str, found: TestSet, command: str) -> list[str
         record, arrays = record_of(dataset, found, scored, fingerprint)
         store.write_record(out, record, arrays)
         keys.append(record["key"])
+    _remove_earlier(out, dataset, keys, found.notes)
     info = {"schema": store.SCHEMA, "command": command, "preset": None, "scored": True, "notes": found.notes}
     store.write_json(run_file(out), info)
     return keys
+
+
+def _remove_earlier(out: Path, dataset: str, keys: Sequence[str], notes: list[str]) -> None:
+    """Remove what an earlier `bench score` of this dataset left: its models were not asked for now."""
+    gone = [r["key"] for r in store.read_records(out)[0] if r["spec"]["dataset"] == dataset and r["key"] not in keys]
+    for key in gone:
+        record_path(out, key).unlink(missing_ok=True)
+        predictions_path(out, key).unlink(missing_ok=True)
+    if gone:
+        notes.append(f"removed from {out}: {counted(len(gone), 'earlier result')} on {dataset}; other datasets stay")
 
 
 def _digest(scores: Array) -> str:

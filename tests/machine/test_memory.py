@@ -9,7 +9,6 @@ import multiprocessing
 import resource
 import time
 from collections.abc import Iterator
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -110,7 +109,7 @@ class FakeCuda:
 
 def test_cuda_peaks_count_the_model_and_forget_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda, context, stranger = FakeCuda(), 400 * MIB, 1000 * MIB
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(torch, "cuda", cuda)
     used = iter([stranger, stranger + context + 112 * MIB])
     monkeypatch.setattr(hardware, "device_memory_used", lambda device: next(used))
     meter = CudaMeter("cuda:0")
@@ -131,7 +130,7 @@ def test_cuda_peaks_count_the_model_and_forget_the_first_step(monkeypatch: pytes
 
 
 def test_without_nvml_there_is_no_device_figure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "torch", SimpleNamespace(cuda=FakeCuda()))
+    monkeypatch.setattr(torch, "cuda", FakeCuda())
     monkeypatch.setattr(hardware, "device_memory_used", lambda device: None)
     assert "peak_device_mib" not in peak_of(lambda: None, CudaMeter("cuda:0"))
 

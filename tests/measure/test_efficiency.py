@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -425,7 +426,10 @@ def test_every_round_has_what_the_machine_did_beside_it(context: Context, monkey
     monkeypatch.setattr(reference_load, "take", full)  # the largest batch that fits leaves no room for anything else
     result = measure_round(cell(), context, 1)
     assert result.status == "ok" and result.metrics["probe_s"] == {}
-    assert combine([result.metrics])["machine_spread_rel"] == {}
+    found = combine([result.metrics])
+    assert found["machine_spread_rel"] == {}
+    (begun,) = found["rounds_begun"]
+    assert abs((datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds()) < 600
 
 
 @pytest.mark.gpu

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -63,12 +64,27 @@ def test_cross_scan_is_as_exact_as_pytorch(results: dict[str, Any], group: str) 
             assert mine <= max((2 if name == "y" else 3) * plain, floor), (case, name, mine, plain)
 
 
-def test_what_stands_around_a_scan_is_as_exact_as_pytorch(results: dict[str, Any]) -> None:
-    """Norm with gate, convolution with activation, shuffled sum: results and all gradients, in float32."""
-    assert len(results["fused"]) == 6
-    for case, errors in results["fused"].items():
+def check_fused(found: dict[str, list[list[float]]]) -> None:
+    assert len(found) == 6
+    for case, errors in found.items():
         for at, (mine, plain) in enumerate(errors):
             assert mine <= max(3 * plain, 5e-7), (case, at, mine, plain)
+
+
+def test_what_stands_around_a_scan_is_as_exact_as_pytorch(results: dict[str, Any]) -> None:
+    """Norm with gate, convolution with activation, shuffled sum: results and all gradients, in float32."""
+    check_fused(results["fused"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_same_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("triton_worker", WORKER)
+    assert spec and spec.loader
+    worker = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(worker)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    check_fused(worker.fused("cuda"))
 
 
 @pytest.mark.slow

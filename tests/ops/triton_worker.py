@@ -92,27 +92,27 @@ def fused_errors(
         leaves = [t.to(dtype, copy=True)[..., t.shape[-1] // 2 if half else 0 :].requires_grad_() for t in inputs]
         with use_backend(backend):
             y = call(*leaves)
-        y.backward(torch.sin(torch.arange(y.numel(), dtype=dtype)).view_as(y))
+        y.backward(torch.sin(torch.arange(y.numel(), dtype=dtype, device=y.device)).view_as(y))
         found.append([y.detach(), *(t.grad for t in (*leaves, *parameters))])
     return [[cases.rel_to_max(a, t), cases.rel_to_max(b, t)] for a, b, t in zip(*found, strict=True)]
 
 
-def fused() -> dict[str, list[list[float]]]:
+def fused(device: str = "cpu") -> dict[str, list[list[float]]]:
     """Norms of rows that are apart (halves of an even width), tails of tiles, a gate; activations; the shuffle."""
     torch.manual_seed(0)
 
     def randn(*shape: int) -> Tensor:
-        return torch.randn(*shape)
+        return torch.randn(*shape, device=device)
 
     results = {}
     for d, gated in ((74, False), (37, True), (5, True)):
-        norm = NormGate(d // 2 if d % 2 == 0 else d)
+        norm = NormGate(d // 2 if d % 2 == 0 else d).to(device)
         torch.nn.init.normal_(norm.weight)
         torch.nn.init.normal_(norm.bias)
         x = [randn(2, 11, 7, d) for _ in range(2 if gated else 1)]
         results[f"norm {d}"] = fused_errors(norm, [norm.weight, norm.bias], x, half=d % 2 == 0)
     for silu in (True, False):
-        conv = ConvAct(5, 5, 3, silu=silu, padding=1, groups=5)
+        conv = ConvAct(5, 5, 3, silu=silu, padding=1, groups=5).to(device)
         results[f"conv {silu}"] = fused_errors(conv, [conv.weight, conv.bias], [randn(2, 4, 6, 5)])
     odd = [randn(2, 3, 3, 6), randn(2, 3, 3, 3), randn(2, 3, 3, 3)]
     results["shuffle"] = fused_errors(add_shuffled, [], odd)

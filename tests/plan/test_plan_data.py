@@ -192,3 +192,12 @@ def test_native_looks_at_an_image_of_a_folder(tmp_path: Path):
     assert "has 32 x 32 pixels, not 64" in next(iter(made.unsupported.values()))
     with pytest.raises(config.ConfigError, match="--resize: native feeds images as they are, but an image of folder:"):
         planned(**flags, **{"sweep.resolutions": "64,96"})
+
+
+def test_several_recipes_are_each_trained() -> None:
+    one = planned(**{"sweep.datasets": "phantom_local", "sweep.recipe": "quick"}).cells
+    both = planned(**{"sweep.datasets": "phantom_local", "sweep.recipe": "quick,standard"}).cells
+    assert one.keys() < both.keys() and len(both) == 2 * len(one)
+    assert {cell.recipe["name"] for cell in both.values()} == {"quick", "standard"}
+    with pytest.raises(config.ConfigError, match="quik"):
+        planned(**{"sweep.datasets": "phantom_local", "sweep.recipe": "standard,quik"})

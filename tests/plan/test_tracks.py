@@ -16,6 +16,7 @@ from bench.plan import class_maps
 from bench.plan.plan import make_plan
 from bench.record.cells import AccuracyCell, cell_key, features_key, track_of
 from bench.registry import ModelSpec, hub, parse_model
+from bench.registry.build import build
 from bench.registry.weights import names_weights, with_weights, without_weights
 from bench.sweep import config
 from bench.sweep.config import ConfigError
@@ -231,3 +232,8 @@ def test_words_of_the_registry_name_models_that_timm_has_weights_of() -> None:
         assert len(specs) >= 9
         assert {spec.name.removeprefix("timm:") for spec in specs} <= tagged
         assert all(names_weights(spec) for spec in specs)
+
+
+def test_a_speed_needs_no_weights() -> None:
+    network = build("timm:test_resnet[pretrained=true]", 32, num_classes=2, weights=False)  # the hub cannot be reached
+    assert sum(p.numel() for p in network.parameters())

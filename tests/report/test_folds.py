@@ -33,6 +33,8 @@ def fill(run: Any, models: dict[str, float], lost: tuple[str, int] | None = None
             )  # fmt: skip
             patients = np.array([f"{fold} {i // 2}" for i in range(len(labels))])
             run.arrays[made["key"]] |= {"val_scores": val, "val_labels": labels, "test_patients": patients}
+            if fold:  # in the first fold nothing stands in this column, so it was not saved
+                run.arrays[made["key"]]["test_group_died"] = np.array(["yes", ""] * len(labels))[: len(labels)]
     return found
 
 
@@ -45,6 +47,7 @@ def test_a_row_is_the_mean_of_its_folds_and_pairs_are_tested_over_folds(run: Any
     a = min(report.rows, key=lambda row: row.model)
     assert a.mean("test_auc") == pytest.approx(areas["a"].mean()) and (a.folds, a.seeds) == (FOLDS, 1)
     assert a.evidence is not None and a.evidence.images == "166 images of 84 patients"
+    assert a.evidence.columns["died"].tolist()[:41] == [""] * 40 + ["yes"]
     apart = areas["a"] - areas["b"]
     p = 2 * t.sf(apart.mean() / np.sqrt((1 / FOLDS + 1 / (FOLDS - 1)) * apart.var(ddof=1)), FOLDS - 1)
     (test,) = report.boards[0].significance.datasets["auc"].values()

@@ -13,6 +13,7 @@ import pytest
 from bench.report.build import Report
 from bench.report.recommend import Limits, recommend
 from bench.report.write.html import write_html
+from tests.report.conftest import binary_scores
 
 pytest.importorskip("playwright", reason="playwright is not installed (pip install playwright; no browser download)")
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -291,6 +292,23 @@ def test_limits_choose_as_the_command_does(browser: Browser, four: Any, tmp_path
     page.get_by_label("throughput at least").fill("4")
     page.get_by_label("latency at most").fill("4")
     assert "bad" in page.locator("#pick b").inner_text()
+    page.close()
+
+
+def test_a_large_loss_is_no_pick_in_the_page_either(browser: Browser, run: Any, tmp_path: Path):
+    for model, distance, ms in (("a", 1.4, 9.0), ("b", 1.3, 8.0), ("c", 0.9, 2.0), ("d", 0.8, 1.0)):
+        scores, labels = binary_scores(50, distance, ord(model))
+        run.accuracy(model, "breastmnist", scores=scores, labels=labels)
+        run.efficiency(model, 64, speed=10.0, latency_ms_p50=ms)
+    page = opened(browser, run, tmp_path)
+    report = Report(run.records, {}, tmp_path / "predictions")
+    seen = []
+    for stop, limit in enumerate((None, 9.0, 8.0, 2.0, 1.0)):
+        page.get_by_label("latency at most").fill(str(stop))
+        expected = recommend(report, Limits(max_latency_ms=limit))
+        assert page.locator("#pick").inner_text() == expected.lines()[0].replace("`", ""), limit
+        seen.append("no more than 0.05" in expected.why)
+    assert any(seen)
     page.close()
 
 

@@ -1,9 +1,11 @@
-"""A plug-in of the executor's tests: networks that tell where they run, take their time or fail like a full disk."""
+"""A plug-in of the runner's tests: networks that tell where they run, take their time or fail, and 48 images."""
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 
@@ -13,6 +15,13 @@ from torch import nn
 
 from bench.registry import Split, register_dataset, register_model
 from bench.train.turns import joined
+
+
+def told():
+    """Where networks write: the folder ``PLACES``, or one of the driver, whose forkserver may be older than a test."""
+    parent = multiprocessing.parent_process()
+    own = Path(tempfile.gettempdir()) / f"places-{parent.pid if parent else os.getpid()}"
+    return Path(os.environ.get("PLACES", own))
 
 
 class Linear(nn.Module):
@@ -44,14 +53,33 @@ def place_random(num_classes, in_chans, img_size):
     return nn.Sequential(nn.Dropout(0.5), Linear(num_classes, in_chans, 0.002))
 
 
-@register_model(family="places")
+@register_model(family="faulty")
+def place_raises(num_classes, in_chans, img_size):
+    raise ValueError("a planted fault")
+
+
+@register_model(family="faulty")
+def place_out_of_memory(num_classes, in_chans, img_size):
+    raise MemoryError("planted")
+
+
+@register_model(family="faulty")
 def place_dies(num_classes, in_chans, img_size):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@register_model(family="places")
+@register_model(family="faulty")
 def place_hangs(num_classes, in_chans, img_size):
+    if num_classes == 1000:  # a round of an efficiency cell need not wait for the time limit too
+        raise TimeoutError("planted")
     time.sleep(600)
+
+
+@register_model(
+    family="faulty", unsupported=lambda resolution, options: "only at 29 pixels" if resolution != 29 else None
+)
+def place_picky(num_classes, in_chans, img_size):
+    return Linear(num_classes, in_chans)
 
 
 @register_model(family="places")
@@ -79,7 +107,7 @@ def place_choosy(num_classes, in_chans, img_size):
 @register_model(family="places")
 def place_tells(num_classes, in_chans, img_size):
     """Write down where this worker runs, from when to when; if there is a file ``meet``, wait for a second one."""
-    folder = Path(os.environ["PLACES"])
+    folder = told()
     began = time.monotonic()
     if (folder / "meet").exists() and num_classes != 1000:  # the efficiency cells' number
         (folder / f"here-{os.getpid()}").touch()
@@ -101,7 +129,7 @@ def place_tells(num_classes, in_chans, img_size):
 @register_model(family="places")
 def place_full_disk(num_classes, in_chans, img_size):
     """Fail as a full disk does, until there is a file ``room``."""
-    if not (Path(os.environ["PLACES"]) / "room").exists():
+    if not (told() / "room").exists():
         raise OSError(errno.ENOSPC, "No space left on device")
     return Linear(num_classes, in_chans)
 

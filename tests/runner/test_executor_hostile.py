@@ -7,10 +7,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from bench.plan.plan import make_plan
 from bench.record import store
-from bench.runner import runner
-from bench.sweep import config
+from tests.runner.runs import PLUGIN, run
 
 HERE = Path(__file__).parent
 # What was tried -> status, and what the reason says. The same table is in the report of this test.
@@ -31,32 +29,14 @@ EXPECTED = {
 }
 
 
-class Silent:
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
-
-
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     folder = tmp_path_factory.mktemp("hostile")
     patch.setenv("MEDBENCH_CACHE", str(folder / "cache"))
     patch.chdir(folder)  # away from the bench.toml of the checkout
-    flags = {
-        "plugins": [str(HERE / "places_plugin.py"), str(HERE / "hostile_plugin.py")],
-        "sweep.models": [*EXPECTED],
-        "sweep.datasets": ["place_data"],
-        "sweep.resolutions": [28],
-        "sweep.recipe": "quick",
-        "sweep.epochs": 1,
-        "sweep.seeds": [0],
-        "sweep.kinds": ["accuracy"],
-        "run.device": "cpu",
-        "run.threads": 1,
-        "run.timeout_s": 240,
-    }
-    loaded = config.load(flags=flags)
-    runner.execute(loaded, make_plan(loaded), folder / "run", Silent())
+    plugins = [str(PLUGIN), str(HERE / "hostile_plugin.py")]
+    run([*EXPECTED], folder / "run", plugins=plugins, **{"run.threads": 1, "run.timeout_s": 240})
     patch.undo()
     return folder / "run", {r["spec"]["model"]: r for r in store.read_records(folder / "run")[0]}
 

@@ -4,12 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.paths import predictions_path
-from bench.runner import runner
-from bench.sweep import config
-from tests.runner.test_executor import HERE, Listener
+from tests.runner.runs import run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 MODELS = [
@@ -21,22 +18,8 @@ MODELS = [
 
 
 def train(out, pack, models=MODELS):
-    flags = {
-        "plugins": [str(HERE / "places_plugin.py")],
-        "sweep.models": models,
-        "sweep.datasets": ["place_data"],
-        "sweep.sizes": [28],
-        "sweep.resolutions": [32],
-        "sweep.recipe": "standard",
-        "sweep.epochs": 12,
-        "sweep.seeds": [0, 1],
-        "sweep.kinds": ["accuracy"],
-        "run.device": "cuda:0",
-        "run.pack": pack,
-        "run.out": str(out),
-    }
-    loaded = config.load(flags=flags)
-    return runner.execute(loaded, make_plan(loaded), out, Listener())
+    keys = {"sweep.sizes": [28], "sweep.resolutions": [32], "sweep.recipe": "standard", "sweep.epochs": 12}
+    return run(models, out, seeds=(0, 1), **keys, **{"run.device": "cuda:0", "run.pack": pack})
 
 
 @pytest.mark.parametrize("pack", [4, "auto"])

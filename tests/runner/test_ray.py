@@ -256,7 +256,7 @@ def test_a_small_sweep_runs_on_a_cluster_of_this_machine_and_nothing_stays_behin
     (tmp_path / "bench.toml").write_text(
         '[plugins]\npaths = ["mine.py"]\n[sweep]\nmodels = "place_plain"\ndatasets = "place_data"\nresolutions = [28]\n'
         'recipe = "quick"\nepochs = 1\nkinds = ["accuracy"]\nseeds = [0, 1]\n'
-        '[run]\nthreads = 1\ndevice = "cpu"\nout = "run"\nexecutor = "ray"\n'
+        '[run]\ndevice = "cpu"\nout = "run"\nexecutor = "ray"\n'  # all threads: one place, so torch is imported once
     )
     temporary = Path(tempfile.mkdtemp(prefix="mr-", dir="/tmp"))
     env = {**os.environ, "MEDBENCH_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}

@@ -10,11 +10,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
 import psutil
 import pytest
 
-from bench.record import store
+from tests.runner.runs import results, wait_for
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'medbench[ray]'")
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -100,27 +99,6 @@ def start(folder, *arguments, **env):
 def run(folder, *arguments, **env):
     process, _ = start(folder, *arguments, **env)
     assert process.wait(900) == 0, (folder / "driver.log").read_text()[-3000:]
-
-
-def results(out):
-    """What must not depend on where and how often a Cell ran: status, metrics without rates, scores to the bit."""
-    records, problems = store.read_records(out)
-    assert not problems
-    found = {}
-    for record in records:
-        if record["kind"] == "accuracy":
-            with np.load(out / "predictions" / f"{record['key']}.npz", allow_pickle=False) as file:
-                scores = {name: file[name].tobytes() for name in file.files}
-            metrics = {name: value for name, value in record["metrics"].items() if "per_s" not in name}
-            found[record["key"]] = (record["status"], metrics, scores)
-    return found
-
-
-def wait_for(condition, seconds=400):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.1)
-    return condition()
 
 
 def cells(folder):

@@ -5,7 +5,6 @@ Times are CPU seconds where another process could be in the way.
 
 import json
 import time
-from pathlib import Path
 
 import pytest
 
@@ -14,13 +13,7 @@ from bench.record import paths, store
 from bench.record.cells import cell_key, spec_key
 from bench.runner import runner
 from bench.sweep import config
-
-HERE = Path(__file__).parent
-
-
-class Silent:
-    def __getattr__(self, name):
-        return lambda *args, **kwargs: None
+from tests.runner import runs
 
 
 @pytest.fixture(autouse=True)
@@ -29,22 +22,8 @@ def away(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def sweep(out, seeds, **keys):
-    flags = {
-        "plugins": [str(HERE / "places_plugin.py")],
-        "sweep.models": ["place_plain"],
-        "sweep.datasets": ["place_data"],
-        "sweep.resolutions": [28],
-        "sweep.recipe": "quick",
-        "sweep.epochs": 1,
-        "sweep.seeds": list(range(seeds)),
-        "sweep.kinds": ["accuracy"],
-        "run.device": "cpu",
-        "run.threads": 1,
-        "run.out": str(out),
-        **keys,
-    }
-    return config.load(flags=flags)
+def sweep(out, seeds):
+    return runs.sweep(["place_plain"], out, range(seeds), **{"run.threads": 1})
 
 
 def seconds(function):
@@ -81,7 +60,7 @@ def test_a_cell_costs_less_than_half_a_second_beside_its_measurement(tmp_path, m
     loaded = sweep(tmp_path / "run", 6)
     plan = make_plan(loaded)
     began = time.process_time()
-    outcome = runner.execute(loaded, plan, tmp_path / "run", Silent())
+    outcome = runner.execute(loaded, plan, tmp_path / "run", runs.Listener())
     assert len(outcome.written) == 6
     assert overheads(outcome)[0] < 0.5, "the least disturbed cell"
     assert (time.process_time() - began) / 6 < 0.1, "what the driver itself does for a cell"
@@ -128,7 +107,7 @@ def test_a_thousand_cells_that_do_next_to_nothing(tmp_path, monkeypatch):
     loaded = sweep(tmp_path / "run", 1000)
     plan = make_plan(loaded)
     began = time.monotonic()
-    outcome = runner.execute(loaded, plan, tmp_path / "run", Silent())
+    outcome = runner.execute(loaded, plan, tmp_path / "run", runs.Listener())
     wall = time.monotonic() - began
     spent = overheads(outcome)
     print(f"{wall / 1000:.3f} s a cell in all, {spent[500]:.3f} s beside its measurement (median)")

@@ -10,7 +10,8 @@ import pytest
 
 from bench.record import store
 from bench.runner.executors import local
-from tests.runner.test_executor import Listener, run, surroundings  # noqa: F401
+from tests.runner.runs import Listener, run
+from tests.runner.test_executor import surroundings  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("surroundings")
 

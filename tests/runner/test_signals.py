@@ -1,10 +1,6 @@
-"""How a run ends when it is asked to: gently with a checkpoint, at once, or with its driver; nothing stays behind."""
+"""How a run ends when it is asked to: gently with a checkpoint, or at once; nothing stays behind."""
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -13,27 +9,18 @@ import psutil
 import pytest
 
 from bench.record import store
+from tests.runner.runs import PLUGIN, apart, here, wait_for
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 EPOCHS = 20
-
-
-def wait_for(condition, seconds=120):
-    end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
-        time.sleep(0.02)
-    return condition()
 
 
 @pytest.fixture
 def folder(tmp_path):
     path = tmp_path / "a user é"
     path.mkdir()
-    shutil.copy(HERE / "places_plugin.py", path / "mine.py")
     (path / "bench.toml").write_text(
-        '[plugins]\npaths = ["mine.py"]\n[sweep]\nmodels = "place_slow"\ndatasets = "place_data"\nresolutions = [28]\n'
-        f'recipe = "quick"\nepochs = {EPOCHS}\nkinds = ["accuracy"]\nseeds = [0, 1]\n'
+        f'[plugins]\npaths = ["{PLUGIN}"]\n[sweep]\nmodels = "place_slow"\ndatasets = "place_data"\n'
+        f'resolutions = [28]\nrecipe = "quick"\nepochs = {EPOCHS}\nkinds = ["accuracy"]\nseeds = [0, 1]\n'
         '[run]\nthreads = 1\ndevice = "cpu"\nout = "run"\n'
     )
     return path
@@ -41,15 +28,9 @@ def folder(tmp_path):
 
 def start(folder):
     """A run that is in the middle of its first training, its processes, and its folder for temporary files."""
-    temporary, before = Path(tempfile.mkdtemp(prefix="mb-")), steps(folder)
-    env = {**os.environ, "MEDBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT), "TMPDIR": str(temporary)}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench", "run"], cwd=folder, env={**env, "PLACES": str(folder)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        # whoever runs the tests in the background may have had SIGINT ignored for all its children
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
-    assert wait_for(lambda: steps(folder) >= before + 8)
+    temporary = Path(tempfile.mkdtemp(prefix="mb-"))
+    process = apart(folder, "run", TMPDIR=str(temporary))
+    assert wait_for(lambda: steps(folder) >= 8)
     return process, psutil.Process(process.pid).children(recursive=True), temporary
 
 
@@ -78,8 +59,7 @@ def test_asked_once_a_training_keeps_a_checkpoint_and_goes_on_from_it(folder, nu
     assert checkpoint.suffix == ".pt" and not store.read_records(folder / "run")[0]
     assert not (folder / "run" / "claims").exists() and not list((folder / "run").rglob(".*"))
     (folder / "bench.toml").write_text((folder / "bench.toml").read_text().replace("seeds = [0, 1]", "seeds = [0]"))
-    again, family, temporary = start(folder)
-    assert end(again, family, temporary)[0] == 0
+    assert here(folder, "run")[0] == 0
     (record,) = store.read_records(folder / "run")[0]
     assert record["timings"]["resumed_after_epoch"] >= 0 and record["metrics"]["epochs"] == EPOCHS
     assert not list((folder / "run" / "checkpoints").iterdir())
@@ -94,9 +74,3 @@ def test_asked_twice_it_stops_at_once(folder):
     code, said = end(process, family, temporary)
     assert code == 130, said
     assert time.monotonic() - begun < 60 and not (folder / "run" / "claims").exists()
-
-
-def test_a_killed_driver_leaves_nothing_running_and_no_temporary_file(folder):
-    process, family, temporary = start(folder)
-    process.kill()
-    end(process, family, temporary)

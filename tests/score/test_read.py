@@ -165,6 +165,7 @@ GOOD = {"id": IDS, "label": LABELS, "score": P}
         (GOOD | {"id": ["x", "x", *IDS[2:]]}, r"1 ids are there more than once: x; one row an image"),
         (GOOD | {"score": [np.nan, *P[1:]]}, r"1 images have a score that is no finite number, first row 0"),
         (GOOD | {"label": ["", *LABELS[1:]]}, r"1 images have no label; leave them out"),
+        (GOOD | {"label": [1] * N}, r"all 40 images have the label 1; two classes are needed"),
         (GOOD | {"label": LABELS + 0.5}, r"label 0.5 is no whole number"),
         (GOOD | {"label": np.arange(N) % 3}, r"one column of scores, but 3 different labels"),
         ({"id": IDS, "label": LABELS, "p0": P, "p1": P}, r"probabilities of \d+ images do not add up to one \(row"),

@@ -142,6 +142,18 @@ def test_the_run_directory_is_an_ordinary_one(tmp_path, capsys):
     assert "is no run directory" in capsys.readouterr().err
 
 
+def test_one_directory_holds_several_test_sets_and_each_once(tmp_path, capsys):
+    files = [predictions(tmp_path, seed) for seed in (1, 2)]
+    for dataset in ("ward7", "ward9"):
+        judged(*files, "--dataset", dataset, out=tmp_path / "r")
+    assert len(store.read_records(tmp_path / "r")[0]) == 4
+    assert "Mean over 2 datasets (ward7, ward9)" in capsys.readouterr().out
+    found = judged(files[0], "--dataset", "ward7", out=tmp_path / "r")
+    assert len(store.read_records(tmp_path / "r")[0]) == 3 and set(found["models"]) == {"net1"}
+    assert "1 earlier result on ward7; other datasets stay" in capsys.readouterr().out
+    assert len(list((tmp_path / "r/predictions").iterdir())) == 3
+
+
 def test_worse_scores_fail_the_check(tmp_path):
     files = [predictions(tmp_path, seed, n=400) for seed in (1, 11)]
     judged(*files, out=tmp_path / "a")

@@ -118,7 +118,7 @@ def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:
     if board:
         sizes = {d: next((n for s in board.ranked if (n := s.rows[d].n_test)), None) for d in board.counted}
         data = listed(f"{d} ({counted(n, 'test image')})" if n else d for d, n in sizes.items())
-        protocol = f"{board.protocol.pixels}, {board.protocol.training}, {counted(board.seeds, 'seed')}"
+        protocol = f"{board.protocol.pixels}, {board.protocol.training}, {board.trained}"
     else:
         data, protocol = "none", ""
     machines: dict[str, None] = {}

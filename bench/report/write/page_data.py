@@ -224,7 +224,7 @@ def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metr
     found: Document = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
-        "other": [places[r["key"]] for r in row.other if r["key"] in places], "seeds": len(row.ok),
+        "other": [places[r["key"]] for r in row.other if r["key"] in places], "seeds": row.seeds,
         "n_test": row.n_test,
     }  # fmt: skip
     found.update({m["name"]: row.mean(f"test_{m['name']}") for m in metrics})

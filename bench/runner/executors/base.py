@@ -6,6 +6,8 @@ a fresh process there and tells what happened. It writes nothing into the run di
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,6 +110,32 @@ class Executor(Protocol):
 
     def close(self) -> None:
         """End every process, at once; nothing stays behind."""
+
+
+class Wake:
+    """A pipe that ends a sleep: its ``reader`` is among what is waited for; safe in signal handlers and threads."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = os.pipe()
+        for end in (self.reader, self._writer):
+            os.set_blocking(end, False)
+
+    def up(self) -> None:
+        """End the sleep in progress, or the next one."""
+        with contextlib.suppress(OSError):
+            os.write(self._writer, b"x")
+
+    def clear(self) -> None:
+        """Forget calls of :meth:`up` so far."""
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self.reader, 512):
+                pass
+
+    def close(self) -> None:
+        """Close the pipe; a late :meth:`up` does nothing."""
+        os.close(self.reader)
+        os.close(self._writer)
+        self._writer = -1
 
 
 Send = Callable[[tuple[Any, ...]], None]

@@ -27,7 +27,7 @@ from bench.machine.hardware import free_memory_share, gpus
 from bench.machine.threads import available_threads, set_omp_wait_policy
 from bench.record.cells import AccuracyCell, Result
 from bench.record.paths import log_path
-from bench.runner.executors.base import Event, Finished, Job
+from bench.runner.executors.base import Event, Finished, Job, Wake
 from bench.runner.executors.packer import MOST, Packer
 from bench.runner.executors.shared_worker import work_shared
 from bench.runner.worker import SOCKET_FOLDER, work
@@ -89,9 +89,7 @@ class LocalExecutor:
         self.unshared: set[str] = set()  # tickets of jobs that have to run in a process of their own
         self.free = list(slots)
         self.running: dict[str, _Running] = {}
-        self._wake_reader, self._wake_writer = os.pipe()
-        for end in (self._wake_reader, self._wake_writer):
-            os.set_blocking(end, False)
+        self._wake = Wake()
         set_omp_wait_policy()
         os.environ[SOCKET_FOLDER] = util.get_temp_dir()
         self._context: Any = multiprocessing.get_context("forkserver")
@@ -173,10 +171,8 @@ class LocalExecutor:
             timeout_s = left if timeout_s is None else min(timeout_s, left)
         receivers = {running.receiver: running for running in self.running.values() if running.host is None}
         hosts = {host.connection: host for host in self.hosts.values()}
-        ready = wait([*receivers, *hosts, self._wake_reader], timeout_s)
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake_reader, 512):
-                pass
+        ready = wait([*receivers, *hosts, self._wake.reader], timeout_s)
+        self._wake.clear()
         events = [self._heard(receivers[r]) for r in ready if r in receivers]
         for host in [hosts[r] for r in ready if r in hosts]:
             events += self._heard_of_many(host)
@@ -293,8 +289,7 @@ class LocalExecutor:
 
     def wake(self) -> None:
         """Make :meth:`wait` return; safe in a signal handler."""
-        with contextlib.suppress(OSError):
-            os.write(self._wake_writer, b"x")
+        self._wake.up()
 
     def cancel(self, ticket: str, gently: bool) -> None:
         """End a job; gently lets a training keep a checkpoint after its epoch."""
@@ -313,8 +308,7 @@ class LocalExecutor:
         for running in list(self.running.values()):
             self._remove(running, patience_s=0.0)
         self._close_hosts()
-        os.close(self._wake_reader)
-        os.close(self._wake_writer)
+        self._wake.close()
 
 
 def _may_share(job: Job) -> bool:

@@ -24,7 +24,7 @@ from bench.record.files import atomic_write
 from bench.record.paths import checkpoint_path, predictions_path, weights_path
 from bench.record.store import StoreError
 from bench.runner.executors import ray_cluster
-from bench.runner.executors.base import Event, Job
+from bench.runner.executors.base import Event, Job, Wake
 from bench.runner.executors.ray_cluster import Shape
 from bench.runner.executors.ray_worker import Assignment, RayWorker, Reply, WorkerSetup, run_stamp
 from bench.sweep.config import ConfigError, Loaded
@@ -83,9 +83,7 @@ class RayExecutor:
         self._capacity, self._looked = 0, 0.0
         self._nowhere_since: float | None = None
         self._in_vain = 0  # workers in a row that did not come to be
-        self._wake_reader, self._wake_writer = os.pipe()
-        for end in (self._wake_reader, self._wake_writer):
-            os.set_blocking(end, False)
+        self._wake = Wake()
         set_omp_wait_policy()
 
     # --- the protocol ------------------------------------------------------------------------------------------------
@@ -126,10 +124,8 @@ class RayExecutor:
         if self.waiting:
             timeout_s = TICK_S if timeout_s is None else min(timeout_s, TICK_S)
         if not self.events and not self._answers:
-            select.select([self._wake_reader], [], [], timeout_s)
-        with contextlib.suppress(BlockingIOError):
-            while os.read(self._wake_reader, 512):
-                pass
+            select.select([self._wake.reader], [], [], timeout_s)
+        self._wake.clear()
         while self._answers:
             self._take(*self._answers.popleft())
         self._place_waiting()
@@ -139,8 +135,7 @@ class RayExecutor:
 
     def wake(self) -> None:
         """Make :meth:`wait` return; safe in a signal handler and in Ray's threads."""
-        with contextlib.suppress(OSError):
-            os.write(self._wake_writer, b"x")
+        self._wake.up()
 
     def cancel(self, ticket: str, gently: bool) -> None:
         """End a job; gently lets a training keep a checkpoint after its epoch."""
@@ -163,9 +158,7 @@ class RayExecutor:
                 self.places.clear()
                 self.cluster.close()
                 self.cluster = None
-            os.close(self._wake_reader)
-            os.close(self._wake_writer)
-            self._wake_writer = -1
+            self._wake.close()
 
     # --- the cluster -------------------------------------------------------------------------------------------------
 
