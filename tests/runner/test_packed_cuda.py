@@ -38,4 +38,4 @@ def test_bits_are_those_of_trainings_alone(pack, tmp_path, monkeypatch):
         )
         assert np.array_equal(alone, packed), record["spec"]["model"]
     if pack == 4:
-        assert max(record["metrics"]["packed"] for record in outcome.written) == 4
+        assert max(record["environment"]["packed"] for record in outcome.written) == 4

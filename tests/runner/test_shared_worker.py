@@ -33,7 +33,7 @@ def test_numbers_are_those_of_a_training_alone(tmp_path):
     run(["place_random"], tmp_path / "alone", executor=local.LocalExecutor([local.Slot("cpu", 1)]), **keys)
     outcome = run(["place_random"], tmp_path / "shared", executor=shared(4), **keys)
     assert len(results(tmp_path / "alone")) == 4 and results(tmp_path / "alone") == results(tmp_path / "shared")
-    assert max(record["metrics"]["packed"] for record in outcome.written) > 1
+    assert max(record["environment"]["packed"] for record in outcome.written) > 1
     for record in outcome.written:
         assert store.read_record(tmp_path / "shared" / "cells" / f"{record['key']}.json")["status"] == "ok"
 

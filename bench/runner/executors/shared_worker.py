@@ -95,7 +95,7 @@ class SharedWorker:
                 del self.stops[ticket]
                 shared = self.most.pop(ticket)
                 if message[0] == "done":
-                    message[1].metrics["packed"] = shared
+                    message[2]["packed"] = shared
             self.connection.send((ticket, message))
 
     def _device_works(self) -> bool:
