@@ -36,7 +36,7 @@ def test_a_class_named_as_negatives_are_is_not_the_positive_one(
 def test_published_sets_declare_the_clinical_class() -> None:
     for name in registry.datasets:
         info = registry.datasets[name]
-        if info.task == "binary-class":
+        if info.task == "binary-class" and info.plugin_file is None:  # other tests load plug-ins
             assert info.positive_class is not None and not info.positive_class.guessed, name
     assert registry.datasets["breastmnist"].positive == "malignant"
     assert registry.datasets["pneumoniamnist"].positive == "pneumonia"
