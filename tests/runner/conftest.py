@@ -1,0 +1,13 @@
+"""What all tests of runs need."""
+
+import signal
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def interrupts_are_heard():
+    """Whoever runs the tests in the background has SIGINT ignored; here it means what Ctrl-C means."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
