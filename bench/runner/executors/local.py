@@ -212,11 +212,12 @@ class LocalExecutor:
 
     def _host_ended(self, host: _Host) -> list[Event]:
         """A shared process died, or has to: its jobs run again, each in a process of its own."""
-        host.process.kill() if any(r.overdue for r in self.running.values() if r.host is host) else None
+        together = [running for running in self.running.values() if running.host is host]
+        if any(running.overdue for running in together):
+            host.process.kill()
         host.process.join(LAST_WORDS_S)
         _, how = death(host.process.exitcode, False)
         events = []
-        together = [running for running in self.running.values() if running.host is host]
         for running in together:
             self.unshared.add(running.job.key)
             beside = f", shared by {len(together)} trainings" if len(together) > 1 else ""
