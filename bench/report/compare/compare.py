@@ -249,7 +249,8 @@ def _told(difference: float, p: float, more: str, less: str) -> str:
 @dataclass(frozen=True, slots=True)
 class Timed:
     """One efficiency Cell on both sides; ratios B / A (``relative``: of the speed relative to the reference of each
-    side's own rounds), noise as the 95 % bound of a ratio."""
+    side's own rounds), noise as the 95 % bound of a ratio.
+    """
 
     a: SnapshotCell
     b: SnapshotCell
@@ -412,7 +413,8 @@ def to_json(found: Comparison) -> Fields:
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
-            "relative_speed_ratio": row.relative, "noise_95": row.noise, "p_holm": row.p, "latency_ratio": row.latency, "memory_ratio": row.memory,
+            "relative_speed_ratio": row.relative,
+            "noise_95": row.noise, "p_holm": row.p, "latency_ratio": row.latency, "memory_ratio": row.memory,
             "noisy": row.noisy,
             "exact_a": row.a.exact, "exact_b": row.b.exact,
         }

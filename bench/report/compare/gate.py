@@ -438,8 +438,8 @@ def _faster_references(
     worse = {finding.cell for finding in judged if finding.outcome == CheckOutcome.REGRESSION}
     used = {before.reference for before, now in pairs if before.beside(now) and before.title() in worse}
     return [
-        f"the reference {before.title()} did {_middle(before.speed)} images/s and does {_middle(now.speed)} now: if its "
-        "code is faster, and not the machine, speeds relative to it fell by as much; make a new baseline"
+        f"the reference {before.title()} did {_middle(before.speed)} images/s and does {_middle(now.speed)} now: if "
+        "its code is faster, and not the machine, speeds relative to it fell by as much; make a new baseline"
         for before, now in pairs
         if before.identity.get("model") in used
         and np.median(now.speed) > np.median(before.speed) * (1 + options.min_speed)

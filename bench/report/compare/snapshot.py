@@ -20,7 +20,7 @@ import numpy as np
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.paths import require_run
-from bench.record.types import Fields, Record, Spec
+from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import recorded_otherwise
@@ -210,7 +210,7 @@ def _relative_speeds(records: Sequence[Record]) -> Iterable[Record]:
     for members in by_setting(records).values():
         measured, reference = with_relative_speeds(members)
         for record in measured:
-            own = {"relative_to": reference} if record["label"] != reference else {"relative_speed_rounds": []}
+            own: Metrics = {"relative_to": reference} if record["label"] != reference else {"relative_speed_rounds": []}
             yield {**record, "metrics": {**record["metrics"], **own}}
 
 
