@@ -190,12 +190,13 @@ Cell = AccuracyCell | EfficiencyCell | TransferCell
 
 def tuned_over(recipe: Mapping[str, Any]) -> dict[str, list[float]]:
     """The settings of a recipe that validation chooses, with the values that are tried."""
-    return {key: value["tuned_over"] for key, value in recipe.items() if isinstance(value, Mapping)}
+    tuned = ((key, value) for key, value in recipe.items() if isinstance(value, Mapping))
+    return {key: value["tuned_over"] for key, value in tuned if "tuned_over" in value}
 
 
 def tuning_seed(recipe: Mapping[str, Any]) -> int | None:
     """The seed of the trials; None where nothing is tuned."""
-    return next((int(value["seed"]) for value in recipe.values() if isinstance(value, Mapping)), None)
+    return next((int(recipe[key]["seed"]) for key in tuned_over(recipe)), None)
 
 
 def trials_of(cell: AccuracyCell) -> list[TrialCell]:
