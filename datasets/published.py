@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -23,9 +23,10 @@ import numpy as np
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import Member, Tree
+from bench.datasets._info import SETS
 from bench.datasets._labels import BLANK
 from bench.datasets._listing import Array, Listing, MemberReader, asked_groups
-from bench.datasets.csv_table import Table, read_table
+from bench.datasets.csv_table import read_table
 from bench.registry import DatasetInfo, LazySplit, RegistryError, nearest, parse_source
 
 FRACTIONS = (0.6, 0.1, 0.3)  # as MedMamba splits what has no published split
@@ -56,28 +57,29 @@ class Images:
 
 
 class NamedSet:
-    """Adapter of a published set; a subclass says what is in it. See :class:`bench.registry.Adapter`.
+    """Adapter of a published set; a subclass finds its images and labels. See :class:`bench.registry.Adapter`.
 
     Attributes:
         version: raise it when load() gives something else for the same files.
         archive: what to put into the folder.
-        per_class: published number of images of each class; empty where only the total is known.
         total: published number of images.
+        per_class: of each class; empty where only the total is known.
         author: train, val and test of the papers' image-level split.
         lookalikes: number of images of sets that are easily mistaken for this one.
     """
 
     version: ClassVar[int] = 1
-    archive: str = ""
-    per_class: Mapping[str, int] = {}
-    total: int = 0
-    author: tuple[int, int, int] = (6, 1, 3)
-    lookalikes: Mapping[int, str] = {}
 
     def __init__(self, info: DatasetInfo) -> None:
         self.info = info
         source = parse_source(f"variant:{info.name}")
         self.name, self.options = source.place, dict(source.options)
+        self.known = SETS["published"][self.name]
+        self.archive: str = self.known["archive"]
+        self.total: int = self.known["images"]
+        self.per_class = dict(zip(info.classes, self.known.get("per_class", ()), strict=False))
+        self.author: tuple[int, int, int] = tuple(self.known.get("author", (6, 1, 3)))
+        self.lookalikes = {int(count): name for count, name in self.known.get("lookalikes", {}).items()}
 
     def files(self, size: int) -> tuple[()]:
         """Nothing is fetched: no checksum of these archives is published."""
@@ -105,9 +107,7 @@ class NamedSet:
         self._complete(images)
         splits = self._splits(images)
         _splits.check_classes(splits, images.labels, self.info.classes, self.info.name)
-        listing = Listing(
-            self.info.classes, images.names, images.labels, splits, images.groups, columns=images.columns
-        )  # fmt: skip
+        listing = Listing(self.info.classes, images.names, images.labels, splits, images.groups, columns=images.columns)
 
         def reader(chosen: Array) -> MemberReader:
             members = tuple(images.members[i] for i in chosen)
@@ -125,29 +125,25 @@ class NamedSet:
         try:
             tree = Tree(place, inner=inner)
         except (FileNotFoundError, NotADirectoryError):
-            raise MissingArchiveError(self._wanted(place)) from None
-        if not tree.members:
-            raise MissingArchiveError(self._wanted(place))
+            tree = None
+        if tree is None or not tree.members:
+            raise MissingArchiveError(f"{self.name}: there is nothing in {place}; put there {self.archive}")
         return tree
-
-    def _wanted(self, place: Path) -> str:
-        return f"{self.name}: there is nothing in {place}; put there {self.archive}"
 
     def _complete(self, images: Images) -> None:
         found = Counter(images.labels.tolist())
         count = len(images.names)
-        wanted = self.total or sum(self.per_class.values())
         wrong = [
             f"{name} {found[i]:,} instead of {self.per_class[name]:,}"
             for i, name in enumerate(self.info.classes)
             if name in self.per_class and found[i] != self.per_class[name]
         ]
-        if (count == wanted and not wrong) or (self.options.get("subset") == "true" and count):
+        if (count == self.total and not wrong) or (self.options.get("subset") == "true" and count):
             return
         other = f" (as many as {self.lookalikes[count]} has)" if count in self.lookalikes else ""
         detail = f": {', '.join(wrong[:3])}" if wrong and count else ""
         raise ValueError(
-            f"{self.name}: found {count:,} images{other}, the published set has {wanted:,}{detail}; expected "
+            f"{self.name}: found {count:,} images{other}, the published set has {self.total:,}{detail}; expected "
             f"{self.archive}. A subset of your own is read as {self.name}[subset=true]"
         )
 
@@ -196,239 +192,90 @@ def variant(info: DatasetInfo, options: Mapping[str, str]) -> DatasetInfo:
     return replace(info, name=name, traps=traps, n_train=count[0], n_val=count[1], n_test=count[2], subgroups=groups)
 
 
-# --- helps for subclasses --------------------------------------------------------------------------------------
+# --- finding images and labels ---------------------------------------------------------------------------------
 
 
 def once(members: Sequence[Member]) -> list[Member]:
     """Return images only, without the unpacked copies of those that lie in an archive too."""
     images = [member for member in members if _images.is_image(member.path)]
-    packed = {(m.folder, m.name, m.size_bytes) for m in images if _is_packed(m)}
-    return [m for m in images if _is_packed(m) or (m.folder, m.name, m.size_bytes) not in packed]
-
-
-def _is_packed(member: Member) -> bool:
-    return bool(member.inner) or member.holder.size_bytes >= 0
-
-
-def by_name(members: Sequence[Member]) -> dict[str, Member]:
-    """Map file names to images; the names of such a set are all different."""
-    return {member.name: member for member in once(members)}
-
-
-def table_named(tree: Tree, name: str, wanted: str) -> Member:
-    """Return the table of that name.
-
-    Raises:
-        MissingArchiveError: there is none.
-    """
-    for member in tree.members:
-        if member.name.lower() == name.lower():
-            return member
-    raise MissingArchiveError(f"{tree.place} holds no {name}; put there {wanted}")
+    packed = {(m.folder, m.name, m.size_bytes) for m in images if m.inner}
+    return [m for m in images if m.inner or (m.folder, m.name, m.size_bytes) not in packed]
 
 
 def twins(members: Sequence[Member]) -> tuple[str, ...]:
     """Give images whose files are the same to the byte one group, and others none."""
-    sizes: dict[int, list[int]] = defaultdict(list)
-    for index, member in enumerate(members):
-        sizes[member.size_bytes].append(index)
-    groups = [""] * len(members)
-    for size, same in sizes.items():
-        if len(same) > 1:
-            sums = [members[i].crc32() for i in same]
-            count = Counter(sums)
-            for index, crc in zip(same, sums, strict=True):
-                groups[index] = f"same-{crc:08x}-{size}" if count[crc] > 1 else ""
-    return tuple(groups) if any(groups) else ()
-
-
-def beside(table: Table, columns: Sequence[str]) -> dict[str, list[str]]:
-    """Columns of a set's table that are kept with the predictions; what says that nothing is known is blank."""
-    found = {name: table.column(name, "of the images") for name in columns if name in table.columns}
-    return {name: ["" if v.casefold() in BLANK else v for v in values] for name, values in found.items()}
-
-
-def labels_of(values: Sequence[str], classes: Sequence[str]) -> Array:
-    """Turn class names into numbers."""
-    index = {name: i for i, name in enumerate(classes)}
-    return np.asarray([index[value] for value in values], np.int64)
-
-
-# --- sets that are one folder a class --------------------------------------------------------------------------
-
-# None has patient ids or an official split: images are split 60/10/30, stratified, and files that are the same to the
-# byte stay together. Frames of one video or patient cannot be told apart and lie on both sides.
-
-_EIGHT = (
-    "dyed-lifted-polyps", "dyed-resection-margins", "esophagitis", "normal-cecum", "normal-pylorus", "normal-z-line",
-    "polyps", "ulcerative-colitis",
-)  # fmt: skip
+    sizes = Counter(member.size_bytes for member in members)
+    sums = [(m.crc32(), m.size_bytes) if sizes[m.size_bytes] > 1 else None for m in members]
+    count = Counter(sums)
+    groups = tuple(f"same-{one[0]:08x}-{one[1]}" if one and count[one] > 1 else "" for one in sums)
+    return groups if any(groups) else ()
 
 
 class ClassFolders(NamedSet):
-    """Adapter of a set whose images lie in folders named after the classes."""
+    """Adapter of a set whose images lie in folders named after the classes.
+
+    None has patient ids or an official split: images are split 60/10/30, stratified, and files that are the same to the
+    byte stay together. Frames of one video or patient cannot be told apart and lie on both sides.
+    """
 
     def images(self, tree: Tree) -> Images:
         """Take each image's class from the nearest folder above it that is named like one."""
-        known = {_letters(name): name for name in self.info.classes}
+        known = {_letters(name): index for index, name in enumerate(self.info.classes)}
         found = []
         for member in once(tree.members):
             parts = member.path.split("/")
             for at in range(len(parts) - 2, -1, -1):
-                if kind := known.get(_letters(parts[at])):
-                    found.append((kind, "/".join([kind, *parts[at + 1 :]]), member))
+                if (label := known.get(_letters(parts[at]))) is not None:
+                    found.append(("/".join([self.info.classes[label], *parts[at + 1 :]]), label, member))
                     break
-        found.sort(key=lambda image: image[1])
-        present = {kind for kind, _, _ in found}
-        if lacking := [name for name in self.info.classes if name not in present]:
+        found.sort(key=lambda image: image[0])
+        present = {label for _, label, _ in found}
+        if lacking := [name for index, name in enumerate(self.info.classes) if index not in present]:
             raise ValueError(
                 f"{self.name}: {tree.place} holds no image of class {_splits.listed(lacking)}; expected {self.archive}"
             )
         members = tuple(member for _, _, member in found)
-        labels = labels_of([kind for kind, _, _ in found], self.info.classes)
-        return Images(members, tuple(name for _, name, _ in found), labels, twins(members))
+        labels = np.asarray([label for _, label, _ in found], np.int64)
+        return Images(members, tuple(name for name, _, _ in found), labels, twins(members))
 
 
 def _letters(name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "", name.lower())
 
 
-class CpnXray(ClassFolders):
-    """COVID, normal and pneumonia chest X-rays (Shastri et al., Mendeley Data dvntn9yhd2)."""
+class WithTable(NamedSet):
+    """Adapter of a set with a table of its images, labels and patients.
 
-    archive = (
-        "dvntn9yhd2-1.zip from https://data.mendeley.com/datasets/dvntn9yhd2/1, as it is (an archive in it) or "
-        "unpacked (COVID, NORMAL, PNEUMONIA)"
-    )
-    per_class = {"COVID": 1_626, "NORMAL": 1_802, "PNEUMONIA": 1_800}  # noqa: RUF012
-    author = (3_140, 521, 1_567)
-    lookalikes = {4_575: "Mendeley jctsfj2sfn", 6_939: "Mendeley mxc6vb7svm (also on Kaggle)"}  # noqa: RUF012
-
-
-class KvasirV1(ClassFolders):
-    """Endoscopy, 500 images a class: the version that MedMamba used (Pogorelov et al., MMSys, 2017)."""
-
-    archive = "kvasir-dataset.zip from https://datasets.simula.no/kvasir, as it is or unpacked (one folder a class)"
-    per_class = dict.fromkeys(_EIGHT, 500)
-    author = (2_408, 392, 1_200)
-    lookalikes = {8_000: "kvasir_v2"}  # noqa: RUF012
-
-
-class KvasirV2(ClassFolders):
-    """Endoscopy, 1,000 images a class."""
-
-    archive = "kvasir-dataset-v2.zip from https://datasets.simula.no/kvasir, as it is or unpacked (one folder a class)"
-    per_class = dict.fromkeys(_EIGHT, 1_000)
-    lookalikes = {4_000: "kvasir_v1"}  # noqa: RUF012
-
-
-_NOBODY = "there is no public archive of it"
-_ASK = "ask the authors of MedMamba (https://github.com/YubiaoYue/MedMamba, issues 25, 37 and 47: others did)"
-
-
-class Otoscopy2024(ClassFolders):
-    """Ear endoscopy of nine classes, as used by MedMamba; not public."""
-
-    per_class = {  # noqa: RUF012
-        "cholesteatoma": 548,
-        "chronic suppurative otitis media": 4_021,
-        "external ear canal bleeding": 451,
-        "impacted cerumen": 6_058,
-        "normal": 4_685,
-        "otomycosis": 2_507,
-        "secretory otitis media": 2_720,
-        "tympanic membrane calcification": 1_152,
-        "acute otitis media": 439,
-    }
-    archive = (
-        f"one folder a class ({', '.join(per_class)}); {_NOBODY}: {_ASK} or of Zeng et al. "
-        "(doi:10.1038/s41598-021-90345-w)"
-    )
-
-
-class CervicalUS(ClassFolders):
-    """Ultrasound of cervical lymph nodes, as used by MedMamba; a private set of one hospital."""
-
-    archive = (
-        f"one folder a class (normal, benign, primary, metastatic); {_NOBODY}, it belongs to the Second Affiliated "
-        f"Hospital of Guangzhou Medical University: {_ASK}"
-    )
-    per_class = {"normal": 1_217, "benign": 601, "primary": 236, "metastatic": 1_338}  # noqa: RUF012
-
-
-# --- sets with a table -------------------------------------------------------------------------------------------
-
-
-class FetalPlanes(NamedSet):
-    """Maternal-fetal ultrasound planes (Burgos-Artizzu et al., Scientific Reports 10:10200, 2020).
-
-    The table is separated by semicolons, some names in it and the header ``Train `` end in blanks, and images are named
-    without their suffix. Its official split is by patient; val is taken from its training patients.
+    fetal_planes_db has an official split by patient, whose val is taken from its training patients. In pad_ufes_20
+    patients have several lesions and lesions several images, so we split by patient.
     """
-
-    archive = (
-        "FETAL_PLANES_ZENODO.zip from https://zenodo.org/records/3904280, as it is or unpacked "
-        "(FETAL_PLANES_DB_data.csv and Images/*.png)"
-    )
-    total = 12_400
-    per_class = {  # noqa: RUF012
-        "Fetal abdomen": 711,
-        "Fetal brain": 3_092,
-        "Fetal femur": 1_040,
-        "Fetal thorax": 1_718,
-        "Maternal cervix": 1_626,
-        "Other": 4_213,
-    }
-    author = (7_446, 1_237, 3_717)
 
     def images(self, tree: Tree) -> Images:
         """Join the table with the images."""
-        member = table_named(tree, "FETAL_PLANES_DB_data.csv", self.archive)
+        known: dict[str, str] = self.known["table"]
+        member = next((m for m in tree.members if m.name.lower() == known["file"].lower()), None)
+        if member is None:
+            raise MissingArchiveError(f"{tree.place} holds no {known['file']}; put there {self.archive}")
         table = read_table(member.read(), member.path)
-        names = [f"{name}.png" for name in table.column("Image_name", "of the images")]
-        kinds = table.column("Plane", "of the labels")
-        patients = table.column("Patient_num", "of the patients")
-        train = table.column("Train", "of the official split")
-        table.refuse(kinds, lambda kind: kind not in self.info.classes, "Plane is none of the six classes")
+        names = [name + known.get("suffix", "") for name in table.column(known["image"], "of the images")]
+        kinds = table.column(known["label"], "of the labels")
+        patients = table.column(known["patient"], "of the patients")
+        number = {name: index for index, name in enumerate(self.info.classes)}
+        table.refuse(kinds, lambda kind: kind not in number, f"{known['label']} is none of the {len(number)} classes")
         table.refuse(patients, lambda patient: not patient, "no patient is named")
-        table.refuse(train, lambda value: value not in ("0", "1"), "Train should be 0 or 1")
-        found = by_name(tree.members)
+        published = None
+        if "train" in known:
+            train = table.column(known["train"], "of the official split")
+            table.refuse(train, lambda value: value not in ("0", "1"), f"{known['train']} should be 0 or 1")
+            published = np.where(np.asarray(train) == "1", 0, 2)
+        found = {image.name: image for image in once(tree.members)}
         table.refuse(names, lambda name: name not in found, f"the image is not there; expected {self.archive}")
+        beside = {name: table.column(name, "") for name in self.info.columns if name in table.columns}
         return Images(
             tuple(found[name] for name in names),
             tuple(names),
-            labels_of(kinds, self.info.classes),
+            np.asarray([number[kind] for kind in kinds], np.int64),
             tuple(patients),
-            np.where(np.asarray(train) == "1", 0, 2),
-            beside(table, self.info.columns),
+            published,
+            {name: ["" if v.casefold() in BLANK else v for v in values] for name, values in beside.items()},
         )
-
-
-class PadUfes20(NamedSet):
-    """Smartphone photographs of skin lesions (Pacheco et al., Data in Brief 32:106221, 2020).
-
-    The archive holds ``metadata.csv`` and three archives of images, which are read where they lie. There is no official
-    split; patients have several lesions and lesions several images, so we split by patient.
-    """
-
-    archive = (
-        "zr7vgbcyr2-1.zip from https://data.mendeley.com/datasets/zr7vgbcyr2/1, as it is or unpacked (metadata.csv and "
-        "images/imgs_part_1, _2, _3)"
-    )
-    total = 2_298
-    author = (1_384, 227, 687)
-
-    def images(self, tree: Tree) -> Images:
-        """Join the table with the images."""
-        member = table_named(tree, "metadata.csv", self.archive)
-        table = read_table(member.read(), member.path)
-        names = table.column("img_id", "of the images")
-        kinds = table.column("diagnostic", "of the labels")
-        patients = table.column("patient_id", "of the patients")
-        table.refuse(kinds, lambda kind: kind not in self.info.classes, "diagnostic is none of the six classes")
-        table.refuse(patients, lambda patient: not patient, "no patient is named")
-        found = by_name(tree.members)
-        table.refuse(names, lambda name: name not in found, f"the image is not there; expected {self.archive}")
-        members = tuple(found[name] for name in names)
-        labels = labels_of(kinds, self.info.classes)
-        return Images(members, tuple(names), labels, tuple(patients), columns=beside(table, self.info.columns))

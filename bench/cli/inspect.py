@@ -15,7 +15,7 @@ def add(commands: Any) -> None:
     """Add the command."""
     look = flags.command(
         commands, "inspect", _inspect,
-        "what a dataset holds: classes, sizes, duplicates and patients across splits, unreadable files, known traps",
+        "what a dataset holds: classes, sizes, duplicates and patients across splits, unreadable files, known issues",
         epilog="exit codes: 0 sound; 1 broken images, or equal pixels or one patient in two splits; 2 usage or data",
     )  # fmt: skip
     look.add_argument("dataset", help="a name, or folder:PATH, csv:PATH[image=..,label=..], hf:NAME[config]")

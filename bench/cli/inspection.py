@@ -116,8 +116,8 @@ def _doubts(found: Inspection) -> Iterator[Finding]:
     for one in found.info.findings:
         if one.severity != "leak":  # those the pixels and patients have shown
             yield Finding(NOTE if one.severity == "note" else WARNING, one.text, one.examples)
-    for trap in () if found.info.findings else found.info.traps:
-        yield Finding(WARNING, f"known trap: {trap}")
+    for issue in () if found.info.findings else found.info.traps:
+        yield Finding(WARNING, f"known issue: {issue}")
 
 
 def run_inspect(

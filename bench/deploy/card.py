@@ -8,9 +8,10 @@ import numpy as np
 
 from bench.deploy.bundle import MULTI, Bundle
 from bench.metrics.one_vs_rest import Array, correct, one_vs_rest
-from bench.record.cells import few_labels, track_of
+from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.store import Record
 from bench.registry import DatasetInfo
+from bench.report.rows import tuned_text
 from bench.stats import Interval, Share, bootstrap_interval, share
 from bench.stats.cluster import codes_of, two_rates
 
@@ -76,9 +77,12 @@ def _training(bundle: Bundle, records: Sequence[Record]) -> Iterator[str]:
     few = few_labels(spec)
     yield f"- {bundle.model}, trained {start} with the recipe `{spec['recipe']}`{f', {few}' if few else ''}."
     settings = spec["recipe_settings"]
-    rate, batch = (settings.get(name) for name in ("learning_rate", "batch_size"))
+    chosen = (records[0]["metrics"].get("tuned") or {}).get("chosen") or {}
+    rate, batch = ({**settings, **chosen}.get(name) for name in ("learning_rate", "batch_size"))
     how = f"{settings.get('epochs')} epochs, {settings.get('optimizer')}, learning rate {rate}, batch {batch}"
     yield f"- {how}; the epoch was chosen on validation."
+    if over := tuned_text(tuned_over(settings)):
+        yield f"- On validation too: {over}; taken {', '.join(f'{key} {value:g}' for key, value in chosen.items())}."
     way = f"{bundle.size} pixels a side{f', by `{bundle.rule}`' if bundle.any_size else ''}"
     fed = "" if bundle.size == bundle.resolution else f", fed at {bundle.resolution} by `{bundle.resize}`"
     scaled = f"mean {_numbers(bundle.mean)}, standard deviation {_numbers(bundle.std)} of pixels in 0..1"

@@ -23,7 +23,6 @@ from bench.registry.names import ModelSpec, SourceName, display_names, file_stem
 from bench.registry.registry import (
     SCHEMES,
     Registry,
-    add_builtin,
     check_options,
     dataset_info,
     datasets,
@@ -56,7 +55,6 @@ __all__ = [
     "RemoteFile",
     "SourceName",
     "Split",
-    "add_builtin",
     "check_options",
     "dataset_info",
     "datasets",

@@ -1,8 +1,7 @@
 """The two registries, models and datasets: names to info, and builders that are imported at first use.
 
 Info is plain data and torch-free, so listing and planning are instant. The built-in info stands in
-``models/_info.py`` and ``datasets/_info.py`` and name their builders as ``"module:attribute"``; a plug-in
-registers with a decorator instead::
+``models/models.toml`` and ``datasets/sets.toml``; a plug-in registers with a decorator::
 
     from bench.registry import register_model
 
@@ -22,7 +21,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -194,14 +193,6 @@ def register_dataset(name: str, **info: Any) -> Callable[[type[Any]], type[Any]]
         return adapter
 
     return wrap
-
-
-def add_builtin(info: ModelInfo | DatasetInfo) -> None:
-    """Register built-in info (called by ``models/_info.py`` and ``datasets/_info.py`` only)."""
-    if isinstance(info, ModelInfo):
-        models.add(replace(info, origin=_origin(2)))
-    else:
-        datasets.add(replace(info, origin=_origin(2)))
 
 
 # Names by a scheme: scheme -> "module:function" (or a function) from the whole name to its info. Those of models may

@@ -224,7 +224,7 @@ def test_what_is_printed_and_written(flawed, tmp_path, capsys):
             "warning split val has no image of: c",
             "warning 2 images of one gray level",
             "warning 3 images without a patient",
-            "warning known trap: a trap",
+            "warning known issue: a trap",
             "note 3 images of this colour dataset are gray",
         ):
             assert said in flat, (said, flat)

@@ -6,7 +6,6 @@ import gc
 import io
 import os
 import pickle
-import tarfile
 import zipfile
 from pathlib import Path
 
@@ -25,16 +24,6 @@ def zipped(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> bytes
     return stream.getvalue()
 
 
-def tarred(files: dict[str, bytes], mode: str = "w") -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, content in files.items():
-            entry = tarfile.TarInfo(name)
-            entry.size = len(content)
-            archive.addfile(entry, io.BytesIO(content))
-    return stream.getvalue()
-
-
 def contents(tree: Tree, drop: int = 0) -> dict[str, bytes]:
     return {"/".join(m.path.split("/")[drop:]): m.read() for m in tree.members}
 
@@ -46,24 +35,15 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-PACKED = {
-    "x.zip": zipped(FILES),
-    "stored.zip": zipped(FILES, zipfile.ZIP_STORED),
-    "x.tar": tarred(FILES),
-    "x.tar.gz": tarred(FILES, "w:gz"),
-    "x.tar.bz2": tarred(FILES, "w:bz2"),
-    "x.tar.xz": tarred(FILES, "w:xz"),
-}
+PACKED = {"x.zip": zipped(FILES), "stored.zip": zipped(FILES, zipfile.ZIP_STORED)}
 
 
 @pytest.mark.parametrize("name", PACKED)
-@pytest.mark.parametrize("wrapped", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, "tar"])
-def test_every_packing_shows_the_same_members(name: str, wrapped: int | str | None, tmp_path: Path, room: Path) -> None:
+@pytest.mark.parametrize("wrapped", [None, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_every_packing_shows_the_same_members(name: str, wrapped: int | None, tmp_path: Path, room: Path) -> None:
     content, place = PACKED[name], tmp_path / name
-    if wrapped == "tar":
-        content, place = tarred({f"in/{name}": content}), tmp_path / "outer.tar"
-    elif wrapped is not None:
-        content, place = zipped({f"in/{name}": content}, int(wrapped)), tmp_path / "outer.zip"
+    if wrapped is not None:
+        content, place = zipped({f"in/{name}": content}, wrapped), tmp_path / "outer.zip"
     place.write_bytes(content)
     tree = Tree(place)
     assert contents(tree, 1 if wrapped is None else 3) == FILES
@@ -112,26 +92,17 @@ def test_the_digest_changes_with_the_content_and_needs_no_unpacking(tmp_path: Pa
 
 
 @pytest.mark.parametrize("name", ["../evil.png", "a/../../evil.png", "/etc/evil.png", "..\\evil.png", "C:\\evil.png"])
-@pytest.mark.parametrize("packed", [zipped, tarred])
-def test_members_that_lead_out_of_the_folder(name: str, packed, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    kind = "z.zip" if packed is zipped else "z.tar"
-    (tmp_path / kind).write_bytes(packed({"fine.png": b"1", name: b"2"}))
-    with pytest.raises(ArchiveError, match=rf"{kind}: member .*evil\.png' would lie outside of the folder") as error:
-        Tree(tmp_path / kind)
+def test_members_that_lead_out_of_the_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / "z.zip").write_bytes(zipped({"fine.png": b"1", name: b"2"}))
+    with pytest.raises(ArchiveError, match=r"z\.zip: member .*evil\.png' would lie outside of the folder") as error:
+        Tree(tmp_path / "z.zip")
     assert "\n" not in str(error.value)
-    outer = tmp_path / "outer.zip"
-    outer.write_bytes(zipped({kind: packed({name: b"2"})}))
-    with pytest.raises(ArchiveError, match=rf"outer\.zip/{kind}: member"):
-        Tree(outer)
+    (tmp_path / "outer.zip").write_bytes(zipped({"z.zip": zipped({name: b"2"})}))
+    with pytest.raises(ArchiveError, match=r"outer\.zip/z\.zip: member"):
+        Tree(tmp_path / "outer.zip")
 
 
 def test_links_are_refused(tmp_path: Path) -> None:
-    entry = tarfile.TarInfo("passwd.png")
-    entry.type, entry.linkname = tarfile.SYMTYPE, "/etc/passwd"
-    with tarfile.open(tmp_path / "l.tar", "w") as archive:
-        archive.addfile(entry)
-    with pytest.raises(ArchiveError, match=r"l\.tar: member 'passwd\.png' is a link or device"):
-        Tree(tmp_path / "l.tar")
     link = zipfile.ZipInfo("passwd.png")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "l.zip", "w") as zip_archive:
@@ -171,7 +142,9 @@ def test_archives_nested_without_end(tmp_path: Path) -> None:
     for _ in range(5):
         content = zipped({"deeper.zip": content})
     (tmp_path / "deep.zip").write_bytes(content)
-    with pytest.raises(ArchiveError, match="archives lie more than 3 deep in each other"):
+    with pytest.raises(
+        ArchiveError, match=r"deep\.zip/deeper\.zip/deeper\.zip: an archive in an archive in an archive"
+    ):
         Tree(tmp_path / "deep.zip")
 
 

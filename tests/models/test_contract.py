@@ -12,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 
-from bench.models._info import MEDMAMBA_OPTIONS
 from bench.registry import expand_models, model_info, models
 
 NAMES = list(models)
@@ -136,7 +135,6 @@ def test_reasons_name_what_would_run():
     assert models["vit_tiny_patch16_224"].unsupported(9, {}).endswith("for example to 16")
     assert "30 px is not a multiple of the patch (4 px)" in models["swin_tiny_patch4_window7_224"].unsupported(30, {})
     assert models["vmamba_tiny"].unsupported(1, {}) is None
-    assert models["resnet18"].unsupported(0, {}) is not None
 
 
 @pytest.mark.parametrize(
@@ -188,7 +186,7 @@ def test_registered_defaults_are_the_builders(name):
             num_classes=2, in_chans=3, img_size=64, **{k: o.default for k, o in facts.options.items()}
         )
     assert str(plain) == str(spelled)
-    assert MEDMAMBA_OPTIONS["branch"].default == "both"
+    assert models["medmamba_tiny"].options["branch"].default == "both"
 
 
 def test_facts_are_complete():

@@ -147,7 +147,7 @@ def test_a_plugin_cannot_take_a_builtin_name(clean_registries, tmp_path):
     )
     with pytest.raises(RegistryError) as caught:
         registry.load_plugins(["thief.py"], tmp_path)
-    assert "_info.py" in str(caught.value) and "thief.py" in str(caught.value)
+    assert "models.toml" in str(caught.value) and "thief.py" in str(caught.value)
 
 
 @pytest.mark.parametrize(

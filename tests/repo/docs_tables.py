@@ -85,16 +85,16 @@ def phantom_sets() -> str:
     return table(("name", "classes", "question"), ((f"`{i.name}`", len(i.classes), i.summary) for i in chosen))
 
 
-def traps() -> str:
+def known_issues() -> str:
     """What a reader of a score should know."""
     shared = set.intersection(*(set(info.traps) for info in datasets.values() if "medmnist" in info.groups))
-    lines = [f"- all of MedMNIST: {trap}." for trap in sorted(shared)]
+    lines = [f"- all of MedMNIST: {issue}." for issue in sorted(shared)]
     organs = [info for info in datasets.values() if info.name.startswith("organ")]
     for info in datasets.values():
         if info in organs[1:]:
             continue
         who = ", ".join(f"`{i.name}`" for i in organs) if info in organs else f"`{info.name}`"
-        lines += [f"- {who}: {trap}." for trap in info.traps if trap not in shared]
+        lines += [f"- {who}: {issue}." for issue in info.traps if issue not in shared]
     return "\n".join(lines)
 
 
@@ -151,7 +151,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "phantom-sets": phantom_sets,
     "published-sets": published_sets,
     "archives": archives,
-    "traps": traps,
+    "known-issues": known_issues,
 }
 
 

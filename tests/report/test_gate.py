@@ -115,7 +115,8 @@ def test_an_equal_run_is_fine(gate):
         (of("efficiency", MODELS[0], metric("macs_g", 1.01)), 1, "GMACs changed from 0.5 to 0.505 (+1.000%)"),
         (of("efficiency", MODELS[0], metric("params", 0.5)), 0, "parameters changed from 11,000,000 to 5.5e+06"),
         (of("efficiency", MODELS[0], metric("macs_g", 0.5)), 0, "GMACs changed from 0.5 to 0.25 (-50.000%)"),
-        (of("efficiency", MODELS[1], metric(SPEED, 0.8)), 1, "speed fell by 20.0%"),
+        (of("efficiency", MODELS[1], metric(SPEED, 0.8)), 1, "speed relative to resnet18 fell by 20.0%"),
+        (of("efficiency", MODELS[0], metric(SPEED, 0.8)), 1, "speed fell by 20.0%"),
         (of("efficiency", MODELS[1], metric(MEMORY, 1.3)), 1, "memory rose by 30.0%"),
         (of("efficiency", MODELS[2], status("failed", "RuntimeError: boom")), 4, "failed: RuntimeError: boom"),
         (of("accuracy", MODELS[2], status("diverged", "the loss was NaN")), 4, "diverged: the loss was NaN"),
@@ -201,6 +202,45 @@ def test_a_fall_within_the_noise_does_not_count(gate):
     assert code == 0
 
 
+def drifted(factor: float) -> Change:
+    """The whole machine is slower, round for round the same for all models."""
+    each = np.linspace(factor, 1, ROUNDS)
+
+    def change(record: dict[str, Any]) -> None:
+        if record["kind"] == "efficiency":
+            record["metrics"][SPEED] = list(np.asarray(record["metrics"][SPEED]) * each)
+
+    return change
+
+
+def test_a_slower_machine_is_no_loss_of_models_beside_the_reference(gate):
+    code, text = gate(change=drifted(0.5))
+    assert code == 0, text
+    # the ratio knows a loss of a tenth all the same
+    code, text = gate(change=lambda r: (drifted(0.5)(r), of("efficiency", MODELS[1], metric(SPEED, 0.9))(r)))
+    assert code == 1
+    assert "speed relative to resnet18 fell by 10" in text
+
+
+def test_a_faster_reference_is_said(gate):
+    code, text = gate(change=of("efficiency", MODELS[0], metric(SPEED, 1.3)))
+    assert code == 1
+    assert "the reference resnet18 at 64 px, batch 8, fp32, infer did 99.8 images/s and does 130 now" in text
+
+
+def test_without_a_reference_images_per_s_are_judged(gate, tmp_path: Path):
+    """An old baseline knows none, and a run may have measured another one beside."""
+    base = tmp_path / "base.json"
+    content = json.loads(base.read_text())
+    for cell in content["cells"]:
+        cell.pop("reference", None)
+        cell.pop("relative", None)
+    base.write_text(json.dumps(content))
+    code, text = gate(change=of("efficiency", MODELS[1], metric(SPEED, 0.8)))
+    assert code == 1
+    assert "speed fell by 20.0%" in text
+
+
 def busy(*flags: str, factor: float = 0.46) -> Change:
     """A slow-down, and what the instrument says of the machine at that time."""
 
@@ -225,7 +265,7 @@ def test_a_busy_machine_is_no_regression(gate, flag: str):
 def test_noise_alone_and_throttling_excuse_nothing(gate, flags: tuple[str, ...]):
     code, text = gate(change=of("efficiency", MODELS[1], busy(*flags)))
     assert code == 1
-    assert "speed fell by 54.0%" in text
+    assert "speed relative to resnet18 fell by 54.0%" in text
 
 
 def test_a_busy_machine_hides_no_other_loss(gate):

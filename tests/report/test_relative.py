@@ -40,6 +40,17 @@ def test_rows_without_a_partner_have_none() -> None:
     assert with_relative_speeds([row("a", [1.0, 2.0])]) == ([row("a", [1.0, 2.0])], "")
 
 
+def test_a_row_that_was_measured_again_later_has_none() -> None:
+    stamps = [["2026-11-28T10:00:00+00:00", "2026-11-28T10:05:00+00:00"]]
+    stamps += [["2026-11-28T10:00:09+00:00", "2026-11-28T10:04:50+00:00"]]
+    later = ["2026-11-28T11:00:00+00:00", "2026-11-28T11:00:20+00:00"]
+    rows, _ = with_relative_speeds([
+        row(model, [1.0, 2.0], rounds_begun=begun)
+        for model, begun in (("resnet18", stamps[0]), ("beside", stamps[1]), ("later", later))
+    ])  # fmt: skip
+    assert ["relative_speed" in r["metrics"] for r in rows] == [True, True, False]
+
+
 def test_the_device_counts_where_both_have_it() -> None:
     rows, _ = with_relative_speeds([
         row("a", [1.0, 1.0], device_images_per_s_rounds=[30.0, 30.0]),

@@ -248,11 +248,14 @@ def _told(difference: float, p: float, more: str, less: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """One efficiency Cell on both sides; ratios B / A, noise as the 95 % bound of a ratio."""
+    """One efficiency Cell on both sides; ratios B / A (``relative``: of the speed relative to the reference of each
+    side's own rounds), noise as the 95 % bound of a ratio.
+    """
 
     a: SnapshotCell
     b: SnapshotCell
     speed: float | None
+    relative: float | None
     noise: float | None
     p: float | None
     latency: float | None
@@ -286,7 +289,7 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
     adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
     return [
         Timed(
-            a, b, _ratio(a, b, SPEED), e.limit if e else None, float(p) if e else None,
+            a, b, _ratio(a, b, SPEED), _relative_ratio(a, b), e.limit if e else None, float(p) if e else None,
             _ratio(a, b, LATENCY), memory,
         )
         for (a, b, e, memory), p in zip(rows, adjusted, strict=True)
@@ -296,6 +299,10 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
 def _ratio(a: SnapshotCell, b: SnapshotCell, metric: str) -> float | None:
     before, now = a.shown.get(metric), b.shown.get(metric)
     return now / before if before and now else None
+
+
+def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
+    return float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
 
 
 def _efficiency(found: Comparison) -> list[Block]:
@@ -365,9 +372,10 @@ def _exact_differences(rows: Sequence[Timed]) -> list[str]:
 
 
 def repeatability(rows: Sequence[Timed]) -> list[str]:
-    """How well the second run repeats the first: one sentence for each of speed, latency, memory."""
+    """How well the second run repeats the first: one sentence for each of speeds, latency, memory."""
     texts = []
-    for word, metric in (("throughput", "speed"), ("latency", "latency"), ("peak memory", "memory")):
+    metrics = ("throughput", "speed"), ("relative speed", "relative"), ("latency", "latency"), ("peak memory", "memory")
+    for word, metric in metrics:
         known = [(row, ratio) for row in rows if row.comparable and (ratio := getattr(row, metric)) is not None]
         if not known:
             continue
@@ -405,6 +413,7 @@ def to_json(found: Comparison) -> Fields:
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
+            "relative_speed_ratio": row.relative,
             "noise_95": row.noise, "p_holm": row.p, "latency_ratio": row.latency, "memory_ratio": row.memory,
             "noisy": row.noisy,
             "exact_a": row.a.exact, "exact_b": row.b.exact,

@@ -79,7 +79,8 @@ class CheckFinding:
     Attributes:
         kind: of the Cell.
         cell: in words.
-        check: the label of a metric, ``speed``, ``memory``, ``parameters``, ``GMACs``, ``predictions``, ``status``.
+        check: the label of a metric, ``speed``, ``speed relative to resnet18``, ``memory``, ``parameters``, ``GMACs``,
+            ``predictions``, ``status``.
         before: the baseline's figure as text.
         now: the current one.
         message: a sentence.
@@ -166,7 +167,8 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     findings += [_busy(before, now) for before, now in same if before.busy or now.busy]
     judged, tests = judge(asked, options)
     problems = [*baseline.problems, *current.problems]
-    return CheckResult([*findings, *judged], options, problems, _notes(baseline, current), tests)
+    notes = [*_notes(baseline, current), *_faster_references(quiet, judged, options)]
+    return CheckResult([*findings, *judged], options, problems, notes, tests)
 
 
 # --- is it there? ----------------------------------------------------------------------------------------------
@@ -330,16 +332,27 @@ def _accuracy(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metrics: Seque
 
 
 def _speed(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], options: Options) -> Asked:
+    """Speed relative to a reference of the same rounds where both sides have that; else images/s."""
+    pairs = [(before, now) for before, now in pairs if before.speed]
+    related = [before.beside(now) for before, now in pairs]
+    beside = [pair for pair, has in zip(pairs, related, strict=True) if has]
+    alone = _rounds([(before, "speed", before.speed, now.speed) for before, now in pairs], options)
+    return [
+        *_rounds([(b, f"speed relative to {b.reference}", b.relative, n.relative) for b, n in beside], options),
+        *(found for found, has in zip(alone, related, strict=True) if not has),
+    ]
+
+
+def _rounds(rows: Sequence[tuple[SnapshotCell, str, list[float], list[float]]], options: Options) -> Asked:
+    """One question a row: cell, name of the check, its rounds in the baseline and now."""
     asked: Asked = []
-    for before, now in pairs:
-        finding = CheckFinding(
-            "efficiency", before.title(), "speed", CheckOutcome.FEW, _middle(before.speed), _middle(now.speed)
-        )
-        if evidence := speed_evidence(before.speed, now.speed, options.min_speed):
-            asked.append((finding, evidence))
-        elif before.speed:
-            rounds = f"{len(before.speed)} and {len(now.speed)} rounds"
-            asked.append((replace(finding, message=f"not enough samples: {rounds}, so the noise is unknown"), None))
+    for cell, name, before, now in rows:
+        finding = CheckFinding("efficiency", cell.title(), name, CheckOutcome.FEW, _middle(before), _middle(now))
+        evidence = speed_evidence(before, now, options.min_speed)
+        if not evidence:
+            rounds = f"{len(before)} and {len(now)} rounds"
+            finding = replace(finding, message=f"not enough samples: {rounds}, so the noise is unknown")
+        asked.append((finding, evidence))
     floor = between_runs([evidence.effect for _, evidence in asked if evidence], options.alpha)
     return [(finding, evidence and replace(evidence, limit=max(evidence.limit, floor))) for finding, evidence in asked]
 
@@ -416,6 +429,21 @@ def _sentence(finding: CheckFinding, evidence: Evidence, p: float, tests: int) -
     probability = f"p {p:.2g} after Holm over {tests} tests" if tests > 1 else f"p {p:.2g}"
     floor = f"; what counts begins at {evidence.limit:.3g}" if 0 < evidence.effect < evidence.limit else ""
     return f"{finding.check} {verbs[evidence.effect > 0]} by {size} ({probability}{floor})" if evidence.effect else ""
+
+
+def _faster_references(
+    pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], judged: Sequence[CheckFinding], options: Options
+) -> list[str]:
+    """A reference that became faster lowers all speeds relative to it, which is no loss of theirs."""
+    worse = {finding.cell for finding in judged if finding.outcome == CheckOutcome.REGRESSION}
+    used = {before.reference for before, now in pairs if before.beside(now) and before.title() in worse}
+    return [
+        f"the reference {before.title()} did {_middle(before.speed)} images/s and does {_middle(now.speed)} now: if "
+        "its code is faster, and not the machine, speeds relative to it fell by as much; make a new baseline"
+        for before, now in pairs
+        if before.identity.get("model") in used
+        and np.median(now.speed) > np.median(before.speed) * (1 + options.min_speed)
+    ]
 
 
 def _notes(baseline: Snapshot, current: Snapshot) -> list[str]:

@@ -20,11 +20,13 @@ import numpy as np
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.paths import require_run
-from bench.record.types import Fields, Record, Spec
+from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import recorded_otherwise
+from bench.report.relative import with_relative_speeds
 from bench.report.rows import read_run_directory
+from bench.report.settings import by_setting
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
@@ -40,6 +42,9 @@ NOT_ASKED = frozenset({
 # is "throttled": heavier code alone brings a GPU to its power limit.
 BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
 _SCORES = ("_scores", "_labels")  # the arrays of saved predictions that are compared
+_WRITTEN = (
+    "reason", "exact", "shown", "speed", "reference", "relative", "memory", "noisy", "arrays", "flags", "evidence"
+)  # fmt: skip
 MAX_EVIDENCE = 2  # sentences kept of it
 
 Machine = tuple[str, str, int]
@@ -60,6 +65,8 @@ class SnapshotCell:
         exact: those of ``EXACT`` that are known.
         shown: those of ``SHOWN`` that are known.
         speed: images/s of each round.
+        reference: the model whose images/s in the same rounds ``relative`` is the ratio to; "" where there is none.
+        relative: ``speed`` over the reference's, of each round.
         memory: peak MiB of each run.
         noisy: a run's own rounds lay too far apart.
         flags: of any of the runs, as ``noisy``, ``other processes``.
@@ -81,11 +88,17 @@ class SnapshotCell:
     scores: Scores | None = None
     flags: list[str] = field(default_factory=list)
     evidence: list[str] = field(default_factory=list)
+    reference: str = ""
+    relative: list[float] = field(default_factory=list)
 
     @property
     def busy(self) -> list[str]:
         """The flags that say that others used the machine."""
         return [flag for flag in self.flags if flag in BUSY]
+
+    def beside(self, other: SnapshotCell) -> bool:
+        """Whether both have a speed relative to the same reference."""
+        return bool(self.reference) and self.reference == other.reference
 
     @property
     def asked(self) -> str:
@@ -176,7 +189,9 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
         problems += damaged
         commands.append(str(info.get("command", run)))
         unrecorded |= store.planned(info)
-        for record in records:
+        unrecorded -= {record["key"] for record in records if record["kind"] == "trial"}
+        others = (r for r in records if r["kind"] not in ("efficiency", "trial"))
+        for record in [*_relative_speeds(records), *others]:
             asked = canonical([record["kind"], _identity(record["spec"])])
             machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
             grouped[asked, machine].append((run, record))
@@ -188,6 +203,15 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     unrecorded -= {record["key"] for group in grouped.values() for _, record in group}
     entries.sort(key=lambda e: (e.order, e.machine))
     return Snapshot(entries, about, problems, max_images, sorted(unrecorded), metrics)
+
+
+def _relative_speeds(records: Sequence[Record]) -> Iterable[Record]:
+    """The efficiency Records of a run, with their speeds relative to the reference of their table."""
+    for members in by_setting(records).values():
+        measured, reference = with_relative_speeds(members)
+        for record in measured:
+            own: Metrics = {"relative_to": reference} if record["label"] != reference else {"relative_speed_rounds": []}
+            yield {**record, "metrics": {**record["metrics"], **own}}
 
 
 def _identity(spec: Spec) -> Fields:
@@ -233,11 +257,20 @@ def _entry(
         if again != entry.exact:
             problems.append(f"{entry.title()}: {entry.exact} in one run and {again} in another: not one version")
         entry.speed += _positive(other["metrics"].get("throughput_images_per_s_rounds") or ())
+        entry.relative += _positive(other["metrics"].get("relative_speed_rounds") or ())
         if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
             entry.memory += _positive([other["metrics"].get("peak_memory_mib")])
+    entry.reference = _agreed(other["metrics"].get("relative_to", "") for _, other in group)
+    entry.relative = entry.relative if entry.reference else []
     if entry.kind != "efficiency":
         _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
     return entry
+
+
+def _agreed(names: Iterable[str]) -> str:
+    """The one name, or "" where there are several."""
+    found = set(names)
+    return found.pop() if len(found) == 1 else ""
 
 
 def _positive(values: Iterable[object]) -> list[float]:
@@ -277,7 +310,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
             recipes[digest] = identity["recipe_settings"]
             identity["recipe_settings"] = digest
         line: Fields = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
-        for name in ("reason", "exact", "shown", "speed", "memory", "noisy", "arrays", "flags", "evidence"):
+        for name in _WRITTEN:
             if value := getattr(entry, name):
                 line[name] = value
         if scores := entry.scores:
@@ -365,6 +398,7 @@ def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, np.
         bool(cell.get("noisy")),
         {str(k): list(v) for k, v in cell.get("arrays", {}).items()},
     )
+    entry.reference, entry.relative = str(cell.get("reference", "")), _positive(cell.get("relative", ()))
     entry.flags, entry.evidence = ([str(text) for text in cell.get(name, ())] for name in ("flags", "evidence"))
     if "scores" in cell:
         images, labels = sets[cell["test_set"]]

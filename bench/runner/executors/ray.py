@@ -21,9 +21,9 @@ from bench.machine.hardware import gpus
 from bench.machine.threads import available_threads, set_omp_wait_policy
 from bench.machine.versions import VERSION
 from bench.plan.base import Plan
-from bench.record.cells import EfficiencyCell, TransferCell
+from bench.record.cells import EfficiencyCell, needs
 from bench.record.files import atomic_write
-from bench.record.paths import checkpoint_path, predictions_path, weights_path
+from bench.record.paths import checkpoint_path, history_path, predictions_path, record_path, weights_path
 from bench.record.store import StoreError
 from bench.runner.executors import ray_cluster
 from bench.runner.executors.base import Event, Job, Wake
@@ -234,9 +234,9 @@ def make(loaded: Loaded, plan: Plan) -> RayExecutor:
 def _inputs(job: Job) -> dict[str, bytes]:
     """The files of the run directory that a job reads: path there, content."""
     wanted: list[Path] = [checkpoint_path(job.out, job.key)]
-    if isinstance(job.cell, TransferCell):
-        key = job.cell.source_key
-        wanted += [weights_path(job.out, key), predictions_path(job.out, key)]
+    for key in needs(job.cell):
+        of_a_cell = (record_path, history_path, predictions_path, weights_path)
+        wanted += [place(job.out, key) for place in of_a_cell]
     if job.alone:
         wanted += [path for name in CACHES for path in (job.out / name).rglob("*")]
     found = {}
