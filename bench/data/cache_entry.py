@@ -24,7 +24,7 @@ import numpy as np
 
 from bench.data.decode import blocks_of, check_labels
 from bench.data.files import DataError
-from bench.data.look import SPLITS, Look, Looked
+from bench.data.look import SPLITS, Look, Looked, label_text
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, file_stem
 
 FORMAT = 3  # raise it when the layout of an entry, or how images are resized, changes
@@ -128,21 +128,23 @@ def write(
             path = temporary / f"{name}_labels.npy"
             files[path.name] = _write_array(path, path.name, labels[name].shape, np.dtype(np.int64), [labels[name]])
             done += len(labels[name])
-        if any(_names(split) or _groups(split) for split in splits.values()):
+        if any(names_of(split) or groups_of(split) for split in splits.values()):
             files[MEMBERS] = _write_members(temporary / MEMBERS, info, splits, labels)
-        names = {name: _names(split) for name, split in splits.items()}
-        looked = look.done(info, labels, names, {name: _groups(split) for name, split in splits.items()})
+        names = {name: names_of(split) for name, split in splits.items()}
+        looked = look.done(info, labels, names, {name: groups_of(split) for name, split in splits.items()})
         _publish(temporary, entry, {"identity": dict(identity), "files": files, "look": looked.as_json()})
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _names(split: AnySplit) -> Sequence[str]:
+def names_of(split: AnySplit) -> Sequence[str]:
+    """What the images are called; empty where the source does not say."""
     return () if isinstance(split, Split) else split.names
 
 
-def _groups(split: AnySplit) -> Sequence[str]:
+def groups_of(split: AnySplit) -> Sequence[str]:
+    """The patient or lesion of each image, or "" where unknown; empty where the source names none."""
     return () if isinstance(split, Split) else split.groups
 
 
@@ -225,11 +227,11 @@ def _write_members(
     table = csv.writer(text, lineterminator="\n")
     table.writerow((*_OWN, *map(_column, info.columns)))
     for split in SPLITS:
-        names, groups = _names(splits[split]), _groups(splits[split])
+        names, groups = names_of(splits[split]), groups_of(splits[split])
         found = getattr(splits[split], "columns", {})
         columns = [found.get(name, [""] * len(labels[split])) for name in info.columns]
         for index, label in enumerate(labels[split]):
-            said = "|".join(info.classes[c] for c in np.flatnonzero(label)) if label.ndim else info.classes[int(label)]
+            said = label_text(info, label)
             own = (names[index] if names else "", said, split, groups[index] if groups else "")
             table.writerow((*own, *(column[index] for column in columns)))
     content = text.getvalue().encode("utf-8", "surrogateescape")
