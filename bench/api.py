@@ -114,7 +114,7 @@ def run(
     flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}
     flags["run.out"] = str(out) if out else None
     for name, value in keys.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and name in configuration.Sweep.model_fields:
             flags.update({configuration.find_key(f"{name}.{key}"): item for key, item in value.items()})
         else:
             flags[configuration.find_key(name)] = str(value) if isinstance(value, Path) else value

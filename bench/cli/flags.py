@@ -41,6 +41,10 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
     "--shots": ("sweep.shots", "also with so many labelled images a class: 1,5,10"),
     "--label-fraction": ("sweep.label_fraction", "with these parts of the labels: .01,.1,1 (default: 1)"),
     "--draws": ("sweep.draws", "how often few labels are drawn (default 5)"),
+    "--tune": (
+        "sweep.tune",
+        "numbers of the recipe that validation chooses for every model: learning_rate=1e-4,3e-4,1e-3; one or two keys",
+    ),
     "--epochs": ("sweep.epochs", "epochs instead of the recipe's"),
     "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),

@@ -22,8 +22,11 @@ MOST_BYTES = 10 << 30  # of all weights of a run, beyond which none are kept una
 
 
 def unasked(plan: Plan, asked: Collection[str], pending: Collection[str], rule: bool | str) -> set[str]:
-    """Keys of trainings whose weights are kept until the run ends although nobody asked for them."""
-    if rule != "recommended":
+    """Keys of trainings whose weights are kept until the run ends although nobody asked for them.
+
+    Trials are among them: the best one is the training of the Cell that it decides about.
+    """
+    if not rule:
         return set()
     found = {
         k: c for k, c in plan.cells.items() if isinstance(c, AccuracyCell) and c.track != "frozen" and k in pending
@@ -49,8 +52,8 @@ def keep_recommended(out: Path, report: ReportData) -> str:
         pick = recommend(report, Limits()).model
     except RecommendError:
         pick = None
-    models = {key: str(read_record(record_path(out, key))["spec"]["model"]) for key in keys}
-    stay = [key for key in keys if models[key] == pick]
+    found = [read_record(record_path(out, key)) for key in keys]
+    stay = [r["key"] for r in found if r["spec"]["model"] == pick and r["kind"] != "trial"]
     for key in set(keys) - set(stay):
         weights_path(out, key).unlink(missing_ok=True)
     if not stay:

@@ -67,6 +67,8 @@ def _check(out: Path, record: Record) -> None:
     what = f"cell {key} ({spec['model']})"
     if record["kind"] == "transfer":
         raise StoreError(f"{what} is a transfer cell and trains nothing; explain its source, {spec['source_key']}")
+    if record["kind"] == "trial":
+        raise StoreError(f"{what} was a trial of --tune; explain the cell of {spec['model']} that it decided about")
     if record["kind"] != "accuracy":
         raise StoreError(f"{what} is an {record['kind']} cell and trains nothing")
     if record["status"] != "ok":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from bench.plan import tracks
 from bench.plan.base import Plan, resolved
 from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import refuse_unfeedable, resize_rule, unfeedable
-from bench.record.cells import AccuracyCell
+from bench.record.cells import AccuracyCell, trials_of
 from bench.registry import DatasetInfo, ModelSpec
 from bench.sweep import recipes
 from bench.sweep.config import ConfigError, Loaded
@@ -28,6 +29,7 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
     for name in registry.split_names(section.recipe):
         recipe = resolve_recipe(loaded, name)
         found = tracks.trainings(loaded, specs, recipe, _finetune_recipe(loaded, name, recipe))
+        found = [_tuned(loaded, way) for way in found]
         ways += [way for way in found if way not in ways]  # heads and fine-tuning may not depend on it
     amounts = tracks.labels_asked(loaded)
     wanted = [(info, size) for info in infos for size in _sizes(loaded, info)]
@@ -72,8 +74,30 @@ def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: li
             folds=folds,
         )
         reason = unfeedable(info, size, resolution, cell.resize, plan.data_root, cell.data_fingerprint)
-        plan.add(cell, reason or network.unsupported(resolution, dict(spec.options)))
+        for one in (*trials_of(cell), cell):
+            plan.add(one, reason or network.unsupported(resolution, dict(spec.options)))
     refuse_unfeedable(plan.cells.values(), loaded, plan.data_root)
+
+
+def _tuned(loaded: Loaded, way: tracks.Training) -> tracks.Training:
+    """A training whose settings of ``--tune`` are chosen by trials with the first seed.
+
+    Raises:
+        ConfigError: a setting is also fixed, or some values do not fit together.
+    """
+    section = loaded.sweep.sweep
+    if not section.tune or way.head is not None:  # heads choose what they choose on validation by themselves
+        return way
+    where = loaded.origin("sweep.tune")
+    if fixed := sorted(section.tune.keys() & loaded.sweep.recipe.keys()):
+        raise ConfigError(f"{where}: {fixed[0]} is also fixed ({loaded.origin(f'recipe.{fixed[0]}')}); remove one")
+    for values in itertools.product(*section.tune.values()):
+        try:
+            recipes.check_together({**way.recipe, **dict(zip(section.tune, values, strict=True))}, way.recipe["name"])
+        except recipes.RecipeError as error:
+            raise ConfigError(f"{where}: {error}") from None
+    over = {key: {"tuned_over": values, "seed": section.seeds[0]} for key, values in section.tune.items()}
+    return dataclasses.replace(way, recipe={**way.recipe, **over})
 
 
 def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:

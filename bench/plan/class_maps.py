@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
-from bench.record.cells import AccuracyCell, Cell, SharedClass, needs
+from bench.record.cells import AccuracyCell, Cell, SharedClass, TransferCell, TrialCell
 from bench.record.paths import weights_path
 from bench.registry import DatasetInfo, nearest, split_names
 
@@ -153,10 +153,18 @@ def target_size(target: DatasetInfo, source: AccuracyCell) -> int:
 
 
 def kept_weights(cells: Mapping[str, Cell], done: Collection[str], keep_all: bool) -> set[str]:
-    """Keys whose weights have to lie on disk: of all trainings if ``keep_all``, else of those that a transfer needs."""
+    """Keys whose weights have to lie on disk: of all trainings if ``keep_all``, else of those that a transfer needs.
+
+    Trials are no results, so nobody wants theirs.
+    """
     if keep_all:
-        return {key for key, cell in cells.items() if isinstance(cell, AccuracyCell) and cell.track != "frozen"}
-    return {source for key, cell in cells.items() if key not in done and (source := needs(cell))}
+        return {key for key, cell in cells.items() if isinstance(cell, AccuracyCell) and keeps_weights(cell)}
+    return {cell.source_key for key, cell in cells.items() if key not in done and isinstance(cell, TransferCell)}
+
+
+def keeps_weights(cell: AccuracyCell) -> bool:
+    """Whether a Cell trains a network of its own that somebody may want."""
+    return cell.track != "frozen" and not isinstance(cell, TrialCell)
 
 
 def to_train_again(finished: Collection[str], kept: Collection[str], out: Path) -> list[str]:

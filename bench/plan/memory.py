@@ -16,7 +16,7 @@ from typing import NamedTuple
 from bench import registry
 from bench.machine import hardware
 from bench.machine.memory import available
-from bench.record.cells import AccuracyCell, Cell, EfficiencyCell
+from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, trials_of
 from bench.registry import ModelInfo
 
 CUBLAS_BYTES = 32 << 20  # its workspace on a Hopper GPU
@@ -44,6 +44,8 @@ TYPICAL = "swin_tiny_patch4_window7_224"  # for networks of unknown families: th
 
 def memory_bytes(cell: Cell) -> int:
     """Return the bytes that a Cell's model, its gradients, optimizer and activations take at once, roughly."""
+    if isinstance(cell, AccuracyCell) and (trials := trials_of(cell)):
+        return max(map(memory_bytes, trials))
     info = registry.model_info(registry.parse_model(cell.model).name)
     measured, scale = _of(info)
     params, pixels = info.params or 25_000_000, cell.resolution**2

@@ -70,6 +70,8 @@ def remarks(loaded: Loaded, specs: Sequence[ModelSpec]) -> list[str]:
     asked = loaded.sweep.sweep.track
     bare = [str(spec) for spec in specs if not names_weights(spec)]
     wants = [track for track in asked if track in WANTS_WEIGHTS]
+    if loaded.sweep.sweep.tune and asked == ["frozen"]:
+        raise ConfigError(f"{loaded.origin('sweep.tune')}: a head on frozen features is not tuned; add another --track")
     if not wants:
         tagged = [str(spec) for spec in specs if "pretrained" not in dict(spec.options) and names_weights(spec)]
         said = f"{', '.join(tagged)}: the tag names weights that are not used; --track frozen,finetune uses them"

@@ -70,7 +70,7 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
             for cell in plan.cells.values()
             if isinstance(cell, AccuracyCell)
             and cell.dataset == source
-            and cell.track != "frozen"
+            and class_maps.keeps_weights(cell)
             and not few_labels(cell.spec())
         ]
         if not trained:

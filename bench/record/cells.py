@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -41,6 +42,9 @@ class AccuracyCell:
     ``leaks="drop"``: images of train and val that a later split has are not trained or chosen on. ``head`` is what a
     frozen network's features are given to. ``shots`` a class, or ``label_fraction`` of train, are drawn by hash for the
     ``draw``-th time. ``fold`` (from 0) of ``folds`` is the test split.
+
+    A setting of the recipe may be ``{"tuned_over": [values], "seed": seed}``: each value is tried in a training of its
+    own with that seed (:func:`trials_of`), and validation decides which one this Cell is trained with.
     """
 
     model: str
@@ -79,6 +83,15 @@ class AccuracyCell:
         if self.track == track_of({"weights_sha256": self.weights_sha256}):
             given.pop("track", None)
         return {**given, "recipe": self.recipe["name"], "recipe_settings": settings}
+
+
+@dataclass(frozen=True, slots=True)
+class TrialCell(AccuracyCell):
+    """A training that decides about the settings ``tried`` of others by its validation score; no row of a board."""
+
+    tried: tuple[str, ...] = ()
+
+    kind = "trial"
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,9 +188,32 @@ class TransferCell:
 Cell = AccuracyCell | EfficiencyCell | TransferCell
 
 
-def needs(cell: Cell) -> str | None:
-    """Return the key of the Cell whose Record, scores and weights must be there before this one can run."""
-    return cell.source_key if isinstance(cell, TransferCell) else None
+def tuned_over(recipe: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The settings of a recipe that validation chooses, with the values that are tried."""
+    tuned = ((key, value) for key, value in recipe.items() if isinstance(value, Mapping))
+    return {key: value["tuned_over"] for key, value in tuned if "tuned_over" in value}
+
+
+def tuning_seed(recipe: Mapping[str, Any]) -> int | None:
+    """The seed of the trials; None where nothing is tuned."""
+    return next((int(recipe[key]["seed"]) for key in tuned_over(recipe)), None)
+
+
+def trials_of(cell: AccuracyCell) -> list[TrialCell]:
+    """The trainings that decide about a tuned Cell: one for each value, or pair of values, in their order."""
+    over, seed = tuned_over(cell.recipe), tuning_seed(cell.recipe)
+    if seed is None:
+        return []
+    plain = TrialCell(**{each.name: getattr(cell, each.name) for each in fields(cell)}, tried=tuple(over))
+    tried = (dict(zip(over, values, strict=True)) for values in itertools.product(*over.values()))
+    return [replace(plain, seed=seed, recipe={**cell.recipe, **values}) for values in tried]
+
+
+def needs(cell: Cell) -> tuple[str, ...]:
+    """Keys of the Cells whose Records (of a transfer: scores and weights) must be there before this one can run."""
+    if isinstance(cell, TransferCell):
+        return (cell.source_key,)
+    return tuple(map(cell_key, trials_of(cell))) if isinstance(cell, AccuracyCell) else ()
 
 
 def track_of(spec: Mapping[str, Any]) -> str:
@@ -219,7 +255,10 @@ def cell_label(cell: Cell) -> str:
         fold = f"fold {cell.fold + 1} of {cell.folds}" if cell.fold is not None else ""
         head = f"frozen, {cell.head}" if cell.head else ""
         parts = (f"{cell.size}->{cell.resolution} px", f"seed {cell.seed}", fold, head)
-        shown = ", ".join(filter(None, (*parts, f"{few}, draw {cell.draw}" if few else "")))
+        tuned = f"tuned over {' x '.join(tuned_over(cell.recipe))}" if tuning_seed(cell.recipe) is not None else ""
+        shown = ", ".join(filter(None, (*parts, f"{few}, draw {cell.draw}" if few else "", tuned)))
+        if isinstance(cell, TrialCell):
+            shown += ", trial " + ", ".join(f"{key}={cell.recipe[key]:g}" for key in cell.tried)
         return f"{cell.model} on {display_name(cell.dataset)} ({shown})"
     if isinstance(cell, TransferCell):
         route = f"{display_name(cell.source.dataset)} to {display_name(cell.dataset)}"

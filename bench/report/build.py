@@ -50,6 +50,7 @@ from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.sections.tracks import few_labels_section, tracks_section
+from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
@@ -257,7 +258,7 @@ def _without_result(
     """Every Cell that has no result, with its reason; equal reasons of one model together."""
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for record in records:
-        if record["status"] != "ok":
+        if record["status"] != "ok" and record["kind"] != "trial":  # what a trial came to, its Cell says
             reason = " ".join(str(record["reason"] or "no reason was recorded").split())
             groups[record["spec"]["model"], record["status"], reason].append(_where(record))
     blocks: list[Block] = []
@@ -325,7 +326,7 @@ def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
                 "CSV files beside this page have all of them."
             )
         )
-    blocks += _recipes(records)
+    blocks += [*_recipes(records), *tuned_blocks(records)]
     found = {kind: environment_lines(r for r in records if r["kind"] == kind) for kind in ("accuracy", "efficiency")}
     if found["accuracy"] == found["efficiency"]:
         found = {"everything": found["accuracy"]}
@@ -338,7 +339,7 @@ def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
 def _recipes(records: Iterable[Record]) -> list[Block]:
     """The resolved settings of each recipe that was used."""
     used: dict[str, str] = {}
-    both = ((r["spec"].get("recipe"), r["spec"].get("recipe_settings")) for r in records)
+    both = ((r["spec"].get("recipe"), r["spec"].get("recipe_settings")) for r in records if r["kind"] != "trial")
     for recipe, settings in _distinct(both):
         if settings:
             flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat(settings).items()) if key != "name")

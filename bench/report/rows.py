@@ -17,7 +17,7 @@ from bench.metrics.calibration import Clinical
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.record import store
-from bench.record.cells import few_labels, track_of
+from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
@@ -337,11 +337,15 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
         same[record["spec"].get("recipe", ""), settings.get("epochs")][_canonical(settings)] = settings
     variants = {}
     for group in same.values():
-        flat = {identity: flattened(settings) for identity, settings in group.items()}
+        flat = {
+            identity: flattened({k: v for k, v in settings.items() if k not in tuned_over(settings)})
+            for identity, settings in group.items()
+        }
         keys = sorted({key for settings in flat.values() for key in settings})
         differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
         for identity, settings in flat.items():
-            shown = [f"{k}={settings.get(k)}" for k in differing]
+            tuned = tuned_over(group[identity])  # those are said in any case
+            shown = [f"{k}={settings.get(k)}" for k in differing if k not in tuned]
             if len(shown) > MAX_SETTINGS_NAMED:
                 digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
                 shown[MAX_SETTINGS_NAMED:] = [f"{len(shown) - MAX_SETTINGS_NAMED} more ({digest})"]
@@ -364,9 +368,14 @@ def _identity(spec: Spec, *but: str) -> str:
     return _canonical({**{k: v for k, v in spec.items() if k not in apart and v is not None}, **track})
 
 
+def tuned_text(over: Mapping[str, Iterable[float]]) -> str:
+    """``learning_rate tuned over 0.0001, 0.0003, 0.001``."""
+    return "; ".join(f"{key} tuned over {', '.join(f'{value:g}' for value in values)}" for key, values in over.items())
+
+
 def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
     settings = spec.get("recipe_settings") or {}
-    variant = variants.get(_canonical(settings), "")
+    variant = ", ".join(filter(None, (tuned_text(tuned_over(settings)), variants.get(_canonical(settings), ""))))
     if spec.get("leaks") == "drop":
         variant = ", ".join(filter(None, (variant, "repeated images dropped")))
     if folds := spec.get("folds"):

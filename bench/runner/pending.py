@@ -9,7 +9,7 @@ from bench.deploy.kept import note_unasked, unasked
 from bench.plan import class_maps
 from bench.plan.base import Plan
 from bench.record import store
-from bench.record.cells import Cell, EfficiencyCell, Result
+from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, Result, needs
 from bench.runner.done import Done
 from bench.runner.executors.base import Finished, Job
 from bench.runner.jobs import combined, make_jobs, write_finished
@@ -43,6 +43,9 @@ def find_pending(loaded: Loaded, plan: Plan, out: Path, note: Callable[[str], No
         or (state.noisy and "noisy" in retry)
         or (state.status == "unsupported" and key not in plan.unsupported)
     }
+    # A trial that runs again may change what it decides about.
+    tuned = {key: cell for key, cell in plan.cells.items() if isinstance(cell, AccuracyCell) and key in found}
+    again |= {key for key, cell in tuned.items() if set(needs(cell)) & again}
     kept = class_maps.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights is True)
     finished = {key for key in plan.cells if key in found and found[key].status == "ok"}
     if bare := class_maps.to_train_again(finished, kept, out):

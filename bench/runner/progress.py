@@ -39,6 +39,8 @@ def describe(record: Record) -> str:
     metrics = record["metrics"]
     if record["status"] != "ok":
         return f"{record['status']}: {record['reason']}"
+    if record["kind"] == "trial":
+        return ", ".join(f"{name} {_number(metrics.get(f'val_{name}'))}" for name in ("auc", "acc", "loss")) + " (val)"
     if record["kind"] != "efficiency":
         return f"test AUC {_number(metrics.get('test_auc'))}, ACC {_number(metrics.get('test_acc'))}"
     rate = metrics.get("throughput_images_per_s_p50") or metrics.get("train_throughput_images_per_s_p50")

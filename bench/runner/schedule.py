@@ -77,8 +77,7 @@ class Schedule:
 
     def _leased(self, job: Job) -> bool:
         """Whether a job can start under a lease of ours; if not, it is put off or done."""
-        needed = needs(job.cell)
-        if needed in self.plan.cells and needed not in self.done.statuses:
+        if any(key in self.plan.cells and key not in self.done.statuses for key in needs(job.cell)):
             self.later.append(job)
             return False
         try:

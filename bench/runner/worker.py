@@ -22,7 +22,17 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from bench.record.cells import AccuracyCell, Cell, Context, MustRunAlone, Result, Stopped, TransferCell, cell_key
+from bench.record.cells import (
+    AccuracyCell,
+    Cell,
+    Context,
+    MustRunAlone,
+    Result,
+    Stopped,
+    TransferCell,
+    cell_key,
+    tuning_seed,
+)
 from bench.record.paths import log_path
 from bench.runner.executors.base import Job, Send
 
@@ -176,6 +186,10 @@ def _frozen(job: Job, context: Context, send: Send) -> Result:
 
 
 def _measured(job: Job, context: Context) -> Result:
+    if isinstance(job.cell, AccuracyCell) and tuning_seed(job.cell.recipe) is not None:
+        from bench.train.tuned import run_tuned
+
+        return run_tuned(job.cell, context)
     if isinstance(job.cell, AccuracyCell):
         from bench.train.accuracy import run_accuracy
 

@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from bench.errors import ConfigError as ConfigError
 from bench.registry import nearest, split_names
+from bench.sweep.recipes import Tuned
 
 CONFIG_NAME = "bench.toml"
 WHAT = ("sweep.models", "sweep.datasets")  # who names one of these asks for a sweep of their own, not for `quick`
@@ -69,6 +70,7 @@ class SweepSection(_Section):
     label_fraction: Annotated[list[Part], BeforeValidator(_listed), Field(min_length=1)] = [1.0]
     draws: Annotated[int, Field(ge=1, le=1000)] = 5
     epochs: Annotated[int, Field(ge=1)] | None = None
+    tune: Tuned = {}
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     kinds: Annotated[list[Kind], BeforeValidator(_listed), Field(min_length=1)] = ["accuracy", "efficiency"]
     transfer: Transfers = []

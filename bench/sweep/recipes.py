@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from bench.registry import nearest
@@ -120,6 +120,51 @@ class Recipe(BaseModel):
 
 
 FIELDS = Recipe.model_fields
+# Numbers that are no choice of training: `select` chooses the epoch on validation already, and the others say how
+# images are fed or fit into memory.
+NOT_TUNED = ("version", "epochs", "micro_batch_size", "eval_batch_size", "mean", "std")
+TUNABLE = [k for k, f in FIELDS.items() if f.annotation in (int, float) and k not in NOT_TUNED]
+MOST_TUNED = 2
+
+
+def _assignments(value: Any) -> Any:
+    """``learning_rate=1e-4,3e-4,weight_decay=0,0.05`` as a table; anything else as it is."""
+    if not isinstance(value, str):
+        return value
+    found: dict[str, list[float]] = {}
+    values: list[float] | None = None
+    for part in value.split(","):
+        key, equals, text = part.rpartition("=")
+        if equals:
+            values = found.setdefault(key.strip(), [])
+        if values is None:
+            raise ValueError("write KEY=VALUE,VALUE, such as learning_rate=1e-4,3e-4,1e-3")
+        try:
+            values.append(int(text) if text.strip().lstrip("-").isdecimal() else float(text))
+        except ValueError:
+            raise ValueError(f"{text.strip()!r} is no number") from None
+    return found
+
+
+def _tunable(given: dict[str, list[float]]) -> dict[str, list[float]]:
+    """Check the keys and every value; values are sorted, so that two spellings of one search are one."""
+    if len(given) > MOST_TUNED:
+        raise ValueError(f"{len(given)} keys are too many for a small search; tune one or two")
+    found = {}
+    for key, values in given.items():
+        if key not in TUNABLE:
+            why = "is not tuned" if key in FIELDS else "is no key of a recipe"
+            raise ValueError(f"{key!r} {why}{nearest(key, TUNABLE)}; keys: {', '.join(TUNABLE)}")
+        try:
+            found[key] = sorted({_checked({key: value}, "tune")[key] for value in values})
+        except RecipeError as error:
+            raise ValueError(str(error).removeprefix("tune: ")) from None
+        if len(found[key]) < 2:
+            raise ValueError(f"{key} needs two values or more to choose from")
+    return found
+
+
+Tuned = Annotated[dict[str, list[int | float]], BeforeValidator(_assignments), AfterValidator(_tunable)]
 _RANGES = ("crop_scale", "crop_ratio")
 
 
@@ -153,7 +198,7 @@ def resolve(
     if "epochs" in given:
         settings = _scaled(settings, given["epochs"])
     settings = {"name": Path(name).stem if name.endswith(".toml") else name, **settings, **given}
-    _check_together(settings, name)
+    check_together(settings, name)
     return settings
 
 
@@ -209,7 +254,8 @@ def _scaled(settings: dict[str, Any], epochs: int) -> dict[str, Any]:
     return {**settings, "milestones": milestones, "warmup_epochs": settings["warmup_epochs"] * factor}
 
 
-def _check_together(settings: dict[str, Any], name: str) -> None:
+def check_together(settings: dict[str, Any], name: str) -> None:
+    """Raise RecipeError where settings that are each fine do not fit together."""
     rules: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
         (lambda s: s["schedule"] == "step" or not s["milestones"], "milestones need schedule = 'step'"),
         (lambda s: s["schedule"] != "step" or bool(s["milestones"]), "schedule = 'step' needs milestones"),

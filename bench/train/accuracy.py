@@ -8,7 +8,7 @@ import gc
 import os
 import time
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,13 @@ from bench.train.turns import joined, turn
 __all__ = ["run_accuracy"]
 
 
-def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
+def run_accuracy(cell: AccuracyCell, ctx: Context, recipe: Mapping[str, Any] | None = None) -> Result:
     """Train and score one Cell.
+
+    Args:
+        cell: what to train.
+        ctx: where and with what.
+        recipe: of a tuned Cell, the settings that were chosen; by default the Cell's.
 
     Returns:
         Metrics of the test split (``test_acc``, ``test_auc``, ...) and of validation at the chosen epoch, the scores of
@@ -67,7 +72,7 @@ def run_accuracy(cell: AccuracyCell, ctx: Context) -> Result:
     data, who = with_labels(data, who, rows)
     timings["load_s"] = time.perf_counter() - started
 
-    outcome, metrics = _trained(cell, info, data, ctx, timings)
+    outcome, metrics = _trained(cell, dict(recipe or cell.recipe), info, data, ctx, timings)
     metrics |= about(cell, info, entry, rows)
     return result_of(cell, info, data, who, outcome, metrics, {**timings, **outcome.timings})
 
@@ -153,16 +158,21 @@ def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Findi
 
 
 def _trained(
-    cell: AccuracyCell, info: DatasetInfo, data: Mapping[str, Split], ctx: Context, timings: dict[str, float]
+    cell: AccuracyCell,
+    recipe: dict[str, Any],
+    info: DatasetInfo,
+    data: Mapping[str, Split],
+    ctx: Context,
+    timings: dict[str, float],
 ) -> tuple[Outcome, dict[str, Any]]:
     """Train; where a batch does not fit into memory, begin again with gradients accumulated over halves of it.
 
     Only batch statistics (batch norm) and rounding depend on it; the metrics then say ``micro_batch_size``.
     """
-    recipe = dict(cell.recipe)
+    identity = cell_key(replace(cell, recipe=dict(recipe)))  # another choice of a tuned setting is another training
     while True:
         try:
-            outcome, metrics = _fit(cell, recipe, info, data, ctx, timings)
+            outcome, metrics = _fit(cell, recipe, identity, info, data, ctx, timings)
             break
         except (RuntimeError, MemoryError) as error:
             held = recipe["micro_batch_size"] or recipe["batch_size"]
@@ -181,6 +191,7 @@ def _trained(
 def _fit(
     cell: AccuracyCell,
     recipe: Mapping[str, Any],
+    identity: str,
     info: DatasetInfo,
     data: Mapping[str, Split],
     ctx: Context,
@@ -205,7 +216,7 @@ def _fit(
         seed=cell.seed,
         precision=cell.precision,
         progress=ctx.progress,
-        checkpoint=Checkpoint(checkpoint_path(ctx.out, cell_key(cell)), cell_key(cell)),
+        checkpoint=Checkpoint(checkpoint_path(ctx.out, cell_key(cell)), identity),
         stop=ctx.stop,
     )
     blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)

@@ -23,10 +23,9 @@ from bench.metrics import classification, one_vs_rest
 from bench.record.cells import Stopped, never
 from bench.train import rng
 from bench.train.checkpoint import Checkpoint
-from bench.train.optim import LearningRates, Loss, make_optimizer
+from bench.train.optim import LearningRates, Loss, learning_rate, make_optimizer
 from bench.train.pipeline import Pipeline, batch_bounds
 from bench.train.replay import Replayed
-from bench.train.schedule import learning_rate
 from bench.train.turns import turn
 
 Progress = Callable[[dict[str, Any]], None]

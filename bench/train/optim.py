@@ -1,8 +1,9 @@
-"""What an optimizer step is made of: the loss of a task, the optimizer of a recipe."""
+"""What an optimizer step is made of: the loss of a task, the optimizer of a recipe, the learning rate of the step."""
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -177,3 +178,25 @@ def _by_depth(model: nn.Module, recipe: Mapping[str, Any], exempt: set[str]) -> 
         layer_decay=recipe["layer_decay"],
     )
     return groups
+
+
+def learning_rate(recipe: Mapping[str, Any], step: int, steps_per_epoch: int) -> float:
+    """Return the learning rate of optimizer step ``step`` (from 0).
+
+    Warm-up rises linearly and reaches the peak at its last step. ``step`` multiplies by gamma at each milestone passed,
+    counted in whole epochs (as ``MultiStepLR`` stepped once an epoch); ``cosine`` falls step by step from the
+    end of warm-up to ``final_lr_ratio`` of the peak after the last step (Loshchilov and Hutter 2017, equation 5).
+    """
+    peak = float(recipe["learning_rate"])
+    warmup = round(float(recipe["warmup_epochs"]) * steps_per_epoch)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    if recipe["schedule"] == "step":
+        passed = sum(step // steps_per_epoch >= milestone for milestone in recipe["milestones"])
+        return peak * math.pow(recipe["gamma"], passed)
+    if recipe["schedule"] == "cosine":
+        total = int(recipe["epochs"]) * steps_per_epoch
+        progress = (step - warmup) / max(1, total - warmup)
+        floor = peak * float(recipe["final_lr_ratio"])
+        return floor + (peak - floor) * 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+    return peak

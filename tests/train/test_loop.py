@@ -20,9 +20,8 @@ from bench.sweep.recipes import resolve
 from bench.train import rng as streams
 from bench.train.checkpoint import Checkpoint
 from bench.train.loop import Outcome, Splits, Trainer, micro_batches
-from bench.train.optim import Loss, freeze, make_optimizer, parameter_groups
+from bench.train.optim import Loss, freeze, learning_rate, make_optimizer, parameter_groups
 from bench.train.pipeline import Pipeline
-from bench.train.schedule import learning_rate
 
 CPU = torch.device("cpu")
 

@@ -229,7 +229,7 @@ def test_a_trained_cell_is_evaluated_on_another_set(context: Context) -> None:
     reference = roc_auc_score(truth[met] == 2, own[met, 2] / own[met, 1:].sum(1))
     assert metrics["source_test_auc"] == pytest.approx(reference)
     assert metrics["drop_auc"] == pytest.approx(reference - metrics["test_auc"])
-    assert needs(cell) == cell_key(source) and cell.spec()["label_map"]["mass"] == [["mass"], ["tumour", "nodule"]]
+    assert needs(cell) == (cell_key(source),) and cell.spec()["label_map"]["mass"] == [["mass"], ["tumour", "nodule"]]
 
 
 def test_weights_and_scores_that_are_not_there_say_what_to_do(context: Context) -> None:

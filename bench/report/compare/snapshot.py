@@ -189,7 +189,9 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
         problems += damaged
         commands.append(str(info.get("command", run)))
         unrecorded |= store.planned(info)
-        for record in [*_relative_speeds(records), *(r for r in records if r["kind"] != "efficiency")]:
+        unrecorded -= {record["key"] for record in records if record["kind"] == "trial"}
+        others = (r for r in records if r["kind"] not in ("efficiency", "trial"))
+        for record in [*_relative_speeds(records), *others]:
             asked = canonical([record["kind"], _identity(record["spec"])])
             machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
             grouped[asked, machine].append((run, record))

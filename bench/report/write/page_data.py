@@ -71,7 +71,8 @@ def collect(report: ReportData, out: Path) -> Document:
         ``first``), ``settings``, ``measures``, ``cells`` (one each Record, but for those ``left_out``) and ``rows``
         (one each model, dataset and protocol); the latter refer to the others by index.
     """
-    records = report.records if len(report.records) <= MAX_CELLS else _one_a_status(report)
+    results = [record for record in report.records if record["kind"] != "trial"]
+    records = results if len(results) <= MAX_CELLS else _one_a_status(report)
     codes = _Codes(report.records)
     settings, of_setting = _settings(report.records)
     cells = [_cell(record, codes, of_setting) for record in records]
@@ -100,7 +101,7 @@ def collect(report: ReportData, out: Path) -> Document:
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
         "learning": [asdict(curve) for curve in learning_curves(report.records)],
         "measures": list(MEASURES), "metrics": metrics, "detailed": detailed,
-        "first": report.boards.index(first) if first else 0, "left_out": len(report.records) - len(records),
+        "first": report.boards.index(first) if first else 0, "left_out": len(results) - len(records),
     }  # fmt: skip
 
 
@@ -111,7 +112,7 @@ def _one_a_status(report: ReportData) -> list[Record]:
         for row in report.rows
         for first in {record["status"]: record for record in reversed([*row.ok, *row.other])}.values()
     }
-    return [record for record in report.records if record["kind"] != "accuracy" or record["key"] in kept]
+    return [r for r in report.records if r["kind"] not in ("accuracy", "trial") or r["key"] in kept]
 
 
 class _Codes:

@@ -20,9 +20,8 @@ from torch.nn import functional as F
 
 from bench.metrics import classification
 from bench.train import rng
-from bench.train.optim import LearningRates, Loss, make_optimizer
+from bench.train.optim import LearningRates, Loss, learning_rate, make_optimizer
 from bench.train.pipeline import batch_bounds
-from bench.train.schedule import learning_rate
 
 Array = npt.NDArray[Any]
 GRADIENT_TOLERANCE = 1e-6  # of the mean loss
