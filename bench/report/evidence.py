@@ -165,7 +165,7 @@ def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, pat
     folds = len(seeds[0])
     if folds == 1:
         scores = [own[0].scores for own in seeds]
-        return sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
+        return sample(of, scores, labels, patients)
     values = [float(np.mean([of.value(own[f].scores, own[f].labels) for own in seeds])) for f in range(folds)]
     parts = [np.mean([of.influence(own[f].scores, own[f].labels) for own in seeds], axis=0) for f in range(folds)]
     return Sample(tuple(values), np.concatenate(parts) / folds, None, patients, 1 / (folds - 1))

@@ -124,13 +124,12 @@ def _degrees(variance: Array, moments: Array) -> Array:
     return found
 
 
-def sample(
-    of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float], patients: Array | None = None
-) -> Sample:
-    """A metric of one model from the scores and the value of each seed."""
+def sample(of: OverImages, scores: Sequence[Array], labels: Array, patients: Array | None = None) -> Sample:
+    """A metric of one model from the scores of each seed."""
+    values = tuple(of.value(s, labels) for s in scores)
     influence = np.mean([of.influence(s, labels) for s in scores], axis=0)
     exact = of.answers if len(scores) == 1 and patients is None else None
-    return Sample(tuple(values), influence, exact(scores[0], labels) if exact else None, patients)
+    return Sample(values, influence, exact(scores[0], labels) if exact else None, patients)
 
 
 def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
@@ -193,6 +192,11 @@ def _estimate_over_folds(one: Sample, groups: Array, overlap: float) -> Estimate
     variance = (1 / folds + overlap) * float(np.var(one.values, ddof=1))
     images = sum(float(gram[0, 0]) for gram, _ in _over_images([one], groups))
     return Estimate(one.mean, variance, variance**2 / (folds - 1), images)
+
+
+def estimate(of: OverImages, scores: Sequence[Array], labels: Array, patients: Array | None = None) -> Estimate:
+    """A metric of one model by itself, from the scores of each seed."""
+    return estimates([sample(of, scores, labels, patients)], groups_of(of, labels))[0]
 
 
 def mean_estimate(of: Sequence[Estimate]) -> Estimate:

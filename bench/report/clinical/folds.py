@@ -10,7 +10,7 @@ from bench.metrics.registry import RANKING
 from bench.report.blocks import Block, Column, Table, Text, fixed, rows_of, span
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
-from bench.stats.separation import estimates, groups_of, sample
+from bench.stats.separation import estimate
 
 
 def fold_blocks(members: Sequence[Row]) -> list[Block]:
@@ -32,8 +32,7 @@ def fold_blocks(members: Sequence[Row]) -> list[Block]:
             continue
         scores = [joined(own).scores for own in trainings(row)]
         labels = row.evidence.labels
-        one = sample(of, scores, labels, [of.value(s, labels) for s in scores], row.evidence.patients)
-        (together,) = estimates([one], groups_of(of, labels))
+        together = estimate(of, scores, labels, row.evidence.patients)
         values = row.evidence.samples[RANKING.name].values
         lines.append((
             row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.evidence.interval(RANKING)),

@@ -19,7 +19,7 @@ from bench.report.rows import Row
 from bench.stats.cluster import over_patients, two_rates
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
-from bench.stats.separation import estimates, groups_of, sample
+from bench.stats.separation import estimate
 
 LEAST = 5  # images of each class in a group that is judged
 
@@ -115,8 +115,7 @@ def _auc(row: Row, inside: Array) -> list[str]:
         return ["too small", MISSING]
     scores = [joined(folds).scores[inside] for folds in trainings(row)]
     patients = _recoded(None if evidence.patients is None else evidence.patients[inside])
-    one = sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
-    (found,) = estimates([one], groups_of(of, labels))
+    found = estimate(of, scores, labels, patients)
     return [fixed(found.value), span(*found.interval())]
 
 
