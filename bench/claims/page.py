@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bench.claims.judge import ALPHA, NOT_COMPARABLE, OPPOSITE, SUPPORTED, UNSUPPORTED, Claim
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, fixed, rows_of, signed
+from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, fixed, signed
 
 OUTCOMES = (SUPPORTED, UNSUPPORTED, OPPOSITE, NOT_COMPARABLE)
 COLUMNS = (
@@ -27,7 +27,7 @@ def page(claims: Sequence[Claim], source: str) -> Section:
     ranked = sorted(claims, key=lambda c: (order[c.outcome], c.metric, c.proposed.dataset, c.other.model))
     shown = [i for i, column in enumerate(COLUMNS) if several or column.name != "better"]
     lines = [tuple(_line(claim)[i] for i in shown) for claim in ranked]
-    blocks.append(Table(tuple(COLUMNS[i] for i in shown), rows_of(lines)).without_empty())
+    blocks.append(Table(tuple(COLUMNS[i] for i in shown), lines).without_empty())
     return Section(f"Claims of {', '.join(names)} ({source})", blocks)
 
 

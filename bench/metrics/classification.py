@@ -19,6 +19,8 @@ is defined for no class is NaN, never an exception.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
@@ -29,10 +31,9 @@ from bench.metrics.resampled import decide, figures, log_loss
 from bench.registry import TASKS, nearest
 
 Floats = npt.NDArray[np.float64]
-Figures = float | list[list[int]] | list[list[list[int]]]
 
 
-def classification_metrics(labels: Array, scores: Array, task: str, positive: int = 1) -> dict[str, Figures]:
+def classification_metrics(labels: Array, scores: Array, task: str, positive: int = 1) -> dict[str, Any]:
     """Compute every accuracy metric.
 
     Args:
@@ -56,7 +57,7 @@ def classification_metrics(labels: Array, scores: Array, task: str, positive: in
     predicted = decide(probabilities, task)
     auc, auc_classes = _auc(truth, probabilities, task)
     others = figures(truth, probabilities, task, positive, np.ones((len(truth), 1)))
-    found: dict[str, Figures] = {"acc": accuracy(truth, probabilities, task), "auc": auc, "auc_classes": auc_classes}
+    found: dict[str, Any] = {"acc": accuracy(truth, probabilities, task), "auc": auc, "auc_classes": auc_classes}
     found |= {"nll" if name == "loss" else name: float(values[0]) for name, values in others.items()}
     found |= registry.of_plugins(truth, probabilities, task)
     if task == "multi-label":

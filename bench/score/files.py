@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _json(path: Path) -> Columns:
     return Columns(path, {str(name): _array(path, str(name), values) for name, values in content.items()})
 
 
-def _array(path: Path, name: str, values: Any) -> Array:
+def _array(path: Path, name: str, values: object) -> Array:
     if not isinstance(values, list):
         raise DataError(f"{path}: {name!r} is no list with a value for each image")
     try:

@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from bench.metrics.registry import definitions
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.record.paths import predictions_path, record_path, run_file
+from bench.record.types import Fields
 from bench.registry import positive_of
 from bench.report.blocks import counted
 from bench.score.align import Scored, TestSet
@@ -39,7 +39,7 @@ def fingerprint_of(labels: Array, ids: Array | None) -> str:
     return f"scores:{digest.hexdigest()[:32]}"
 
 
-def spec_of(dataset: str, scored: Scored, fingerprint: str) -> dict[str, Any]:
+def spec_of(dataset: str, scored: Scored, fingerprint: str) -> Fields:
     """The spec of a Record of foreign scores: what is known of the training is its model and seed."""
     return {
         "model": scored.model, "dataset": dataset, "seed": scored.seed, "size": 0, "resolution": 0, "resize": "",
@@ -47,12 +47,12 @@ def spec_of(dataset: str, scored: Scored, fingerprint: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[store.Record, dict[str, Array]]:
+def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[Fields, dict[str, Array]]:
     """The Record of one model and seed, and the arrays beside it."""
     positive = positive_of(found.task, found.classes, found.positive)
     figures = classification_metrics(found.labels, scored.scores, found.task, positive.number if positive else 1)
     figures["loss"] = figures.pop("nll")
-    metrics: dict[str, Any] = {f"test_{name}": _storable(value) for name, value in figures.items()}
+    metrics: Fields = {f"test_{name}": _storable(value) for name, value in figures.items()}
     metrics |= definitions()
     metrics |= {
         "classes": list(found.classes),
@@ -62,7 +62,7 @@ def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) ->
     if positive:
         metrics |= {"positive_class": positive.name, "positive_class_guessed": positive.guessed}
     spec = spec_of(dataset, scored, fingerprint)
-    record: store.Record = {
+    record: Fields = {
         "schema": store.SCHEMA, "key": spec_key("accuracy", spec), "kind": "accuracy", "status": "ok", "reason": "",
         "family": scored.model, "spec": spec, "metrics": metrics,
         "environment": {"device": "elsewhere", "scored_by": VERSION, "versions": library_versions(LIBRARIES)},
@@ -112,5 +112,5 @@ def _digest(scores: Array) -> str:
     return hashlib.sha256(np.ascontiguousarray(scores, dtype="<f8").tobytes()).hexdigest()
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

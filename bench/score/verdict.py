@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from bench.report.rows import Row
 from bench.stats.paired import holm
 from bench.stats.separation import Contrast, Estimate, contrast, estimates, groups_of, mcnemar_values
 
-MODEL, PAIR = ("value", "low", "high"), ("a", "b", "metric", "difference", "low", "high", "p", "p_corrected")
+MODEL = ("value", "low", "high")
 
 
 def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fields:
@@ -62,8 +61,7 @@ def _pairs(rows: list[Row], metric: Metric, table: Contrast, p: Array) -> list[F
     found = []
     for i, j, corrected in zip(*upper, holm(p[upper]), strict=True):
         d, h = float(table.difference[i, j]), float(half[i, j])
-        values: tuple[Any, ...] = (
-            rows[i].model, rows[j].model, metric.name, d, d - h, d + h, float(p[i, j]), float(corrected),
-        )  # fmt: skip
-        found.append(dict(zip(PAIR, values, strict=True)))
+        names: Fields = {"a": rows[i].model, "b": rows[j].model, "metric": metric.name}
+        bounds = {"difference": d, "low": d - h, "high": d + h}
+        found.append({**names, **bounds, "p": float(p[i, j]), "p_corrected": float(corrected)})
     return found

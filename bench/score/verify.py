@@ -7,7 +7,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,6 +18,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
+from bench.record.types import Fields, Metrics
 from bench.score.open_submission import Submission, open_submission
 from bench.score.run import fingerprint_of
 from bench.score.submit import ENDING, is_foreign
@@ -75,14 +75,14 @@ def verify(path: Path, against: Sequence[Path] = ()) -> Verified:
     return found
 
 
-def _who(record: store.Record) -> str:
+def _who(record: Fields) -> str:
     spec = record["spec"]
     parts = [str(spec.get("model")), f"on {spec['dataset']}" if "dataset" in spec else ""]
     parts += [f"seed {spec['seed']}"] if "seed" in spec else []
     return f"{' '.join(filter(None, parts[:2]))}{', ' + parts[2] if len(parts) > 2 else ''} ({record['key'][:8]})"
 
 
-def _check_scores(found: Verified, who: str, record: store.Record, arrays: Mapping[str, Array] | None) -> None:
+def _check_scores(found: Verified, who: str, record: Fields, arrays: Mapping[str, Array] | None) -> None:
     if not arrays or not {"test_scores", "test_labels"} <= set(arrays):
         found.problems.append(f"{who}: no scores, so nothing that it states can be recomputed")
         return
@@ -121,7 +121,7 @@ def _check_scores(found: Verified, who: str, record: store.Record, arrays: Mappi
             _once(found.notes, f"{record['spec']['dataset']}: {text}")
 
 
-def task_of(record: Mapping[str, Any], labels: Array) -> str:
+def task_of(record: Fields, labels: Array) -> str:
     """The task of a Record, from its labels and from which metrics it states."""
     if np.ndim(labels) == 2 and np.shape(labels)[1] > 1:
         return "multi-label"
@@ -132,7 +132,7 @@ def task_of(record: Mapping[str, Any], labels: Array) -> str:
     return "binary-class" if confusion is None or len(confusion) == 2 else "multi-class"
 
 
-def _compare(found: Verified, who: str, figures: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
+def _compare(found: Verified, who: str, figures: Metrics, stated: Metrics) -> None:
     for name, value in figures.items():
         said = stated.get(name, figures)
         if said is figures:
@@ -150,7 +150,7 @@ def _compare(found: Verified, who: str, figures: Mapping[str, Any], stated: Mapp
             found.problems.append(f"{who}: {name} is stated as {shown}{given}")
 
 
-def _check_test_set(found: Verified, who: str, record: store.Record, labels: Array) -> None:
+def _check_test_set(found: Verified, who: str, record: Fields, labels: Array) -> None:
     """Fingerprint and labels against what is known of the dataset."""
     spec = record["spec"]
     dataset, stated = str(spec["dataset"]), str(spec.get("data_fingerprint", ""))
@@ -191,7 +191,7 @@ def _bundled_labels(name: str) -> Array | None:
     return None
 
 
-def _check_own_digest(found: Verified, who: str, record: store.Record, scores: Array) -> None:
+def _check_own_digest(found: Verified, who: str, record: Fields, scores: Array) -> None:
     stated = record["metrics"].get("scores_sha256")
     if stated is not None and stated != digest(scores):
         found.problems.append(f"{who}: scores_sha256 is not that of its scores")
@@ -250,7 +250,7 @@ def _digest_of(path: Path) -> str:
         return ""
 
 
-def _open(records: Iterable[store.Record]) -> list[str]:
+def _open(records: Iterable[Fields]) -> list[str]:
     """What no file can prove."""
     records = list(records)
     found = []

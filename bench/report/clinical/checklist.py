@@ -10,9 +10,9 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.metrics.registry import RANKING
+from bench.record.types import Spec
 from bench.report.blocks import fixed, listed, name, span
 from bench.report.clinical.groups import asked
 from bench.report.clinical.points import decided, positive_note
@@ -62,25 +62,25 @@ def _cell(text: str) -> str:
 # --- answers ---------------------------------------------------------------------------------------------------
 
 
-def _datasets(report: ReportData) -> Mapping[str, Mapping[str, Any]]:
+def _datasets(report: ReportData) -> Mapping[str, Spec]:
     used = {row.dataset for row in report.rows}
     return {dataset: info for dataset, info in (report.run_info.get("datasets") or {}).items() if dataset in used}
 
 
-def _of_each(report: ReportData, said: Callable[[Mapping[str, Any]], str]) -> str:
+def _of_each(report: ReportData, said: Callable[[Spec], str]) -> str:
     parts = [f"{name(dataset)}: {text}" for dataset, info in _datasets(report).items() if (text := said(info))]
     return f"{'; '.join(parts)}." if parts else ""
 
 
 def _data(report: ReportData) -> str:
-    def one(info: Mapping[str, Any]) -> str:
+    def one(info: Spec) -> str:
         return ", ".join(str(info[key]) for key in ("modality", "source", "citation") if info.get(key))
 
     return _of_each(report, one)
 
 
 def _partitions(report: ReportData) -> str:
-    def one(info: Mapping[str, Any]) -> str:
+    def one(info: Spec) -> str:
         counts = [f"{split} {info[f'n_{split}']:,}" for split in ("train", "val", "test") if info.get(f"n_{split}")]
         return ", ".join(counts)
 
@@ -112,7 +112,7 @@ def _classes(report: ReportData) -> str:
     return f"{text}{positive} How the labels were determined is not in the records." if text else ""
 
 
-def _specs(report: ReportData) -> list[Mapping[str, Any]]:
+def _specs(report: ReportData) -> list[Spec]:
     return [r["spec"] for r in report.records if r["kind"] == "accuracy" and r["status"] == "ok"]
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
-from bench.report.blocks import Block, Column, Table, Text, fixed, listed, name, rows_of
+from bench.report.blocks import Block, Column, Table, Text, fixed, listed, name
 from bench.report.clinical.groups import MOST_VALUES, numbers
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
@@ -134,7 +134,7 @@ def shortcut_blocks(members: Sequence[Row]) -> list[Block]:
         "itself, how well the score tells the column among images of one class, and the label among images of one "
         "value. Numbers are halved at their median."
     )
-    return [Text(note), Table(columns, rows_of(lines))]
+    return [Text(note), Table(columns, lines)]
 
 
 def shortcut_warnings(rows: Iterable[Row]) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.operating import Rule
 from bench.metrics.registry import RANKING
-from bench.report.blocks import MISSING, Block, Column, Table, Text, counted, fixed, listed, name, rows_of, span
+from bench.report.blocks import MISSING, Block, Column, Table, Text, counted, fixed, listed, name, span
 from bench.report.clinical.groups import asked, by_value
 from bench.report.clinical.points import Decided, decided
 from bench.report.evidence import joined, trainings
@@ -61,7 +61,7 @@ def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
     )
     said = [gap for row in shown if (gap := largest_gaps(row, rule))]
     text = " ".join(said) or "No two groups of a column are large enough to be compared."
-    return [Text(note), Table(columns, rows_of(lines)).without_empty(), Text(text)]
+    return [Text(note), Table(columns, lines).without_empty(), Text(text)]
 
 
 def _members(row: Row, column: str) -> tuple[list[str], Array]:

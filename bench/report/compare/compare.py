@@ -29,7 +29,6 @@ from bench.report.blocks import (
     fixed,
     listed,
     name,
-    rows_of,
     signed,
     significant,
     span,
@@ -216,7 +215,7 @@ def _accuracy(found: Comparison) -> list[Block]:
             Column(f"{heading} B"), Column("difference"), Column("95 %", drop=1),
             Column("p (Holm)", drop=1), Column("B is", left=True),
         )  # fmt: skip
-        blocks.append(Table(columns, rows_of(rows)))
+        blocks.append(Table(columns, rows))
     if blocks and not found.judged:
         one = any(e[1] == 1 for e in tested_accuracy(pairs, RANKING))
         about = " One seed speaks of the trained networks, not of training once more." if one else ""
@@ -321,7 +320,7 @@ def _efficiency(found: Comparison) -> list[Block]:
         )
         for row in rows
     ]  # fmt: skip
-    return [*blocks, Table(columns, rows_of(lines)).without_empty()] if lines else blocks
+    return [*blocks, Table(columns, lines).without_empty()] if lines else blocks
 
 
 def _speed_word(row: Timed) -> str:

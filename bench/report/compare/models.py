@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Table, Text, counted, known, p_text, rows_of, signed, span
+from bench.report.blocks import Block, Bullets, Column, Table, Text, counted, known, p_text, signed, span
 from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
@@ -145,7 +145,7 @@ def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
              p_text(r.p), p_text(r.p_corrected), r.family, r.word)
             for r in own
         ]  # fmt: skip
-        blocks.append(Table(columns, rows_of(lines)))
+        blocks.append(Table(columns, lines))
     reasons = tuple(f"{r.metric.label}, {r.where}: not significant, {r.reason}." for r in rows[:1] if r.reason)
     text = (
         "As on the leaderboard of this run, so that both say the same: paired by test image, over trainings too, and "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import partial
 from math import log
 from pathlib import Path
 from typing import TypeGuard
@@ -16,14 +17,16 @@ from typing import TypeGuard
 from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
 from bench.report.blocks import fixed, known, natural
-from bench.report.figures.draw import Axis, Bar, Bars, Curve, Grid, Lines, Panel, Point, Scatter, render
+from bench.report.figures import draw
+from bench.report.figures.draw import Axis, Curve, Panel, Point, Rank
 from bench.report.sections.pareto import front
 from bench.report.write.page_data import Document
 
-Figure = Scatter | Lines | Grid | Bars
+Figure = partial[None]  # a function of draw.py with all but the canvas
 MAX_PANELS = 24
 MAX_CURVES = 14
 MAX_NAME = 70
+RANK = ("x", "low", "high", "groups")
 
 
 def write_figures(document: Document, folder: Path) -> list[Path]:
@@ -41,7 +44,7 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
     """
     paths = []
     for name, figure in figures(document):
-        for suffix, data in render(figure).items():
+        for suffix, data in draw.render(figure).items():
             path = folder / f"{name}.{suffix}"
             atomic_write(path, data)
             paths.append(path)
@@ -97,9 +100,15 @@ def _all(document: Document) -> Iterator[tuple[list[str], Figure]]:
         if lines := _decisions(document, rows, title, colours):
             yield ["decision", *which], lines
         for page, panels in enumerate(_pages(_confusions(document, rows))):
-            yield ["confusion", *which, f"{page + 1}" if page else ""], Grid(f"Confusion, {title}", panels)
+            yield (
+                ["confusion", *which, f"{page + 1}" if page else ""],
+                partial(draw.grid, title=f"Confusion, {title}", panels=panels),
+            )
         for page, panels in enumerate(_pages(_reliabilities(document, rows, colours))):
-            yield ["reliability", *which, f"{page + 1}" if page else ""], Grid(f"Reliability, {title}", panels, SCALED)
+            yield (
+                ["reliability", *which, f"{page + 1}" if page else ""],
+                partial(draw.grid, title=f"Reliability, {title}", panels=panels, note=SCALED),
+            )
 
 
 class Colours:
@@ -112,6 +121,10 @@ class Colours:
     def of(self, document: Document, code: int) -> int:
         """The number of the family of a model."""
         return self.places[document["codes"][code]["family"]]
+
+
+def _lines(title: str, note: str, axes: Sequence[tuple[Axis, Axis]], panels: Sequence[Sequence[Curve]]) -> Figure:
+    return partial(draw.lines, title=title, note=note, axes=axes, panels=panels)
 
 
 def _label(document: Document, line: Document) -> str:
@@ -146,7 +159,7 @@ def place_of_cost(document: Document, protocol: int) -> tuple[int, int, int] | N
     )  # fmt: skip
 
 
-def _tradeoff(document: Document, index: int, measure: Document, colours: Colours) -> Scatter | None:
+def _tradeoff(document: Document, index: int, measure: Document, colours: Colours) -> Figure | None:
     protocol = document["protocols"][index]
     place = place_of_cost(document, index)
     points = []
@@ -164,19 +177,16 @@ def _tradeoff(document: Document, index: int, measure: Document, colours: Colour
         batch = f"batch {place[2]}" if place[2] else "the largest batch that fits"
         note = f"Cost at {place[1]} px, {batch}: {document['settings'][place[0]]}. "
     xs = [p.x for p in points]
-    return Scatter(
+    kept = map(int, front({str(i): (p.y, p.x) for i, p in enumerate(points)}, bool(measure["more"])))
+    return partial(
+        draw.scatter,
         title=f"Test {RANKING.label} ({over}) against {measure['label']}",
         note=f"{note}Dashed: Pareto front. Bars: 95 % intervals.",
         x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
         y=Axis(f"test {RANKING.label}"),
         points=points,
-        front=_front(points, bool(measure["more"])),
+        front=sorted(kept, key=lambda i: (points[i].x, points[i].y, i)),
     )
-
-
-def _front(points: Sequence[Point], more_is_better: bool) -> list[int]:
-    kept = map(int, front({str(i): (p.y, p.x) for i, p in enumerate(points)}, more_is_better))
-    return sorted(kept, key=lambda i: (points[i].x, points[i].y, i))
 
 
 def _cost(
@@ -197,22 +207,18 @@ def _cost(
     return None
 
 
-def _bars(document: Document, order: Document, colours: Colours) -> Bars:
-    bars = [
-        Bar(
-            _label(document, line),
-            colours.of(document, line["code"]),
-            *(line[n] for n in ("x", "low", "high", "groups")),
-        )
+def _bars(document: Document, order: Document, colours: Colours) -> Figure:
+    ranks = [
+        Rank(_label(document, line), colours.of(document, line["code"]), *(line[n] for n in RANK))
         for line in order["lines"]
     ]
-    return Bars(order["title"], order["note"], order["axis"], bars)
+    return partial(draw.bars, title=order["title"], note=order["note"], axis=order["axis"], ranks=ranks)
 
 
 # --- scaling ---------------------------------------------------------------------------------------------------
 
 
-def _scaling(document: Document, colours: Colours) -> Iterator[tuple[list[str], Lines]]:
+def _scaling(document: Document, colours: Colours) -> Iterator[tuple[list[str], Figure]]:
     groups: dict[tuple[int, int], list[Document]] = defaultdict(list)
     for cell in document["cells"]:
         if cell["kind"] == "efficiency" and cell["status"] == "ok":
@@ -226,12 +232,9 @@ def _scaling(document: Document, colours: Colours) -> Iterator[tuple[list[str], 
         for measure in document["measures"]:
             curves = _curves_over_resolution(document, cells, measure, colours)
             if measure["source"] == "cell" and curves:
-                lines = Lines(
-                    f"{measure['label']} over resolution",
-                    f"{title}, {f'batch {batch}' if batch else 'the largest batch that fits'}",
-                    [(Axis("resolution", "px", True, tuple(sides)), Axis(measure["label"], measure["unit"], True))],
-                    [curves],
-                )
+                axes = Axis("resolution", "px", True, tuple(sides)), Axis(measure["label"], measure["unit"], True)
+                note = f"{title}, {f'batch {batch}' if batch else 'the largest batch that fits'}"
+                lines = _lines(f"{measure['label']} over resolution", note, [axes], [curves])
                 yield ["scaling", measure["id"], which if len(groups) > 1 else ""], lines
 
 
@@ -266,7 +269,7 @@ def _groups(document: Document) -> dict[tuple[int, str], list[Document]]:
     return found
 
 
-def _learning(document: Document) -> Iterator[tuple[list[str], Lines]]:
+def _learning(document: Document) -> Iterator[tuple[list[str], Figure]]:
     """Learning curves of each dataset: a line a network and way over the number of labelled images."""
     groups: dict[tuple[str, str], list[Document]] = defaultdict(list)
     for curve in document["learning"]:
@@ -280,10 +283,10 @@ def _learning(document: Document) -> Iterator[tuple[list[str], Lines]]:
         if panel:
             axes = [(Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}"))]
             title = f"Few labels: {dataset}, {pixels}, mean over draws"
-            yield ["labels", dataset, pixels], Lines(title, "", axes, [panel])
+            yield ["labels", dataset, pixels], _lines(title, "", axes, [panel])
 
 
-def _training(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:
+def _training(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Figure | None:
     panels: list[list[Curve]] = []
     names = {f"val_{RANKING.name}": f"validation {RANKING.label}", "train_loss": "training loss"}
     for curve in names:
@@ -301,10 +304,10 @@ def _training(document: Document, rows: Sequence[Document], title: str, colours:
         return None
     axes = [(Axis("epoch", whole=True), Axis(text)) for text in names.values()]
     shown = [(pair, panel) for pair, panel in zip(axes, panels, strict=True) if panel]
-    return Lines("Training curves, one line a seed", title, [pair for pair, _ in shown], [panel for _, panel in shown])
+    return _lines("Training curves, one line a seed", title, [pair for pair, _ in shown], [panel for _, panel in shown])
 
 
-def _decisions(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Lines | None:
+def _decisions(document: Document, rows: Sequence[Document], title: str, colours: Colours) -> Figure | None:
     """Net benefit against the chance from which one treats; treating nobody is 0."""
     curves = [
         Curve(_label(document, row), colours.of(document, row["code"]), tuple((x, y) for x, y in row["decision"]))
@@ -319,32 +322,33 @@ def _decisions(document: Document, rows: Sequence[Document], title: str, colours
     shown = [Curve("treat all", len(colours.places), kept[0])]
     shown += [Curve(c.label, c.number, points) for c, points in zip(curves, kept[1:], strict=True) if points]
     axes = (Axis("chance from which one treats"), Axis("net benefit"))
-    return Lines(
+    return _lines(
         f"Decision curves, {title}", "Net benefit in true positives a patient; treating nobody is 0.", [axes], [shown]
     )
 
 
 def _confusions(document: Document, rows: Sequence[Document]) -> list[Panel]:
-    panels = []
+    panels: list[Panel] = []
     for row in rows:
         found = [document["cells"][place]["metrics"].get("test_confusion") for place in row["cells"]]
         tables = [t for t in found if t and isinstance(t[0], list) and known(t[0][0])]
         if tables and all(len(t) == len(tables[0]) for t in tables):
             size = range(len(tables[0]))
             counts = [[sum(t[i][j] for t in tables) for j in size] for i in size]
-            panels.append(Panel(_label(document, row), counts=counts))
+            panels.append((_label(document, row), partial(draw.confusion, counts=counts)))
     return panels
 
 
 def _reliabilities(document: Document, rows: Sequence[Document], colours: Colours) -> list[Panel]:
-    panels = []
+    panels: list[Panel] = []
     for row in rows:
         # Seeds are drawn apart: the mean of two curves would be better calibrated than either.
         curves = [bins for place in row["cells"] if (bins := document["cells"][place].get("reliability"))]
         if curves:
             scaled = [bins for place in row["cells"] if (bins := document["cells"][place].get("calibrated"))]
             title = f"{_label(document, row)}, ECE {fixed(row['ece'])}"
-            panels.append(Panel(title, bins=curves, scaled=scaled, number=colours.of(document, row["code"])))
+            number = colours.of(document, row["code"])
+            panels.append((title, partial(draw.reliability, bins=curves, scaled=scaled, number=number)))
     return panels
 
 

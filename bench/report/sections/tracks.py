@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.metrics.registry import RANKING
 from bench.record.cells import few_labels, track_of
@@ -29,7 +29,6 @@ from bench.report.blocks import (
     name,
     natural,
     p_text,
-    rows_of,
     signed,
     span,
 )
@@ -63,7 +62,7 @@ class _Used:
     recipe: str
 
     @property
-    def fed(self) -> tuple[Any, ...]:
+    def fed(self) -> tuple[object, ...]:
         """What must be equal for a comparison of weights alone."""
         protocol = self.row.protocol
         return self.row.dataset, protocol.size, protocol.resolution, protocol.resize, protocol.precision
@@ -107,7 +106,7 @@ def _side_by_side(used: Sequence[_Used]) -> list[Block]:
             for key in order
         ]
         text = f"Test {RANKING.label} by how a network was used, {fed}, all labels, mean over seeds:"
-        blocks += [Text(text), Table(tuple(columns), rows_of(lines))]
+        blocks += [Text(text), Table(columns, lines)]
     return blocks
 
 
@@ -138,7 +137,7 @@ def _gains(used: Sequence[_Used]) -> list[Block]:
         f"interval over test images and trainings) and on how many datasets it is significant (one Holm family of "
         f"{counted(len(judged), 'difference')}):"
     )
-    return [Text(text), Table(columns, rows_of(lines)), Details("Each dataset", (_each(judged),))]
+    return [Text(text), Table(columns, lines), Details("Each dataset", (_each(judged),))]
 
 
 def _opponents(one: _Used, used: Sequence[_Used]) -> list[_Used]:
@@ -176,7 +175,7 @@ def _each(
         tested = p_text(p) if gap and gap.p is not None else MISSING
         change = (signed(gap.value if gap else None), _interval(gap), tested, _verdict(gap, p))
         lines.append((one.row.dataset, one.network, one.way, values[0], other.way, values[1], *change))
-    return Table(columns, rows_of(sorted(lines, key=lambda line: (natural(line[0]), natural(line[1]), line[2:]))))
+    return Table(columns, sorted(lines, key=lambda line: (natural(line[0]), natural(line[1]), line[2:])))
 
 
 # --- where weights come from -----------------------------------------------------------------------------------
@@ -284,7 +283,7 @@ def few_labels_section(records: Iterable[Record]) -> Section | None:
         for curve in own:
             have = {(p[0], p[1]): p for p in curve.points}
             lines.append((curve.network, curve.way, *(_point(have.get(amount)) for amount in amounts)))
-        blocks += [Text(f"{name(dataset)}, {pixels}:"), Table(tuple(columns), rows_of(lines))]
+        blocks += [Text(f"{name(dataset)}, {pixels}:"), Table(columns, lines)]
     return Section("Few labels", blocks)
 
 

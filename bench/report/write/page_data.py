@@ -14,13 +14,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
-from bench.record.types import Record
+from bench.record.types import Fields, Record
 from bench.report.blocks import known, natural
 from bench.report.clinical.points import curve
 from bench.report.report import ReportData
@@ -31,7 +30,7 @@ from bench.report.settings import by_setting
 from bench.report.standings import Overall
 from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
-Document = dict[str, Any]
+Document = Fields
 
 # What a model costs: heading, label, unit, metric; its factor, whether more is better, and where it is read: in an
 # efficiency Cell, or in the trainings ("row": a field of the document's rows).

@@ -11,13 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
+from bench.report.blocks import MISSING, MODEL, Column, Table, counted, listed, significant, span
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
@@ -158,7 +158,7 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
         return None
     cost, note = cost_beside(report.records, board.protocol.resolution)
     columns = (
-        Column("model", left=True, code=True), Column(f"{board.metric.heading} and 95 %"),
+        MODEL, Column(f"{board.metric.heading} and 95 %"),
         *(Column(one.heading, drop=3) for one in board.shown[:1]),
         Column("params", drop=4), Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
         Column("worse", left=True, drop=2),
@@ -174,7 +174,7 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
         (f"Params in millions, memory in MiB. {setting}.",) if any(cost.get(s.code) for s in board.standings) else ()
     )
     elsewhere = _elsewhere(sum(bool(b.ranked) for b in report.boards) - 1, "protocol")
-    table = Table(columns, rows_of(rows)).without_empty()
+    table = Table(columns, rows).without_empty()
     pick, against = recommend(report, board=board).lines()
     return _Shown(pick, against, f"{_where(board)}{elsewhere}:", table, costs)
 
@@ -237,7 +237,7 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
     shown = [r for r in members if (int(r["spec"]["resolution"]), int(r["spec"].get("batch") or 0)) == place]
     speeds = {r["label"]: s for r in shown if (s := _of(r, "throughput_images_per_s_p50"))}
     shown.sort(key=lambda r: -speeds.get(r["label"], 0.0))
-    columns = (Column("model", left=True, code=True), *(column for column, _ in _COST))
+    columns = (MODEL, *(column for column, _ in _COST))
     rows = [(r["label"], *_cost_cells(r)) for r in shown]
     answer = f"No model has a usable speed at {pixels} px."
     if speeds:
@@ -248,7 +248,7 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
     size = f"batch {batch}" if batch else "the largest batch that fits"
     elsewhere = _elsewhere(sum(map(len, tables.values())) - len(shown), "row")
     note = "Params in millions, memory in MiB; noise: two runs differ by less (95 %)."
-    table = Table(columns, rows_of(rows)).without_empty()
+    table = Table(columns, rows).without_empty()
     return _Shown(answer, "", f"At {pixels} px, {size}: {setting}{elsewhere}:", table, (note,))
 
 
@@ -370,7 +370,7 @@ def _next(report: Report, out: Path, unfinished: Sequence[str], width: int) -> l
     return lines
 
 
-def _command(run_info: Mapping[str, Any], keys: Collection[str]) -> str:
+def _command(run_info: RunInfo, keys: Collection[str]) -> str:
     """The last command that planned one of these Cells."""
     commands = str(run_info.get("command") or "").splitlines()
     asked = [command for command in commands if not planned(run_info, command).isdisjoint(keys)]
