@@ -163,7 +163,7 @@ def compare(
     for name, found in zip(names, estimates(samples, groups), strict=True):
         figures[name] = Interval(found.value, *found.interval(), found.variance**0.5)
     return Compared(
-        figures, _differences(names, table, p), against_leader(names, table, p), judged.letters(), judged.ranks(),
+        figures, differences(names, table, p), against_leader(names, table, p), judged.letters(), judged.ranks(),
         table.retrained,
     )  # fmt: skip
 
@@ -192,7 +192,8 @@ def bootstrap_interval(
     return Interval(of.value(np.asarray(scores), labels), *interval(samples), float(np.nanstd(samples, ddof=1)))
 
 
-def _differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Difference, ...]:
+def differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Difference, ...]:
+    """All pairs in the order given, from their uncorrected p values (K, K)."""
     at, half = list(combinations(range(len(names)), 2)), table.half_width()
     corrected = holm([p[i, j] for i, j in at])
     found = []
