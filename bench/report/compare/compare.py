@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +32,7 @@ from bench.report.blocks import (
     signed,
     significant,
     span,
+    tabled,
 )
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
@@ -307,20 +308,18 @@ def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
 def _efficiency(found: Comparison) -> list[Block]:
     rows = timed(found.kind(efficiency=True))
     blocks: list[Block] = [Text(text) for text in _statements(found, rows)]
-    columns = (
-        Column("where", left=True, wrap=True), Column("img/s A"), Column("img/s B"), Column("B / A"),
-        Column("noise ±", drop=1), Column("p (Holm)", drop=3), Column("latency B / A", drop=4),
-        Column("memory B / A", drop=2), Column("B is", left=True),
-    )  # fmt: skip
-    lines = [
-        (
-            row.a.title(model=not found.of_models), *(significant(e.shown.get(SPEED)) for e in (row.a, row.b)),
-            fixed(row.speed), f"{row.noise:.1%}" if row.noise is not None else MISSING,
-            f"{row.p:.2g}" if row.p is not None else MISSING, fixed(row.latency), fixed(row.memory), _speed_word(row),
-        )
-        for row in rows
-    ]  # fmt: skip
-    return [*blocks, Table(columns, lines).without_empty()] if lines else blocks
+    columns: tuple[tuple[Column, Callable[[Timed], str]], ...] = (
+        (Column("where", left=True, wrap=True), lambda row: row.a.title(model=not found.of_models)),
+        (Column("img/s A"), lambda row: significant(row.a.shown.get(SPEED))),
+        (Column("img/s B"), lambda row: significant(row.b.shown.get(SPEED))),
+        (Column("B / A"), lambda row: fixed(row.speed)),
+        (Column("noise ±", drop=1), lambda row: f"{row.noise:.1%}" if row.noise is not None else MISSING),
+        (Column("p (Holm)", drop=3), lambda row: f"{row.p:.2g}" if row.p is not None else MISSING),
+        (Column("latency B / A", drop=4), lambda row: fixed(row.latency)),
+        (Column("memory B / A", drop=2), lambda row: fixed(row.memory)),
+        (Column("B is", left=True), _speed_word),
+    )
+    return [*blocks, tabled(columns, rows)] if rows else blocks
 
 
 def _speed_word(row: Timed) -> str:
