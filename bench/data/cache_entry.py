@@ -66,10 +66,10 @@ def without_repeats(entry: Entry) -> dict[str, Split]:
     return found
 
 
-def not_repeated(entry: Entry, split: str) -> np.ndarray[Any, Any]:
+def not_repeated(entry: Entry, split: str) -> np.ndarray:
     """Indices of the images of a split that no later split has."""
     everything = np.arange(len(entry.splits[split].labels))
-    kept: np.ndarray[Any, Any] = np.setdiff1d(everything, entry.looked.repeated.get(split, ()))
+    kept: np.ndarray = np.setdiff1d(everything, entry.looked.repeated.get(split, ()))
     return kept
 
 
@@ -149,8 +149,8 @@ def groups_of(split: AnySplit) -> Sequence[str]:
 
 
 def _counted(
-    blocks: Iterable[np.ndarray[Any, Any]], done: int, total: int, progress: Progress, look: Look, split: str
-) -> Iterator[np.ndarray[Any, Any]]:
+    blocks: Iterable[np.ndarray], done: int, total: int, progress: Progress, look: Look, split: str
+) -> Iterator[np.ndarray]:
     """Pass blocks on, looking at them and telling how many have been written when the next one is asked for."""
     for block in blocks:
         look.add(split, block)
@@ -185,7 +185,7 @@ def _check_room(folder: Path, info: DatasetInfo, size: int, count: int, label_by
 
 
 def _write_array(
-    path: Path, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[np.ndarray[Any, Any]]
+    path: Path, where: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]
 ) -> dict[str, Any]:
     """Write a ``.npy`` file block by block; return what its manifest says."""
     header = io.BytesIO()
@@ -220,7 +220,7 @@ def _column(name: str) -> str:
 
 
 def _write_members(
-    path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray[Any, Any]]
+    path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
     """Write the table (name, label, split, group, other columns): what is in which split, for anyone to use again."""
     text = io.StringIO()
@@ -275,8 +275,8 @@ def crc32_of(path: Path) -> int:
     return value
 
 
-def _mapped(path: Path, info: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+def _mapped(path: Path, info: Mapping[str, Any]) -> np.ndarray:
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if list(array.shape) != info["shape"] or str(array.dtype) != info["dtype"]:
         raise ValueError(f"{path} is not what its manifest says")
     return array
@@ -292,7 +292,7 @@ class Members(NamedTuple):
     groups: tuple[str, ...]
     columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def at(self, rows: np.ndarray[Any, Any]) -> Members:
+    def at(self, rows: np.ndarray) -> Members:
         """Some of the images, in the order of ``rows``."""
         chosen = rows.tolist()
         columns = {name: tuple(values[i] for i in chosen) for name, values in self.columns.items()}
