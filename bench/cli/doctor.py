@@ -165,7 +165,7 @@ def _data(data_root: Path | None) -> Check:
 
 
 def _cache() -> Check:
-    from bench.data.cache import default_cache_dir
+    from bench.data.files import default_cache_dir
 
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())
