@@ -1,7 +1,7 @@
 """MD5 of files, read once: what was found is kept beside the decoded images, with what tells that a file changed.
 
-A stamp is a file's size, time of change of content and of state, inode and device. Stamps may be deleted at any time and
-are only ever a short cut: a file that is about to be decoded is read in full all the same (``fresh``).
+A stamp is a file's size, time of change of content and of state, inode and device. Stamps may be deleted at any time:
+a file that is about to be decoded is read in full all the same (``fresh``).
 """
 
 from __future__ import annotations
