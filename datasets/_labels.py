@@ -26,7 +26,7 @@ import numpy as np
 from bench.datasets import _splits
 from bench.registry import Finding
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 BLANK = frozenset(("", "nan", "na", "n/a", "<na>", "#n/a", "null", "nat"))
 _NO_ANSWER = frozenset(("?", "-", "--", ".", "none", "unknown", "unk", "n.a.", "missing", "undefined", "unlabeled"))

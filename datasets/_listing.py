@@ -19,22 +19,32 @@ counted in the findings. Options that every source has:
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from bench.datasets import _images, _labels, _splits
-from bench.datasets._archives import Member, Tree
 from bench.datasets._images import Decoding
 from bench.datasets._labels import BLANK, Labels, Reading
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, legible, nearest, positive_of
+from bench.registry import (
+    DatasetInfo,
+    Finding,
+    LazySplit,
+    RegistryError,
+    SourceName,
+    legible,
+    nearest,
+    parse_source,
+    positive_of,
+)
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
@@ -99,6 +109,7 @@ class Rows:
         patients, splits: of each row as written, or None where the source has none.
         at: names rows in a message.
         files: names are files, so a name twice is one image twice.
+        folder: that the names start from, where they are files.
         source: gives file or bytes and name of a row.
         deliberate: labels are names that somebody gave folders or classes.
         known: classes in an order of the source's own.
@@ -113,6 +124,7 @@ class Rows:
     patients: list[str] | None = None
     splits: list[str] | None = None
     files: bool = True
+    folder: Path = Path()
     deliberate: bool = False
     known: Sequence[str] = ()
     beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -194,6 +206,12 @@ def unused(columns: Iterable[str], options: Mapping[str, str]) -> list[Finding]:
         for column in usual("split", names):
             found.append(Finding(f"column {column!r} is not used: say split={column} if it is the published split"))
     return found
+
+
+def spare(columns: Iterable[str], used: Collection[str], options: Mapping[str, str]) -> list[str]:
+    """Columns that no option reads, which may give the labels away."""
+    told = {value for key, value in options.items() if key not in ("group", "positive")}
+    return [name for name in columns if name not in used and name not in told]
 
 
 # --- from rows to a listing ------------------------------------------------------------------------------------
@@ -474,42 +492,6 @@ def _place_of(name: str) -> tuple[tuple[str, ...], str]:
     return tuple(folders), base.rpartition(".")[0] or base
 
 
-# --- readers ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FileReader:
-    """Decodes image ``i`` of some files; pickled into the processes that decode."""
-
-    folder: str
-    names: tuple[str, ...]
-    how: Decoding
-
-    def __call__(self, index: int) -> Array:
-        """Return image ``index``, uint8 (H, W, channels)."""
-        name = self.names[index]
-        pixels: Array = _images.decode(Path(self.folder, name), name, self.how)
-        return pixels
-
-
-@dataclass(frozen=True, slots=True)
-class MemberReader:
-    """Decodes image ``i`` of some members of a tree, which it keeps open where it was made."""
-
-    members: tuple[Member, ...]
-    how: Decoding
-    tree: Tree | None = field(default=None, compare=False)
-
-    def __call__(self, index: int) -> Array:
-        """Return image ``index``, uint8 (H, W, channels)."""
-        member = self.members[index]
-        pixels: Array = _images.decode(member.read(), member.path, self.how)
-        return pixels
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return MemberReader, (self.members, self.how)
-
-
 # --- info -----------------------------------------------------------------------------------------------------
 
 
@@ -560,12 +542,80 @@ def made_here(names: Sequence[str], grouped: bool) -> Finding:
     return Finding(f"{which} made by medbench, {how}", severity="note" if grouped else "warning")
 
 
-def same_as_planned(info: DatasetInfo, found: Mapping[str, Any]) -> None:
-    """Refuse a source that is no longer what its info says.
+# --- adapters --------------------------------------------------------------------------------------------------
 
-    Raises:
-        ValueError: naming what changed.
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """Decodes image ``i`` of some files; pickled into the processes that decode."""
+
+    folder: Path
+    names: tuple[str, ...]
+    how: Decoding
+
+    def __call__(self, index: int) -> Array:
+        """Return image ``index``, uint8 (H, W, channels)."""
+        name = self.names[index]
+        return _images.decode(self.folder / name, name, self.how)
+
+
+class OwnSource:
+    """Adapter of a user's own images; a subclass says what the source holds. See :class:`bench.registry.Adapter`.
+
+    Attributes:
+        version: raise it when load() would give something else for the same files.
+        own_options: those that no other source has.
+        told: where the images come from, for the summary.
     """
-    for key, value in found.items():
-        if getattr(info, key) != value:
-            raise ValueError(f"{info.name}: its {key} were {getattr(info, key)} and are {value} now; run again")
+
+    version: ClassVar[int] = 2
+    own_options: ClassVar[tuple[str, ...]] = ()
+    told: ClassVar[str] = ""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+        self.source = parse_source(info.name)
+
+    @classmethod
+    def source_info(cls, name: str) -> DatasetInfo:
+        """Describe a source by what it lists and by the headers of some images.
+
+        Raises:
+            RegistryError: it is not usable, or an option is not; the message says what is wrong.
+        """
+        source = parse_source(name)
+        checked_options(source, cls.own_options)
+        try:
+            rows = cls.rows(source)
+            return info_of(source, listed(source, rows), rows, f"{cls.__module__}:{cls.__name__}", cls.told)
+        except (ValueError, OSError) as error:
+            raise RegistryError(f"dataset {str(source)!r}: {error}") from None
+
+    @classmethod
+    def rows(cls, source: SourceName) -> Rows:
+        """Read what the source lists. Raises ValueError, naming the place that is not as it should be."""
+        raise NotImplementedError
+
+    def files(self, size: int) -> tuple[()]:
+        """Nothing that could be fetched."""
+        return ()
+
+    def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
+        """List the images; they are decoded one by one."""
+        rows = self.rows(self.source)
+        listing = listed(self.source, rows)
+        if listing.classes != self.info.classes:
+            raise ValueError(
+                f"{self.info.name}: its classes were {self.info.classes} and are {listing.classes} now; run again"
+            )
+        read = self.reader(rows, listing, decoding(self.source, self.info.channels))
+        return listing.split(read)
+
+    def reader(self, rows: Rows, listing: Listing, how: Decoding) -> Callable[[Array], Callable[[int], Array]]:
+        """What makes a reader of some images of a listing, by their indices."""
+        return lambda chosen: FileReader(rows.folder, tuple(listing.names[i] for i in chosen), how)
+
+    def digest(self, *more: str) -> hashlib._Hash:
+        """A digest of what decides the split, to which a subclass adds its files."""
+        text = " ".join([f"{self.version} {_splits.VERSION}", *more, f"{self.source.options} {self.info.channels}"])
+        return hashlib.sha256(text.encode())

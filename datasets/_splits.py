@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -106,16 +106,14 @@ def folds(labels: Array, keys: Sequence[str], groups: Sequence[str], count: int,
         raise SplitError(f"{len(names)} patients or images cannot be dealt out to {count} folds")
     held = np.zeros((len(names), counts.shape[1]), np.int64)
     np.add.at(held, place, counts)
-    result: Array = _by_deficit(held, _lots(seed, names), (1 / count,) * count)[place]
-    return result
+    return _by_deficit(held, _lots(seed, names), (1 / count,) * count)[place]
 
 
 def _held_classes(labels: Array) -> Array:
     """The classes of each image, (N, C) in {0, 1}; images without a finding are a class too."""
     if labels.ndim == 2:
         counts = labels.astype(np.int64)
-        found: Array = np.column_stack([counts, counts.sum(axis=1) == 0])
-        return found
+        return np.column_stack([counts, counts.sum(axis=1) == 0])
     return np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
 
 
@@ -132,8 +130,7 @@ def _lots(seed: int, names: Iterable[str]) -> Array:
 
 
 def _lot_order(lots: Array) -> Array:
-    order: Array = np.argsort(lots, kind="stable")
-    return order
+    return np.argsort(lots, kind="stable")
 
 
 def quotas(total: int, fractions: Sequence[float]) -> list[int]:
