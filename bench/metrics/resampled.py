@@ -35,8 +35,7 @@ def average_precision(scores: Array, labels: Array, weights: Array, positive: in
         known = np.isfinite(each)
         with np.errstate(invalid="ignore"):
             parts.append(np.where(known, each, 0.0).sum(0) / known.sum(0))
-    found: Array = np.concatenate(parts)
-    return found
+    return np.concatenate(parts)
 
 
 def _average_precision(column: Array, target: Array, weights: Array) -> Array:
@@ -61,8 +60,7 @@ def log_loss(scores: Array, labels: Array, weights: Array) -> Array:
     else:
         given = columns[targets][:, None]
     each = -np.log(np.clip(given, np.finfo(np.float64).tiny, None)).mean(1)
-    found: Array = each @ weights / weights.sum(0)
-    return found
+    return each @ weights / weights.sum(0)
 
 
 def quadratic_kappa(scores: Array, labels: Array, weights: Array) -> Array:
@@ -120,8 +118,7 @@ def _ece(scores: Array, labels: Array, weights: Array, total: Array) -> Array:
         bins = np.clip(np.ceil(c * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
         off = (r.astype(np.float64) - c)[:, None] * weights
         gaps.append(sum(np.abs(off[bins == b].sum(0)) for b in np.unique(bins)) / total)
-    found: Array = np.mean(gaps, axis=0)
-    return found
+    return np.mean(gaps, axis=0)
 
 
 def _of_decisions(labels: Array, decided: Array, task: str, classes: int, weights: Array) -> dict[str, Array]:

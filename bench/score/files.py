@@ -13,6 +13,7 @@ from typing import TextIO
 
 import numpy as np
 
+from bench import registry
 from bench.errors import DataError
 from bench.metrics.one_vs_rest import Array
 
@@ -34,6 +35,13 @@ class Columns:
     path: Path
     values: Mapping[str, Array]
     headless: bool = False
+
+
+def bundled(dataset: str) -> Path | None:
+    """The file of a set that comes with medbench."""
+    root = Path(registry.__file__).parents[2]
+    places = (root / folder / "bundled" / f"{dataset}.npz" for folder in ("datasets", "bench/datasets"))
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_columns(path: Path) -> Columns:

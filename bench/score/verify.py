@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,13 +18,13 @@ from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
 from bench.record.types import Fields, Metrics
+from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
-from bench.score.run import fingerprint_of
+from bench.score.run import digest, fingerprint_of
 from bench.score.submit import ENDING, is_foreign
 
 TOLERANCE = 1e-6
 LEAK_WORDS = ("leak", "also in", "two splits", "share", "same picture", "repeated")
-BUNDLED = Path(registry.__file__).parents[2]
 
 
 @dataclass(slots=True)
@@ -114,7 +113,8 @@ def _check_scores(found: Verified, who: str, record: Fields, arrays: Mapping[str
         if name not in record["metrics"]:
             found.problems.append(f"{who}: {name} is not stated")
     _check_test_set(found, who, record, labels)
-    _check_own_digest(found, who, record, scores)
+    if record["metrics"].get("scores_sha256") not in (None, digest(scores)):
+        found.problems.append(f"{who}: scores_sha256 is not that of its scores")
     for finding in (record.get("data") or record["metrics"].get("data") or {}).get("findings", []):
         text = str(finding.get("text", ""))
         if any(word in text.lower() for word in LEAK_WORDS):
@@ -163,8 +163,8 @@ def _check_test_set(found: Verified, who: str, record: Fields, labels: Array) ->
     info = registry.datasets[name]
     if info.n_test and dataset == name and len(labels) != info.n_test:
         found.problems.append(f"{who}: {len(labels):,} test images; {name} has {info.n_test:,}")
-    official = _bundled_labels(name)
-    if official is not None and not np.array_equal(np.reshape(labels, -1), official):
+    path = bundled(name)
+    if path and not np.array_equal(np.reshape(labels, -1), np.reshape(read_columns(path).values["labels"], -1)):
         found.problems.append(f"{who}: its test labels are not those of the official file")
     if is_foreign(record):
         return
@@ -180,26 +180,6 @@ def _check_test_set(found: Verified, who: str, record: Fields, labels: Array) ->
 def _once(lines: list[str], line: str) -> None:
     if line not in lines:
         lines.append(line)
-
-
-def _bundled_labels(name: str) -> Array | None:
-    for folder in ("datasets", "bench/datasets"):
-        path = BUNDLED / folder / "bundled" / f"{name}.npz"
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                return np.asarray(file["test_labels"]).reshape(-1)
-    return None
-
-
-def _check_own_digest(found: Verified, who: str, record: Fields, scores: Array) -> None:
-    stated = record["metrics"].get("scores_sha256")
-    if stated is not None and stated != digest(scores):
-        found.problems.append(f"{who}: scores_sha256 is not that of its scores")
-
-
-def digest(scores: Array) -> str:
-    """SHA-256 of scores as little-endian float64."""
-    return hashlib.sha256(np.ascontiguousarray(scores, dtype="<f8").tobytes()).hexdigest()
 
 
 def _check_copies(found: Verified) -> None:
