@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 
 from bench.claims.judge import ALPHA, NOT_COMPARABLE, OPPOSITE, SUPPORTED, UNSUPPORTED, Claim
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Text, counted, fixed, signed, tabled
+from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
+from bench.report.words import counted, fixed, signed
 
 OUTCOMES = (SUPPORTED, UNSUPPORTED, OPPOSITE, NOT_COMPARABLE)
 Cell = tuple[Column, Callable[[Claim], str]]

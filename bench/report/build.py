@@ -17,20 +17,7 @@ from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
 from bench.record.store import atomic_write
 from bench.record.types import Environment, Record, RunInfo
-from bench.report.blocks import (
-    MODEL,
-    Block,
-    Bullets,
-    Code,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    name,
-    natural,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Code, Column, Details, Section, Table, Text
 from bench.report.clinical.checklist import checklist
 from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
@@ -54,6 +41,7 @@ from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
+from bench.report.words import counted, name, natural
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.page_data import collect

@@ -16,8 +16,8 @@ from bench.metrics.registry import TESTED, OverImages
 from bench.metrics.resampled import average_precision
 from bench.record.positive import positive_class
 from bench.record.types import Record
-from bench.report.blocks import known
 from bench.report.rows import Evidence, Row
+from bench.report.words import known
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.cluster import codes_of
 from bench.stats.separation import Sample, estimates, groups_of, sample

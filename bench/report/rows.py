@@ -21,7 +21,7 @@ from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
-from bench.report.blocks import counted, known, natural
+from bench.report.words import counted, known, natural
 from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights

@@ -19,7 +19,7 @@ from bench.record.cells import spec_key
 from bench.record.paths import predictions_path, record_path, run_file
 from bench.record.types import Fields
 from bench.registry import positive_of
-from bench.report.blocks import counted
+from bench.report.words import counted
 from bench.score.align import Scored, TestSet
 
 RECIPE = "trained elsewhere"  # the recipe of a Record whose training medbench has not seen

@@ -13,7 +13,6 @@ from pathlib import Path
 
 from bench.metrics.registry import RANKING
 from bench.record.types import Spec
-from bench.report.blocks import fixed, listed, name, span
 from bench.report.clinical.groups import asked
 from bench.report.clinical.points import decided, positive_note
 from bench.report.clinical.size import size_note
@@ -21,6 +20,7 @@ from bench.report.clinical.subgroups import largest_gaps
 from bench.report.report import ReportData
 from bench.report.rows import Row
 from bench.report.standings import Overall
+from bench.report.words import fixed, listed, name, span
 
 GUIDELINES = {
     "tripod-ai": "TRIPOD+AI (2024)",

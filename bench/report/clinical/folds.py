@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.metrics.registry import RANKING
-from bench.report.blocks import MODEL, Block, Column, Table, Text, fixed, span
+from bench.report.blocks import MODEL, Block, Column, Table, Text
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import fixed, span
 from bench.stats.separation import estimate
 
 

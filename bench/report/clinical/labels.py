@@ -10,9 +10,10 @@ from bench.metrics.calibration import over_seeds
 from bench.metrics.one_vs_rest import Array, binary_auc
 from bench.metrics.registry import RANKING
 from bench.metrics.resampled import average_precision
-from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, name, span
+from bench.report.blocks import Block, Column, Table, Text
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import MISSING, fixed, name, span
 from bench.stats.separation import estimate
 
 

@@ -12,10 +12,11 @@ from bench.metrics.one_vs_rest import Array, one_vs_rest
 from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, threshold, treat_all
 from bench.metrics.registry import METRICS
 from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
-from bench.report.blocks import MISSING, MODEL, Block, Column, Table, Text, fixed, known, name, span, tabled
+from bench.report.blocks import MODEL, Block, Column, Table, Text, tabled
 from bench.report.clinical.labels import label_blocks
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import MISSING, fixed, known, name, span
 from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import Ratios, Share, TwoRates, ratios, resamples, two_rates
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
-from bench.report.blocks import Block, Column, Text, fixed, listed, name, tabled
+from bench.report.blocks import Block, Column, Text, tabled
 from bench.report.clinical.groups import MOST_VALUES, numbers
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import fixed, listed, name
 
 LEAST = 5  # images on either side of a comparison
 SAME = 0.999  # an AUC above this: the label once more, by another name

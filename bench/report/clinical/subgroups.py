@@ -11,11 +11,12 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.operating import Rule
 from bench.metrics.registry import RANKING
-from bench.report.blocks import MISSING, Block, Column, Table, Text, counted, fixed, listed, name, span
+from bench.report.blocks import Block, Column, Table, Text
 from bench.report.clinical.groups import asked, by_value
 from bench.report.clinical.points import Decided, decided
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import MISSING, counted, fixed, listed, name, span
 from bench.stats.cluster import over_patients, two_rates
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA

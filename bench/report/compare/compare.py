@@ -17,22 +17,7 @@ import numpy as np
 from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
-from bench.report.blocks import (
-    MISSING,
-    Block,
-    Bullets,
-    Column,
-    Section,
-    Text,
-    counted,
-    fixed,
-    listed,
-    name,
-    signed,
-    significant,
-    span,
-    tabled,
-)
+from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import (
@@ -44,6 +29,7 @@ from bench.report.compare.gate_stats import (
 )
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
+from bench.report.words import MISSING, counted, fixed, listed, name, signed, significant, span
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 

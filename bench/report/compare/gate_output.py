@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from bench.metrics.registry import TESTED
 from bench.record import store
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, listed
+from bench.report.blocks import Block, Bullets, Column, Section, Table, Text
 from bench.report.compare import snapshot as baselines
 from bench.report.compare.gate import (
     BROKEN,
@@ -27,6 +27,7 @@ from bench.report.compare.gate import (
     Options,
     check,
 )
+from bench.report.words import counted, listed
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Text, counted, known, p_text, signed, span, tabled
+from bench.report.blocks import Block, Bullets, Column, Text, tabled
 from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
+from bench.report.words import counted, known, p_text, signed, span
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import all_pairs

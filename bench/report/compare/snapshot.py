@@ -21,12 +21,12 @@ from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.paths import require_run
 from bench.record.types import Fields, Metrics, Record, Spec
-from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import recorded_otherwise
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import read_run_directory
 from bench.report.settings import by_setting
+from bench.report.words import counted, known, natural
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")

@@ -18,10 +18,10 @@ import numpy as np
 
 from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
-from bench.report.blocks import fixed, known, natural
 from bench.report.figures import draw
 from bench.report.figures.draw import Axis, Curve, Panel, Point, Rank
 from bench.report.sections.pareto import front
+from bench.report.words import fixed, known, natural
 from bench.report.write.page_data import Document
 
 Figure = partial[None]  # a function of draw.py with all but the canvas

@@ -7,30 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bench.metrics.registry import Metric
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Bullets,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    listed,
-    name,
-    natural,
-    p_text,
-    signed,
-    significant,
-    span,
-    tabled,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Column, Details, Section, Table, Text, tabled
 from bench.report.rows import Code
 from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
+from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, span
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
 

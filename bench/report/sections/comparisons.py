@@ -11,27 +11,10 @@ import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED
 from bench.record.types import Record
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    listed,
-    name,
-    natural,
-    p_text,
-    signed,
-    significant,
-    span,
-)
+from bench.report.blocks import MODEL, Block, Column, Section, Table, Text
 from bench.report.rows import Code, Row
 from bench.report.standings import Overall
+from bench.report.words import MISSING, counted, fixed, known, listed, name, natural, p_text, signed, significant, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast

@@ -8,21 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
-from bench.report.blocks import (
-    MODEL,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    listed,
-    name,
-    natural,
-    p_text,
-)
+from bench.report.blocks import MODEL, Column, Section, Table, Text
 from bench.report.rows import Row
 from bench.report.standings import Overall, common_datasets
+from bench.report.words import counted, fixed, listed, name, natural, p_text
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
 
 

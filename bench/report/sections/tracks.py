@@ -14,27 +14,10 @@ from bench.metrics.registry import RANKING
 from bench.record.cells import few_labels, track_of
 from bench.record.types import Record, Spec
 from bench.registry.names import bare_model
-from bench.report.blocks import (
-    MISSING,
-    Block,
-    Bullets,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    name,
-    natural,
-    p_text,
-    signed,
-    span,
-    tabled,
-)
+from bench.report.blocks import Block, Bullets, Column, Details, Section, Table, Text, tabled
 from bench.report.rows import Row
 from bench.report.sections.comparisons import Difference, difference
+from bench.report.words import MISSING, counted, fixed, known, name, natural, p_text, signed, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 

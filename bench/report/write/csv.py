@@ -12,10 +12,10 @@ from bench.metrics.registry import TESTED
 from bench.record.paths import require_run
 from bench.record.store import StoreError, atomic_write, plain
 from bench.record.types import Fields, Record
-from bench.report.blocks import known
 from bench.report.rows import Row, flattened, read_run_directory, unique
 from bench.report.settings import setting
 from bench.report.standings import Overall
+from bench.report.words import known
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.
 _BOUND_DECIMALS = 6

@@ -16,20 +16,7 @@ import numpy as np
 from bench.metrics.registry import METRICS
 from bench.record.paths import predictions_path
 from bench.record.types import Fields
-from bench.report.blocks import (
-    MISSING,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    listed,
-    name,
-    significant,
-    span,
-)
+from bench.report.blocks import Column, Section, Table, Text
 from bench.report.recommend import (
     COSTS,
     LATENCY,
@@ -47,6 +34,7 @@ from bench.report.report import ReportData
 from bench.report.rows import Row
 from bench.report.sections.summary import headline, incomplete
 from bench.report.standings import Overall
+from bench.report.words import MISSING, counted, fixed, known, listed, name, significant, span
 from bench.stats.leader import selected_leader
 from bench.stats.ranking import ALPHA
 

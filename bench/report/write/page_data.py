@@ -20,7 +20,6 @@ import numpy as np
 from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Fields, Record
-from bench.report.blocks import known, natural
 from bench.report.clinical.points import curve
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
@@ -28,6 +27,7 @@ from bench.report.sections.summary import headline
 from bench.report.sections.tracks import learning_curves
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
+from bench.report.words import known, natural
 from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
 Document = Fields

@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.report.blocks import Block, Bullets, Code, Column, Details, Section, Table, name
+from bench.report.blocks import Block, Bullets, Code, Column, Details, Section, Table
+from bench.report.words import name
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -17,7 +17,7 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import MISSING, MODEL, Column, Table, counted, listed, significant, span, tabled
+from bench.report.blocks import MODEL, Column, Table, tabled
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
@@ -27,6 +27,7 @@ from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing, is_worse
+from bench.report.words import MISSING, counted, listed, significant, span
 from bench.report.write.page_data import short
 
 if TYPE_CHECKING:
