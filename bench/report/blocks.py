@@ -34,8 +34,8 @@ class Column:
 class Table:
     """Columns and rows of text, all of one length."""
 
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -49,7 +49,12 @@ class Table:
             for i, column in enumerate(self.columns)
             if column.drop == 0 or any(row[i] not in ("", MISSING) for row in self.rows)
         ]
-        return Table(tuple(self.columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in self.rows))
+        return self.only(kept)
+
+    def only(self, kept: Iterable[int]) -> Table:
+        """Some of its columns."""
+        kept = list(kept)
+        return Table([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
 
 
 MODEL = Column("model", left=True, code=True)
@@ -58,8 +63,8 @@ T = TypeVar("T")
 
 def tabled(columns: Sequence[tuple[Column, Callable[[T], str]]], items: Iterable[T]) -> Table:
     """A table of columns, each with how it is read off an item; columns in which nothing is known are left out."""
-    rows = tuple(tuple(show(item) for _, show in columns) for item in items)
-    return Table(tuple(column for column, _ in columns), rows).without_empty()
+    rows = [[show(item) for _, show in columns] for item in items]
+    return Table([column for column, _ in columns], rows).without_empty()
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +175,3 @@ def p_text(p: float | None) -> str:
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``resnet9`` before ``resnet10``."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
-
-
-def rows_of(rows: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """Rows as tuples."""
-    return tuple(tuple(row) for row in rows)

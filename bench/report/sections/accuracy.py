@@ -23,7 +23,6 @@ from bench.report.blocks import (
     name,
     natural,
     p_text,
-    rows_of,
     signed,
     significant,
     span,
@@ -168,7 +167,7 @@ def _all_pairs(board: Overall) -> list[Block]:
         "and share a letter with it here."
     )
     line = f"All pairs: {found.significant} of {counted(found.pairs, 'pair')} differ significantly"
-    return [Details(line, (Table(columns, rows_of(lines)).without_empty(), Text(note)))]
+    return [Details(line, (Table(columns, lines).without_empty(), Text(note)))]
 
 
 def rank_text(bounds: tuple[int, int]) -> str:
@@ -207,7 +206,7 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         f"{fixed(test.statistic, 1)} ({p}); {verdict}. {int(apart.sum())} of {len(models) * (len(models) - 1) // 2} "
         "pairs differ significantly."
     )
-    return [Details(line, (Table(columns, rows_of(lines)),))]
+    return [Details(line, (Table(columns, lines),))]
 
 
 def _counted_note(board: Overall) -> str:

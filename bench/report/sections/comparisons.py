@@ -26,7 +26,6 @@ from bench.report.blocks import (
     name,
     natural,
     p_text,
-    rows_of,
     signed,
     significant,
     span,
@@ -144,7 +143,7 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
         f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
         "each difference is uncorrected."
     )
-    blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
+    blocks: list[Block] = [Text(text), Table(columns, lines).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
@@ -201,7 +200,7 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
         lines.append(
             (model, *(RANKING.shown(own[p].mean(RANKING.field)) if p in own else MISSING for p in fed), *change)
         )
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()
 
 
 # --- transfer --------------------------------------------------------------------------------------------------
@@ -252,7 +251,7 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
     )
     if shared:
         text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
-    return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
+    return Section("Transfer", [Text(text), Table(columns, lines).without_empty()])
 
 
 def _over_seeds(members: Iterable[Record], metric: str) -> float | None:

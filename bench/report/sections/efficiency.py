@@ -21,7 +21,6 @@ from bench.report.blocks import (
     known,
     listed,
     name,
-    rows_of,
     significant,
 )
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
@@ -124,7 +123,7 @@ def _cost_table(members: Sequence[Record]) -> Table:
         if record["status"] != "ok":  # the reason is listed under "Without a result"
             cells[3] = record["status"]
         lines.append((record["label"], str(record["spec"].get("resolution", "")), batch_text(record), *cells))
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()
 
 
 def _noise_line(members: Sequence[Record]) -> str:

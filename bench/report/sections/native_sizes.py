@@ -20,7 +20,6 @@ from bench.report.blocks import (
     name,
     natural,
     p_text,
-    rows_of,
 )
 from bench.report.rows import Row
 from bench.report.standings import Overall, common_datasets
@@ -66,7 +65,7 @@ def _overview(boards: Sequence[Overall]) -> Section | None:
         f"{_test(np.array([np.mean([scores[d] for d in own], axis=0) for own in families.values()]))}"
     )
     title = f"Ranks over native sizes: fed at {protocol.resolution} px, {protocol.training}"
-    return Section(title, [Text(text), Table(columns, rows_of(lines))])
+    return Section(title, [Text(text), Table(columns, lines)])
 
 
 def _test(scores: Array) -> str:
