@@ -18,15 +18,7 @@ from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import codes_of, resamples
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.paired import holm
-from bench.stats.separation import (
-    Contrast,
-    all_pairs,
-    contrast,
-    estimates,
-    groups_of,
-    mcnemar_values,
-    sample,
-)
+from bench.stats.separation import Contrast, all_pairs, contrast, estimates, groups_of, mcnemar_values, sample
 
 Scores = Array | Sequence[Array]  # of one training, or of several
 
@@ -131,10 +123,7 @@ def delong(labels: Array, a: Array, b: Array, patients: Sequence[str] | Array | 
 
 
 def compare(
-    labels: Array,
-    models: Mapping[str, Scores],
-    metric: str = "auc",
-    patients: Sequence[str] | Array | None = None,
+    labels: Array, models: Mapping[str, Scores], metric: str = "auc", patients: Sequence[str] | Array | None = None
 ) -> Compared:
     """Compare models on one test set as a leaderboard does.
 

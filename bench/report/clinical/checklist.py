@@ -22,11 +22,7 @@ from bench.report.rows import Row
 from bench.report.standings import Overall
 from bench.report.words import fixed, listed, name, span
 
-GUIDELINES = {
-    "tripod-ai": "TRIPOD+AI (2024)",
-    "stard-ai": "STARD-AI (2025)",
-    "claim": "CLAIM (2024 update)",
-}
+GUIDELINES = {"tripod-ai": "TRIPOD+AI (2024)", "stard-ai": "STARD-AI (2025)", "claim": "CLAIM (2024 update)"}
 _FILE = Path(__file__).parents[1] / "data" / "checklists.csv"
 _BOARD = "LEADERBOARD.md"
 

@@ -20,13 +20,7 @@ from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
-from bench.report.compare.gate_stats import (
-    Evidence,
-    least_p,
-    memory_evidence,
-    memory_noise,
-    speed_evidence,
-)
+from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
 from bench.report.words import MISSING, counted, fixed, listed, name, signed, significant, span

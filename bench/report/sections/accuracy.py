@@ -170,12 +170,7 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         (models[i], fixed(test.mean_ranks[i], 2), letter, rank_text(bounds))
         for i, letter, bounds in zip(order, own, rank_intervals(apart), strict=True)
     ]
-    columns = (
-        MODEL,
-        Column("mean rank"),
-        Column("group", left=True),
-        Column("rank 95 %"),
-    )
+    columns = (MODEL, Column("mean rank"), Column("group", left=True), Column("rank 95 %"))
     verdict = (
         f"a mean rank that is better by {fixed(test.critical_difference, 2)} or more is significant (Nemenyi)"
         if test.p < ALPHA
