@@ -79,9 +79,15 @@ class Comparison:
         """Those that are tested here, not by a leaderboard, and what plug-ins defined on both sides."""
         return (*(() if self.judged else TESTED), *(m for m in self.a.snapshot.metrics if m in self.b.snapshot.metrics))
 
-    def kind(self, efficiency: bool) -> list[Pair]:
-        """The pairs of efficiency, or of the other kinds."""
-        return [pair for pair in self.pairs if (pair[0].kind == "efficiency") == efficiency]
+    @property
+    def tested(self) -> list[Pair]:
+        """The pairs of accuracy and transfer that have a result."""
+        return [(a, b) for a, b in self.pairs if a.kind != "efficiency" and a.status == b.status == "ok"]
+
+    @property
+    def timed(self) -> list[Pair]:
+        """The pairs of efficiency."""
+        return [pair for pair in self.pairs if pair[0].kind == "efficiency"]
 
 
 def side(text: str) -> Side:
@@ -144,13 +150,9 @@ def run_compare(a: str, b: str, console: Console, json_path: Path | None = None)
 
 def sections(found: Comparison) -> list[Section]:
     """The comparison as a page."""
-    page = [Section(f"{found.b.name} against {found.a.name}", _about(found))]
-    accuracy = _accuracy(found)
-    if accuracy:
-        page.append(Section("Accuracy", accuracy))
-    if found.kind(efficiency=True):
-        page.append(Section("Efficiency", _efficiency(found)))
-    return page
+    page = [Section(f"{found.b.name} against {found.a.name}", _about(found)), Section("Accuracy", _accuracy(found))]
+    page += [Section("Efficiency", _efficiency(found))] if found.timed else []
+    return [section for section in page if section.blocks]
 
 
 def _about(found: Comparison) -> list[Block]:
@@ -175,8 +177,7 @@ def _about(found: Comparison) -> list[Block]:
 
 
 def _accuracy(found: Comparison) -> list[Block]:
-    pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
-    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(pairs, metric))]
+    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(found.tested, metric))]
     blocks: list[Block] = [tabled(_columns(metric, not found.of_models), rows) for metric, rows in tested]
     if blocks and not found.judged:
         one = any(t.seeds == 1 for metric, rows in tested for t in rows if metric == RANKING)
@@ -225,9 +226,10 @@ class Tested(NamedTuple):
 
 def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
     """Test a metric in every row that both sides have."""
-    found = [(e, len(part.seeds), a, b, evidence) for e, part, a, b, evidence in accuracy_tests(pairs, metric)]
+    found = accuracy_tests(pairs, metric)
     adjusted = holm([evidence.two_sided for *_, evidence in found])
-    return [Tested(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
+    rows = zip(found, adjusted, strict=True)
+    return [Tested(cell, len(part.seeds), a, b, evidence, float(p)) for (cell, part, a, b, evidence), p in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,7 @@ def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
 
 
 def _efficiency(found: Comparison) -> list[Block]:
-    rows = timed(found.kind(efficiency=True))
+    rows = timed(found.timed)
     blocks: list[Block] = [Text(text) for text in _statements(found, rows)]
     columns: tuple[tuple[Column, Callable[[Timed], str]], ...] = (
         (Column("where", left=True, wrap=True), lambda row: row.a.title(model=not found.of_models)),
@@ -383,24 +385,22 @@ def repeatability(rows: Sequence[Timed]) -> list[str]:
 
 def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
-    pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
     accuracy = pair_json(found.judged) + [
         {
             "where": entry.identity, "metric": metric.name, "seeds": seeds, "difference": -e.effect,
             "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,
         }
         for metric in found.metrics
-        for entry, seeds, _, _, e, p in tested_accuracy(pairs, metric)
+        for entry, seeds, _, _, e, p in tested_accuracy(found.tested, metric)
     ]  # fmt: skip
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
-            "relative_speed_ratio": row.relative,
-            "noise_95": row.noise, "p_holm": row.p, "latency_ratio": row.latency, "memory_ratio": row.memory,
-            "noisy": row.noisy,
-            "exact_a": row.a.exact, "exact_b": row.b.exact,
+            "relative_speed_ratio": row.relative, "noise_95": row.noise, "p_holm": row.p,
+            "latency_ratio": row.latency, "memory_ratio": row.memory, "noisy": row.noisy, "exact_a": row.a.exact,
+            "exact_b": row.b.exact,
         }
-        for row in timed(found.kind(efficiency=True))
+        for row in timed(found.timed)
     ]  # fmt: skip
     only = {"only_a": [e.title() for e in found.only_a], "only_b": [e.title() for e in found.only_b]}
     return {"a": found.a.name, "b": found.b.name, **only, "accuracy": accuracy, "efficiency": efficiency}
