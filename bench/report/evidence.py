@@ -145,12 +145,10 @@ def _evaluate(test_set: str, members: list[tuple[Row, list[list[Saved]]]], predi
         files = tuple(tuple(predictions / f"{row.ok[i]['key']}.npz" for i in places) for places in _by_seed(row))
         row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files, first.columns)
     for metric in TESTED:
-        if of := metric.images:
-            samples = [_sample(of, seeds, labels, patients) for _, seeds in members]
-            found = estimates(samples, groups_of(of, labels))
-            for (row, _), one, estimate in zip(members, samples, found, strict=True):
-                if row.evidence:
-                    row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
+        samples = [_sample(metric.over, seeds, labels, patients) for _, seeds in members]
+        found = estimates(samples, groups_of(metric.over, labels))
+        for (row, _), one, estimate in zip(members, samples, found, strict=True):
+            row.scored.samples[metric.name], row.scored.estimates[metric.name] = one, estimate
 
 
 def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, patients: Array | None) -> Sample:
@@ -199,8 +197,8 @@ def recorded_otherwise(record: Record, scores: Array, labels: Array) -> str:
     """The first metric that saved scores give otherwise than their Record states it, in words; empty if none."""
     for metric in TESTED:
         stated = record["metrics"].get(metric.field)
-        if known(stated) and metric.images:
-            value = metric.images.value(scores, labels)
+        if known(stated):
+            value = metric.over.value(scores, labels)
             if not abs(value - stated) <= _TOLERANCE:
                 return f"{metric.field} {value:.6f}, its record {stated:.6f}"
     return ""

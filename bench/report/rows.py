@@ -149,6 +149,13 @@ class Row:
     origin: str = ""  # of the images: datasets of one origin are variants of one another
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def scored(self) -> Evidence:
+        """Its evidence. Raises ValueError for a row without saved scores."""
+        if self.evidence is None:
+            raise ValueError(f"{self.model} on {self.dataset}: there are no saved scores")
+        return self.evidence
+
     def values(self, metric: str) -> tuple[float, ...]:
         """The metric of each seed that has it, by seed."""
         return self._of(metric).values

@@ -17,7 +17,7 @@ from bench.report.standings import Overall
 from bench.report.words import MISSING, counted, fixed, known, listed, name, natural, p_text, signed, significant, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
-from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
+from bench.stats.separation import compared, mean_contrast
 
 _MATCHED = re.compile(r"_[a-z]+_twin$")
 
@@ -39,14 +39,10 @@ def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
     gaps = [x - y for x, y in values if x is not None and y is not None]
     if not gaps or len(gaps) < len(pairs):
         return None
-    found: list[Contrast] = []
-    over = RANKING.images
-    for a, b in pairs:
-        if over is None or a.evidence is None or b.evidence is None or a.evidence.test_set != b.evidence.test_set:
-            return Difference(float(np.mean(gaps)))
-        found.append(
-            contrast([e.samples[RANKING.name] for e in (a.evidence, b.evidence)], groups_of(over, a.evidence.labels))
-        )
+    if any(not a.evidence or not b.evidence or a.evidence.test_set != b.evidence.test_set for a, b in pairs):
+        return Difference(float(np.mean(gaps)))
+    evidence = [(a.scored, b.scored) for a, b in pairs]
+    found = [compared(RANKING.over, [e.samples[RANKING.name] for e in both], both[0].labels)[0] for both in evidence]
     both = mean_contrast(found)
     value, half = float(both.difference[0, 1]), float(both.half_width()[0, 1])
     return Difference(value, value - half, value + half, float(both.p_values()[0, 1]), both.retrained)

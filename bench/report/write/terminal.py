@@ -310,8 +310,7 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
 
 def _values_only(name: str) -> str:
     """``medmamba_tiny[branch=conv]`` without its keys: ``medmamba_tiny[conv]``."""
-    head, bracket, variant = name.partition("[")
-    return f"{head}[{','.join(part.rpartition('=')[2] for part in variant.split(','))}" if bracket else name
+    return re.sub(r"(?<=[\[,])[^\[,]*=", "", name)
 
 
 def _without_middle(text: str, width: int) -> str:
