@@ -17,7 +17,7 @@ from bench.metrics.resampled import average_precision
 from bench.record.positive import positive_class
 from bench.record.types import Record
 from bench.report.rows import Evidence, Row
-from bench.report.words import known
+from bench.report.words import grouped, known
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.cluster import codes_of
 from bench.stats.separation import Sample, estimates, groups_of, sample
@@ -105,11 +105,8 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
 
 def _by_seed(row: Row) -> list[list[int]]:
     """The places of a row's Records by seed; of cross-validation those of each seed that has all folds, in order."""
-    seeds: dict[object, list[int]] = defaultdict(list)
-    for place, record in enumerate(row.ok):
-        seeds[record["spec"].get("seed")].append(place)
-    for places in seeds.values():
-        places.sort(key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    order = sorted(range(len(row.ok)), key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    seeds = grouped(order, lambda i: row.ok[i]["spec"].get("seed"))
     return [places for places in seeds.values() if len(places) == max(row.folds, 1)]
 
 

@@ -21,7 +21,7 @@ from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
-from bench.report.words import counted, known, natural
+from bench.report.words import counted, grouped, known, natural
 from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
@@ -255,11 +255,9 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
         records: of any kind.
         origins: dataset -> where its images come from (:func:`bench.report.names.with_short_names`).
     """
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "accuracy" and not few_labels(record["spec"]):  # those are sections/few_labels.py's
-            shared = {k: v for k, v in record["spec"].items() if k not in ("seed", "fold")}
-            groups[_canonical(shared)].append(record)
+    # Few labels are learning curves (sections/tracks.py).
+    whole = (r for r in records if r["kind"] == "accuracy" and not few_labels(r["spec"]))
+    groups = grouped(whole, lambda r: _canonical({k: v for k, v in r["spec"].items() if k not in ("seed", "fold")}))
     firsts = [members[0] for members in groups.values()]  # seeds share all that a row is known by
     models = labels(firsts, "model", _OF_THE_MODEL)
     # A fingerprint holds the size: only two of one size are two versions of the data.

@@ -1,14 +1,16 @@
-"""How names, numbers and lists are written on every page."""
+"""How names, numbers and lists are written, sorted and grouped on every page."""
 
 from __future__ import annotations
 
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import TypeGuard
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeGuard, TypeVar
 
 MISSING = "–"
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 def name(text: object) -> str:
@@ -78,3 +80,11 @@ def p_text(p: float | None) -> str:
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``resnet9`` before ``resnet10``."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by what a key says of them, in the order in which they come."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,13 +17,13 @@ import numpy as np
 from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
-from bench.report.words import MISSING, counted, fixed, listed, name, signed, significant, span
+from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, span
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 
@@ -115,9 +115,7 @@ def compare(a: Side, b: Side) -> Comparison:
     """
     if (a.model is None) != (b.model is None):
         raise BaselineError("name a model on both sides (RUN:model) or on neither")
-    there: dict[str, list[SnapshotCell]] = defaultdict(list)
-    for entry in b.snapshot.entries:
-        there[b.matched(entry)].append(entry)
+    there = grouped(b.snapshot.entries, b.matched)
     pairs, only_a = [], []
     used: set[int] = set()
     for entry in a.snapshot.entries:
@@ -187,7 +185,7 @@ def _accuracy(found: Comparison) -> list[Block]:
     return [*pair_blocks(found.judged), *blocks]
 
 
-def _columns(metric: Metric, model: bool) -> list[tuple[Column, Callable[[Tested], str]]]:
+def _columns(metric: Metric, model: bool) -> Columns[Tested]:
     """Of a table of one metric; ``model``: rows are named with theirs."""
 
     def difference(t: Tested) -> str:
@@ -294,7 +292,7 @@ def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
 def _efficiency(found: Comparison) -> list[Block]:
     rows = timed(found.timed)
     blocks: list[Block] = [Text(text) for text in _statements(found, rows)]
-    columns: tuple[tuple[Column, Callable[[Timed], str]], ...] = (
+    columns: Columns[Timed] = [
         (Column("where", left=True, wrap=True), lambda row: row.a.title(model=not found.of_models)),
         (Column("img/s A"), lambda row: significant(row.a.shown.get(SPEED))),
         (Column("img/s B"), lambda row: significant(row.b.shown.get(SPEED))),
@@ -304,7 +302,7 @@ def _efficiency(found: Comparison) -> list[Block]:
         (Column("latency B / A", drop=4), lambda row: fixed(row.latency)),
         (Column("memory B / A", drop=2), lambda row: fixed(row.memory)),
         (Column("B is", left=True), _speed_word),
-    )
+    ]
     return [*blocks, tabled(columns, rows)] if rows else blocks
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Text, tabled
 from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
@@ -128,7 +128,7 @@ def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
     blocks: list[Block] = []
     for metric in dict.fromkeys(row.metric for row in rows):
         own = [row for row in rows if row.metric == metric]
-        columns: tuple[tuple[Column, Callable[[PairRow], str]], ...] = (
+        columns: Columns[PairRow] = [
             (Column("where", left=True, wrap=True), lambda r: r.where),
             (Column("seeds", drop=3), lambda r: str(r.seeds)),
             (Column(f"{metric.heading} A"), lambda r: r.metric.shown(r.a)),
@@ -139,7 +139,7 @@ def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
             (Column("p corrected", drop=1), lambda r: p_text(r.p_corrected)),
             (Column("for", left=True, drop=2), lambda r: r.family),
             (Column("B is", left=True), lambda r: r.word),
-        )
+        ]
         blocks.append(tabled(columns, own))
     reasons = tuple(f"{r.metric.label}, {r.where}: not significant, {r.reason}." for r in rows[:1] if r.reason)
     text = (

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bench.metrics.registry import Metric
-from bench.report.blocks import MODEL, Block, Bullets, Column, Details, Section, Table, Text, tabled
+from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.rows import Code
 from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
@@ -44,9 +44,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
-def _columns(
-    board: Overall, cost: Mapping[Code, Mapping[str, float | None]]
-) -> list[tuple[Column, Callable[[Standing], str]]]:
+def _columns(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Columns[Standing]:
     """The columns of an overall table, each with how it is read off a standing."""
     metric, leader = board.metric, board.significance.leader
     gaps, n = any(s.missing for s in board.standings), len(board.datasets)
@@ -111,7 +109,7 @@ def _differences(board: Overall) -> list[Block]:
     test, metric = board.significance.leader, board.metric
     if test is None or not test.others:
         return []
-    columns: list[tuple[Column, Callable[[AgainstLeader], str]]] = [
+    columns: Columns[AgainstLeader] = [
         (MODEL, lambda o: o.model),
         (Column(f"{metric.label} difference"), lambda o: signed(metric.sign * o.difference)),
         (Column("95 %", drop=1), lambda o: _bounds(o, metric.sign)),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import log
 
 from bench.record.types import Metrics, Record
-from bench.report.blocks import MODEL, Block, Bullets, Column, Section, Table, Text
+from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Section, Table, Text
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
@@ -23,7 +23,7 @@ RELATIVE = (
 LATENCY = "latency_ms"
 
 
-_COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
+_COLUMNS: Columns[Metrics] = [
     (Column("params M", drop=4), lambda m: significant(_scaled(m, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
     (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
@@ -47,7 +47,7 @@ _COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
     (Column("of the roof", drop=8), lambda m: _share(figure(m, "roofline_fraction"))),
     (Column("bound", left=True, drop=8), lambda m: str(m.get("bound") or MISSING)),
     (Column("flags", left=True, drop=1), lambda m: ", ".join(flags(m))),
-)
+]
 
 
 def flags(metrics: Metrics) -> list[str]:

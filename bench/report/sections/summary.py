@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bench.metrics.registry import ACC, AUC, RANKING
@@ -14,7 +14,7 @@ from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
-from bench.report.words import counted, listed, name, natural, significant
+from bench.report.words import counted, grouped, listed, name, natural, significant
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
@@ -110,12 +110,13 @@ def _chance(rows: Iterable[Row]) -> str:
 
 def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
     """Who is fast and how time grows, a line for each machine; a GPU before a CPU."""
-    machines: dict[tuple[bool, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "efficiency":
-            spec = record["spec"]
-            device, hardware = str(spec.get("device") or ""), str(spec.get("hardware") or "")
-            machines[not device.startswith("cuda"), hardware, device].append(record)
+    timed = [r for r in records if r["kind"] == "efficiency"]
+
+    def machine(record: Record) -> tuple[bool, str, str]:
+        device, hardware = (str(record["spec"].get(name) or "") for name in ("device", "hardware"))
+        return not device.startswith("cuda"), hardware, device
+
+    machines = grouped(timed, machine)
     said = (" ".join(filter(None, (_speed(of, shown), _overtaking(of)))) for _, of in sorted(machines.items()))
     lines = [line for line in said if line]
     if len(lines) > MAX_MACHINES:

@@ -14,10 +14,10 @@ from bench.metrics.registry import RANKING
 from bench.record.cells import few_labels, track_of
 from bench.record.types import Record, Spec
 from bench.registry.names import bare_model
-from bench.report.blocks import Block, Bullets, Column, Details, Section, Table, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.rows import Row
 from bench.report.sections.comparisons import Difference, difference
-from bench.report.words import MISSING, counted, fixed, known, name, natural, p_text, signed, span
+from bench.report.words import MISSING, counted, fixed, grouped, known, name, natural, p_text, signed, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 
@@ -88,9 +88,7 @@ def _used(row: Row) -> _Used:
 def _side_by_side(used: Sequence[_Used]) -> list[Block]:
     """One line a network and way, one column a dataset; what is fed otherwise stands in a table of its own."""
     blocks: list[Block] = []
-    tables: dict[str, list[_Used]] = defaultdict(list)
-    for one in used:
-        tables[f"{one.row.protocol.pixels}, {one.row.protocol.precision}"].append(one)
+    tables = grouped(used, lambda one: f"{one.row.protocol.pixels}, {one.row.protocol.precision}")
     for fed, members in sorted(tables.items(), key=lambda t: natural(t[0])):
         datasets = sorted({one.row.dataset for one in members}, key=natural)
         found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
@@ -113,10 +111,8 @@ def _side_by_side(used: Sequence[_Used]) -> list[Block]:
 
 def _gains(used: Sequence[_Used]) -> list[Block]:
     """Differences to the same network with random weights, and to the same network trained from scratch."""
-    pairs: dict[tuple[str, str, str], list[tuple[_Used, _Used]]] = defaultdict(list)
-    for one in used:
-        for other in _opponents(one, used):
-            pairs[one.network, one.way, other.way].append((one, other))
+    both = ((one, other) for one in used for other in _opponents(one, used))
+    pairs = grouped(both, lambda pair: (pair[0].network, pair[0].way, pair[1].way))
     if not pairs:
         return []
     each = [(*pair, difference([(pair[0].row, pair[1].row)])) for own in pairs.values() for pair in own]
@@ -157,7 +153,7 @@ def _interval(gap: Difference | None) -> str:
 
 
 def _each(judged: Sequence[_Judged]) -> Table:
-    columns: tuple[tuple[Column, Callable[[_Judged], str]], ...] = (
+    columns: Columns[_Judged] = [
         (Column("dataset", left=True, code=True), lambda j: j.one.row.dataset),
         (Column("network", left=True, code=True), lambda j: j.one.network),
         (Column("used", left=True), lambda j: j.one.way),
@@ -168,7 +164,7 @@ def _each(judged: Sequence[_Judged]) -> Table:
         (Column("95 %", drop=1), lambda j: _interval(j.gap)),
         (Column("p", drop=2), lambda j: p_text(j.p) if j.gap and j.gap.p is not None else MISSING),
         (Column("verdict", left=True), lambda j: j.verdict),
-    )
+    ]
     table = tabled(columns, judged)
     return Table(table.columns, sorted(table.rows, key=lambda line: (natural(line[0]), natural(line[1]), line[2:])))
 

@@ -17,7 +17,7 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import MODEL, Column, Table, tabled
+from bench.report.blocks import MODEL, Column, Columns, Table, tabled
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
@@ -172,7 +172,7 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
     def score(s: Standing) -> str:
         return f"{board.metric.shown(s.score)}{f' {span(*s.interval)}' if s.estimate else ''}"
 
-    columns: list[tuple[Column, Callable[[Standing], str]]] = [
+    columns: Columns[Standing] = [
         (MODEL, lambda s: s.model),
         (Column(f"{board.metric.heading} and 95 %"), score),
         *((Column(one.heading, drop=3), lambda s, one=one: one.shown(s.means.get(one.name))) for one in shown),
@@ -212,7 +212,7 @@ def _elsewhere(more: int, what: str) -> str:
 # --- efficiency alone ----------------------------------------------------------------------------------------------
 
 
-_COST: tuple[tuple[Column, Callable[[Record], str]], ...] = (
+_COST: Columns[Record] = [
     (MODEL, lambda r: r["label"]),
     (Column("params", drop=4), lambda r: significant(_of(r, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda r: significant(_of(r, "macs_g"))),
@@ -221,7 +221,7 @@ _COST: tuple[tuple[Column, Callable[[Record], str]], ...] = (
     (Column("on GPU", drop=5), lambda r: _speed(r, "device images/s", "device_images_per_s_p50")),
     (Column("latency ms", drop=1), lambda r: _speed(r, "latency", "latency_ms_p50")),
     (Column("memory", drop=2), lambda r: significant(_of(r, "peak_memory_mib"))),
-)
+]
 
 
 def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
