@@ -257,7 +257,7 @@ def _without_result(
             Column("where", left=True, drop=1, wrap=True), Column("reason", left=True, wrap=True),
         )  # fmt: skip
         lines = [
-            (model, status, str(len(cells)), _shortened(cells), _cut(reason))
+            (model, status, str(len(cells)), *_brief(cells, reason))
             for (model, status, reason), cells in sorted(groups.items(), key=lambda g: (natural(g[0][0]), g[0]))
         ]
         blocks.append(Table(columns, lines))
@@ -273,6 +273,13 @@ def _without_result(
     return [Section("Without a result", blocks)] if blocks else []
 
 
+def _brief(cells: Sequence[str], reason: str) -> tuple[str, str]:
+    """The first Cells and the beginning of their reason."""
+    more = [f"{len(cells) - MAX_CELLS_NAMED} more"] if len(cells) > MAX_CELLS_NAMED else []
+    whole = len(reason) <= MAX_REASON
+    return "; ".join([*cells[:MAX_CELLS_NAMED], *more]), reason if whole else reason[: MAX_REASON - 1] + "…"
+
+
 def _where(record: Record) -> str:
     spec = record["spec"]
     if record["kind"] == "accuracy":
@@ -284,15 +291,6 @@ def _where(record: Record) -> str:
         f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
         f"{compiled}, {spec.get('device')}"
     )
-
-
-def _shortened(cells: Sequence[str]) -> str:
-    more = len(cells) - MAX_CELLS_NAMED
-    return "; ".join(cells[:MAX_CELLS_NAMED]) + (f"; {more} more" if more > 0 else "")
-
-
-def _cut(reason: str) -> str:
-    return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…"
 
 
 # --- how it was made -------------------------------------------------------------------------------------------

@@ -64,6 +64,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def percent(share: float | None) -> str:
+    """A share in percent, two figures, or a dash."""
+    return MISSING if share is None else f"{significant(100 * share, 2)} %"
+
+
 def span(low: float | None, high: float | None, digits: int = 3) -> str:
     """An interval, or a dash."""
     if low is None or high is None or not known(low) or not known(high):

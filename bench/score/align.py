@@ -101,7 +101,7 @@ def align(
         found.models.append(Scored(part.model, part.seed, scores, part.path))
         if found.patients is None and part.patients is not None:
             found.patients = part.patients[order]
-        found.groups = {name: values[order] for name, values in part.groups.items()} | found.groups
+        found.groups |= {name: v[order] for name, v in part.groups.items() if name not in found.groups}
         if part.folds:
             notes.append(
                 f"{part.model}: the test images of {part.folds} folds are put together; the AUC compares scores of "

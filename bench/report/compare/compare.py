@@ -271,22 +271,17 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
         memory = memory_evidence(a.memory, b.memory, 0.0, memory_noise({})["cpu"])
         rows.append((a, b, evidence, memory.effect + 1 if memory else None))
     adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
-    return [
-        Timed(
-            a, b, _ratio(a, b, SPEED), _relative_ratio(a, b), e.limit if e else None, float(p) if e else None,
-            _ratio(a, b, LATENCY), memory,
-        )
-        for (a, b, e, memory), p in zip(rows, adjusted, strict=True)
-    ]  # fmt: skip
+    found = []
+    for (a, b, e, memory), p in zip(rows, adjusted, strict=True):
+        relative = float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
+        noise, p_holm = (e.limit, float(p)) if e else (None, None)
+        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, p_holm, _ratio(a, b, LATENCY), memory))
+    return found
 
 
 def _ratio(a: SnapshotCell, b: SnapshotCell, metric: str) -> float | None:
     before, now = a.shown.get(metric), b.shown.get(metric)
     return now / before if before and now else None
-
-
-def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
-    return float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
 
 
 def _efficiency(found: Comparison) -> list[Block]:

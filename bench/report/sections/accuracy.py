@@ -109,10 +109,14 @@ def _differences(board: Overall) -> list[Block]:
     test, metric = board.significance.leader, board.metric
     if test is None or not test.others:
         return []
+
+    def ends(o: AgainstLeader) -> tuple[float, float]:
+        return (o.low, o.high) if metric.sign > 0 else (-o.high, -o.low)
+
     columns: Columns[AgainstLeader] = [
         (MODEL, lambda o: o.model),
         (Column(f"{metric.label} difference"), lambda o: signed(metric.sign * o.difference)),
-        (Column("95 %", drop=1), lambda o: _bounds(o, metric.sign)),
+        (Column("95 %", drop=1), lambda o: span(*ends(o))),
         (Column("p", drop=3), lambda o: p_text(o.p)),
         (Column("p corrected", drop=2), lambda o: p_text(o.p_corrected)),
         (Column("significantly worse", left=True), lambda o: "yes" if o.worse else "no"),
@@ -120,11 +124,6 @@ def _differences(board: Overall) -> list[Block]:
     ]
     line = f"Each model less {name(test.leader)}: difference, interval, p, and why it is not significantly worse"
     return [Details(line, (tabled(columns, test.others),))]
-
-
-def _bounds(against: AgainstLeader, sign: int) -> str:
-    low, high = sorted((sign * against.low, sign * against.high))
-    return span(low, high)
 
 
 def _all_pairs(board: Overall) -> list[Block]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 
 from bench.record.types import Metrics, Record
@@ -13,7 +13,7 @@ from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.words import MISSING, counted, figure, known, listed, name, significant
+from bench.report.words import MISSING, counted, figure, known, listed, name, percent, significant
 
 MAX_EVIDENCE = 8
 RELATIVE = (
@@ -23,28 +23,33 @@ RELATIVE = (
 LATENCY = "latency_ms"
 
 
+def _plain(heading: str, metric: str, drop: int, factor: float = 1.0) -> tuple[Column, Callable[[Metrics], str]]:
+    """A column of one metric with three figures."""
+    return Column(heading, drop=drop), lambda m: significant(_scaled(m, metric, factor))
+
+
 _COLUMNS: Columns[Metrics] = [
-    (Column("params M", drop=4), lambda m: significant(_scaled(m, "params", 1e-6))),
-    (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
-    (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
+    _plain("params M", "params", 4, 1e-6),
+    _plain("GMACs", "macs_g", 3),
+    _plain("act. M", "activations_m", 7),
     (Column("images/s", drop=0), lambda m: _speed(m, "images/s", "throughput_images_per_s_p50")),
     (Column("device images/s", drop=2), lambda m: _speed(m, "device images/s", "device_images_per_s_p50")),
     (Column("relative speed", drop=4), lambda m: _relative(m)),
     (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
     (Column("latency p50 ms", drop=1), lambda m: _speed(m, "latency", "latency_ms_p50")),
-    (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
-    (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
-    (Column("peak memory MiB", drop=2), lambda m: significant(_scaled(m, "peak_memory_mib"))),
-    (Column("reserved MiB", drop=7), lambda m: significant(_scaled(m, "peak_reserved_mib"))),
-    (Column("device MiB", drop=7), lambda m: significant(_scaled(m, "peak_device_mib"))),
-    (Column("kept for backward MiB", drop=5), lambda m: significant(_scaled(m, "saved_activations_mib"))),
-    (Column("forward ms", drop=5), lambda m: significant(_scaled(m, "forward_ms_p50"))),
-    (Column("backward ms", drop=5), lambda m: significant(_scaled(m, "backward_ms_p50"))),
-    (Column("optimizer ms", drop=6), lambda m: significant(_scaled(m, "optimizer_ms_p50"))),
-    (Column("J/image (est.)", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
-    (Column("idle W", drop=8), lambda m: significant(_scaled(m, "power_idle_w"))),
-    (Column("MFU", drop=6), lambda m: _share(figure(m, "mfu"))),
-    (Column("of the roof", drop=8), lambda m: _share(figure(m, "roofline_fraction"))),
+    _plain("p90 ms", "latency_ms_p90", 6),
+    _plain("p99 ms", "latency_ms_p99", 8),
+    _plain("peak memory MiB", "peak_memory_mib", 2),
+    _plain("reserved MiB", "peak_reserved_mib", 7),
+    _plain("device MiB", "peak_device_mib", 7),
+    _plain("kept for backward MiB", "saved_activations_mib", 5),
+    _plain("forward ms", "forward_ms_p50", 5),
+    _plain("backward ms", "backward_ms_p50", 5),
+    _plain("optimizer ms", "optimizer_ms_p50", 6),
+    _plain("J/image (est.)", "energy_j_per_image", 6),
+    _plain("idle W", "power_idle_w", 8),
+    (Column("MFU", drop=6), lambda m: percent(figure(m, "mfu"))),
+    (Column("of the roof", drop=8), lambda m: percent(figure(m, "roofline_fraction"))),
     (Column("bound", left=True, drop=8), lambda m: str(m.get("bound") or MISSING)),
     (Column("flags", left=True, drop=1), lambda m: ", ".join(flags(m))),
 ]
@@ -76,9 +81,8 @@ def _scaled(metrics: Metrics, metric: str, factor: float = 1.0) -> float | None:
 
 
 def _range(metrics: Metrics, low: str, high: str) -> str:
-    if _scaled(metrics, low) is None or _scaled(metrics, high) is None:
-        return MISSING
-    return f"{significant(_scaled(metrics, low))}–{significant(_scaled(metrics, high))}"
+    ends = figure(metrics, low), figure(metrics, high)
+    return MISSING if None in ends else "–".join(map(significant, ends))
 
 
 def efficiency_sections(records: Iterable[Record]) -> list[Section]:
@@ -120,13 +124,13 @@ def _noise_line(members: Sequence[Record]) -> str:
         return "Noise floor: not measured (no A/A repeat), so small differences prove nothing."
     measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
     worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], row_order(r)))
-    most = f"; {_percent(NORMAL_95 * worst['metrics']['noise_rel'])} for the worst, {_which(worst)}"
+    most = f"; {percent(NORMAL_95 * worst['metrics']['noise_rel'])} for the worst, {_which(worst)}"
     latency = noise_floor(members, LATENCY)
-    also = f" and {_percent(latency)} in latency at batch 1" if latency is not None else ""
+    also = f" and {percent(latency)} in latency at batch 1" if latency is not None else ""
     noisy = sum(bool(r["metrics"].get("noisy")) for r in measured)
-    share = f"{noisy} of {counted(len(measured), 'row')}" + (f" ({_percent(noisy / len(measured))})" if noisy else "")
+    share = f"{noisy} of {counted(len(measured), 'row')}" + (f" ({percent(noisy / len(measured))})" if noisy else "")
     return (
-        f"Noise floor: {_percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
+        f"Noise floor: {percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
         f"{counted(len(measured), 'row')}{most if len(measured) > 1 else ''}). Smaller differences between rows mean "
         f"nothing. {share} {'is' if noisy == 1 else 'are'} noisy by {'its' if noisy == 1 else 'their'} own repeats."
     )
@@ -142,8 +146,8 @@ def unusable_line(records: Iterable[Record]) -> str:
     which = listed([f"{speed} in {n}" for speed, n in sorted(rows.items())])
     worst = max(bound for unusable in found for bound in unusable.values())
     return (
-        f"Unusable: {which} of {counted(len(timed), 'row')}. Two runs would differ by up to {_percent(worst)} (limit "
-        f"{_percent(UNUSABLE)}): not shown, ranked or drawn. The machine was probably busy; repeat the command with "
+        f"Unusable: {which} of {counted(len(timed), 'row')}. Two runs would differ by up to {percent(worst)} (limit "
+        f"{percent(UNUSABLE)}): not shown, ranked or drawn. The machine was probably busy; repeat the command with "
         "`--retry noisy` when it is quiet."
     )
 
@@ -155,21 +159,13 @@ def _waiting(members: Sequence[Record]) -> str:
         return ""
     bound = sum(bool(r["metrics"].get("launch_bound")) for r in replayed)
     floor = noise_floor(replayed, DEVICE)
-    own = f"; its noise floor is {_percent(floor)}" if floor is not None else ""
+    own = f"; its noise floor is {percent(floor)}" if floor is not None else ""
     return (
         "Device images/s is the same step replayed as one CUDA graph: what the GPU does when no kernel waits for "
         f"Python to launch it{own}. {bound} of {counted(len(replayed), 'row')} {'is' if bound == 1 else 'are'} "
         "launch-bound, more than 1.2 times as slow without the graph: images/s and its noise are then those of the "
         "host's CPU."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{significant(100 * share, 2)} %"
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else _percent(value)
 
 
 def _which(record: Record) -> str:

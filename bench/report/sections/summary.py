@@ -14,7 +14,7 @@ from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
-from bench.report.words import counted, grouped, listed, name, natural, significant
+from bench.report.words import counted, grouped, listed, name, natural, percent, significant
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
@@ -157,13 +157,12 @@ def within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -
     """Whom the noise could have put behind the fastest."""
     if floor is None:
         return ""
-    percent = f"{significant(100 * floor, 2)} %"
     near = sorted((m for m in speeds if m != first and speeds[first] / speeds[m] - 1 < floor), key=lambda m: -speeds[m])
     if not near:
-        return f"; the noise floor is {percent}"
+        return f"; the noise floor is {percent(floor)}"
     shown = [f"{name(m)} ({significant(speeds[m])})" for m in near[:MAX_NAMED]]
     shown += [f"{len(near) - MAX_NAMED} more"] if len(near) > MAX_NAMED else []
-    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent}"
+    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent(floor)}"
 
 
 def _gaps(records: Sequence[Record]) -> str:

@@ -27,7 +27,7 @@ from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing, is_worse
-from bench.report.words import MISSING, counted, listed, significant, span
+from bench.report.words import counted, listed, percent, significant, span
 from bench.report.write.page_data import short
 
 if TYPE_CHECKING:
@@ -108,11 +108,9 @@ def screen(
     table = _table(shown.table, width, LINES - fixed_lines) if shown.table else []
     parts = [part for part in (top, [*caption, *table], notes, [Line(text) for text in end]) if part]
     lines = parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
-    return [Line(_ascii(line.text), line.style) for line in lines] if plain else lines
-
-
-def _ascii(text: str) -> str:
-    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    if plain:
+        lines = [Line(t.translate(_PLAIN).encode("ascii", "replace").decode(), style) for t, style in lines]
+    return lines
 
 
 def _printable(text: str) -> str:
@@ -217,7 +215,7 @@ _COST: Columns[Record] = [
     (Column("params", drop=4), lambda r: significant(_of(r, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda r: significant(_of(r, "macs_g"))),
     (Column("images/s"), lambda r: _speed(r, "images/s", SPEED) if r["status"] == "ok" else str(r["status"])),
-    (Column("noise", drop=2), lambda r: _percent(_of(r, "noise_rel", NORMAL_95))),
+    (Column("noise", drop=2), lambda r: percent(_of(r, "noise_rel", NORMAL_95))),
     (Column("on GPU", drop=5), lambda r: _speed(r, "device images/s", "device_images_per_s_p50")),
     (Column("latency ms", drop=1), lambda r: _speed(r, "latency", "latency_ms_p50")),
     (Column("memory", drop=2), lambda r: significant(_of(r, "peak_memory_mib"))),
@@ -251,10 +249,6 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
 def _of(record: Record, name: str, factor: float = 1.0) -> float | None:
     value = metric(record, name)
     return None if value is None else value * factor
-
-
-def _percent(share: float | None) -> str:
-    return MISSING if share is None else f"{significant(100 * share, 2)} %"
 
 
 def _speed(record: Record, speed: str, name: str) -> str:
