@@ -272,10 +272,10 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
         rows.append((a, b, evidence, memory.effect + 1 if memory else None))
     adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
     found = []
-    for (a, b, e, memory), p in zip(rows, adjusted, strict=True):
+    for (a, b, e, used), p in zip(rows, adjusted, strict=True):
         relative = float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
         noise, p_holm = (e.limit, float(p)) if e else (None, None)
-        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, p_holm, _ratio(a, b, LATENCY), memory))
+        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, p_holm, _ratio(a, b, LATENCY), used))
     return found
 
 
