@@ -41,7 +41,7 @@ from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
-from bench.report.words import counted, name, natural
+from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.page_data import collect
@@ -275,9 +275,8 @@ def _without_result(
 
 def _brief(cells: Sequence[str], reason: str) -> tuple[str, str]:
     """The first Cells and the beginning of their reason."""
-    more = [f"{len(cells) - MAX_CELLS_NAMED} more"] if len(cells) > MAX_CELLS_NAMED else []
     whole = len(reason) <= MAX_REASON
-    return "; ".join([*cells[:MAX_CELLS_NAMED], *more]), reason if whole else reason[: MAX_REASON - 1] + "…"
+    return "; ".join(some(cells, MAX_CELLS_NAMED)), reason if whole else reason[: MAX_REASON - 1] + "…"
 
 
 def _where(record: Record) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeGuard, TypeVar
 
 MISSING = "–"
@@ -24,6 +24,11 @@ def listed(items: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def some(items: Sequence[str], most: int) -> list[str]:
+    """The first items, and how many more there are."""
+    return [*items[:most], f"{len(items) - most} more"] if len(items) > most else list(items)
 
 
 def counted(n: int, singular: str, plural: str = "") -> str:

@@ -23,7 +23,7 @@ from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
-from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, span
+from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, some, span
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 
@@ -162,9 +162,7 @@ def _about(found: Comparison) -> list[Block]:
         lines.append("versions: " + ", ".join(apart))
     for where, entries in ((found.a.name, found.only_a), (found.b.name, found.only_b)):
         if entries:
-            named = [e.title() for e in entries[:MAX_NAMED]]
-            more = [f"{len(entries) - MAX_NAMED} more"] if len(entries) > MAX_NAMED else []
-            lines.append(f"only in {where}: {listed([*named, *more])}")
+            lines.append(f"only in {where}: {listed(some([e.title() for e in entries], MAX_NAMED))}")
     lines += nearly(found.only_a, found.only_b, found.b.name, found.of_models)
     for a, b in found.pairs:
         if a.status != "ok" or b.status != "ok":

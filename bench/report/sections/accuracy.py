@@ -11,7 +11,7 @@ from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Details,
 from bench.report.rows import Code
 from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
-from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, span
+from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, some, span
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
 
@@ -209,8 +209,5 @@ def _uncounted(board: Overall) -> list[str]:
 
 
 def _gap(standing: Standing) -> str:
-    shown = [name(d) for d in standing.missing[:MAX_MISSING_NAMED]]
-    more = len(standing.missing) - len(shown)
-    return (
-        f"{name(standing.model)} is not ranked: no result on {listed([*shown, *([f'{more} more'] if more else [])])}."
-    )
+    missing = some([name(dataset) for dataset in standing.missing], MAX_MISSING_NAMED)
+    return f"{name(standing.model)} is not ranked: no result on {listed(missing)}."

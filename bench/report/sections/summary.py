@@ -14,7 +14,7 @@ from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
-from bench.report.words import counted, grouped, listed, name, natural, percent, significant
+from bench.report.words import counted, grouped, listed, name, natural, percent, significant, some
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
@@ -55,7 +55,7 @@ def _leader(board: Overall, protocols: int) -> str:
     more = f" {counted(protocols - 1, 'more protocol')} below." if protocols > 1 else ""
     where = f" at {board.protocol.pixels}, {board.protocol.training}" if protocols > 1 else ""
     level = [s.model for s in others if s.score == first.score]
-    shared = f", shared with {listed(_named(level))}" if level else ""
+    shared = f", shared with {listed(some([name(m) for m in level], MAX_NAMED))}" if level else ""
     follows = f"; next {name(others[0].model)}, {board.metric.shown(others[0].score)}" if others and not level else ""
     best = f"{over} {board.metric.shown(first.score)}{follows}"
     if not others:
@@ -67,11 +67,6 @@ def _leader(board: Overall, protocols: int) -> str:
     lead = f"significantly better than {than}" if beaten else "but not significantly"
     lead = lead if test else "not tested for significance (no saved scores)"
     return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
-
-
-def _named(models: Sequence[str]) -> list[str]:
-    shown = [name(m) for m in models[:MAX_NAMED]]
-    return [*shown, f"{len(models) - MAX_NAMED} more"] if len(models) > MAX_NAMED else shown
 
 
 def _significance(board: Overall) -> str:
@@ -160,8 +155,7 @@ def within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -
     near = sorted((m for m in speeds if m != first and speeds[first] / speeds[m] - 1 < floor), key=lambda m: -speeds[m])
     if not near:
         return f"; the noise floor is {percent(floor)}"
-    shown = [f"{name(m)} ({significant(speeds[m])})" for m in near[:MAX_NAMED]]
-    shown += [f"{len(near) - MAX_NAMED} more"] if len(near) > MAX_NAMED else []
+    shown = some([f"{name(m)} ({significant(speeds[m])})" for m in near], MAX_NAMED)
     return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent(floor)}"
 
 
@@ -197,9 +191,8 @@ def incomplete(run_info: RunInfo, records: Iterable[Record], keys: Collection[st
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
-    if not skipped:
-        return ""
-    return f"Left out because their files are missing or damaged: {listed(_named([d for d, _ in skipped]))}."
+    named = listed(some([name(dataset) for dataset, _ in skipped], MAX_NAMED))
+    return f"Left out because their files are missing or damaged: {named}." if skipped else ""
 
 
 def skipped_datasets(run_info: RunInfo) -> list[tuple[str, str]]:
