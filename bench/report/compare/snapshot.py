@@ -48,6 +48,7 @@ _WRITTEN = (
 MAX_EVIDENCE = 2  # sentences kept of it
 
 Machine = tuple[str, str, int]
+ArrayInfo = list[str | list[int]]  # dtype and shape
 
 
 class BaselineError(store.StoreError):
@@ -84,7 +85,7 @@ class SnapshotCell:
     speed: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     noisy: bool = False
-    arrays: dict[str, list[object]] = field(default_factory=dict)
+    arrays: dict[str, ArrayInfo] = field(default_factory=dict)
     scores: Scores | None = None
     flags: list[str] = field(default_factory=list)
     evidence: list[str] = field(default_factory=list)
