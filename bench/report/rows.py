@@ -21,7 +21,7 @@ from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
-from bench.report.words import counted, grouped, known, natural
+from bench.report.words import counted, differing, grouped, known, natural
 from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
@@ -346,11 +346,10 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
             identity: flattened({k: v for k, v in settings.items() if k not in tuned_over(settings)})
             for identity, settings in group.items()
         }
-        keys = sorted({key for settings in flat.values() for key in settings})
-        differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
+        keys = differing(flat.values())
         for identity, settings in flat.items():
             tuned = tuned_over(group[identity])  # those are said in any case
-            shown = [f"{k}={settings.get(k)}" for k in differing if k not in tuned]
+            shown = [f"{k}={settings.get(k)}" for k in keys if k not in tuned]
             if len(shown) > MAX_SETTINGS_NAMED:
                 digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
                 shown[MAX_SETTINGS_NAMED:] = [f"{len(shown) - MAX_SETTINGS_NAMED} more ({digest})"]

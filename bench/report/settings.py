@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bench.record.types import Fields, Record
 from bench.report.rows import labels
-from bench.report.words import grouped, natural
+from bench.report.words import differing, grouped, natural
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
 # Everything else in a spec is part of the setting, known to this program or not.
@@ -101,10 +101,9 @@ def _variants(settings: Iterable[Setting]) -> dict[Setting, str]:
     found = {}
     for members in same.values():
         all_details = {s: dict(s.details) for s in members}
-        keys = sorted({key for details in all_details.values() for key in details})
-        differing = [key for key in keys if len({details.get(key) for details in all_details.values()}) > 1]
+        keys = differing(all_details.values())
         for s in members:
-            found[s] = ", ".join(_worded(key, all_details[s].get(key)) for key in differing)
+            found[s] = ", ".join(_worded(key, all_details[s].get(key)) for key in keys)
     return found
 
 

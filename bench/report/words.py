@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeGuard, TypeVar
 
 MISSING = "–"
@@ -98,3 +98,9 @@ def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
     for item in items:
         found.setdefault(key(item), []).append(item)
     return found
+
+
+def differing(flats: Collection[Mapping[str, object]]) -> list[str]:
+    """The keys in which flat mappings differ, sorted; one that is absent is like None."""
+    keys = sorted({key for flat in flats for key in flat})
+    return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import log
 
 from bench.record.types import Metrics, Record
@@ -12,8 +12,8 @@ from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
-from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.words import MISSING, counted, figure, known, listed, name, percent, significant
+from bench.report.settings import LARGEST, batch_text, by_setting, row_order
+from bench.report.words import MISSING, counted, figure, grouped, known, listed, name, percent, significant
 
 MAX_EVIDENCE = 8
 RELATIVE = (
@@ -202,34 +202,26 @@ def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[Code, 
     larger of equals. The largest batch that fits is another one for each model: with it alone nothing is said that
     depends on the batch.
     """
-    groups = {key: [r for r in members if r["status"] == "ok"] for key, members in by_setting(records).items()}
-    measured = {int(r["spec"]["resolution"]) for members in groups.values() for r in members}
-    if not measured:
+    timed = [(key, r) for key, members in by_setting(records).items() for r in members if r["status"] == "ok"]
+    if not timed:
         return {}, ""
-    at = min(measured, key=lambda r: (abs(log(r / resolution)) if resolution else 0, r))
-    groups = {key: [r for r in members if r["spec"]["resolution"] == at] for key, members in groups.items()}
-    best = _widest({key: members for key, members in groups.items() if members})
-    batches = Counter(_batch(r) for r in groups[best] if _batch(r) != LARGEST)
+    measured = sorted({int(r["spec"]["resolution"]) for _, r in timed})
+    at = min(measured, key=lambda r: abs(log(r / resolution)) if resolution else 0)
+    settings = grouped((one for one in timed if one[1]["spec"]["resolution"] == at), lambda one: one[0])
+    best = max(settings, key=lambda key: (key.mode == "infer", len({r["label"] for _, r in settings[key]})))
+    batches = Counter(_batch(r) for _, r in settings[best] if _batch(r) != LARGEST)
     batch = max(batches, key=lambda b: (batches[b], b)) if batches else LARGEST
+    members = [r for _, r in settings[best] if _batch(r) == batch]
     shown = _EACH_IMAGE if batch == LARGEST else _EACH_IMAGE | _EACH_BATCH
-    cost = {
-        code_of(r["spec"]): {name_: _scaled(r["metrics"], source) for name_, source in shown.items()}
-        for r in groups[best]
-        if _batch(r) == batch
-    }
+    cost = {code_of(r["spec"]): {key: _scaled(r["metrics"], of) for key, of in shown.items()} for r in members}
     nearest = "" if at == resolution else f" (nothing was measured at {resolution} px; this is the nearest)"
     per_batch = "" if batch == LARGEST else f"images/s and peak memory at batch {batch}, "
     note = (
         f"Cost at {at} px{nearest}: {best}; 3 channels and 1,000 classes; {per_batch}latency (median) at batch 1; "
         "GMACs are 10⁹ multiply-adds per image."
     )
-    unusable = [name(r["label"]) for r in groups[best] if _batch(r) == batch and r["metrics"].get("unusable")]
+    unusable = [name(r["label"]) for r in members if r["metrics"].get("unusable")]
     return cost, f"{note} Unusable speeds: {listed(unusable)}." if unusable else note
-
-
-def _widest(groups: Mapping[Setting, Sequence[Record]]) -> Setting:
-    order = list(groups)
-    return min(order, key=lambda k: (k.mode != "infer", -len({r["label"] for r in groups[k]}), order.index(k)))
 
 
 def _batch(record: Record) -> int:
