@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.registry.info import Adapter, DatasetInfo, ModelInfo, Option, RegistryError, nearest, resolve
+from bench.registry.info import Adapter, DatasetInfo, ModelInfo, Option, OptionValue, RegistryError, nearest, resolve
 from bench.registry.names import ModelSpec, display_names, is_source, parse_source, read, source_of_path, spell
 from bench.registry.plugins import load, plugin_being_imported
 
@@ -207,7 +207,7 @@ def parse_model(text: str) -> ModelSpec:
     if not match:
         raise RegistryError(f"model {text!r}: write name or name[key=value,key=value]")
     name = match[1]
-    options: dict[str, Any] = {}
+    options: dict[str, OptionValue] = {}
     for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
@@ -218,7 +218,7 @@ def parse_model(text: str) -> ModelSpec:
     return ModelSpec(name, tuple(sorted(check_options(name, options).items())))
 
 
-def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def check_options(name: str, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
     """Check ``options`` against what the model takes; drop those equal to their default.
 
     Raises:
@@ -228,7 +228,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     known = info.options if info.options is not None else _signature_options(info.builder)
     if known is None:
         return options
-    checked: dict[str, Any] = {}
+    checked: dict[str, OptionValue] = {}
     for key, value in options.items():
         if key not in known:
             have = ", ".join(known) or "it has none"
@@ -239,7 +239,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _option_value(name: str, key: str, value: Any, option: Option) -> Any:
+def _option_value(name: str, key: str, value: OptionValue, option: Option) -> OptionValue:
     """Return ``value`` in the option's own type, or raise RegistryError."""
     said = f"model {name!r}: {key}={spell(value)}"
     if option.choices:
