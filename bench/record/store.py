@@ -21,6 +21,7 @@ from bench.errors import StoreError as StoreError
 from bench.record.files import atomic_write as atomic_write
 from bench.record.paths import history_path, predictions_path, record_path, require_run, run_file
 from bench.record.positive import with_positive
+from bench.record.types import Record as Record
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +37,6 @@ REQUIRED = ("schema", "key", "kind", "status", "reason", "spec", "metrics", "env
 # Schema -> what makes a Record of the next one of it. None yet: there has been one schema.
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 
-Record = dict[str, Any]
 Stamp = tuple[int, int]  # when a file was written (ns, its disk's clock) and its bytes: tells two versions of it apart
 
 
