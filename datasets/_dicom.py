@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 WINDOWS = {"bone": (400.0, 1800.0), "lung": (-600.0, 1500.0), "brain": (40.0, 80.0)}  # centre, width; Hounsfield
 _DIRECTORY = "1.2.840.10008.1.3.10"
@@ -202,7 +202,7 @@ def _window(data: Any) -> tuple[float, float] | None:
     return (first[0], first[1]) if first[1] > 0 else None
 
 
-def _range(data: Any, dtype: np.dtype[Any]) -> tuple[float, float]:
+def _range(data: Any, dtype: np.dtype) -> tuple[float, float]:
     """Smallest and largest value that the file could store."""
     if dtype.kind == "f":
         return 0.0, 1.0
@@ -222,7 +222,7 @@ def _padding(data: Any, stored: Array) -> Array | None:
     return mask if mask.any() else None
 
 
-def _as_stored(value: int, dtype: np.dtype[Any]) -> int:
+def _as_stored(value: int, dtype: np.dtype) -> int:
     """Read 63536 as -2000 where pixels are signed, and the other way round: writers mix the two up."""
     info = np.iinfo(dtype)
     return value if info.min <= value <= info.max else int(np.array(value).astype(dtype))

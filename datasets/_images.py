@@ -22,7 +22,7 @@ import numpy as np
 from bench.datasets import _dicom
 from bench.registry import legible
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 MAX_PIXELS = 89_478_485  # Pillow's own bound for a decompression bomb: a quarter of a GiB as RGB
 MAX_BYTES = 1 << 29  # of a file
@@ -339,8 +339,7 @@ def stretch(values: Array, low: float | None = None, high: float | None = None) 
     bottom = float(numbers.min()) if low is None else low
     top = float(numbers.max()) if high is None else high
     scaled = np.subtract(numbers, bottom) * (255.0 / (top - bottom) if top > bottom else 0.0)
-    mapped: Array = (np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)
-    return mapped
+    return (np.clip(scaled, 0, 255) + 0.5).astype(np.uint8)
 
 
 def _with_channels(pixels: Array, how: Decoding) -> Array:

@@ -8,7 +8,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the five commands."""
     text = "say which network of a run to take: the cheapest of those near the best and not significantly worse"
     parser = flags.command(commands, "recommend", _recommend, text)

@@ -10,7 +10,7 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.cli import flags
 
@@ -31,7 +31,7 @@ class Check(NamedTuple):
     meaning: str
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the command."""
     doctor = flags.command(commands, "doctor", _doctor, "what this machine has, and what that means")
     flags.add_data_root(doctor)
@@ -165,7 +165,7 @@ def _data(data_root: Path | None) -> Check:
 
 
 def _cache() -> Check:
-    from bench.data.cache import default_cache_dir
+    from bench.data.files import default_cache_dir
 
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())

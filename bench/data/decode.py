@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +76,7 @@ def blocks_of(
             yield block[start : start + step]
 
 
-def _told(info: DatasetInfo, blocks: Callable[[], Iterator[np.ndarray[Any, Any]]]) -> Iterator[np.ndarray[Any, Any]]:
+def _told(info: DatasetInfo, blocks: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
     """Pass on what an adapter reads; what it says is wrong with its file is the user's to know."""
     try:
         yield from blocks()
@@ -90,7 +89,7 @@ def _told(info: DatasetInfo, blocks: Callable[[], Iterator[np.ndarray[Any, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Task:
-    read: Callable[[int], np.ndarray[Any, Any]]
+    read: Callable[[int], np.ndarray]
     names: Sequence[str]
     shape: tuple[int, int, int]
     rule: str
@@ -132,7 +131,7 @@ def _decode(task: _Task, start: int, stop: int) -> tuple[Images, list[str]]:
     return images, faults
 
 
-def fit(image: np.ndarray[Any, Any], shape: tuple[int, int, int], rule: str) -> Images:
+def fit(image: np.ndarray, shape: tuple[int, int, int], rule: str) -> Images:
     """Bring one image, uint8 (H, W, C), to ``shape`` by a resize rule.
 
     Raises:

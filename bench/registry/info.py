@@ -110,8 +110,8 @@ class RemoteFile(NamedTuple):
 class Split(NamedTuple):
     """One split: ``images`` uint8 (N, H, W, C); ``labels`` int64 (N,), or (N, L) in {0, 1} for multi-label."""
 
-    images: np.ndarray[Any, Any]
-    labels: np.ndarray[Any, Any]
+    images: np.ndarray
+    labels: np.ndarray
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +130,8 @@ class LazySplit:
         columns: what else the source's table says of each image (sex, age, view), by column.
     """
 
-    labels: np.ndarray[Any, Any]
-    read: Callable[[int], np.ndarray[Any, Any]]
+    labels: np.ndarray
+    read: Callable[[int], np.ndarray]
     names: Sequence[str] = ()
     groups: Sequence[str] = ()
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -147,8 +147,8 @@ class BlockSplit:
         names, groups: as in :class:`LazySplit`.
     """
 
-    labels: np.ndarray[Any, Any]
-    blocks: Callable[[], Iterator[np.ndarray[Any, Any]]]
+    labels: np.ndarray
+    blocks: Callable[[], Iterator[np.ndarray]]
     names: Sequence[str] = ()
     groups: Sequence[str] = ()
 
