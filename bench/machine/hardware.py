@@ -10,7 +10,7 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
@@ -213,7 +213,7 @@ def _own_cpu_s() -> float:
     return own
 
 
-def disturbances(before: Mapping[str, Any], after: Mapping[str, Any]) -> State:
+def disturbances(before: State, after: State) -> State:
     """What happened between two snapshots of one process.
 
     Returns:

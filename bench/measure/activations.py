@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
 from torch._ops import OpOverload
@@ -50,7 +49,7 @@ class _CastsOf(TorchDispatchMode):
         self._kept: list[torch.Tensor] = []  # so that no address is used twice
 
     def __torch_dispatch__(
-        self, func: OpOverload, types: object, args: tuple[Any, ...] = (), kwargs: Fields | None = None
+        self, func: OpOverload, types: object, args: tuple[torch.Tensor, ...] = (), kwargs: Fields | None = None
     ) -> object:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self._weights:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-Values = list[Any]  # inputs or outputs of a node that was traced (torch._C.Value)
+Value = Any  # of a traced graph: torch._C.Value, whose type torch does not state
+Values = list[Value]  # inputs or outputs of a node
 Handle = Callable[[Values, Values], int]
 
 
@@ -147,7 +148,7 @@ def _spell_ellipsis(terms: list[str], right: str, shapes: Sequence[Sequence[int]
 # ---- handles for fvcore -------------------------------------------------------------------------------------------
 
 
-def shape_of(value: Any) -> list[int]:
+def shape_of(value: Value) -> list[int]:
     """Shape of a traced value; empty for what is no tensor."""
     return list(value.type().sizes()) if value.isCompleteTensor() else []
 
