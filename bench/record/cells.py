@@ -25,6 +25,7 @@ TRANSFER_PROTOCOL = 1
 # are left out of the key, so that no record of an unchanged training is lost.
 LATER_SETTINGS: Mapping[str, Any] = {
     "layer_decay": 1.0, "compile": "none", "normalisation": "weights", "head_rate": 1.0, "frozen_layers": 0.0,
+    "zero_head": False,
 }  # fmt: skip
 # The same for fields of an accuracy Cell: a Record without one has this value.
 LATER_FIELDS: Mapping[str, Any] = {

@@ -33,7 +33,7 @@ from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
 from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
-from bench.train.optim import freeze
+from bench.train.optim import freeze, zero_head
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, turn
@@ -201,6 +201,8 @@ def _fit(
     device = torch.device(ctx.device)
     with turn():
         model, channels_last = build_model(cell, info, device)
+    if recipe["zero_head"]:
+        zero_head(model)
     frozen = freeze(model, recipe["frozen_layers"]) if recipe["frozen_layers"] else 0
     splits = Splits(
         *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)

@@ -85,6 +85,16 @@ def _head_apart(model: nn.Module, groups: list[Fields], factor: float) -> list[F
     return found
 
 
+@torch.no_grad()
+def zero_head(model: nn.Module) -> None:
+    """Let the classifier start at zero: equal probabilities, and no gradient that a random head sends into the weights.
+
+    timm draws some new classifiers so wide that a short fine-tuning is spent on mending them.
+    """
+    for parameter in model.get_classifier().parameters():  # type: ignore[operator]
+        parameter.zero_()
+
+
 def freeze(model: nn.Module, part: float) -> int:
     """Keep the first layers as they are: no gradients, and norms and dropout as in evaluation.
 
