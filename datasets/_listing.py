@@ -25,7 +25,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -105,7 +105,8 @@ class Rows:
     Attributes:
         names: of each image: its path, or split and row.
         label: name of the labels' column (or columns, or what stands for one), for messages.
-        labels: of each row: a text or a list of texts; or columns of 0 and 1, if ``label`` names several.
+        labels: of each row: a text or a list of texts.
+        columns: instead of ``labels``, if ``label`` names several: columns of 0 and 1.
         patients, splits: of each row as written, or None where the source has none.
         at: names rows in a message.
         files: names are files, so a name twice is one image twice.
@@ -118,9 +119,10 @@ class Rows:
 
     names: list[str]
     label: Sequence[str]
-    labels: Sequence[Any]
+    labels: Sequence[object]
     at: Callable[[Sequence[int]], str]
     source: Callable[[int], tuple[Path | bytes, str]]
+    columns: Sequence[Sequence[object]] = ()
     patients: list[str] | None = None
     splits: list[str] | None = None
     files: bool = True
@@ -291,11 +293,11 @@ def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
         return rows.at([int(inside[i]) for i in bad])
 
     reading = Reading(rows.label[0], at, options, rows.deliberate, rows.known)
-    if len(rows.label) > 1:
-        columns = [[column[i] for i in inside.tolist()] for column in rows.labels]
+    if rows.columns:
+        columns = [[column[i] for i in inside.tolist()] for column in rows.columns]
         found = _labels.read_columns(rows.label, columns, reading)
     else:
-        values = [rows.labels[i] for i in inside.tolist()]
+        values: Sequence[object] = [rows.labels[i] for i in inside.tolist()]
         if options.get("labels") == "rows":
             values = _gathered([rows.names[i] for i in inside], values)
         found = _labels.read(values, reading)
@@ -306,7 +308,7 @@ def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
     return found
 
 
-def _gathered(names: Sequence[str], values: Sequence[Any]) -> list[list[str]]:
+def _gathered(names: Sequence[str], values: Sequence[object]) -> list[list[str]]:
     """Give every row of an image all labels that its rows have."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for name, value in zip(names, values, strict=True):
@@ -421,17 +423,14 @@ def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Arr
     unread = [value for value, split in meant.items() if split is None]
     if unread and rows.files:
         bad = [i for i in np.flatnonzero(keep).tolist() if rows.splits[i] in unread]
-        said = f"{_said_of(options)}should say train, val or test, found {unread[0]!r}; test=NAME (and val=NAME) say "
+        column = f"column {options['split']!r}" if "split" in options else "a split"
+        said = f"{column} should say train, val or test, found {unread[0]!r}; test=NAME (and val=NAME) say "
         raise ValueError(f"{rows.at(bad)}: {said}which values are which")
     number = {value: _splits.SPLITS.index(split) if split else -1 for value, split in meant.items()}
     splits = np.asarray([number.get(value, -1) for value in rows.splits], np.int64)
     left = int((keep & (splits < 0)).sum())
     keep &= splits >= 0
     return splits, [Finding(f"the splits {', '.join(unread)} are not used", left)] if unread else []
-
-
-def _said_of(options: Mapping[str, str]) -> str:
-    return f"column {options['split']!r} " if "split" in options else "a split "
 
 
 # --- masks -----------------------------------------------------------------------------------------------------

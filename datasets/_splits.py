@@ -68,17 +68,11 @@ def make(
     Raises:
         SplitError: a class has too few groups to be in each split.
     """
-    owner = _owners(keys, groups)
-    counts = _held_classes(labels)
-    names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
-    held = np.zeros((len(names), counts.shape[1]), np.int64)
-    np.add.at(held, place, counts)
-    lots = np.asarray(
-        [hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest() for name in names], dtype="S32"
-    )
+    names, place, held = _owners(labels, keys, groups)
+    lots = _lots(seed, names)
     alone = bool((held.sum(axis=1) == 1).all())
     chosen = _by_class(held, lots, fractions) if alone else _by_deficit(held, lots, fractions)
-    result: Array = chosen[place]
+    result = chosen[place]
     if labels.ndim == 1:
         _check(result, labels, held, fractions, classes)
     return result
@@ -100,37 +94,32 @@ def folds(labels: Array, keys: Sequence[str], groups: Sequence[str], count: int,
     Raises:
         SplitError: there are fewer groups than folds.
     """
-    counts = _held_classes(labels)
-    names, place = np.unique(np.asarray(_owners(keys, groups), dtype=object).astype(str), return_inverse=True)
+    names, place, held = _owners(labels, keys, groups)
     if len(names) < count:
         raise SplitError(f"{len(names)} patients or images cannot be dealt out to {count} folds")
-    held = np.zeros((len(names), counts.shape[1]), np.int64)
-    np.add.at(held, place, counts)
     return _by_deficit(held, _lots(seed, names), (1 / count,) * count)[place]
 
 
-def _held_classes(labels: Array) -> Array:
-    """The classes of each image, (N, C) in {0, 1}; images without a finding are a class too."""
+def _owners(labels: Array, keys: Sequence[str], groups: Sequence[str]) -> tuple[Array, Array, Array]:
+    """Names of the groups (of an image without one, itself), the group of each image, images of each class it holds.
+
+    Images without a finding are a class too.
+    """
     if labels.ndim == 2:
-        counts = labels.astype(np.int64)
-        return np.column_stack([counts, counts.sum(axis=1) == 0])
-    return np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
-
-
-def _owners(keys: Sequence[str], groups: Sequence[str]) -> list[str]:
-    if not groups:
-        return [f"i {key}" for key in keys]
-    return [f"g {group}" if group else f"i {key}" for key, group in zip(keys, groups, strict=True)]
+        counts = np.column_stack([labels.astype(np.int64), labels.sum(axis=1) == 0])
+    else:
+        counts = np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
+    owner = [f"g {group}" if group else f"i {key}" for key, group in zip(keys, groups or [""] * len(keys), strict=True)]
+    names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
+    held = np.zeros((len(names), counts.shape[1]), np.int64)
+    np.add.at(held, place, counts)
+    return names, place, held
 
 
 def _lots(seed: int, names: Iterable[str]) -> Array:
     """A hash of seed and name for each; names of files need not be UTF-8."""
     texts = (f"{seed} {name}".encode("utf-8", "surrogateescape") for name in names)
     return np.asarray([hashlib.sha256(text).digest() for text in texts], dtype="S32")
-
-
-def _lot_order(lots: Array) -> Array:
-    return np.argsort(lots, kind="stable")
 
 
 def quotas(total: int, fractions: Sequence[float]) -> list[int]:
@@ -150,7 +139,7 @@ def _by_class(held: Array, lots: Array, fractions: tuple[float, float, float]) -
     """Every group is one image of one class: its class's images are dealt out in the order of their lots."""
     chosen = np.zeros(len(held), np.int64)
     kind = held.argmax(axis=1)
-    order = _lot_order(lots)
+    order = np.argsort(lots, kind="stable")
     for label in range(held.shape[1]):
         mine = order[kind[order] == label]
         train, val, _ = quotas(len(mine), fractions)
@@ -165,7 +154,7 @@ def _by_deficit(held: Array, lots: Array, fractions: Sequence[float]) -> Array:
     wanted = np.array([quotas(int(n), fractions) for n in total], float).T  # (3, classes)
     weight = 1 / np.maximum(total, 1)
     chosen = np.zeros(len(held), np.int64)
-    order = np.lexsort((np.argsort(_lot_order(lots)), -held.sum(axis=1)))
+    order = np.lexsort((np.argsort(np.argsort(lots, kind="stable")), -held.sum(axis=1)))
     allowed = np.asarray(fractions) > 0
     for index in order:
         lack = (wanted * (held[index] * weight)).sum(axis=1)
@@ -198,23 +187,14 @@ def by_count(labels: Array, keys: Sequence[str], counts: tuple[int, int, int], s
     """
     strata = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
     share = len(labels) / sum(counts)
-    wanted = [_column([len(s) for s in strata], round(counts[split] * share)) for split in (1, 2)]
+    shares = [len(members) / len(labels) for members in strata]
+    wanted = [quotas(round(n * share), shares) if round(n * share) else [0] * len(strata) for n in counts[1:]]
     chosen = np.zeros(len(labels), np.int64)
-    for label, members in enumerate(strata):
-        lots = [
-            hashlib.sha256(f"{seed} {keys[i]}".encode("utf-8", "surrogateescape")).digest() for i in members.tolist()
-        ]
-        dealt = members[np.argsort(np.asarray(lots, dtype="S32"), kind="stable")]
-        val, test = wanted[0][label], wanted[1][label]
+    for members, val, test in zip(strata, *wanted, strict=True):
+        dealt = members[np.argsort(_lots(seed, [keys[i] for i in members.tolist()]), kind="stable")]
         chosen[dealt[:val]] = 1
         chosen[dealt[val : val + test]] = 2
     return chosen
-
-
-def _column(sizes: Sequence[int], total: int) -> list[int]:
-    """Share ``total`` out over strata in proportion to their sizes."""
-    whole = sum(sizes)
-    return quotas(total, [size / whole for size in sizes]) if total else [0] * len(sizes)
 
 
 def complete(

@@ -244,9 +244,10 @@ class CsvTable(OwnSource):
         rows = Rows(
             names,
             several,
-            columns if len(columns) > 1 else columns[0],
+            columns[0],
             lambda bad: f"{table.place}, {table.at(bad)}",
             lambda i: (folder / names[i], names[i]),
+            columns=columns if len(columns) > 1 else (),
             folder=folder,
             findings=[*findings, *unused(table.columns, options)],
         )

@@ -283,9 +283,10 @@ def _rows(opened: Opened) -> TableRows:
     rows = TableRows(
         numbers,
         opened.labels,
-        columns if len(columns) > 1 else columns[0],
+        columns[0],
         lambda bad: f"row {_splits.listed([numbers[i] for i in bad])}",
         content,
+        columns=columns if len(columns) > 1 else (),
         splits=[opened.tables[at][0] for at, _ in places],
         files=False,
         known=known,

@@ -174,7 +174,7 @@ def of_plugins(labels: Array, scores: Array, task: str) -> dict[str, float]:
     return found
 
 
-def definitions(metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+def definitions(metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, dict[str, object]]]:
     """What a Record says of ``metrics`` (all of plug-ins), ``{DEFINITIONS: {name: fields}}``; empty for none."""
     found = {
         m.name: {"label": m.label, "higher_is_better": m.higher_is_better, "unit": m.unit, "digits": m.digits}

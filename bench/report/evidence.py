@@ -16,8 +16,8 @@ from bench.metrics.registry import TESTED, OverImages
 from bench.metrics.resampled import average_precision
 from bench.record.positive import positive_class
 from bench.record.types import Record
-from bench.report.blocks import known
 from bench.report.rows import Evidence, Row
+from bench.report.words import known
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.cluster import codes_of
 from bench.stats.separation import Sample, estimates, groups_of, sample
@@ -79,34 +79,27 @@ def read_saved(path: Path) -> Saved:
 def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
     """Evaluate the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
     problems: list[str] = []
-    test_sets: dict[str, list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
+    shared: dict[tuple[str, str], list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
     for row in rows:
-        loaded = [_usable(record, predictions, problems) for record in row.ok]
-        found = [pair for pair in loaded if pair is not None]
+        found = [pair for record in row.ok if (pair := _usable(record, predictions, problems))]
         # Every seed or none: an interval around another mean than the one shown would mislead.
         if not found or len(found) < len(row.ok):
             continue
         row.clinical = clinics if len(clinics := [clinic for _, clinic in found if clinic]) == len(found) else []
         row.ok = [_with(record, *pair) for record, pair in zip(row.ok, found, strict=True)]
         seeds = [[found[i][0] for i in places] for places in _by_seed(row)]
-        if not seeds:
-            problems.append(f"{row.model} on {row.dataset}: no seed has all {row.folds} folds; no interval is given")
+        labels = joined(seeds[0]).labels if seeds else None
+        if labels is None:
+            what = f"no seed has all {row.folds} folds"
+        elif any(not np.array_equal(s.labels, f.labels) for own in seeds for s, f in zip(own, seeds[0], strict=True)):
+            what = "the seeds saved different test labels"
+        else:
+            test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
+            shared[test_set, row.protocol.identity].append((row, seeds))
             continue
-        labels = joined(seeds[0]).labels
-        pairs = [pair for own in seeds for pair in zip(own, seeds[0], strict=True)]
-        if any(not np.array_equal(saved.labels, first.labels) for saved, first in pairs):
-            problems.append(
-                f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
-            )
-            continue
-        test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
-        test_sets[test_set].append((row, seeds))
-    for test_set, rows_of_it in test_sets.items():
-        protocols: dict[str, list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
-        for row, seeds in rows_of_it:
-            protocols[row.protocol.identity].append((row, seeds))
-        for members in protocols.values():
-            _evaluate(test_set, members, predictions)
+        problems.append(f"{row.model} on {row.dataset}: {what}; no interval is given")
+    for (test_set, _), members in shared.items():
+        _evaluate(test_set, members, predictions)
     return problems
 
 
@@ -165,7 +158,7 @@ def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, pat
     folds = len(seeds[0])
     if folds == 1:
         scores = [own[0].scores for own in seeds]
-        return sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
+        return sample(of, scores, labels, patients)
     values = [float(np.mean([of.value(own[f].scores, own[f].labels) for own in seeds])) for f in range(folds)]
     parts = [np.mean([of.influence(own[f].scores, own[f].labels) for own in seeds], axis=0) for f in range(folds)]
     return Sample(tuple(values), np.concatenate(parts) / folds, None, patients, 1 / (folds - 1))

@@ -21,7 +21,7 @@ from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
-from bench.report.blocks import counted, known, natural
+from bench.report.words import counted, known, natural
 from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
@@ -214,7 +214,7 @@ class Row:
 def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
     """The Records and ``run.json`` of a run, and one message for each Record that could not be read."""
     records, problems = store.read_records(out)
-    return cast("list[Record]", records), cast("RunInfo", store.read_run(out)), problems
+    return records, cast("RunInfo", store.read_run(out)), problems
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
@@ -375,11 +375,9 @@ def tuned_text(over: Mapping[str, Iterable[float]]) -> str:
 
 def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
     settings = spec.get("recipe_settings") or {}
-    variant = ", ".join(filter(None, (tuned_text(tuned_over(settings)), variants.get(_canonical(settings), ""))))
-    if spec.get("leaks") == "drop":
-        variant = ", ".join(filter(None, (variant, "repeated images dropped")))
-    if folds := spec.get("folds"):
-        variant = ", ".join(filter(None, (variant, f"{folds} folds")))
+    parts = [tuned_text(tuned_over(settings)), variants.get(_canonical(settings), "")]
+    parts += ["repeated images dropped"] if spec.get("leaks") == "drop" else []
+    parts += [f"{folds} folds"] if (folds := spec.get("folds")) else []
     return Protocol(
         identity=_identity(spec),
         size=spec.get("size") or 0,
@@ -388,6 +386,6 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
         precision=spec.get("precision") or "",
         recipe=f"{TRACKS[track_of(spec)]}{spec.get('recipe') or ''}",
         epochs=settings.get("epochs"),
-        variant=variant,
+        variant=", ".join(filter(None, parts)),
         fed=_identity(spec, "size", "resize"),
     )

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.record.types import Fields, Record
-from bench.report.blocks import natural
 from bench.report.rows import labels
+from bench.report.words import natural
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
 # Everything else in a spec is part of the setting, known to this program or not.

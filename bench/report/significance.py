@@ -9,9 +9,9 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
-from bench.report.blocks import counted, name
 from bench.report.rows import Row
 from bench.report.standings import Judged, Overall, Significance
+from bench.report.words import counted, name
 from bench.stats.leader import against_leader
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
 from bench.stats.separation import (

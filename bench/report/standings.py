@@ -10,8 +10,8 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
 from bench.metrics.registry import METRICS, RANKING, Metric
-from bench.report.blocks import counted, name, natural
 from bench.report.rows import Code, Protocol, Row
+from bench.report.words import counted, name, natural
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import Friedman
 from bench.stats.separation import Contrast, Estimate, Verdict, mean_estimate, same_images

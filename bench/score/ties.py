@@ -103,8 +103,7 @@ def single_precision(scores: Array) -> Array:
         logs[rows, top] = np.log1p(-np.minimum(rest.sum(1), 1 - 1e-16))
     logits = logs.astype(np.float32)
     powers = np.exp(logits - logits.max(1, keepdims=True))
-    found: Array = (powers / powers.sum(1, keepdims=True, dtype=np.float32)).astype(np.float64)
-    return found
+    return (powers / powers.sum(1, keepdims=True, dtype=np.float32)).astype(np.float64)
 
 
 def _single(scores: Array, labels: Array) -> float:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import asdict
 
-import numpy as np
-
-from bench.metrics.one_vs_rest import Array
-from bench.metrics.registry import METRICS, Metric
+from bench.metrics.registry import METRICS
 from bench.record.types import Fields
 from bench.report.rows import Row
-from bench.stats.paired import holm
-from bench.stats.separation import Contrast, Estimate, contrast, estimates, groups_of, mcnemar_values
+from bench.stats.notebook import differences
+from bench.stats.separation import Estimate, contrast, estimates, groups_of, mcnemar_values
 
-MODEL, PAIR = ("value", "low", "high"), ("a", "b", "metric", "difference", "low", "high", "p", "p_corrected")
+MODEL = ("value", "low", "high")
 
 
 def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fields:
@@ -42,7 +39,9 @@ def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fi
             if len(rows) > 1:
                 table = contrast(known, groups)
                 p = table.p_values()
-                pairs += _pairs(rows, metric, table, mcnemar_values(known, p) if metric.images.answers else p)
+                p = mcnemar_values(known, p) if metric.images.answers else p
+                found = differences([row.model for row in rows], table, p)
+                pairs += [{"metric": metric.name, **asdict(one)} for one in found]
         else:
             for row in rows:
                 if (value := row.mean(metric.field)) is not None:
@@ -55,15 +54,3 @@ def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fi
 def _figure(estimate: Estimate) -> Fields:
     low, high = estimate.interval()
     return dict(zip(MODEL, (estimate.value, low, high), strict=True))
-
-
-def _pairs(rows: list[Row], metric: Metric, table: Contrast, p: Array) -> list[Fields]:
-    upper, half = np.triu_indices(len(rows), 1), table.half_width()
-    found = []
-    for i, j, corrected in zip(*upper, holm(p[upper]), strict=True):
-        d, h = float(table.difference[i, j]), float(half[i, j])
-        values: tuple[Any, ...] = (
-            rows[i].model, rows[j].model, metric.name, d, d - h, d + h, float(p[i, j]), float(corrected),
-        )  # fmt: skip
-        found.append(dict(zip(PAIR, values, strict=True)))
-    return found

@@ -196,8 +196,3 @@ def resolvable(standard_error: float, power: float = 0.8) -> float:
     from scipy.special import ndtri
 
     return float((Z_95 + ndtri(power)) * standard_error)
-
-
-def needed(difference: float, standard_error: float, n: int, power: float = 0.8) -> float:
-    """How many patients (or images) resolve a difference, from the standard error that ``n`` of them give it."""
-    return n * (resolvable(standard_error, power) / abs(difference)) ** 2 if difference else float("inf")

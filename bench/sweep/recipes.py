@@ -80,6 +80,7 @@ class Recipe(BaseModel):
     head_rate: float = Field(
         1.0, ge=0, le=1000, description="factor on the learning rate of the classifier, for fine-tuning"
     )
+    zero_head: bool = Field(False, description="whether the classifier starts at zero, for fine-tuning")
     frozen_layers: float = Field(
         0.0, ge=0, lt=1, description="part of the layers, from the stem, that stay as they are, for fine-tuning"
     )

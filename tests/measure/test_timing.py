@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.machine import reference_load
-from bench.machine.clock import HostClock
+from bench.machine.clock import Clock
 from bench.measure.aggregate import combine, repeat_difference
 from bench.measure.timing import (
     MIN_PAIRS,
@@ -149,7 +149,7 @@ def test_split_of_a_step() -> None:
 
 
 def test_host_clock_goes_forward() -> None:
-    clock = HostClock()
+    clock = Clock()
     a, b = clock.mark(), clock.mark()
     clock.wait(b)
     assert 0 <= clock.seconds(a, b) < 1
@@ -381,7 +381,7 @@ def test_a_step_that_no_graph_can_hold_has_no_figure_of_the_device_and_says_why(
 
 
 def test_the_probe_times_the_same_work_on_any_cpu() -> None:
-    found = reference_load.take("cpu", HostClock())
+    found = reference_load.take("cpu", Clock())
     assert found.keys() == {"matmul", "copy"}
     # No CPU does 2 x 768^3 operations in less than 0.1 ms, or moves 64 MiB in it; both take far less than 5 s.
     assert all(1e-4 < seconds < 5 for seconds in found.values())

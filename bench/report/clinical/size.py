@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bench.metrics.registry import RANKING
-from bench.report.blocks import name, significant
 from bench.report.rows import Row
+from bench.report.words import name, significant
 from bench.stats.cluster import Z_95, resolvable
 from bench.stats.separation import contrast, groups_of
 

@@ -11,15 +11,16 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.operating import Rule
 from bench.metrics.registry import RANKING
-from bench.report.blocks import MISSING, Block, Column, Table, Text, counted, fixed, listed, name, rows_of, span
+from bench.report.blocks import Block, Column, Table, Text
 from bench.report.clinical.groups import asked, by_value
 from bench.report.clinical.points import Decided, decided
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import MISSING, counted, fixed, listed, name, span
 from bench.stats.cluster import over_patients, two_rates
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
-from bench.stats.separation import estimates, groups_of, sample
+from bench.stats.separation import estimate
 
 LEAST = 5  # images of each class in a group that is judged
 
@@ -61,7 +62,7 @@ def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
     )
     said = [gap for row in shown if (gap := largest_gaps(row, rule))]
     text = " ".join(said) or "No two groups of a column are large enough to be compared."
-    return [Text(note), Table(columns, rows_of(lines)).without_empty(), Text(text)]
+    return [Text(note), Table(columns, lines).without_empty(), Text(text)]
 
 
 def _members(row: Row, column: str) -> tuple[list[str], Array]:
@@ -115,8 +116,7 @@ def _auc(row: Row, inside: Array) -> list[str]:
         return ["too small", MISSING]
     scores = [joined(folds).scores[inside] for folds in trainings(row)]
     patients = _recoded(None if evidence.patients is None else evidence.patients[inside])
-    one = sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
-    (found,) = estimates([one], groups_of(of, labels))
+    found = estimate(of, scores, labels, patients)
     return [fixed(found.value), span(*found.interval())]
 
 

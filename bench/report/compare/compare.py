@@ -7,33 +7,17 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
-from bench.report.blocks import (
-    MISSING,
-    Block,
-    Bullets,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    listed,
-    name,
-    rows_of,
-    signed,
-    significant,
-    span,
-)
+from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import (
@@ -45,6 +29,7 @@ from bench.report.compare.gate_stats import (
 )
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
+from bench.report.words import MISSING, counted, fixed, listed, name, signed, significant, span
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 
@@ -197,53 +182,58 @@ def _about(found: Comparison) -> list[Block]:
 
 def _accuracy(found: Comparison) -> list[Block]:
     pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
-    blocks: list[Block] = []
-    words = ("higher", "lower")
-    for metric in found.metrics:
-        heading, tested = metric.heading, tested_accuracy(pairs, metric)
-        if not tested:
-            continue
-        rows = [
-            (
-                entry.title(seed=False, model=not found.of_models), str(seeds), before, now,
-                signed(-metric.sign * e.effect), _interval(e, metric.sign), f"{p:.2g}",
-                _told(-e.effect, p, *words[:: metric.sign]),
-            )
-            for entry, seeds, before, now, e, p in tested
-        ]  # fmt: skip
-        columns = (
-            Column("where", left=True, wrap=True), Column("seeds", drop=2), Column(f"{heading} A"),
-            Column(f"{heading} B"), Column("difference"), Column("95 %", drop=1),
-            Column("p (Holm)", drop=1), Column("B is", left=True),
-        )  # fmt: skip
-        blocks.append(Table(columns, rows_of(rows)))
+    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(pairs, metric))]
+    blocks: list[Block] = [tabled(_columns(metric, not found.of_models), rows) for metric, rows in tested]
     if blocks and not found.judged:
-        one = any(e[1] == 1 for e in tested_accuracy(pairs, RANKING))
+        one = any(t.seeds == 1 for metric, rows in tested for t in rows if metric == RANKING)
         about = " One seed speaks of the trained networks, not of training once more." if one else ""
         how = "Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC; Holm over each table."
         blocks.insert(0, Text(how + about))
     return [*pair_blocks(found.judged), *blocks]
 
 
-Tested = tuple[SnapshotCell, int, str, str, Evidence, float]
+def _columns(metric: Metric, model: bool) -> list[tuple[Column, Callable[[Tested], str]]]:
+    """Of a table of one metric; ``model``: rows are named with theirs."""
+
+    def difference(t: Tested) -> str:
+        return signed(-metric.sign * t.evidence.effect)
+
+    def interval(t: Tested) -> str:
+        half, middle = t.evidence.half_width(), -metric.sign * t.evidence.effect
+        return span(middle - half, middle + half) if half is not None else MISSING
+
+    def told(t: Tested) -> str:
+        higher = -metric.sign * t.evidence.effect > 0
+        return "not significant" if not t.p <= ALPHA else "higher" if higher else "lower"
+
+    return [
+        (Column("where", left=True, wrap=True), lambda t: t.cell.title(seed=False, model=model)),
+        (Column("seeds", drop=2), lambda t: str(t.seeds)),
+        (Column(f"{metric.heading} A"), lambda t: t.before),
+        (Column(f"{metric.heading} B"), lambda t: t.now),
+        (Column("difference"), difference),
+        (Column("95 %", drop=1), interval),
+        (Column("p (Holm)", drop=1), lambda t: f"{t.p:.2g}"),
+        (Column("B is", left=True), told),
+    ]
+
+
+class Tested(NamedTuple):
+    """A row: a Cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
+
+    cell: SnapshotCell
+    seeds: int
+    before: str
+    now: str
+    evidence: Evidence
+    p: float
 
 
 def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
-    """For each row: a cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
+    """Test a metric in every row that both sides have."""
     found = [(e, len(part.seeds), a, b, evidence) for e, part, a, b, evidence in accuracy_tests(pairs, metric)]
     adjusted = holm([evidence.two_sided for *_, evidence in found])
-    return [(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
-
-
-def _interval(evidence: Evidence, sign: int) -> str:
-    half, middle = evidence.half_width(), -sign * evidence.effect
-    return span(middle - half, middle + half) if half is not None else MISSING
-
-
-def _told(difference: float, p: float, more: str, less: str) -> str:
-    if not p <= ALPHA:
-        return "not significant"
-    return more if difference > 0 else less
+    return [Tested(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,20 +298,18 @@ def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
 def _efficiency(found: Comparison) -> list[Block]:
     rows = timed(found.kind(efficiency=True))
     blocks: list[Block] = [Text(text) for text in _statements(found, rows)]
-    columns = (
-        Column("where", left=True, wrap=True), Column("img/s A"), Column("img/s B"), Column("B / A"),
-        Column("noise ±", drop=1), Column("p (Holm)", drop=3), Column("latency B / A", drop=4),
-        Column("memory B / A", drop=2), Column("B is", left=True),
-    )  # fmt: skip
-    lines = [
-        (
-            row.a.title(model=not found.of_models), *(significant(e.shown.get(SPEED)) for e in (row.a, row.b)),
-            fixed(row.speed), f"{row.noise:.1%}" if row.noise is not None else MISSING,
-            f"{row.p:.2g}" if row.p is not None else MISSING, fixed(row.latency), fixed(row.memory), _speed_word(row),
-        )
-        for row in rows
-    ]  # fmt: skip
-    return [*blocks, Table(columns, rows_of(lines)).without_empty()] if lines else blocks
+    columns: tuple[tuple[Column, Callable[[Timed], str]], ...] = (
+        (Column("where", left=True, wrap=True), lambda row: row.a.title(model=not found.of_models)),
+        (Column("img/s A"), lambda row: significant(row.a.shown.get(SPEED))),
+        (Column("img/s B"), lambda row: significant(row.b.shown.get(SPEED))),
+        (Column("B / A"), lambda row: fixed(row.speed)),
+        (Column("noise ±", drop=1), lambda row: f"{row.noise:.1%}" if row.noise is not None else MISSING),
+        (Column("p (Holm)", drop=3), lambda row: f"{row.p:.2g}" if row.p is not None else MISSING),
+        (Column("latency B / A", drop=4), lambda row: fixed(row.latency)),
+        (Column("memory B / A", drop=2), lambda row: fixed(row.memory)),
+        (Column("B is", left=True), _speed_word),
+    )
+    return [*blocks, tabled(columns, rows)] if rows else blocks
 
 
 def _speed_word(row: Timed) -> str:

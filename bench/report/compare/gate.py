@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
-from bench.report.blocks import MISSING, significant
 from bench.report.compare.diff import differences
 from bench.report.compare.gate_stats import (
     Evidence,
@@ -33,6 +32,7 @@ from bench.report.compare.gate_stats import (
     speed_evidence,
 )
 from bench.report.compare.snapshot import EXACT, Snapshot, SnapshotCell, shown_machine
+from bench.report.words import MISSING, significant
 from bench.stats.paired import holm
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4

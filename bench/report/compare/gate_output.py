@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 from bench.metrics.registry import TESTED
 from bench.record import store
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, listed, rows_of
+from bench.report.blocks import Block, Bullets, Column, Section, Table, Text
 from bench.report.compare import snapshot as baselines
 from bench.report.compare.gate import (
     BROKEN,
@@ -27,6 +27,7 @@ from bench.report.compare.gate import (
     Options,
     check,
 )
+from bench.report.words import counted, listed
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def sections(verdict: CheckResult) -> list[Section]:
             Column("outcome", left=True), Column("what", left=True, wrap=True), Column("baseline", drop=2),
             Column("now", drop=1), Column("why", left=True, wrap=True),
         )  # fmt: skip
-        blocks.append(Table(columns, rows_of(rows)))
+        blocks.append(Table(columns, rows))
     more = [f"{len(shown) - MAX_ROWS} more are in the JSON"] if len(shown) > MAX_ROWS else []
     if lines := [*verdict.problems, *more, *_grouped(verdict.findings), *verdict.notes]:
         blocks.append(Bullets(tuple(lines)))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +10,11 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Table, Text, counted, known, p_text, rows_of, signed, span
+from bench.report.blocks import Block, Bullets, Column, Text, tabled
 from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
+from bench.report.words import counted, known, p_text, signed, span
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import all_pairs
@@ -135,17 +136,19 @@ def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
     blocks: list[Block] = []
     for metric in dict.fromkeys(row.metric for row in rows):
         own = [row for row in rows if row.metric == metric]
-        columns = (
-            Column("where", left=True, wrap=True), Column("seeds", drop=3), Column(f"{metric.heading} A"),
-            Column(f"{metric.heading} B"), Column("difference"), Column("95 %", drop=1), Column("p", drop=2),
-            Column("p corrected", drop=1), Column("for", left=True, drop=2), Column("B is", left=True),
-        )  # fmt: skip
-        lines = [
-            (r.where, str(r.seeds), metric.shown(r.a), metric.shown(r.b), signed(r.b - r.a), span(r.low, r.high),
-             p_text(r.p), p_text(r.p_corrected), r.family, r.word)
-            for r in own
-        ]  # fmt: skip
-        blocks.append(Table(columns, rows_of(lines)))
+        columns: tuple[tuple[Column, Callable[[PairRow], str]], ...] = (
+            (Column("where", left=True, wrap=True), lambda r: r.where),
+            (Column("seeds", drop=3), lambda r: str(r.seeds)),
+            (Column(f"{metric.heading} A"), lambda r: r.metric.shown(r.a)),
+            (Column(f"{metric.heading} B"), lambda r: r.metric.shown(r.b)),
+            (Column("difference"), lambda r: signed(r.b - r.a)),
+            (Column("95 %", drop=1), lambda r: span(r.low, r.high)),
+            (Column("p", drop=2), lambda r: p_text(r.p)),
+            (Column("p corrected", drop=1), lambda r: p_text(r.p_corrected)),
+            (Column("for", left=True, drop=2), lambda r: r.family),
+            (Column("B is", left=True), lambda r: r.word),
+        )
+        blocks.append(tabled(columns, own))
     reasons = tuple(f"{r.metric.label}, {r.where}: not significant, {r.reason}." for r in rows[:1] if r.reason)
     text = (
         "As on the leaderboard of this run, so that both say the same: paired by test image, over trainings too, and "

@@ -21,12 +21,12 @@ from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.paths import require_run
 from bench.record.types import Fields, Metrics, Record, Spec
-from bench.report.blocks import counted, known, natural
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import recorded_otherwise
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import read_run_directory
 from bench.report.settings import by_setting
+from bench.report.words import counted, known, natural
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
@@ -385,21 +385,21 @@ def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, np.
     device, hardware, threads = cell["machine"]
     if cell["status"] not in store.STATUSES:
         raise ValueError(f"status {cell['status']!r}")
+
+    def numbers(name: str) -> dict[str, float]:
+        return {str(k): v for k, v in cell.get(name, {}).items() if known(v)}
+
+    def texts(name: str) -> list[str]:
+        return [str(text) for text in cell.get(name, ())]
+
     entry = SnapshotCell(
-        str(cell["kind"]),
-        identity,
-        (str(device), str(hardware), int(threads)),
-        cell["status"],
-        str(cell.get("reason", "")),
-        {str(k): v for k, v in cell.get("exact", {}).items() if known(v)},
-        {str(k): v for k, v in cell.get("shown", {}).items() if known(v)},
-        _positive(cell.get("speed", ())),
-        _positive(cell.get("memory", ())),
-        bool(cell.get("noisy")),
-        {str(k): list(v) for k, v in cell.get("arrays", {}).items()},
-    )
-    entry.reference, entry.relative = str(cell.get("reference", "")), _positive(cell.get("relative", ()))
-    entry.flags, entry.evidence = ([str(text) for text in cell.get(name, ())] for name in ("flags", "evidence"))
+        str(cell["kind"]), identity, (str(device), str(hardware), int(threads)), cell["status"],
+        reason=str(cell.get("reason", "")), exact=numbers("exact"), shown=numbers("shown"),
+        speed=_positive(cell.get("speed", ())), memory=_positive(cell.get("memory", ())), noisy=bool(cell.get("noisy")),
+        arrays={str(k): list(v) for k, v in cell.get("arrays", {}).items()}, flags=texts("flags"),
+        evidence=texts("evidence"), reference=str(cell.get("reference", "")),
+        relative=_positive(cell.get("relative", ())),
+    )  # fmt: skip
     if "scores" in cell:
         images, labels = sets[cell["test_set"]]
         scores = from_text(cell["scores"])

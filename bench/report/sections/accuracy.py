@@ -7,31 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bench.metrics.registry import Metric
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Bullets,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    listed,
-    name,
-    natural,
-    p_text,
-    rows_of,
-    signed,
-    significant,
-    span,
-    tabled,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Column, Details, Section, Table, Text, tabled
 from bench.report.rows import Code
 from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
+from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, span
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
 
@@ -168,7 +148,7 @@ def _all_pairs(board: Overall) -> list[Block]:
         "and share a letter with it here."
     )
     line = f"All pairs: {found.significant} of {counted(found.pairs, 'pair')} differ significantly"
-    return [Details(line, (Table(columns, rows_of(lines)).without_empty(), Text(note)))]
+    return [Details(line, (Table(columns, lines).without_empty(), Text(note)))]
 
 
 def rank_text(bounds: tuple[int, int]) -> str:
@@ -207,7 +187,7 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         f"{fixed(test.statistic, 1)} ({p}); {verdict}. {int(apart.sum())} of {len(models) * (len(models) - 1) // 2} "
         "pairs differ significantly."
     )
-    return [Details(line, (Table(columns, rows_of(lines)),))]
+    return [Details(line, (Table(columns, lines),))]
 
 
 def _counted_note(board: Overall) -> str:

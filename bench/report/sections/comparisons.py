@@ -11,28 +11,10 @@ import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED
 from bench.record.types import Record
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    listed,
-    name,
-    natural,
-    p_text,
-    rows_of,
-    signed,
-    significant,
-    span,
-)
+from bench.report.blocks import MODEL, Block, Column, Section, Table, Text
 from bench.report.rows import Code, Row
 from bench.report.standings import Overall
+from bench.report.words import MISSING, counted, fixed, known, listed, name, natural, p_text, signed, significant, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
@@ -144,7 +126,7 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
         f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
         "each difference is uncorrected."
     )
-    blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
+    blocks: list[Block] = [Text(text), Table(columns, lines).without_empty()]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
@@ -201,7 +183,7 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
         lines.append(
             (model, *(RANKING.shown(own[p].mean(RANKING.field)) if p in own else MISSING for p in fed), *change)
         )
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()
 
 
 # --- transfer --------------------------------------------------------------------------------------------------
@@ -252,7 +234,7 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
     )
     if shared:
         text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
-    return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
+    return Section("Transfer", [Text(text), Table(columns, lines).without_empty()])
 
 
 def _over_seeds(members: Iterable[Record], metric: str) -> float | None:

@@ -7,28 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log
 
 from bench.record.types import Metrics, Record
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Bullets,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    figure,
-    known,
-    listed,
-    name,
-    rows_of,
-    significant,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Column, Section, Table, Text
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
 from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
+from bench.report.words import MISSING, counted, figure, known, listed, name, significant
 
 MAX_EVIDENCE = 8
 RELATIVE = (
@@ -124,7 +109,7 @@ def _cost_table(members: Sequence[Record]) -> Table:
         if record["status"] != "ok":  # the reason is listed under "Without a result"
             cells[3] = record["status"]
         lines.append((record["label"], str(record["spec"].get("resolution", "")), batch_text(record), *cells))
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()
 
 
 def _noise_line(members: Sequence[Record]) -> str:

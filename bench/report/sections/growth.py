@@ -9,23 +9,11 @@ from itertools import combinations, product
 from math import log
 
 from bench.record.types import Record
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Bullets,
-    Column,
-    Table,
-    Text,
-    figure,
-    fixed,
-    name,
-    natural,
-    significant,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Column, Table, Text
 from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
+from bench.report.words import MISSING, figure, fixed, name, natural, significant
 from bench.stats.scaling import Crossover, Fit, crossovers, fit_common_exponent, fit_exponent
 
 MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be separated from the weights

@@ -8,22 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
-from bench.report.blocks import (
-    MODEL,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    listed,
-    name,
-    natural,
-    p_text,
-    rows_of,
-)
+from bench.report.blocks import MODEL, Column, Section, Table, Text
 from bench.report.rows import Row
 from bench.report.standings import Overall, common_datasets
+from bench.report.words import counted, fixed, listed, name, natural, p_text
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
 
 
@@ -66,7 +54,7 @@ def _overview(boards: Sequence[Overall]) -> Section | None:
         f"{_test(np.array([np.mean([scores[d] for d in own], axis=0) for own in families.values()]))}"
     )
     title = f"Ranks over native sizes: fed at {protocol.resolution} px, {protocol.training}"
-    return Section(title, [Text(text), Table(columns, rows_of(lines))])
+    return Section(title, [Text(text), Table(columns, lines)])
 
 
 def _test(scores: Array) -> str:

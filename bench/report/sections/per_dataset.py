@@ -8,24 +8,7 @@ from dataclasses import dataclass
 
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Column,
-    Details,
-    Section,
-    Text,
-    counted,
-    fixed,
-    known,
-    listed,
-    name,
-    natural,
-    signed,
-    span,
-    tabled,
-)
+from bench.report.blocks import MODEL, Block, Column, Details, Section, Text, tabled
 from bench.report.clinical.folds import fold_blocks
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.shortcuts import shortcut_blocks
@@ -34,6 +17,7 @@ from bench.report.clinical.subgroups import subgroup_blocks
 from bench.report.rows import Row
 from bench.report.sections.accuracy import basis_note, why_not
 from bench.report.standings import Overall, is_worse
+from bench.report.words import MISSING, counted, fixed, known, listed, name, natural, signed, span
 from bench.stats.leader import LeaderTest
 
 NO_WIDTH = (

@@ -15,24 +15,9 @@ from functools import cache
 from importlib import resources
 
 from bench.metrics.registry import ACC, AUC
-from bench.report.blocks import (
-    MISSING,
-    MODEL,
-    Block,
-    Bullets,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    natural,
-    signed,
-    tabled,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Column, Details, Section, Table, Text, tabled
 from bench.report.rows import Row
+from bench.report.words import MISSING, counted, fixed, known, natural, signed
 from bench.stats.bootstrap import t_interval
 
 FILE = "published_results.csv"

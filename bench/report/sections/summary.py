@@ -8,13 +8,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import counted, listed, name, natural, significant
 from bench.report.noise import noise_floor
 from bench.report.rows import Row
 from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
+from bench.report.words import counted, listed, name, natural, significant
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
@@ -203,16 +203,7 @@ def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
 
 
 def skipped_datasets(run_info: RunInfo) -> list[tuple[str, str]]:
-    """Datasets left out of the sweep, each with its reason; entries are ``name: reason`` or mappings."""
-    found = []
-    for entry in run_info.get("skipped") or ():
-        if isinstance(entry, Mapping):
-            text = str(entry.get("dataset") or entry.get("name") or "?")
-            size = f" at size {entry['size']}" if entry.get("size") else ""
-            found.append((text + size, str(entry.get("reason") or "")))
-        elif isinstance(entry, (list, tuple)) and entry:
-            found.append((str(entry[0]), " ".join(map(str, entry[1:]))))
-        else:  # "breastmnist at 28 pixels: FILE is missing"
-            text, _, reason = str(entry).partition(": ")
-            found.append((text, reason))
-    return sorted(set(found), key=lambda pair: (natural(pair[0]), pair[1]))
+    """Datasets left out of the sweep, each with its reason."""
+    # "breastmnist at 28 pixels: FILE is missing"
+    found = {str(entry).partition(": ")[::2] for entry in run_info.get("skipped") or ()}
+    return sorted(found, key=lambda pair: (natural(pair[0]), pair[1]))

@@ -8,33 +8,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.metrics.registry import RANKING
 from bench.record.cells import few_labels, track_of
 from bench.record.types import Record, Spec
 from bench.registry.names import bare_model
-from bench.report.blocks import (
-    MISSING,
-    Block,
-    Bullets,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    name,
-    natural,
-    p_text,
-    rows_of,
-    signed,
-    span,
-)
+from bench.report.blocks import Block, Bullets, Column, Details, Section, Table, Text, tabled
 from bench.report.rows import Row
 from bench.report.sections.comparisons import Difference, difference
+from bench.report.words import MISSING, counted, fixed, known, name, natural, p_text, signed, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 
@@ -63,10 +46,27 @@ class _Used:
     recipe: str
 
     @property
-    def fed(self) -> tuple[Any, ...]:
+    def fed(self) -> tuple[object, ...]:
         """What must be equal for a comparison of weights alone."""
         protocol = self.row.protocol
         return self.row.dataset, protocol.size, protocol.resolution, protocol.resize, protocol.precision
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A difference of two rows on one dataset; ``p`` is Holm's over all of them."""
+
+    one: _Used
+    other: _Used
+    gap: Difference | None
+    p: float
+
+    @property
+    def verdict(self) -> str:
+        """Better, worse, or neither."""
+        if self.gap is None or self.gap.p is None:
+            return "not tested"
+        return ("better" if self.gap.value > 0 else "worse") if self.p < ALPHA else "no significant difference"
 
 
 def tracks_section(rows: Iterable[Row], records: Sequence[Record]) -> Section | None:
@@ -107,7 +107,7 @@ def _side_by_side(used: Sequence[_Used]) -> list[Block]:
             for key in order
         ]
         text = f"Test {RANKING.label} by how a network was used, {fed}, all labels, mean over seeds:"
-        blocks += [Text(text), Table(tuple(columns), rows_of(lines))]
+        blocks += [Text(text), Table(columns, lines)]
     return blocks
 
 
@@ -119,9 +119,9 @@ def _gains(used: Sequence[_Used]) -> list[Block]:
             pairs[one.network, one.way, other.way].append((one, other))
     if not pairs:
         return []
-    each = [(key, pair, difference([(pair[0].row, pair[1].row)])) for key, own in pairs.items() for pair in own]
-    p = holm([gap.p if gap and gap.p is not None else 1.0 for _, _, gap in each]).tolist()
-    judged = [(key, pair, gap, value) for (key, pair, gap), value in zip(each, p, strict=True)]
+    each = [(*pair, difference([(pair[0].row, pair[1].row)])) for own in pairs.values() for pair in own]
+    p = holm([gap.p if gap and gap.p is not None else 1.0 for *_, gap in each]).tolist()
+    judged = [_Judged(*parts, value) for parts, value in zip(each, p, strict=True)]
     columns = (
         Column("network", left=True, code=True), Column("used", left=True), Column("against", left=True),
         Column(f"Δ{RANKING.label}"), Column("95 %", drop=1), Column("datasets better / worse"),
@@ -129,7 +129,7 @@ def _gains(used: Sequence[_Used]) -> list[Block]:
     lines = []
     for key, own in pairs.items():
         gap = difference([(a.row, b.row) for a, b in own])
-        verdicts = [_verdict(g, value) for k, _, g, value in judged if k == key]
+        verdicts = [j.verdict for j in judged if (j.one.network, j.one.way, j.other.way) == key]
         counts = f"{verdicts.count('better')} / {verdicts.count('worse')} of {len(own)}"
         lines.append((*key, signed(gap.value if gap else None), _interval(gap), counts))
     lines.sort(key=lambda line: (natural(line[0]), line[1], line[2]))
@@ -138,7 +138,7 @@ def _gains(used: Sequence[_Used]) -> list[Block]:
         f"interval over test images and trainings) and on how many datasets it is significant (one Holm family of "
         f"{counted(len(judged), 'difference')}):"
     )
-    return [Text(text), Table(columns, rows_of(lines)), Details("Each dataset", (_each(judged),))]
+    return [Text(text), Table(columns, lines), Details("Each dataset", (_each(judged),))]
 
 
 def _opponents(one: _Used, used: Sequence[_Used]) -> list[_Used]:
@@ -152,31 +152,25 @@ def _opponents(one: _Used, used: Sequence[_Used]) -> list[_Used]:
     return [*found, *([best] if best else [])]
 
 
-def _verdict(gap: Difference | None, p: float) -> str:
-    if gap is None or gap.p is None:
-        return "not tested"
-    return ("better" if gap.value > 0 else "worse") if p < ALPHA else "no significant difference"
-
-
 def _interval(gap: Difference | None) -> str:
     return span(gap.low, gap.high) if gap else MISSING
 
 
-def _each(
-    judged: Sequence[tuple[tuple[str, str, str], tuple[_Used, _Used], Difference | None, float]],
-) -> Table:
-    columns = (
-        Column("dataset", left=True, code=True), Column("network", left=True, code=True), Column("used", left=True),
-        Column(RANKING.label), Column("against", left=True), Column(f"its {RANKING.label}"),
-        Column(f"Δ{RANKING.label}"), Column("95 %", drop=1), Column("p", drop=2), Column("verdict", left=True),
-    )  # fmt: skip
-    lines = []
-    for _, (one, other), gap, p in judged:
-        values = [fixed(x.row.mean(RANKING.field)) for x in (one, other)]
-        tested = p_text(p) if gap and gap.p is not None else MISSING
-        change = (signed(gap.value if gap else None), _interval(gap), tested, _verdict(gap, p))
-        lines.append((one.row.dataset, one.network, one.way, values[0], other.way, values[1], *change))
-    return Table(columns, rows_of(sorted(lines, key=lambda line: (natural(line[0]), natural(line[1]), line[2:]))))
+def _each(judged: Sequence[_Judged]) -> Table:
+    columns: tuple[tuple[Column, Callable[[_Judged], str]], ...] = (
+        (Column("dataset", left=True, code=True), lambda j: j.one.row.dataset),
+        (Column("network", left=True, code=True), lambda j: j.one.network),
+        (Column("used", left=True), lambda j: j.one.way),
+        (Column(RANKING.label), lambda j: fixed(j.one.row.mean(RANKING.field))),
+        (Column("against", left=True), lambda j: j.other.way),
+        (Column(f"its {RANKING.label}"), lambda j: fixed(j.other.row.mean(RANKING.field))),
+        (Column(f"Δ{RANKING.label}"), lambda j: signed(j.gap.value if j.gap else None)),
+        (Column("95 %", drop=1), lambda j: _interval(j.gap)),
+        (Column("p", drop=2), lambda j: p_text(j.p) if j.gap and j.gap.p is not None else MISSING),
+        (Column("verdict", left=True), lambda j: j.verdict),
+    )
+    table = tabled(columns, judged)
+    return Table(table.columns, sorted(table.rows, key=lambda line: (natural(line[0]), natural(line[1]), line[2:])))
 
 
 # --- where weights come from -----------------------------------------------------------------------------------
@@ -284,7 +278,7 @@ def few_labels_section(records: Iterable[Record]) -> Section | None:
         for curve in own:
             have = {(p[0], p[1]): p for p in curve.points}
             lines.append((curve.network, curve.way, *(_point(have.get(amount)) for amount in amounts)))
-        blocks += [Text(f"{name(dataset)}, {pixels}:"), Table(tuple(columns), rows_of(lines))]
+        blocks += [Text(f"{name(dataset)}, {pixels}:"), Table(columns, lines)]
     return Section("Few labels", blocks)
 
 

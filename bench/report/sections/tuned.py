@@ -7,8 +7,9 @@ from typing import Any
 
 from bench.record.cells import few_labels, tuned_over
 from bench.record.types import Record, Spec
-from bench.report.blocks import MISSING, MODEL, Block, Column, Details, Table, Text, fixed, listed, name, natural
+from bench.report.blocks import MODEL, Block, Column, Details, Table, Text
 from bench.report.rows import tuned_text
+from bench.report.words import MISSING, fixed, listed, name, natural
 
 
 def tuned_blocks(records: Iterable[Record]) -> list[Block]:

@@ -8,29 +8,15 @@ from __future__ import annotations
 
 import html
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.metrics.registry import METRICS
 from bench.record.paths import predictions_path
-from bench.report.blocks import (
-    MISSING,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    listed,
-    name,
-    rows_of,
-    significant,
-    span,
-)
+from bench.record.types import Fields
+from bench.report.blocks import Column, Section, Table, Text
 from bench.report.recommend import (
     COSTS,
     LATENCY,
@@ -48,10 +34,11 @@ from bench.report.report import ReportData
 from bench.report.rows import Row
 from bench.report.sections.summary import headline, incomplete
 from bench.report.standings import Overall
+from bench.report.words import MISSING, counted, fixed, known, listed, name, significant, span
 from bench.stats.leader import selected_leader
 from bench.stats.ranking import ALPHA
 
-Document = dict[str, Any]
+Document = Fields
 MAX_MODELS = 200  # of more the page holds no p values, and so no sliders
 EXAMPLES = 3  # right answers, and as many wrong ones
 MEMORY = next(cost for cost in COSTS if cost.key == "memory_mib")
@@ -195,7 +182,7 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
 # --- as HTML -------------------------------------------------------------------------------------------------------
 
 
-def decision_html(found: Mapping[str, Any]) -> str:
+def decision_html(found: Document) -> str:
     """The first screen; everything from Records is escaped."""
     facts = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in found["facts"])
     bad = any(k == "State" and v.startswith("INCOMPLETE") for k, v in found["facts"])
@@ -211,7 +198,7 @@ def decision_html(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[str]:
+def _table(found: Document) -> Iterator[str]:
     metric = found["metric"]
     score = f"{'mean ' * metric['mean']}{metric['label']} (95 %)"
     heads = (
@@ -234,7 +221,7 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     yield f'</tbody></table></div><p class="note">{_code(found["note"])}</p>'
 
 
-def worse_than(found: Mapping[str, Any], pick: str | None) -> list[str]:
+def worse_than(found: Document, pick: str | None) -> list[str]:
     """For each model the answer to "significantly worse than the pick?"; corrected as against a leader."""
     models = [one["model"] for one in found["models"]]
     if pick is None or found["p"] is None:
@@ -246,7 +233,7 @@ def worse_than(found: Mapping[str, Any], pick: str | None) -> list[str]:
     return ["the pick" if i == at else "yes" if i in worse else "no" for i in range(len(models))]
 
 
-def examples_section(found: Mapping[str, Any]) -> list[Section]:
+def examples_section(found: Document) -> list[Section]:
     """The six examples; nothing without saved scores."""
     shown = found.get("examples")
     if not shown or not shown["lines"]:
@@ -260,7 +247,7 @@ def examples_section(found: Mapping[str, Any]) -> list[Section]:
         for image, truth, said, sure in shown["lines"]
     ]
     note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the surest right and the surest wrong answers."
-    return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, rows_of(lines))], 1)]
+    return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, lines)], 1)]
 
 
 def _text(value: object) -> str:
