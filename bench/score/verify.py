@@ -17,7 +17,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
-from bench.record.types import Fields, Metrics
+from bench.record.types import Metrics, Record
 from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
 from bench.score.run import digest, fingerprint_of
@@ -74,14 +74,14 @@ def verify(path: Path, against: Sequence[Path] = ()) -> Verified:
     return found
 
 
-def _who(record: Fields) -> str:
+def _who(record: Record) -> str:
     spec = record["spec"]
     parts = [str(spec.get("model")), f"on {spec['dataset']}" if "dataset" in spec else ""]
     parts += [f"seed {spec['seed']}"] if "seed" in spec else []
     return f"{' '.join(filter(None, parts[:2]))}{', ' + parts[2] if len(parts) > 2 else ''} ({record['key'][:8]})"
 
 
-def _check_scores(found: Verified, who: str, record: Fields, arrays: Mapping[str, Array] | None) -> None:
+def _check_scores(found: Verified, who: str, record: Record, arrays: Mapping[str, Array] | None) -> None:
     if not arrays or not {"test_scores", "test_labels"} <= set(arrays):
         found.problems.append(f"{who}: no scores, so nothing that it states can be recomputed")
         return
@@ -121,7 +121,7 @@ def _check_scores(found: Verified, who: str, record: Fields, arrays: Mapping[str
             _once(found.notes, f"{record['spec']['dataset']}: {text}")
 
 
-def task_of(record: Fields, labels: Array) -> str:
+def task_of(record: Record, labels: Array) -> str:
     """The task of a Record, from its labels and from which metrics it states."""
     if np.ndim(labels) == 2 and np.shape(labels)[1] > 1:
         return "multi-label"
@@ -150,7 +150,7 @@ def _compare(found: Verified, who: str, figures: Metrics, stated: Metrics) -> No
             found.problems.append(f"{who}: {name} is stated as {shown}{given}")
 
 
-def _check_test_set(found: Verified, who: str, record: Fields, labels: Array) -> None:
+def _check_test_set(found: Verified, who: str, record: Record, labels: Array) -> None:
     """Fingerprint and labels against what is known of the dataset."""
     spec = record["spec"]
     dataset, stated = str(spec["dataset"]), str(spec.get("data_fingerprint", ""))
@@ -230,7 +230,7 @@ def _digest_of(path: Path) -> str:
         return ""
 
 
-def _open(records: Iterable[Fields]) -> list[str]:
+def _open(records: Iterable[Record]) -> list[str]:
     """What no file can prove."""
     records = list(records)
     found = []
