@@ -216,21 +216,23 @@ def source_info(name: str) -> DatasetInfo:
     if odd := sorted(options.keys() - {"task", "mirror"}):
         raise RegistryError(f"dataset {str(source)!r}: {odd[0]}: of an npz file, the options are task and mirror")
     try:
-        pictures, labels = OwnFile.arrays(Path(source.place), "train")
+        found = {split: OwnFile.arrays(Path(source.place), split) for split in _SPLITS}
+        labels = {split: members[1].whole() for split, members in found.items()}
     except (MedMNISTError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-    several = len(labels.shape) == 2 and labels.shape[1] > 1
-    tops = [OwnFile.arrays(Path(source.place), split)[1].whole().max(initial=0) for split in _SPLITS]
-    count = labels.shape[1] if several else int(max(tops)) + 1
-    task = "multi-label" if several else "binary-class" if count == 2 else "multi-class"
-    said = options.get("task", task)
+    pictures, several = found["train"][0], labels["train"].ndim == 2 and labels["train"].shape[1] > 1
+    count = labels["train"].shape[1] if several else int(max(part.max(initial=0) for part in labels.values())) + 1
+    task = options.get("task", "multi-label" if several else "binary-class" if count == 2 else "multi-class")
     return DatasetInfo(
         name=str(source),
-        task="ordinal-regression" if said.startswith("ordinal") else said,
+        task="ordinal-regression" if task.startswith("ordinal") else task,
         classes=tuple(str(index) for index in range(count)),
         channels=pictures.shape[3] if len(pictures.shape) == 4 else 1,
         adapter="bench.datasets.medmnist:OwnFile",
         sizes=(pictures.shape[1],),
+        n_train=len(labels["train"]),
+        n_val=len(labels["val"]),
+        n_test=len(labels["test"]),
         summary="arrays in a file of one's own",
         source=source.place,
         mirror_safe=options.get("mirror") == "true",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +76,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the closest choice, of commands and flags too."""
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             close = _closest(str(value), choices)
@@ -186,7 +186,7 @@ def loaded(options: argparse.Namespace) -> Loaded:
     """Read the configuration and the flags of :func:`add_sweep` over it."""
     from bench.sweep import config
 
-    flags: dict[str, Any] = {}
+    flags: dict[str, object] = {}
     for flag, (key, _) in SWEEP_FLAGS.items():
         value = getattr(options, key)
         flags[key] = value

@@ -32,7 +32,8 @@ from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast
 
 MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
-MAX_LOSS = 0.05  # of the figure that ranks: the pick has no larger one; where the data allow one, a warning speaks
+MAX_LOSS = 0.02  # of the figure that ranks: what being cheaper may cost
+LARGE_LOSS = 0.05  # where the data allow one, a warning speaks
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
 MAX_MISSES, MAX_AGAINST = 3, 3
@@ -344,7 +345,7 @@ def _against(
     if metric is AUC and low is not None and low <= 0.5:
         yield "it is not significantly better than chance (AUC 0.5)"
     found = test.of(pick.model) if test else None
-    if found and found.low < -MAX_LOSS:
+    if found and found.low < -LARGE_LOSS:
         yield f"its {metric.label} may be up to {metric.shown(-found.low)} below that of {name(best.model)} (95 %)"
     if board.ranked[0] is not best:
         lost = board.significance.leader.of(pick.model) if board.significance.leader else None

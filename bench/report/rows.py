@@ -221,7 +221,7 @@ class Row:
 def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
     """The Records and ``run.json`` of a run, and one message for each Record that could not be read."""
     records, problems = store.read_records(out)
-    return cast("list[Record]", records), cast("RunInfo", store.read_run(out)), problems
+    return records, cast("RunInfo", store.read_run(out)), problems
 
 
 def unique(records: Iterable[Record]) -> list[Record]:

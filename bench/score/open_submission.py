@@ -16,7 +16,7 @@ from bench.errors import StoreError
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.cells import spec_key
-from bench.record.types import Fields
+from bench.record.types import Fields, Record
 from bench.score.submit import LICENCES, MANIFEST, SCHEMA
 
 MOST_BYTES, MOST_MEMBERS = 1 << 30, 20_000  # unpacked; more is no submission
@@ -30,7 +30,7 @@ class Submission:
 
     path: Path
     manifest: Fields
-    records: dict[str, Fields] = field(default_factory=dict)
+    records: dict[str, Record] = field(default_factory=dict)
     arrays: dict[str, Arrays] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 

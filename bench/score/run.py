@@ -17,7 +17,7 @@ from bench.metrics.registry import definitions
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.record.paths import predictions_path, record_path, run_file
-from bench.record.types import Fields
+from bench.record.types import Fields, Record
 from bench.registry import positive_of
 from bench.report.words import counted
 from bench.score.align import Scored, TestSet
@@ -34,7 +34,7 @@ def fingerprint_of(labels: Array, ids: Array | None) -> str:
     return f"scores:{digest.hexdigest()[:32]}"
 
 
-def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[Fields, dict[str, Array]]:
+def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[Record, dict[str, Array]]:
     """The Record of one model and seed, and the arrays beside it."""
     positive = positive_of(found.task, found.classes, found.positive)
     figures = classification_metrics(found.labels, scored.scores, found.task, positive.number if positive else 1)
@@ -48,7 +48,7 @@ def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) ->
         "model": scored.model, "dataset": dataset, "seed": scored.seed, "size": 0, "resolution": 0, "resize": "",
         "recipe": RECIPE, "recipe_settings": {}, "precision": "", "data_fingerprint": fingerprint,
     }  # fmt: skip
-    record: Fields = {
+    record: Record = {
         "schema": store.SCHEMA, "key": spec_key("accuracy", spec), "kind": "accuracy", "status": "ok", "reason": "",
         "family": scored.model, "spec": spec, "metrics": metrics,
         "environment": {"device": "elsewhere", "scored_by": VERSION, "versions": library_versions(LIBRARIES)},

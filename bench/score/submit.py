@@ -23,7 +23,7 @@ from bench.machine.versions import VERSION
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import predictions_path, require_run
-from bench.record.types import Fields
+from bench.record.types import Fields, Record
 from bench.score.run import RECIPE
 
 SCHEMA = 1
@@ -77,7 +77,7 @@ def submit(run: Path, out: Path, licence: str, author: str, note: str = "") -> F
     return manifest
 
 
-def _members(run: Path, record: Fields) -> dict[str, bytes]:
+def _members(run: Path, record: Record) -> dict[str, bytes]:
     key = record["key"]
     kept = {k: v for k, v in record.items() if k != "log_tail"}  # worker's output: paths of the machine
     found = {f"cells/{key}.json": _json(kept)}
@@ -132,6 +132,6 @@ def _zipped(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def is_foreign(record: Fields) -> bool:
+def is_foreign(record: Record) -> bool:
     """A Record of `bench score`: its training was not ours."""
     return bool(record["spec"].get("recipe") == RECIPE)

@@ -17,7 +17,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
-from bench.record.types import Fields, Metrics
+from bench.record.types import Metrics, Record
 from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
 from bench.score.run import digest, fingerprint_of
@@ -74,7 +74,7 @@ def verify(path: Path, against: Sequence[Path] = ()) -> Verified:
     return found
 
 
-def _who(record: Fields) -> str:
+def _who(record: Record) -> str:
     spec = record["spec"]
     on, seed = (
         f"{word}{spec[name]}" if name in spec else "" for word, name in ((" on ", "dataset"), (", seed ", "seed"))
@@ -82,7 +82,7 @@ def _who(record: Fields) -> str:
     return f"{spec.get('model')}{on}{seed} ({record['key'][:8]})"
 
 
-def _check_scores(found: Verified, who: str, record: Fields, arrays: Mapping[str, Array] | None) -> None:
+def _check_scores(found: Verified, who: str, record: Record, arrays: Mapping[str, Array] | None) -> None:
     if not arrays or not {"test_scores", "test_labels"} <= set(arrays):
         found.problems.append(f"{who}: no scores, so nothing that it states can be recomputed")
         return
@@ -122,7 +122,7 @@ def _check_scores(found: Verified, who: str, record: Fields, arrays: Mapping[str
             _once(found.notes, f"{record['spec']['dataset']}: {text}")
 
 
-def task_of(record: Fields, labels: Array) -> str:
+def task_of(record: Record, labels: Array) -> str:
     """The task of a Record, from its labels and from which metrics it states."""
     if np.ndim(labels) == 2 and np.shape(labels)[1] > 1:
         return "multi-label"
@@ -151,7 +151,7 @@ def _compare(found: Verified, who: str, figures: Metrics, stated: Metrics) -> No
             found.problems.append(f"{who}: {name} is stated as {shown}{given}")
 
 
-def _check_test_set(found: Verified, who: str, record: Fields, labels: Array) -> None:
+def _check_test_set(found: Verified, who: str, record: Record, labels: Array) -> None:
     """Fingerprint and labels against what is known of the dataset."""
     spec = record["spec"]
     dataset, stated = str(spec["dataset"]), str(spec.get("data_fingerprint", ""))
@@ -225,7 +225,7 @@ def _digest_of(path: Path) -> str:
         return ""
 
 
-def _open(records: Iterable[Fields]) -> list[str]:
+def _open(records: Iterable[Record]) -> list[str]:
     """What no file can prove."""
     records = list(records)
     found = []
