@@ -108,19 +108,19 @@ def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:
         protocol = f"{board.protocol.pixels}, {board.protocol.training}, {board.trained}"
     else:
         data, protocol = "none", ""
-    machines: dict[str, None] = {}
-    for kind in ("accuracy", "efficiency"):
-        for record in report.records:
-            if record["kind"] == kind and record["status"] != "unsupported":
-                where = str(record["spec"].get("hardware") or record["environment"].get("hardware") or "")
-                machines[where or str(record["environment"].get("device") or "")] = None
+    ran = [r for kind in ("accuracy", "efficiency") for r in report.records
+           if r["kind"] == kind and r["status"] != "unsupported"]  # fmt: skip
+    places = (
+        r["spec"].get("hardware") or r["environment"].get("hardware") or r["environment"].get("device") for r in ran
+    )
+    machines = dict.fromkeys(str(place) for place in places if place)
     done = sum(r["status"] == "ok" for r in report.records)
     state = line or f"complete: {counted(done, 'cell')} with a result"
     if len(report.records) > done and not line:
         state += f", {len(report.records) - done} without"
     found = [
         ["Data", data], ["Protocol", protocol], ["Date", str(report.run_info.get("date") or "not recorded")],
-        ["Machine", ", ".join(filter(None, machines)) or "not recorded"], ["State", state],
+        ["Machine", ", ".join(machines) or "not recorded"], ["State", state],
     ]  # fmt: skip
     return [fact for fact in found if fact[1]]
 
@@ -152,11 +152,10 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
     None without saved scores, and for several labels an image. No image is embedded: a report is passed on more freely
     than patients' pixels are (``bench explain`` draws them).
     """
-    place = next((s for s in board.ranked if s.model == pick.model), None)
-    row = place.rows[board.counted[0]] if place else None
-    record = row.ok[0] if row and row.ok else None
-    if row is None or record is None:
+    row = next((s.rows[board.counted[0]] for s in board.ranked if s.model == pick.model), None)
+    if row is None or not row.ok:
         return None
+    record = row.ok[0]
     try:
         with np.load(predictions_path(out, record["key"]), allow_pickle=False) as file:
             scores, labels = file["test_scores"], file["test_labels"]
