@@ -20,8 +20,8 @@ MOST_LISTED = 8  # choices that are listed beside a suggestion
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "sweep" / "recipes").glob("*.toml"))
 SWEEP_FLAGS = {
     "--models": ("sweep.models", "comma-separated names, name[key=value], families, all, ablations, globs, timm:NAME"),
-    "--datasets": ("sweep.datasets", "comma-separated names, all, medmnist, phantoms, globs; or your images: a path, hf:NAME, "
-                   "folder:PATH, csv:PATH[image=..,label=..]"),
+    "--datasets": ("sweep.datasets", "comma-separated names, all, medmnist, phantoms, globs; or your images: a path, "
+                   "hf:NAME, folder:PATH, csv:PATH[image=..,label=..]"),
     "--sizes": ("sweep.sizes", "image sizes of the datasets, in pixels: 28,64,128,224"),
     "--resolutions": ("sweep.resolutions", "resolutions fed to the models, in accuracy and efficiency cells: 64,224"),
     "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic or pad"),
