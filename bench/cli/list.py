@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import argparse
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the command."""
     listing = flags.command(commands, "list", _list, "list models or datasets")
-    listing.add_argument("what", choices=["models", "datasets"])
-    listing.add_argument("pattern", nargs="?", default="*", help="a glob, a family, a group or a name: '*mamba*'")
+    listing.add_argument("what", choices=["models", "datasets"], help="what to list")
+    listing.add_argument("pattern", nargs="?", default="*", help="name, family, group or glob, such as '*mamba*'")
     flags.add_json(listing)
     flags.add_config(listing)
 

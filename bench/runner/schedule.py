@@ -12,7 +12,7 @@ from bench.runner.done import Done
 from bench.runner.executors.base import Executor, Job
 from bench.runner.jobs import job_estimate_s
 from bench.runner.leases import Leases
-from bench.runner.reporter import Reporter
+from bench.runner.progress import Observer
 from bench.runner.storage import Running
 from bench.runner.timing_lock import TimingLock
 
@@ -32,7 +32,7 @@ class Schedule:
     """
 
     def __init__(
-        self, plan: Plan, done: Done, jobs: Iterable[Job], leases: Leases, reporter: Reporter, executor: Executor
+        self, plan: Plan, done: Done, jobs: Iterable[Job], leases: Leases, reporter: Observer, executor: Executor
     ) -> None:
         self.plan, self.done, self.leases, self.reporter, self.executor = plan, done, leases, reporter, executor
         self.timed, self.queue, self.later = deque[Job](), deque[Job](), list[Job]()

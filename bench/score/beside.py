@@ -5,7 +5,6 @@ Their protocols differ from the foreign ones and from each other; a board of sco
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,8 @@ from bench.errors import DataError
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import predictions_path, require_run
+from bench.record.types import Spec
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.score.align import Scored, TestSet
 
 
@@ -56,7 +57,7 @@ def add_runs(found: TestSet, dataset: str, runs: Sequence[Path]) -> str:
     return dataset
 
 
-def _pixels(records: Sequence[store.Record], spec: store.Record) -> str:
+def _pixels(records: Sequence[store.Record], spec: Spec) -> str:
     """The resolution and recipe, where a model of the run was trained in several ways."""
     fields = ("size", "resolution", "resize", "recipe", "precision", "track")
     same = [r["spec"] for r in records if r["kind"] == "accuracy" and r["spec"]["model"] == spec["model"]
@@ -68,11 +69,10 @@ def _pixels(records: Sequence[store.Record], spec: store.Record) -> str:
 def _matched(found: TestSet, path: Path) -> Array | None:
     """Scores of a Record in the order of the test set; None if it is another test set or nothing is saved."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            scores, labels = np.asarray(file["test_scores"], dtype=np.float64), file["test_labels"]
-            names = file["test_names"] if "test_names" in file.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        saved = read_saved(path)
+    except UNREADABLE:
         return None
+    scores, labels, names = saved.scores.astype(np.float64), saved.labels, saved.names
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if scores.shape[1:] == (1,):
         scores = np.column_stack([1 - scores[:, 0], scores[:, 0]])

@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from bench import registry
 from bench.record.cells import AccuracyCell, Context, Result, TrialCell, cell_key, trials_of
 from bench.record.paths import history_path, predictions_path, record_path, weights_path
 from bench.record.store import Record, StoreError, read_record
+from bench.record.types import Fields
 from bench.registry.weights import info_of
 from bench.train import weights
 from bench.train.accuracy import run_accuracy
@@ -98,7 +98,7 @@ def _read(out: Path, trial: TrialCell) -> Record | None:
         return None
 
 
-def _line(trial: Trial, measure: str) -> dict[str, Any]:
+def _line(trial: Trial, measure: str) -> Fields:
     score = {measure: trial.score(measure), "status": trial.status, "seconds": round(trial.seconds, 3)}
     return {**trial.values, **score, "key": cell_key(trial.cell)}
 
@@ -127,7 +127,7 @@ def taken_over(cell: AccuracyCell, trial: Trial, ctx: Context) -> Result | None:
         with np.load(predictions_path(ctx.out, key), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         with history_path(ctx.out, key).open(newline="", encoding="utf-8") as file:
-            history: list[dict[str, Any]] = list(csv.DictReader(file))
+            history: list[Fields] = list(csv.DictReader(file))
     except (OSError, ValueError):
         return None
     if ctx.keep_weights:

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench import registry
 from bench.cli import main
-from bench.data.cache import open_dataset
+from bench.data.cache import open_entry
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
@@ -104,7 +104,7 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
     info = registry.datasets[DATASET]
     model, channels_last = build_model(cell, info, torch.device("cpu"))
     model.load_state_dict(load(out, key))
-    split = open_dataset(info, 32, cache_dir=out)["test"]
+    split = open_entry(info, 32, cache_dir=out).splits["test"]
     reader = pipeline(split, cell, info, "native", torch.device("cpu"), channels_last, cell.recipe)
     scores = scores_of(model, reader, info.task, "fp32")
     assert facts["looks"]
