@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.machine import hardware, reference_load
+from bench.machine import hardware
 from bench.measure import efficiency, flops, roofline, timing
 from bench.measure.aggregate import combine
 from bench.measure.efficiency import measure_round
@@ -416,19 +416,8 @@ def test_compiled_cells(context: Context, mode: str, precision: str) -> None:
     assert found.metrics["throughput_images_per_s_p50"] > 0
 
 
-def test_every_round_has_what_the_machine_did_beside_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = measure_round(cell(), context, 1).metrics
-    assert raw["probe_s"].keys() == {"matmul", "copy"} and all(len(pair) == 2 for pair in raw["probe_s"].values())
-
-    def full(device: str, clock: Any) -> dict[str, float]:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(reference_load, "take", full)  # the largest batch that fits leaves no room for anything else
-    result = measure_round(cell(), context, 1)
-    assert result.status == "ok" and result.metrics["probe_s"] == {}
-    found = combine([result.metrics])
-    assert found["machine_spread_rel"] == {}
-    (begun,) = found["rounds_begun"]
+def test_every_round_says_when_it_began(context: Context) -> None:
+    (begun,) = combine([measure_round(cell(), context, 1).metrics])["rounds_begun"]
     assert abs((datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds()) < 600
 
 

@@ -7,17 +7,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
-import torch
 
-from bench import registry
 from bench.data.cache_entry import Members
 from bench.record.cells import AccuracyCell, Context, Result, Stopped, cell_key
 from bench.record.types import Fields
 from bench.registry import DatasetInfo, Split
-from bench.registry.layout import prefers_channels_last
 from bench.sweep.heads import EXACT
-from bench.train import rng
-from bench.train.accuracy import about, label_rows, model_options, opened, result_of, set_up, whose
+from bench.train.accuracy import about, build_model, label_rows, opened, result_of, set_up, whose
 from bench.train.frozen import heads
 from bench.train.frozen.features import features
 from bench.train.loop import Outcome
@@ -48,7 +44,7 @@ def run_frozen(cells: Sequence[AccuracyCell], ctx: Context) -> Iterator[tuple[st
     info, entry, data = opened(first, ctx)
     timings["load_s"] = time.perf_counter() - started
 
-    found = features(first, info, data, ctx, lambda: _network(first, info, device), timings)
+    found = features(first, info, data, ctx, lambda: build_model(first, info, device, head=False), timings)
     who = whose(first, entry)
     done: dict[str, Result] = {}
     for number, cell in enumerate(cells):
@@ -70,17 +66,6 @@ def run_frozen(cells: Sequence[AccuracyCell], ctx: Context) -> Iterator[tuple[st
         spent = {**timings, "head_s": time.perf_counter() - began}
         yield cell_key(cell), dataclasses.replace(done[same], metrics=dict(done[same].metrics), timings=spent)
         timings = {}
-
-
-def _network(cell: AccuracyCell, info: DatasetInfo, device: torch.device) -> tuple[torch.nn.Module, bool]:
-    """The network without a classifier, in evaluation; and whether it is laid out channels_last."""
-    spec = registry.parse_model(cell.model)
-    torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
-    channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
-    model: torch.nn.Module = registry.model_info(spec.name).build(0, channels, cell.resolution, **model_options(cell))
-    channels_last = prefers_channels_last(model)
-    model = model.to(device).eval()
-    return (model.to(memory_format=torch.channels_last) if channels_last else model), channels_last
 
 
 def _result(
