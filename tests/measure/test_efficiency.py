@@ -19,6 +19,7 @@ from torch import nn
 
 from bench import registry
 from bench.machine import hardware
+from bench.machine.clock import Clock
 from bench.measure import efficiency, flops, roofline, timing
 from bench.measure.aggregate import combine
 from bench.measure.efficiency import measure_round
@@ -359,7 +360,7 @@ def test_the_scan_library_is_not_charged_to_the_first_model_that_scans() -> None
     assert any("scan" in name for name in touched) == (chosen_backend("cpu") == "cpu")
 
 
-class PretendedTime:
+class PretendedTime(Clock):
     """The clock of a machine that does nothing but this work, with 2 % of jitter: load on the real one is not seen."""
 
     def __init__(self) -> None:
@@ -373,15 +374,6 @@ class PretendedTime:
         return self.seconds_passed
 
     mark = now
-
-    def wait(self, mark: float) -> None:
-        pass
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def synchronize(self) -> None:
-        pass
 
 
 def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from bench.measure.timing import (
 from bench.report.compare.gate_stats import speed_evidence
 
 
-class FakeDevice:
+class FakeDevice(Clock):
     """A device that works through a queue behind the host's back, on simulated time.
 
     The host needs ``launch_s`` to enqueue a step, the device ``work_s(step number)`` to do it. A mark is the device
@@ -54,9 +54,6 @@ class FakeDevice:
 
     def wait(self, mark: float) -> None:
         self.host = max(self.host, mark)
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
 
     def synchronize(self) -> None:
         self.host = max(self.host, self.device)
