@@ -368,11 +368,10 @@ def _one_row_an_image(
     places: dict[str, list[int]] = defaultdict(list)
     for i in np.flatnonzero(keep).tolist():
         places[rows.names[i]].append(i)
-    repeats = {name: found for name, found in places.items() if len(found) > 1}
     torn: dict[str, set[int]] = {"labels": set(), "patients": set()}
     again: list[int] = []
     between = 0
-    for found in repeats.values():
+    for found in places.values():
         if len({labels.values[i].tobytes() for i in found}) > 1:
             torn["labels"].update(found)
         if groups and len({groups[i] for i in found}) > 1:
@@ -386,15 +385,14 @@ def _one_row_an_image(
             said = f"one image is listed with several {what}; say conflicts=drop to leave such images out{other}"
             raise ValueError(f"{rows.at(sorted(bad))}: {said}")
     dropped = sorted(torn["labels"] | torn["patients"])
-    keep[dropped] = False
-    if dropped:
-        said = f"{len(dropped):,} rows of images with several labels or patients are left out"
-        findings.append(Finding(said, len(dropped), (rows.at(dropped),)))
-    again = [i for i in again if keep[i]]
-    keep[again] = False
-    if again:
-        said = f"{len(again):,} rows repeat another row's image and count once"
-        findings.append(Finding(said, len(again), (rows.at(again),), "note"))
+    again = sorted(set(again) - set(dropped))
+    keep[[*dropped, *again]] = False
+    for left, said, severity in (
+        (dropped, "rows of images with several labels or patients are left out", "warning"),
+        (again, "rows repeat another row's image and count once", "note"),
+    ):
+        if left:
+            findings.append(Finding(f"{len(left):,} {said}", len(left), (rows.at(left),), severity))
     if between:
         findings.append(Finding(f"{between:,} images are listed in more than one split", between, severity="leak"))
 
@@ -508,11 +506,12 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
     findings = tuple(replace(f, examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
     kind = "findings" if listing.labels.ndim == 2 else "classes"
-    guess: tuple[Finding, ...] = ()
-    if (positive := positive_of(listing.task, listing.classes, options.get("positive", ""))) and positive.guessed:
+    told_of = list(findings)
+    positive = positive_of(listing.task, listing.classes, options.get("positive", ""))
+    if positive and positive.guessed:
         other = listing.classes[1 - positive.number]
         said = f"the positive class is taken to be {positive.name!r}; positive={other} says otherwise"
-        guess = (Finding(said, severity="note"),)
+        told_of.append(Finding(said, severity="note"))
     return DatasetInfo(
         name=str(source),
         task=listing.task,
@@ -527,7 +526,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         source=source.place,
         mirror_safe=options.get("mirror") == "true",
         traps=tuple(finding.text for finding in findings),
-        findings=(*findings, *guess),
+        findings=tuple(told_of),
         positive=options.get("positive", ""),
         columns=tuple(listing.columns),
         subgroups=asked_groups(options, listing.columns),

@@ -1,9 +1,10 @@
 """One efficiency Cell: what a worker measures in one round, in a fresh process.
 
 Order, because each pass must not disturb the next: memory (the process is still clean), FLOPs, warm-up,
-throughput, split or latency, energy, the step as a CUDA graph. Energy and what does not change with time come from
-round 0 alone. The runner calls :func:`measure_round` in rounds interleaved over all models, and
-:func:`bench.measure.aggregate.combine` makes one set of metrics of them, the difference between rounds as the noise.
+throughput, split or latency, energy, the reference model in turn with this one (CPU), the step as a CUDA graph. Energy
+and what does not change with time come from round 0 alone. The runner calls :func:`measure_round` in rounds interleaved
+over all models, and :func:`bench.measure.aggregate.combine` makes one set of metrics of them, the difference between
+rounds as the noise.
 """
 
 from __future__ import annotations
@@ -21,14 +22,14 @@ import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
 from bench.machine import hardware, memory
-from bench.machine.clock import Clock, clock_for
+from bench.machine.clock import Clock, Step, clock_for
 from bench.measure import energy, flops, timing
 from bench.measure.activations import saved_for_backward
 from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
-from bench.record.cells import Context, EfficiencyCell, Result, cell_key
+from bench.record.cells import SPEED_REFERENCE, Context, EfficiencyCell, Result, cell_key
 from bench.record.types import Fields
 from bench.registry.build import IN_CHANS
 
@@ -145,9 +146,23 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: Fields, phase
     after |= {"gpu": after["gpu"] | {"throttle": busy.get("throttle", [])}} if busy else {}
     raw["disturbances"] = hardware.disturbances(before, after)
     raw["measured_s"] = after["at_s"] - before["at_s"]
+    if not cuda and not cell.compile and "largest" not in raw and cell.model != SPEED_REFERENCE:
+        phase("reference")
+        raw["relative_to"], raw["relative_speeds"] = SPEED_REFERENCE, _beside_reference(cell, step, clock, budget)
     if cuda and cell.mode == "infer":
         phase("graph")
         raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
+
+
+def _beside_reference(cell: EfficiencyCell, step: Step, clock: Clock, budget: timing.Budget) -> list[float]:
+    """The speed relative to the reference model doing the same beside it; nothing where it cannot."""
+    try:
+        reference = Workload(replace(cell, model=SPEED_REFERENCE)).step()
+        return timing.side_by_side(step, reference, clock, budget)
+    except Exception as error:
+        if not memory.is_out_of_memory(error) and not isinstance(error, ValueError):  # batch norm of a single value
+            raise
+        return []
 
 
 def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> Fields:

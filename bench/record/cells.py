@@ -96,6 +96,9 @@ class TrialCell(AccuracyCell):
     kind = "trial"
 
 
+SPEED_REFERENCE = "resnet18"  # what other models' speeds are relative to
+
+
 @dataclass(frozen=True, slots=True)
 class EfficiencyCell:
     """Measure one model at one resolution, batch, precision and mode on one device (3 channels, 1,000 classes).

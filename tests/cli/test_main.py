@@ -84,7 +84,7 @@ def test_what_is_mistyped_is_answered_with_the_closest(
         (["plan", "--device", "gpu"], "bench: --device: run.device = 'gpu': write auto, cpu, cuda or cuda:N\n"),
         (
             ["plan", "--models", "convnext_tiny"],
-            "unknown model 'convnext_tiny'; timm has it: write 'timm:convnext_tiny'",
+            "a model of timm is written timm:convnext_tiny",
         ),
         (["plan", "--models", "resnt18"], "unknown model 'resnt18' (did you mean 'resnet18'?)"),
         (["inspect", "cxr/list.csv"], "dataset 'cxr/list.csv': there is no such file or folder"),

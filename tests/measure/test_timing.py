@@ -10,12 +10,14 @@ import pytest
 from bench.machine.clock import Clock
 from bench.measure.aggregate import combine, repeat_difference
 from bench.measure.timing import (
+    MIN_PAIRS,
     Budget,
     Samples,
     bootstrap_median,
     latency_samples,
     median_interval,
     phase_seconds,
+    side_by_side,
     tail,
     throughput_blocks,
     warm_up,
@@ -362,3 +364,22 @@ def test_a_step_that_no_graph_can_hold_has_no_figure_of_the_device_and_says_why(
     assert found["device_step_error"] == "RuntimeError: operation not permitted"
     assert not {"launch_bound", "device_step_ms_p50"} & found.keys()
     assert "launch_bound" not in combine([a_round(0, 0.020)])
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_side_by_side_takes_longer_on_a_busy_machine(noise: float) -> None:
+    """Of a machine whose speed wanders the ratio stays; where single blocks differ, more of them are taken."""
+    random, device = np.random.default_rng(0), FakeDevice(0.0, lambda n: 0.0)
+
+    def run(seconds: float):
+        def step(number: int) -> None:
+            slower = (1.5 + 0.5 * np.sin(device.host / 5)) * np.exp(noise * random.normal())
+            device.work_s = lambda n: seconds * slower
+            device.step(number)
+
+        return step
+
+    ratios = side_by_side(run(0.002), run(0.003), device, BUDGET)
+    assert np.median(ratios) == pytest.approx(1.5, rel=0.03)
+    assert len(ratios) == MIN_PAIRS if noise == 0 else len(ratios) > MIN_PAIRS
+    assert device.host < 2.5 * BUDGET.throughput_s
