@@ -206,7 +206,7 @@ def unused(columns: Iterable[str], options: Mapping[str, str]) -> list[Finding]:
             found.append(Finding(f"column {column!r} is not used: {without}"))
     if "split" not in options:
         for column in usual("split", names):
-            found.append(Finding(f"column {column!r} is not used: say split={column} if it is the published split"))
+            found.append(Finding(f"column {column!r} is not used: set split={column} if it is the published split"))
     return found
 
 
@@ -382,7 +382,7 @@ def _one_row_an_image(
     for what, bad in torn.items():
         if bad and options.get("conflicts") != "drop":
             other = ", or labels=rows if it has all of them" if what == "labels" else ""
-            said = f"one image is listed with several {what}; say conflicts=drop to leave such images out{other}"
+            said = f"one image is listed with several {what}; set conflicts=drop to leave such images out{other}"
             raise ValueError(f"{rows.at(sorted(bad))}: {said}")
     dropped = sorted(torn["labels"] | torn["patients"])
     again = sorted(set(again) - set(dropped))
@@ -405,7 +405,7 @@ def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Arr
     named = {part.strip(): split for split in ("val", "test") for part in options.get(split, "").split("+") if part}
     if rows.splits is None:
         if named:
-            raise ValueError("val= and test= name parts of a split, but the source has none; say split=COLUMN")
+            raise ValueError("val= and test= name parts of a split, but the source has none; set split=COLUMN")
         return None, []
     values = list(dict.fromkeys(rows.splits[i] for i in np.flatnonzero(keep)))
     if unknown := [name for name in named if name not in values]:
@@ -417,7 +417,7 @@ def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Arr
         if len(values) == 1 and not rows.files:
             return None, []
     if "train" not in meant.values():
-        raise ValueError(f"there is no train split; it has {', '.join(values)}; say test=NAME, the rest is train")
+        raise ValueError(f"there is no train split; it has {', '.join(values)}; set test=NAME, the rest is train")
     unread = [value for value, split in meant.items() if split is None]
     if unread and rows.files:
         bad = [i for i in np.flatnonzero(keep).tolist() if rows.splits[i] in unread]
@@ -460,7 +460,7 @@ def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Findin
         keep[lonely] = False
     elif lonely and not all(_MASK_FOLDER.fullmatch(parts[i][0][0]) for i in lonely):
         said = f"{len(lonely):,} images lie in a folder named as masks are"
-        raise ValueError(f"{rows.at(lonely)}: {said}; say masks=ignore to leave them out, or masks=keep")
+        raise ValueError(f"{rows.at(lonely)}: {said}; set masks=ignore to leave them out, or masks=keep")
     twice = [sorted(same) for same in images.values() if len(same) > 1 and keep[sorted(same)].sum() > 1]
     if twice:
         said = f"{len(twice):,} images lie beside another of the same name but for its suffix: copies, or masks?"
@@ -510,7 +510,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
     positive = positive_of(listing.task, listing.classes, options.get("positive", ""))
     if positive and positive.guessed:
         other = listing.classes[1 - positive.number]
-        said = f"the positive class is taken to be {positive.name!r}; positive={other} says otherwise"
+        said = f"the positive class is taken to be {positive.name!r}; override with positive={other}"
         told_of.append(Finding(said, severity="note"))
     return DatasetInfo(
         name=str(source),

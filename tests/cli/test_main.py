@@ -95,7 +95,7 @@ def test_what_is_mistyped_is_answered_with_the_closest(
         ),
         (
             ["inspect", "cxr/labels.csv"],
-            "'csv:cxr/labels.csv': labels.csv: say label=COLUMN in brackets; it has file, age",
+            "'csv:cxr/labels.csv': labels.csv: set label=COLUMN in brackets; it has file, age",
         ),
         (["inspect", "cxr"], "dataset 'folder:cxr': "),
         (["list", "models", "phantom*"], "no model matches 'phantom*'; `bench list models` shows all"),
