@@ -1,9 +1,8 @@
-"""What is made of finished Records: ``bench recommend``, ``leaderboard``, ``report``, ``export``, ``merge``."""
+"""What is made of finished Records: ``bench leaderboard``, ``report``, ``export``, ``merge``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterable
@@ -13,26 +12,13 @@ from typing import TYPE_CHECKING, Any
 from bench.cli import flags
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.metrics.operating import Rule
-    from bench.report.recommend import Recommendation
 
 _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def add(commands: Any) -> None:
-    """Add the five commands."""
-    text = "say which network of a run to take: the cheapest of those near the best and not significantly worse"
-    parser = flags.command(commands, "recommend", _recommend, text)
-    parser.add_argument("directory", type=Path, metavar="RUN")
-    parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")
-    parser.add_argument("--min-images-per-s", type=positive, metavar="N", help="throughput at the batch of the board")
-    parser.add_argument("--max-memory-mib", type=positive, metavar="MIB", help="peak memory of inference")
-    parser.add_argument("--max-params", type=positive, metavar="N", help="parameters: 5000000, 5M")
-    parser.add_argument("--device", default="", help="where the cost was measured: cpu, cuda, cuda:N")
-    flags.add_json(parser)
-
+    """Add the four commands."""
     board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)
     board.add_argument("--print", action="store_true", help="print all tables and write nothing")
@@ -99,44 +85,6 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 (such as 5, 2.5, 500k, 5M)")
     return value
-
-
-def _recommend(options: argparse.Namespace) -> int:
-    from bench import api
-
-    found = api.recommend(
-        options.directory,
-        max_latency_ms=options.max_latency_ms,
-        min_images_per_s=options.min_images_per_s,
-        max_memory_mib=options.max_memory_mib,
-        max_params=options.max_params,
-        device=options.device,
-    )
-    if options.json:
-        print(json.dumps(found.as_json(), indent=1))
-    else:
-        _print(found, flags.console())
-    return 0 if found.model else flags.FAILED
-
-
-def _print(found: Recommendation, console: Console) -> None:
-    from rich.text import Text
-
-    def say(label: str, text: str) -> None:
-        console.print(Text.assemble((label, "bold"), " ", text.replace("`", "")), soft_wrap=not console.is_terminal)
-
-    if found.model is None:
-        say("No recommendation:", f"{found.why}.")
-        for miss in found.misses:
-            say("Nearest:", miss)
-    else:
-        say("Recommended:", found.model)
-        say("Why:", f"{found.why}.")
-        say("Runner-up:", found.runner_up or "none")
-        say("Not significantly worse than the best:", ", ".join(found.not_significantly_worse) or "not tested")
-        say("To be sure:", found.resolve.get("text") or "no other model is left to compare with")
-    for warning in found.warnings:
-        say("Against it:" if found.model else "Note:", warning)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

@@ -80,6 +80,17 @@ def locate(spec: ModelSpec, fetch: bool = False) -> Weights:
     return _of_file(weights_file(named)) if isinstance(named, str) else _published(spec, fetch)
 
 
+def lies_here(spec: ModelSpec) -> bool:
+    """Whether the weights that a model names lie on this machine; the hub is not asked."""
+    if isinstance(dict(spec.options).get("pretrained"), str):
+        return True
+    if (weights_folder() / f"{spec.name.removeprefix('timm:')}.safetensors").is_file():
+        return True
+    repository = spec.name.removeprefix(HUB) if spec.name.startswith(HUB) else None
+    repository = repository or getattr(timm_config(spec.name), "hf_hub_id", None)
+    return bool(repository) and hub.cached(str(repository)) is not None
+
+
 def _of_file(path: Path) -> Weights:
     own, said = info_of(path), _about(path)
     dataset = str(own.get("dataset", ""))

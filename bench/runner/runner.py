@@ -47,7 +47,13 @@ class RunOutcome:
 
 
 def execute(
-    loaded: Loaded, plan: Plan, out: Path, reporter: Reporter, command: str = "", executor: Executor | None = None
+    loaded: Loaded,
+    plan: Plan,
+    out: Path,
+    reporter: Reporter,
+    command: str = "",
+    executor: Executor | None = None,
+    deadline: float | None = None,
 ) -> RunOutcome:
     """Run what of ``plan`` has no Record in ``out`` yet.
 
@@ -58,6 +64,7 @@ def execute(
         reporter: shows what happens.
         command: what was typed, for ``run.json``.
         executor: where jobs run; by default as ``run.executor`` says. It is closed at the end.
+        deadline: of ``time.monotonic()``, after which nothing more is started; what runs then is waited for.
 
     Raises:
         StoreError: the run directory cannot be written.
@@ -71,7 +78,7 @@ def execute(
             done, jobs = find_pending(loaded, plan, out, reporter.note)
             executor = executor or make_executor(loaded, plan)
             schedule = Schedule(plan, done, jobs, leases, reporter, executor)
-            driver = _Driver(schedule, interrupts)
+            driver = _Driver(schedule, interrupts, deadline)
             driver.begin()
             begun = True
             driver.run()
@@ -106,8 +113,8 @@ def make_executor(loaded: Loaded, plan: Plan) -> Executor:
 class _Driver:
     """One run in progress: starts what the schedule offers, sleeps until a worker speaks, has outcomes stored."""
 
-    def __init__(self, schedule: Schedule, interrupts: Interrupts) -> None:
-        self.schedule, self.interrupts = schedule, interrupts
+    def __init__(self, schedule: Schedule, interrupts: Interrupts, deadline: float | None = None) -> None:
+        self.schedule, self.interrupts, self.deadline = schedule, interrupts, deadline
         self.done, self.reporter, self.executor = schedule.done, schedule.reporter, schedule.executor
         self.storage = Storage(self.done.out, self.reporter.note)
         self.running: dict[str, Running] = {}
@@ -129,13 +136,15 @@ class _Driver:
 
     def _step(self) -> bool:
         """Start what can start, sleep, take in what happened; False when all is done."""
-        if not self.stopping and not self.storage.failing:
+        if not self._ending() and not self.storage.failing:
             try:
                 for job in self.schedule.startable(self.running):
                     self._launch(job)
+                    if self._ending():
+                        break
             except StoreError as error:
                 self.storage.fail(str(error))
-        waiting = self.storage.failing or (not self.stopping and self.schedule.pending())
+        waiting = self.storage.failing or (not self._ending() and self.schedule.pending())
         if not self.running and not waiting:
             return False
         for event in self.executor.wait(self._patience_s()):
@@ -149,13 +158,17 @@ class _Driver:
         self.storage.retry(self._finish, self.stopping)
         return True
 
+    def _ending(self) -> bool:
+        """Whether nothing more is started."""
+        return self.stopping or (self.deadline is not None and time.monotonic() >= self.deadline)
+
     def _patience_s(self) -> float | None:
         """How long to sleep: until somebody speaks, unless what is on disk has to be looked at."""
         if self.interrupts.deadline is not None:
             return max(0.0, self.interrupts.deadline - time.monotonic())
         if self.storage.failing:
             return POLL_S[0] * 4
-        return None if self.stopping else self.schedule.patience_s(bool(self.running))
+        return None if self._ending() else self.schedule.patience_s(bool(self.running))
 
     def _launch(self, job: Job) -> None:
         self.storage.works()
