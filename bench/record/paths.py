@@ -1,7 +1,7 @@
 """Every path of a run directory.
 
 RUN/run.json                        what was asked: command, sweep, datasets left out
-RUN/search.json                     of ``bench recommend DATASET --budget``: what it decided, when and why
+RUN/search.json                     of ``bench recommend DATASET --budget 2h``: what it decided, when and why
 RUN/cells/<key>.json                one Record a Cell
 RUN/predictions/<key>.npz           val_scores, val_labels, test_scores, test_labels of an accuracy Cell
                                     and, where the source has them, val_/test_names, _patients, test_group_<column>

@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.plan.base import Plan
 from bench.plan.estimate import HEAD_S
 from bench.record import store
-from bench.record.cells import Cell, Result, cell_key
+from bench.record.cells import Cell, Result, cell_key, never
 from bench.record.files import clear_abandoned
 from bench.record.paths import run_file
 from bench.record.store import Record, StoreError
@@ -53,7 +54,7 @@ def execute(
     reporter: Reporter,
     command: str = "",
     executor: Executor | None = None,
-    deadline: float | None = None,
+    time_is_up: Callable[[], bool] = never,
 ) -> RunOutcome:
     """Run what of ``plan`` has no Record in ``out`` yet.
 
@@ -64,7 +65,7 @@ def execute(
         reporter: shows what happens.
         command: what was typed, for ``run.json``.
         executor: where jobs run; by default as ``run.executor`` says. It is closed at the end.
-        deadline: of ``time.monotonic()``, after which nothing more is started; what runs then is waited for.
+        time_is_up: once it says so, nothing more is started; what runs then is waited for.
 
     Raises:
         StoreError: the run directory cannot be written.
@@ -78,7 +79,7 @@ def execute(
             done, jobs = find_pending(loaded, plan, out, reporter.note)
             executor = executor or make_executor(loaded, plan)
             schedule = Schedule(plan, done, jobs, leases, reporter, executor)
-            driver = _Driver(schedule, interrupts, deadline)
+            driver = _Driver(schedule, interrupts, time_is_up)
             driver.begin()
             begun = True
             driver.run()
@@ -113,8 +114,8 @@ def make_executor(loaded: Loaded, plan: Plan) -> Executor:
 class _Driver:
     """One run in progress: starts what the schedule offers, sleeps until a worker speaks, has outcomes stored."""
 
-    def __init__(self, schedule: Schedule, interrupts: Interrupts, deadline: float | None = None) -> None:
-        self.schedule, self.interrupts, self.deadline = schedule, interrupts, deadline
+    def __init__(self, schedule: Schedule, interrupts: Interrupts, time_is_up: Callable[[], bool]) -> None:
+        self.schedule, self.interrupts, self.time_is_up = schedule, interrupts, time_is_up
         self.done, self.reporter, self.executor = schedule.done, schedule.reporter, schedule.executor
         self.storage = Storage(self.done.out, self.reporter.note)
         self.running: dict[str, Running] = {}
@@ -160,7 +161,7 @@ class _Driver:
 
     def _ending(self) -> bool:
         """Whether nothing more is started."""
-        return self.stopping or (self.deadline is not None and time.monotonic() >= self.deadline)
+        return self.stopping or self.time_is_up()
 
     def _patience_s(self) -> float | None:
         """How long to sleep: until somebody speaks, unless what is on disk has to be looked at."""

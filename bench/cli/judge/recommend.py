@@ -30,7 +30,7 @@ def add(commands: Any) -> None:
     parser = flags.command(
         commands, "recommend", _recommend, text,
         epilog="With --budget the networks are trained first, by successive halving on validation; what was dropped is "
-        "logged with its reason; the same command goes on after an interruption (docs/recommend.md).",
+        "logged with its reason; the same command goes on after an interruption (docs/methodology.md).",
     )  # fmt: skip
     parser.add_argument("run", metavar="RUN|DATASET", help="a run directory; with --budget a dataset, as of bench run")
     parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")

@@ -85,10 +85,10 @@ class Diary:
 
 
 class Saving:
-    """A reporter that passes everything on, and has the time that was spent stored whenever a job ends."""
+    """A reporter that passes everything on; whenever a job ends, the time is stored and ``ended`` is called."""
 
-    def __init__(self, reporter: Reporter, diary: Diary) -> None:
-        self._reporter, self._diary = reporter, diary
+    def __init__(self, reporter: Reporter, diary: Diary, ended: Callable[[], None]) -> None:
+        self._reporter, self._diary, self._ended = reporter, diary, ended
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._reporter, name)
@@ -98,3 +98,4 @@ class Saving:
         self._reporter.finish(label, record, seconds, said)
         if search_file(self._diary.out).is_file():
             self._diary.save()
+        self._ended()

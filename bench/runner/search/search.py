@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,7 +137,8 @@ class _Search:
         accuracy = next(cell for cell in plan.cells.values() if isinstance(cell, AccuracyCell))
         self.epochs = int(accuracy.recipe["epochs"])
         self.rungs = rungs(self.epochs)
-        self.predicted = Predictor(self.loaded, self.out, self.rungs)
+        names = list(dict.fromkeys(cell.model for cell in plan.cells.values()))
+        self.predicted = Predictor(self.loaded, self.out, self.rungs, names)
         every = self.diary.once("candidates", lambda: self._candidates(plan))
         if not every:
             return Found(self.out, None)
@@ -208,7 +209,7 @@ class _Search:
         asked = [(cost, limit) for cost in COSTS if cost is not PARAMS and (limit := getattr(self.limits, cost.limit))]
         if not asked:
             return names
-        self._execute({"sweep.models": names, "sweep.kinds": ["efficiency"]}, reserve_s=0.0)
+        self._execute({"sweep.models": names, "sweep.kinds": ["efficiency"]}, reserve=lambda: 0.0)
 
         def kept() -> list[str]:
             found, _ = cost_beside(read_report(self.out)[0].records, self.loaded.sweep.sweep.resolutions[0])
@@ -236,7 +237,7 @@ class _Search:
         """Score frozen features of the networks whose weights lie here; whether there were any."""
         names = self.diary.once("frozen", lambda: self._with_weights(every))
         if names:
-            self._execute(self._frozen_values(names), reserve_s=(1 - FROZEN_SHARE) * self.diary.budget_s)
+            self._execute(self._frozen_values(names), lambda: (1 - FROZEN_SHARE) * self.diary.budget_s)
         return bool(names)
 
     @staticmethod
@@ -272,7 +273,12 @@ class _Search:
         start = self.diary.once(f"{title} starts", lambda: self._startable(title, names, number))
         if len(start) <= FINALISTS:
             return start
-        reserve = min(sum(costs[-1] for costs in self.predicted.costs(start)[:FINALISTS]), self.diary.left_s / 2)
+        half = self.diary.left_s / 2
+
+        def reserve() -> float:
+            """For the last rung of the cheapest; with the pace of the trials so far it may grow."""
+            return min(half, sum(sorted(costs[-1] for costs in self.predicted.costs(start))[:FINALISTS]))
+
         plan = self._execute(rung_values(self.loaded, epochs, start), reserve, trials=True)
 
         def kept() -> list[str]:
@@ -289,7 +295,7 @@ class _Search:
     def _startable(self, title: str, names: list[str], number: int) -> list[str]:
         """Of those that might run a rung, who fits into what is left; the first two in any case."""
         costs = [cost[number:] for cost in self.predicted.costs(names)]
-        chosen = fitting(costs, self.diary.left_s) or [0]
+        chosen = fitting(costs, self.diary.left_s) or [_cheapest(costs)]
         for place, model in enumerate(names):
             if place not in chosen:
                 self.diary.say(f"dropped {model}: no room for its way to the end after {title} was predicted")
@@ -327,7 +333,7 @@ class _Search:
 
         def chosen() -> list[str]:
             costs = [cost[-1:] for cost in self.predicted.costs(names)]
-            places = fitting(costs, self.diary.left_s) or [0]
+            places = fitting(costs, self.diary.left_s) or [_cheapest(costs)]
             for place, model in enumerate(names):
                 if place not in places:
                     self.diary.say(
@@ -339,7 +345,7 @@ class _Search:
             return stay
 
         stay = self.diary.once("last rung", chosen)
-        plan = self._execute({"sweep.models": stay}, reserve_s=0.0)
+        plan = self._execute({"sweep.models": stay}, reserve=lambda: 0.0)
         self.last = list(plan.cells)
 
     # --- the end -----------------------------------------------------------------------------------------------------
@@ -352,6 +358,10 @@ class _Search:
         if missing:
             self.diary.say(f"the budget is spent: {len(missing)} cells of the last rung were not started")
         report.write(self.out)
+        if not any(board.ranked for board in report.boards):
+            self.diary.say("the budget was spent before any network was fully trained; a longer --budget goes on")
+            self.diary.save()
+            return Found(self.out, None)
         found = recommend(report, self.limits)
         line = keep_recommended(self.out, report, self.limits)
         if "end" not in self.diary.decided or missing:
@@ -378,7 +388,7 @@ class _Search:
             return max(sum(values) / len(values) for values in means.values())
 
         boards = [board for board in report.boards if board.ranked]
-        if self.limits != Limits():
+        if any(cost.limit and getattr(self.limits, cost.limit) for cost in COSTS):
             boards = [board for board in boards if not board.protocol.recipe.startswith("frozen")] or boards
         scores = {board.protocol.identity: (best(board.protocol.identity), board) for board in boards}
         identity = max(scores, key=lambda key: scores[key][0])
@@ -392,17 +402,29 @@ class _Search:
 
     # --- running and predicting --------------------------------------------------------------------------------------
 
-    def _execute(self, values: Mapping[str, Any], reserve_s: float, trials: bool = False) -> Plan:
-        """Run a sweep of its own; nothing is started when only ``reserve_s`` of the budget are left."""
+    def _execute(self, values: Mapping[str, Any], reserve: Callable[[], float], trials: bool = False) -> Plan:
+        """Run a sweep of its own; nothing is started when only what ``reserve`` says is left of the budget."""
         loaded = changed(self.loaded, values)
         plan = make_plan(loaded)
         if trials:
             plan.cells = {key: cell for key, cell in plan.cells.items() if isinstance(cell, TrialCell)}
-        deadline = time.monotonic() + max(0.0, self.diary.left_s - reserve_s)
-        observer = Saving(make_observer(self.console), self.diary)
-        outcome = execute(loaded, plan, self.out, observer, self.command, deadline=deadline)
+        over_at = 0.0
+
+        def look() -> None:
+            nonlocal over_at
+            over_at = time.monotonic() + self.diary.left_s - reserve()
+
+        look()
+        observer = Saving(make_observer(self.console), self.diary, look)
+        outcome = execute(
+            loaded, plan, self.out, observer, self.command, time_is_up=lambda: time.monotonic() >= over_at
+        )
         self.diary.save()
         if outcome.interrupted:
             raise Interrupted
-        self.predicted.remember(plan)
         return plan
+
+
+def _cheapest(costs: Sequence[Sequence[float]]) -> int:
+    """Who is taken where nobody fits any more: whose training is the likeliest to end in time."""
+    return min(range(len(costs)), key=lambda place: whole_way(costs[place : place + 1]))
