@@ -19,14 +19,13 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from bench.datasets import _splits
 from bench.registry import Finding
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 BLANK = frozenset(("", "nan", "na", "n/a", "<na>", "#n/a", "null", "nat"))
 _NO_ANSWER = frozenset(("?", "-", "--", ".", "none", "unknown", "unk", "n.a.", "missing", "undefined", "unlabeled"))
@@ -71,33 +70,32 @@ class Reading:
         return [word.strip() for word in self.options.get("order", "").split("<") if word.strip()]
 
 
-def read(values: Sequence[Any], reading: Reading) -> Labels:
+def read(values: Sequence[object], reading: Reading) -> Labels:
     """Read one column: of texts, or of lists of texts.
 
     Raises:
         ValueError: no label, or labels that can be meant in several ways; the message has the options.
     """
-    lists = all(isinstance(value, list) for value in values) and bool(values)
-    if not lists:
-        values = [str(value).strip() for value in values]
-        if values and all(re.fullmatch(r"\[.*\]", value) for value in values) and not _whole(reading):
-            values, lists = [_python_list(value, reading) for value in values], True
-    if lists:
-        parts = [[str(part).strip() for part in value] for value in values]
+    lists = [value for value in values if isinstance(value, list)]
+    texts = [str(value).strip() for value in values]
+    if all(re.fullmatch(r"\[.*\]", text) for text in texts) and reading.options.get("labels") != "whole":
+        lists = lists or [_python_list(text) for text in texts]
+    if lists and len(lists) == len(values):
+        parts = [[str(part).strip() for part in value] for value in lists]
         return _several(_positions(parts), np.ones(len(values), bool), reading, [])
-    keep, findings = _answered(values, reading)
+    keep, findings = _answered(texts, reading)
     rows = np.flatnonzero(keep).tolist()
-    if separator := _separator([values[i] for i in rows], rows, reading):
-        parts = [[part.strip() for part in value.split(separator) if part.strip()] for value in values]
+    if separator := _separator([texts[i] for i in rows], rows, reading):
+        parts = [[part.strip() for part in value.split(separator) if part.strip()] for value in texts]
         said = (
             f"column {reading.column!r} is split at {separator!r}: each part is a label (labels=whole says otherwise)"
         )
         if "labels" not in reading.options:
-            findings.append(Finding(said, sum(separator in values[i] for i in rows), severity="note"))
+            findings.append(Finding(said, sum(separator in texts[i] for i in rows), severity="note"))
         return _several(parts, keep, reading, findings)
-    values = whole_numbers(values, keep)
-    values = _spelt(values, keep, reading, findings)
-    classes = _ordered({values[i] for i in rows}, reading)
+    texts = whole_numbers(texts, keep)
+    texts = _spelt(texts, keep, reading, findings)
+    classes = _ordered({texts[i] for i in rows}, reading)
     many = len(rows)
     if len(classes) < 2:
         raise ValueError(f"column {reading.column!r} holds one class only, {next(iter(classes), '')!r}")
@@ -106,7 +104,7 @@ def read(values: Sequence[Any], reading: Reading) -> Labels:
             f"column {reading.column!r} holds {len(classes)} different values in {many} rows; those are no classes"
         )
     index = {name: i for i, name in enumerate(classes)}
-    numbers = np.asarray([index.get(value, 0) for value in values], np.int64)
+    numbers = np.asarray([index.get(value, 0) for value in texts], np.int64)
     task = reading.options.get("task") or ("binary-class" if len(classes) == 2 else "multi-class")
     return Labels(classes, numbers, keep, "ordinal-regression" if task.startswith("ordinal") else task, findings)
 
@@ -119,11 +117,7 @@ def _positions(values: list[list[str]]) -> list[list[str]]:
     return [[str(at) for at, part in enumerate(value) if _BINARY[part.casefold()]] for value in values]
 
 
-def _whole(reading: Reading) -> bool:
-    return reading.options.get("labels") == "whole"
-
-
-def _python_list(value: str, reading: Reading) -> list[Any]:
+def _python_list(value: str) -> list[object]:
     try:
         found = ast.literal_eval(value)
     except (ValueError, SyntaxError):
@@ -279,7 +273,7 @@ def _ordered(found: set[str], reading: Reading) -> list[str]:
 # --- columns of 0 and 1 ----------------------------------------------------------------------------------------
 
 
-def read_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], reading: Reading) -> Labels:
+def read_columns(names: Sequence[str], columns: Sequence[Sequence[object]], reading: Reading) -> Labels:
     """Read columns of 0 and 1, each a finding; where every row has exactly one 1 they are classes.
 
     Raises:
@@ -291,12 +285,12 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], reading
     blanks = uncertain = 0
     for at, (name, column) in enumerate(zip(names, columns, strict=True)):
         cells = [str(value).strip().casefold() for value in column]
-        empty = [i for i, cell in enumerate(cells) if cell in BLANK or cell == "none"]
+        empty = [i for i, cell in enumerate(cells) if cell in (*BLANK, "none")]
         doubt = [i for i, cell in enumerate(cells) if _BINARY.get(cell) == -1]
         if not (gaps or how):
             said = "missing=zero (not mentioned is 0) or missing=ignore (leave the rows out)"
             reading.refuse(empty, f"no label in column {name!r}; say {said}")
-        wrong = (i for i, cell in enumerate(cells) if cell not in _BINARY and cell not in BLANK and cell != "none")
+        wrong = (i for i, cell in enumerate(cells) if cell not in (*_BINARY, *BLANK, "none"))
         reading.refuse(wrong, f"column {name!r} should hold 0 and 1 only")
         if not how:
             said = "uncertain=zero, uncertain=one, or uncertain=ignore (leave the rows out)"
@@ -306,21 +300,16 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[Any]], reading
         keep[doubt if how == "ignore" else []] = False
         keep[empty if gaps == "ignore" else []] = False
         blanks, uncertain = blanks + len(empty), uncertain + len(doubt)
-    findings = _told_of_gaps(blanks, uncertain, how, gaps, int((~keep).sum()))
+    findings = []
+    if blanks and gaps != "ignore":
+        findings.append(Finding(f"{blanks:,} blank cells count as 0", blanks))
+    if uncertain and how != "ignore":
+        findings.append(Finding(f"{uncertain:,} uncertain cells (-1) count as {how}", uncertain))
+    if left := int((~keep).sum()):
+        findings.append(Finding(f"{left:,} rows with blank or uncertain findings are left out", left))
     single = len(names) > 1 and bool((labels[keep].sum(axis=1) == 1).all()) and bool(keep.any())
     if single and reading.options.get("task") != "multi-label":
         said = "every row has exactly one 1, so the columns are classes (task=multi-label says otherwise)"
         task = "binary-class" if len(names) == 2 else "multi-class"
         return Labels(list(names), labels.argmax(axis=1), keep, task, [*findings, Finding(said, severity="note")])
     return Labels(list(names), labels, keep, "multi-label", findings)
-
-
-def _told_of_gaps(blanks: int, uncertain: int, how: str, gaps: str, left: int) -> list[Finding]:
-    found = []
-    if blanks and gaps != "ignore":
-        found.append(Finding(f"{blanks:,} blank cells count as 0", blanks))
-    if uncertain and how != "ignore":
-        found.append(Finding(f"{uncertain:,} uncertain cells (-1) count as {how}", uncertain))
-    if left:
-        found.append(Finding(f"{left:,} rows with blank or uncertain findings are left out", left))
-    return found

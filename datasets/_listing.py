@@ -19,22 +19,32 @@ counted in the findings. Options that every source has:
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import numpy as np
 
 from bench.datasets import _images, _labels, _splits
-from bench.datasets._archives import Member, Tree
 from bench.datasets._images import Decoding
 from bench.datasets._labels import BLANK, Labels, Reading
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, legible, nearest, positive_of
+from bench.registry import (
+    DatasetInfo,
+    Finding,
+    LazySplit,
+    RegistryError,
+    SourceName,
+    legible,
+    nearest,
+    parse_source,
+    positive_of,
+)
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
@@ -95,10 +105,12 @@ class Rows:
     Attributes:
         names: of each image: its path, or split and row.
         label: name of the labels' column (or columns, or what stands for one), for messages.
-        labels: of each row: a text or a list of texts; or columns of 0 and 1, if ``label`` names several.
+        labels: of each row: a text or a list of texts.
+        columns: instead of ``labels``, if ``label`` names several: columns of 0 and 1.
         patients, splits: of each row as written, or None where the source has none.
         at: names rows in a message.
         files: names are files, so a name twice is one image twice.
+        folder: that the names start from, where they are files.
         source: gives file or bytes and name of a row.
         deliberate: labels are names that somebody gave folders or classes.
         known: classes in an order of the source's own.
@@ -107,12 +119,14 @@ class Rows:
 
     names: list[str]
     label: Sequence[str]
-    labels: Sequence[Any]
+    labels: Sequence[object]
     at: Callable[[Sequence[int]], str]
     source: Callable[[int], tuple[Path | bytes, str]]
+    columns: Sequence[Sequence[object]] = ()
     patients: list[str] | None = None
     splits: list[str] | None = None
     files: bool = True
+    folder: Path = Path()
     deliberate: bool = False
     known: Sequence[str] = ()
     beside: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -196,6 +210,12 @@ def unused(columns: Iterable[str], options: Mapping[str, str]) -> list[Finding]:
     return found
 
 
+def spare(columns: Iterable[str], used: Collection[str], options: Mapping[str, str]) -> list[str]:
+    """Columns that no option reads, which may give the labels away."""
+    told = {value for key, value in options.items() if key not in ("group", "positive")}
+    return [name for name in columns if name not in used and name not in told]
+
+
 # --- from rows to a listing ------------------------------------------------------------------------------------
 
 
@@ -273,11 +293,11 @@ def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
         return rows.at([int(inside[i]) for i in bad])
 
     reading = Reading(rows.label[0], at, options, rows.deliberate, rows.known)
-    if len(rows.label) > 1:
-        columns = [[column[i] for i in inside.tolist()] for column in rows.labels]
+    if rows.columns:
+        columns = [[column[i] for i in inside.tolist()] for column in rows.columns]
         found = _labels.read_columns(rows.label, columns, reading)
     else:
-        values = [rows.labels[i] for i in inside.tolist()]
+        values: Sequence[object] = [rows.labels[i] for i in inside.tolist()]
         if options.get("labels") == "rows":
             values = _gathered([rows.names[i] for i in inside], values)
         found = _labels.read(values, reading)
@@ -288,7 +308,7 @@ def _read_labels(rows: Rows, options: Mapping[str, str], keep: Array) -> Labels:
     return found
 
 
-def _gathered(names: Sequence[str], values: Sequence[Any]) -> list[list[str]]:
+def _gathered(names: Sequence[str], values: Sequence[object]) -> list[list[str]]:
     """Give every row of an image all labels that its rows have."""
     found: dict[str, dict[str, None]] = defaultdict(dict)
     for name, value in zip(names, values, strict=True):
@@ -403,17 +423,14 @@ def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Arr
     unread = [value for value, split in meant.items() if split is None]
     if unread and rows.files:
         bad = [i for i in np.flatnonzero(keep).tolist() if rows.splits[i] in unread]
-        said = f"{_said_of(options)}should say train, val or test, found {unread[0]!r}; test=NAME (and val=NAME) say "
+        column = f"column {options['split']!r}" if "split" in options else "a split"
+        said = f"{column} should say train, val or test, found {unread[0]!r}; test=NAME (and val=NAME) say "
         raise ValueError(f"{rows.at(bad)}: {said}which values are which")
     number = {value: _splits.SPLITS.index(split) if split else -1 for value, split in meant.items()}
     splits = np.asarray([number.get(value, -1) for value in rows.splits], np.int64)
     left = int((keep & (splits < 0)).sum())
     keep &= splits >= 0
     return splits, [Finding(f"the splits {', '.join(unread)} are not used", left)] if unread else []
-
-
-def _said_of(options: Mapping[str, str]) -> str:
-    return f"column {options['split']!r} " if "split" in options else "a split "
 
 
 # --- masks -----------------------------------------------------------------------------------------------------
@@ -474,42 +491,6 @@ def _place_of(name: str) -> tuple[tuple[str, ...], str]:
     return tuple(folders), base.rpartition(".")[0] or base
 
 
-# --- readers ---------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class FileReader:
-    """Decodes image ``i`` of some files; pickled into the processes that decode."""
-
-    folder: str
-    names: tuple[str, ...]
-    how: Decoding
-
-    def __call__(self, index: int) -> Array:
-        """Return image ``index``, uint8 (H, W, channels)."""
-        name = self.names[index]
-        pixels: Array = _images.decode(Path(self.folder, name), name, self.how)
-        return pixels
-
-
-@dataclass(frozen=True, slots=True)
-class MemberReader:
-    """Decodes image ``i`` of some members of a tree, which it keeps open where it was made."""
-
-    members: tuple[Member, ...]
-    how: Decoding
-    tree: Tree | None = field(default=None, compare=False)
-
-    def __call__(self, index: int) -> Array:
-        """Return image ``index``, uint8 (H, W, channels)."""
-        member = self.members[index]
-        pixels: Array = _images.decode(member.read(), member.path, self.how)
-        return pixels
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return MemberReader, (self.members, self.how)
-
-
 # --- info -----------------------------------------------------------------------------------------------------
 
 
@@ -560,12 +541,80 @@ def made_here(names: Sequence[str], grouped: bool) -> Finding:
     return Finding(f"{which} made by medbench, {how}", severity="note" if grouped else "warning")
 
 
-def same_as_planned(info: DatasetInfo, found: Mapping[str, Any]) -> None:
-    """Refuse a source that is no longer what its info says.
+# --- adapters --------------------------------------------------------------------------------------------------
 
-    Raises:
-        ValueError: naming what changed.
+
+@dataclass(frozen=True, slots=True)
+class FileReader:
+    """Decodes image ``i`` of some files; pickled into the processes that decode."""
+
+    folder: Path
+    names: tuple[str, ...]
+    how: Decoding
+
+    def __call__(self, index: int) -> Array:
+        """Return image ``index``, uint8 (H, W, channels)."""
+        name = self.names[index]
+        return _images.decode(self.folder / name, name, self.how)
+
+
+class OwnSource:
+    """Adapter of a user's own images; a subclass says what the source holds. See :class:`bench.registry.Adapter`.
+
+    Attributes:
+        version: raise it when load() would give something else for the same files.
+        own_options: those that no other source has.
+        told: where the images come from, for the summary.
     """
-    for key, value in found.items():
-        if getattr(info, key) != value:
-            raise ValueError(f"{info.name}: its {key} were {getattr(info, key)} and are {value} now; run again")
+
+    version: ClassVar[int] = 2
+    own_options: ClassVar[tuple[str, ...]] = ()
+    told: ClassVar[str] = ""
+
+    def __init__(self, info: DatasetInfo) -> None:
+        self.info = info
+        self.source = parse_source(info.name)
+
+    @classmethod
+    def source_info(cls, name: str) -> DatasetInfo:
+        """Describe a source by what it lists and by the headers of some images.
+
+        Raises:
+            RegistryError: it is not usable, or an option is not; the message says what is wrong.
+        """
+        source = parse_source(name)
+        checked_options(source, cls.own_options)
+        try:
+            rows = cls.rows(source)
+            return info_of(source, listed(source, rows), rows, f"{cls.__module__}:{cls.__name__}", cls.told)
+        except (ValueError, OSError) as error:
+            raise RegistryError(f"dataset {str(source)!r}: {error}") from None
+
+    @classmethod
+    def rows(cls, source: SourceName) -> Rows:
+        """Read what the source lists. Raises ValueError, naming the place that is not as it should be."""
+        raise NotImplementedError
+
+    def files(self, size: int) -> tuple[()]:
+        """Nothing that could be fetched."""
+        return ()
+
+    def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
+        """List the images; they are decoded one by one."""
+        rows = self.rows(self.source)
+        listing = listed(self.source, rows)
+        if listing.classes != self.info.classes:
+            raise ValueError(
+                f"{self.info.name}: its classes were {self.info.classes} and are {listing.classes} now; run again"
+            )
+        read = self.reader(rows, listing, decoding(self.source, self.info.channels))
+        return listing.split(read)
+
+    def reader(self, rows: Rows, listing: Listing, how: Decoding) -> Callable[[Array], Callable[[int], Array]]:
+        """What makes a reader of some images of a listing, by their indices."""
+        return lambda chosen: FileReader(rows.folder, tuple(listing.names[i] for i in chosen), how)
+
+    def digest(self, *more: str) -> hashlib._Hash:
+        """A digest of what decides the split, to which a subclass adds its files."""
+        text = " ".join([f"{self.version} {_splits.VERSION}", *more, f"{self.source.options} {self.info.channels}"])
+        return hashlib.sha256(text.encode())

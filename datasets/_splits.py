@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
@@ -38,7 +37,7 @@ def split_of(word: str) -> str | None:
     return next((split for split, words in _WORDS.items() if len(kept) == 1 and kept[0] in words), None)
 
 
-def natural(text: str) -> tuple[Any, ...]:
+def natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """Key to sort by as people count: ``stage 2`` before ``stage 10``; case decides last."""
     parts = re.split(r"(\d+)", text)
     return ([(0, int(p), "") if p.isdecimal() else (1, 0, p.lower()) for p in parts if p], text)
@@ -68,17 +67,11 @@ def make(
     Raises:
         SplitError: a class has too few groups to be in each split.
     """
-    owner = _owners(keys, groups)
-    counts = _held_classes(labels)
-    names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
-    held = np.zeros((len(names), counts.shape[1]), np.int64)
-    np.add.at(held, place, counts)
-    lots = np.asarray(
-        [hashlib.sha256(f"{seed} {name}".encode("utf-8", "surrogateescape")).digest() for name in names], dtype="S32"
-    )
+    names, place, held = _owners(labels, keys, groups)
+    lots = _lots(seed, names)
     alone = bool((held.sum(axis=1) == 1).all())
     chosen = _by_class(held, lots, fractions) if alone else _by_deficit(held, lots, fractions)
-    result: Array = chosen[place]
+    result = chosen[place]
     if labels.ndim == 1:
         _check(result, labels, held, fractions, classes)
     return result
@@ -100,40 +93,32 @@ def folds(labels: Array, keys: Sequence[str], groups: Sequence[str], count: int,
     Raises:
         SplitError: there are fewer groups than folds.
     """
-    counts = _held_classes(labels)
-    names, place = np.unique(np.asarray(_owners(keys, groups), dtype=object).astype(str), return_inverse=True)
+    names, place, held = _owners(labels, keys, groups)
     if len(names) < count:
         raise SplitError(f"{len(names)} patients or images cannot be dealt out to {count} folds")
+    return _by_deficit(held, _lots(seed, names), (1 / count,) * count)[place]
+
+
+def _owners(labels: Array, keys: Sequence[str], groups: Sequence[str]) -> tuple[Array, Array, Array]:
+    """Names of the groups (of an image without one, itself), the group of each image, images of each class it holds.
+
+    Images without a finding are a class too.
+    """
+    if labels.ndim == 2:
+        counts = np.column_stack([labels.astype(np.int64), labels.sum(axis=1) == 0])
+    else:
+        counts = np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
+    owner = [f"g {group}" if group else f"i {key}" for key, group in zip(keys, groups or [""] * len(keys), strict=True)]
+    names, place = np.unique(np.asarray(owner, dtype=object).astype(str), return_inverse=True)
     held = np.zeros((len(names), counts.shape[1]), np.int64)
     np.add.at(held, place, counts)
-    result: Array = _by_deficit(held, _lots(seed, names), (1 / count,) * count)[place]
-    return result
-
-
-def _held_classes(labels: Array) -> Array:
-    """The classes of each image, (N, C) in {0, 1}; images without a finding are a class too."""
-    if labels.ndim == 2:
-        counts = labels.astype(np.int64)
-        found: Array = np.column_stack([counts, counts.sum(axis=1) == 0])
-        return found
-    return np.eye(int(labels.max()) + 1, dtype=np.int64)[labels]
-
-
-def _owners(keys: Sequence[str], groups: Sequence[str]) -> list[str]:
-    if not groups:
-        return [f"i {key}" for key in keys]
-    return [f"g {group}" if group else f"i {key}" for key, group in zip(keys, groups, strict=True)]
+    return names, place, held
 
 
 def _lots(seed: int, names: Iterable[str]) -> Array:
     """A hash of seed and name for each; names of files need not be UTF-8."""
     texts = (f"{seed} {name}".encode("utf-8", "surrogateescape") for name in names)
     return np.asarray([hashlib.sha256(text).digest() for text in texts], dtype="S32")
-
-
-def _lot_order(lots: Array) -> Array:
-    order: Array = np.argsort(lots, kind="stable")
-    return order
 
 
 def quotas(total: int, fractions: Sequence[float]) -> list[int]:
@@ -153,7 +138,7 @@ def _by_class(held: Array, lots: Array, fractions: tuple[float, float, float]) -
     """Every group is one image of one class: its class's images are dealt out in the order of their lots."""
     chosen = np.zeros(len(held), np.int64)
     kind = held.argmax(axis=1)
-    order = _lot_order(lots)
+    order = np.argsort(lots, kind="stable")
     for label in range(held.shape[1]):
         mine = order[kind[order] == label]
         train, val, _ = quotas(len(mine), fractions)
@@ -168,7 +153,7 @@ def _by_deficit(held: Array, lots: Array, fractions: Sequence[float]) -> Array:
     wanted = np.array([quotas(int(n), fractions) for n in total], float).T  # (3, classes)
     weight = 1 / np.maximum(total, 1)
     chosen = np.zeros(len(held), np.int64)
-    order = np.lexsort((np.argsort(_lot_order(lots)), -held.sum(axis=1)))
+    order = np.lexsort((np.argsort(np.argsort(lots, kind="stable")), -held.sum(axis=1)))
     allowed = np.asarray(fractions) > 0
     for index in order:
         lack = (wanted * (held[index] * weight)).sum(axis=1)
@@ -201,23 +186,14 @@ def by_count(labels: Array, keys: Sequence[str], counts: tuple[int, int, int], s
     """
     strata = [np.flatnonzero(labels == label) for label in range(int(labels.max()) + 1)]
     share = len(labels) / sum(counts)
-    wanted = [_column([len(s) for s in strata], round(counts[split] * share)) for split in (1, 2)]
+    shares = [len(members) / len(labels) for members in strata]
+    wanted = [quotas(round(n * share), shares) if round(n * share) else [0] * len(strata) for n in counts[1:]]
     chosen = np.zeros(len(labels), np.int64)
-    for label, members in enumerate(strata):
-        lots = [
-            hashlib.sha256(f"{seed} {keys[i]}".encode("utf-8", "surrogateescape")).digest() for i in members.tolist()
-        ]
-        dealt = members[np.argsort(np.asarray(lots, dtype="S32"), kind="stable")]
-        val, test = wanted[0][label], wanted[1][label]
+    for members, val, test in zip(strata, *wanted, strict=True):
+        dealt = members[np.argsort(_lots(seed, [keys[i] for i in members.tolist()]), kind="stable")]
         chosen[dealt[:val]] = 1
         chosen[dealt[val : val + test]] = 2
     return chosen
-
-
-def _column(sizes: Sequence[int], total: int) -> list[int]:
-    """Share ``total`` out over strata in proportion to their sizes."""
-    whole = sum(sizes)
-    return quotas(total, [size / whole for size in sizes]) if total else [0] * len(sizes)
 
 
 def complete(
@@ -287,7 +263,7 @@ def torn(groups: Iterable[str], splits: Array) -> int:
     return sum(len(found) > 1 for found in seen.values())
 
 
-def listed(items: Sequence[Any], most: int = 3) -> str:
+def listed(items: Sequence[object], most: int = 3) -> str:
     """Write ``a, b and c``, or the first ``most`` and how many more there are."""
     words = [repr(item) if isinstance(item, str) else str(item) for item in items]
     if len(words) > most:

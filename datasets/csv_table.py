@@ -20,7 +20,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import hashlib
 import io
 import itertools
 import os
@@ -34,24 +33,10 @@ from urllib.parse import unquote
 
 from bench.datasets import _images, _splits
 from bench.datasets._labels import BLANK
-from bench.datasets._listing import (
-    Array,
-    FileReader,
-    Listing,
-    Rows,
-    checked_options,
-    decoding,
-    info_of,
-    listed,
-    same_as_planned,
-    unused,
-    usual,
-)
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, nearest, parse_source
+from bench.datasets._listing import OwnSource, Rows, spare, unused, usual
+from bench.registry import Finding, SourceName, nearest
 
 _SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1")  # .xlsx and .ods; .xls
-VERSION = 2  # raise it when load() would give something else for the same files
-OPTIONS = ("image", "label", "root", "strip", "suffix", "sep", "encoding")
 _SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "bar"}
 _SAMPLE = 30  # lines that decide the separator
 
@@ -213,32 +198,11 @@ def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: 
 # --- the adapter -----------------------------------------------------------------------------------------------
 
 
-def source_info(name: str) -> DatasetInfo:
-    """Describe ``csv:PATH[options]`` by reading the table and the headers of some images.
-
-    Raises:
-        RegistryError: the table or its options are not usable; the message says what is wrong.
-    """
-    source = parse_source(name)
-    checked_options(source, OPTIONS)
-    try:
-        listing, rows = scan(source)
-        info: DatasetInfo = info_of(source, listing, rows, "bench.datasets.csv_table:CsvTable", "listed in a table")
-        return info
-    except (ValueError, OSError) as error:
-        raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-
-
-class CsvTable:
+class CsvTable(OwnSource):
     """Adapter; see :class:`bench.registry.Adapter`."""
 
-    def __init__(self, info: DatasetInfo) -> None:
-        self.info = info
-        self._source = parse_source(info.name)
-
-    def files(self, size: int) -> tuple[()]:
-        """Nothing that could be fetched."""
-        return ()
+    own_options = ("image", "label", "root", "strip", "suffix", "sep", "encoding")
+    told = "listed in a table"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
         """The table's content, sizes and times of the images, and what decides the split.
@@ -246,10 +210,10 @@ class CsvTable:
         Raises:
             ValueError: images that the table lists are not there, with its lines.
         """
-        table, names, _ = _images_of(self._source)
-        digest = hashlib.sha256(f"{VERSION} {_splits.VERSION} {self._source.options} {self.info.channels}".encode())
-        digest.update(Path(self._source.place).read_bytes())
-        folder, absent = _folder(self._source), []
+        table, names, _ = _images_of(self.source)
+        digest = self.digest()
+        digest.update(Path(self.source.place).read_bytes())
+        folder, absent = _folder(self.source), []
         for index, name in enumerate(names):
             try:
                 status = os.stat(folder / name)
@@ -263,48 +227,41 @@ class CsvTable:
             )
         return f"csv-{digest.hexdigest()[:32]}"
 
-    def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
-        """List the images; they are decoded one by one."""
-        listing, _ = scan(self._source)
-        same_as_planned(self.info, {"classes": listing.classes})
-        folder, how = str(_folder(self._source)), decoding(self._source, self.info.channels)
+    @classmethod
+    def rows(cls, source: SourceName) -> Rows:
+        """Read the table.
 
-        def reader(members: Array) -> FileReader:
-            return FileReader(folder, tuple(listing.names[i] for i in members), how)
+        Raises:
+            ValueError: naming the file, the column, and the lines that are wrong.
+        """
+        table, names, findings = _images_of(source)
+        options = dict(source.options)
+        folder = _folder(source)
+        label = _chosen(table, options, "label")
+        several = [part.strip() for part in label.split("+") if part.strip()]
+        several = [label] if label in table.columns else several
+        columns = [table.column(name, "of the labels" if len(several) == 1 else "of a finding") for name in several]
+        rows = Rows(
+            names,
+            several,
+            columns[0],
+            lambda bad: f"{table.place}, {table.at(bad)}",
+            lambda i: (folder / names[i], names[i]),
+            columns=columns if len(columns) > 1 else (),
+            folder=folder,
+            findings=[*findings, *unused(table.columns, options)],
+        )
+        patient = options.get("patient", "")
+        if patient and not patient.startswith("dicom"):
+            rows.patients = table.column(patient, "of the patients")
+        if "split" in options:
+            rows.splits = table.column(options["split"], "of the splits")
+        used = {*several, *usual("image", table.columns)[:1]}
+        rows.beside = {name: table.column(name, "") for name in spare(table.columns, used, options)}
+        return rows
 
-        made: dict[str, LazySplit] = listing.split(reader)
-        return made
 
-
-def scan(source: SourceName) -> tuple[Listing, Rows]:
-    """Read the table and decide the splits.
-
-    Raises:
-        ValueError: naming the file, the column, and the lines that are wrong.
-    """
-    table, names, findings = _images_of(source)
-    options = dict(source.options)
-    folder = _folder(source)
-    label = _chosen(table, options, "label")
-    several = [part.strip() for part in label.split("+") if part.strip()] if label not in table.columns else [label]
-    columns = [table.column(name, "of the labels" if len(several) == 1 else "of a finding") for name in several]
-    rows = Rows(
-        names,
-        several,
-        columns if len(several) > 1 else columns[0],
-        lambda bad: f"{table.place}, {table.at(bad)}",
-        lambda i: (folder / names[i], names[i]),
-        findings=[*findings, *unused(table.columns, options)],
-    )
-    patient = options.get("patient", "")
-    if patient and not patient.startswith("dicom"):
-        rows.patients = table.column(patient, "of the patients")
-    told = {value for key, value in options.items() if key not in ("group", "positive")}
-    used = {*several, *told, *usual("image", table.columns)[:1]}
-    rows.beside = {name: table.column(name, "") for name in table.columns if name not in used}
-    if "split" in options:
-        rows.splits = table.column(options["split"], "of the splits")
-    return listed(source, rows), rows
+source_info = CsvTable.source_info
 
 
 def _folder(source: SourceName) -> Path:

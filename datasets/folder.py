@@ -13,111 +13,70 @@ too), or ``PATH/<class>/<train|val|test>/...``. Below a class, folders may be ne
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections import Counter
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import ArchiveError, walk
-from bench.datasets._listing import (
-    Array,
-    FileReader,
-    Listing,
-    Rows,
-    checked_options,
-    decoding,
-    info_of,
-    listed,
-    same_as_planned,
-)
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, parse_source
+from bench.datasets._listing import OwnSource, Rows
+from bench.registry import Finding, SourceName
 
-VERSION = 2  # raise it when load() would give something else for the same files
 _EXPECTED = "one folder a class, or train, val and test with one folder a class in each"
 
 
-def source_info(name: str) -> DatasetInfo:
-    """Describe ``folder:PATH[options]`` by a look at its names and at the headers of some images.
-
-    Raises:
-        RegistryError: there is no such folder, or its layout is not the one expected; the message says what is wrong.
-    """
-    source = parse_source(name)
-    checked_options(source)
-    try:
-        listing, rows = scan(source)
-        info: DatasetInfo = info_of(source, listing, rows, "bench.datasets.folder:Folder", "one folder a class")
-        return info
-    except (ValueError, OSError) as error:
-        raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-
-
-class Folder:
+class Folder(OwnSource):
     """Adapter; see :class:`bench.registry.Adapter`."""
 
-    def __init__(self, info: DatasetInfo) -> None:
-        self.info = info
-        self._source = parse_source(info.name)
-
-    def files(self, size: int) -> tuple[()]:
-        """Nothing that could be fetched."""
-        return ()
+    told = "one folder a class"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
         """Names, sizes and times of the files, and what decides the split."""
-        digest = hashlib.sha256(f"{VERSION} {_splits.VERSION} {self._source.options} {self.info.channels}".encode())
-        for name in sorted(_images_below(Path(self._source.place))[0]):
-            status = os.stat(os.path.join(self._source.place, name))
+        digest = self.digest()
+        for name in sorted(_images_below(Path(self.source.place))[0]):
+            status = os.stat(os.path.join(self.source.place, name))
             line = f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
         return f"folder-{digest.hexdigest()[:32]}"
 
-    def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
-        """List the images; they are decoded one by one."""
-        listing, _ = scan(self._source)
-        same_as_planned(self.info, {"classes": listing.classes})
-        how = decoding(self._source, self.info.channels)
+    @classmethod
+    def rows(cls, source: SourceName) -> Rows:
+        """List the images of a folder, with the classes, splits and patients that its layout says.
 
-        def reader(members: Array) -> FileReader:
-            return FileReader(self._source.place, tuple(listing.names[i] for i in members), how)
+        Raises:
+            ValueError: the layout is not the one expected.
+        """
+        top = Path(source.place)
+        if not top.is_dir():
+            raise ValueError(f"there is no folder {top}" if not top.exists() else f"{top} is a file; name its folder")
+        options = dict(source.options)
+        images, others = _images_below(top)
+        placed = _placed(top, sorted(images), options)
+        found = {name: place for name, place in placed.items() if place}
+        _expect_classes(top, sorted({place.kind for place in found.values()}), len(found))
+        names = list(found)
+        rows = Rows(
+            names,
+            ("the folders",),
+            [place.kind for place in found.values()],
+            lambda bad: f"{top}: {_splits.listed([names[i] for i in bad])}",
+            lambda i: (top / names[i], names[i]),
+            folder=top,
+            deliberate=True,
+            findings=_left_out([name for name, place in placed.items() if not place], others),
+        )
+        if any(place.split for place in found.values()):
+            rows.splits = [place.split for place in found.values()]
+        if any(place.patient for place in found.values()):
+            rows.patients = [place.patient for place in found.values()]
+        elif "patient" in options and not options["patient"].startswith("dicom"):
+            rows.patients = _patients(names, options["patient"])
+        return rows
 
-        made: dict[str, LazySplit] = listing.split(reader)
-        return made
 
-
-def scan(source: SourceName) -> tuple[Listing, Rows]:
-    """List the images of a folder and decide their splits.
-
-    Raises:
-        ValueError: the layout is not the one expected.
-    """
-    top = Path(source.place)
-    if not top.is_dir():
-        raise ValueError(f"there is no folder {top}" if not top.exists() else f"{top} is a file; name its folder")
-    options = dict(source.options)
-    names, others = _images_below(top)
-    placed = _placed(top, sorted(names), options)
-    found = [(name, place) for name, place in placed.items() if place]
-    kinds = sorted({place[0] for _, place in found if place})
-    _expect_classes(top, kinds, len(found))
-    rows = Rows(
-        [name for name, _ in found],
-        ("the folders",),
-        [place[0] for _, place in found if place],
-        lambda bad: f"{top}: {_splits.listed([found[i][0] for i in bad])}",
-        lambda i: (top / found[i][0], found[i][0]),
-        deliberate=True,
-        findings=_left_out(sorted(name for name, place in placed.items() if not place), others),
-    )
-    if any(place[1] for _, place in found if place):
-        rows.splits = [place[1] for _, place in found if place]
-    if any(place[2] for _, place in found if place):
-        rows.patients = [place[2] for _, place in found if place]
-    elif "patient" in options and not options["patient"].startswith("dicom"):
-        rows.patients = _patients(rows.names, options["patient"])
-    return listed(source, rows), rows
+source_info = Folder.source_info
 
 
 def _images_below(folder: Path) -> tuple[list[str], list[str]]:
@@ -142,31 +101,37 @@ def _left_out(unplaced: list[str], others: list[str]) -> list[Finding]:
     return found
 
 
-Place = tuple[str, str, str] | None  # class, split and patient of an image, as folders name them
+class _Place(NamedTuple):
+    """Class, split and patient of an image, as folders name them."""
+
+    kind: str
+    split: str = ""
+    patient: str = ""
 
 
-def _placed(top: Path, names: list[str], options: dict[str, str]) -> dict[str, Place]:
+def _placed(top: Path, names: list[str], options: dict[str, str]) -> dict[str, _Place | None]:
     """Read the class, and where they are folders the split and the patient, off each image's path."""
     folders = {name: tuple(name.split("/")[:-1]) for name in names}
     first = _folders(top)
     split_at = _split_level(top, first, folders, options)
     depth = 1 if split_at == 0 else 0  # where the classes' folders are
-    how = options.get("split", "")
-    if how == "patient_folders":
-        return {
-            name: (path[depth + 1], path[0] if split_at == 0 else "", path[depth]) if len(path) > depth + 1 else None
-            for name, path in folders.items()
-        }
-    if split_at == 1:
-        return {name: (path[0], path[1], "") if len(path) > 1 else None for name, path in folders.items()}
-    if how != "classes":
-        _refuse_recurring(top, folders, depth)
-    if not depth:
-        _refuse_empty(top, first, folders)
-    return {
-        name: (path[depth], path[0] if depth else "", "") if len(path) > depth else None
-        for name, path in folders.items()
-    }
+    by_patient = options.get("split") == "patient_folders"
+    if not by_patient and split_at != 1:
+        if options.get("split") != "classes":
+            _refuse_recurring(top, folders, depth)
+        if not depth:
+            _refuse_empty(top, first, folders)
+
+    def place(path: tuple[str, ...]) -> _Place | None:
+        if len(path) <= max(depth, split_at or 0) + by_patient:
+            return None
+        if by_patient:
+            return _Place(path[depth + 1], path[0] if depth else "", path[depth])
+        if split_at == 1:
+            return _Place(path[0], path[1])
+        return _Place(path[depth], path[0] if depth else "")
+
+    return {name: place(path) for name, path in folders.items()}
 
 
 def _split_level(

@@ -14,34 +14,39 @@ Datasets that bring code to run are not loaded. The library keeps what it reads 
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import walk
 from bench.datasets._images import Decoding
-from bench.datasets._listing import (
-    Array,
-    Listing,
-    Rows,
-    checked_options,
-    decoding,
-    info_of,
-    listed,
-    same_as_planned,
-    unused,
-    usual,
-)
-from bench.registry import DatasetInfo, Finding, LazySplit, RegistryError, SourceName, nearest, parse_source
+from bench.datasets._listing import Array, Listing, OwnSource, Rows, spare, unused, usual
+from bench.registry import Finding, SourceName, nearest
 
-VERSION = 2  # raise it when load() would give something else for the same files
 _PLAIN = ("string", "bool", "int8", "int16", "int32", "int64")  # columns that may go with the label
+
+
+class _Table(Protocol):
+    """What is used of the library's ``Dataset``."""
+
+    features: Mapping[str, object]
+    _fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Mapping[str, object]: ...
+
+    def select_columns(self, names: list[str]) -> _Table: ...
+
+    def cast_column(self, name: str, feature: object) -> _Table: ...
+
+    def to_dict(self) -> Mapping[str, list[object]]: ...
 
 
 class HubError(ValueError):
@@ -53,25 +58,25 @@ class Opened:
     """A dataset's tables, each of one split, and the columns of its images and labels."""
 
     source: SourceName
-    tables: list[tuple[str, Any]]
+    tables: list[tuple[str, _Table]]
     image: str
     labels: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
 
     @property
     def places(self) -> list[tuple[int, int]]:
-        """Table and row of each image."""
+        """_Table and row of each image."""
         return [(at, row) for at, (_, table) in enumerate(self.tables) for row in range(len(table))]
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> list[str | list[str]]:
         """The values of a column; numbers of named classes become their names, so that tables may number them apart."""
-        values: list[Any] = []
+        values: list[str | list[str]] = []
         for _, table in self.tables:
             if name not in table.features:
                 have = ", ".join(table.features)
                 raise HubError(f"there is no column {name!r}{nearest(name, table.features)}; it has {have}")
             named = _names(table.features[name])
-            values += [_named(value, named) for value in table.select_columns([name])[name]]
+            values += [_named(value, named) for value in table.select_columns([name]).to_dict()[name]]
         return values
 
     def known(self, name: str) -> list[str]:
@@ -79,15 +84,18 @@ class Opened:
         return list(dict.fromkeys(part for _, table in self.tables for part in _names(table.features[name])))
 
 
-def _names(feature: Any) -> list[str]:
+def _names(feature: object) -> list[str]:
     """The classes that a feature names, of one label or a list of them."""
-    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or []
+    found: list[str] = (
+        getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or []
+    )
+    return found
 
 
-def _named(value: Any, names: list[str]) -> Any:
+def _named(value: object, names: list[str]) -> str | list[str]:
     """A value as text, or a list of texts; -1 and None are no label."""
     if isinstance(value, list | tuple):
-        return [_named(part, names) for part in value]
+        return [str(_named(part, names)) for part in value]
     if value is None or value != value or (names and value == -1):
         return ""
     return names[value] if names and isinstance(value, int) else str(value)
@@ -97,7 +105,7 @@ def _named(value: Any, names: list[str]) -> Any:
 class RowReader:
     """Decodes images of tables that lie on disk; pickled into the processes that decode."""
 
-    tables: tuple[Any, ...]
+    tables: tuple[_Table, ...]
     rows: Array  # (n, 2): table and row of each image
     names: tuple[str, ...]
     column: str
@@ -110,7 +118,7 @@ class RowReader:
         return _images.decode(content, self.names[index], self.how)
 
 
-def _content(value: Any, name: str) -> Path | bytes:
+def _content(value: object, name: str) -> Path | bytes:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
@@ -120,70 +128,52 @@ def _content(value: Any, name: str) -> Path | bytes:
     raise HubError(f"{name}: there is no image in this row")
 
 
-def source_info(name: str) -> DatasetInfo:
-    """Describe ``hf:NAME[config,options]``; a dataset that was never used before is prepared by the library now.
+class HuggingFace(OwnSource):
+    """Adapter; see :class:`bench.registry.Adapter`. A dataset never used before is prepared by the library at once."""
 
-    Raises:
-        RegistryError: it cannot be opened, or is not a set of labelled images; the message says why.
-    """
-    source = parse_source(name)
-    checked_options(source, ("image", "label"))
-    try:
-        listing, rows = scan(open_tables(source))
-        adapter = "bench.datasets.huggingface:HuggingFace"
-        info: DatasetInfo = info_of(source, listing, rows, adapter, "from Hugging Face datasets")
-        return info
-    except (ValueError, OSError) as error:
-        raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-
-
-class HuggingFace:
-    """Adapter; see :class:`bench.registry.Adapter`."""
-
-    def __init__(self, info: DatasetInfo) -> None:
-        self.info = info
-        self._source = parse_source(info.name)
-
-    def files(self, size: int) -> tuple[()]:
-        """Nothing: the library fetches for itself."""
-        return ()
+    own_options = ("image", "label")
+    told = "from Hugging Face datasets"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
         """Names, sizes and times of local files, the library's own fingerprint of a hub's; and what splits."""
-        text = f"{VERSION} {_splits.VERSION} {self._source.config} {self._source.options} {self.info.channels}"
-        digest = hashlib.sha256(text.encode())
-        place = Path(self._source.place)
+        digest = self.digest(self.source.config)
+        place = Path(self.source.place)
         if place.exists():
             for path in sorted(walk(place)) if place.is_dir() else [""]:
                 status = os.stat(place / path)
                 line = f"{path}\t{status.st_size}\t{status.st_mtime_ns}\n"
                 digest.update(line.encode("utf-8", "surrogateescape"))
         else:
-            for name, table in _load(_library(), self._source):
+            for name, table in _load(_library(), self.source):
                 digest.update(f"{name} {table._fingerprint}\n".encode())
         return f"hf-{digest.hexdigest()[:32]}"
 
-    def load(self, size: int, root: Path | None) -> dict[str, LazySplit]:
-        """List the images; they are decoded one by one."""
-        opened = open_tables(self._source)
-        listing, _ = scan(opened)
-        same_as_planned(self.info, {"classes": listing.classes})
-        how = decoding(self._source, self.info.channels)
+    @classmethod
+    def rows(cls, source: SourceName) -> TableRows:
+        """Open the tables and list their rows.
+
+        Raises:
+            ValueError: they cannot be opened, or have no images or labels.
+        """
+        return _rows(_open_tables(source))
+
+    def reader(self, rows: TableRows, listing: Listing, how: Decoding) -> Callable[[Array], RowReader]:
+        """What makes a reader of some images of a listing, by their indices."""
+        opened = rows.opened
         tables = tuple(table.select_columns([opened.image]) for _, table in opened.tables)
         places = np.asarray(opened.places)[listing.rows]
+        return lambda chosen: RowReader(
+            tables, places[chosen], tuple(listing.names[i] for i in chosen), opened.image, how
+        )
 
-        def reader(members: Array) -> RowReader:
-            names = tuple(listing.names[i] for i in members)
-            return RowReader(tables, places[members], names, opened.image, how)
 
-        made: dict[str, LazySplit] = listing.split(reader)
-        return made
+source_info = HuggingFace.source_info
 
 
 # --- opening ---------------------------------------------------------------------------------------------------
 
 
-def open_tables(source: SourceName) -> Opened:
+def _open_tables(source: SourceName) -> Opened:
     """Open every split, images left undecoded.
 
     Raises:
@@ -217,7 +207,7 @@ def _without_row(place: Path, count: int) -> list[Finding]:
     return [Finding(said, left)] if left > 0 else []
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
@@ -225,7 +215,7 @@ def _library() -> Any:
     return datasets
 
 
-def _load(library: Any, source: SourceName) -> list[tuple[str, Any]]:
+def _load(library: ModuleType, source: SourceName) -> list[tuple[str, _Table]]:
     """Name of its split, and table: one a split, or one a file where parquet files name their classes apart."""
     place = Path(source.place)
     shown = not library.are_progress_bars_disabled()
@@ -260,7 +250,7 @@ def _load(library: Any, source: SourceName) -> list[tuple[str, Any]]:
     return [(name or "train", table) for name, table in tables]
 
 
-def _apart(library: Any, place: Path, config: str) -> list[tuple[str, Any]]:
+def _apart(library: ModuleType, place: Path, config: str) -> list[tuple[str, _Table]]:
     """Split and table of each parquet file where they number their classes differently; else nothing.
 
     The library takes the first file's classes for all.
@@ -284,21 +274,23 @@ def _builder(path: Path) -> str:
     return kinds[path.suffix.lower()]
 
 
-def _image_column(library: Any, features: Mapping[str, Any]) -> str:
+def _image_column(library: ModuleType, features: Mapping[str, object]) -> str:
     typed = [name for name, kind in features.items() if isinstance(kind, library.Image)]
     raw = [name for name, kind in features.items() if isinstance(kind, Mapping) and "bytes" in kind]
     return next(iter([*typed, *raw, *(name for name in ("image", "img") if name in features)]), "")
 
 
-# --- labels and splits -----------------------------------------------------------------------------------------
+# --- rows --------------------------------------------------------------------------------------------------------
 
 
-def scan(opened: Opened) -> tuple[Listing, Rows]:
-    """List the rows and decide their splits.
+@dataclass(slots=True)
+class TableRows(Rows):
+    """Rows, and the tables that they come from."""
 
-    Raises:
-        ValueError: labels are missing or not labels, or a split lacks a class.
-    """
+    opened: Opened = field(kw_only=True)
+
+
+def _rows(opened: Opened) -> TableRows:
     options = dict(opened.source.options)
     places = opened.places
     numbers = [f"{opened.tables[at][0]}/{row}" for at, row in places]
@@ -309,25 +301,25 @@ def scan(opened: Opened) -> tuple[Listing, Rows]:
         at, row = places[i]
         return _content(opened.tables[at][1][row][opened.image], numbers[i]), numbers[i]
 
-    rows = Rows(
+    rows = TableRows(
         numbers,
         opened.labels,
-        columns if len(columns) > 1 else columns[0],
+        columns[0],
         lambda bad: f"row {_splits.listed([numbers[i] for i in bad])}",
         content,
+        columns=columns if len(columns) > 1 else (),
         splits=[opened.tables[at][0] for at, _ in places],
         files=False,
         known=known,
         deliberate=bool(known),
         findings=list(opened.findings),
+        opened=opened,
     )
     patient = options.get("patient", "")
     if patient and not patient.startswith("dicom"):
         rows.patients = [str(value).strip() for value in opened.column(patient)]
-    told = {value for key, value in options.items() if key not in ("group", "positive")}
-    used = {opened.image, *opened.labels, *told}
-    plain = [name for name, kind in opened.tables[0][1].features.items() if getattr(kind, "dtype", "") in _PLAIN]
-    rows.beside = {name: opened.column(name) for name in plain if name not in used}
     if "split" in options:
         rows.splits = [str(value).strip() for value in opened.column(options["split"])]
-    return listed(opened.source, rows), rows
+    plain = [name for name, kind in opened.tables[0][1].features.items() if getattr(kind, "dtype", "") in _PLAIN]
+    rows.beside = {name: opened.column(name) for name in spare(plain, {opened.image, *opened.labels}, options)}
+    return rows

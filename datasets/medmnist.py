@@ -46,8 +46,7 @@ def official_info() -> dict[str, dict[str, Any]]:
     path = Path(folder) / "info.py"
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "INFO" for t in node.targets):
-            info: dict[str, dict[str, Any]] = ast.literal_eval(node.value)
-            return info
+            return ast.literal_eval(node.value)
     raise MedMNISTError(f"{path} defines no INFO; install medmnist 3.0.2 or later 3.x")
 
 
@@ -73,15 +72,15 @@ class _Member(NamedTuple):
     path: Path
     key: str
     shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    dtype: np.dtype
     in_columns: bool
 
-    def whole(self) -> np.ndarray[Any, Any]:
+    def whole(self) -> np.ndarray:
         """Read all of it."""
         blocks = list(self.blocks(max(1, self.shape[0] if self.shape else 1)))
         return blocks[0] if blocks else np.empty(self.shape, self.dtype)
 
-    def blocks(self, rows: int) -> Iterator[np.ndarray[Any, Any]]:
+    def blocks(self, rows: int) -> Iterator[np.ndarray]:
         """Yield (``rows``, ...) arrays in order.
 
         Raises:
@@ -106,14 +105,14 @@ class _Member(NamedTuple):
             raise MedMNISTError(f"{self.path} is not a readable npz file: {error}") from error
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
     """Read the header of a ``.npy`` file: shape, Fortran order, dtype."""
     version = np.lib.format.read_magic(stream)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     return read(stream)  # type: ignore[no-any-return]
 
 
-def _images(member: _Member, size: int, channels: int) -> Iterator[np.ndarray[Any, Any]]:
+def _images(member: _Member, size: int, channels: int) -> Iterator[np.ndarray]:
     for block in member.blocks(max(1, _BLOCK_BYTES // (size * size * channels))):
         yield block.reshape(len(block), size, size, channels)
 
@@ -217,21 +216,23 @@ def source_info(name: str) -> DatasetInfo:
     if odd := sorted(options.keys() - {"task", "mirror"}):
         raise RegistryError(f"dataset {str(source)!r}: {odd[0]}: of an npz file, the options are task and mirror")
     try:
-        pictures, labels = OwnFile.arrays(Path(source.place), "train")
+        found = {split: OwnFile.arrays(Path(source.place), split) for split in _SPLITS}
+        labels = {split: members[1].whole() for split, members in found.items()}
     except (MedMNISTError, OSError) as error:
         raise RegistryError(f"dataset {str(source)!r}: {error}") from None
-    several = len(labels.shape) == 2 and labels.shape[1] > 1
-    tops = [OwnFile.arrays(Path(source.place), split)[1].whole().max(initial=0) for split in _SPLITS]
-    count = labels.shape[1] if several else int(max(tops)) + 1
-    task = "multi-label" if several else "binary-class" if count == 2 else "multi-class"
-    said = options.get("task", task)
+    pictures, several = found["train"][0], labels["train"].ndim == 2 and labels["train"].shape[1] > 1
+    count = labels["train"].shape[1] if several else int(max(part.max(initial=0) for part in labels.values())) + 1
+    task = options.get("task", "multi-label" if several else "binary-class" if count == 2 else "multi-class")
     return DatasetInfo(
         name=str(source),
-        task="ordinal-regression" if said.startswith("ordinal") else said,
+        task="ordinal-regression" if task.startswith("ordinal") else task,
         classes=tuple(str(index) for index in range(count)),
         channels=pictures.shape[3] if len(pictures.shape) == 4 else 1,
         adapter="bench.datasets.medmnist:OwnFile",
         sizes=(pictures.shape[1],),
+        n_train=len(labels["train"]),
+        n_val=len(labels["val"]),
+        n_test=len(labels["test"]),
         summary="arrays in a file of one's own",
         source=source.place,
         mirror_safe=options.get("mirror") == "true",

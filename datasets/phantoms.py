@@ -26,7 +26,7 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ VERSION = 1  # of the images: raise it with every change that alters a pixel
 KINDS = ("phantom_local", "phantom_global", "phantom_mixed", "phantom_small")
 SMALLEST = 28  # pixels; below, the texture blurs into the pixel grid
 
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 _SCALARS = 32  # uniform numbers an image's scene may use
 _SECTORS = 6  # directions of the texture, 30 degrees each
@@ -173,21 +173,18 @@ def _words(stream: str, start: int, stop: int, each: int) -> Array:
     """Random 64-bit words of images ``start`` to ``stop``, ``each`` (a multiple of 4) an image: (n, each)."""
     key = np.frombuffer(hashlib.sha256(f"medbench phantom {VERSION} {stream}".encode()).digest()[:16], "<u8")
     philox = np.random.Philox(key=key, counter=start * each // 4)  # type: ignore[arg-type]  # four words a counter
-    words: Array = philox.random_raw((stop - start) * each).reshape(stop - start, each)
-    return words
+    return philox.random_raw((stop - start) * each).reshape(stop - start, each)
 
 
 def _uniform(words: Array) -> Array:
-    uniform: Array = (words >> np.uint64(11)) * 2.0**-53
-    return uniform
+    return (words >> np.uint64(11)) * 2.0**-53
 
 
 def _bell(words: Array) -> Array:
     """Near-normal numbers of unit variance: sums of four 16-bit uniforms, exact on every machine."""
     quarters = words.view(np.uint16).reshape(*words.shape, 4)
     total = quarters.sum(axis=-1, dtype=np.int64)
-    bell: Array = (total - 2 * 65535) / (65536 * np.sqrt(4 / 12))
-    return bell
+    return (total - 2 * 65535) / (65536 * np.sqrt(4 / 12))
 
 
 class _Draws:
@@ -197,12 +194,10 @@ class _Draws:
         self._columns = iter(_uniform(_words(stream, start, stop, _SCALARS)).T)
 
     def __call__(self, low: float, high: float) -> Array:
-        drawn: Array = low + (high - low) * next(self._columns)
-        return drawn
+        return low + (high - low) * next(self._columns)
 
     def coin(self) -> Array:
-        zeros_and_ones: Array = (next(self._columns) < 0.5).astype(np.int64)
-        return zeros_and_ones
+        return (next(self._columns) < 0.5).astype(np.int64)
 
 
 # --- scenes ----------------------------------------------------------------------------------------------------
@@ -302,8 +297,7 @@ def _wide(numbers: Array) -> Array:
 
 def _step(distance: Array, softness: float) -> Array:
     """Go smoothly from 0 (``distance`` well below zero) to 1."""
-    half: Array = 0.5 + 0.5 * np.tanh(distance / (2 * softness))
-    return half
+    return 0.5 + 0.5 * np.tanh(distance / (2 * softness))
 
 
 def _render(scene: _Scene, size: int) -> Array:
@@ -390,8 +384,7 @@ def _texture(scene: _Scene, size: int) -> Array:
 def _waves(modes: Array, y: Array, x: Array, size: int) -> Array:
     spectrum = np.zeros((len(modes), size, size // 2 + 1), np.complex128)
     spectrum[:, y, x] = modes
-    waves: Array = np.fft.irfft2(spectrum, s=(size, size))
-    return waves
+    return np.fft.irfft2(spectrum, s=(size, size))
 
 
 def _directions(weave: dict[str, Array], size: int) -> list[Array]:

@@ -25,7 +25,7 @@ from bench.datasets import _images, _splits
 from bench.datasets._archives import Member, Tree
 from bench.datasets._info import SETS
 from bench.datasets._labels import BLANK
-from bench.datasets._listing import Array, Listing, MemberReader, asked_groups
+from bench.datasets._listing import Array, Listing, asked_groups
 from bench.datasets.csv_table import read_table
 from bench.registry import DatasetInfo, LazySplit, RegistryError, nearest, parse_source
 
@@ -54,6 +54,23 @@ class Images:
     groups: tuple[str, ...] = ()
     published: Array | None = None
     columns: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class MemberReader:
+    """Decodes image ``i`` of some members of a tree, which it keeps open where it was made."""
+
+    members: tuple[Member, ...]
+    how: _images.Decoding
+    tree: Tree | None = field(default=None, compare=False)
+
+    def __call__(self, index: int) -> Array:
+        """Return image ``index``, uint8 (H, W, channels)."""
+        member = self.members[index]
+        return _images.decode(member.read(), member.path, self.how)
+
+    def __reduce__(self) -> tuple[type[MemberReader], tuple[tuple[Member, ...], _images.Decoding]]:
+        return MemberReader, (self.members, self.how)
 
 
 class NamedSet:
@@ -113,8 +130,7 @@ class NamedSet:
             members = tuple(images.members[i] for i in chosen)
             return MemberReader(members, _images.Decoding(self.info.channels, mix=True), tree)
 
-        made: dict[str, LazySplit] = listing.split(reader)
-        return made
+        return listing.split(reader)
 
     def images(self, tree: Tree) -> Images:
         """Find images and labels among the files; every set has its own way."""

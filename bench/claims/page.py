@@ -7,15 +7,25 @@ from collections.abc import Sequence
 
 from bench.claims.judge import ALPHA, NOT_COMPARABLE, OPPOSITE, SUPPORTED, UNSUPPORTED, Claim
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Table, Text, counted, fixed, rows_of, signed
+from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
+from bench.report.words import counted, fixed, signed
 
 OUTCOMES = (SUPPORTED, UNSUPPORTED, OPPOSITE, NOT_COMPARABLE)
-COLUMNS = (
-    Column("dataset", left=True), Column("metric", left=True, drop=8), Column("better", left=True),
-    Column("than", left=True), Column("figures", drop=9), Column("difference", drop=4), Column("n", drop=3),
-    Column("correlation", drop=6), Column("P(false)"), Column("corrected", drop=1), Column("outcome", left=True),
-    Column("why", left=True, wrap=True, drop=2), Column("protocol differs in", left=True, wrap=True, drop=7),
-)  # fmt: skip
+COLUMNS: Columns[Claim] = [
+    (Column("dataset", left=True), lambda c: c.proposed.dataset),
+    (Column("metric", left=True, drop=8), lambda c: c.metric.upper()),
+    (Column("better", left=True), lambda c: c.proposed.model),
+    (Column("than", left=True), lambda c: c.other.model),
+    (Column("figures", drop=9), lambda c: " / ".join(fixed(getattr(row, c.metric)) for row in (c.proposed, c.other))),
+    (Column("difference", drop=4), lambda c: signed(c.difference)),
+    (Column("n", drop=3), lambda c: f"{c.proposed.n_test:,}" if c.proposed.n_test else ""),
+    (Column("correlation", drop=6), lambda c: _span(c.phi, 2) if c.p else ""),
+    (Column("P(false)"), lambda c: _span(c.p, 3)),
+    (Column("corrected", drop=1), lambda c: _span(c.corrected, 3)),
+    (Column("outcome", left=True), lambda c: c.outcome),
+    (Column("why", left=True, wrap=True, drop=2), lambda c: c.reason),
+    (Column("protocol differs in", left=True, wrap=True, drop=7), lambda c: "; ".join(c.differs)),
+]
 
 
 def page(claims: Sequence[Claim], source: str) -> Section:
@@ -25,9 +35,8 @@ def page(claims: Sequence[Claim], source: str) -> Section:
     blocks: list[Block] = [Text(summary(claims)), Bullets(tuple(_notes(claims)))]
     order = {outcome: i for i, outcome in enumerate(OUTCOMES)}
     ranked = sorted(claims, key=lambda c: (order[c.outcome], c.metric, c.proposed.dataset, c.other.model))
-    shown = [i for i, column in enumerate(COLUMNS) if several or column.name != "better"]
-    lines = [tuple(_line(claim)[i] for i in shown) for claim in ranked]
-    blocks.append(Table(tuple(COLUMNS[i] for i in shown), rows_of(lines)).without_empty())
+    shown = [cell for cell in COLUMNS if several or cell[0].name != "better"]
+    blocks.append(tabled(shown, ranked))
     return Section(f"Claims of {', '.join(names)} ({source})", blocks)
 
 
@@ -66,17 +75,6 @@ def _notes(claims: Sequence[Claim]) -> list[str]:
     if differs := sum(bool(c.differs) for c in tested):
         notes.append(f"In {differs} of {len(tested)} the protocols differ; the difference may come from that alone.")
     return notes
-
-
-def _line(claim: Claim) -> tuple[str, ...]:
-    a, b = getattr(claim.proposed, claim.metric), getattr(claim.other, claim.metric)
-    n = claim.proposed.n_test
-    return (
-        claim.proposed.dataset, claim.metric.upper(), claim.proposed.model, claim.other.model,
-        f"{fixed(a)} / {fixed(b)}", signed(claim.difference), f"{n:,}" if n else "",
-        _span(claim.phi, 2) if claim.p else "", _span(claim.p, 3), _span(claim.corrected, 3), claim.outcome,
-        claim.reason, "; ".join(claim.differs),
-    )  # fmt: skip
 
 
 def _span(ends: Sequence[float], digits: int) -> str:

@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the four commands."""
     board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
     board.add_argument("directory", type=Path)

@@ -10,7 +10,7 @@ import shutil
 import sys
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.cli import flags
 
@@ -31,7 +31,7 @@ class Check(NamedTuple):
     meaning: str
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the command."""
     doctor = flags.command(commands, "doctor", _doctor, "what this machine has, and what that means")
     flags.add_data_root(doctor)
@@ -92,42 +92,39 @@ def _cuda() -> list[Check]:
     return found
 
 
+SCANS = {
+    "cpu": "compiled scan kernel for MedMamba and VMamba",
+    "triton": "fused scan kernel for CUDA",
+    "reference": "pure PyTorch fallback, several times slower",
+    "mamba-ssm": "public CUDA kernel, for comparisons only",
+}
+
+
 def _scan_backends() -> list[Check]:
     import torch
 
     from bench.ops import backend_report, chosen_backend
 
-    found = []
-    for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-        chosen = chosen_backend(device)
-        for name, available, reason in backend_report(device):
-            state = OK if available and name == chosen else NOTE
-            found.append(Check(f"scan on {device}: {name}", state, reason, _scan_meaning(name)))
-    return found
-
-
-def _scan_meaning(name: str) -> str:
-    meanings = {
-        "cpu": "compiled scan kernel for MedMamba and VMamba",
-        "triton": "fused scan kernel for CUDA",
-        "reference": "pure PyTorch fallback, several times slower",
-        "mamba-ssm": "public CUDA kernel, for comparisons only",
-    }
-    return meanings.get(name, "")
+    return [
+        Check(
+            f"scan on {device}: {name}",
+            OK if available and name == chosen_backend(device) else NOTE,
+            reason,
+            SCANS.get(name, ""),
+        )
+        for device in (("cpu", "cuda") if torch.cuda.is_available() else ("cpu",))
+        for name, available, reason in backend_report(device)
+    ]
 
 
 def _mamba_ssm() -> Check:
     version = _version("mamba-ssm")
     if version is None:
         return Check("mamba-ssm", NOTE, "not installed", "optional: compares kernels on CUDA")
-    kernel = importlib.util.find_spec("selective_scan_cuda") is not None
-    text = f"{version}, " + ("with" if kernel else "without") + " its mamba-1 kernel"
-    hint = (
-        "kernels can be compared"
-        if kernel
-        else "to compare kernels, rebuild it with MAMBA_KEEP_CUDA_BUILD=TRUE and --no-build-isolation"
-    )
-    return Check("mamba-ssm", OK if kernel else NOTE, text, hint)
+    if importlib.util.find_spec("selective_scan_cuda"):
+        return Check("mamba-ssm", OK, f"{version}, with its mamba-1 kernel", "kernels can be compared")
+    hint = "to compare kernels, rebuild it with MAMBA_KEEP_CUDA_BUILD=TRUE and --no-build-isolation"
+    return Check("mamba-ssm", NOTE, f"{version}, without its mamba-1 kernel", hint)
 
 
 def _compiler() -> Check:
@@ -150,22 +147,15 @@ def _data(data_root: Path | None) -> Check:
     from bench.data.files import default_root
 
     root = data_root or default_root()
-    files = sorted(root.glob("*.npz")) if root.is_dir() else []
-    if not files:
-        return Check(
-            "data root",
-            NOTE,
-            f"{root}: no .npz files",
-            "download with `bench fetch --datasets medmnist`; phantoms need no files, breastmnist at 28 px is bundled",
-        )
-    free = shutil.disk_usage(root).free / 2**30
-    return Check(
-        "data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "checksums are verified on first use"
-    )
+    if files := sorted(root.glob("*.npz")):
+        free = shutil.disk_usage(root).free / 2**30
+        return Check("data root", OK, f"{root}: {len(files)} files, {free:.0f} GiB free", "checksums are verified")
+    hint = "download with `bench fetch --datasets medmnist`; phantoms and breastmnist at 28 px need no files"
+    return Check("data root", NOTE, f"{root}: no .npz files", hint)
 
 
 def _cache() -> Check:
-    from bench.data.cache import default_cache_dir
+    from bench.data.files import default_cache_dir
 
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())
@@ -175,20 +165,15 @@ def _cache() -> Check:
 
 
 def _libraries() -> list[Check]:
-    needed = ("timm", "torchvision", "fvcore", "medmnist", "datasets", "triton")
-    meanings = {"triton": "required for the fused scan kernel on CUDA"}
-    found = []
-    for name in needed:
-        version = _version(name)
-        optional = name in meanings
-        state = OK if version else (NOTE if optional else BAD)
-        found.append(Check(name, state, version or "not installed", meanings.get(name, "")))
-    return found
+    found = {name: _version(name) for name in ("timm", "torchvision", "fvcore", "medmnist", "datasets")}
+    checks = [Check(name, OK if version else BAD, version or "not installed", "") for name, version in found.items()]
+    triton = _version("triton")
+    meaning = "required for the fused scan kernel on CUDA"
+    return [*checks, Check("triton", OK if triton else NOTE, triton or "not installed", meaning)]
 
 
 def print_checks(checks: list[Check], console: Console) -> None:
     """Print the checks as a table."""
-    from rich.markup import escape
     from rich.table import Table
     from rich.text import Text
 
@@ -197,6 +182,5 @@ def print_checks(checks: list[Check], console: Console) -> None:
     for column in ("what", "", "found", "what it means"):
         table.add_column(column, overflow="fold")
     for check in checks:
-        style = styles[check.state]
-        table.add_row(escape(check.what), Text(check.state, style), escape(check.found), escape(check.meaning))
+        table.add_row(*(Text(cell, styles[check.state] if cell is check.state else "") for cell in check))
     console.print(table)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import argparse
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the command."""
     fetch = flags.command(commands, "fetch", _fetch, "download files of datasets, or pretrained weights, and verify")
     what = fetch.add_mutually_exclusive_group(required=True)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,7 +76,7 @@ SWEEP_FLAGS: dict[str, tuple[str, str]] = {
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the closest choice, of commands and flags too."""
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             close = _closest(str(value), choices)
@@ -91,6 +91,9 @@ class Parser(argparse.ArgumentParser):
         self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}{lists}; see `{self.prog} --help`\n")
 
 
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
 def _closest(text: str, candidates: Iterable[str]) -> str:
     from difflib import get_close_matches
 
@@ -98,10 +101,21 @@ def _closest(text: str, candidates: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def command(commands: Any, name: str, handler: Any, text: str, **more: Any) -> Parser:
+def command(
+    commands: Commands,
+    name: str,
+    handler: Callable[[argparse.Namespace], int],
+    text: str,
+    *,
+    epilog: str | None = None,
+    formatter: type[argparse.HelpFormatter] = argparse.HelpFormatter,
+    add_help: bool = True,
+) -> Parser:
     """Add a command whose parsed options ``handler`` turns into an exit code; return its parser."""
-    description = text[0].upper() + text[1:] + "."
-    parser: Parser = commands.add_parser(name, help=text, description=description, **more)
+    parser = commands.add_parser(
+        name, help=text, description=text[0].upper() + text[1:] + ".", epilog=epilog, formatter_class=formatter,
+        add_help=add_help,
+    )  # fmt: skip
     parser.set_defaults(handler=handler, parser=parser)
     return parser
 
@@ -174,7 +188,7 @@ def add_some(parser: argparse._ActionsContainer, some: Iterable[str]) -> None:
         complete_names(added, flag)
 
 
-def swept(options: argparse.Namespace) -> dict[str, Any]:
+def swept(options: argparse.Namespace) -> dict[str, object]:
     """What those of :data:`SWEEP_FLAGS` say that a command has."""
     found = {key: getattr(options, key, None) for key, _ in SWEEP_FLAGS.values()}
     return {**found, "efficiency.resolutions": found["sweep.resolutions"]}

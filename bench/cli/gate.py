@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
-from typing import Any
 
 from bench.cli import flags
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the three commands."""
     compare = flags.command(
         commands, "compare", _compare, "two runs, or two models: what differs, and is it significant"

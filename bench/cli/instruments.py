@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add both commands."""
     text = "check and time the selective-scan backends side by side"
     # It parses its own flags, --help included: it also runs as `python -m bench.ops.benchmark.run`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import argparse
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the command."""
     listing = flags.command(commands, "list", _list, "list models or datasets")
     listing.add_argument("what", choices=["models", "datasets"])

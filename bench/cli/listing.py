@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Collection
+from dataclasses import asdict
+from functools import partial
+from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,114 +20,87 @@ from bench.plan.estimate import bundled_notes, cost_of, estimate_s, size
 from bench.plan.memory import memory_bytes
 from bench.record import store
 from bench.record.cells import Cell, cell_label
-from bench.registry import ModelInfo, Registry
+from bench.registry import Registry
+from bench.registry.registry import Info
 from bench.runner.progress import clock
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
 SHOWN_CELLS = 40
+OWN = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config], npz:PATH"
 MAX_NAMED = 4  # models or resolutions that share a reason
 
 
-def models_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
+def models_json(names: Collection[str] | None = None) -> list[dict[str, object]]:
     """Information on every registered model, or of those named."""
-    words = registry.models.aliases()
+    stands_for = {word: registry.models.expand(word) for word in registry.models.aliases()}
+    fields = (
+        "name", "family", "group", "summary", "paper", "licence", "params", "macs_g_224", "counted_macs_g_224",
+        "published_note", "origin",
+    )  # fmt: skip
     return [
         {
-            "name": info.name,
-            "family": info.family,
-            "group": info.group,
-            "in_all": info.name in registry.models.expand("all"),
-            "summary": info.summary,
-            "paper": info.paper,
-            "licence": info.licence,
-            "params": info.params,
-            "macs_g_224": info.macs_g_224,
-            "counted_macs_g_224": info.counted_macs_g_224,
-            "published_note": info.published_note,
-            "options": {
-                key: {"default": option.default, "choices": list(option.choices), "help": option.help}
-                for key, option in (info.options or {}).items()
-            },
-            "words": sorted(word for word in words if info.name in registry.models.expand(word)),
-            "origin": info.origin,
+            **{field: getattr(info, field) for field in fields},
+            "in_all": info.name in stands_for["all"],
+            "options": {key: asdict(option) for key, option in (info.options or {}).items()},
+            "words": sorted(word for word, members in stands_for.items() if info.name in members),
         }
         for info in _chosen(registry.models, names)
     ]
 
 
-def datasets_json(names: Collection[str] | None = None) -> list[dict[str, Any]]:
+def datasets_json(names: Collection[str] | None = None) -> list[dict[str, object]]:
     """Information on every registered dataset, or of those named."""
     fields = (
-        "name",
-        "task",
-        "classes",
-        "channels",
-        "sizes",
-        "bundled",
-        "varied",
-        "n_train",
-        "n_val",
-        "n_test",
-        "modality",
-        "summary",
-    )
-    more = ("licence", "citation", "source", "groups", "mirror_safe", "traps", "origin")
-    return [
-        store.plain({name: getattr(info, name) for name in fields + more}) for info in _chosen(registry.datasets, names)
-    ]
+        "name", "task", "classes", "channels", "sizes", "bundled", "varied", "n_train", "n_val", "n_test", "modality",
+        "summary", "licence", "citation", "source", "groups", "mirror_safe", "traps", "origin",
+    )  # fmt: skip
+    chosen = _chosen(registry.datasets, names)
+    return [store.plain({field: getattr(info, field) for field in fields}) for info in chosen]
 
 
-def _million(count: int | None) -> str:
-    return f"{count / 1e6:.1f}" if count else ""
-
-
-def _chosen(known: Registry[Any], names: Collection[str] | None) -> list[Any]:
+def _chosen(known: Registry[Info], names: Collection[str] | None) -> list[Info]:
     return [info for info in known.values() if names is None or info.name in names]
+
+
+def _table(*columns: str, right: Collection[str] = (), wrapped: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in columns:
+        table.add_column(name, justify="right" if name in right else "left", no_wrap=name != wrapped)
+    return table
 
 
 def print_models(console: Console, names: Collection[str] | None = None) -> None:
     """Print the models by family, or those named; of all, also the words that stand for several."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("model", no_wrap=True)
-    table.add_column("params\n10^6", justify="right")
-    table.add_column("GMACs\ncounted", justify="right")
-    table.add_column("GMACs\npaper", justify="right")
-    table.add_column("what it is")
-    groups = {
-        "main": "",
-        "extra": "further models, by name only",
-        "ablation": "parameter-matched ablations",
-    }
-    for group, title in groups.items():
-        families: dict[str, list[ModelInfo]] = {}
-        for info in _chosen(registry.models, names):
-            if info.group == group:
-                families.setdefault(info.family, []).append(info)
-        if title and families:
+    say = partial(console.print, markup=False, highlight=False)
+    numbers = ("params\n10^6", "GMACs\ncounted", "GMACs\npaper")
+    table = _table("model", *numbers, "what it is", right=numbers, wrapped="what it is")
+    chosen = _chosen(registry.models, names)
+    families = list(dict.fromkeys(info.family for info in chosen))
+    titles = {"main": "", "extra": "further models, by name only", "ablation": "parameter-matched ablations"}
+    for group, title in titles.items():
+        members = sorted((info for info in chosen if info.group == group), key=lambda info: families.index(info.family))
+        if title and members:
             table.add_section()
             table.add_row(f"[dim]{title}[/dim]")
-        for members in families.values():
-            for info in members:
+        for _, sizes in groupby(members, key=lambda info: info.family):
+            for info in sizes:
                 macs = [f"{g:.2f}" if g else "" for g in (info.counted_macs_g_224, info.macs_g_224)]
-                table.add_row(info.name, _million(info.params), *macs, escape(re.split(r" \(|;", info.summary)[0]))
+                params = f"{info.params / 1e6:.1f}" if info.params else ""
+                table.add_row(info.name, params, *macs, escape(re.split(r" \(|;", info.summary)[0]))
             table.add_section()
     console.print(table)
-    options = [info for info in _chosen(registry.models, names) if info.options and info.group == "main"]
-    for family in dict.fromkeys(info.family for info in options):
-        first = next(info for info in options if info.family == family)
-        assert first.options
-        console.print(f"\n[bold]{family}[/bold]: options in brackets, as {first.name}\\[key=value]", highlight=False)
-        for key, option in first.options.items():
+    first = {info.family: info for info in reversed(chosen) if info.options and info.group == "main"}
+    for family, info in reversed(first.items()):
+        say(f"\n{family}: options in brackets, as {info.name}[key=value]", style="bold")
+        for key, option in (info.options or {}).items():
             choices = "|".join(str(choice).lower() for choice in option.choices) or str(option.default)
-            console.print(f"  {key}={choices}", markup=False, highlight=False, end="  ")
-            console.print(option.help, style="dim", highlight=False)
-    if names is not None:
-        return
-    console.print("\n[bold]words[/bold]", highlight=False)
-    for word, patterns in sorted(registry.models.aliases().items()):
-        listed = ", ".join(patterns) if word != "all" else "every size of the five families"
-        console.print(f"  {word}: {listed}", markup=False, highlight=False)
-    console.print("  timm:<name>: any model of timm", markup=False, highlight=False)
+            say(f"  {key}={choices}", end="  ")
+            say(option.help, style="dim")
+    if names is None:
+        say("\nwords", style="bold")
+        for word, patterns in sorted(registry.models.aliases().items()):
+            say(f"  {word}: {', '.join(patterns) if word != 'all' else 'every size of the five families'}")
+        say("  timm:<name>: any model of timm")
 
 
 def print_datasets(console: Console, names: Collection[str] | None = None) -> None:
@@ -134,74 +109,58 @@ def print_datasets(console: Console, names: Collection[str] | None = None) -> No
     A terminal of less than 130 columns gets totals and ranges instead of every count and size.
     """
     wide = console.width >= WIDE
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2 if wide else 1, 0, 0))
-    table.add_column("dataset", no_wrap=True)
-    table.add_column("task", no_wrap=True)
-    table.add_column("classes", justify="right", no_wrap=True)
-    table.add_column("channels" if wide else "ch", justify="right", no_wrap=True)
-    table.add_column("train/val/test" if wide else "images", justify="left" if wide else "right", no_wrap=True)
-    table.add_column("sizes, px" if wide else "px", no_wrap=True)
-    table.add_column("licence")
+    channels, images, sizes = ("channels", "train/val/test", "sizes, px") if wide else ("ch", "images", "px")
+    right = ("classes", channels, *([] if wide else [images]))
+    table = _table("dataset", "task", "classes", channels, images, sizes, "licence", right=right, wrapped="licence")
+    table.padding = (0, 2 if wide else 1, 0, 0)
     for info in _chosen(registry.datasets, names):
         splits = (info.n_train, info.n_val, info.n_test)
         if wide:
             counts = "/".join("?" if n is None else f"{n:,}" for n in splits)
-            sizes = ", ".join(map(str, info.sizes)) or ("any (resized)" if info.varied else "any (made on the spot)")
+            sides = ", ".join(map(str, info.sizes)) or ("any (resized)" if info.varied else "any (made on the spot)")
         else:
             counts = "?" if None in splits else f"{sum(n or 0 for n in splits):,}"
-            sizes = "–".join(str(s) for s in dict.fromkeys((min(info.sizes), max(info.sizes)))) if info.sizes else "any"
+            sides = "–".join(str(s) for s in dict.fromkeys((min(info.sizes), max(info.sizes)))) if info.sizes else "any"
         task = info.task if wide else info.task.removesuffix("-regression")
         licence = info.licence if wide else info.licence.partition(" (")[0]
-        table.add_row(info.name, task, str(len(info.classes)), str(info.channels), counts, sizes, licence)
+        table.add_row(info.name, task, str(len(info.classes)), str(info.channels), counts, sides, licence)
     console.print(table)
-    if names is not None:
-        return
-    for word, patterns in sorted(registry.datasets.aliases().items()):
-        console.print(f"  {word}: {', '.join(patterns)}", markup=False, highlight=False, style="dim")
-    bundled = [f"{info.name} at {side} px" for info in registry.datasets.values() for side in info.bundled]
-    console.print(f"  bundled (no download): {', '.join(bundled)}", markup=False, highlight=False, style="dim")
-    own = "folder:PATH, csv:PATH[image=COLUMN,label=COLUMN,patient=COLUMN,split=COLUMN], hf:NAME[config], npz:PATH"
-    console.print(f"  your own images: {own}", markup=False, highlight=False, style="dim")
+    if names is None:
+        bundled = [f"{info.name} at {side} px" for info in registry.datasets.values() for side in info.bundled]
+        lines = [f"{word}: {', '.join(patterns)}" for word, patterns in sorted(registry.datasets.aliases().items())]
+        lines += [f"bundled (no download): {', '.join(bundled)}", f"your own images: {OWN}"]
+        for line in lines:
+            console.print(f"  {line}", markup=False, highlight=False, style="dim")
 
 
 def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = False) -> None:
     """Print the Cells, what is unsupported and why, missing files, and what it costs: time, disk, memory."""
-    done = _statuses(out)
-    todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
-    shown = list(todo.items())[:SHOWN_CELLS]
-    for key, cell in shown:
-        cost = f"{clock(estimate_s(cell, plan.threads, plan.device))}, {size(memory_bytes(cell))}"
-        state = done.get(key) or cost
-        line = f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{state}]"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if len(todo) > len(shown):
-        console.print(f"... and {len(todo) - len(shown)} more (--json lists all)", highlight=False)
-    for line in _unsupported_lines(plan):
-        console.print(f"unsupported: {line}", markup=False, highlight=False)
-    for line in plan.skipped:
-        console.print(f"left out: {line}", markup=False, highlight=False, soft_wrap=True)
+    from bench.data.files import missing_message
     from bench.plan.look_ahead import plan_lines
 
-    for line in plan_lines(plan, out):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if not plan.runnable:
-        from bench.data.files import missing_message
-
-        console.print(missing_message(plan.problems), markup=False, highlight=False, soft_wrap=True)
-    for line in bundled_notes(plan):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    left = [cell for key, cell in todo.items() if key not in done]
-    kinds = Counter(cell.kind for cell in left)
-    counts = ", ".join(f"{count} {kind}" for kind, count in kinds.items()) or "nothing"
-    console.print(
-        f"{counts} to run on {plan.device} with {plan.threads} threads, {len(todo) - len(left)} done, "
-        f"{len(plan.unsupported)} unsupported",
-        highlight=False,
-    )
+    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    done = _statuses(out)
+    todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
+    for key, cell in list(todo.items())[:SHOWN_CELLS]:
+        cost = f"{clock(estimate_s(cell, plan.threads, plan.device))}, {size(memory_bytes(cell))}"
+        say(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{done.get(key) or cost}]")
+    if len(todo) > SHOWN_CELLS:
+        say(f"... and {len(todo) - SHOWN_CELLS} more (--json lists all)")
     total = cost_of(plan, done, keep_weights)
-    for line in total.too_large:
-        console.print(f"memory: {line}", markup=False, highlight=False, soft_wrap=True)
-    console.print(f"total: {total}", highlight=False, soft_wrap=True)
+    left = Counter(cell.kind for key, cell in todo.items() if key not in done)
+    lines = [
+        *(f"unsupported: {line}" for line in _unsupported_lines(plan)),
+        *(f"left out: {line}" for line in plan.skipped),
+        *plan_lines(plan, out),
+        *([] if plan.runnable else [missing_message(plan.problems)]),
+        *bundled_notes(plan),
+        f"{', '.join(f'{count} {kind}' for kind, count in left.items()) or 'nothing'} to run on {plan.device} with "
+        f"{plan.threads} threads, {len(todo) - left.total()} done, {len(plan.unsupported)} unsupported",
+        *(f"memory: {line}" for line in total.too_large),
+        f"total: {total}",
+    ]
+    for line in lines:
+        say(line)
 
 
 def _statuses(out: Path) -> dict[str, str]:
@@ -223,16 +182,12 @@ def _unsupported_lines(plan: Plan) -> list[str]:
     return lines
 
 
-def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
+def plan_json(plan: Plan, out: Path) -> dict[str, object]:
     """The plan as plain data: every Cell with its key, spec, state and estimate."""
     done = _statuses(out)
     cost = cost_of(plan, done)
-
-    def state(key: str) -> str:
-        if key in plan.unsupported:
-            return "unsupported"
-        status = done.get(key)
-        return {None: "to run", "ok": "done"}.get(status, str(status))
+    states = {key: "done" if status == "ok" else status for key, status in done.items()}
+    states |= dict.fromkeys(plan.unsupported, "unsupported")
 
     return {
         "out": str(out),
@@ -243,7 +198,7 @@ def plan_json(plan: Plan, out: Path) -> dict[str, Any]:
                 "key": key,
                 "kind": cell.kind,
                 "label": cell_label(cell),
-                "state": state(key),
+                "state": states.get(key, "to run"),
                 "reason": plan.unsupported.get(key, ""),
                 "estimate_s": round(estimate_s(cell, plan.threads, plan.device), 1),
                 "memory_bytes": memory_bytes(cell),

@@ -9,11 +9,18 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from bench.cli import flags
 from bench.machine.compiler import why_not_compiled
 from bench.measure.profile.passes import Call
 from bench.measure.profile.profile import CallGroup, Profile, profile_model
+from bench.report.blocks import Column, Section, tabled
+from bench.report.write.render import terminal
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from rich.console import Console
 
 COLOURS = {
     "convolution": "#4477aa",
@@ -27,24 +34,20 @@ COLOURS = {
 SMALLEST_SHARE = 0.001  # of the picture's width: narrower boxes are not drawn
 
 
-@dataclass(frozen=True, slots=True)
-class _Column:
-    """A heading, how a row fills it, and how soon it goes where the terminal is narrow (0: never)."""
-
-    name: str
-    drop: int
-    show: Callable[[CallGroup], str]
+def _name(row: CallGroup) -> str:
+    return row.name.removeprefix("aten::")
 
 
-_COLUMNS = (
-    _Column("calls", 5, lambda row: str(row.calls)),
-    _Column("ms", 0, lambda row: f"{1e3 * row.seconds:.3f}"),
-    _Column("share", 0, lambda row: f"{row.share:.1%}"),
-    _Column("GMACs", 2, lambda row: f"{row.macs / 1e9:.4f}" if row.macs else ""),
-    _Column("MiB", 3, lambda row: f"{row.traffic / 2**20:.1f}" if row.traffic else ""),
-    _Column("GMACs/s", 2, lambda row: f"{row.gmacs_per_s:.1f}" if row.macs else ""),
-    _Column("GB/s", 3, lambda row: f"{row.gb_per_s:.1f}" if row.traffic else ""),
-    _Column("of roof", 1, lambda row: f"{row.of_roof:.0%}" if row.of_roof is not None else ""),
+# A heading (with how soon it goes where the terminal is narrow) and how a row fills it.
+_COLUMNS: tuple[tuple[Column, Callable[[CallGroup], str]], ...] = (
+    (Column("calls", drop=5), lambda row: str(row.calls)),
+    (Column("ms"), lambda row: f"{1e3 * row.seconds:.3f}"),
+    (Column("share"), lambda row: f"{row.share:.1%}"),
+    (Column("GMACs", drop=2), lambda row: f"{row.macs / 1e9:.4f}" if row.macs else ""),
+    (Column("MiB", drop=3), lambda row: f"{row.traffic / 2**20:.1f}" if row.traffic else ""),
+    (Column("GMACs/s", drop=2), lambda row: f"{row.gmacs_per_s:.1f}" if row.macs else ""),
+    (Column("GB/s", drop=3), lambda row: f"{row.gb_per_s:.1f}" if row.traffic else ""),
+    (Column("of roof", drop=1), lambda row: f"{row.of_roof:.0%}" if row.of_roof is not None else ""),
 )
 
 
@@ -72,7 +75,7 @@ def main(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(found.to_json(), indent=1))
     else:
-        print_tables(found)
+        print_tables(found, flags.console())
     if found.busy:
         print(f"bench: unreliable profile, the machine was busy: {found.busy}. Run it again.", file=sys.stderr)
     if options.picture:
@@ -93,11 +96,8 @@ def heading(profile: Profile) -> str:
     )
 
 
-def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> None:
+def print_tables(profile: Profile, console: Console, operators: int = 15) -> None:
     """Print what was profiled, the table by stage and the ``operators`` longest operators."""
-    from rich.console import Console
-
-    console = console or Console()
     lines = [
         f"{heading(profile)}; under the profiler {profile.outside:.0%} of the time was outside operators (Python, "
         "launches, waiting, the profiler itself)"
@@ -112,9 +112,9 @@ def print_tables(profile: Profile, console: Any = None, operators: int = 15) -> 
         )
     for line in lines:
         console.print(line, highlight=False)
-    stages, by_operator = profile.by_stage(), profile.by_operator()
-    console.print(_table("by stage", "stage", stages, console.width))
-    console.print(_table("by operator", "operator", _with_rest(by_operator, operators), console.width))
+    for what, rows in (("stage", profile.by_stage()), ("operator", _with_rest(profile.by_operator(), operators))):
+        table = tabled(((Column(what, left=True, code=True), _name), *_COLUMNS), rows)
+        terminal([Section(f"by {what}", [table])], console)
     roof = "; of roof: the least time the ceilings allow over the time taken, above 100% where caches helped"
     console.print(
         f"MiB: each operator reads its inputs and writes its outputs once{roof if profile.ceilings else ''}",
@@ -131,30 +131,6 @@ def _with_rest(rows: list[CallGroup], most: int) -> list[CallGroup]:
     least = sum((row.of_roof or 0.0) * row.seconds for row in rest)
     of_roof = least / sums["seconds"] if rest[0].of_roof is not None and sums["seconds"] else None
     return [*head, CallGroup(name=f"{len(rest)} more", of_roof=of_roof, **sums)]
-
-
-def _table(title: str, first: str, rows: list[CallGroup], width: int) -> Any:
-    from rich.table import Table
-
-    names = [row.name.removeprefix("aten::") for row in rows]
-    columns = [c for c in _COLUMNS if not c.drop or any(c.show(row) for row in rows)]
-    cells = {c.name: [c.show(row) for row in rows] for c in columns}
-
-    def needed() -> int:
-        widths = [max(len(c.name), *map(len, cells[c.name])) for c in columns]
-        return sum(w + 3 for w in (max(map(len, [first, *names])), *widths)) + 1
-
-    while needed() > width and (worst := max(columns, key=lambda c: c.drop)).drop:
-        columns.remove(worst)
-    gone = [name for name in cells if name not in {c.name for c in columns}]
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.caption = f"no room for: {', '.join(gone)}" if gone else None
-    table.add_column(first, overflow="fold")
-    for column in columns:
-        table.add_column(column.name, justify="right", no_wrap=True)
-    for i, name in enumerate(names):
-        table.add_row(name, *(cells[c.name][i] for c in columns))
-    return table
 
 
 # ---- the picture -----------------------------------------------------------------------------------------------------
@@ -224,7 +200,7 @@ def _rows_below(box: Box) -> int:
     return 1 + max((_rows_below(inner) for inner in box.inside), default=0)
 
 
-def _draw_box(axes: Any, box: Box, depth: int, width_ms: float) -> None:
+def _draw_box(axes: Axes, box: Box, depth: int, width_ms: float) -> None:
     left, width = 1e3 * box.start, 1e3 * box.seconds
     if width < SMALLEST_SHARE * width_ms:
         return

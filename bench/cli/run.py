@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bench.cli import flags
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 NOTHING_LEFT = "bench: no cell was left to run"
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add both commands."""
     run = flags.command(commands, "run", _run, "plan, run what is not done yet, write and print the leaderboard")
     flags.add_sweep(run)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import filecmp
-import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench import registry
 from bench.data import cache_entry as entries
@@ -25,12 +23,7 @@ from bench.data.look import SPLITS, Looked
 from bench.record.files import replacing
 from bench.registry import DatasetInfo, Split
 
-__all__ = [
-    "LoadedDataset", "decode_bar", "default_cache_dir", "load_dataset", "load_splits", "looked_at", "open_dataset",
-    "open_entry", "preflight", "write_split_file",
-]  # fmt: skip
-
-Progress = Callable[[dict[str, Any]], None]  # events as a worker's Context takes them
+Progress = Callable[[dict[str, object]], None]  # events as a worker's Context takes them
 MOST_CLASSES = 8  # that a printed dataset names
 
 
@@ -111,19 +104,6 @@ def load_dataset(
     return LoadedDataset(info, size, entry.splits, entry.fingerprint, entry.folder)
 
 
-def open_dataset(
-    info: DatasetInfo,
-    size: int,
-    root: Path | None = None,
-    cache_dir: Path | None = None,
-    *,
-    resize: str = "native",
-    progress: Progress | None = None,
-) -> dict[str, Split]:
-    """Return the splits of ``info`` at ``size`` pixels; see :func:`open_entry`."""
-    return open_entry(info, size, root, cache_dir, resize=resize, progress=progress).splits
-
-
 def open_entry(
     info: DatasetInfo,
     size: int,
@@ -154,21 +134,26 @@ def open_entry(
     if info.sizes and size not in info.sizes:
         raise DataError(f"{info.name} has no size {size}; it exists in {', '.join(map(str, info.sizes))} pixels")
     folder = cache_dir or default_cache_dir()
-    tell = progress or (lambda event: None)
+
+    def tell(phase: str, **counts: int) -> None:
+        if progress:
+            progress({"phase": phase, **counts})
+
+    def decoded(done: int, total: int) -> None:
+        tell(f"decoding {done:,} of {total:,} images", decoded=done, decode_total=total)
+
     try:
-        found = info.open().fingerprint(size, _root(root))
+        found = info.open().fingerprint(size, Path(root or default_root()))
         if fingerprint is not None and found != fingerprint:
             raise DataError(f"{info.name}: the data changed after the run was planned; run again")
         identity = entries.identity_of(info, size, found, resize)
         place = folder / "decoded" / entries.entry_name(identity)
         entry = entries.read(place, identity)
         if entry is None:
-            with entries.only_one(
-                place, lambda: tell({"phase": "waiting for the images, which another process decodes"})
-            ):
+            with entries.only_one(place, lambda: tell("waiting for the images, which another process decodes")):
                 entry = entries.read(place, identity)  # another process may have been faster
                 if entry is None:
-                    entries.write(place, identity, info, load_splits(info, size, root), functools.partial(_tell, tell))
+                    entries.write(place, identity, info, load_splits(info, size, root), decoded)
                     entry = entries.read(place, identity)
     except OSError as error:
         raise DataError(
@@ -192,10 +177,6 @@ def looked_at(
         return None
 
 
-def _root(root: str | Path | None) -> Path:
-    return Path(root) if root else default_root()
-
-
 def load_splits(info: DatasetInfo, size: int, root: Path | None) -> dict[str, AnySplit]:
     """Verify the files of a source and let its adapter give the splits, decoded or not.
 
@@ -205,17 +186,13 @@ def load_splits(info: DatasetInfo, size: int, root: Path | None) -> dict[str, An
     if problems := preflight([(info, size)], root, fresh=True):
         raise MissingFilesError(problems)
     try:
-        splits = info.open().load(size, _root(root))
+        splits = info.open().load(size, Path(root or default_root()))
     except (ValueError, OSError) as error:
         raise DataError(f"{info.name} at {size} pixels: {error}") from error
     missing = [name for name in SPLITS if name not in splits]
     if missing:
         raise DataError(f"{info.name}: the adapter gave no split {', '.join(missing)}")
     return {name: splits[name] for name in SPLITS}
-
-
-def _tell(progress: Progress, done: int, total: int) -> None:
-    progress({"phase": f"decoding {done:,} of {total:,} images", "decoded": done, "decode_total": total})
 
 
 @contextlib.contextmanager
@@ -229,9 +206,10 @@ def decode_bar() -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task("decoding images", total=None, visible=False)
 
-        def told(event: dict[str, Any]) -> None:
+        def told(event: dict[str, object]) -> None:
             if "decoded" in event:
-                bars.update(task, completed=event["decoded"], total=event["decode_total"], visible=True)
+                done, total = int(str(event["decoded"])), int(str(event["decode_total"]))
+                bars.update(task, completed=done, total=total, visible=True)
 
         yield told
 

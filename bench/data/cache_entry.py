@@ -18,13 +18,13 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 
 from bench.data.decode import blocks_of, check_labels
 from bench.data.files import DataError
-from bench.data.look import SPLITS, Look, Looked
+from bench.data.look import SPLITS, Look, Looked, label_text
 from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, file_stem
 
 FORMAT = 3  # raise it when the layout of an entry, or how images are resized, changes
@@ -37,6 +37,31 @@ Progress = Callable[[int, int], None]  # images done, images in all
 AnySplit = Split | LazySplit | BlockSplit
 
 
+class Identity(TypedDict):
+    """Everything that decides the bytes of an entry."""
+
+    format: int
+    dataset: str
+    size: int
+    fingerprint: str
+    plugin_sha256: str | None  # an edited plug-in may decode otherwise
+    classes: list[str]
+    channels: int
+    resize: NotRequired[str]  # only where images are resized when they are decoded
+    columns: NotRequired[list[str]]
+
+
+class File(TypedDict):
+    """A file of an entry, as its manifest has it."""
+
+    bytes: int
+    crc32: int
+    mtime_ns: int
+    inode: int
+    shape: NotRequired[list[int]]
+    dtype: NotRequired[str]
+
+
 class Entry(NamedTuple):
     """What is read back: the splits, memory-mapped, the folder they lie in, the fingerprint, and what was noticed."""
 
@@ -46,14 +71,23 @@ class Entry(NamedTuple):
     looked: Looked = Looked()
 
 
-def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> dict[str, Any]:
-    """Everything that decides the bytes of an entry; the resize rule only where images are resized when decoded."""
-    source = Path(info.plugin_file or "")  # an edited plug-in may decode otherwise
-    plugin = hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None
-    identity = {"format": FORMAT, "dataset": info.name, "size": size, "fingerprint": fingerprint}
-    identity |= {"plugin_sha256": plugin, "classes": list(info.classes), "channels": info.channels}
-    identity |= {"resize": rule} if info.varied else {}
-    return identity | ({"columns": list(info.columns)} if info.columns else {})
+def identity_of(info: DatasetInfo, size: int, fingerprint: str, rule: str) -> Identity:
+    """The identity of a dataset's entry at a size, by a resize rule."""
+    source = Path(info.plugin_file or "")
+    found: Identity = {
+        "format": FORMAT,
+        "dataset": info.name,
+        "size": size,
+        "fingerprint": fingerprint,
+        "plugin_sha256": hashlib.sha256(source.read_bytes()).hexdigest() if source.is_file() else None,
+        "classes": list(info.classes),
+        "channels": info.channels,
+    }
+    if info.varied:
+        found["resize"] = rule
+    if info.columns:
+        found["columns"] = list(info.columns)
+    return found
 
 
 def without_repeats(entry: Entry) -> dict[str, Split]:
@@ -66,14 +100,14 @@ def without_repeats(entry: Entry) -> dict[str, Split]:
     return found
 
 
-def not_repeated(entry: Entry, split: str) -> np.ndarray[Any, Any]:
+def not_repeated(entry: Entry, split: str) -> np.ndarray:
     """Indices of the images of a split that no later split has."""
     everything = np.arange(len(entry.splits[split].labels))
-    kept: np.ndarray[Any, Any] = np.setdiff1d(everything, entry.looked.repeated.get(split, ()))
+    kept: np.ndarray = np.setdiff1d(everything, entry.looked.repeated.get(split, ()))
     return kept
 
 
-def entry_name(identity: Mapping[str, Any]) -> str:
+def entry_name(identity: Identity) -> str:
     """A folder's name: legible, and another one for every identity."""
     digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
     return f"{file_stem(identity['dataset'])}-{identity['size']}-{digest}"
@@ -101,7 +135,7 @@ def only_one(entry: Path, waits: Callable[[], None]) -> Iterator[None]:
 
 
 def write(
-    entry: Path, identity: Mapping[str, Any], info: DatasetInfo, splits: Mapping[str, AnySplit], progress: Progress
+    entry: Path, identity: Identity, info: DatasetInfo, splits: Mapping[str, AnySplit], progress: Progress
 ) -> None:
     """Decode ``splits`` into an entry beside its place and rename it; the caller holds the entry's lock.
 
@@ -118,7 +152,7 @@ def write(
     temporary = Path(tempfile.mkdtemp(prefix=f".{entry.name}.tmp-", dir=entry.parent))
     try:
         progress(0, total)
-        files: dict[str, dict[str, Any]] = {}
+        files: dict[str, File] = {}
         done, look = 0, Look()
         for name in SPLITS:
             shape = (len(labels[name]), size, size, info.channels)
@@ -128,27 +162,29 @@ def write(
             path = temporary / f"{name}_labels.npy"
             files[path.name] = _write_array(path, path.name, labels[name].shape, np.dtype(np.int64), [labels[name]])
             done += len(labels[name])
-        if any(_names(split) or _groups(split) for split in splits.values()):
+        if any(names_of(split) or groups_of(split) for split in splits.values()):
             files[MEMBERS] = _write_members(temporary / MEMBERS, info, splits, labels)
-        names = {name: _names(split) for name, split in splits.items()}
-        looked = look.done(info, labels, names, {name: _groups(split) for name, split in splits.items()})
+        names = {name: names_of(split) for name, split in splits.items()}
+        looked = look.done(info, labels, names, {name: groups_of(split) for name, split in splits.items()})
         _publish(temporary, entry, {"identity": dict(identity), "files": files, "look": looked.as_json()})
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _names(split: AnySplit) -> Sequence[str]:
+def names_of(split: AnySplit) -> Sequence[str]:
+    """What the images are called; empty where the source does not say."""
     return () if isinstance(split, Split) else split.names
 
 
-def _groups(split: AnySplit) -> Sequence[str]:
+def groups_of(split: AnySplit) -> Sequence[str]:
+    """The patient or lesion of each image, or "" where unknown; empty where the source names none."""
     return () if isinstance(split, Split) else split.groups
 
 
 def _counted(
-    blocks: Iterable[np.ndarray[Any, Any]], done: int, total: int, progress: Progress, look: Look, split: str
-) -> Iterator[np.ndarray[Any, Any]]:
+    blocks: Iterable[np.ndarray], done: int, total: int, progress: Progress, look: Look, split: str
+) -> Iterator[np.ndarray]:
     """Pass blocks on, looking at them and telling how many have been written when the next one is asked for."""
     for block in blocks:
         look.add(split, block)
@@ -157,7 +193,7 @@ def _counted(
         progress(done, total)
 
 
-def _publish(temporary: Path, entry: Path, manifest: Mapping[str, Any]) -> None:
+def _publish(temporary: Path, entry: Path, manifest: Mapping[str, object]) -> None:
     """Write the manifest, last of all, and rename the folder into its place."""
     with (temporary / "manifest.json").open("w", encoding="utf-8") as stream:
         json.dump(manifest, stream, indent=1)
@@ -182,9 +218,7 @@ def _check_room(folder: Path, info: DatasetInfo, size: int, count: int, label_by
         )
 
 
-def _write_array(
-    path: Path, where: str, shape: tuple[int, ...], dtype: np.dtype[Any], blocks: Iterable[np.ndarray[Any, Any]]
-) -> dict[str, Any]:
+def _write_array(path: Path, where: str, shape: tuple[int, ...], dtype: np.dtype, blocks: Iterable[np.ndarray]) -> File:
     """Write a ``.npy`` file block by block; return what its manifest says."""
     header = io.BytesIO()
     plain = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -204,7 +238,7 @@ def _write_array(
     return {**_info(path, crc), "shape": list(shape), "dtype": str(dtype)}
 
 
-def _info(path: Path, crc: int) -> dict[str, Any]:
+def _info(path: Path, crc: int) -> File:
     status = path.stat()
     return {"bytes": status.st_size, "crc32": crc, "mtime_ns": status.st_mtime_ns, "inode": status.st_ino}
 
@@ -218,18 +252,18 @@ def _column(name: str) -> str:
 
 
 def _write_members(
-    path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray[Any, Any]]
-) -> dict[str, Any]:
+    path: Path, info: DatasetInfo, splits: Mapping[str, AnySplit], labels: Mapping[str, np.ndarray]
+) -> File:
     """Write the table (name, label, split, group, other columns): what is in which split, for anyone to use again."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow((*_OWN, *map(_column, info.columns)))
     for split in SPLITS:
-        names, groups = _names(splits[split]), _groups(splits[split])
+        names, groups = names_of(splits[split]), groups_of(splits[split])
         found = getattr(splits[split], "columns", {})
         columns = [found.get(name, [""] * len(labels[split])) for name in info.columns]
         for index, label in enumerate(labels[split]):
-            said = "|".join(info.classes[c] for c in np.flatnonzero(label)) if label.ndim else info.classes[int(label)]
+            said = label_text(info, label)
             own = (names[index] if names else "", said, split, groups[index] if groups else "")
             table.writerow((*own, *(column[index] for column in columns)))
     content = text.getvalue().encode("utf-8", "surrogateescape")
@@ -240,11 +274,11 @@ def _write_members(
 # --- reading ---------------------------------------------------------------------------------------------------
 
 
-def read(entry: Path, identity: Mapping[str, Any]) -> Entry | None:
+def read(entry: Path, identity: Identity) -> Entry | None:
     """Map an entry's arrays; None if there is none, or if it is damaged in any way."""
     try:
         manifest = json.loads((entry / "manifest.json").read_text(encoding="utf-8"))
-        files: dict[str, dict[str, Any]] = manifest["files"]
+        files: dict[str, File] = manifest["files"]
         if manifest["identity"] != identity:
             return None
         whole = sum(info["bytes"] for info in files.values()) <= CRC_LIMIT_BYTES
@@ -257,7 +291,7 @@ def read(entry: Path, identity: Mapping[str, Any]) -> Entry | None:
         return None
 
 
-def _check(path: Path, info: Mapping[str, Any], whole: bool) -> None:
+def _check(path: Path, info: File, whole: bool) -> None:
     status = path.stat()
     touched = (status.st_mtime_ns, status.st_ino) != (info["mtime_ns"], info["inode"])
     if status.st_size != info["bytes"] or ((whole or touched) and crc32_of(path) != info["crc32"]):
@@ -273,8 +307,8 @@ def crc32_of(path: Path) -> int:
     return value
 
 
-def _mapped(path: Path, info: Mapping[str, Any]) -> np.ndarray[Any, Any]:
-    array: np.ndarray[Any, Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+def _mapped(path: Path, info: File) -> np.ndarray:
+    array: np.ndarray = np.load(path, mmap_mode="r", allow_pickle=False)
     if list(array.shape) != info["shape"] or str(array.dtype) != info["dtype"]:
         raise ValueError(f"{path} is not what its manifest says")
     return array
@@ -290,7 +324,7 @@ class Members(NamedTuple):
     groups: tuple[str, ...]
     columns: Mapping[str, tuple[str, ...]] = MappingProxyType({})
 
-    def at(self, rows: np.ndarray[Any, Any]) -> Members:
+    def at(self, rows: np.ndarray) -> Members:
         """Some of the images, in the order of ``rows``."""
         chosen = rows.tolist()
         columns = {name: tuple(values[i] for i in chosen) for name, values in self.columns.items()}

@@ -8,9 +8,7 @@ centred in black); ``native`` (they must have that size). The first three stretc
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +75,7 @@ def blocks_of(
             yield block[start : start + step]
 
 
-def _told(info: DatasetInfo, blocks: Callable[[], Iterator[np.ndarray[Any, Any]]]) -> Iterator[np.ndarray[Any, Any]]:
+def _told(info: DatasetInfo, blocks: Callable[[], Iterator[np.ndarray]]) -> Iterator[np.ndarray]:
     """Pass on what an adapter reads; what it says is wrong with its file is the user's to know."""
     try:
         yield from blocks()
@@ -88,23 +86,14 @@ def _told(info: DatasetInfo, blocks: Callable[[], Iterator[np.ndarray[Any, Any]]
 # --- images of any size ----------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Task:
-    read: Callable[[int], np.ndarray[Any, Any]]
-    names: Sequence[str]
-    shape: tuple[int, int, int]
-    rule: str
-
-
 def _lazily(split: LazySplit, where: str, shape: tuple[int, int, int], rule: str) -> Iterator[Images]:
     if rule not in RULES:
         raise DataError(f"{where}: unknown resize rule {rule!r}; rules: {', '.join(RULES)}")
-    task = _Task(split.read, split.names, shape, rule)
     step = max(1, min(_CHUNK_IMAGES, _CHUNK_BYTES // int(np.prod(shape))))
     count = len(split.labels)
     chunks = [(start, min(start + step, count)) for start in range(0, count, step)]
     faults: list[str] = []
-    for block, wrong in in_order(functools.partial(_decode, task), chunks, count >= _IN_PROCESS_BELOW):
+    for block, wrong in in_order(functools.partial(_decode, split, shape, rule), chunks, count >= _IN_PROCESS_BELOW):
         faults += wrong
         if len(faults) >= _SHOWN_FAULTS:
             break
@@ -118,21 +107,23 @@ def _lazily(split: LazySplit, where: str, shape: tuple[int, int, int], rule: str
         )
 
 
-def _decode(task: _Task, start: int, stop: int) -> tuple[Images, list[str]]:
+def _decode(
+    split: LazySplit, shape: tuple[int, int, int], rule: str, start: int, stop: int
+) -> tuple[Images, list[str]]:
     """Decode images ``start`` to ``stop``; those that cannot be used are black, and told."""
-    images = np.zeros((stop - start, *task.shape), np.uint8)
+    images = np.zeros((stop - start, *shape), np.uint8)
     faults = []
     for index in range(start, stop):
         try:
-            images[index - start] = fit(task.read(index), task.shape, task.rule)
+            images[index - start] = fit(split.read(index), shape, rule)
         except (ValueError, OSError, MemoryError) as error:
-            name = legible(task.names[index]) if task.names else f"image {index}"
+            name = legible(split.names[index]) if split.names else f"image {index}"
             said = str(error) or type(error).__name__
             faults.append(said if name in said else f"{name}: {said}")
     return images, faults
 
 
-def fit(image: np.ndarray[Any, Any], shape: tuple[int, int, int], rule: str) -> Images:
+def fit(image: np.ndarray, shape: tuple[int, int, int], rule: str) -> Images:
     """Bring one image, uint8 (H, W, C), to ``shape`` by a resize rule.
 
     Raises:
@@ -161,11 +152,7 @@ def fit(image: np.ndarray[Any, Any], shape: tuple[int, int, int], rule: str) -> 
 def _resized(image: Images, width_height: tuple[int, int], rule: str) -> Images:
     from PIL import Image
 
-    method = {
-        "nearest": Image.Resampling.NEAREST,
-        "bilinear": Image.Resampling.BILINEAR,
-        "bicubic": Image.Resampling.BICUBIC,
-    }[rule]
+    method = Image.Resampling[rule.upper()]
     if image.shape[2] == 3:
         return np.asarray(Image.fromarray(image).resize(width_height, method))
     planes = [

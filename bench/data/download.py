@@ -6,8 +6,9 @@ import errno
 import os
 import shutil
 import socket
+import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -31,6 +32,8 @@ _BLOCK = 1 << 16  # a cut connection loses at most this much
 _TIMEOUT_S = (15.0, 60.0)  # connect, and silence between two blocks
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_PAUSE_S = 60.0
+_UNRESOLVED = "the host name cannot be resolved; is there a network?"
+MOST_NAMED = 12  # files that a message names
 _NO_WAY = frozenset({errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH})
 
 
@@ -42,15 +45,25 @@ class UnreachableError(FetchError):
     """Not one byte came, because there is no way to the host.
 
     Attributes:
-        file: what was asked for.
         host: where.
         cause: why there is no way.
+        files: what was asked for.
         unresolved: the host's name is not known here, as without a network: asking again does not help.
     """
 
-    def __init__(self, file: RemoteFile, host: str, cause: str, *, unresolved: bool, message: str = "") -> None:
-        super().__init__(message or f"{file.name}: {file.url}: {cause}")
-        self.file, self.host, self.cause, self.unresolved = file, host, cause, unresolved
+    def __init__(self, host: str, cause: str, *files: RemoteFile, unresolved: bool) -> None:
+        one = f"{files[0].name}: {files[0].url}: {cause}"
+        several = [f"{host}: {cause} Not fetched:", *in_lines([file.name for file in files])]
+        super().__init__(one if len(files) == 1 else "\n".join(several))
+        self.host, self.cause, self.files, self.unresolved = host, cause, files, unresolved
+
+
+def in_lines(names: Sequence[str]) -> list[str]:
+    """Names in lines of 80 columns, at most a dozen."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return textwrap.wrap(
+        ", ".join(names[:MOST_NAMED]) + more, 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
+    )
 
 
 def download(
@@ -105,7 +118,7 @@ def unresolved(file: RemoteFile) -> UnreachableError | None:
     try:
         socket.getaddrinfo(host, None)
     except socket.gaierror:
-        return UnreachableError(file, host, "the host name cannot be resolved; is there a network?", unresolved=True)
+        return UnreachableError(host, _UNRESOLVED, file, unresolved=True)
     return None
 
 
@@ -127,11 +140,10 @@ def _plain(error: Exception, file: RemoteFile) -> tuple[str, UnreachableError | 
     host = urlsplit(file.url).hostname or ""
     causes = list(_causes(error))
     if any(isinstance(cause, socket.gaierror) for cause in causes):
-        text = "the host name cannot be resolved; is there a network?"
-        return text, UnreachableError(file, host, text, unresolved=True)
+        return _UNRESOLVED, UnreachableError(host, _UNRESOLVED, file, unresolved=True)
     if any(isinstance(cause, OSError) and cause.errno in _NO_WAY for cause in causes):
         text = "no connection to the host; is there a network, or a proxy to name in HTTPS_PROXY?"
-        return text, UnreachableError(file, host, text, unresolved=False)
+        return text, UnreachableError(host, text, file, unresolved=False)
     if isinstance(error, requests.Timeout):
         return "the server did not answer in time", None
     return f"the connection broke ({type(error).__name__})", None
@@ -151,11 +163,19 @@ def _stream(session: requests.Session, file: RemoteFile, part: Path, progress: P
         if response.status_code == 416 and have:
             return  # nothing follows what is there; the checksum tells whether that is the whole file
         if response.status_code not in (200, 206):
-            raise _refusal(response.status_code, response.headers)
+            wait = response.headers.get("Retry-After", "")
+            raise _RefusalError(
+                f"the server answered {response.status_code}",
+                temporary=response.status_code in _RETRIED,
+                wait_s=float(wait) if wait.isdigit() else 0.0,
+            )
         start = _start(response.status_code, response.headers, have)
         length = response.headers.get("Content-Length", "")
         total = start + int(length) if length.isdigit() else file.size_bytes
-        _room(file, part.parent, (total or 0) - start)
+        needed, free = (total or 0) - start, shutil.disk_usage(part.parent).free
+        if needed > free:
+            where = f"{part.parent}, which has {free / 1e9:.1f} GB free"
+            raise FetchError(f"{file.name}: needs {needed / 1e9:.1f} GB in {where}")
         with part.open("r+b" if start else "wb") as stream:
             stream.seek(start)
             stream.truncate()
@@ -171,15 +191,6 @@ def _stream(session: requests.Session, file: RemoteFile, part: Path, progress: P
         raise _RefusalError(f"the connection ended after {done:,} of {total:,} bytes", temporary=True)
 
 
-def _refusal(status: int, headers: Mapping[str, str]) -> _RefusalError:
-    wait = headers.get("Retry-After", "")
-    return _RefusalError(
-        f"the server answered {status}",
-        temporary=status in _RETRIED,
-        wait_s=float(wait) if wait.isdigit() else 0.0,
-    )
-
-
 def _start(status: int, headers: Mapping[str, str], have: int) -> int:
     """Offset of the first byte sent: a server that ignores the range makes us start again, a wrong range is refused."""
     if status == 200:
@@ -188,9 +199,3 @@ def _start(status: int, headers: Mapping[str, str], have: int) -> int:
     if not begins.isdigit() or int(begins) != have:
         raise _RefusalError(f"asked for bytes from {have}, was sent {headers.get('Content-Range')!r}", temporary=False)
     return have
-
-
-def _room(file: RemoteFile, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise FetchError(f"{file.name}: needs {needed / 1e9:.1f} GB in {folder}, which has {free / 1e9:.1f} GB free")

@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
-import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -19,32 +18,14 @@ from urllib.parse import urlsplit
 
 from bench import registry
 from bench.data import checksums
-from bench.data.download import HEADERS, DataError, FetchError, Progress, UnreachableError, download
+from bench.data.download import HEADERS, UnreachableError, download, in_lines
+from bench.data.download import DataError as DataError
+from bench.data.download import FetchError as FetchError
+from bench.data.download import Progress as Progress
 from bench.registry import DatasetInfo, RemoteFile
 
 if TYPE_CHECKING:
     import requests
-
-MOST_NAMED = 12  # files that a message names
-
-__all__ = [
-    "DataError",
-    "FetchError",
-    "MissingFilesError",
-    "Problem",
-    "Progress",
-    "bundled_note",
-    "check",
-    "default_cache_dir",
-    "default_root",
-    "fetch",
-    "fetch_datasets",
-    "md5_of",
-    "missing_details",
-    "missing_message",
-    "place",
-    "preflight",
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,19 +95,6 @@ def default_cache_dir() -> Path:
 # --- verifying -------------------------------------------------------------------------------------------------
 
 
-def md5_of(path: Path, fresh: bool = False) -> str:
-    """MD5 of a file, read once as long as its inode, size and times stay the same (:mod:`bench.data.checksums`).
-
-    Args:
-        path: the file.
-        fresh: do not believe what another process found.
-
-    Raises:
-        OSError: it cannot be read.
-    """
-    return checksums.md5_of(path, default_cache_dir(), fresh)
-
-
 def place(file: RemoteFile, root: Path) -> Path:
     """Return the path of ``file`` under ``root``.
 
@@ -143,7 +111,7 @@ def _problem(file: RemoteFile, root: Path, dataset: str = "", size: int = 0, fre
     place(file, root)  # refuses a name that leads out of the root
     path = file.locate(root)
     try:
-        found = md5_of(path, fresh)
+        found = checksums.md5_of(path, default_cache_dir(), fresh)
     except (FileNotFoundError, NotADirectoryError):
         return Problem(file, path, "missing", None, dataset, size)
     except OSError as error:
@@ -183,7 +151,7 @@ def missing_message(problems: Sequence[Problem], download: FetchError | None = N
     lines = []
     if absent:
         count = "1 data file is" if len(absent) == 1 else f"{len(absent)} data files are"
-        lines += [f"{count} missing from {absent[0].root}:", *_listed([p.file.name for p in absent])]
+        lines += [f"{count} missing from {absent[0].root}:", *in_lines([p.file.name for p in absent])]
     for problem in problems:
         if problem.reason != "missing":
             cause = problem.detail or "its MD5 is not the published one; remove it to have it downloaded again"
@@ -201,14 +169,6 @@ def missing_message(problems: Sequence[Problem], download: FetchError | None = N
             f"  bench fetch --datasets {_shortest(names)} --sizes {sizes}{there}",
         ]
     return "\n".join(lines + ([without] if without else []))
-
-
-def _listed(names: Sequence[str]) -> list[str]:
-    """Names in lines of 80 columns, at most a dozen."""
-    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-    return textwrap.wrap(
-        ", ".join(names[:MOST_NAMED]) + more, 78, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False
-    )
 
 
 def _shortest(names: Sequence[str]) -> str:
@@ -231,9 +191,8 @@ def missing_details(problems: Sequence[Problem]) -> str:
             f"  from          {problem.file.url}",
             f"  put it at     {problem.path}",
             f"  MD5 expected  {problem.file.md5}",
+            *([f"  MD5 found     {problem.found_md5}"] if problem.found_md5 else []),
         ]
-        if problem.found_md5:
-            lines.append(f"  MD5 found     {problem.found_md5}")
     return "\n".join(lines)
 
 
@@ -308,46 +267,30 @@ def fetch(
 
     paths: list[Path] = []
     failures: list[FetchError] = []
-    cut_off: dict[str, UnreachableError] = {}  # hosts that cannot be reached
+    cut_off: dict[str, UnreachableError] = {}  # hosts that cannot be reached: nothing more is asked of them
     with requests.Session() as session:
         session.headers.update(HEADERS)
         for file in files:
-            error = cut_off.get(urlsplit(file.url).hostname or "")
-            if error and error.unresolved and _problem(file, root):  # to ask for its name again is to wait again
-                failures.append(UnreachableError(file, error.host, error.cause, unresolved=True))
+            host = urlsplit(file.url).netloc
+            if (error := cut_off.get(host)) and _problem(file, root):
+                cut_off[host] = UnreachableError(
+                    error.host, error.cause, *error.files, file, unresolved=error.unresolved
+                )
                 continue
             try:
-                paths.append(_fetch_one(session, file, root, progress, 1 if error else attempts, pause_s))
+                paths.append(_fetch_one(session, file, root, progress, attempts, pause_s))
+            except UnreachableError as failure:
+                cut_off[host] = failure
             except FetchError as failure:
-                if isinstance(failure, UnreachableError):
-                    cut_off[failure.host] = failure
                 failures.append(failure)
             except OSError as failure:
                 failures.append(FetchError(f"{file.name}: cannot write to {root}: {failure.strerror or failure}"))
-    if failures:
-        raise _all_of(failures)
-    return paths
-
-
-def _all_of(failures: Sequence[FetchError]) -> FetchError:
-    """One error for several; files that miss the same host share a line."""
+    failures += cut_off.values()
     if len(failures) == 1:
-        return failures[0]
-    hosts: dict[tuple[str, str], list[UnreachableError]] = {}
-    lines = []
-    for failure in failures:
-        if isinstance(failure, UnreachableError):
-            hosts.setdefault((failure.host, failure.cause), []).append(failure)
-        else:
-            lines.append(str(failure))
-    for (host, cause), members in hosts.items():
-        names = _listed([member.file.name for member in members])
-        lines += [f"{host}: {cause} Not fetched:", *names] if len(members) > 1 else [str(members[0])]
-    if all(isinstance(failure, UnreachableError) for failure in failures) and len(hosts) == 1:
-        ((host, cause),) = hosts
-        first = next(iter(hosts.values()))[0]
-        return UnreachableError(first.file, host, cause, unresolved=first.unresolved, message="\n".join(lines))
-    return FetchError("\n".join(lines))
+        raise failures[0]
+    if failures:
+        raise FetchError("\n".join(map(str, failures)))
+    return paths
 
 
 def _fetch_one(
@@ -358,12 +301,14 @@ def _fetch_one(
     attempts: int,
     pause_s: float,
 ) -> Path:
+    from filelock import FileLock
+
     path = place(file, root)
     if _problem(file, root) is None:  # before anything is written: the folder may be read-only
         return file.locate(root)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    with _turn(path.with_name(f".{path.name}.lock")):
+    with FileLock(path.with_name(f".{path.name}.lock")):
         if _problem(file, root) is None:  # also when another process has just fetched it
             return path
         for fresh in (False, True):
@@ -371,7 +316,7 @@ def _fetch_one(
                 part.unlink(missing_ok=True)
             resumed = part.is_file() and part.stat().st_size > 0
             download(session, file, part, progress, attempts, pause_s)
-            found = md5_of(part)
+            found = checksums.md5_of(part, default_cache_dir())
             if found == file.md5.lower():
                 os.replace(part, path)
                 _sync_folder(path.parent)
@@ -383,14 +328,6 @@ def _fetch_one(
             f"{file.name}: what {file.url} sent has MD5 {found}, expected {file.md5}; nothing was kept. "
             "The file may have been replaced at its source, or a proxy answers in its place."
         )
-
-
-@contextlib.contextmanager
-def _turn(lock_path: Path) -> Iterator[None]:
-    from filelock import FileLock
-
-    with FileLock(lock_path):
-        yield
 
 
 def _sync_folder(folder: Path) -> None:

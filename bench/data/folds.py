@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from bench.datasets import _splits
 from bench.registry import Split
 
 VAL_SHARE = 1 / 8  # of the images that are not tested, by which the epoch is chosen
-Array = np.ndarray[Any, Any]
+Array = np.ndarray
 
 
 def fold_of_all(

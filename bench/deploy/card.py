@@ -3,51 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from bench.deploy.bundle import MULTI, Bundle
-from bench.metrics.classification import decide
-from bench.metrics.one_vs_rest import auc, one_vs_rest
+from bench.metrics.one_vs_rest import Array, correct, one_vs_rest
 from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.store import Record
 from bench.registry import DatasetInfo
 from bench.report.rows import tuned_text
-from bench.stats import Share, bootstrap_interval, share
+from bench.stats import Interval, Share, bootstrap_interval, share
 from bench.stats.cluster import codes_of, two_rates
 
 FEWEST = 10  # images of a subgroup that is reported
 MOST = 12  # subgroups of a column
-Arrays = Mapping[str, np.ndarray[Any, Any]]
+Arrays = Mapping[str, Array]
+COLUMNS = "images | AUC | accuracy | sensitivity | specificity |\n| --- | ---: | --- | --- | --- | --- |"
+CHECKS = {
+    "pytorch_against_record": "PyTorch against the scores of its training run",
+    "onnx_against_pytorch": "ONNX against PyTorch",
+}
 
 
 def card(bundle: Bundle, info: DatasetInfo, records: Sequence[Record], arrays: Sequence[Arrays]) -> str:
     """Write the card as Markdown."""
-    blocks = [
-        [f"# {bundle.model} for {bundle.dataset}"],
-        _summary(bundle),
-        ["## Data", "", *_data(bundle, info, records[0])],
-        ["## Training", "", *_training(bundle, records)],
-        ["## Results on the test split", "", *_results(bundle, arrays)],
-        *_subgroups(bundle, arrays),
-        ["## Limits", "", *_limits(bundle, records, arrays)],
-        ["## Use", "", *_use(bundle)],
-        ["## Licence", "", *_licence(bundle)],
-    ]
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+    blocks = {
+        f"# {bundle.model} for {bundle.dataset}": _summary(bundle),
+        "## Data": _data(bundle, info, records[0]),
+        "## Training": _training(bundle, records),
+        "## Results on the test split": _results(bundle, arrays),
+        **_subgroups(bundle, arrays[0]),
+        "## Limits": _limits(bundle, records, arrays),
+        "## Use": _use(bundle),
+        "## Licence": (
+            f"- Network's code: {bundle.licences.get('model') or 'not stated'}.",
+            f"- Dataset: {bundle.licences.get('dataset') or 'not stated'}. Its terms decide who may have the weights.",
+        ),
+    }
+    return "\n\n".join(f"{title}\n\n" + "\n".join(lines) for title, lines in blocks.items()) + "\n"
 
 
-def _summary(bundle: Bundle) -> list[str]:
+def _summary(bundle: Bundle) -> Iterator[str]:
     answers = "findings, each yes or no" if bundle.task == MULTI else "classes"
-    lines = [f"A network that gives an image a probability for each of {len(bundle.classes)} {answers}: "
-             f"{', '.join(bundle.classes)}."]  # fmt: skip
+    classes = ", ".join(bundle.classes)
+    yield f"A network that gives an image a probability for each of {len(bundle.classes)} {answers}: {classes}."
     if bundle.positive_class:
         guess = " (a guess from the names; check it)" if bundle.positive_class_guessed else ""
-        lines.append(f"The positive class is **{bundle.positive_class}**{guess}.")
+        yield f"The positive class is **{bundle.positive_class}**{guess}."
     if len(bundle.members) > 1:
-        lines.append(f"Probabilities are the mean of {len(bundle.members)} networks, one a fold.")
-    return [*lines, "It is a research result, not a medical device."]
+        yield f"Probabilities are the mean of {len(bundle.members)} networks, one a fold."
+    yield "It is a research result, not a medical device."
 
 
 def _data(bundle: Bundle, info: DatasetInfo, record: Record) -> Iterator[str]:
@@ -92,28 +97,13 @@ def _numbers(values: Sequence[float]) -> str:
     return " ".join(f"{value:.4g}" for value in dict.fromkeys(values))
 
 
-def _interval(value: float, low: float, high: float) -> str:
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
-
-
-def _of(found: Share) -> str:
-    return "not defined" if np.isnan(found.value) else _interval(found.value, found.low, found.high)
-
-
 def _results(bundle: Bundle, arrays: Sequence[Arrays]) -> Iterator[str]:
-    yield "| networks | images | AUC | accuracy | sensitivity | specificity |"
-    yield "| --- | ---: | --- | --- | --- | --- |"
+    yield f"| networks | {COLUMNS}"
     for member, found in zip(bundle.members, arrays, strict=True):
-        scores, labels = found["test_scores"], found["test_labels"]
         name = f"fold {member.fold}" if member.fold is not None else f"seed {member.seed}"
-        area = bootstrap_interval(labels, scores, "auc", name=bundle.dataset, patients=_patients(found))
-        right = _right(bundle, scores, labels)
-        rates = _rates(bundle, scores, labels, _patients(found))
-        shown = [_interval(area.value, area.low, area.high), _of(share(right, codes_of(_patients(found)))), *rates]
-        yield f"| {name} | {len(labels):,} | {' | '.join(shown)} |"
-    yield ""
-    once = " (patients count once)" if _patients(arrays[0]) is not None else ""
-    yield f"95 % intervals over other test images{once}: AUC by bootstrap, the others by Wilson. Training again would"
+        yield _row(name, bundle, found, np.full(len(found["test_labels"]), True))
+    once = " (patients count once)" if "test_patients" in arrays[0] else ""
+    yield f"\n95 % intervals over other test images{once}: AUC by bootstrap, the others by Wilson. Training again would"
     yield "move them too; one network cannot say by how much."
     if bundle.thresholds and bundle.task != MULTI:
         yield f"Sensitivity and specificity are of {bundle.positive_class}, at the threshold {bundle.thresholds[0]:.4g}"
@@ -123,50 +113,34 @@ def _results(bundle: Bundle, arrays: Sequence[Arrays]) -> Iterator[str]:
         yield f"Thresholds, chosen on validation (Youden): {at}."
 
 
-def _right(bundle: Bundle, scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    right = (decide(scores, bundle.task) == (labels if bundle.task == MULTI else labels.reshape(-1))).astype(float)
-    mean: np.ndarray[Any, Any] = right.mean(axis=1) if right.ndim > 1 else right
-    return mean
+def _row(name: str, bundle: Bundle, found: Arrays, at: Array) -> str:
+    """The figures of one network on the test images ``at``; sensitivity and specificity only of two classes."""
+    scores, labels = found["test_scores"][at], found["test_labels"][at]
+    patients = found["test_patients"][at] if "test_patients" in found else None
+    codes = codes_of(patients)
+    area = bootstrap_interval(labels, scores, "auc", name=bundle.dataset, patients=patients)
+    figures: list[Interval | Share] = [area, share(correct(scores, labels), codes)]
+    if bundle.thresholds and bundle.task != MULTI:
+        columns, targets = one_vs_rest(scores, labels, bundle.classes.index(bundle.positive_class))
+        rates = two_rates((columns[:, 0] >= bundle.thresholds[0]).astype(float), targets[:, 0], codes)
+        figures += [rates.sensitivity, rates.specificity]
+    shown = [
+        "not defined" if np.isnan(one.value) else f"{one.value:.3f} ({one.low:.3f} to {one.high:.3f})"
+        for one in figures
+    ]
+    return f"| {name} | {len(labels):,} | {' | '.join([*shown, *['by class only'] * (4 - len(shown))])} |"
 
 
-def _rates(
-    bundle: Bundle, scores: np.ndarray[Any, Any], labels: np.ndarray[Any, Any], patients: np.ndarray[Any, Any] | None
-) -> list[str]:
-    """Sensitivity and specificity of two classes; of more, that they are not one number."""
-    if not bundle.thresholds or bundle.task == MULTI:
-        return ["by class only", "by class only"]
-    columns, targets = one_vs_rest(scores, labels, bundle.classes.index(bundle.positive_class))
-    yes = (columns[:, 0] >= bundle.thresholds[0]).astype(float)
-    found = two_rates(yes, targets[:, 0], codes_of(patients))
-    return [_of(found.sensitivity), _of(found.specificity)]
-
-
-def _patients(found: Arrays) -> np.ndarray[Any, Any] | None:
-    return found.get("test_patients")
-
-
-def _subgroups(bundle: Bundle, arrays: Sequence[Arrays]) -> list[list[str]]:
+def _subgroups(bundle: Bundle, found: Arrays) -> dict[str, list[str]]:
     """A table for each column that the predictions hold, of the first network."""
-    found, blocks = arrays[0], []
+    tables = {}
     for column in [name for name in found if name.startswith("test_group_")]:
-        values = found[column]
-        lines = []
-        for value in sorted(set(values.tolist())):
-            at = values == value
-            if value and at.sum() >= FEWEST:
-                scores, labels = found["test_scores"][at], found["test_labels"][at]
-                patients = found["test_patients"][at] if "test_patients" in found else None
-                area = auc(scores, labels)
-                shown = [
-                    "one class only" if np.isnan(area) else f"{area:.3f}",
-                    *_rates(bundle, scores, labels, patients),
-                ]
-                lines.append(f"| {value} | {int(at.sum()):,} | {' | '.join(shown)} |")
-        if 1 < len(lines) <= MOST:
-            name = column.removeprefix("test_group_")
-            head = [f"## By {name}", "", f"| {name} | images | AUC | sensitivity | specificity |"]
-            blocks.append([*head, "| --- | ---: | --- | --- | --- |", *lines])
-    return blocks
+        values, name = found[column], column.removeprefix("test_group_")
+        kept = [value for value in np.unique(values) if value and (values == value).sum() >= FEWEST]
+        if 1 < len(kept) <= MOST:
+            rows = [_row(value, bundle, found, values == value) for value in kept]
+            tables[f"## By {name}"] = [f"| {name} | {COLUMNS}", *rows]
+    return tables
 
 
 def _limits(bundle: Bundle, records: Sequence[Record], arrays: Sequence[Arrays]) -> Iterator[str]:
@@ -189,18 +163,8 @@ def _limits(bundle: Bundle, records: Sequence[Record], arrays: Sequence[Arrays])
 
 
 def _use(bundle: Bundle) -> Iterator[str]:
-    yield "```"
-    yield "bench predict DIR IMAGES --out scores.csv"
-    yield "```"
-    yield ""
+    yield "```\nbench predict DIR IMAGES --out scores.csv\n```\n"
     how = "sigmoid" if bundle.task == MULTI else "softmax"
     yield f"`model.json` says how an image is prepared. The network gives logits; their {how} is the probability."
-    said = {"pytorch_against_record": "PyTorch against the scores of its training run",
-            "onnx_against_pytorch": "ONNX against PyTorch"}  # fmt: skip
     for name, value in bundle.checks.items():
-        yield f"Checked on test images, {said.get(name, name)}: largest difference of a probability {value:.1e}."
-
-
-def _licence(bundle: Bundle) -> Iterator[str]:
-    yield f"- Network's code: {bundle.licences.get('model') or 'not stated'}."
-    yield f"- Dataset: {bundle.licences.get('dataset') or 'not stated'}. Its terms decide who may have the weights."
+        yield f"Checked on test images, {CHECKS.get(name, name)}: largest difference of a probability {value:.1e}."

@@ -5,27 +5,28 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
 from bench import registry
 from bench.data.cache import open_entry
 from bench.data.cache_entry import Entry
+from bench.data.files import default_root
 from bench.deploy.bundle import FILE, Bundle, DeployError, Look, Member, Scores
-from bench.deploy.card import card
+from bench.deploy.card import Arrays, card
 from bench.deploy.inputs import looked_at
-from bench.deploy.loaded import build, load_model
+from bench.deploy.loaded import Images, build, load_bundle
 from bench.deploy.onnx_file import OnnxError, write_onnx
 from bench.deploy.which import keys
 from bench.explain.which import cell_of
+from bench.machine.versions import VERSION
 from bench.metrics.calibration import temperature, youden
 from bench.metrics.one_vs_rest import one_vs_rest
 from bench.record.cells import AccuracyCell
@@ -40,8 +41,6 @@ CHECKED = 64  # test images on which ONNX and PyTorch are compared
 LOOKED_AT = 2000  # training images whose gray values are looked at
 SIZED = 200  # those whose own sizes are read
 TOLERANCE = 1e-4  # of a probability
-
-Arrays = Mapping[str, np.ndarray[Any, Any]]
 
 
 def export_model(
@@ -79,23 +78,26 @@ def export_model(
     entry = open_entry(info, cell.size, root, resize=cell.resize, fingerprint=cell.data_fingerprint)
     arrays = [_predictions(out, record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)
-    bundle = _bundle(cell, info, records, arrays, _look(info, entry, cell, root))
-    for member in bundle.members:
-        shutil.copyfile(weights_path(out, member.key), folder / member.weights)
-    _write(folder, bundle)
-    images = entry.splits["test"].images[: min(bundle.batch_size, len(entry.splits["test"].images))]
-    bundle = _checked_by_torch(folder, bundle, records, arrays, np.asarray(images), tell)
+    members = tuple(_copied(out, record, folder, alone=len(records) == 1) for record in records)
+    bundle = _bundle(cell, info, records, arrays, members, _look(info, entry, cell, root))
+    atomic_write(folder / FILE, bundle.text().encode())
+    images = np.asarray(entry.splits["test"].images[: bundle.batch_size])
+    bundle = _checked_by_torch(folder, bundle, records[0], arrays[0], images, tell)
     if onnx or (onnx is None and find_spec("onnx") and find_spec("onnxscript") and find_spec("onnxruntime")):
-        bundle = _with_onnx(folder, bundle, np.asarray(images[:CHECKED]), tell, strict=bool(onnx))
+        bundle = _with_onnx(folder, bundle, images[:CHECKED], tell, strict=bool(onnx))
     elif onnx is None:
         tell("no ONNX file: pip install 'medbench[onnx]'")
-    _write(folder, bundle)
+    atomic_write(folder / FILE, bundle.text().encode())
     atomic_write(folder / "README.md", card(bundle, info, records, arrays).encode())
     return bundle
 
 
-def _write(folder: Path, bundle: Bundle) -> None:
-    atomic_write(folder / FILE, bundle.text().encode())
+def _copied(out: Path, record: Record, folder: Path, alone: bool) -> Member:
+    """Copy the weights of a Cell; their name says which of several they are."""
+    seed, fold = record["spec"]["seed"], record["spec"].get("fold")
+    name = f"model{'' if alone else f'-fold{fold}' if fold is not None else f'-seed{seed}'}.safetensors"
+    shutil.copyfile(weights_path(out, record["key"]), folder / name)
+    return Member(record["key"], seed, fold, name, hashlib.sha256((folder / name).read_bytes()).hexdigest())
 
 
 def _predictions(out: Path, record: Record) -> Arrays:
@@ -108,50 +110,31 @@ def _predictions(out: Path, record: Record) -> Arrays:
 
 
 def _bundle(
-    cell: AccuracyCell, info: DatasetInfo, records: Sequence[Record], arrays: Sequence[Arrays], look: Look
-) -> Bundle:
-    said = records[0]["metrics"]
+    cell: AccuracyCell, info: DatasetInfo, records: Sequence[Record], arrays: Sequence[Arrays],
+    members: tuple[Member, ...], look: Look,
+) -> Bundle:  # fmt: skip
+    said, place = records[0]["metrics"], records[0]["environment"]
     positive = str(said.get("positive_class") or "")
     thresholds, scale = operating_point(arrays, info.classes, positive)
-    single = len(records) == 1
-    feed = Preprocess(
-        (cell.size, cell.size, info.channels), cell.recipe, cell.resolution, cell.resize, torch.device("cpu"), False,
-        cell.normalisation,
-    )  # fmt: skip
-    members = []
-    for record in records:
-        fold = record["spec"].get("fold")
-        end = "" if single else f"-fold{fold}" if fold is not None else f"-seed{record['spec']['seed']}"
-        members.append(Member(record["key"], record["spec"]["seed"], fold, f"model{end}.safetensors", ""))
+    shape = (cell.size, cell.size, info.channels)
+    cpu = torch.device("cpu")
+    feed = Preprocess(shape, cell.recipe, cell.resolution, cell.resize, cpu, False, cell.normalisation)
     options = dict(parse_source(cell.dataset).options) if is_source(cell.dataset) else {}
-    decoding = {"mix": "channels" in options, "window": options.get("window", "file")}
+    decoding: dict[str, str | bool] = {"mix": "channels" in options, "window": options.get("window", "file")}
     model = registry.model_info(registry.parse_model(cell.model).name)
+    batch = int(cell.recipe["eval_batch_size"])  # as many as were scored at once; fewer where memory was short
     return Bundle(
         model=cell.model, dataset=registry.display_name(cell.dataset), task=info.task, classes=tuple(info.classes),
         positive_class=positive, positive_class_guessed=bool(said.get("positive_class_guessed")), size=cell.size,
         resolution=cell.resolution, resize=cell.resize, any_size=info.varied, channels=info.channels,
         in_chans=feed.in_chans, mean=tuple(map(float, feed.mean)), std=tuple(map(float, feed.std)),
-        decoding={**decoding, "frames": options.get("frames", "")}, precision=cell.precision,
-        batch_size=_batch(cell, records[0]), threads=int(records[0]["environment"].get("threads") or 1),
-        thresholds=thresholds, temperature=scale, members=tuple(members), training_images=look,
+        decoding=decoding | {"frames": options.get("frames", "")}, precision=cell.precision,
+        batch_size=min(batch, int(said.get("micro_batch_size") or batch)), threads=int(place.get("threads") or 1),
+        thresholds=thresholds, temperature=scale, members=members, training_images=look,
         licences={"model": model.licence, "dataset": info.licence},
         plugins=tuple(os.path.basename(file) for file in (model.plugin_file, info.plugin_file) if file),
-        medbench=_version(),
+        medbench=VERSION,
     )  # fmt: skip
-
-
-def _batch(cell: AccuracyCell, record: Record) -> int:
-    """As many images as were scored at once; fewer where memory was short in training."""
-    size = int(cell.recipe["eval_batch_size"])
-    held = record["metrics"].get("micro_batch_size")
-    return min(size, int(held)) if held else size
-
-
-def _version() -> str:
-    try:
-        return version("medbench")
-    except PackageNotFoundError:
-        return ""
 
 
 def operating_point(arrays: Sequence[Arrays], classes: Sequence[str], positive: str) -> tuple[tuple[float, ...], float]:
@@ -172,63 +155,42 @@ def operating_point(arrays: Sequence[Arrays], classes: Sequence[str], positive: 
 
 def _look(info: DatasetInfo, entry: Entry, cell: AccuracyCell, root: Path | None) -> Look:
     images = entry.splits["train"].images
-    rows = np.unique(np.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).astype(int))
-    some = np.asarray(images[rows])
-    found = looked_at(some)
-    low, high = found.min(axis=0), found.max(axis=0)
+    some = np.asarray(images[_spread(len(images), LOOKED_AT)])
+    low, high = (found.tolist() for found in (looked_at(some).min(axis=0), looked_at(some).max(axis=0)))
     gray = float((some == some[..., :1]).all(axis=(1, 2, 3)).mean())
-    size = (cell.size, cell.size)
-    return Look(
-        _sizes(info, cell, root) or (size, size), gray, (float(low[0]), float(high[0])),
-        (float(low[1]), float(high[1])), len(rows),
-    )  # fmt: skip
+    sizes = np.array([(cell.size, cell.size)])
+    split = info.open().load(cell.size, root or default_root())["train"] if info.varied else None
+    if isinstance(split, LazySplit):  # images with sizes of their own
+        sizes = np.array([split.read(int(row)).shape[:2] for row in _spread(len(split.labels), SIZED)])
+    smallest, largest = ((int(side[0]), int(side[1])) for side in (sizes.min(axis=0), sizes.max(axis=0)))
+    return Look((smallest, largest), gray, (low[0], high[0]), (low[1], high[1]), len(some))
 
 
-def _sizes(info: DatasetInfo, cell: AccuracyCell, root: Path | None) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Smallest and largest height and width of training images that have sizes of their own."""
-    if not info.varied:
-        return None
-    from bench.data.files import default_root
-
-    split = info.open().load(cell.size, root or default_root())["train"]
-    if not isinstance(split, LazySplit):
-        return None
-    rows = np.unique(np.linspace(0, len(split.labels) - 1, min(SIZED, len(split.labels))).astype(int))
-    shapes = np.array([split.read(int(row)).shape[:2] for row in rows])
-    (low_h, low_w), (high_h, high_w) = shapes.min(axis=0), shapes.max(axis=0)
-    return (int(low_h), int(low_w)), (int(high_h), int(high_w))
+def _spread(count: int, most: int) -> npt.NDArray[np.int64]:
+    """Rows of at most so many images, evenly spread over all."""
+    return np.unique(np.linspace(0, count - 1, min(most, count)).astype(np.int64))
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
 
 
 def _checked_by_torch(
-    folder: Path, bundle: Bundle, records: Sequence[Record], arrays: Sequence[Arrays],
-    images: np.ndarray[Any, Any], tell: Callable[[str], None],
-) -> Bundle:  # fmt: skip
-    """Hash the weights, load them from the folder, and compare their scores with the Record's."""
-    members = []
-    for member in bundle.members:
-        digest = hashlib.sha256((folder / member.weights).read_bytes()).hexdigest()
-        members.append(replace(member, weights_sha256=digest))
-    bundle = replace(bundle, members=tuple(members))
-    _write(folder, bundle)
-    if len(members) > 1:  # of folds, each has test images of its own
-        load_model(folder, engine="torch")
-        return bundle
-    torch.set_num_threads(bundle.threads)  # sums of several threads have other last bits
-    found = load_model(folder, engine="torch").scores(images)
-    worst = _largest(found, arrays[0]["test_scores"][: len(images)])
-    tell(f"PyTorch here against the record's test scores, {len(images)} images: largest difference {worst:.1e}")
-    where = records[0]["environment"].get("device", "cpu")
-    if worst > 0.05:
-        raise DeployError(f"the weights give other scores than their record, by up to {worst:.3f} (trained on {where})")
-    return replace(bundle, checks={**bundle.checks, "pytorch_against_record": worst})
-
-
-def _with_onnx(
-    folder: Path, bundle: Bundle, images: np.ndarray[Any, Any], tell: Callable[[str], None], strict: bool
+    folder: Path, bundle: Bundle, record: Record, arrays: Arrays, images: Images, tell: Callable[[str], None]
 ) -> Bundle:
+    """Load the weights from the folder, and compare the scores of a single network with its Record's."""
+    torch.set_num_threads(bundle.threads)  # sums of several threads have other last bits
+    model = load_bundle(bundle, folder, engine="torch")
+    if len(bundle.members) > 1:  # of folds, each has test images of its own
+        return bundle
+    worst = _largest(model.scores(images), arrays["test_scores"][: len(images)])
+    tell(f"PyTorch here against the record's test scores, {len(images)} images: largest difference {worst:.1e}")
+    if worst > 0.05:
+        where = record["environment"].get("device", "cpu")
+        raise DeployError(f"the weights give other scores than their record, by up to {worst:.3f} (trained on {where})")
+    return replace(bundle, checks={"pytorch_against_record": worst})
+
+
+def _with_onnx(folder: Path, bundle: Bundle, images: Images, tell: Callable[[str], None], strict: bool) -> Bundle:
     members, nodes = [], 0
     try:
         for member in bundle.members:
@@ -244,9 +206,8 @@ def _with_onnx(
         tell(f"no ONNX file: {error}")
         return bundle
     bundle = replace(bundle, members=tuple(members))
-    _write(folder, replace(bundle, precision="fp32"))
-    exact = load_model(folder, engine="torch").scores(images)
-    worst = _largest(load_model(folder, engine="onnx").scores(images), exact)
+    exact = load_bundle(replace(bundle, precision="fp32"), folder, engine="torch").scores(images)
+    worst = _largest(load_bundle(bundle, folder, engine="onnx").scores(images), exact)
     size = (folder / members[0].onnx).stat().st_size / 2**20
     against = f"against PyTorch, {len(images)} test images: largest difference {worst:.1e}"
     tell(f"ONNX, {nodes} nodes, {size:.0f} MiB, {against}")

@@ -126,7 +126,9 @@ def _of_dataset(name: str, bundle: Bundle) -> Iterator[Image]:
 def decoder(bundle: Bundle) -> Callable[[Sequence[Image]], list[Decoded]]:
     """What decodes a batch of images, several at once, and looks at each."""
     # Colours are kept where training had no word for them, so that they can be told of.
-    how = _images.Decoding(1 if bundle.channels == 1 and bundle.decoding["mix"] else 3, **bundle.decoding)
+    asked = bundle.decoding
+    channels = 1 if bundle.channels == 1 and asked["mix"] else 3
+    how = _images.Decoding(channels, bool(asked["mix"]), str(asked["window"]), str(asked["frames"]))
 
     def one(image: Image) -> Decoded:
         try:

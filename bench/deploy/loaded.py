@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -221,7 +221,7 @@ def _onnx_scorer(bundle: Bundle, place: Path, number: int, device: str) -> Score
     name = bundle.members[number].onnx
     if not name:
         raise DeployError(f"{place} has no ONNX file; export the model again where 'medbench[onnx]' is installed")
-    options: Any = onnxruntime.SessionOptions()
+    options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = bundle.threads
     session = onnxruntime.InferenceSession(str(_file(place, name)), options, providers=["CPUExecutionProvider"])
 

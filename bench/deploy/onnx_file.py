@@ -7,9 +7,8 @@ same order as ours, three nodes at any length, and no exponential is ever divide
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,9 @@ from torch import Tensor, nn
 from bench.errors import BenchError
 from bench.ops.backends.reference import SOFTPLUS_THRESHOLD, to_images, to_sequences
 from bench.record.files import replacing
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 OPSET = 18
 DOMAIN = "medbench"
@@ -46,49 +48,24 @@ def _scanned(u: Tensor, raw: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor 
 
 
 def _cross_scan(
-    x: Tensor,
-    proj: Tensor,
-    dt_weight: Tensor,
-    dt_bias: Tensor,
-    A: Tensor,
-    D: Tensor,
-    directions: list[int],
-    backend: str,
-    save: bool,
+    x: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, D: Tensor, directions: list[int], *_: object
 ) -> tuple[Tensor, Tensor]:
-    r, n = dt_weight.shape[-1], A.shape[-1]
-    _, h, w, _ = x.shape
-    low_rank, B, C = to_sequences(proj, directions).split([r, n, n], dim=2)
+    rank, states = dt_weight.shape[-1], A.shape[-1]
+    low_rank, B, C = to_sequences(proj, directions).split([rank, states, states], dim=2)
     raw = torch.matmul(dt_weight, low_rank) + dt_bias.unsqueeze(-1)
     out = _scanned(to_sequences(x, directions), raw, A, B, C, D, True)
-    return to_images(out, directions, h, w).sum(3), x.new_empty(0)
+    return to_images(out, directions, *x.shape[1:3]).sum(3), x.new_empty(0)
 
 
 def _selective_scan(
-    u: Tensor,
-    delta: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    delta_bias: Tensor | None,
-    delta_softplus: bool,
-    backend: str,
-    save: bool,
-) -> tuple[Tensor, Tensor]:
-    g = B.shape[1]
-    raw = delta if delta_bias is None else delta + delta_bias.unsqueeze(-1)
-    skip = None if D is None else D.unflatten(0, (g, -1))
-    out = _scanned(
-        u.unflatten(1, (g, -1)), raw.unflatten(1, (g, -1)), A.unflatten(0, (g, -1)), B, C, skip, delta_softplus
-    )
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, bias: Tensor | None, softplus: bool,
+    *_: object,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    groups = (B.shape[1], -1)
+    raw = delta if bias is None else delta + bias.unsqueeze(-1)
+    skip = None if D is None else D.unflatten(0, groups)
+    out = _scanned(u.unflatten(1, groups), raw.unflatten(1, groups), A.unflatten(0, groups), B, C, skip, softplus)
     return out.flatten(1, 2), u.new_empty(0)
-
-
-def standard_operators() -> dict[Any, Callable[..., Any]]:
-    """What each of our own operators is in those of PyTorch, as ``ExportedProgram.run_decompositions`` takes it."""
-    ours = torch.ops.medbench
-    return {ours.cross_scan.default: _cross_scan, ours.selective_scan.default: _selective_scan}
 
 
 def write_onnx(model: nn.Module, shape: tuple[int, int, int], path: Path) -> int:
@@ -109,7 +86,9 @@ def write_onnx(model: nn.Module, shape: tuple[int, int, int], path: Path) -> int
     try:
         with torch.no_grad():
             program = torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("n", min=1)},))
-            program = program.run_decompositions({**torch.export.default_decompositions(), **standard_operators()})
+            ours = torch.ops.medbench
+            standard = {ours.cross_scan.default: _cross_scan, ours.selective_scan.default: _selective_scan}
+            program = program.run_decompositions({**torch.export.default_decompositions(), **standard})
             made = torch.onnx.export(
                 program, (), input_names=["images"], output_names=["logits"], opset_version=OPSET, verbose=False,
             )  # fmt: skip
@@ -124,7 +103,7 @@ def write_onnx(model: nn.Module, shape: tuple[int, int, int], path: Path) -> int
     return len(proto.graph.node)
 
 
-def _with_scans(proto: Any) -> None:
+def _with_scans(proto: ModelProto) -> None:
     """Put ONNX's Scan in the place of every marked recurrence."""
     from onnx import TensorProto, helper
 
@@ -136,16 +115,11 @@ def _with_scans(proto: Any) -> None:
         names = [f"{name}_{number}" for name in ("h", "decay", "value", "kept", "after", "state")]
         h, decay, value, kept, after, state = names
         infos = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in names}
+        steps = (("Mul", [decay, h], [kept]), ("Add", [kept, value], [after]), ("Identity", [after], [state]))
         body = helper.make_graph(
-            [
-                helper.make_node("Mul", [decay, h], [kept]),
-                helper.make_node("Add", [kept, value], [after]),
-                helper.make_node("Identity", [after], [state]),
-            ],
-            f"recurrence_{number}",
-            [infos[h], infos[decay], infos[value]],
-            [infos[after], infos[state]],
-        )
+            [helper.make_node(*step) for step in steps], f"recurrence_{number}",
+            [infos[h], infos[decay], infos[value]], [infos[after], infos[state]],
+        )  # fmt: skip
         outputs = [f"last_{number}", node.output[0]]
         nodes.append(helper.make_node("Scan", list(node.input), outputs, body=body, num_scan_inputs=2))
     del proto.graph.node[:]

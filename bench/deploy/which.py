@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.deploy.bundle import DeployError
 from bench.explain.which import find_cells
@@ -78,7 +77,7 @@ def _shown(record: Record) -> str:
 
 
 def _val_auc(record: Record) -> float:
-    value: Any = record["metrics"].get("val_auc")
+    value = record["metrics"].get("val_auc")
     return float(value) if value is not None else -1.0
 
 

@@ -85,25 +85,19 @@ def class_maps(model: nn.Module, images: Tensor, classes: Sequence[int], stage: 
     Raises:
         RegistryError: the library is not installed.
     """
-    HiResCAM, Target = _library()
-    model.eval()
-    module = model.get_submodule(stage.name)
-    cam = HiResCAM(model=model, target_layers=[module], reshape_transform=stage.as_grid)
-    try:  # as a context the library would swallow an IndexError
-        maps = cam(input_tensor=images, targets=[Target(number) for number in classes])
-    finally:
-        cam.activations_and_grads.release()
-        model.zero_grad(set_to_none=True)
-    return np.asarray(maps, dtype=np.float32)
-
-
-def _library() -> tuple[Any, Any]:
     try:
         from pytorch_grad_cam import HiResCAM
         from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
     except ImportError as error:
         raise RegistryError(
-            f"class-activation maps need the library grad-cam ({error}): pip install 'medbench[explain]'; "
-            "receptive fields alone do not: bench explain --erf-only MODEL"
+            f"class-activation maps need the library grad-cam ({error}): pip install 'medbench[explain]'"
         ) from error
-    return HiResCAM, ClassifierOutputTarget
+    model.eval()
+    module = model.get_submodule(stage.name)
+    cam = HiResCAM(model=model, target_layers=[module], reshape_transform=stage.as_grid)
+    try:  # as a context the library would swallow an IndexError
+        maps = cam(input_tensor=images, targets=[ClassifierOutputTarget(number) for number in classes])
+    finally:
+        cam.activations_and_grads.release()
+        model.zero_grad(set_to_none=True)
+    return np.asarray(maps, dtype=np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,24 +91,19 @@ def stage_to_explain(model: nn.Module, stages: Sequence[StageOutput], images: Te
 def outputs_of(model: nn.Module, names: set[str]) -> Iterator[dict[str, Tensor]]:
     """Collect what the modules ``names`` give, in the order in which they end, while the context lasts."""
     found: dict[str, Tensor] = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if name in names:
-            hooks.append(module.register_forward_hook(_note(found, name)))
+    modules = {module: name for name, module in model.named_modules() if name in names}
+
+    def note(module: nn.Module, arguments: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            found.pop(modules[module], None)
+            found[modules[module]] = output
+
+    hooks = [module.register_forward_hook(note) for module in modules]
     try:
         yield found
     finally:
         for hook in hooks:
             hook.remove()
-
-
-def _note(found: dict[str, Tensor], name: str) -> Any:
-    def hook(module: nn.Module, arguments: Any, output: Any) -> None:
-        if isinstance(output, Tensor):
-            found.pop(name, None)
-            found[name] = output
-
-    return hook
 
 
 def _outputs(model: nn.Module, image: Tensor, names: set[str]) -> Mapping[str, Tensor]:

@@ -4,52 +4,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-Step = Callable[[int], Any]  # one step; the argument is the step's number, so that inputs can rotate
+if TYPE_CHECKING:
+    import torch
+
+Step = Callable[[int], object]  # one step; the argument is the step's number, so that inputs can rotate
+Mark = Any  # a point in the device's stream, read later: host seconds, or a CUDA event
 
 
-class Clock(Protocol):
-    """Time as a device sees it. Marks are made in the device's stream and read later."""
+class Clock:
+    """The CPU's: work is done when the call returns."""
 
     def now(self) -> float:
         """Host seconds."""
+        return time.perf_counter()
 
-    def mark(self) -> Any:
+    def mark(self) -> Mark:
         """A point in the device's stream."""
+        return time.perf_counter()
 
-    def wait(self, mark: Any) -> None:
+    def wait(self, mark: Mark) -> None:
         """Return when the device has passed ``mark``."""
 
-    def seconds(self, start: Any, end: Any) -> float:
+    def seconds(self, start: Mark, end: Mark) -> float:
         """Device seconds between two marks that were both waited for."""
+        return float(end - start)
 
     def synchronize(self) -> None:
         """Return when the device is idle."""
 
 
-class HostClock:
-    """The CPU: work is done when the call returns."""
-
-    def now(self) -> float:
-        """Seconds of ``time.perf_counter``."""
-        return time.perf_counter()
-
-    mark = now
-
-    def wait(self, mark: float) -> None:
-        """Nothing to wait for."""
-
-    def seconds(self, start: float, end: float) -> float:
-        """Seconds between two marks."""
-        return end - start
-
-    def synchronize(self) -> None:
-        """Nothing runs on its own."""
-
-
-class CudaClock(HostClock):
-    """CUDA events on the current stream of one device."""
+class CudaClock(Clock):
+    """CUDA events on the current stream of one device; their resolution is about 0.5 us."""
 
     def __init__(self, device: str) -> None:
         import torch
@@ -57,25 +44,21 @@ class CudaClock(HostClock):
         self._cuda = torch.cuda
         self._device = torch.device(device)
 
-    def mark(self) -> Any:
-        """Record an event."""
+    def mark(self) -> torch.cuda.Event:  # noqa: D102
         event = self._cuda.Event(enable_timing=True)
         event.record(self._cuda.current_stream(self._device))
         return event
 
-    def wait(self, mark: Any) -> None:
-        """Wait for an event."""
+    def wait(self, mark: torch.cuda.Event) -> None:  # noqa: D102
         mark.synchronize()
 
-    def seconds(self, start: Any, end: Any) -> float:
-        """Seconds between two events (``elapsed_time`` is in milliseconds, resolution about 0.5 us)."""
+    def seconds(self, start: torch.cuda.Event, end: torch.cuda.Event) -> float:  # noqa: D102
         return float(start.elapsed_time(end)) / 1e3
 
-    def synchronize(self) -> None:
-        """Wait for the whole device."""
+    def synchronize(self) -> None:  # noqa: D102
         self._cuda.synchronize(self._device)
 
 
 def clock_for(device: str) -> Clock:
     """Return the clock of ``cpu`` or ``cuda:0``."""
-    return CudaClock(device) if device.startswith("cuda") else HostClock()
+    return CudaClock(device) if device.startswith("cuda") else Clock()

@@ -10,14 +10,18 @@ import functools
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, TypedDict
+
+import psutil
+
+from bench.machine.threads import available_threads
 
 FOREIGN_CPU_SHARE = 0.05  # of the machine, by other processes: above it the CPU figures are suspect
 STEAL_SHARE = 0.02  # of the machine's time taken by the host of a virtual machine
-HELD_BACK_SHARE = 0.02  # of the time, below the GPU's clocks for power or heat
 _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a running kernel
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -25,30 +29,43 @@ _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a runn
     0x40: "thermal (hardware)",
     0x80: "power brake",
 }
+State = dict[str, Any]  # what counters and boards say at one moment, as plain data; what they do not say is missing
+Handle = object  # NVML's, of a board
+
+
+class Gpu(TypedDict):
+    """A GPU."""
+
+    name: str
+    memory_gib: int
+    uuid: str
+
+
+class MachineInfo(TypedDict):
+    """What identifies a machine."""
+
+    cpu_model: str
+    cpu_cores: int
+    memory_gib: int
+    gpus: tuple[Gpu, ...]
 
 
 @functools.cache
-def machine_info() -> dict[str, Any]:
-    """What identifies the machine: processor, cores this process may use, memory, GPUs visible to it, system.
+def machine_info() -> MachineInfo:
+    """What identifies the machine: processor, cores this process may use, memory, GPUs visible to it.
 
     Reads /proc, the environment and NVML; imports no torch. Of these only the name of the device that a Cell runs on,
     and of a CPU the number of cores, enter the key of efficiency Cells.
     """
-    return {
-        "cpu_model": _cpu_model(),
-        "cpu_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-        "memory_gib": round(_total_memory() / 2**30),
-        "gpus": [{"name": g["name"], "memory_gib": g["memory_gib"]} for g in gpus()],
-        "gpu_driver": _driver(),
-        "system": f"{platform.system()} {platform.machine()}",
-    }
+    memory_gib = round(psutil.virtual_memory().total / 2**30)
+    return {"cpu_model": _cpu_model(), "cpu_cores": available_threads(), "memory_gib": memory_gib, "gpus": gpus()}
 
 
-def hardware_name(device: str, info: Mapping[str, Any]) -> str:
+def hardware_name(device: str, info: MachineInfo) -> str:
     """Name what a Cell runs on: the GPU, or the CPU and its core count."""
     if device == "cpu":
         return f"{info['cpu_model']} ({info['cpu_cores']} cores)"
-    return str(info["gpus"][int(device.partition(":")[2])]["name"])
+    return info["gpus"][int(device.partition(":")[2])]["name"]
 
 
 def _cpu_model() -> str:
@@ -59,17 +76,11 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _total_memory() -> int:
-    import psutil
-
-    return int(psutil.virtual_memory().total)
-
-
 # ---- NVML -----------------------------------------------------------------------------------------------------------
 
 
 @functools.cache
-def _nvml() -> Any | None:
+def _nvml() -> ModuleType | None:
     """The pynvml module, initialised; None where there is no driver."""
     try:
         import pynvml
@@ -77,38 +88,32 @@ def _nvml() -> Any | None:
         pynvml.nvmlInit()
     except Exception:  # no driver, no permission, no library: all mean that NVML cannot be asked
         return None
-    return pynvml
+    found: ModuleType = pynvml
+    return found
 
 
-def _driver() -> str | None:
-    nvml = _nvml()
-    return _text(nvml.nvmlSystemGetDriverVersion()) if nvml else None
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value
 
 
 @functools.cache
-def gpus() -> tuple[dict[str, Any], ...]:
+def gpus() -> tuple[Gpu, ...]:
     """GPUs as CUDA numbers them: name, memory, UUID. Obeys CUDA_VISIBLE_DEVICES (numbers or UUIDs)."""
     nvml = _nvml()
     if nvml is None:
         return ()
-    found = []
-    for handle in _visible_handles(nvml):
-        found.append(
-            {
-                "name": _text(nvml.nvmlDeviceGetName(handle)),
-                "memory_gib": round(nvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30),
-                "uuid": _text(nvml.nvmlDeviceGetUUID(handle)),
-            }
-        )
-    return tuple(found)
+    return tuple(
+        {
+            "name": _text(nvml.nvmlDeviceGetName(handle)),
+            "memory_gib": round(nvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30),
+            "uuid": _text(nvml.nvmlDeviceGetUUID(handle)),
+        }
+        for handle in _visible_handles(nvml)
+    )
 
 
-def _visible_handles(nvml: Any) -> list[Any]:
-    handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
+def _visible_handles(nvml: ModuleType) -> list[Handle]:
+    handles: list[Handle] = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
     wanted = os.environ.get("CUDA_VISIBLE_DEVICES")
     if wanted is None:
         return handles
@@ -124,7 +129,7 @@ def _visible_handles(nvml: Any) -> list[Any]:
     return chosen
 
 
-def nvml_handle(device: str) -> tuple[Any, Any] | None:
+def nvml_handle(device: str) -> tuple[ModuleType, Handle] | None:
     """Return (pynvml, handle) of ``cuda:N``, or None on a CPU or without NVML."""
     nvml = _nvml()
     if nvml is None or not device.startswith("cuda"):
@@ -154,78 +159,50 @@ def mps_runs() -> bool:
     return (Path(os.environ.get("CUDA_MPS_PIPE_DIRECTORY", "/tmp/nvidia-mps")) / "control").exists()
 
 
-def _ask(function: Any, *args: Any) -> Any:
-    """One NVML question; None where the board does not answer it."""
-    try:
-        return function(*args)
-    except Exception:  # NVMLError_NotSupported and its kin differ by board and driver
-        return None
-
-
-def gpu_state(device: str) -> dict[str, Any]:
-    """Clocks (MHz), temperature (C), power (W), throttle reasons and other processes of one GPU; {} without NVML."""
+def gpu_state(device: str) -> State:
+    """Clocks (MHz), temperature (C), power (W), throttle reasons and processes of one GPU; {} without NVML."""
     found = nvml_handle(device)
     if found is None:
         return {}
     nvml, handle = found
+
+    def ask(function: Callable[..., Any], *args: object) -> Any:
+        with suppress(Exception):  # NVMLError_NotSupported and its kin differ by board and driver
+            return function(handle, *args)
+
     renamed = getattr(nvml, "nvmlDeviceGetCurrentClocksEventReasons", None)
-    reasons = _ask(renamed or nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle) or 0
-    processes = _ask(nvml.nvmlDeviceGetComputeRunningProcesses, handle)
-    power = _ask(nvml.nvmlDeviceGetPowerUsage, handle)
+    reasons = ask(renamed or nvml.nvmlDeviceGetCurrentClocksThrottleReasons) or 0
+    processes, power = ask(nvml.nvmlDeviceGetComputeRunningProcesses), ask(nvml.nvmlDeviceGetPowerUsage)
     return {
-        "sm_mhz": _ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-        "memory_mhz": _ask(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-        "sm_mhz_max": _ask(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
-        "temperature_c": _ask(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
+        "sm_mhz": ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_SM),
+        "memory_mhz": ask(nvml.nvmlDeviceGetClockInfo, nvml.NVML_CLOCK_MEM),
+        "temperature_c": ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
         "power_w": None if power is None else power / 1e3,
         "throttle": [name for bit, name in _THROTTLE.items() if reasons & bit],
-        "held_back_s": {
-            word: _violation_s(nvml, handle, policy)
-            for word, policy in (("power cap", "NVML_PERF_POLICY_POWER"), ("thermal", "NVML_PERF_POLICY_THERMAL"))
-        },
         # In a container the driver reports the host's process numbers, so only their count can be compared.
         "processes": None if processes is None else len(processes),
-        "own_process_seen": None if processes is None else os.getpid() in [p.pid for p in processes],
     }
-
-
-def _violation_s(nvml: Any, handle: Any, policy: str) -> float | None:
-    """Seconds that the board has run below its clocks for one reason, since some moment; None if it does not count."""
-    status = _ask(nvml.nvmlDeviceGetViolationStatus, handle, getattr(nvml, policy))
-    return None if status is None else float(status.violationTime) / 1e9
 
 
 # ---- snapshots -----------------------------------------------------------------------------------------------------
 
 
-def snapshot(device: str) -> dict[str, Any]:
-    """State at one moment, as plain data: time, CPU counters, load, and the GPU's state for a CUDA device."""
-    state: dict[str, Any] = {"at_s": time.monotonic(), "load_1min": os.getloadavg()[0], **_cpu_counters()}
-    if device.startswith("cuda"):
-        state["gpu"] = gpu_state(device)
-    return state
-
-
-def _cpu_counters() -> dict[str, Any]:
-    counters: dict[str, Any] = {"own_cpu_s": _own_cpu_s(), "cores": os.cpu_count() or 1}
+def snapshot(device: str) -> State:
+    """State at one moment: time, CPU counters, and the GPU's state for a CUDA device."""
+    state: State = {"at_s": time.monotonic(), "own_cpu_s": _own_cpu_s(), "cores": os.cpu_count() or 1}
     with suppress(OSError, ValueError, IndexError):
         ticks = [int(n) for n in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
         hertz = os.sysconf("SC_CLK_TCK")
         user, nice, system, _idle, _iowait, irq, softirq, steal = ticks
-        counters |= {"busy_s": (user + nice + system + irq + softirq) / hertz, "steal_s": steal / hertz}
+        state |= {"busy_s": (user + nice + system + irq + softirq) / hertz, "steal_s": steal / hertz}
     with suppress(OSError, ValueError):
         throttles = Path("/sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count")
-        counters["cpu_throttle_count"] = int(throttles.read_text())
-    with suppress(OSError, ValueError):
-        khz = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq").read_text()
-        counters["cpu_mhz"] = int(khz) / 1e3
-    return counters
+        state["cpu_throttle_count"] = int(throttles.read_text())
+    return state | ({"gpu": gpu_state(device)} if device.startswith("cuda") else {})
 
 
 def _own_cpu_s() -> float:
     """CPU seconds of this process and all that it started (compilers), finished or still running."""
-    import psutil
-
     times = os.times()
     own = time.process_time() + times.children_user + times.children_system
     with suppress(psutil.Error):
@@ -236,15 +213,15 @@ def _own_cpu_s() -> float:
     return own
 
 
-def disturbances(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+def disturbances(before: State, after: State) -> State:
     """What happened between two snapshots of one process.
 
     Returns:
         ``flags`` (short words for a table; empty when nothing disturbed the block) and ``evidence`` (a sentence for
-        each), ``foreign_cpu_share`` and ``steal_share`` of the whole machine (0 to 1), and ``gpu_before`` and
-        ``gpu_after`` where there is a GPU.
+        each), ``foreign_cpu_share`` and ``steal_share`` of the whole machine (0 to 1).
     """
-    found: dict[str, Any] = {"flags": [], "evidence": []}
+    found: State = {}
+    said: dict[str, str] = {}
     seconds = (after["at_s"] - before["at_s"]) * after["cores"]
     if seconds > 0 and "busy_s" in before and "busy_s" in after:
         own = after["own_cpu_s"] - before["own_cpu_s"]
@@ -253,31 +230,16 @@ def disturbances(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any
         steal = (after["steal_s"] - before["steal_s"]) / seconds
         found |= {"foreign_cpu_share": round(foreign, 4), "steal_share": round(steal, 4)}
         if foreign > FOREIGN_CPU_SHARE:
-            _flag(found, "other processes", f"other processes took {foreign:.0%} of the CPU")
+            said["other processes"] = f"other processes took {foreign:.0%} of the CPU"
         if steal > STEAL_SHARE:
-            _flag(found, "steal", f"the host of this virtual machine took {steal:.0%} of the CPU")
+            said["steal"] = f"the host of this virtual machine took {steal:.0%} of the CPU"
     if after.get("cpu_throttle_count", 0) > before.get("cpu_throttle_count", 0):
-        _flag(found, "throttled", "the CPU throttled")
-    if "gpu" in before or "gpu" in after:
-        found |= {"gpu_before": before.get("gpu"), "gpu_after": after.get("gpu")}
-        _judge_gpu(found, before.get("gpu") or {}, after.get("gpu") or {}, after["at_s"] - before["at_s"])
-    return found
-
-
-def _flag(found: dict[str, Any], word: str, sentence: str) -> None:
-    found["flags"].append(word)
-    found["evidence"].append(sentence)
-
-
-def _judge_gpu(found: dict[str, Any], before: dict[str, Any], after: dict[str, Any], seconds: float) -> None:
-    reasons = {*before.get("throttle", ()), *after.get("throttle", ())}
-    for word, start in before.get("held_back_s", {}).items():
-        end = after.get("held_back_s", {}).get(word)
-        if start is not None and end is not None and end - start > HELD_BACK_SHARE * seconds:
-            reasons.add(f"{word} for {end - start:.1f} s of {seconds:.1f} s")
-    if reasons:
-        _flag(found, "throttled", f"the GPU slowed itself: {', '.join(sorted(reasons))}")
+        said["throttled"] = "the CPU throttled"
+    states = [state.get("gpu") or {} for state in (before, after)]
+    if reasons := {reason for state in states for reason in state.get("throttle", ())}:
+        said["throttled"] = f"the GPU slowed itself: {', '.join(sorted(reasons))}"
     # Our own process holds a context in both snapshots, so one process is expected.
-    others = max(before.get("processes") or 0, after.get("processes") or 0) - 1
+    others = max(state.get("processes") or 0 for state in states) - 1
     if others > 0:
-        _flag(found, "shared GPU", f"{others} other process{'es' if others > 1 else ''} on the GPU")
+        said["shared GPU"] = f"{others} other process{'es' if others > 1 else ''} on the GPU"
+    return {**found, "flags": list(said), "evidence": list(said.values())}

@@ -15,13 +15,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import psutil
 
 from bench.machine import hardware
 
 MIB = 2**20
+Figures = dict[str, float | str]  # by their names in Records
 
 
 class Meter(Protocol):
@@ -30,7 +31,7 @@ class Meter(Protocol):
     def start(self) -> None:
         """Forget earlier peaks; what is held now (the model) still counts."""
 
-    def peak(self) -> dict[str, Any]:
+    def peak(self) -> Figures:
         """Peaks since ``start``, in MiB above the baseline, with ``peak_memory_mib`` as the headline."""
 
 
@@ -62,7 +63,7 @@ class RssMeter:
             self._sampler = _Sampler()
             self._sampler.start()
 
-    def peak(self) -> dict[str, Any]:
+    def peak(self) -> Figures:
         """``peak_memory_mib`` = ``peak_rss_mib`` above ``rss_baseline_mib``."""
         if self._sampler:
             top, method = self._sampler.stop(), "sampled every 2 ms"
@@ -93,7 +94,7 @@ class CudaMeter:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
 
-    def peak(self) -> dict[str, Any]:
+    def peak(self) -> Figures:
         """Allocated, reserved and device-level peaks; the headline is the allocated one.
 
         The device figure is the growth since this meter was made, context and libraries included. It is exact as a
@@ -104,7 +105,7 @@ class CudaMeter:
 
         torch.cuda.synchronize(self._device)
         allocated = torch.cuda.max_memory_allocated(self._device) / MIB
-        found: dict[str, Any] = {
+        found: Figures = {
             "peak_memory_mib": allocated,
             "peak_allocated_mib": allocated,
             "peak_reserved_mib": torch.cuda.max_memory_reserved(self._device) / MIB,
@@ -120,7 +121,7 @@ def meter_for(device: str) -> Meter:
     return CudaMeter(device) if device.startswith("cuda") else RssMeter()
 
 
-def peak_of(work: Callable[[], Any], meter: Meter) -> dict[str, Any]:
+def peak_of(work: Callable[[], object], meter: Meter) -> Figures:
     """Return the peaks of ``work`` under ``meter``."""
     meter.start()
     work()

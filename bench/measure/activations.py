@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any
 
 import torch
+from torch._ops import OpOverload
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from bench.machine.memory import MIB
+from bench.record.types import Fields
 
 
 def saved_for_backward(model: torch.nn.Module, images: torch.Tensor) -> dict[str, float]:
@@ -47,7 +48,9 @@ class _CastsOf(TorchDispatchMode):
         self._weights, self._known = weights, known
         self._kept: list[torch.Tensor] = []  # so that no address is used twice
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[torch.Tensor, ...] = (), kwargs: Fields | None = None
+    ) -> object:
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.aten._to_copy.default and args[0].untyped_storage()._cdata in self._weights:
             self._known.add(out.untyped_storage()._cdata)

@@ -6,23 +6,24 @@ the difference between them is an A/A measurement: it is kept as the noise of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from bench.machine import reference_load
 from bench.measure.roofline import Ceilings, place
 from bench.measure.timing import Samples, median_interval, tail
+from bench.record.types import Fields
 
 LAUNCH_BOUND = 1.2  # a step that takes so many times its replay as a graph waits for the host
 NOISY_REL = {"cpu": 0.03, "cuda": 0.01}  # 95 % of repeats of a sweep should agree within this on an idle machine
 Z_95 = 1.96
+Rounds = Sequence[Fields]  # of one Cell, each what :func:`bench.measure.efficiency.measure_round` made of it
 # Standard deviation of the median of R normal values, that of one being 1; beyond 10, 1.2533 / sqrt(R) is within 6 %.
 MEDIAN_DEVIATION = {2: 0.707, 3: 0.670, 4: 0.546, 5: 0.536, 6: 0.463, 7: 0.459, 8: 0.411, 9: 0.407, 10: 0.372}
 
 
-def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def combine(rounds: Rounds) -> Fields:
     """Turn the raw rounds of one Cell into its metrics.
 
     Args:
@@ -33,6 +34,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         t over the rounds),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None)
         with ``latency_noise_rel``,
+        ``relative_speed_rounds`` (the speed over that of ``relative_to``, measured in turn with it),
         ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
         ``device_step_ms_p50`` and ``device_images_per_s_p50`` (the step replayed as one CUDA graph) with
         ``launch_bound``,
@@ -46,7 +48,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if not rounds:
         raise ValueError("combine: no rounds were measured")
     rounds = sorted(rounds, key=lambda r: int(r["round"]))
-    metrics: dict[str, Any] = {}
+    metrics: Fields = {}
     for raw in rounds:
         metrics |= raw.get("static", {}) | raw.get("largest", {})
     blocks = Samples([list(r["block_s"]) for r in rounds])
@@ -55,6 +57,8 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if latency.rounds:
         metrics |= _latency(latency)
     metrics |= _phases(rounds) | _energy(rounds) | _clocks(rounds) | _device(rounds, metrics)
+    if beside := [r["relative_speeds"] for r in rounds if r.get("relative_speeds")]:
+        metrics |= {"relative_to": rounds[0]["relative_to"], "relative_speed_rounds": Samples(beside).medians()}
     metrics |= _roofline(rounds, metrics)
     if metrics.get("launch_bound") and "bound" in metrics:
         metrics["bound"] = "launches"
@@ -64,7 +68,7 @@ def combine(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return metrics
 
 
-def _throughput(blocks: Samples, batch: int) -> dict[str, Any]:
+def _throughput(blocks: Samples, batch: int) -> Fields:
     seconds = np.asarray(blocks.pooled())
     low, high = median_interval(blocks.rounds)
     return {
@@ -79,7 +83,7 @@ def _throughput(blocks: Samples, batch: int) -> dict[str, Any]:
     }
 
 
-def _latency(latency: Samples) -> dict[str, Any]:
+def _latency(latency: Samples) -> Fields:
     pooled = latency.pooled()
     low, high = median_interval(latency.rounds)
     tails = {f"latency_ms_p{p}": tail(pooled, p) for p in (90, 99)}
@@ -94,7 +98,7 @@ def _latency(latency: Samples) -> dict[str, Any]:
     }
 
 
-def _phases(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _phases(rounds: Rounds) -> Fields:
     names = {name: None for r in rounds for name in r.get("phase_s", {})}
     return {
         f"{name}_ms_p50": 1e3 * Samples([list(r["phase_s"][name]) for r in rounds if "phase_s" in r]).centre()
@@ -102,7 +106,7 @@ def _phases(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _clocks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _clocks(rounds: Rounds) -> Fields:
     """The GPU's state in the middle of the throughput passes, the mean over rounds."""
     busy = [r["gpu_busy"] for r in rounds if r.get("gpu_busy")]
     found = {}
@@ -113,7 +117,7 @@ def _clocks(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _device(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _device(rounds: Rounds, metrics: Fields) -> Fields:
     """What the device itself needs for a step, and whether the host keeps it waiting."""
     replayed = Samples([list(r["graph_block_s"]) for r in rounds if r.get("graph_block_s")])
     if not replayed.rounds:
@@ -129,16 +133,16 @@ def _device(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> 
     }
 
 
-def _energy(rounds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _energy(rounds: Rounds) -> Fields:
     """Median over the rounds of each energy figure; what is text stands as it is."""
-    found: dict[str, Any] = {}
+    found: Fields = {}
     for name in {name: None for r in rounds for name in r.get("energy", {})}:
         values = [r["energy"][name] for r in rounds if r.get("energy", {}).get(name) is not None]
         found[name] = None if not values else values[0] if isinstance(values[0], str) else float(np.median(values))
     return found
 
 
-def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _roofline(rounds: Rounds, metrics: Fields) -> Fields:
     """Place the Cell under the measured roof; {} where FLOPs, traffic or ceilings are unknown.
 
     In training over forward and backward alone, whose FLOPs are counted. ``mfu`` is of the model's own FLOPs (three
@@ -158,18 +162,18 @@ def _roofline(rounds: Sequence[Mapping[str, Any]], metrics: Mapping[str, Any]) -
         seconds = (metrics["forward_ms_p50"] + metrics["backward_ms_p50"]) / 1e3 / int(rounds[0]["batch"])
     placed = place(2e9 * macs_g, metrics["traffic_mib_per_image"] * 2**20, seconds, ceilings, precision)
     found = {
-        **placed.metrics(),
+        **placed,
         "ceiling_copy_gb_per_s": ceilings.copy_gb_per_s,
         "ceiling_gflops_per_s": ceilings.gflops_per_s[precision],
     }
     if training:
-        found |= {"mfu": placed.mfu * min(1.0, 3 * metrics["macs_g"] / macs_g), "hfu": placed.mfu}
+        found |= {"mfu": placed["mfu"] * min(1.0, 3 * metrics["macs_g"] / macs_g), "hfu": placed["mfu"]}
     if rounds[0].get("compile"):
         return {name: found[name] for name in ("mfu", "ceiling_gflops_per_s")}
     return found
 
 
-def _noise(rounds: Sequence[Mapping[str, Any]], blocks: Samples, metrics: Mapping[str, Any]) -> dict[str, Any]:
+def _noise(rounds: Rounds, blocks: Samples, metrics: Fields) -> Fields:
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
     noise = repeat_difference(blocks)

@@ -1,10 +1,10 @@
 """One efficiency Cell: what a worker measures in one round, in a fresh process.
 
 Order, because each pass must not disturb the next: memory (the process is still clean), FLOPs, warm-up,
-throughput, split or latency, energy, the step as a CUDA graph. Energy and what does not change with time come from
-round 0 alone. The runner
-calls :func:`measure_round` in rounds interleaved over all models; :func:`bench.measure.aggregate.combine` makes one set
-of metrics of them, with the difference between rounds as the noise.
+throughput, split or latency, energy, the reference model in turn with this one (CPU), the step as a CUDA graph. Energy
+and what does not change with time come from round 0 alone. The runner calls :func:`measure_round` in rounds interleaved
+over all models, and :func:`bench.measure.aggregate.combine` makes one set of metrics of them, the difference between
+rounds as the noise.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
 from bench.machine import hardware, memory, reference_load
-from bench.machine.clock import Clock, clock_for
+from bench.machine.clock import Clock, Step, clock_for
 from bench.measure import energy, flops, timing
 from bench.measure.activations import saved_for_backward
 from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
-from bench.record.cells import Context, EfficiencyCell, Result, cell_key
+from bench.record.cells import SPEED_REFERENCE, Context, EfficiencyCell, Result, cell_key
+from bench.record.types import Fields
 from bench.registry.build import IN_CHANS
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
@@ -50,12 +50,13 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
         what failed.
     """
     phase = _Phase(ctx.progress)
-    raw: dict[str, Any] = {"round": number, "mode": cell.mode, "device": cell.device, "compile": cell.compile}
+    raw: Fields = {"round": number, "mode": cell.mode, "device": cell.device, "compile": cell.compile}
     raw["begun"] = datetime.now(UTC).isoformat(timespec="seconds")
     failure = ""
     if cell.batch == LARGEST:
         phase("largest batch")
-        found, failed = _kept_largest(cell, ctx.out / "largest_batch")
+        path = ctx.out / "largest_batch" / f"{cell_key(cell)}.json"  # searched in round 0 and read by the later ones
+        found, failed = kept(path, lambda: largest_batch(cell))
         cell = replace(cell, batch=max(found, least_batch(cell.mode)))
         raw["largest"] = {"largest_batch": found, "smallest_failing_batch": failed}
     raw["batch"] = cell.batch
@@ -82,16 +83,10 @@ def measure_round(cell: EfficiencyCell, ctx: Context, number: int = 0) -> Result
     return Result(metrics, "oom", f"{reason}; {failure}"[:400], timings=phase.seconds())
 
 
-def _kept_largest(cell: EfficiencyCell, directory: Path) -> tuple[int, int | None]:
-    """The largest batch, searched in round 0 and read by the later ones."""
-    found, failed = kept(directory / f"{cell_key(cell)}.json", lambda: largest_batch(cell))
-    return found, failed
-
-
 class _Phase:
     """Tells the driver which phase runs, and keeps how long each took."""
 
-    def __init__(self, progress: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(self, progress: Callable[[Fields], None]) -> None:
         self._progress = progress
         self._begun: list[tuple[str, float]] = []
         self.name = "start"
@@ -106,7 +101,7 @@ class _Phase:
         return {f"{name}_s": round(end - start, 4) for (name, start), end in zip(self._begun, ends, strict=True)}
 
 
-def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any], phase: _Phase) -> None:
+def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: Fields, phase: _Phase) -> None:
     cuda = cell.device.startswith("cuda")
     torch.set_num_threads(cell.threads)
     if not cuda:
@@ -134,7 +129,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     machine = _probed(cell, clock)
     before = hardware.snapshot(cell.device)
     phase("throughput")
-    busy: dict[str, Any] = {}  # clocks are only telling while the device works
+    busy: Fields = {}  # clocks are only telling while the device works
     look = (lambda: busy.update(hardware.gpu_state(cell.device))) if cuda else None
     raw["block_s"], raw["steps_per_block"] = timing.throughput_blocks(step, clock, budget, warm.step_s, look)
     if busy:
@@ -154,9 +149,23 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: dict[str, Any
     raw["measured_s"] = after["at_s"] - before["at_s"]
     again = _probed(cell, clock)
     raw["probe_s"] = {name: [machine[name], again[name]] for name in machine.keys() & again.keys()}
+    if not cuda and not cell.compile and "largest" not in raw and cell.model != SPEED_REFERENCE:
+        phase("reference")
+        raw["relative_to"], raw["relative_speeds"] = SPEED_REFERENCE, _beside_reference(cell, step, clock, budget)
     if cuda and cell.mode == "infer":
         phase("graph")
         raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
+
+
+def _beside_reference(cell: EfficiencyCell, step: Step, clock: Clock, budget: timing.Budget) -> list[float]:
+    """The speed relative to the reference model doing the same beside it; nothing where it cannot."""
+    try:
+        reference = Workload(replace(cell, model=SPEED_REFERENCE)).step()
+        return timing.side_by_side(step, reference, clock, budget)
+    except Exception as error:
+        if not memory.is_out_of_memory(error) and not isinstance(error, ValueError):  # batch norm of a single value
+            raise
+        return []
 
 
 def _probed(cell: EfficiencyCell, clock: Clock) -> dict[str, float]:
@@ -169,7 +178,7 @@ def _probed(cell: EfficiencyCell, clock: Clock) -> dict[str, float]:
         return {}
 
 
-def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> dict[str, Any]:
+def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> Fields:
     """Time the step as one CUDA graph: what the device itself needs, whatever the host takes to launch its kernels."""
     try:
         step = workload.graph_step()
@@ -180,7 +189,7 @@ def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> dict[s
         return {"graph_error": f"{type(error).__name__}: {error}"[:300]}
 
 
-def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase, directory: Path) -> Workload:
+def _static(cell: EfficiencyCell, found: Fields, phase: _Phase, directory: Path) -> Workload:
     """Take what needs a clean process or no clock: memory, FLOPs, activations. Fills ``found`` as it goes."""
     phase("memory")
     if not cell.device.startswith("cuda"):
@@ -203,14 +212,14 @@ def _static(cell: EfficiencyCell, found: dict[str, Any], phase: _Phase, director
     return workload
 
 
-def _flops(workload: Workload, directory: Path) -> dict[str, Any]:
+def _flops(workload: Workload, directory: Path) -> Fields:
     """Count; a model that cannot be counted is still timed, and its record says why it has no FLOPs.
 
     Counts are kept in ``directory``: they are the same for every batch, precision and mode.
     """
     cell = workload.cell
     image = (IN_CHANS, cell.resolution, cell.resolution)
-    found: dict[str, Any] = {"macs_g": None, "flops_g": None}
+    found: Fields = {"macs_g": None, "flops_g": None}
     try:
         forward = directory / f"{_flops_key(cell)}.json"
         found |= kept(forward, lambda: flops.count(workload.module, (1, *image)))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from bench.machine import hardware
 from bench.machine.clock import Clock, Step
+from bench.record.types import Fields
 
 SOURCE = "NVML total energy counter of the GPU board, an estimate"
 IDLE_S = 2.0
@@ -42,7 +42,7 @@ def measure(
     joules: Counter,
     window_s: float,
     sleep: Callable[[float], None] = time.sleep,
-) -> dict[str, Any]:
+) -> Fields:
     """Run steps for at least ``window_s`` and read the counter around them; idle first, while the device rests.
 
     Returns:

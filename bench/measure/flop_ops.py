@@ -7,11 +7,13 @@ zero. Names are those of ATen without overload and without the trailing undersco
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 from typing import Any
 
-Handle = Callable[[list[Any], list[Any]], int]
+Value = Any  # of a traced graph: torch._C.Value, whose type torch does not state
+Values = list[Value]  # inputs or outputs of a node
+Handle = Callable[[Values, Values], int]
 
 
 def _names(text: str) -> frozenset[str]:
@@ -87,7 +89,7 @@ ZERO_COST: dict[str, str] = {
 }
 # fvcore's own handles that give no MACs: reported as norm or elementwise operations.
 FVCORE_NORMS = frozenset({"batch_norm", "group_norm", "layer_norm", "instance_norm"})
-FVCORE_ELEMENTWISE = frozenset({"adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler"})
+FVCORE_BESIDE = FVCORE_NORMS | {"adaptive_avg_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "grid_sampler"}
 
 
 def category(name: str) -> str | None:
@@ -112,11 +114,6 @@ def attention_activations(query: Sequence[int], key: Sequence[int], value: Seque
     """Elements of the scores and of the output: what two matrix products would have written."""
     *batch, s, _ = query
     return prod(batch) * s * (key[-2] + value[-1])
-
-
-def matmul_macs(a: Sequence[int], b: Sequence[int], out: Sequence[int]) -> int:
-    """MACs of ``torch.matmul`` with broadcasting: every output element sums over the inner dimension."""
-    return prod(out) * a[-1]
 
 
 def einsum_macs(equation: str, shapes: Sequence[Sequence[int]]) -> int:
@@ -151,43 +148,43 @@ def _spell_ellipsis(terms: list[str], right: str, shapes: Sequence[Sequence[int]
 # ---- handles for fvcore -------------------------------------------------------------------------------------------
 
 
-def shape_of(value: Any) -> list[int]:
+def shape_of(value: Value) -> list[int]:
     """Shape of a traced value; empty for what is no tensor."""
     return list(value.type().sizes()) if value.isCompleteTensor() else []
 
 
-def _attention(inputs: list[Any], outputs: list[Any]) -> int:
+def _attention(inputs: Values, outputs: Values) -> int:
     return attention_macs(*map(shape_of, inputs[:3]))
 
 
-def _matmul(inputs: list[Any], outputs: list[Any]) -> int:
-    a, b = map(shape_of, inputs[:2])
-    return matmul_macs(a, b, shape_of(outputs[0]))
+def _matmul(inputs: Values, outputs: Values) -> int:
+    """With broadcasting: every output element sums over the inner dimension."""
+    return prod(shape_of(outputs[0])) * shape_of(inputs[0])[-1]
 
 
-def _einsum(inputs: list[Any], outputs: list[Any]) -> int:
+def _einsum(inputs: Values, outputs: Values) -> int:
     return einsum_macs(inputs[0].toIValue(), [shape_of(v) for v in inputs[1].node().inputs()])
 
 
-def _added_product(inputs: list[Any], outputs: list[Any]) -> int:
+def _added_product(inputs: Values, outputs: Values) -> int:
     return prod(shape_of(outputs[0])) * shape_of(inputs[1])[-1]
 
 
-def _summed_batch_product(inputs: list[Any], outputs: list[Any]) -> int:
+def _summed_batch_product(inputs: Values, outputs: Values) -> int:
     a, b = shape_of(inputs[1]), shape_of(inputs[2])
     return prod(a) * b[-1]
 
 
-def _bilinear(inputs: list[Any], outputs: list[Any]) -> int:
+def _bilinear(inputs: Values, outputs: Values) -> int:
     return prod(shape_of(outputs[0])) * prod(shape_of(inputs[2])[1:])
 
 
-def _convolution_by_name(inputs: list[Any], outputs: list[Any]) -> int:
+def _convolution_by_name(inputs: Values, outputs: Values) -> int:
     weight, out = shape_of(inputs[1]), shape_of(outputs[0])
     return prod(out) * prod(weight[1:])
 
 
-def _recurrent(inputs: list[Any], outputs: list[Any]) -> int:
+def _recurrent(inputs: Values, outputs: Values) -> int:
     """Every weight matrix meets every position once; ``inputs[2]`` (or 3 for an LSTM) lists weights and biases."""
     positions = prod(shape_of(inputs[0])[:2])
     lists = [v.node().inputs() for v in inputs[1:4] if v.node().kind() == "prim::ListConstruct"]
@@ -216,18 +213,9 @@ EXTRA_HANDLES: dict[str, Handle] = {
 def handle_from_formula(formula: Callable[..., int]) -> Handle:
     """Make an fvcore handle (1 per MAC) of a formula registered with torch's counter (2 per MAC)."""
 
-    def value_of(value: Any) -> Any:
-        if value.isCompleteTensor():
-            return tuple(value.type().sizes())
-        return value.toIValue()
-
-    def handle(inputs: list[Any], outputs: list[Any]) -> int:
+    def handle(inputs: Values, outputs: Values) -> int:
         shapes = [shape_of(v) for v in outputs]
-        return formula(*map(value_of, inputs), out_val=shapes[0] if len(shapes) == 1 else shapes) // 2
+        given = [tuple(shape_of(v)) if v.isCompleteTensor() else v.toIValue() for v in inputs]
+        return formula(*given, out_val=shapes[0] if len(shapes) == 1 else shapes) // 2
 
     return handle
-
-
-def operator_list(names: Mapping[str, int]) -> str:
-    """Spell counted names for a message: ``aten::foo (3 times), my::bar (once)``."""
-    return ", ".join(f"{name} ({'once' if n == 1 else f'{n} times'})" for name, n in sorted(names.items()))

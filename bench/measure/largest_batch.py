@@ -6,8 +6,8 @@ each, before it has touched the device itself: a few hundredths of a second, and
 
 from __future__ import annotations
 
-import json
-import os
+import multiprocessing
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -68,35 +68,25 @@ def fits(cell: EfficiencyCell) -> bool:
     """Whether two steps of a Cell run, tried in a fork. Raises RuntimeError as :func:`largest_batch` does."""
     if torch.cuda.is_initialized():
         raise RuntimeError("batches must be tried before this process uses CUDA: a forked child could not")
-    answer = _in_child(cell)
-    if answer["outcome"] == "failed":
-        raise RuntimeError(f"batch {cell.batch} failed, but not for want of memory: {answer['reason']}")
-    return answer["outcome"] == "fits"
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=lambda: sender.send(try_batch(cell)))
+    child.start()
+    sender.close()
+    try:
+        answer = receiver.recv()
+    except EOFError:
+        answer = ""
+    child.join()
+    if not answer:  # killed: by the kernel for want of memory, if by SIGKILL
+        answer = "oom" if child.exitcode == -signal.SIGKILL else f"the try ended with status {child.exitcode}"
+    if answer not in ("fits", "oom"):
+        raise RuntimeError(f"batch {cell.batch} failed, but not for want of memory: {answer}")
+    return bool(answer == "fits")
 
 
-def _in_child(cell: EfficiencyCell) -> dict[str, str]:
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        outcome = {"outcome": "failed", "reason": "the try was interrupted"}
-        try:
-            outcome = try_batch(cell)
-        finally:
-            os.write(write, json.dumps(outcome).encode())
-            os._exit(0)  # no clean-up of what belongs to the parent
-    os.close(write)
-    with os.fdopen(read, "rb") as pipe:
-        text = pipe.read()
-    _, status = os.waitpid(child, 0)
-    if text:
-        return dict(json.loads(text))
-    # Killed: by the kernel for want of memory, if by SIGKILL.
-    killed = os.WIFSIGNALED(status) and os.WTERMSIG(status) == 9
-    return {"outcome": "oom"} if killed else {"outcome": "failed", "reason": f"the try ended with status {status}"}
-
-
-def try_batch(cell: EfficiencyCell) -> dict[str, str]:
-    """Run two steps of a Cell in this process and say ``fits``, ``oom`` or ``failed`` with the reason."""
+def try_batch(cell: EfficiencyCell) -> str:
+    """Run two steps of a Cell in this process and say ``fits``, ``oom`` or what went wrong."""
     torch.set_num_threads(cell.threads)
     try:
         if not cell.device.startswith("cuda"):
@@ -106,7 +96,5 @@ def try_batch(cell: EfficiencyCell) -> dict[str, str]:
         step(1)
         clock_for(cell.device).synchronize()
     except Exception as error:  # whatever it is, the caller is told
-        if memory.is_out_of_memory(error):
-            return {"outcome": "oom"}
-        return {"outcome": "failed", "reason": f"{type(error).__name__}: {error}"[:300]}
-    return {"outcome": "fits"}
+        return "oom" if memory.is_out_of_memory(error) else f"{type(error).__name__}: {error}"[:300]
+    return "fits"

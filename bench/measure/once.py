@@ -5,18 +5,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from bench.record.files import replacing
 
+Found = TypeVar("Found")
 
-def kept(path: Path, find: Callable[[], Any]) -> Any:
+
+def kept(path: Path, find: Callable[[], Found]) -> Found:
     """Read ``path``; where it is absent or no JSON, call ``find`` and keep its answer (plain data) there."""
     try:
-        return json.loads(path.read_bytes())
+        found: Found = json.loads(path.read_bytes())
     except (FileNotFoundError, ValueError):
-        pass
-    found = find()
-    with replacing(path) as part:
-        part.write_text(json.dumps(found))
-    return json.loads(json.dumps(found))  # the same to its finder as to its readers
+        text = json.dumps(find())
+        with replacing(path) as part:
+            part.write_text(text)
+        found = json.loads(text)  # the same to its finder as to its readers
+    return found

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import torch
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from bench.record.types import Fields
 
 # Views that their schema does not declare, and factories that only reserve memory.
 _NO_TRAFFIC = {
@@ -27,15 +29,17 @@ class OperatorRecorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.calls: Counter[Any] = Counter()
-        self.read: Counter[Any] = Counter()
-        self.written: Counter[Any] = Counter()
-        self.traffic: Counter[Any] = Counter()
+        self.calls = Counter[OpOverloadPacket]()
+        self.read = Counter[OpOverloadPacket]()
+        self.written = Counter[OpOverloadPacket]()
+        self.traffic = Counter[OpOverloadPacket]()
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, func: OpOverload, types: object, args: tuple[object, ...] = (), kwargs: Fields | None = None
+    ) -> object:
         """Run the operator and note what it touched."""
         out = func(*args, **(kwargs or {}))
-        packet = getattr(func, "_overloadpacket", func)
+        packet = func.overloadpacket
         reads = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
         writes = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
         self.calls[packet] += 1
@@ -46,7 +50,9 @@ class OperatorRecorder(TorchDispatchMode):
         self.note(packet, args, kwargs or {}, out, moved)
         return out
 
-    def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
+    def note(
+        self, packet: OpOverloadPacket, args: tuple[object, ...], kwargs: Fields, out: object, traffic: int
+    ) -> None:
         """Hear of each call, in order; for those who want more than sums."""
 
     def total_traffic(self) -> int:
@@ -54,11 +60,9 @@ class OperatorRecorder(TorchDispatchMode):
         return sum(self.traffic.values())
 
 
-def moves_nothing(func: Any) -> bool:
-    """Whether an operator (an OpOverload) only makes a view or reserves memory."""
-    schema = getattr(func, "_schema", None)
-    if schema is None:
-        return False
+def moves_nothing(func: OpOverload) -> bool:
+    """Whether an operator only makes a view or reserves memory."""
+    schema = func._schema
     if schema.name.partition("::")[2] in _NO_TRAFFIC:
         return True
     return any(a.alias_info is not None and not a.alias_info.is_write for a in schema.arguments)

@@ -11,8 +11,20 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from bench.measure.once import kept
+
+
+class Place(TypedDict):
+    """Where a workload lies under the roof, named as in Records; see :func:`place`."""
+
+    intensity_flop_per_byte: float
+    achieved_gflops_per_s: float
+    attainable_gflops_per_s: float
+    roofline_fraction: float
+    mfu: float
+    bound: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,46 +42,25 @@ class Ceilings:
     gflops_per_s: Mapping[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class RooflinePoint:
-    """Where a workload lies under the roof.
+def place(flops: float, traffic_bytes: float, seconds: float, ceilings: Ceilings, precision: str) -> Place:
+    """Place a workload of ``flops`` and ``traffic_bytes`` that took ``seconds`` under the roof of its precision.
 
-    Attributes:
-        intensity: FLOPs a byte.
-        achieved: 10^9 FLOPs a second.
-        attainable: what the roof allows at this intensity.
-        mfu: achieved over the arithmetic ceiling (0 to 1); of all FLOPs given, recomputed ones too if they are.
-        fraction: achieved over attainable.
-        bound: ``memory`` left of the ridge, ``compute`` right of it.
+    Returns:
+        FLOPs a byte; 10^9 FLOPs a second, achieved and what the roof allows at this intensity, and their ratio; ``mfu``
+        is achieved over the arithmetic ceiling (0 to 1), of all FLOPs given, recomputed ones too if they are;
+        ``bound`` is ``memory`` left of the ridge, ``compute`` right of it.
     """
-
-    intensity: float
-    achieved: float
-    attainable: float
-    mfu: float
-    fraction: float
-    bound: str
-
-    def metrics(self) -> dict[str, float | str]:
-        """Named as in records."""
-        return {
-            "intensity_flop_per_byte": self.intensity,
-            "achieved_gflops_per_s": self.achieved,
-            "attainable_gflops_per_s": self.attainable,
-            "roofline_fraction": self.fraction,
-            "mfu": self.mfu,
-            "bound": self.bound,
-        }
-
-
-def place(flops: float, traffic_bytes: float, seconds: float, ceilings: Ceilings, precision: str) -> RooflinePoint:
-    """Place a workload of ``flops`` and ``traffic_bytes`` that took ``seconds`` under the roof of its precision."""
     peak = ceilings.gflops_per_s[precision]
-    intensity = flops / traffic_bytes
-    slope = intensity * ceilings.copy_gb_per_s
+    slope = flops / traffic_bytes * ceilings.copy_gb_per_s
     achieved, attainable = flops / seconds / 1e9, min(peak, slope)
-    bound = "memory" if slope < peak else "compute"
-    return RooflinePoint(intensity, achieved, attainable, achieved / peak, achieved / attainable, bound)
+    return {
+        "intensity_flop_per_byte": flops / traffic_bytes,
+        "achieved_gflops_per_s": achieved,
+        "attainable_gflops_per_s": attainable,
+        "roofline_fraction": achieved / attainable,
+        "mfu": achieved / peak,
+        "bound": "memory" if slope < peak else "compute",
+    }
 
 
 def measure_ceilings(device: str, threads: int, precision: str = "fp32", seconds: float = 0.3) -> Ceilings:

@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
 from bench.machine.clock import Clock, Step
 
 MIN_BEYOND = 5  # samples that must lie beyond a tail percentile before it is reported: p90 from 50, p99 from 500
+MIN_PAIRS = 8  # pairs of blocks before their spread says how well the ratio is known
 RESAMPLES = 1000
 DRAWN = 300  # of a round at most: the spread of larger medians follows from that of these
 
@@ -140,6 +142,38 @@ def latency_samples(step: Step, clock: Clock, budget: Budget) -> list[float]:
         clock.synchronize()
         samples.append(clock.now() - start)
     return samples
+
+
+def side_by_side(step: Step, reference: Step, clock: Clock, budget: Budget) -> list[float]:
+    """Time blocks of a step and of a reference in turn, so that what slows the machine slows both.
+
+    It goes on until the median ratio is known to a sixth of ``budget.agree`` (standard error), but not longer than
+    twice ``budget.throughput_s``: long on a busy machine, short on a quiet one.
+
+    Returns:
+        The reference's seconds a step over the step's, one ratio for each pair of blocks: how often as fast it is.
+    """
+    counts, ratios, begin = [], list[float](), clock.now()
+    for run in (step, reference):
+        warm = warm_up(run, clock, replace(budget, warmup_s=budget.warmup_s / 4, warmup_max_s=budget.warmup_s / 2))
+        counts.append(max(1, round(budget.block_s / max(warm.step_s, 1e-9))))
+    while clock.now() - begin < 2 * budget.throughput_s or len(ratios) < budget.min_blocks:
+        seconds = [0.0, 0.0]
+        for which in (0, 1) if len(ratios) % 2 else (1, 0):
+            start = clock.now()
+            for number in range(counts[which]):
+                (step, reference)[which](number)
+            clock.synchronize()
+            seconds[which] = (clock.now() - start) / counts[which]
+        ratios.append(seconds[1] / seconds[0])
+        if len(ratios) >= MIN_PAIRS and _error_of_median(np.log(ratios)) <= budget.agree / 6:
+            break
+    return ratios
+
+
+def _error_of_median(values: np.ndarray[Any, Any]) -> float:
+    """Standard error of the median of normal values, from their median absolute deviation."""
+    return float(1.2533 * 1.4826 * np.median(np.abs(values - np.median(values))) / np.sqrt(len(values)))
 
 
 def phase_seconds(phases: Sequence[tuple[str, Step]], clock: Clock, budget: Budget) -> dict[str, list[float]]:

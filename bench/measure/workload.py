@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
@@ -13,6 +12,7 @@ from bench.machine.clock import Step
 from bench.measure.op_recorder import OperatorRecorder
 from bench.ops import chosen_backend, selective_scan
 from bench.record.cells import EfficiencyCell
+from bench.record.types import Fields
 from bench.registry.build import IN_CHANS, NUM_CLASSES, build
 from bench.registry.layout import layout_of
 
@@ -56,9 +56,9 @@ class Workload:
             generator = self._seeded(0)
             self._labels = torch.randint(NUM_CLASSES, (cell.batch,), generator=generator, device=self.device)
 
-    def facts(self) -> dict[str, Any]:
+    def facts(self) -> Fields:
         """What a record says of how the work is done: ``channels_last`` and, in training, the ``optimizer``."""
-        found: dict[str, Any] = {"channels_last": self.layout == torch.channels_last}
+        found: Fields = {"channels_last": self.layout == torch.channels_last}
         return found | ({"optimizer": "AdamW (fused)"} if self.cell.mode == "train" else {})
 
     def held_bytes(self) -> int:
@@ -84,7 +84,7 @@ class Workload:
             held.append(images.contiguous(memory_format=self.layout))
         return held[:wanted]
 
-    def precision(self) -> AbstractContextManager[Any]:
+    def precision(self) -> AbstractContextManager[object]:
         """Return the context in which the forward pass runs."""
         if self.cell.precision != "bf16":
             return nullcontext()

@@ -88,16 +88,22 @@ def recorded(found: Clinical) -> dict[str, float]:
 # --- the operating point ---------------------------------------------------------------------------------------
 
 
-def youden(column: Array, target: Array) -> float:
-    """The threshold with the highest sensitivity + specificity; of equal ones the most sensitive. NaN without both."""
-    positives, negatives = int(target.sum()), int((~target).sum())
-    if not positives or not negatives:
-        return float("nan")
+def operating_points(column: Array, target: Array) -> tuple[Array, Array, Array]:
+    """The thresholds that tell images apart, from nobody called (infinity) to all, with sensitivity and specificity."""
     order = np.argsort(-column, kind="stable")
     value, hit = column[order], target[order]
     last = np.flatnonzero(np.append(value[1:] != value[:-1], True))  # of equal scores all or none say yes
-    index = hit.cumsum()[last] / positives - (~hit).cumsum()[last] / negatives
-    return float(value[last[np.flatnonzero(index >= index.max() - 1e-12)[-1]]])
+    sensitivity = np.append(0.0, hit.cumsum()[last] / target.sum())
+    return np.append(np.inf, value[last]), sensitivity, np.append(1.0, 1 - (~hit).cumsum()[last] / (~target).sum())
+
+
+def youden(column: Array, target: Array) -> float:
+    """The threshold with the highest sensitivity + specificity; of equal ones the most sensitive. NaN without both."""
+    if not target.any() or target.all():
+        return float("nan")
+    values, sensitivity, specificity = operating_points(column, target)
+    index = sensitivity + specificity
+    return float(values[np.flatnonzero(index >= index.max() - 1e-12)[-1]])
 
 
 def rates(column: Array, target: Array, threshold: float) -> tuple[float, float]:
@@ -171,8 +177,7 @@ def ece(scores: Array, labels: Array, bins: int = ECE_BINS) -> float:
 
 
 def _bin(confidence: Array, bins: int) -> Array:
-    found: Array = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
-    return found
+    return np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
 
 
 def brier(scores: Array, labels: Array) -> float:
@@ -209,8 +214,7 @@ def rescaled(scores: Array, labels: Array, scale: float) -> Array:
     z, _ = _logits(scores, labels)
     p = _softmax(z / scale)
     if _multi_label(labels):
-        found: Array = p[:, 1].reshape(np.shape(labels))
-        return found
+        return p[:, 1].reshape(np.shape(labels))
     return p
 
 
@@ -226,8 +230,7 @@ def _logits(scores: Array, labels: Array) -> tuple[Array, Array]:
 
 def _softmax(z: Array) -> Array:
     powers = np.exp(z - z.max(1, keepdims=True))
-    found: Array = powers / powers.sum(1, keepdims=True)
-    return found
+    return powers / powers.sum(1, keepdims=True)
 
 
 def _multi_label(labels: Array) -> bool:
@@ -237,5 +240,4 @@ def _multi_label(labels: Array) -> bool:
 
 def over_seeds(found: Sequence[Clinical], name: str) -> Array:
     """Mean over seeds of a field, NaN where a seed has none."""
-    values: Array = np.mean([np.asarray(getattr(c, name), dtype=np.float64) for c in found], axis=0)
-    return values
+    return np.mean([np.asarray(getattr(c, name), dtype=np.float64) for c in found], axis=0)

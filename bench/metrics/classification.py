@@ -23,15 +23,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.metrics import accuracy_score, average_precision_score, cohen_kappa_score, roc_auc_score
+from sklearn.metrics import accuracy_score, cohen_kappa_score, roc_auc_score
 
-from bench.metrics import calibration, registry
+from bench.metrics import registry
 from bench.metrics.one_vs_rest import Array
+from bench.metrics.resampled import decide, figures, log_loss
 from bench.registry import TASKS, nearest
 
 Floats = npt.NDArray[np.float64]
-
-THRESHOLD = 0.5
 
 
 def classification_metrics(labels: Array, scores: Array, task: str, positive: int = 1) -> dict[str, Any]:
@@ -55,25 +54,16 @@ def classification_metrics(labels: Array, scores: Array, task: str, positive: in
         ValueError: shapes, labels or scores that do not fit the task, naming what is wrong.
     """
     truth, probabilities = _checked(labels, scores, task)
-    tables = counts_by_class(truth, decide(probabilities, task), probabilities.shape[1], task)
+    predicted = decide(probabilities, task)
     auc, auc_classes = _auc(truth, probabilities, task)
-    found: dict[str, Any] = {
-        "acc": accuracy(truth, probabilities, task),
-        "auc": auc,
-        "auc_classes": auc_classes,
-        "auprc": average_precision(truth, probabilities, task, positive),
-        **_macro(tables, task),
-        "ece": calibration.ece(probabilities, truth),
-        "brier": calibration.brier(probabilities, truth),
-        "nll": negative_log_likelihood(truth, probabilities, task),
-    }
+    others = figures(truth, probabilities, task, positive, np.ones((len(truth), 1)))
+    found: dict[str, Any] = {"acc": accuracy(truth, probabilities, task), "auc": auc, "auc_classes": auc_classes}
+    found |= {"nll" if name == "loss" else name: float(values[0]) for name, values in others.items()}
     found |= registry.of_plugins(truth, probabilities, task)
     if task == "multi-label":
-        found["confusion"] = [[[int(tn), int(fp)], [int(fn), int(tp)]] for tn, fp, fn, tp in tables]
+        found["confusion"] = [confusion_matrix(t, p, 2).tolist() for t, p in zip(truth.T, predicted.T, strict=True)]
         return found
-    predicted = decide(probabilities, task)
     confusion = confusion_matrix(truth, predicted, probabilities.shape[1])
-    found["mcc"] = multiclass_mcc(confusion)
     found["confusion"] = confusion.tolist()
     if task == "binary-class":
         rest = 1 - positive
@@ -103,23 +93,6 @@ def auc(labels: Array, scores: Array, task: str) -> float:
     return _auc(*_checked(labels, scores, task), task)[0]
 
 
-def average_precision(labels: Array, scores: Array, task: str, positive: int = 1) -> float:
-    """Average precision (scikit-learn's): of the positive class for binary, else the mean one-versus-rest."""
-    truth, probabilities = _checked(labels, scores, task)
-    if task == "multi-label":
-        targets = truth == 1
-    elif task == "binary-class":
-        last = probabilities[:, -1:]
-        probabilities, targets = last if positive == 1 else 1.0 - last, (truth == positive)[:, None]
-    else:
-        targets = truth[:, None] == np.arange(probabilities.shape[1])
-    found = [
-        float(average_precision_score(target, column)) if target.any() else float("nan")
-        for target, column in zip(targets.T, probabilities.T, strict=True)
-    ]
-    return _mean(np.array(found))
-
-
 def _auc(truth: Array, probabilities: Floats, task: str) -> tuple[float, int]:
     if task == "binary-class":
         value = _roc_auc(truth, probabilities[:, -1])
@@ -140,67 +113,16 @@ def _roc_auc(positives: Array, score: Floats) -> float:
     return float(roc_auc_score(positives, score))
 
 
-def decide(scores: Floats, task: str) -> Array:
-    """Turn probabilities (N, C) into decisions: class indices (N,), or (N, L) in {0, 1} for multi-label."""
-    if task == "multi-label":
-        return (scores > THRESHOLD).astype(np.int64)
-    if task == "binary-class":
-        return (scores[:, -1] > THRESHOLD).astype(np.int64)
-    return np.asarray(np.argmax(scores, axis=-1))
-
-
 def confusion_matrix(truth: Array, predicted: Array, n_classes: int) -> npt.NDArray[np.int64]:
     """Count (C, C), truth by row and prediction by column, whether or not a class occurs."""
     counts = np.bincount(truth * n_classes + predicted, minlength=n_classes**2)
     return np.asarray(counts, dtype=np.int64).reshape(n_classes, n_classes)
 
 
-def counts_by_class(truth: Array, predicted: Array, n_classes: int, task: str) -> npt.NDArray[np.int64]:
-    """Count TN, FP, FN, TP of each class or label, (C, 4)."""
-    if task != "multi-label":
-        truth, predicted = (np.eye(n_classes, dtype=np.int64)[values] for values in (truth, predicted))
-    hit = (truth * predicted).sum(0)
-    miss, false_alarm = truth.sum(0) - hit, predicted.sum(0) - hit
-    return np.stack([len(truth) - hit - miss - false_alarm, false_alarm, miss, hit], axis=1)
-
-
-def _macro(tables: npt.NDArray[np.int64], task: str) -> dict[str, float]:
-    tn, fp, fn, tp = tables.T.astype(np.float64)
-    present, negatives = tp + fn > 0, tn + fp > 0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sensitivity = np.where(present, tp / (tp + fn), np.nan)
-        specificity = np.where(negatives, tn / (tn + fp), np.nan)
-        precision = np.where(present, np.where(tp + fp > 0, tp / (tp + fp), 0.0), np.nan)
-        f1 = np.where(present, 2 * tp / (2 * tp + fp + fn), np.nan)
-        spread = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
-        mcc = np.where(spread > 0, (tp * tn - fp * fn) / spread, 0.0)
-    balanced = (sensitivity + specificity) / 2 if task == "multi-label" else sensitivity
-    return {
-        "balanced_acc": _mean(balanced),
-        "f1_macro": _mean(f1),
-        "mcc": _mean(mcc),
-        "precision_macro": _mean(precision),
-        "sensitivity_macro": _mean(sensitivity),
-        "specificity_macro": _mean(specificity),
-    }
-
-
-def multiclass_mcc(confusion: npt.NDArray[np.int64]) -> float:
-    """Matthews' correlation of a confusion matrix (Gorodkin 2004, R_K); 0 where it is undefined."""
-    counts = confusion.astype(np.float64)
-    truth, predicted, n = counts.sum(1), counts.sum(0), counts.sum()
-    spread = np.sqrt((n**2 - predicted @ predicted) * (n**2 - truth @ truth))
-    return float((np.trace(counts) * n - truth @ predicted) / spread) if spread > 0 else 0.0
-
-
 def negative_log_likelihood(labels: Array, scores: Array, task: str) -> float:
     """Mean negative log-likelihood in nats; over images and labels for multi-label. A probability of 0 costs 708."""
     truth, probabilities = _checked(labels, scores, task)
-    if task == "multi-label":
-        given = np.where(truth == 1, probabilities, 1.0 - probabilities)
-    else:
-        given = np.take_along_axis(probabilities, truth[:, None], axis=1)
-    return float(-np.log(np.clip(given, np.finfo(np.float64).tiny, None)).mean())
+    return float(log_loss(probabilities, truth, np.ones((len(truth), 1)))[0])
 
 
 def _checked(labels: Array, scores: Array, task: str) -> tuple[Array, Floats]:
@@ -230,11 +152,6 @@ def _checked(labels: Array, scores: Array, task: str) -> tuple[Array, Floats]:
     if truth.min() < 0 or truth.max() > top:
         raise ValueError(f"{task}: labels should lie in 0..{top}, but go from {truth.min()} to {truth.max()}")
     return truth, probabilities
-
-
-def _mean(values: Floats) -> float:
-    known = values[~np.isnan(values)]
-    return float(known.mean()) if known.size else float("nan")
 
 
 def _ratio(part: int, whole: int) -> float:

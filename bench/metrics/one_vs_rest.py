@@ -18,8 +18,7 @@ def rank(values: Array) -> Array:
     """Ranks from 1 in ascending order; equal values share the mean of their ranks."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - (counts - 1) / 2
-    ranks: Array = middle[inverse.reshape(-1)]
-    return ranks
+    return middle[inverse.reshape(-1)]
 
 
 def one_vs_rest(scores: Array, labels: Array, positive: int = 1) -> tuple[Array, Array]:
@@ -60,10 +59,8 @@ def correct(scores: Array, labels: Array) -> Array:
     columns, targets = one_vs_rest(scores, labels)
     multi_label = np.asarray(labels).reshape(len(columns), -1).shape[1] > 1
     if multi_label or columns.shape[1] == 1:
-        share: Array = ((columns > 0.5) == targets).mean(1)
-        return share
-    right: Array = (columns.argmax(1) == np.asarray(labels).reshape(-1)).astype(np.float64)
-    return right
+        return ((columns > 0.5) == targets).mean(1)
+    return (columns.argmax(1) == np.asarray(labels).reshape(-1)).astype(np.float64)
 
 
 def auc(scores: Array, labels: Array) -> float:
@@ -123,8 +120,7 @@ def resampled_auc(scores: Array, labels: Array, weights: Array) -> Array:
     areas = np.stack([weighted_auc(columns[:, k], targets[:, k], weights) for k in range(columns.shape[1])])
     known = np.isfinite(areas)
     counts = known.sum(0)
-    means: Array = np.where(counts > 0, np.where(known, areas, 0.0).sum(0) / np.maximum(counts, 1), np.nan)
-    return means
+    return np.where(counts > 0, np.where(known, areas, 0.0).sum(0) / np.maximum(counts, 1), np.nan)
 
 
 def weighted_auc(column: Array, target: Array, weights: Array) -> Array:
@@ -141,8 +137,7 @@ def weighted_auc(column: Array, target: Array, weights: Array) -> Array:
     drawn = weight[positive].astype(np.float64)
     pairs = drawn.sum(0) * below[-1]
     wins = np.einsum("ij,ij->j", drawn, beaten)
-    samples: Array = np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
-    return samples
+    return np.where(pairs > 0, wins / np.maximum(pairs, 1), np.nan)
 
 
 def acc(scores: Array, labels: Array) -> float:
@@ -159,5 +154,4 @@ def acc_influence(scores: Array, labels: Array) -> Array:
 def resampled_acc(scores: Array, labels: Array, weights: Array) -> Array:
     """ACC of each resampled test set, (n,)."""
     right = correct(scores, labels)
-    samples: Array = right @ weights.astype(np.float64) / len(right)
-    return samples
+    return right @ weights.astype(np.float64) / len(right)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.metrics.calibration import youden
+from bench.metrics.calibration import operating_points, youden
 from bench.metrics.one_vs_rest import Array
 
 
@@ -62,28 +62,19 @@ def threshold(column: Array, target: Array, rule: Rule) -> float:
         return float("nan")
     if rule.sensitivity is None and rule.specificity is None and rule.cost is None:
         return youden(column, target)
-    order = np.argsort(-column, kind="stable")
-    value, hit = column[order], target[order]
-    last = np.flatnonzero(np.append(value[1:] != value[:-1], True))  # of equal scores all or none say yes
-    sensitivity = np.append(0.0, hit.cumsum()[last] / target.sum())  # first, nobody is called
-    specificity = np.append(1.0, 1 - (~hit).cumsum()[last] / (~target).sum())
-    values = np.append(np.inf, value[last])
+    values, sensitivity, specificity = operating_points(column, target)
     if rule.sensitivity is not None:
         return float(values[np.flatnonzero(sensitivity >= rule.sensitivity - 1e-12)[0]])
     if rule.specificity is not None:
         return float(values[np.flatnonzero(specificity >= rule.specificity - 1e-12)[-1]])
-    cost = expected_cost(sensitivity, specificity, _prevalence(rule, target), rule.cost or 1.0)
+    prevalence = float(target.mean()) if rule.prevalence is None else rule.prevalence
+    cost = expected_cost(sensitivity, specificity, prevalence, rule.cost or 1.0)
     return float(values[np.flatnonzero(cost <= np.min(cost) + 1e-12)[-1]])
-
-
-def _prevalence(rule: Rule, target: Array) -> float:
-    return float(target.mean()) if rule.prevalence is None else rule.prevalence
 
 
 def expected_cost(sensitivity: Array | float, specificity: Array | float, prevalence: float, cost: float) -> Array:
     """Of one patient, in false alarms: misses cost ``cost`` each."""
-    found: Array = np.asarray(prevalence * cost * (1 - sensitivity) + (1 - prevalence) * (1 - specificity))
-    return found
+    return np.asarray(prevalence * cost * (1 - sensitivity) + (1 - prevalence) * (1 - specificity))
 
 
 def net_benefit(column: Array, target: Array, chances: Array, prevalence: float | None = None) -> Array:
@@ -102,11 +93,9 @@ def net_benefit(column: Array, target: Array, chances: Array, prevalence: float 
     yes = column[:, None] >= chances
     hit = yes[target].mean(0) if target.any() else np.zeros(len(chances))
     alarm = yes[~target].mean(0) if not target.all() else np.zeros(len(chances))
-    found: Array = share * hit - (1 - share) * alarm * chances / (1 - chances)
-    return found
+    return share * hit - (1 - share) * alarm * chances / (1 - chances)
 
 
 def treat_all(prevalence: float, chances: Array) -> Array:
     """Net benefit of treating everybody; that of treating nobody is 0."""
-    found: Array = prevalence - (1 - prevalence) * chances / (1 - chances)
-    return found
+    return prevalence - (1 - prevalence) * chances / (1 - chances)

@@ -78,6 +78,13 @@ class Metric:
         return f"test_{self.name}"
 
     @property
+    def over(self) -> OverImages:
+        """How it is tested over images. Raises ValueError for a metric that is tested over trainings alone."""
+        if self.images is None:
+            raise ValueError(f"metric {self.name!r} is not tested over images")
+        return self.images
+
+    @property
     def heading(self) -> str:
         """Label and unit."""
         return f"{self.label} {self.unit}".rstrip()
@@ -174,7 +181,7 @@ def of_plugins(labels: Array, scores: Array, task: str) -> dict[str, float]:
     return found
 
 
-def definitions(metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, dict[str, Any]]]:
+def definitions(metrics: Iterable[Metric] | None = None) -> dict[str, dict[str, dict[str, object]]]:
     """What a Record says of ``metrics`` (all of plug-ins), ``{DEFINITIONS: {name: fields}}``; empty for none."""
     found = {
         m.name: {"label": m.label, "higher_is_better": m.higher_is_better, "unit": m.unit, "digits": m.digits}

@@ -1,16 +1,20 @@
-"""Figures that are no means over images, on resampled test sets: average precision, log loss, quadratic kappa.
+"""Figures beside AUC and ACC from how often each image is drawn: once each for a Record, often for an interval.
 
-Pure functions of scores, labels and how often each image is drawn. What Records state comes from
-:mod:`bench.metrics.classification`; with weights of 1 these give the same figures.
+Pure functions of scores, labels and weights (N, n); shapes and conventions are those of
+:mod:`bench.metrics.classification`.
 """
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 
+from bench.metrics.calibration import ECE_BINS, confidences
 from bench.metrics.one_vs_rest import Array, one_vs_rest
 
 _BLOCK = 1 << 24  # weights at once
+THRESHOLD = 0.5
 
 
 def average_precision(scores: Array, labels: Array, weights: Array, positive: int = 1) -> Array:
@@ -31,8 +35,7 @@ def average_precision(scores: Array, labels: Array, weights: Array, positive: in
         known = np.isfinite(each)
         with np.errstate(invalid="ignore"):
             parts.append(np.where(known, each, 0.0).sum(0) / known.sum(0))
-    found: Array = np.concatenate(parts)
-    return found
+    return np.concatenate(parts)
 
 
 def _average_precision(column: Array, target: Array, weights: Array) -> Array:
@@ -57,8 +60,7 @@ def log_loss(scores: Array, labels: Array, weights: Array) -> Array:
     else:
         given = columns[targets][:, None]
     each = -np.log(np.clip(given, np.finfo(np.float64).tiny, None)).mean(1)
-    found: Array = each @ weights / weights.sum(0)
-    return found
+    return each @ weights / weights.sum(0)
 
 
 def quadratic_kappa(scores: Array, labels: Array, weights: Array) -> Array:
@@ -73,3 +75,75 @@ def quadratic_kappa(scores: Array, labels: Array, weights: Array) -> Array:
     with np.errstate(invalid="ignore", divide="ignore"):
         found: Array = np.where(expected > 0, 1.0 - observed / expected, np.nan)
     return found
+
+
+def decide(scores: Array, task: str) -> Array:
+    """Turn probabilities (N, C) into decisions: class indices (N,), or (N, L) in {0, 1} for multi-label."""
+    if task == "multi-label":
+        return (scores > THRESHOLD).astype(np.int64)
+    if task == "binary-class":
+        return (scores[:, -1] > THRESHOLD).astype(np.int64)
+    return np.asarray(np.argmax(scores, axis=-1))
+
+
+def figures(labels: Array, scores: Array, task: str, positive: int, weights: Array) -> dict[str, Array]:
+    """``ece``, ``brier``, ``loss``, ``auprc``, ``balanced_acc``, ``f1_macro``, ``mcc`` and macro rates, (n,) each.
+
+    Args:
+        labels: (N,) or (N, L).
+        scores: (N, C) probabilities.
+        task: of the test set.
+        positive: number of the class that AUPRC is of.
+        weights: (N, n) how often each image is drawn.
+    """
+    total = weights.sum(0, dtype=np.float64)
+    columns, targets = one_vs_rest(scores, labels)
+    squares = (columns - targets) ** 2
+    each = squares.mean(1) if task == "multi-label" else squares.sum(1)
+    found = {
+        "brier": each @ weights / total,
+        "loss": log_loss(scores, labels, weights),
+        "auprc": average_precision(scores, labels, weights, positive),
+        "ece": _ece(scores, labels, weights, total),
+    }
+    return found | _of_decisions(
+        labels, decide(np.asarray(scores, dtype=np.float64), task), task, scores.shape[1], weights
+    )
+
+
+def _ece(scores: Array, labels: Array, weights: Array, total: Array) -> Array:
+    confidence, right = confidences(scores, labels)
+    gaps = []
+    for c, r in zip(confidence.T, right.T, strict=True):
+        bins = np.clip(np.ceil(c * ECE_BINS).astype(np.int64) - 1, 0, ECE_BINS - 1)
+        off = (r.astype(np.float64) - c)[:, None] * weights
+        gaps.append(sum(np.abs(off[bins == b].sum(0)) for b in np.unique(bins)) / total)
+    return np.mean(gaps, axis=0)
+
+
+def _of_decisions(labels: Array, decided: Array, task: str, classes: int, weights: Array) -> dict[str, Array]:
+    """Metrics of the confusion matrix, from weighted counts (n,) of each class."""
+    truth = np.asarray(labels)
+    if task != "multi-label":
+        truth, decided = (np.eye(classes, dtype=np.int64)[np.asarray(v).reshape(-1)] for v in (truth, decided))
+    w = weights.astype(np.float64)
+    hit, has, says, n = (truth * decided).T @ w, truth.T @ w, decided.T @ w, w.sum(0)
+    rejected = n - has - says + hit
+    with np.errstate(divide="ignore", invalid="ignore"):
+        sensitivity = np.where(has > 0, hit / has, np.nan)
+        specificity = np.where(n - has > 0, rejected / (n - has), np.nan)
+        precision = np.where(has > 0, np.where(says > 0, hit / says, 0.0), np.nan)
+        f1 = np.where(has > 0, 2 * hit / (has + says), np.nan)
+        if task == "multi-label":
+            spread = np.sqrt(has * says * (n - has) * (n - says))
+            mcc = np.where(spread > 0, (hit * n - has * says) / spread, 0.0).mean(0)
+        else:
+            spread = np.sqrt((n**2 - (says**2).sum(0)) * (n**2 - (has**2).sum(0)))
+            mcc = np.where(spread > 0, (hit.sum(0) * n - (has * says).sum(0)) / spread, 0.0)
+        balanced = (sensitivity + specificity) / 2 if task == "multi-label" else sensitivity
+    macro = {
+        "balanced_acc": balanced, "f1_macro": f1, "precision_macro": precision, "sensitivity_macro": sensitivity,
+        "specificity_macro": specificity,
+    }  # fmt: skip
+    with warnings.catch_warnings(action="ignore", category=RuntimeWarning):  # of a rate that no class has
+        return {"mcc": mcc, **{name: np.nanmean(values, axis=0) for name, values in macro.items()}}

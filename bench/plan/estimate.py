@@ -11,12 +11,11 @@ a step takes 57 ms (Swin-T) to 71 ms (MedMamba-T), and at 64 px 10 ms (ResNet-18
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
 from bench import registry
-from bench.data.files import bundled_note, default_root
+from bench.data.files import bundled_note
 from bench.plan.memory import BYTES_A_WEIGHT, device_bytes, memory_bytes
 from bench.plan.plan import Plan
 from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, TransferCell, features_key, trials_of
@@ -81,20 +80,13 @@ def _labelled(cell: AccuracyCell, n: int) -> int:
 
 
 def _counts(dataset: str) -> Counts:
-    """Images to train on, validate with and test on; of a source that is listed but not counted, its splits'."""
-    info = registry.dataset_info(dataset)
-    known = (info.n_train, info.n_val, info.n_test)
-    return known if None not in known else _counted(dataset)  # type: ignore[return-value]
-
-
-@functools.cache
-def _counted(dataset: str) -> Counts:
-    info = registry.dataset_info(dataset)
-    try:
-        splits = info.open().load(info.sizes[0] if info.sizes else info.least_size or 32, default_root())
-        return len(splits["train"].labels), len(splits["val"].labels), len(splits["test"].labels)
-    except (ValueError, OSError, KeyError):
-        return UNKNOWN
+    """Images to train on, validate with and test on; of a variant that leaves them open, those of the whole set."""
+    base = dataset.partition("[")[0]
+    infos = [registry.dataset_info(dataset), *([registry.datasets[base]] if base in registry.datasets else [])]
+    for info in infos:
+        if info.n_train is not None and info.n_val is not None and info.n_test is not None:
+            return info.n_train, info.n_val, info.n_test
+    return UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,15 +136,14 @@ def cost_of(plan: Plan, done: Collection[str], keep_weights: bool = False) -> Co
     seconds = total(left)
     cheaper: dict[str, float] = {}
     if seconds > LONG_S:
-        small = [_cheap(cell, resolution=64) for cell in left]
-        short = [_cheap(cell, epochs=10) for cell in left]
         few = [cell for cell in left if cell.model in SMALLEST] or left
-        all_of_it = [_cheap(cell, resolution=64, epochs=10) for cell in few]
-        cheaper = {"--resolutions 64": total(small), "--epochs 10": total(short)}
-        cheaper[f"--models {','.join(SMALLEST)}"] = total(few)
-        cheaper["all three"] = total(all_of_it)
-        if plan.device == "cpu":
-            cheaper["a data-centre GPU"] = total(left, GPU)
+        cheaper = {
+            "--resolutions 64": total(_cheap(cell, 64, 0) for cell in left),
+            "--epochs 10": total(_cheap(cell, 0, 10) for cell in left),
+            f"--models {','.join(SMALLEST)}": total(few),
+            "all three": total(_cheap(cell, 64, 10) for cell in few),
+            **({"a data-centre GPU": total(left, GPU)} if plan.device == "cpu" else {}),
+        }
         cheaper = {flags: less for flags, less in cheaper.items() if less < 0.9 * seconds}
     there = device_bytes(plan.device) or 0 if left else 0
     needed = [(cell, memory_bytes(cell)) for cell in left]
@@ -168,7 +159,7 @@ def bundled_notes(plan: Plan) -> list[str]:
     return [note for note in notes if note]
 
 
-def _cheap(cell: Cell, resolution: int = 0, epochs: int = 0) -> Cell:
+def _cheap(cell: Cell, resolution: int, epochs: int) -> Cell:
     """The Cell at a lower resolution or with fewer epochs, where it has more."""
     if resolution and cell.resolution > resolution and not isinstance(cell, TransferCell):
         cell = replace(cell, resolution=resolution)
@@ -192,10 +183,6 @@ def _too_large(cell: Cell, needed: int, there: int) -> str:
     return f"{cell.model} at {cell.resolution} px needs about {size(needed)} of {size(there)}{then}"
 
 
-def _checkpoint(trainings: Collection[AccuracyCell]) -> int:
-    return max((BYTES_A_WEIGHT * _params(cell.model) for cell in trainings), default=0)
-
-
 def _disk(trainings: Collection[AccuracyCell], keep_weights: bool) -> int:
     """Decoded images once a dataset and side, scores (float64) and histories of each training, one checkpoint."""
     total = 0
@@ -205,7 +192,7 @@ def _disk(trainings: Collection[AccuracyCell], keep_weights: bool) -> int:
         scored = sum(_counts(cell.dataset)[1:])
         total += scored * 8 * (len(registry.dataset_info(cell.dataset).classes) + 1) + 20_000
         total += weights_bytes(cell) if keep_weights else 0
-    return total + _checkpoint(trainings)
+    return total + max((BYTES_A_WEIGHT * _params(cell.model) for cell in trainings), default=0)
 
 
 def long_time(seconds: float) -> str:

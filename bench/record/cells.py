@@ -10,10 +10,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from bench.record.types import Fields, Recipe, Spec
 from bench.registry import display_name
 
 if TYPE_CHECKING:
-    import numpy as np
+    from bench.metrics.one_vs_rest import Array
 
 # Raised when the way a Cell is computed changes, so that old records are not taken for new ones.
 ACCURACY_PROTOCOL = 1
@@ -24,6 +25,7 @@ TRANSFER_PROTOCOL = 1
 # are left out of the key, so that no record of an unchanged training is lost.
 LATER_SETTINGS: Mapping[str, Any] = {
     "layer_decay": 1.0, "compile": "none", "normalisation": "weights", "head_rate": 1.0, "frozen_layers": 0.0,
+    "zero_head": False,
 }  # fmt: skip
 # The same for fields of an accuracy Cell: a Record without one has this value.
 LATER_FIELDS: Mapping[str, Any] = {
@@ -52,7 +54,7 @@ class AccuracyCell:
     size: int
     resolution: int
     resize: str
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     seed: int
     precision: str
     data_fingerprint: str
@@ -72,7 +74,7 @@ class AccuracyCell:
 
     kind = "accuracy"
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Fields:
         """The Cell as plain data; ``recipe`` is its name, ``recipe_settings`` all but later additions not used.
 
         ``track`` stands in it only where the weights do not say it (:func:`track_of`): two spellings of one training
@@ -92,6 +94,9 @@ class TrialCell(AccuracyCell):
     tried: tuple[str, ...] = ()
 
     kind = "trial"
+
+
+SPEED_REFERENCE = "resnet18"  # what other models' speeds are relative to
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +127,7 @@ class EfficiencyCell:
 
     kind = "efficiency"
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Fields:
         """The Cell as plain data."""
         return asdict(self)
 
@@ -169,7 +174,7 @@ class TransferCell:
         """The Cell whose weights and scores this one needs."""
         return cell_key(self.source)
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Fields:
         """The Cell as plain data; ``source`` is the dataset that was trained on, ``dataset`` the one looked at."""
         own = asdict(self)
         del own["source"], own["shared_classes"]
@@ -188,13 +193,13 @@ class TransferCell:
 Cell = AccuracyCell | EfficiencyCell | TransferCell
 
 
-def tuned_over(recipe: Mapping[str, Any]) -> dict[str, list[float]]:
+def tuned_over(recipe: Recipe) -> dict[str, list[float]]:
     """The settings of a recipe that validation chooses, with the values that are tried."""
     tuned = ((key, value) for key, value in recipe.items() if isinstance(value, Mapping))
     return {key: value["tuned_over"] for key, value in tuned if "tuned_over" in value}
 
 
-def tuning_seed(recipe: Mapping[str, Any]) -> int | None:
+def tuning_seed(recipe: Recipe) -> int | None:
     """The seed of the trials; None where nothing is tuned."""
     return next((int(recipe[key]["seed"]) for key in tuned_over(recipe)), None)
 
@@ -216,12 +221,12 @@ def needs(cell: Cell) -> tuple[str, ...]:
     return tuple(map(cell_key, trials_of(cell))) if isinstance(cell, AccuracyCell) else ()
 
 
-def track_of(spec: Mapping[str, Any]) -> str:
+def track_of(spec: Spec) -> str:
     """The track of an accuracy Cell's spec; where it says none, what starts from weights is fine-tuned."""
     return str(spec.get("track") or ("finetune" if spec.get("weights_sha256") else "scratch"))
 
 
-def few_labels(spec: Mapping[str, Any]) -> str:
+def few_labels(spec: Spec) -> str:
     """``10 shots`` or ``5 % of labels``; "" where all labels are used."""
     if shots := spec.get("shots"):
         return f"{shots} shot{'s' * (shots != 1)}"
@@ -242,7 +247,7 @@ def cell_key(cell: Cell) -> str:
     return spec_key(cell.kind, cell.spec())
 
 
-def spec_key(kind: str, spec: Mapping[str, Any]) -> str:
+def spec_key(kind: str, spec: Spec) -> str:
     """Return the key of a Cell from its spec, as a Record has it."""
     text = json.dumps([kind, spec], sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:20]
@@ -289,7 +294,7 @@ class Context:
     data_root: Path | None
     cache_dir: Path | None
     out: Path
-    progress: Callable[[dict[str, Any]], None]
+    progress: Callable[[Fields], None]
     time_limit_s: float | None = None
     keep_weights: bool = False
     stop: Callable[[], bool] = never
@@ -299,9 +304,9 @@ class Context:
 class Result:
     """What a worker found out. ``arrays`` go to ``predictions/<key>.npz``, ``history`` to ``history/<key>.csv``."""
 
-    metrics: dict[str, Any]
+    metrics: Fields
     status: str = "ok"
     reason: str = ""
-    arrays: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    arrays: dict[str, Array] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
-    history: list[dict[str, Any]] | None = None
+    history: list[Fields] | None = None

@@ -11,13 +11,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.record.files import replacing
 from bench.record.paths import NOT_COMPANIONS, record_path, require_run, run_file, splits_folder
 from bench.record.store import Record, StoreError
+from bench.record.types import Fields
 
 
 @dataclass(slots=True)
@@ -149,12 +149,12 @@ def _copy_splits(run: Path, out: Path, merged: Merged) -> None:
             merged.notes.append(f"{source} differs from {target}, which is kept: two versions of one dataset")
 
 
-def _joined_info(out: Path, runs: Sequence[Path]) -> dict[str, Any]:
+def _joined_info(out: Path, runs: Sequence[Path]) -> Fields:
     """One ``run.json``: the first sweep, all commands, all datasets and what is known of them."""
-    infos: list[dict[str, Any]] = [info for run in (out, *runs) if (info := store.read_run(run))]
+    infos: list[Fields] = [info for run in (out, *runs) if (info := store.read_run(run))]
     commands = [line for info in infos for line in str(info.get("command", "")).splitlines()]
     skipped = [line for info in infos for line in info.get("skipped", ())]
-    datasets: dict[str, Any] = {}
+    datasets: Fields = {}
     for info in infos:
         datasets = {**(info.get("datasets") or {}), **datasets}  # the first one stays
     planned: dict[str, set[str]] = {}  # by command: parts of one sweep, run on several machines, have the same

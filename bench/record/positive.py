@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, TypeVar
-
 from bench import registry
+from bench.record.types import Record
 from bench.registry import Positive, RegistryError, positive_of
 
-R = TypeVar("R", bound=Mapping[str, Any])
 
-
-def positive_class(record: Mapping[str, Any]) -> Positive | None:
+def positive_class(record: Record) -> Positive | None:
     """The positive class of an accuracy or transfer Record; None but for two classes with known names."""
     metrics, spec = record["metrics"], record["spec"]
     classes = [str(name) for name in metrics.get("classes") or ()]
@@ -30,7 +26,7 @@ def _declared(dataset: str) -> str:
         return ""
 
 
-def with_positive(record: R) -> R:
+def with_positive(record: Record) -> Record:
     """A Record that says its positive class.
 
     Before ``positive_class`` was recorded, ``test_sensitivity`` was that of class 1. Of two classes the sensitivity of
@@ -44,5 +40,4 @@ def with_positive(record: R) -> R:
     if found.number == 0:
         names = ("test_sensitivity", "test_specificity")
         said |= dict(zip(names, (metrics.get(name) for name in reversed(names)), strict=True))
-    changed: Any = {**record, "metrics": said}
-    return changed  # type: ignore[no-any-return]
+    return {**record, "metrics": said}

@@ -21,10 +21,13 @@ from bench.errors import StoreError as StoreError
 from bench.record.files import atomic_write as atomic_write
 from bench.record.paths import history_path, predictions_path, record_path, require_run, run_file
 from bench.record.positive import with_positive
+from bench.record.types import Fields, Metrics
+from bench.record.types import Record as Record
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
+
+    from bench.metrics.one_vs_rest import Array
 
 SCHEMA = 1
 STATUSES = ("ok", "oom", "unsupported", "diverged", "failed", "timeout")
@@ -34,9 +37,8 @@ UNUSABLE = 0.5  # a speed is not shown if two runs of it would differ by more th
 REQUIRED = ("schema", "key", "kind", "status", "reason", "spec", "metrics", "environment")
 
 # Schema -> what makes a Record of the next one of it. None yet: there has been one schema.
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+MIGRATIONS: dict[int, Callable[[Fields], Fields]] = {}
 
-Record = dict[str, Any]
 Stamp = tuple[int, int]  # when a file was written (ns, its disk's clock) and its bytes: tells two versions of it apart
 
 
@@ -48,7 +50,7 @@ class State(NamedTuple):
     noisy: bool = False  # an efficiency Cell whose rounds differ too much for one of its speeds
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """Turn numpy scalars and arrays, tuples, paths and non-finite floats into what JSON can hold (NaN -> null)."""
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
@@ -63,11 +65,11 @@ def plain(value: Any) -> Any:
     return value
 
 
-def _json_bytes(value: Any) -> bytes:
+def _json_bytes(value: object) -> bytes:
     return (json.dumps(plain(value), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False) + "\n").encode()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write ``value`` as indented, sorted JSON, atomically."""
     atomic_write(path, _json_bytes(value))
 
@@ -75,8 +77,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_record(
     out: Path,
     record: Record,
-    arrays: Mapping[str, np.ndarray[Any, Any]] | None = None,
-    history: list[dict[str, Any]] | None = None,
+    arrays: Mapping[str, Array] | None = None,
+    history: list[Fields] | None = None,
 ) -> Path:
     """Write what a Cell produced; the Record last, so that a Record on disk always has its scores beside it."""
     if problem := invalid(record):
@@ -88,8 +90,7 @@ def write_record(
         if pickled := [name for name, array in arrays.items() if array.dtype.hasobject]:
             raise StoreError(f"refusing to pickle the arrays {', '.join(pickled)} of {key}")
         buffer = io.BytesIO()
-        columns: Any = dict(arrays)
-        np.savez_compressed(buffer, **columns)
+        np.savez_compressed(buffer, **dict(arrays))  # type: ignore[arg-type]
         atomic_write(predictions_path(out, key), buffer.getvalue())
     if history:
         text = io.StringIO()
@@ -103,7 +104,7 @@ def write_record(
     return path
 
 
-def invalid(record: Any) -> str | None:
+def invalid(record: object) -> str | None:
     """Say what is wrong with a Record, or return None."""
     if not isinstance(record, dict):
         return "it is not a JSON object"
@@ -201,7 +202,7 @@ def read_states(out: Path) -> tuple[dict[str, State], list[str]]:
     return states, problems
 
 
-def _is_noisy(metrics: Mapping[str, Any]) -> bool:
+def _is_noisy(metrics: Metrics) -> bool:
     noises = (metrics.get(name) or 0.0 for name in ("noise_rel", "latency_noise_rel", "device_noise_rel"))
     return bool(metrics.get("noisy")) or any(NORMAL_95 * noise > UNUSABLE for noise in noises)
 
@@ -251,7 +252,7 @@ def set_aside(out: Path, problems: Iterable[str]) -> list[str]:
     return moved
 
 
-def read_run(out: Path) -> dict[str, Any]:
+def read_run(out: Path) -> Fields:
     """Read ``run.json``; empty where there is none (records copied together by hand)."""
     path = run_file(out)
     try:
@@ -265,7 +266,7 @@ def read_run(out: Path) -> dict[str, Any]:
     return info
 
 
-def planned(info: Mapping[str, Any], command: str | None = None) -> set[str]:
+def planned(info: Mapping[str, object], command: str | None = None) -> set[str]:
     """Keys of the Cells that the commands of a ``run.json``, or one of them, meant; empty where it does not say."""
     found = info.get("planned")
     lists = found if isinstance(found, dict) else {}
@@ -281,7 +282,7 @@ def load_records(path: str | Path) -> pd.DataFrame:
     return pd.DataFrame([flatten(with_positive(record)) for record in records])
 
 
-def flatten(record: Record) -> dict[str, Any]:
+def flatten(record: Record) -> Fields:
     """One flat row of a Record; of two equal names the metric's is prefixed ``metric_``."""
     row = {name: record[name] for name in ("key", "kind", "status", "reason")}
     row.update(record["spec"])

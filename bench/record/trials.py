@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.record.cells import TrialCell, cell_key
 from bench.record.paths import record_path
 from bench.record.store import Record, StoreError, read_record
+from bench.record.types import Fields
 
 FALLBACK = "val_loss"  # where a trial has no AUC: validation holds one class only
 
@@ -43,7 +43,7 @@ class Trial:
         value = self.record["metrics"].get(measure)
         return None if value is None else float(value)
 
-    def line(self, measure: str) -> dict[str, Any]:
+    def line(self, measure: str) -> Fields:
         """What the Record of the Cell that it decides about says of it."""
         score = {measure: self.score(measure), "status": self.status, "seconds": round(self.seconds, 3)}
         return {**self.values, **score, "key": cell_key(self.cell)}

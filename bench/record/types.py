@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
 Fields = dict[str, Any]  # plain data as JSON has it, by name
+Recipe = Mapping[str, Any]  # a resolved recipe: settings by name (bench.sweep.recipes)
 Spec = Mapping[str, Any]  # what a Cell was asked (bench.record.cells)
 Metrics = Mapping[str, Any]  # what it found: figures, texts, lists, None where undefined
 Environment = Mapping[str, Any]  # where it ran: device, hardware, threads, versions
@@ -52,8 +53,8 @@ class RunInfo(TypedDict, total=False):
     preset: str | None
     date: str  # of the last command, YYYY-MM-DD
     sweep: Fields
-    skipped: list[Any]  # datasets that were left out: ``name: reason``, or mappings in older runs
-    datasets: Mapping[str, Mapping[str, Any]]  # what the plan knew of each
+    skipped: list[str | Fields]  # datasets that were left out: ``name: reason``, or mappings in older runs
+    datasets: Mapping[str, Fields]  # what the plan knew of each
     planned: Mapping[str, list[str]]  # command to keys of its Cells
     scored: bool  # by `bench score`: nothing was trained here
     notes: list[str]  # of `bench score`: what was found out about the files, or guessed

@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.registry.info import DatasetInfo, ModelInfo, Option, RegistryError, nearest, resolve
+from bench.registry.info import Adapter, DatasetInfo, ModelInfo, Option, OptionValue, RegistryError, nearest, resolve
 from bench.registry.names import ModelSpec, display_names, is_source, parse_source, read, source_of_path, spell
 from bench.registry.plugins import load, plugin_being_imported
 
@@ -145,51 +145,42 @@ def _place(thing: Callable[..., Any]) -> tuple[str, int]:
         return "?", 0
 
 
+def _allowed(info: type[ModelInfo | DatasetInfo], given: Mapping[str, object], where: str) -> None:
+    """Refuse what is no field of the info, or one that registering fills in."""
+    allowed = {f.name for f in fields(info)} - {"builder", "adapter", "origin", "plugin_file"}
+    for key in given.keys() - allowed:
+        raise RegistryError(f"{where}: unknown fact {key!r}{nearest(key, allowed)}")
+
+
 def register_model(name: str | None = None, **info: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register a builder ``(num_classes, in_chans, img_size, **options) -> nn.Module`` under its own name.
 
     ``info`` are fields of :class:`ModelInfo`; ``family`` defaults to the name. Unknown fields are an error.
     Keywords that a variant may set are read off ``options``; without it, any keyword is passed on.
     """
-    allowed = {f.name for f in fields(ModelInfo)} - {"builder", "origin", "plugin_file"}
-    for key in info.keys() - allowed:
-        raise RegistryError(f"register_model: unknown fact {key!r}{nearest(key, allowed)}")
+    _allowed(ModelInfo, info, "register_model")
 
     def wrap(builder: Callable[..., Any]) -> Callable[..., Any]:
         own = name or builder.__name__
-        rest = {"family": own, "options": None, **info}
         source, line = _place(builder)
-        models.add(
-            ModelInfo(
-                name=own,
-                builder=builder,
-                origin=f"{source}:{line}",
-                plugin_file=plugin_being_imported() or source,
-                **rest,
-            )
-        )
+        told = {"family": own, "options": None, **info, "plugin_file": plugin_being_imported() or source}
+        models.add(ModelInfo(name=own, builder=builder, origin=f"{source}:{line}", **told))
         return builder
 
     return wrap
 
 
-def register_dataset(name: str, **info: Any) -> Callable[[type[Any]], type[Any]]:
+def register_dataset(name: str, **info: Any) -> Callable[[type[Adapter]], type[Adapter]]:
     """Register an :class:`Adapter` class. ``info`` are fields of :class:`DatasetInfo` (task, classes, channels...)."""
-    allowed = {f.name for f in fields(DatasetInfo)} - {"adapter", "origin", "plugin_file"}
-    for key in info.keys() - allowed:
-        raise RegistryError(f"register_dataset({name!r}): unknown fact {key!r}{nearest(key, allowed)}")
+    _allowed(DatasetInfo, info, f"register_dataset({name!r})")
     for key in ("task", "classes", "channels"):
         if key not in info:
             raise RegistryError(f"register_dataset({name!r}): {key} is needed")
 
-    def wrap(adapter: type[Any]) -> type[Any]:
+    def wrap(adapter: type[Adapter]) -> type[Adapter]:
         source, line = _place(adapter)
-        origin = f"{source}:{line}"
-        datasets.add(
-            DatasetInfo(
-                name=name, adapter=adapter, origin=origin, plugin_file=plugin_being_imported() or source, **info
-            )
-        )
+        told = {**info, "plugin_file": plugin_being_imported() or source}
+        datasets.add(DatasetInfo(name=name, adapter=adapter, origin=f"{source}:{line}", **told))
         return adapter
 
     return wrap
@@ -216,7 +207,7 @@ def parse_model(text: str) -> ModelSpec:
     if not match:
         raise RegistryError(f"model {text!r}: write name or name[key=value,key=value]")
     name = match[1]
-    options: dict[str, Any] = {}
+    options: dict[str, OptionValue] = {}
     for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
@@ -227,7 +218,7 @@ def parse_model(text: str) -> ModelSpec:
     return ModelSpec(name, tuple(sorted(check_options(name, options).items())))
 
 
-def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def check_options(name: str, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
     """Check ``options`` against what the model takes; drop those equal to their default.
 
     Raises:
@@ -237,7 +228,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     known = info.options if info.options is not None else _signature_options(info.builder)
     if known is None:
         return options
-    checked: dict[str, Any] = {}
+    checked: dict[str, OptionValue] = {}
     for key, value in options.items():
         if key not in known:
             have = ", ".join(known) or "it has none"
@@ -248,7 +239,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _option_value(name: str, key: str, value: Any, option: Option) -> Any:
+def _option_value(name: str, key: str, value: OptionValue, option: Option) -> OptionValue:
     """Return ``value`` in the option's own type, or raise RegistryError."""
     said = f"model {name!r}: {key}={spell(value)}"
     if option.choices:
@@ -394,8 +385,8 @@ def load_plugins(plugins: Sequence[str], base: Path) -> None:
         RegistryError: naming the plug-in, and the exception it raised.
     """
 
-    def forget(plugin_file: str) -> None:
-        for registry in (models, datasets):
-            registry.forget(plugin_file)
+    def forget(file: str) -> None:
+        models.forget(file)
+        datasets.forget(file)
 
     load(plugins, base, forget)

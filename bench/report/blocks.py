@@ -1,15 +1,12 @@
-"""What a report is made of (sections, text, tables) and how numbers are written, apart from how it is drawn."""
+"""What a report is made of: sections, text and tables, apart from how they are drawn."""
 
 from __future__ import annotations
 
-import functools
-import math
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeGuard, TypeVar
+from typing import TypeVar
 
-MISSING = "–"
+from bench.report.words import MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +31,8 @@ class Column:
 class Table:
     """Columns and rows of text, all of one length."""
 
-    columns: tuple[Column, ...]
-    rows: tuple[tuple[str, ...], ...]
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[str]]
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -49,17 +46,25 @@ class Table:
             for i, column in enumerate(self.columns)
             if column.drop == 0 or any(row[i] not in ("", MISSING) for row in self.rows)
         ]
-        return Table(tuple(self.columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in self.rows))
+        return self.only(kept)
+
+    def only(self, kept: Iterable[int]) -> Table:
+        """Some of its columns."""
+        kept = list(kept)
+        return Table([self.columns[i] for i in kept], [[row[i] for i in kept] for row in self.rows])
 
 
 MODEL = Column("model", left=True, code=True)
 T = TypeVar("T")
 
 
+Columns = list[tuple[Column, Callable[[T], str]]]  # each with how it is read off an item
+
+
 def tabled(columns: Sequence[tuple[Column, Callable[[T], str]]], items: Iterable[T]) -> Table:
     """A table of columns, each with how it is read off an item; columns in which nothing is known are left out."""
-    rows = tuple(tuple(show(item) for _, show in columns) for item in items)
-    return Table(tuple(column for column, _ in columns), rows).without_empty()
+    rows = [[show(item) for _, show in columns] for item in items]
+    return Table([column for column, _ in columns], rows).without_empty()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,77 +106,3 @@ class Section:
     title: str
     blocks: list[Block] = field(default_factory=list)
     level: int = 2
-
-
-def name(text: object) -> str:
-    """Set a name as code within a sentence."""
-    return "`" + str(text).replace("`", "'") + "`"
-
-
-def listed(items: Iterable[str], last: str = "and") -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
-    items = list(items)
-    if len(items) < 2:
-        return "".join(items)
-    return f"{', '.join(items[:-1])} {last} {items[-1]}"
-
-
-def counted(n: int, singular: str, plural: str = "") -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
-
-
-def known(value: object) -> TypeGuard[float]:
-    """Whether ``value`` is a finite number (not None, NaN, a bool or text)."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def figure(metrics: Mapping[str, object], name: str) -> float | None:
-    """A metric, or None where it is absent or no finite number."""
-    value = metrics.get(name)
-    return float(value) if known(value) else None
-
-
-def fixed(value: float | None, digits: int = 3) -> str:
-    """A number with a fixed number of decimals, or a dash."""
-    return f"{value:.{digits}f}" if value is not None and known(value) else MISSING
-
-
-def signed(value: float | None, digits: int = 3) -> str:
-    """A difference with its sign."""
-    return f"{value:+.{digits}f}" if value is not None and known(value) else MISSING
-
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """A positive quantity with ``digits`` significant figures; whole numbers from 100 up, thousands separated."""
-    if value is None or not known(value):
-        return MISSING
-    if value == 0:
-        return "0"
-    decimals = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    if round(abs(value), decimals) >= 10 ** (math.floor(math.log10(abs(value))) + 1):  # 9.999 is 10.0, not 10.00
-        decimals = max(0, decimals - 1)
-    return f"{value:,.{decimals}f}"
-
-
-def span(low: float | None, high: float | None, digits: int = 3) -> str:
-    """An interval, or a dash."""
-    if low is None or high is None or not known(low) or not known(high):
-        return MISSING
-    return f"{low:.{digits}f} to {high:.{digits}f}" if low < 0 else f"{low:.{digits}f}–{high:.{digits}f}"
-
-
-def p_text(p: float | None) -> str:
-    """``0.034``, ``< 0.001``, or a dash."""
-    return MISSING if p is None or not known(float(p)) else "< 0.001" if p < 0.001 else fixed(float(p))
-
-
-@functools.lru_cache(maxsize=1 << 14)  # the same few names are sorted over and over
-def natural(text: str) -> tuple[tuple[int, int, str], ...]:
-    """Sort key that puts ``resnet9`` before ``resnet10``."""
-    return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
-
-
-def rows_of(rows: Iterable[Sequence[str]]) -> tuple[tuple[str, ...], ...]:
-    """Rows as tuples."""
-    return tuple(tuple(row) for row in rows)

@@ -10,27 +10,14 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
 from bench.record.store import atomic_write
 from bench.record.types import Environment, Record, RunInfo
-from bench.report.blocks import (
-    Block,
-    Bullets,
-    Code,
-    Column,
-    Details,
-    Section,
-    Table,
-    Text,
-    counted,
-    name,
-    natural,
-    rows_of,
-)
+from bench.report.blocks import MODEL, Block, Bullets, Code, Column, Details, Section, Table, Text
 from bench.report.clinical.checklist import checklist
 from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
@@ -54,6 +41,7 @@ from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
+from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.page_data import collect
@@ -63,6 +51,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FILES = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
+T = TypeVar("T")
 MAX_REASON = 240
 MAX_CELLS_NAMED = 6
 MAX_VALUES = 4  # of a fact of the environment
@@ -265,14 +254,14 @@ def _without_result(
     blocks: list[Block] = []
     if groups:
         columns = (
-            Column("model", left=True, code=True), Column("status", left=True), Column("cells", drop=2),
+            MODEL, Column("status", left=True), Column("cells", drop=2),
             Column("where", left=True, drop=1, wrap=True), Column("reason", left=True, wrap=True),
         )  # fmt: skip
         lines = [
-            (model, status, str(len(cells)), _shortened(cells), _cut(reason))
+            (model, status, str(len(cells)), *_brief(cells, reason))
             for (model, status, reason), cells in sorted(groups.items(), key=lambda g: (natural(g[0][0]), g[0]))
         ]
-        blocks.append(Table(columns, rows_of(lines)))
+        blocks.append(Table(columns, lines))
     if skipped:
         blocks.append(Text("Datasets left out:"))
         blocks.append(Bullets(tuple(f"{dataset}: {reason}" if reason else dataset for dataset, reason in skipped)))
@@ -283,6 +272,12 @@ def _without_result(
         blocks.append(Text("Saved scores that could not be used (their rows have no interval):"))
         blocks.append(Bullets(tuple(problems)))
     return [Section("Without a result", blocks)] if blocks else []
+
+
+def _brief(cells: Sequence[str], reason: str) -> tuple[str, str]:
+    """The first Cells and the beginning of their reason."""
+    whole = len(reason) <= MAX_REASON
+    return "; ".join(some(cells, MAX_CELLS_NAMED)), reason if whole else reason[: MAX_REASON - 1] + "…"
 
 
 def _where(record: Record) -> str:
@@ -296,15 +291,6 @@ def _where(record: Record) -> str:
         f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
         f"{compiled}, {spec.get('device')}"
     )
-
-
-def _shortened(cells: Sequence[str]) -> str:
-    more = len(cells) - MAX_CELLS_NAMED
-    return "; ".join(cells[:MAX_CELLS_NAMED]) + (f"; {more} more" if more > 0 else "")
-
-
-def _cut(reason: str) -> str:
-    return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…"
 
 
 # --- how it was made -------------------------------------------------------------------------------------------
@@ -367,7 +353,7 @@ def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _distinct(values: Iterable[Any]) -> Iterable[Any]:
+def _distinct(values: Iterable[T]) -> Iterable[T]:
     """Values that differ as JSON: thousands of Records share one environment."""
     return {json.dumps(value, default=str): value for value in values}.values()
 

@@ -16,8 +16,8 @@ from bench.metrics.registry import TESTED, OverImages
 from bench.metrics.resampled import average_precision
 from bench.record.positive import positive_class
 from bench.record.types import Record
-from bench.report.blocks import known
 from bench.report.rows import Evidence, Row
+from bench.report.words import grouped, known
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.cluster import codes_of
 from bench.stats.separation import Sample, estimates, groups_of, sample
@@ -79,44 +79,34 @@ def read_saved(path: Path) -> Saved:
 def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
     """Evaluate the test sets of ``rows`` from ``predictions/<key>.npz``; return what was wrong with a file."""
     problems: list[str] = []
-    test_sets: dict[str, list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
+    shared: dict[tuple[str, str], list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
     for row in rows:
-        loaded = [_usable(record, predictions, problems) for record in row.ok]
-        found = [pair for pair in loaded if pair is not None]
+        found = [pair for record in row.ok if (pair := _usable(record, predictions, problems))]
         # Every seed or none: an interval around another mean than the one shown would mislead.
         if not found or len(found) < len(row.ok):
             continue
         row.clinical = clinics if len(clinics := [clinic for _, clinic in found if clinic]) == len(found) else []
         row.ok = [_with(record, *pair) for record, pair in zip(row.ok, found, strict=True)]
         seeds = [[found[i][0] for i in places] for places in _by_seed(row)]
-        if not seeds:
-            problems.append(f"{row.model} on {row.dataset}: no seed has all {row.folds} folds; no interval is given")
+        labels = joined(seeds[0]).labels if seeds else None
+        if labels is None:
+            what = f"no seed has all {row.folds} folds"
+        elif any(not np.array_equal(s.labels, f.labels) for own in seeds for s, f in zip(own, seeds[0], strict=True)):
+            what = "the seeds saved different test labels"
+        else:
+            test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
+            shared[test_set, row.protocol.identity].append((row, seeds))
             continue
-        labels = joined(seeds[0]).labels
-        pairs = [pair for own in seeds for pair in zip(own, seeds[0], strict=True)]
-        if any(not np.array_equal(saved.labels, first.labels) for saved, first in pairs):
-            problems.append(
-                f"{row.model} on {row.dataset}: the seeds saved different test labels; no interval is given"
-            )
-            continue
-        test_set = f"{row.dataset} {np.shape(labels)} {seed_of_test_set(row.dataset, labels):x}"
-        test_sets[test_set].append((row, seeds))
-    for test_set, rows_of_it in test_sets.items():
-        protocols: dict[str, list[tuple[Row, list[list[Saved]]]]] = defaultdict(list)
-        for row, seeds in rows_of_it:
-            protocols[row.protocol.identity].append((row, seeds))
-        for members in protocols.values():
-            _evaluate(test_set, members, predictions)
+        problems.append(f"{row.model} on {row.dataset}: {what}; no interval is given")
+    for (test_set, _), members in shared.items():
+        _evaluate(test_set, members, predictions)
     return problems
 
 
 def _by_seed(row: Row) -> list[list[int]]:
     """The places of a row's Records by seed; of cross-validation those of each seed that has all folds, in order."""
-    seeds: dict[object, list[int]] = defaultdict(list)
-    for place, record in enumerate(row.ok):
-        seeds[record["spec"].get("seed")].append(place)
-    for places in seeds.values():
-        places.sort(key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    order = sorted(range(len(row.ok)), key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    seeds = grouped(order, lambda i: row.ok[i]["spec"].get("seed"))
     return [places for places in seeds.values() if len(places) == max(row.folds, 1)]
 
 
@@ -152,12 +142,10 @@ def _evaluate(test_set: str, members: list[tuple[Row, list[list[Saved]]]], predi
         files = tuple(tuple(predictions / f"{row.ok[i]['key']}.npz" for i in places) for places in _by_seed(row))
         row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files, first.columns)
     for metric in TESTED:
-        if of := metric.images:
-            samples = [_sample(of, seeds, labels, patients) for _, seeds in members]
-            found = estimates(samples, groups_of(of, labels))
-            for (row, _), one, estimate in zip(members, samples, found, strict=True):
-                if row.evidence:
-                    row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
+        samples = [_sample(metric.over, seeds, labels, patients) for _, seeds in members]
+        found = estimates(samples, groups_of(metric.over, labels))
+        for (row, _), one, estimate in zip(members, samples, found, strict=True):
+            row.scored.samples[metric.name], row.scored.estimates[metric.name] = one, estimate
 
 
 def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, patients: Array | None) -> Sample:
@@ -165,7 +153,7 @@ def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, pat
     folds = len(seeds[0])
     if folds == 1:
         scores = [own[0].scores for own in seeds]
-        return sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
+        return sample(of, scores, labels, patients)
     values = [float(np.mean([of.value(own[f].scores, own[f].labels) for own in seeds])) for f in range(folds)]
     parts = [np.mean([of.influence(own[f].scores, own[f].labels) for own in seeds], axis=0) for f in range(folds)]
     return Sample(tuple(values), np.concatenate(parts) / folds, None, patients, 1 / (folds - 1))
@@ -206,8 +194,8 @@ def recorded_otherwise(record: Record, scores: Array, labels: Array) -> str:
     """The first metric that saved scores give otherwise than their Record states it, in words; empty if none."""
     for metric in TESTED:
         stated = record["metrics"].get(metric.field)
-        if known(stated) and metric.images:
-            value = metric.images.value(scores, labels)
+        if known(stated):
+            value = metric.over.value(scores, labels)
             if not abs(value - stated) <= _TOLERANCE:
                 return f"{metric.field} {value:.6f}, its record {stated:.6f}"
     return ""

@@ -10,7 +10,7 @@ from statistics import fmean
 from bench.record.store import NORMAL_95 as NORMAL_95
 from bench.record.store import UNUSABLE as UNUSABLE
 from bench.record.types import Metrics, Record
-from bench.report.blocks import figure
+from bench.report.words import figure
 
 # What a table calls each speed -> its metric here, and every metric that comes from the same samples.
 _SPEEDS = {

@@ -19,7 +19,6 @@ import numpy as np
 from bench.errors import BenchError
 from bench.metrics.registry import AUC
 from bench.record.types import Record
-from bench.report.blocks import counted, listed, name, natural, signed, significant
 from bench.report.clinical.shortcuts import shortcuts
 from bench.report.noise import noise_floor
 from bench.report.report import ReportData
@@ -27,12 +26,14 @@ from bench.report.sections.efficiency import LATENCY as LATENCY_MS
 from bench.report.sections.efficiency import cost_beside
 from bench.report.sections.summary import headline, incomplete
 from bench.report.standings import Overall, Standing
+from bench.report.words import counted, listed, name, natural, signed, significant
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import Contrast
 
 MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
-MAX_LOSS = 0.05  # of the figure that ranks: the pick has no larger one; where the data allow one, a warning speaks
+MAX_LOSS = 0.02  # of the figure that ranks: what being cheaper may cost
+LARGE_LOSS = 0.05  # where the data allow one, a warning speaks
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
 MAX_MISSES, MAX_AGAINST = 3, 3
@@ -344,7 +345,7 @@ def _against(
     if metric is AUC and low is not None and low <= 0.5:
         yield "it is not significantly better than chance (AUC 0.5)"
     found = test.of(pick.model) if test else None
-    if found and found.low < -MAX_LOSS:
+    if found and found.low < -LARGE_LOSS:
         yield f"its {metric.label} may be up to {metric.shown(-found.low)} below that of {name(best.model)} (95 %)"
     if board.ranked[0] is not best:
         lost = board.significance.leader.of(pick.model) if board.significance.leader else None

@@ -21,7 +21,7 @@ from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
-from bench.report.blocks import counted, known, natural
+from bench.report.words import counted, differing, grouped, known, natural
 from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
@@ -149,6 +149,13 @@ class Row:
     origin: str = ""  # of the images: datasets of one origin are variants of one another
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def scored(self) -> Evidence:
+        """Its evidence. Raises ValueError for a row without saved scores."""
+        if self.evidence is None:
+            raise ValueError(f"{self.model} on {self.dataset}: there are no saved scores")
+        return self.evidence
+
     def values(self, metric: str) -> tuple[float, ...]:
         """The metric of each seed that has it, by seed."""
         return self._of(metric).values
@@ -214,7 +221,7 @@ class Row:
 def read_run_directory(out: Path) -> tuple[list[Record], RunInfo, list[str]]:
     """The Records and ``run.json`` of a run, and one message for each Record that could not be read."""
     records, problems = store.read_records(out)
-    return cast("list[Record]", records), cast("RunInfo", store.read_run(out)), problems
+    return records, cast("RunInfo", store.read_run(out)), problems
 
 
 def unique(records: Iterable[Record]) -> list[Record]:
@@ -248,11 +255,9 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
         records: of any kind.
         origins: dataset -> where its images come from (:func:`bench.report.names.with_short_names`).
     """
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "accuracy" and not few_labels(record["spec"]):  # those are sections/few_labels.py's
-            shared = {k: v for k, v in record["spec"].items() if k not in ("seed", "fold")}
-            groups[_canonical(shared)].append(record)
+    # Few labels are learning curves (sections/tracks.py).
+    whole = (r for r in records if r["kind"] == "accuracy" and not few_labels(r["spec"]))
+    groups = grouped(whole, lambda r: _canonical({k: v for k, v in r["spec"].items() if k not in ("seed", "fold")}))
     firsts = [members[0] for members in groups.values()]  # seeds share all that a row is known by
     models = labels(firsts, "model", _OF_THE_MODEL)
     # A fingerprint holds the size: only two of one size are two versions of the data.
@@ -341,11 +346,10 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
             identity: flattened({k: v for k, v in settings.items() if k not in tuned_over(settings)})
             for identity, settings in group.items()
         }
-        keys = sorted({key for settings in flat.values() for key in settings})
-        differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
+        keys = differing(flat.values())
         for identity, settings in flat.items():
             tuned = tuned_over(group[identity])  # those are said in any case
-            shown = [f"{k}={settings.get(k)}" for k in differing if k not in tuned]
+            shown = [f"{k}={settings.get(k)}" for k in keys if k not in tuned]
             if len(shown) > MAX_SETTINGS_NAMED:
                 digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
                 shown[MAX_SETTINGS_NAMED:] = [f"{len(shown) - MAX_SETTINGS_NAMED} more ({digest})"]
@@ -375,11 +379,9 @@ def tuned_text(over: Mapping[str, Iterable[float]]) -> str:
 
 def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
     settings = spec.get("recipe_settings") or {}
-    variant = ", ".join(filter(None, (tuned_text(tuned_over(settings)), variants.get(_canonical(settings), ""))))
-    if spec.get("leaks") == "drop":
-        variant = ", ".join(filter(None, (variant, "repeated images dropped")))
-    if folds := spec.get("folds"):
-        variant = ", ".join(filter(None, (variant, f"{folds} folds")))
+    parts = [tuned_text(tuned_over(settings)), variants.get(_canonical(settings), "")]
+    parts += ["repeated images dropped"] if spec.get("leaks") == "drop" else []
+    parts += [f"{folds} folds"] if (folds := spec.get("folds")) else []
     return Protocol(
         identity=_identity(spec),
         size=spec.get("size") or 0,
@@ -388,6 +390,6 @@ def _protocol(spec: Spec, variants: Mapping[str, str]) -> Protocol:
         precision=spec.get("precision") or "",
         recipe=f"{TRACKS[track_of(spec)]}{spec.get('recipe') or ''}",
         epochs=settings.get("epochs"),
-        variant=variant,
+        variant=", ".join(filter(None, parts)),
         fed=_identity(spec, "size", "resize"),
     )

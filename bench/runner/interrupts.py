@@ -6,7 +6,6 @@ import signal
 import time
 from collections.abc import Callable
 from types import FrameType, TracebackType
-from typing import Any
 
 GRACE_S = 25.0  # after SIGTERM: schedulers kill after 30 s
 
@@ -25,7 +24,7 @@ class Interrupts:
         self.wake: Callable[[], None] | None = None
         self.asked = self.ending = False
         self.deadline: float | None = None
-        self._before: dict[int, Any] = {}
+        self._before: dict[signal.Signals, signal._HANDLER] = {}
 
     def __enter__(self) -> Interrupts:
         try:

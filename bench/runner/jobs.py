@@ -12,7 +12,6 @@ import shutil
 import time
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from bench import registry
 from bench.measure.aggregate import combine
@@ -22,6 +21,7 @@ from bench.record import store
 from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label, features_key
 from bench.record.paths import checkpoint_path, record_path, round_path, rounds_folder
 from bench.record.store import Record
+from bench.record.types import Fields
 from bench.runner.executors.base import Finished, Job
 from bench.sweep.config import Loaded
 
@@ -40,7 +40,7 @@ def make_jobs(
         pending: key -> Cell, of those to run.
         kept: keys of Cells whose weights are kept.
     """
-    common: dict[str, Any] = {
+    common: Fields = {
         "device": plan.device,
         "threads": plan.threads,
         "data_root": plan.data_root.resolve() if plan.data_root else None,
@@ -89,7 +89,7 @@ def job_estimate_s(job: Job) -> float:
 # --- rounds ----------------------------------------------------------------------------------------------------------
 
 
-def read_round(out: Path, key: str, number: int) -> dict[str, Any] | None:
+def read_round(out: Path, key: str, number: int) -> Fields | None:
     """Read a round that this machine measured; None if there is none, or it is torn, or another machine's.
 
     The difference between the rounds of a Cell is its noise: rounds of two machines would show theirs instead.
@@ -152,11 +152,13 @@ def write_finished(out: Path, key: str, cell: Cell, finished: Finished) -> Recor
         "family": registry.family_of(cell.model),
         "spec": store.plain(cell.spec()),
         "log_tail": metrics.pop("log_tail", []),
-        **({"data": store.plain(metrics.pop("data"))} if "data" in metrics else {}),
-        "metrics": store.plain(metrics),
+        "metrics": {},
         "environment": finished.environment,
         "timings": {"wall_s": round(finished.seconds, 3), **store.plain(result.timings)},
     }
+    if "data" in metrics:
+        record["data"] = store.plain(metrics.pop("data"))
+    record["metrics"] = store.plain(metrics)
     store.write_record(out, record, result.arrays, result.history)
     shutil.rmtree(rounds_folder(out, key), ignore_errors=True)
     if result.status not in KEEPS_CHECKPOINT:
@@ -174,7 +176,7 @@ def _result_of(out: Path, key: str) -> Record | None:
     return record if record["status"] == "ok" else None
 
 
-def run_info(loaded: Loaded, plan: Plan, command: str, before: dict[str, Any]) -> dict[str, Any]:
+def run_info(loaded: Loaded, plan: Plan, command: str, before: Fields) -> Fields:
     """What is written to ``run.json``: what was asked, by all commands that ran into this directory.
 
     Its paths are absolute, or relative to its ``folder``, so that it can be read from anywhere.
@@ -203,12 +205,12 @@ ABOUT = (
 )  # fmt: skip
 
 
-def about_datasets(plan: Plan) -> dict[str, dict[str, Any]]:
+def about_datasets(plan: Plan) -> dict[str, Fields]:
     """What is known of each dataset of a plan, for those who read its scores: traps, task, classes, licence."""
     names = {str(cell.dataset) for cell in plan.cells.values() if not isinstance(cell, EfficiencyCell)}
     infos = {dataset: registry.dataset_info(dataset) for dataset in sorted(names)}
     return {dataset: {field: getattr(info, field) for field in ABOUT} for dataset, info in infos.items()}
 
 
-def _mapping(value: Any) -> dict[str, Any]:
+def _mapping(value: object) -> Fields:
     return value if isinstance(value, dict) else {}

@@ -21,11 +21,11 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.errors import StoreError
 from bench.record.files import this_machine
 from bench.record.paths import leases_folder
+from bench.record.types import Fields
 
 BEAT_S = 10.0
 EXPIRY_S = 90.0  # above what NFS clients remember of a file's times (60 s)
@@ -196,7 +196,7 @@ class Leases:
                     os.utime(lease.path)
 
 
-def process_identity() -> dict[str, Any]:
+def process_identity() -> Fields:
     """What identifies this process to others, here and elsewhere."""
     return {"host": platform.node(), "pid": os.getpid(), "machine": this_machine(), "started": _started(os.getpid())}
 
@@ -211,7 +211,7 @@ def _started(pid: int) -> str | None:
     return None if fields[0] in "ZX" else fields[19]  # a zombie has ended
 
 
-def _alive(owner: dict[str, Any]) -> bool | None:
+def _alive(owner: Fields) -> bool | None:
     """Whether the owner runs; None where that cannot be known from here."""
     machine = this_machine()
     if machine is None or owner.get("machine") != machine or not isinstance(owner.get("pid"), int):
@@ -219,7 +219,7 @@ def _alive(owner: dict[str, Any]) -> bool | None:
     return _started(owner["pid"]) == owner.get("started")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> Fields:
     """The owner of a lease; {} while it is being written, or when a crash left it empty."""
     try:
         owner = json.loads(path.read_bytes())

@@ -27,7 +27,7 @@ from bench.runner.interrupts import GRACE_S, Interrupts
 from bench.runner.jobs import job_estimate_s, job_label, run_info
 from bench.runner.leases import Leases
 from bench.runner.pending import find_pending
-from bench.runner.reporter import Reporter, steady
+from bench.runner.progress import Observer
 from bench.runner.schedule import POLL_S, Schedule
 from bench.runner.storage import Running, Storage
 from bench.sweep.config import Loaded
@@ -51,7 +51,7 @@ def execute(
     loaded: Loaded,
     plan: Plan,
     out: Path,
-    reporter: Reporter,
+    reporter: Observer,
     command: str = "",
     executor: Executor | None = None,
     time_is_up: Callable[[], bool] = never,
@@ -72,7 +72,7 @@ def execute(
     """
     store.prepare(out)
     store.write_json(run_file(out), run_info(loaded, plan, command, store.read_run(out)))
-    reporter, leases, interrupts = steady(reporter), Leases(out), Interrupts()
+    leases, interrupts = Leases(out), Interrupts()
     done, begun = Done(out, {}, {}), False
     with interrupts:
         try:
@@ -128,7 +128,7 @@ class _Driver:
         plan, jobs = self.schedule.plan, self.schedule.pending()
         runnable = plan.cells.keys() - plan.unsupported.keys()
         estimate = sum(job_estimate_s(job) * self.schedule.share(job) for job in jobs)
-        self.reporter.begin(len(jobs), len(runnable), len(runnable & self.done.statuses.keys()), estimate)
+        self.reporter.begin(len(runnable), len(runnable & self.done.statuses.keys()), estimate)
 
     def run(self) -> None:
         """Run everything, or until asked to stop."""

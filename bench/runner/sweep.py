@@ -19,7 +19,7 @@ from bench.record import store
 from bench.report.build import read_report
 from bench.report.report import ReportData
 from bench.report.write.terminal import print_screen
-from bench.runner.progress import fetch_bars, make_observer
+from bench.runner.progress import Observer, fetch_bars
 from bench.runner.runner import RunOutcome, execute
 from bench.sweep.config import Loaded
 
@@ -105,7 +105,7 @@ def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent |
         console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
     out = run_directory(loaded)
     look_ahead(loaded, plan, out, console)
-    outcome = execute(loaded, plan, out, make_observer(console), command)
+    outcome = execute(loaded, plan, out, Observer(console), command)
     report = rebuild_boards(out, console, outcome.keys)
     if not outcome.interrupted and (line := keep_recommended(out, report)):
         console.print(line, soft_wrap=True, markup=False, highlight=False)

@@ -20,7 +20,7 @@ import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from types import FrameType
 
 from bench.record.cells import (
     AccuracyCell,
@@ -34,7 +34,8 @@ from bench.record.cells import (
     tuning_seed,
 )
 from bench.record.paths import log_path
-from bench.runner.executors.base import Job, Send
+from bench.record.types import Fields
+from bench.runner.executors.base import Job, Message, Send
 
 __all__ = ["Job", "environment", "run_job", "work"]
 
@@ -53,7 +54,7 @@ class StopRequest:
         self.listening = True
         return self.requested
 
-    def handle(self, number: int, frame: Any) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
         """Take the signal."""
         if not self.listening:
             os._exit(1)
@@ -81,7 +82,7 @@ def run_job(job: Job, send: Send, stop: Callable[[], bool]) -> None:
     ``("lost", reason)`` when this place cannot be written to, ``("alone", reason)`` when the job must not share its
     process.
     """
-    last: tuple[Any, ...]
+    last: Message
     try:
         last = ("done", *_execute(job, send, stop))
     except Stopped:
@@ -139,7 +140,7 @@ def take_place(job: Job) -> None:
         Path("/proc/self/oom_score_adj").write_text("500")
 
 
-def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, dict[str, Any]]:
+def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, Fields]:
     import torch
 
     from bench import registry
@@ -204,7 +205,7 @@ def _measured(job: Job, context: Context) -> Result:
     return measure_round(job.cell, context, job.round)
 
 
-def environment(device: str) -> dict[str, Any]:
+def environment(device: str) -> Fields:
     """Describe what a Cell ran on and with: enough to know which figures may be compared."""
     import torch
 

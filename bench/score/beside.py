@@ -15,6 +15,7 @@ from bench.errors import DataError
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import predictions_path, require_run
+from bench.record.types import Spec
 from bench.score.align import Scored, TestSet
 
 
@@ -56,7 +57,7 @@ def add_runs(found: TestSet, dataset: str, runs: Sequence[Path]) -> str:
     return dataset
 
 
-def _pixels(records: Sequence[store.Record], spec: store.Record) -> str:
+def _pixels(records: Sequence[store.Record], spec: Spec) -> str:
     """The resolution and recipe, where a model of the run was trained in several ways."""
     fields = ("size", "resolution", "resize", "recipe", "precision", "track")
     same = [r["spec"] for r in records if r["kind"] == "accuracy" and r["spec"]["model"] == spec["model"]

@@ -9,10 +9,11 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 
+from bench import registry
 from bench.errors import DataError
 from bench.metrics.one_vs_rest import Array
 
@@ -34,6 +35,13 @@ class Columns:
     path: Path
     values: Mapping[str, Array]
     headless: bool = False
+
+
+def bundled(dataset: str) -> Path | None:
+    """The file of a set that comes with medbench."""
+    root = Path(registry.__file__).parents[2]
+    places = (root / folder / "bundled" / f"{dataset}.npz" for folder in ("datasets", "bench/datasets"))
+    return next((path for path in places if path.is_file()), None)
 
 
 def read_columns(path: Path) -> Columns:
@@ -147,7 +155,7 @@ def _json(path: Path) -> Columns:
     return Columns(path, {str(name): _array(path, str(name), values) for name, values in content.items()})
 
 
-def _array(path: Path, name: str, values: Any) -> Array:
+def _array(path: Path, name: str, values: object) -> Array:
     if not isinstance(values, list):
         raise DataError(f"{path}: {name!r} is no list with a value for each image")
     try:

@@ -10,8 +10,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.types import Fields
 from bench.registry import positive_of
-from bench.report.build import Report, read_report
-from bench.report.rows import Row
+from bench.report.build import read_report
 from bench.report.write.terminal import print_screen
 from bench.score.align import TestSet
 from bench.score.beside import add_runs
@@ -71,7 +70,8 @@ def score(
     keys = write_run(out, name, found, command)
     report, _ = read_report(out)
     report.write(out)
-    judged = verdict(_rows(report, keys), _others(name, found))
+    rows = [row for row in report.rows if any(record["key"] in keys for record in row.ok)]
+    judged = verdict(rows, _others(name, found))
     if json_path:
         store.write_json(json_path, judged)
     if console:
@@ -90,7 +90,3 @@ def _others(dataset: str, found: TestSet) -> dict[str, dict[str, Estimate]]:
     at, patients = positive.number if positive else 1, codes_of(found.patients)
     estimates = bootstrapped(dataset, found.labels, list(trainings.values()), found.task, at, patients)
     return dict(zip(trainings, estimates, strict=True))
-
-
-def _rows(report: Report, keys: Sequence[str]) -> list[Row]:
-    return [row for row in report.rows if any(record["key"] in keys for record in row.ok)]

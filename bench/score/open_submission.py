@@ -9,7 +9,6 @@ import re
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from bench.errors import StoreError
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.cells import spec_key
+from bench.record.types import Fields, Record
 from bench.score.submit import LICENCES, MANIFEST, SCHEMA
 
 MOST_BYTES, MOST_MEMBERS = 1 << 30, 20_000  # unpacked; more is no submission
@@ -29,8 +29,8 @@ class Submission:
     """What a file holds; ``problems`` are sentences on what is wrong with its form."""
 
     path: Path
-    manifest: dict[str, Any]
-    records: dict[str, store.Record] = field(default_factory=dict)
+    manifest: Fields
+    records: dict[str, Record] = field(default_factory=dict)
     arrays: dict[str, Arrays] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
 

@@ -11,7 +11,7 @@ import numpy as np
 from bench import registry
 from bench.errors import DataError
 from bench.score.align import BINARY, ORDINAL, TestSet, Truth, align
-from bench.score.files import BARE, read_columns
+from bench.score.files import BARE, bundled, read_columns
 from bench.score.roles import ONE_EACH, Predictions, plain, texts, understand
 from bench.score.ties import single_precision, ties
 
@@ -21,7 +21,6 @@ _ENDS = re.compile(
     r"[_-]?(?:test|y)?[_-]?(?:preds?|predictions?|scores?|probs?|probabilities|logits|outputs?|test)$", re.IGNORECASE
 )
 _SEED = re.compile(r"^(?P<name>.*?)[_-]?(?:seed|run|s)[_-]?(?P<seed>\d+)$", re.IGNORECASE)
-BUNDLED = Path(registry.__file__).parents[2]
 
 
 def read(
@@ -141,10 +140,8 @@ def _bundled(dataset: str, parts: Sequence[Predictions]) -> Truth | None:
     """The official test labels of a set that comes with medbench, for files without labels."""
     if any(p.labels is not None for p in parts) or not dataset:
         return None
-    for folder in ("datasets", "bench/datasets"):
-        path = BUNDLED / folder / "bundled" / f"{dataset}.npz"
-        if path.is_file():
-            return Truth(read_columns(path).values["labels"], None, path)
+    if path := bundled(dataset):
+        return Truth(read_columns(path).values["labels"], None, path)
     raise DataError(f"the scores have no labels; give --labels with MedMNIST's file of it: --labels {dataset}.npz")
 
 

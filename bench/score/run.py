@@ -6,7 +6,6 @@ import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -18,51 +17,38 @@ from bench.metrics.registry import definitions
 from bench.record import store
 from bench.record.cells import spec_key
 from bench.record.paths import predictions_path, record_path, run_file
+from bench.record.types import Fields, Record
 from bench.registry import positive_of
-from bench.report.blocks import counted
+from bench.report.words import counted
 from bench.score.align import Scored, TestSet
 
 RECIPE = "trained elsewhere"  # the recipe of a Record whose training medbench has not seen
 LIBRARIES = ("medbench", "numpy", "scipy", "scikit-learn")
 
 
-def test_set_fingerprint(found: TestSet) -> str:
-    """Digest of ids and labels: two files are of one test set where it is equal."""
-    return fingerprint_of(found.labels, found.ids)
-
-
 def fingerprint_of(labels: Array, ids: Array | None) -> str:
-    """The same of arrays: labels (N,) or (N, L), ids (N,) or None."""
+    """Digest of labels (N,) or (N, L) and ids (N,) or None: two files are of one test set where it is equal."""
     digest = hashlib.sha256(np.ascontiguousarray(labels, dtype="<i8").tobytes())
     if ids is not None:
         digest.update("\n".join(ids.tolist()).encode())
     return f"scores:{digest.hexdigest()[:32]}"
 
 
-def spec_of(dataset: str, scored: Scored, fingerprint: str) -> dict[str, Any]:
-    """The spec of a Record of foreign scores: what is known of the training is its model and seed."""
-    return {
-        "model": scored.model, "dataset": dataset, "seed": scored.seed, "size": 0, "resolution": 0, "resize": "",
-        "recipe": RECIPE, "recipe_settings": {}, "precision": "", "data_fingerprint": fingerprint,
-    }  # fmt: skip
-
-
-def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[store.Record, dict[str, Array]]:
+def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) -> tuple[Record, dict[str, Array]]:
     """The Record of one model and seed, and the arrays beside it."""
     positive = positive_of(found.task, found.classes, found.positive)
     figures = classification_metrics(found.labels, scored.scores, found.task, positive.number if positive else 1)
     figures["loss"] = figures.pop("nll")
-    metrics: dict[str, Any] = {f"test_{name}": _storable(value) for name, value in figures.items()}
+    metrics: Fields = {f"test_{name}": _storable(value) for name, value in figures.items()}
     metrics |= definitions()
-    metrics |= {
-        "classes": list(found.classes),
-        "scores_file": scored.path.name,
-        "scores_sha256": _digest(scored.scores),
-    }
+    metrics |= {"classes": list(found.classes), "scores_file": scored.path.name, "scores_sha256": digest(scored.scores)}
     if positive:
         metrics |= {"positive_class": positive.name, "positive_class_guessed": positive.guessed}
-    spec = spec_of(dataset, scored, fingerprint)
-    record: store.Record = {
+    spec = {  # what is known of the training is its model and seed
+        "model": scored.model, "dataset": dataset, "seed": scored.seed, "size": 0, "resolution": 0, "resize": "",
+        "recipe": RECIPE, "recipe_settings": {}, "precision": "", "data_fingerprint": fingerprint,
+    }  # fmt: skip
+    record: Record = {
         "schema": store.SCHEMA, "key": spec_key("accuracy", spec), "kind": "accuracy", "status": "ok", "reason": "",
         "family": scored.model, "spec": spec, "metrics": metrics,
         "environment": {"device": "elsewhere", "scored_by": VERSION, "versions": library_versions(LIBRARIES)},
@@ -86,7 +72,7 @@ def write_run(out: Path, dataset: str, found: TestSet, command: str) -> list[str
     if run_file(out).is_file() and not store.read_run(out).get("scored"):
         raise StoreError(f"{out} is a run of `bench run`; scores of others go into a directory of their own (--out)")
     store.prepare(out)
-    fingerprint = test_set_fingerprint(found)
+    fingerprint = fingerprint_of(found.labels, found.ids)
     keys = []
     for scored in found.models:
         record, arrays = record_of(dataset, found, scored, fingerprint)
@@ -108,9 +94,10 @@ def _remove_earlier(out: Path, dataset: str, keys: Sequence[str], notes: list[st
         notes.append(f"removed from {out}: {counted(len(gone), 'earlier result')} on {dataset}; other datasets stay")
 
 
-def _digest(scores: Array) -> str:
+def digest(scores: Array) -> str:
+    """SHA-256 of scores as little-endian float64."""
     return hashlib.sha256(np.ascontiguousarray(scores, dtype="<f8").tobytes()).hexdigest()
 
 
-def _storable(value: Any) -> Any:
+def _storable(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -14,7 +14,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from bench.machine.versions import VERSION
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import predictions_path, require_run
+from bench.record.types import Fields, Record
 from bench.score.run import RECIPE
 
 SCHEMA = 1
@@ -34,7 +34,7 @@ ARRAYS = ("val_scores", "val_labels", "test_scores", "test_labels")
 _TIME = (1980, 1, 1, 0, 0, 0)  # of every member, so that equal runs give equal files
 
 
-def submit(run: Path, out: Path, licence: str, author: str, note: str = "") -> dict[str, Any]:
+def submit(run: Path, out: Path, licence: str, author: str, note: str = "") -> Fields:
     """Pack the results of a run; return what ``submission.json`` says.
 
     Args:
@@ -77,7 +77,7 @@ def submit(run: Path, out: Path, licence: str, author: str, note: str = "") -> d
     return manifest
 
 
-def _members(run: Path, record: store.Record) -> dict[str, bytes]:
+def _members(run: Path, record: Record) -> dict[str, bytes]:
     key = record["key"]
     kept = {k: v for k, v in record.items() if k != "log_tail"}  # worker's output: paths of the machine
     found = {f"cells/{key}.json": _json(kept)}
@@ -109,7 +109,7 @@ def _numbered(patients: Array) -> Array:
     return np.array([numbers.get(name, "") for name in patients.tolist()])
 
 
-def _json(value: Mapping[str, Any]) -> bytes:
+def _json(value: Mapping[str, object]) -> bytes:
     text = json.dumps(store.plain(value), indent=1, sort_keys=True, allow_nan=False, ensure_ascii=False)
     return (text + "\n").encode()
 
@@ -132,6 +132,6 @@ def _zipped(members: Mapping[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def is_foreign(record: Mapping[str, Any]) -> bool:
+def is_foreign(record: Record) -> bool:
     """A Record of `bench score`: its training was not ours."""
     return bool(record["spec"].get("recipe") == RECIPE)

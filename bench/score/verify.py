@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -19,13 +17,14 @@ from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
+from bench.record.types import Metrics, Record
+from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
-from bench.score.run import fingerprint_of
+from bench.score.run import digest, fingerprint_of
 from bench.score.submit import ENDING, is_foreign
 
 TOLERANCE = 1e-6
 LEAK_WORDS = ("leak", "also in", "two splits", "share", "same picture", "repeated")
-BUNDLED = Path(registry.__file__).parents[2]
 
 
 @dataclass(slots=True)
@@ -75,14 +74,15 @@ def verify(path: Path, against: Sequence[Path] = ()) -> Verified:
     return found
 
 
-def _who(record: store.Record) -> str:
+def _who(record: Record) -> str:
     spec = record["spec"]
-    parts = [str(spec.get("model")), f"on {spec['dataset']}" if "dataset" in spec else ""]
-    parts += [f"seed {spec['seed']}"] if "seed" in spec else []
-    return f"{' '.join(filter(None, parts[:2]))}{', ' + parts[2] if len(parts) > 2 else ''} ({record['key'][:8]})"
+    on, seed = (
+        f"{word}{spec[name]}" if name in spec else "" for word, name in ((" on ", "dataset"), (", seed ", "seed"))
+    )
+    return f"{spec.get('model')}{on}{seed} ({record['key'][:8]})"
 
 
-def _check_scores(found: Verified, who: str, record: store.Record, arrays: Mapping[str, Array] | None) -> None:
+def _check_scores(found: Verified, who: str, record: Record, arrays: Mapping[str, Array] | None) -> None:
     if not arrays or not {"test_scores", "test_labels"} <= set(arrays):
         found.problems.append(f"{who}: no scores, so nothing that it states can be recomputed")
         return
@@ -114,14 +114,15 @@ def _check_scores(found: Verified, who: str, record: store.Record, arrays: Mappi
         if name not in record["metrics"]:
             found.problems.append(f"{who}: {name} is not stated")
     _check_test_set(found, who, record, labels)
-    _check_own_digest(found, who, record, scores)
+    if record["metrics"].get("scores_sha256") not in (None, digest(scores)):
+        found.problems.append(f"{who}: scores_sha256 is not that of its scores")
     for finding in (record.get("data") or record["metrics"].get("data") or {}).get("findings", []):
         text = str(finding.get("text", ""))
         if any(word in text.lower() for word in LEAK_WORDS):
             _once(found.notes, f"{record['spec']['dataset']}: {text}")
 
 
-def task_of(record: Mapping[str, Any], labels: Array) -> str:
+def task_of(record: Record, labels: Array) -> str:
     """The task of a Record, from its labels and from which metrics it states."""
     if np.ndim(labels) == 2 and np.shape(labels)[1] > 1:
         return "multi-label"
@@ -132,7 +133,7 @@ def task_of(record: Mapping[str, Any], labels: Array) -> str:
     return "binary-class" if confusion is None or len(confusion) == 2 else "multi-class"
 
 
-def _compare(found: Verified, who: str, figures: Mapping[str, Any], stated: Mapping[str, Any]) -> None:
+def _compare(found: Verified, who: str, figures: Metrics, stated: Metrics) -> None:
     for name, value in figures.items():
         said = stated.get(name, figures)
         if said is figures:
@@ -150,7 +151,7 @@ def _compare(found: Verified, who: str, figures: Mapping[str, Any], stated: Mapp
             found.problems.append(f"{who}: {name} is stated as {shown}{given}")
 
 
-def _check_test_set(found: Verified, who: str, record: store.Record, labels: Array) -> None:
+def _check_test_set(found: Verified, who: str, record: Record, labels: Array) -> None:
     """Fingerprint and labels against what is known of the dataset."""
     spec = record["spec"]
     dataset, stated = str(spec["dataset"]), str(spec.get("data_fingerprint", ""))
@@ -163,8 +164,8 @@ def _check_test_set(found: Verified, who: str, record: store.Record, labels: Arr
     info = registry.datasets[name]
     if info.n_test and dataset == name and len(labels) != info.n_test:
         found.problems.append(f"{who}: {len(labels):,} test images; {name} has {info.n_test:,}")
-    official = _bundled_labels(name)
-    if official is not None and not np.array_equal(np.reshape(labels, -1), official):
+    path = bundled(name)
+    if path and not np.array_equal(np.reshape(labels, -1), np.reshape(read_columns(path).values["labels"], -1)):
         found.problems.append(f"{who}: its test labels are not those of the official file")
     if is_foreign(record):
         return
@@ -180,26 +181,6 @@ def _check_test_set(found: Verified, who: str, record: store.Record, labels: Arr
 def _once(lines: list[str], line: str) -> None:
     if line not in lines:
         lines.append(line)
-
-
-def _bundled_labels(name: str) -> Array | None:
-    for folder in ("datasets", "bench/datasets"):
-        path = BUNDLED / folder / "bundled" / f"{name}.npz"
-        if path.is_file():
-            with np.load(path, allow_pickle=False) as file:
-                return np.asarray(file["test_labels"]).reshape(-1)
-    return None
-
-
-def _check_own_digest(found: Verified, who: str, record: store.Record, scores: Array) -> None:
-    stated = record["metrics"].get("scores_sha256")
-    if stated is not None and stated != digest(scores):
-        found.problems.append(f"{who}: scores_sha256 is not that of its scores")
-
-
-def digest(scores: Array) -> str:
-    """SHA-256 of scores as little-endian float64."""
-    return hashlib.sha256(np.ascontiguousarray(scores, dtype="<f8").tobytes()).hexdigest()
 
 
 def _check_copies(found: Verified) -> None:
@@ -228,18 +209,12 @@ def _known(folders: Sequence[Path], but: Path) -> Iterable[tuple[Path, list[str]
         for path in sorted({folder, *folder.rglob("*")} if folder.is_dir() else {folder}):
             if path.is_dir() and is_run(path):
                 files = sorted((path / "predictions").glob("*.npz"))
-                yield (
-                    path,
-                    [p.stem for p in (path / "cells").glob("*.json")],
-                    [d for f in files if (d := _digest_of(f))],
-                )
+                keys = [p.stem for p in (path / "cells").glob("*.json")]
+                yield path, keys, [d for f in files if (d := _digest_of(f))]
             elif path.name.endswith(ENDING) and path.resolve() != but.resolve():
                 other = open_submission(path)
-                yield (
-                    path,
-                    list(other.records),
-                    [digest(a["test_scores"]) for a in other.arrays.values() if "test_scores" in a],
-                )
+                scores = (a["test_scores"] for a in other.arrays.values() if "test_scores" in a)
+                yield path, list(other.records), [digest(s) for s in scores]
 
 
 def _digest_of(path: Path) -> str:
@@ -250,7 +225,7 @@ def _digest_of(path: Path) -> str:
         return ""
 
 
-def _open(records: Iterable[store.Record]) -> list[str]:
+def _open(records: Iterable[Record]) -> list[str]:
     """What no file can prove."""
     records = list(records)
     found = []

@@ -145,7 +145,9 @@ def ratios(rates: TwoRates, prevalence: float) -> Ratios:
     cov = rates.covariance
     positive = _log_ratio(se, 1 - sp, cov[0, 0], cov[1, 1], -cov[0, 1])
     negative = _log_ratio(1 - se, sp, cov[0, 0], cov[1, 1], -cov[0, 1])
-    return Ratios(positive, negative, _after(prevalence, positive), _without(_after(prevalence, negative)))
+    ill = _after(prevalence, negative)
+    without = Share(1 - ill.value, 1 - ill.high, 1 - ill.low)
+    return Ratios(positive, negative, _after(prevalence, positive), without)
 
 
 def _log_ratio(over: float, under: float, var_over: float, var_under: float, cov: float) -> Share:
@@ -167,10 +169,6 @@ def _after(prevalence: float, ratio: Share) -> Share:
         return 1.0 if value == float("inf") else odds * value / (1 + odds * value)
 
     return Share(probability(ratio.value), probability(ratio.low), probability(ratio.high))
-
-
-def _without(found: Share) -> Share:
-    return Share(1 - found.value, 1 - found.high, 1 - found.low)
 
 
 def resamples(labels: Array, patients: Array | None, seed: int, n: int = RESAMPLES) -> Array:
@@ -196,8 +194,3 @@ def resolvable(standard_error: float, power: float = 0.8) -> float:
     from scipy.special import ndtri
 
     return float((Z_95 + ndtri(power)) * standard_error)
-
-
-def needed(difference: float, standard_error: float, n: int, power: float = 0.8) -> float:
-    """How many patients (or images) resolve a difference, from the standard error that ``n`` of them give it."""
-    return n * (resolvable(standard_error, power) / abs(difference)) ** 2 if difference else float("inf")

@@ -13,21 +13,12 @@ from itertools import combinations
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, one_vs_rest
-from bench.metrics.registry import AUC, TESTED, Metric, OverImages
+from bench.metrics.registry import TESTED, OverImages
 from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import codes_of, resamples
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.paired import holm
-from bench.stats.separation import (
-    Contrast,
-    Sample,
-    all_pairs,
-    contrast,
-    estimates,
-    groups_of,
-    mcnemar_values,
-    sample,
-)
+from bench.stats.separation import Contrast, all_pairs, compared, contrast, estimates, groups_of, sample
 
 Scores = Array | Sequence[Array]  # of one training, or of several
 
@@ -117,9 +108,10 @@ def delong(labels: Array, a: Array, b: Array, patients: Sequence[str] | Array | 
     columns = [one_vs_rest(s, labels)[0] for s in (a, b)]
     if any(c.shape[1] != 1 for c in columns):
         raise ValueError("delong: scores of two classes, (N,) or (N, 2); compare() takes more")
-    samples = [_of_one(AUC, [c], labels, codes_of(patients)) for c in columns]
-    table = contrast(samples, groups_of(_images(AUC), labels))
-    own = estimates(samples, groups_of(_images(AUC), labels))
+    of = _tested("auc")
+    samples = [sample(of, [c], labels, codes_of(patients)) for c in columns]
+    table = contrast(samples, groups_of(of, labels))
+    own = estimates(samples, groups_of(of, labels))
     variance = float(table.variance[0, 1])
     difference = samples[0].mean - samples[1].mean
     z = difference / variance**0.5 if variance > 0 else 0.0
@@ -131,10 +123,7 @@ def delong(labels: Array, a: Array, b: Array, patients: Sequence[str] | Array | 
 
 
 def compare(
-    labels: Array,
-    models: Mapping[str, Scores],
-    metric: str = "auc",
-    patients: Sequence[str] | Array | None = None,
+    labels: Array, models: Mapping[str, Scores], metric: str = "auc", patients: Sequence[str] | Array | None = None
 ) -> Compared:
     """Compare models on one test set as a leaderboard does.
 
@@ -152,18 +141,17 @@ def compare(
     """
     if len(models) < 2:
         raise ValueError("compare: two models or more are needed")
-    chosen = _metric(metric)
-    labels = np.asarray(labels)
-    samples = [_of_one(chosen, _trainings(scores), labels, codes_of(patients)) for scores in models.values()]
-    groups, names = groups_of(_images(chosen), labels), list(models)
-    table = contrast(samples, groups)
-    p = mcnemar_values(samples, table.p_values()) if _images(chosen).answers else table.p_values()
+    of, labels = _tested(metric), np.asarray(labels)
+    trainings = [[s] if isinstance(s, np.ndarray) else list(map(np.asarray, s)) for s in models.values()]
+    samples = [sample(of, scores, labels, codes_of(patients)) for scores in trainings]
+    names = list(models)
+    table, p = compared(of, samples, labels)
     judged = all_pairs(names, table, p)
     figures = {}
-    for name, found in zip(names, estimates(samples, groups), strict=True):
+    for name, found in zip(names, estimates(samples, groups_of(of, labels)), strict=True):
         figures[name] = Interval(found.value, *found.interval(), found.variance**0.5)
     return Compared(
-        figures, _differences(names, table, p), against_leader(names, table, p), judged.letters(), judged.ranks(),
+        figures, differences(names, table, p), against_leader(names, table, p), judged.letters(), judged.ranks(),
         table.retrained,
     )  # fmt: skip
 
@@ -186,13 +174,14 @@ def bootstrap_interval(
         name: of the test set; equal names and labels give equal resamples, so that models are seen on the same ones.
         patients: (N,) the patient of each image; where some have several images, patients are drawn with all of them.
     """
-    of, labels = _images(_metric(metric)), np.asarray(labels)
+    of, labels = _tested(metric), np.asarray(labels)
     weights = resamples(labels, codes_of(patients), seed_of_test_set(name, labels), n)
     samples = of.resampled(np.asarray(scores), labels, weights)
     return Interval(of.value(np.asarray(scores), labels), *interval(samples), float(np.nanstd(samples, ddof=1)))
 
 
-def _differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Difference, ...]:
+def differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Difference, ...]:
+    """All pairs in the order given, from their uncorrected p values (K, K)."""
     at, half = list(combinations(range(len(names)), 2)), table.half_width()
     corrected = holm([p[i, j] for i, j in at])
     found = []
@@ -202,24 +191,8 @@ def _differences(names: Sequence[str], table: Contrast, p: Array) -> tuple[Diffe
     return tuple(found)
 
 
-def _metric(name: str) -> Metric:
-    known = {metric.name: metric for metric in TESTED}
-    if name not in known:
-        raise ValueError(f"metric {name!r}: over images are tested {', '.join(known)}")
-    return known[name]
-
-
-def _images(metric: Metric) -> OverImages:
-    assert metric.images is not None
-    return metric.images
-
-
-def _trainings(scores: Scores) -> list[Array]:
-    if isinstance(scores, np.ndarray):
-        return [scores]
-    return [np.asarray(s) for s in scores]
-
-
-def _of_one(metric: Metric, scores: Sequence[Array], labels: Array, patients: Array | None) -> Sample:
-    of = _images(metric)
-    return sample(of, scores, labels, [of.value(s, labels) for s in scores], patients)
+def _tested(metric: str) -> OverImages:
+    known = {one.name: one.images for one in TESTED if one.images}
+    if metric not in known:
+        raise ValueError(f"metric {metric!r}: over images are tested {', '.join(known)}")
+    return known[metric]

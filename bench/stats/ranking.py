@@ -45,8 +45,7 @@ class Friedman:
         """(models, models): the first is ranked above the second, by Friedman's test and by Nemenyi's."""
         ranks = np.asarray(self.mean_ranks)
         above = ranks[:, None] < ranks[None, :]
-        apart: Array = above & (self.pairs < ALPHA) & (self.p < ALPHA)
-        return apart
+        return above & (self.pairs < ALPHA) & (self.p < ALPHA)
 
 
 def friedman(scores: Array) -> Friedman:

@@ -77,15 +77,13 @@ class Contrast:
         with np.errstate(divide="ignore", invalid="ignore"):
             t = np.abs(self.difference) / np.sqrt(self.variance)
         p = 2 * stdtr(_degrees(self.variance, self.moments), -t)
-        found: Array = np.where(self.difference == 0, 1.0, np.where(np.isnan(p), 1.0, p))
-        return found
+        return np.where(self.difference == 0, 1.0, np.where(np.isnan(p), 1.0, p))
 
     def half_width(self, level: float = 0.95) -> Array:
         """Half the interval of each difference, not corrected for their number."""
         from scipy.special import stdtrit
 
-        width: Array = stdtrit(_degrees(self.variance, self.moments), 0.5 + level / 2) * np.sqrt(self.variance)
-        return width
+        return stdtrit(_degrees(self.variance, self.moments), 0.5 + level / 2) * np.sqrt(self.variance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,17 +118,15 @@ def _degrees(variance: Array, moments: Array) -> Array:
     """Satterthwaite's degrees of freedom of a sum of variances."""
     with np.errstate(divide="ignore", invalid="ignore"):
         degrees = np.clip(variance**2 / moments, 1.0, 1e9)
-    found: Array = np.where(np.isfinite(degrees), degrees, 1e9)
-    return found
+    return np.where(np.isfinite(degrees), degrees, 1e9)
 
 
-def sample(
-    of: OverImages, scores: Sequence[Array], labels: Array, values: Sequence[float], patients: Array | None = None
-) -> Sample:
-    """A metric of one model from the scores and the value of each seed."""
+def sample(of: OverImages, scores: Sequence[Array], labels: Array, patients: Array | None = None) -> Sample:
+    """A metric of one model from the scores of each seed."""
+    values = tuple(of.value(s, labels) for s in scores)
     influence = np.mean([of.influence(s, labels) for s in scores], axis=0)
     exact = of.answers if len(scores) == 1 and patients is None else None
-    return Sample(tuple(values), influence, exact(scores[0], labels) if exact else None, patients)
+    return Sample(values, influence, exact(scores[0], labels) if exact else None, patients)
 
 
 def contrast(samples: Sequence[Sample], groups: Array) -> Contrast:
@@ -193,6 +189,11 @@ def _estimate_over_folds(one: Sample, groups: Array, overlap: float) -> Estimate
     variance = (1 / folds + overlap) * float(np.var(one.values, ddof=1))
     images = sum(float(gram[0, 0]) for gram, _ in _over_images([one], groups))
     return Estimate(one.mean, variance, variance**2 / (folds - 1), images)
+
+
+def estimate(of: OverImages, scores: Sequence[Array], labels: Array, patients: Array | None = None) -> Estimate:
+    """A metric of one model by itself, from the scores of each seed."""
+    return estimates([sample(of, scores, labels, patients)], groups_of(of, labels))[0]
 
 
 def mean_estimate(of: Sequence[Estimate]) -> Estimate:
@@ -321,6 +322,12 @@ def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
     return exact
 
 
+def compared(of: OverImages, samples: Sequence[Sample], labels: Array) -> tuple[Contrast, Array]:
+    """All pairs of models by one metric, and their p values (K, K): McNemar's exact ones where there are such."""
+    pairs = contrast(samples, groups_of(of, labels))
+    return pairs, mcnemar_values(samples, pairs.p_values()) if of.answers else pairs.p_values()
+
+
 # --- all pairs -------------------------------------------------------------------------------------------------
 
 
@@ -345,8 +352,7 @@ class Verdict:
     @property
     def better(self) -> Array:
         """(K, K): the first is significantly better than the second."""
-        found: Array = (self.contrast.difference > 0) & (self.p < ALPHA)
-        return found
+        return (self.contrast.difference > 0) & (self.p < ALPHA)
 
     @property
     def pairs(self) -> int:

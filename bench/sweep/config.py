@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 
 from bench.errors import ConfigError as ConfigError
 from bench.registry import nearest, split_names
@@ -26,7 +28,7 @@ CONFIG_NAME = "bench.toml"
 WHAT = ("sweep.models", "sweep.datasets")  # who names one of these asks for a sweep of their own, not for `quick`
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     if isinstance(value, str):
         return split_names(value)
     return value if isinstance(value, (list, tuple)) else [value]
@@ -120,46 +122,14 @@ class Sweep(_Section):
     transfer: dict[str, dict[str, str | list[str]]] = {}
 
 
-SMALLEST = ["medmamba_tiny", "vmamba_tiny", "resnet18", "vit_tiny_patch16_224", "swin_tiny_patch4_window7_224"]
+def _flat(tree: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
+    """``section.key`` -> value."""
+    return {f"{section}.{key}": value for section, content in tree.items() for key, value in content.items()}
 
-PRESETS: dict[str, dict[str, Any]] = {
-    # Three minutes on two cores: the smallest model of each family on what needs no download. 32 pixels is the least
-    # that all of them take; docs/recipes.md says what was tried.
-    "quick": {
-        "sweep.models": SMALLEST,
-        "sweep.datasets": ["breastmnist", "phantom_local[train=200]"],
-        "sweep.sizes": [28],
-        "sweep.resolutions": [32],
-        "sweep.recipe": "quick",
-        "efficiency.resolutions": [64],
-        "efficiency.batches": [8],
-        "efficiency.rounds": 2,
-        "efficiency.budget_s": 0.3,
-    },
-    "standard": {
-        "sweep.resolutions": [224],
-        "sweep.recipe": "standard",
-        "sweep.seeds": [0, 1, 2],
-        "efficiency.resolutions": [64, 128, 224, 384, 512],
-        "efficiency.batches": [16],
-        "efficiency.modes": ["infer", "train"],
-        "efficiency.rounds": 3,
-        "efficiency.budget_s": 3.0,
-    },
-    # The protocol of the MedMNIST experiments at 224, five seeds, and the full efficiency grid.
-    "paper": {
-        "sweep.resolutions": [224],
-        "sweep.recipe": "medmnist",
-        "sweep.seeds": [0, 1, 2, 3, 4],
-        "efficiency.resolutions": [64, 128, 224, 384, 512, 768, 1024],
-        "efficiency.batches": [1, 32, 128, 0],
-        "efficiency.precisions": ["fp32", "tf32", "bf16"],
-        "efficiency.compile": [False, True],
-        "efficiency.modes": ["infer", "train"],
-        "efficiency.rounds": 5,
-        "efficiency.budget_s": 10.0,
-    },
-}
+
+_FILE = Path(__file__).with_name("presets.toml")
+PRESETS = {name: _flat(tree) for name, tree in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()}
+SMALLEST: list[str] = PRESETS["quick"]["sweep.models"]  # type: ignore[assignment]
 
 
 @dataclass(frozen=True)
@@ -191,8 +161,8 @@ def changed(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
     return replace(loaded, sweep=sweep)
 
 
-def _keys() -> dict[str, Any]:
-    found: dict[str, Any] = {}
+def _keys() -> dict[str, FieldInfo]:
+    found: dict[str, FieldInfo] = {}
     for section, info in Sweep.model_fields.items():
         model = info.annotation
         if isinstance(model, type) and issubclass(model, _Section):
@@ -231,7 +201,7 @@ def _line_of(text: str, section: str, key: str) -> int | None:
     return None
 
 
-def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
+def _read_file(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     """Flatten a TOML file into ``section.key`` -> value, and the same keys -> ``file, line n``."""
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -246,36 +216,23 @@ def _read_file(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: {error}") from error
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     origins: dict[str, str] = {}
-    keys = _keys()
-    sections = set(Sweep.model_fields)
-
-    def where(section: str, key: str) -> str:
-        line = _line_of(text, section, key)
-        return f"{path}, line {line}" if line else str(path)
-
     for section, content in tree.items():
-        if section not in sections:
-            raise ConfigError(f"{where(section, '')}: unknown section {section!r}{nearest(section, sections)}")
-        if section == "plugins":
-            extra = set(content) - {"paths"} if isinstance(content, dict) else set()
-            if not isinstance(content, dict) or extra:
-                raise ConfigError(f'{where(section, "")}: [plugins] has one key, paths = ["file.py", "module"]')
-            values["plugins"], origins["plugins"] = content.get("paths", []), where(section, "paths")
-            continue
-        if not isinstance(content, dict):
-            raise ConfigError(f"{where('', section)}: {section!r} is a section: write [{section}] on a line of its own")
-        for key, value in content.items():
-            full = f"{section}.{key}"
-            if section not in ("recipe", "transfer") and full not in keys:
-                own = [k.partition(".")[2] for k in keys if k.startswith(section + ".")]
-                raise ConfigError(f"{where(section, key)}: unknown key {key!r} in [{section}]{nearest(key, own)}")
-            values[full], origins[full] = value, where(section, key)
+        if section == "plugins" and isinstance(content, dict) and set(content) <= {"paths"}:
+            found = {"plugins": content.get("paths", [])}
+        elif isinstance(content, dict) and content and section != "plugins":
+            found = {f"{section}.{key}": value for key, value in content.items()}
+        else:
+            found = {section: content}
+        values |= found
+        for name in found:
+            line = _line_of(text, section, "paths" if name == "plugins" else name[len(section) + 1 :])
+            origins[name] = f"{path}, line {line}" if line else str(path)
     return values, origins
 
 
-def _parse_set(item: str) -> tuple[str, Any]:
+def _parse_set(item: str) -> tuple[str, object]:
     name, equals, text = item.partition("=")
     if not equals:
         raise ConfigError(f"--set {item}: write --set key=value")
@@ -294,7 +251,7 @@ def _parse_set(item: str) -> tuple[str, Any]:
 def load(
     config: Path | None = None,
     preset: str | None = None,
-    flags: Mapping[str, Any] | None = None,
+    flags: Mapping[str, object] | None = None,
     sets: Iterable[str] = (),
 ) -> Loaded:
     """Read, layer and validate the configuration.
@@ -314,15 +271,15 @@ def load(
     asked = {key: value for key, value in (flags or {}).items() if value is not None}
     preset_origin = f"--preset {preset}"
     if "sweep.preset" in asked:
-        preset = asked.pop("sweep.preset")
+        preset = str(asked.pop("sweep.preset"))
     for key, value, origin in parsed:
         if key == "sweep.preset":
-            preset, preset_origin = value, origin
+            preset, preset_origin = str(value), origin
     parsed = [entry for entry in parsed if entry[0] != "sweep.preset"]
-    values: dict[str, Any] = {}
+    values: dict[str, object] = {}
     origins: dict[str, str] = {}
 
-    def layer(new: Mapping[str, Any], name: str | Mapping[str, str]) -> None:
+    def layer(new: Mapping[str, object], name: str | Mapping[str, str]) -> None:
         for key, value in new.items():
             values[key] = value
             origins[key] = name if isinstance(name, str) else name[key]
@@ -351,15 +308,15 @@ def load(
     return Loaded(sweep, origins, base, sweep.sweep.preset or (config.stem if config else "sweep"), note)
 
 
-def _preset(name: Any, origin: str) -> dict[str, Any]:
-    if name not in PRESETS:
+def _preset(name: object, origin: str) -> dict[str, object]:
+    if str(name) not in PRESETS:
         raise ConfigError(
             f"{origin}: unknown preset {name!r}{nearest(str(name), PRESETS)}; presets: {', '.join(PRESETS)}"
         )
-    return PRESETS[name]
+    return PRESETS[str(name)]
 
 
-def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Sweep:
+def _validate(values: Mapping[str, object], origins: Mapping[str, str]) -> Sweep:
     tree: dict[str, Any] = {}
     for key, value in values.items():
         section, _, name = key.partition(".")
@@ -373,23 +330,30 @@ def _validate(values: Mapping[str, Any], origins: Mapping[str, str]) -> Sweep:
         raise ConfigError("\n".join(_explain(item, origins) for item in error.errors())) from None
 
 
-def _explain(item: Any, origins: Mapping[str, str]) -> str:
-    loc = [str(part) for part in item["loc"]]
-    key = ".".join(loc[:2]) if ".".join(loc[:2]) in origins or len(loc) > 1 else loc[0]
-    hint = ""
-    if item["type"] == "literal_error":
-        hint = nearest(str(item["input"]), _choices(key))
-    said = item["msg"].removeprefix("Value error, ")
-    return f"{origins.get(key, 'configuration')}: {key} = {item['input']!r}: {said}{hint}"
+def _explain(item: ErrorDetails, origins: Mapping[str, str]) -> str:
+    section, *rest = (str(part) for part in item["loc"])
+    key = f"{section}.{rest[0]}" if rest else section
+    where = next((place for name, place in origins.items() if name in (key, section) or name.startswith(f"{key}.")), "")
+    where = origins.get(key, where or "configuration")
+    if item["type"] == "extra_forbidden":
+        known = [name.partition(".") for name in _keys()]
+        if not rest:
+            return f"{where}: unknown section {section!r}{nearest(section, {name for name, _, _ in known})}"
+        own = [name for of, _, name in known if of == section]
+        return f"{where}: unknown key {rest[0]!r} in [{section}]{nearest(rest[0], own)}"
+    if not rest and item["type"] in ("model_type", "dict_type"):
+        return f"{where}: {section!r} is a section: write [{section}] on a line of its own"
+    if section == "plugins" and not isinstance(item["input"], str):
+        return f'{where}: [plugins] has one key, paths = ["file.py", "module"]'
+    hint = nearest(str(item["input"]), _choices(key)) if item["type"] == "literal_error" else ""
+    return f"{where}: {key} = {item['input']!r}: {item['msg'].removeprefix('Value error, ')}{hint}"
 
 
 def _choices(key: str) -> list[str]:
-    info = _keys().get(key)
     found: list[str] = []
-    pending = [info.annotation] if info else []
+    pending: list[object] = [_keys()[key].annotation]
     while pending:
-        part = pending.pop()
-        args = get_args(part)
+        args = get_args(pending.pop())
         found += [arg for arg in args if isinstance(arg, str)]
-        pending += [arg for arg in args if not isinstance(arg, str)]
+        pending += args
     return found

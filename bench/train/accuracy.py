@@ -9,7 +9,6 @@ import os
 import time
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,16 +22,18 @@ from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
+from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import definitions
 from bench.record.cells import AccuracyCell, Context, MustRunAlone, Result, cell_key
 from bench.record.paths import checkpoint_path, splits_folder
+from bench.record.types import Fields, Recipe
 from bench.registry import DatasetInfo, Finding, Positive, Split
 from bench.registry.layout import prefers_channels_last
 from bench.train import augment, rng, weights
 from bench.train.checkpoint import Checkpoint
 from bench.train.draws import drawn
 from bench.train.loop import Outcome, Splits, Trainer
-from bench.train.optim import freeze
+from bench.train.optim import freeze, zero_head
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, turn
@@ -40,7 +41,7 @@ from bench.train.turns import joined, turn
 __all__ = ["run_accuracy"]
 
 
-def run_accuracy(cell: AccuracyCell, ctx: Context, recipe: Mapping[str, Any] | None = None) -> Result:
+def run_accuracy(cell: AccuracyCell, ctx: Context, recipe: Recipe | None = None) -> Result:
     """Train and score one Cell.
 
     Args:
@@ -104,9 +105,7 @@ def _arranged(
     return fold_of_all(data, who, cell.fold, cell.folds, classes)
 
 
-def label_rows(
-    cell: AccuracyCell, data: Mapping[str, Split], who: Mapping[str, Members | None]
-) -> dict[str, np.ndarray[Any, Any]]:
+def label_rows(cell: AccuracyCell, data: Mapping[str, Split], who: Mapping[str, Members | None]) -> dict[str, Array]:
     """Rows of each split whose labels a Cell uses (:mod:`bench.train.draws`); of test all."""
     found = {}
     for name, split in data.items():
@@ -119,7 +118,7 @@ def label_rows(
 
 
 def with_labels(
-    data: Mapping[str, Split], who: Mapping[str, Members | None], rows: Mapping[str, np.ndarray[Any, Any]]
+    data: Mapping[str, Split], who: Mapping[str, Members | None], rows: Mapping[str, Array]
 ) -> tuple[dict[str, Split], dict[str, Members | None]]:
     """The rows of each split, and whose images they are; splits that are used whole stay as they are."""
     few = {name for name, split in data.items() if len(rows[name]) < len(split.labels)}
@@ -127,9 +126,9 @@ def with_labels(
     return splits, {n: said.at(rows[n]) if said and n in few else said for n, said in who.items()}
 
 
-def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> dict[str, Any]:
+def about(cell: AccuracyCell, info: DatasetInfo, entry: Entry, rows: Mapping[str, Sized]) -> Fields:
     """What a Record says of its data and weights, beside the scores."""
-    found: dict[str, Any] = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
+    found: Fields = {"data": {"findings": [asdict(finding) for finding in _findings(cell, info, entry)]}}
     found |= {"labelled_train": len(rows["train"]), "labelled_val": len(rows["val"])}
     if cell.weights_sha256:
         given = asdict(locate(registry.parse_model(cell.model)))
@@ -159,12 +158,12 @@ def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Findi
 
 def _trained(
     cell: AccuracyCell,
-    recipe: dict[str, Any],
+    recipe: Fields,
     info: DatasetInfo,
     data: Mapping[str, Split],
     ctx: Context,
     timings: dict[str, float],
-) -> tuple[Outcome, dict[str, Any]]:
+) -> tuple[Outcome, Fields]:
     """Train; where a batch does not fit into memory, begin again with gradients accumulated over halves of it.
 
     Only batch statistics (batch norm) and rounding depend on it; the metrics then say ``micro_batch_size``.
@@ -190,18 +189,20 @@ def _trained(
 
 def _fit(
     cell: AccuracyCell,
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
     identity: str,
     info: DatasetInfo,
     data: Mapping[str, Split],
     ctx: Context,
     timings: dict[str, float],
-) -> tuple[Outcome, dict[str, Any]]:
+) -> tuple[Outcome, Fields]:
     ctx.progress({"phase": "build"})
     started = time.perf_counter()
     device = torch.device(ctx.device)
     with turn():
         model, channels_last = build_model(cell, info, device)
+    if recipe["zero_head"]:
+        zero_head(model)
     frozen = freeze(model, recipe["frozen_layers"]) if recipe["frozen_layers"] else 0
     splits = Splits(
         *(pipeline(data[name], cell, info, cell.resize, device, channels_last, recipe) for name in Splits._fields)
@@ -236,7 +237,7 @@ def _fit(
     }
 
 
-def _replayed(step: Replayed, device: torch.device) -> dict[str, Any]:
+def _replayed(step: Replayed, device: torch.device) -> Fields:
     """Whether the training ran as CUDA graphs, and if a step could not be recorded, why."""
     if device.type != "cuda":
         return {}
@@ -268,7 +269,7 @@ def build_model(
     return model, channels_last
 
 
-def model_options(cell: AccuracyCell, pretrained: bool = True) -> dict[str, Any]:
+def model_options(cell: AccuracyCell, pretrained: bool = True) -> Fields:
     """The options of a Cell's model, with the file that its weights lie in; fetched where only the hub has them.
 
     Raises:
@@ -295,7 +296,7 @@ def pipeline(
     resize: str,
     device: torch.device,
     channels_last: bool,
-    recipe: Mapping[str, Any],
+    recipe: Recipe,
 ) -> Pipeline:
     """Read a split of ``info`` as ``cell`` reads its own."""
     return Pipeline(
@@ -375,11 +376,11 @@ def result_of(
     data: Mapping[str, Split],
     who: Mapping[str, Members | None],
     outcome: Outcome,
-    metrics: dict[str, Any],
+    metrics: Fields,
     timings: dict[str, float],
 ) -> Result:
     """Put an outcome into the form of the store; an undefined number becomes None."""
-    arrays: dict[str, np.ndarray[Any, Any]] = {}
+    arrays: dict[str, Array] = {}
     positive = info.positive_class
     metrics["epochs"] = len(outcome.history)
     if rates := [row["images_per_s"] for row in outcome.history if "images_per_s" in row]:
@@ -402,7 +403,7 @@ def result_of(
     return Result(metrics, outcome.status, outcome.reason, arrays, timings, outcome.history)
 
 
-def clinical_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], positive: Positive | None) -> dict[str, Any]:
+def clinical_metrics(arrays: Mapping[str, Array], positive: Positive | None) -> Fields:
     """The positive class, the operating point that validation chooses, and calibration, as a Record holds them."""
     said = {"positive_class": positive.name, "positive_class_guessed": positive.guessed} if positive else {}
     names = ("val_scores", "val_labels", "test_scores", "test_labels")
@@ -413,7 +414,7 @@ def clinical_metrics(arrays: Mapping[str, np.ndarray[Any, Any]], positive: Posit
     return {**said, **{name: storable(value) for name, value in found.items()}}
 
 
-def _named(split: str, who: Members | None) -> dict[str, np.ndarray[Any, Any]]:
+def _named(split: str, who: Members | None) -> dict[str, Array]:
     """Names and patients of the images of a split, and of test what the source's table says, as arrays of text."""
     if who is None:
         return {}
@@ -423,11 +424,11 @@ def _named(split: str, who: Members | None) -> dict[str, np.ndarray[Any, Any]]:
     return {name: _text(values) for name, values in texts.items() if any(values)}
 
 
-def _text(values: Sequence[str]) -> np.ndarray[Any, Any]:
+def _text(values: Sequence[str]) -> Array:
     """Unicode (N,); bytes of a file name that are no text are written as escapes."""
     return np.array([value.encode("utf-8", "backslashreplace").decode() for value in values])
 
 
-def storable(value: Any) -> Any:
+def storable(value: object) -> object:
     """A metric as JSON can hold it: an undefined number becomes None."""
     return None if isinstance(value, float) and not np.isfinite(value) else value

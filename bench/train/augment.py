@@ -8,13 +8,13 @@ the seed and on nothing else. A flip is possible only when the dataset says that
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from bench.record.types import Recipe
 from bench.train import rng
 
 TRIES = 10  # as torchvision's RandomResizedCrop, which then falls back to the whole image at an allowed ratio
@@ -42,14 +42,12 @@ class Augmentation(NamedTuple):
         return Augmentation(self.boxes.to(device), self.flips.to(device))
 
 
-def flips_allowed(recipe: Mapping[str, Any], mirror_safe: bool) -> bool:
+def flips_allowed(recipe: Recipe, mirror_safe: bool) -> bool:
     """Say whether this recipe flips images of a dataset."""
     return recipe["flip"] > 0 and mirror_safe
 
 
-def draw(
-    n: int, resolution: int, recipe: Mapping[str, Any], *, mirror_safe: bool, seed: int, epoch: int
-) -> Augmentation | None:
+def draw(n: int, resolution: int, recipe: Recipe, *, mirror_safe: bool, seed: int, epoch: int) -> Augmentation | None:
     """Draw the augmentation of an epoch's ``n`` images; None if the recipe has none for this dataset."""
     flip = recipe["flip"] if flips_allowed(recipe, mirror_safe) else 0.0
     crops = [*recipe["crop_scale"], *recipe["crop_ratio"]] != [1.0] * 4

@@ -12,11 +12,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from bench.record.files import replacing
+from bench.record.types import Fields
 
 EVERY_S = 60.0
 WORTH_S = 5.0
@@ -43,11 +43,11 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a failing write into a RuntimeError
             print(f"checkpoint {self.path} could not be written ({error}); training goes on without it", flush=True)
 
-    def load(self) -> dict[str, Any] | None:
+    def load(self) -> Fields | None:
         """Return the stored state, on the CPU; None if there is none, or it is damaged or another training's."""
         try:
             # mmap=False: the file is replaced while its tensors may still be in use
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True, mmap=False)
+            state: Fields = torch.load(self.path, map_location="cpu", weights_only=True, mmap=False)
             return state if (state["format"], state["identity"]) == (FORMAT, self.identity) else None
         except FileNotFoundError:
             return None

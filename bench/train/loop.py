@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from bench.metrics import classification, one_vs_rest
 from bench.record.cells import Stopped, never
+from bench.record.types import Fields, Recipe
 from bench.train import rng
 from bench.train.checkpoint import Checkpoint
 from bench.train.optim import LearningRates, Loss, learning_rate, make_optimizer
@@ -28,7 +29,7 @@ from bench.train.pipeline import Pipeline, batch_bounds
 from bench.train.replay import Replayed
 from bench.train.turns import turn
 
-Progress = Callable[[dict[str, Any]], None]
+Progress = Callable[[Fields], None]
 REPORT_EVERY_S = 0.5
 
 
@@ -46,7 +47,7 @@ class Outcome:
 
     status: str = "ok"
     reason: str = ""
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Fields] = field(default_factory=list)
     best_epoch: int = 0
     val_scores: npt.NDArray[np.float64] | None = None
     test_scores: npt.NDArray[np.float64] | None = None
@@ -78,7 +79,7 @@ class Trainer:
         self,
         model: nn.Module,
         splits: Splits,
-        recipe: Mapping[str, Any],
+        recipe: Recipe,
         *,
         task: str,
         n_classes: int,
@@ -103,7 +104,7 @@ class Trainer:
         self.outcome = Outcome()
         self.checkpoint, self.stop = checkpoint, stop
         self.finished = False
-        self.position: dict[str, Any] | None = None
+        self.position: Fields | None = None
         self.stepped = compiled(model, recipe["compile"])
         # torch's own "reduce-overhead" records graphs itself
         record = record and recipe["compile"] != "cuda-graphs"
@@ -143,7 +144,7 @@ class Trainer:
             self._finish()
         return self.outcome
 
-    def state_dict(self, finished: bool = False) -> dict[str, Any]:
+    def state_dict(self, finished: bool = False) -> Fields:
         """Return all that the training needs to go on to the same bits; ``finished``: only what is to be evaluated."""
         position = None
         if self.position is not None and not finished:
@@ -198,7 +199,7 @@ class Trainer:
             self.outcome.status, self.outcome.reason = "diverged", "scores of the test split are not finite"
         self.outcome.timings["test_s"] = time.perf_counter() - started
 
-    def _epoch(self, epoch: int) -> dict[str, Any]:
+    def _epoch(self, epoch: int) -> Fields:
         started = time.perf_counter()
         loss = self._train_epoch(epoch)
         seconds = time.perf_counter() - started

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn import functional as F
+
+from bench.record.types import Fields, Recipe
 
 
 class Loss:
@@ -24,7 +25,7 @@ class Loss:
     def __init__(
         self,
         task: str,
-        recipe: Mapping[str, Any],
+        recipe: Recipe,
         labels: npt.NDArray[np.int64],
         n_classes: int,
         device: torch.device,
@@ -56,7 +57,7 @@ def _balanced(labels: npt.NDArray[np.int64], n_classes: int, multi_label: bool) 
     return np.where(counts > 0, n / (n_classes * np.maximum(counts, 1)), 0.0)
 
 
-def make_optimizer(model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim.Optimizer:
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Build the recipe's optimizer, fused; :class:`LearningRates` sets its rates at each step.
 
     ``capturable`` changes nothing in fused steps but lets a CUDA graph hold them.
@@ -70,7 +71,7 @@ def make_optimizer(model: nn.Module, recipe: Mapping[str, Any]) -> torch.optim.O
     return kind(groups, lr=rate, betas=betas, fused=True, capturable=on_cuda)
 
 
-def _head_apart(model: nn.Module, groups: list[dict[str, Any]], factor: float) -> list[dict[str, Any]]:
+def _head_apart(model: nn.Module, groups: list[Fields], factor: float) -> list[Fields]:
     """The same groups with the classifier's parameters in groups of their own, ``factor`` times as fast."""
     if factor == 1.0:
         return groups
@@ -82,6 +83,16 @@ def _head_apart(model: nn.Module, groups: list[dict[str, Any]], factor: float) -
             if chosen:
                 found.append({**group, "params": chosen, "lr_scale": group.get("lr_scale", 1.0) * scale})
     return found
+
+
+@torch.no_grad()
+def zero_head(model: nn.Module) -> None:
+    """Let the classifier start at zero: equal probabilities, and no gradient that a random head sends into the weights.
+
+    timm draws some new classifiers so wide that a short fine-tuning is spent on mending them.
+    """
+    for parameter in model.get_classifier().parameters():  # type: ignore[operator]
+        parameter.zero_()
 
 
 def freeze(model: nn.Module, part: float) -> int:
@@ -139,7 +150,7 @@ class LearningRates:
             group["lr"] = tensor  # at each step, since restoring an optimizer brings other tensors
 
 
-def parameter_groups(model: nn.Module, recipe: Mapping[str, Any]) -> list[dict[str, Any]]:
+def parameter_groups(model: nn.Module, recipe: Recipe) -> list[Fields]:
     """Split trainable parameters into those with weight decay and those without, and by depth for layer decay.
 
     Spared, when the recipe says so: tensors of one dimension or none (norms, biases), what the model names in timm's
@@ -161,7 +172,7 @@ def parameter_groups(model: nn.Module, recipe: Mapping[str, Any]) -> list[dict[s
     return [group for group in groups if group["params"]]
 
 
-def _by_depth(model: nn.Module, recipe: Mapping[str, Any], exempt: set[str]) -> list[dict[str, Any]]:
+def _by_depth(model: nn.Module, recipe: Recipe, exempt: set[str]) -> list[Fields]:
     """Groups whose learning rate falls by ``layer_decay`` from block to block, from the head down to the stem.
 
     Bao et al., BEiT (2021), as timm does it by the model's own ``group_matcher``; the loop multiplies the schedule by
@@ -170,7 +181,7 @@ def _by_depth(model: nn.Module, recipe: Mapping[str, Any], exempt: set[str]) -> 
     from timm.optim import param_groups_layer_decay
 
     everything = bool(recipe["decay_norm_and_bias"])
-    groups: list[dict[str, Any]] = param_groups_layer_decay(
+    groups: list[Fields] = param_groups_layer_decay(
         model,
         weight_decay=recipe["weight_decay"],
         no_weight_decay_list=() if everything else exempt,
@@ -180,7 +191,7 @@ def _by_depth(model: nn.Module, recipe: Mapping[str, Any], exempt: set[str]) -> 
     return groups
 
 
-def learning_rate(recipe: Mapping[str, Any], step: int, steps_per_epoch: int) -> float:
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """Return the learning rate of optimizer step ``step`` (from 0).
 
     Warm-up rises linearly and reaches the peak at its last step. ``step`` multiplies by gamma at each milestone passed,

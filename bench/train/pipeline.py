@@ -10,14 +10,15 @@ single left-over joins the batch before it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from bench.metrics.one_vs_rest import Array
+from bench.record.types import Recipe
 from bench.registry.normalisation import Normalisation
 from bench.train import augment, rng
 from bench.train.preprocess import Preprocess
@@ -60,8 +61,8 @@ class Pipeline:
     def __init__(
         self,
         images: npt.NDArray[np.uint8],
-        labels: npt.NDArray[Any],
-        recipe: Mapping[str, Any],
+        labels: Array,
+        recipe: Recipe,
         *,
         resolution: int,
         resize: str,

@@ -9,12 +9,12 @@ lies between two of the image's along either axis; whole columns, then whole row
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from bench.data.resize import nearest_index, resize_matrix
+from bench.record.types import Recipe
 from bench.registry.normalisation import Normalisation
 from bench.train import augment
 
@@ -35,7 +35,7 @@ class Preprocess:
     def __init__(
         self,
         shape: tuple[int, int, int],
-        recipe: Mapping[str, Any],
+        recipe: Recipe,
         resolution: int,
         resize: str,
         device: torch.device,
@@ -54,7 +54,7 @@ class Preprocess:
         self.picks = self.same_size or resize in PICKING
         self._set_normalisation(recipe, normalisation)
 
-    def _set_normalisation(self, recipe: Mapping[str, Any], given: Normalisation | None) -> None:
+    def _set_normalisation(self, recipe: Recipe, given: Normalisation | None) -> None:
         mean, std = given or ((recipe["mean"],) * self.in_chans, (recipe["std"],) * self.in_chans)
         if len(mean) != self.in_chans:  # weights of colour images on gray ones: of the mean image
             mean, std = (sum(mean) / len(mean),) * self.in_chans, (sum(std) / len(std),) * self.in_chans
@@ -63,8 +63,6 @@ class Preprocess:
         # Plain numbers where the channels are alike: the arithmetic of torchvision's Normalize, bit for bit.
         self._mean: Any = mean[0] if self.uniform else torch.tensor(mean, device=self.device)
         self._std: Any = std[0] if self.uniform else torch.tensor(std, device=self.device)
-        self._low: Any = (0 - self._mean) / self._std
-        self._high: Any = (1 - self._mean) / self._std
 
     def __call__(self, pixels: torch.Tensor, plan: augment.Augmentation | None) -> torch.Tensor:
         """Turn uint8 (B, H, W, C) on the device into float32 (B, in_chans, R, R)."""
@@ -107,9 +105,10 @@ class Preprocess:
         return rows, augment.crop_weights(self.columns, left, width, plan.flips)
 
     def _stopped(self, images: torch.Tensor) -> torch.Tensor:
+        low, high = ((bound - self._mean) / self._std for bound in (0, 1))
         if self.uniform:
-            return images.clamp(self._low, self._high)
-        return images.clamp(self._low[:, None, None], self._high[:, None, None])
+            return images.clamp(low, high)
+        return images.clamp(low[:, None, None], high[:, None, None])
 
     # --- on a CPU ----------------------------------------------------------------------------------------------
 

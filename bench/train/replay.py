@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
 from bench.train.turns import turn
 
+Step = Callable[..., torch.Tensor]
 WARM_CALLS = 2  # optimizer state, cuBLAS workspaces and compiled kernels exist after these
 
 
@@ -30,7 +30,7 @@ class Replayed:
     ``reason`` says why a step could not be recorded; it then runs eagerly.
     """
 
-    def __init__(self, step: Callable[..., torch.Tensor], device: torch.device, *, record: bool = True) -> None:
+    def __init__(self, step: Step, device: torch.device, *, record: bool = True) -> None:
         self.step, self.reason = step, ""
         self.recording = record and device.type == "cuda"
         self._calls: dict[tuple[torch.Size, ...], int] = {}
@@ -52,9 +52,8 @@ class Replayed:
         return self._graphs[shapes].replay(inputs)
 
     def _record(self, shapes: tuple[torch.Size, ...], inputs: tuple[torch.Tensor, ...]) -> bool:
-        pool = next(iter(self._graphs.values())).graph.pool() if self._graphs else None
         try:
-            self._graphs[shapes] = _Graph(self.step, inputs, pool)
+            self._graphs[shapes] = _Graph(self.step, inputs, next(iter(self._graphs.values()), None))
         except Exception as error:  # a model may do what no graph can hold, or there is no memory for a second copy
             self.reason = f"{type(error).__name__}: {error}".partition("\n")[0][:300]
             self.recording = False
@@ -66,13 +65,14 @@ class Replayed:
 class _Graph:
     """One recorded call and the tensors it reads."""
 
-    def __init__(self, step: Callable[..., torch.Tensor], inputs: tuple[torch.Tensor, ...], pool: Any) -> None:
+    def __init__(self, step: Step, inputs: tuple[torch.Tensor, ...], first: _Graph | None) -> None:
         self.inputs = [tensor.clone() for tensor in inputs]
         self.graph = torch.cuda.CUDAGraph()
         # On a training's own stream where it has one: graphs of one stream share cuBLAS's workspace, and two trainings
         # that replay at a time must not. Other threads go on launching meanwhile.
         here = torch.cuda.current_stream()
         stream = None if here == torch.cuda.default_stream() else here
+        pool = first.graph.pool() if first else None  # graphs of one training share their memory
         recording = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
         with warnings.catch_warnings(), recording:
             warnings.simplefilter("ignore")  # autograd remarks on the change of streams between warm calls and this one

@@ -11,24 +11,22 @@ from __future__ import annotations
 import time
 import zipfile
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from bench import registry
 from bench.data.cache import open_entry
 from bench.metrics.classification import classification_metrics
+from bench.metrics.one_vs_rest import Array
 from bench.record.cells import Context, Result, SharedClass, TransferCell
 from bench.record.paths import predictions_path, record_path
+from bench.record.types import Fields
 from bench.registry import DatasetInfo, positive_of
 from bench.train import weights
 from bench.train.accuracy import build_model, pipeline, set_up, storable
 from bench.train.loop import scores_of
 
 COMPARED = ("acc", "auc", "balanced_acc")
-
-Array = npt.NDArray[Any]
 
 
 def run_transfer(cell: TransferCell, ctx: Context) -> Result:
@@ -80,7 +78,7 @@ def _own_scores(out: Path, key: str) -> tuple[Array, Array]:
 
 def _compared(
     cell: TransferCell, source: DatasetInfo, target: DatasetInfo, own: tuple[Array, Array], other: tuple[Array, Array]
-) -> tuple[dict[str, Any], dict[str, Array]]:
+) -> tuple[Fields, dict[str, Array]]:
     """Score both test splits over the shared classes."""
     task = shared_task(source, target, cell.shared_classes)
     answers = [shared.source for shared in cell.shared_classes]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import zipfile
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from bench import registry
 from bench.record.cells import AccuracyCell, Context, Result, cell_key, trials_of
 from bench.record.paths import history_path, predictions_path, weights_path
 from bench.record.trials import Trial, choose, measure_of, read_trials
+from bench.record.types import Fields
 from bench.registry.weights import info_of
 from bench.train import weights
 from bench.train.accuracy import run_accuracy
@@ -54,7 +54,7 @@ def taken_over(cell: AccuracyCell, trial: Trial, ctx: Context) -> Result | None:
         with np.load(predictions_path(ctx.out, key), allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         with history_path(ctx.out, key).open(newline="", encoding="utf-8") as file:
-            history: list[dict[str, Any]] = list(csv.DictReader(file))
+            history: list[Fields] = list(csv.DictReader(file))
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     if ctx.keep_weights:

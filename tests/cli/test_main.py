@@ -67,7 +67,7 @@ def test_each_kind_of_error_is_imported_from_where_it_is_raised() -> None:
             "unrecognized arguments: 64; lists are separated by commas, as 64,224; see `b",
         ),
         (["profile", "resnet18", "--device", "gpu"], "argument --device: gpu: write cpu, cuda or cuda:N"),
-        (["explain", "--erf-only", "resnet18", "--device", "gpu"], "--device: gpu: write cpu, cuda or cuda:N"),
+        (["explain", "run", "--device", "gpu"], "--device: gpu: write cpu, cuda or cuda:N"),
     ],
 )
 def test_what_is_mistyped_is_answered_with_the_closest(

@@ -15,7 +15,7 @@ import pytest
 from bench import registry
 from bench.data import cache
 from bench.data import cache_entry as entries
-from bench.data.cache import load_dataset, open_dataset
+from bench.data.cache import load_dataset, open_entry
 from bench.data.files import DataError, MissingFilesError
 from bench.registry import DatasetInfo, RemoteFile, Split
 
@@ -60,8 +60,8 @@ def entry_of(folder: Path) -> Path:
 
 
 def test_decoded_once_then_mapped(info, tmp_path):
-    first = open_dataset(info, 8, None, tmp_path)
-    again = open_dataset(info, 8, None, tmp_path)
+    first = open_entry(info, 8, None, tmp_path).splits
+    again = open_entry(info, 8, None, tmp_path).splits
     assert Source.decoded == 1 and list(again) == ["train", "val", "test"]
     expected = Source(info).load(8, None)
     for name in expected:
@@ -83,11 +83,11 @@ def test_size_fingerprint_name_format_and_plugin_make_other_entries(info, tmp_pa
     plugin.write_text("version = 1")
 
     def opened(**changes):
-        open_dataset(replace(info, **changes), 8, None, tmp_path)
+        open_entry(replace(info, **changes), 8, None, tmp_path)
         return Source.decoded
 
     assert opened() == opened() == 1
-    open_dataset(info, 16, None, tmp_path)
+    open_entry(info, 16, None, tmp_path)
     assert Source.decoded == 2
     monkeypatch.setattr(Source, "mark", "b")
     assert opened() == 3
@@ -122,57 +122,57 @@ DAMAGES = {
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_entry_is_made_anew(info, tmp_path, damage):
-    before = {name: split.images.copy() for name, split in open_dataset(info, 8, None, tmp_path).items()}
+    before = {name: split.images.copy() for name, split in open_entry(info, 8, None, tmp_path).splits.items()}
     DAMAGES[damage](entry_of(tmp_path))
-    after = open_dataset(info, 8, None, tmp_path)
+    after = open_entry(info, 8, None, tmp_path).splits
     assert Source.decoded == 2
     for name, images in before.items():
         np.testing.assert_array_equal(after[name].images, images)
-    open_dataset(info, 8, None, tmp_path)
+    open_entry(info, 8, None, tmp_path)
     assert Source.decoded == 2
 
 
 def test_large_entries_are_read_in_full_only_when_touched(info, tmp_path, monkeypatch):
     monkeypatch.setattr(entries, "CRC_LIMIT_BYTES", 10)
-    open_dataset(info, 8, None, tmp_path)
+    open_entry(info, 8, None, tmp_path)
     read = []
     plain = entries.crc32_of
     monkeypatch.setattr(entries, "crc32_of", lambda path: (read.append(path.name), plain(path))[1])
-    open_dataset(info, 8, None, tmp_path)
+    open_entry(info, 8, None, tmp_path)
     assert read == [] and Source.decoded == 1
     entry = entry_of(tmp_path)
     os.utime(entry / "val_images.npy")  # as after copying a cache: read once a process, and found to be in order
-    open_dataset(info, 8, None, tmp_path)
+    open_entry(info, 8, None, tmp_path)
     assert read == ["val_images.npy"] and Source.decoded == 1
     for damage in (lambda: os.truncate(entry / "val_images.npy", 200), lambda: flip_a_byte(entry / "train_images.npy")):
         damage()
         before = Source.decoded
-        open_dataset(info, 8, None, tmp_path)
+        open_entry(info, 8, None, tmp_path)
         assert Source.decoded == before + 1
 
 
 def test_remains_of_a_killed_process_are_cleared(info, tmp_path):
-    open_dataset(info, 8, None, tmp_path)
+    open_entry(info, 8, None, tmp_path)
     entry = entry_of(tmp_path)
     remains = entry.with_name(f".{entry.name}.tmp-killed")
     remains.mkdir()
     (remains / "train_images.npy").write_bytes(b"half")
     (entry / "manifest.json").unlink()
-    open_dataset(info, 8, None, tmp_path)
+    open_entry(info, 8, None, tmp_path)
     assert not remains.exists()
 
 
 def test_a_failed_decoding_leaves_nothing(info, tmp_path, monkeypatch):
     monkeypatch.setattr(entries.os, "fsync", lambda *args: (_ for _ in ()).throw(OSError(28, "No space left")))
     with pytest.raises(DataError, match=r"made_up: cannot use the cache .* No space left.*MEDBENCH_CACHE"):
-        open_dataset(info, 8, None, tmp_path)
+        open_entry(info, 8, None, tmp_path)
     assert [p.name for p in (tmp_path / "decoded").iterdir() if not p.name.endswith(".lock")] == []
 
 
 def test_a_cache_that_cannot_be_made(info, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot use the cache of decoded images"):
-        open_dataset(info, 8, None, tmp_path / "file")
+        open_entry(info, 8, None, tmp_path / "file")
 
 
 WRONG = {
@@ -205,7 +205,7 @@ WRONG = {
 def test_what_an_adapter_gives_is_checked(info, tmp_path, monkeypatch, message):
     monkeypatch.setattr(Source, "change", staticmethod(WRONG[message]))
     with pytest.raises(DataError, match=f"made_up.*{message}"):
-        open_dataset(info, 8, None, tmp_path)
+        open_entry(info, 8, None, tmp_path)
 
 
 def test_multi_label(info, tmp_path, monkeypatch):
@@ -214,7 +214,7 @@ def test_multi_label(info, tmp_path, monkeypatch):
         Source, "change", staticmethod(lambda s: {k: Split(v.images, labels(len(v.images))) for k, v in s.items()})
     )
     several = replace(info, task="multi-label")
-    found = open_dataset(several, 8, None, tmp_path)["val"].labels
+    found = open_entry(several, 8, None, tmp_path).splits["val"].labels
     assert found.dtype == np.int64
     np.testing.assert_array_equal(found, labels(4))
 
@@ -222,13 +222,13 @@ def test_multi_label(info, tmp_path, monkeypatch):
 def test_processes_that_open_at_once_decode_once(tmp_path):
     code = (
         "import sys, time; from pathlib import Path; from bench import registry; from bench.datasets import phantoms\n"
-        "from bench.data.cache import open_dataset\n"
+        "from bench.data.cache import open_entry\n"
         "plain = phantoms.Phantom.load\n"
         "def load(self, size, root):\n"
         "    with open(sys.argv[2], 'a') as log: log.write('x')\n"
         "    time.sleep(.3); return plain(self, size, root)\n"
         "phantoms.Phantom.load = load\n"
-        "s = open_dataset(registry.datasets['phantom_small'], 28, None, Path(sys.argv[1]))\n"
+        "s = open_entry(registry.datasets['phantom_small'], 28, None, Path(sys.argv[1])).splits\n"
         "print(int(s['train'].images.sum()))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "cache"), str(tmp_path / "log")]
@@ -241,14 +241,14 @@ def test_processes_that_open_at_once_decode_once(tmp_path):
 def test_the_source_is_verified_before_it_is_decoded(tmp_path):
     breast = registry.datasets["breastmnist"]
     with pytest.raises(MissingFilesError, match=rf"missing from {tmp_path}:\n  retinamnist.npz"):
-        open_dataset(registry.datasets["retinamnist"], 28, tmp_path, tmp_path / "cache")
+        open_entry(registry.datasets["retinamnist"], 28, tmp_path, tmp_path / "cache")
     (tmp_path / "breastmnist.npz").write_bytes(b"half a download")
     with pytest.raises(MissingFilesError, match=r"breastmnist\.npz is damaged") as caught:
-        open_dataset(breast, 28, tmp_path, tmp_path / "cache")
+        open_entry(breast, 28, tmp_path, tmp_path / "cache")
     assert "750601b1f35ba3300ea97c75c52ff8f6" in caught.value.details
     assert not list((tmp_path / "cache").rglob("*.npy"))
     with pytest.raises(DataError, match="breastmnist has no size 32; it exists in 28, 64, 128, 224 pixels"):
-        open_dataset(breast, 32, tmp_path, tmp_path / "cache")
+        open_entry(breast, 32, tmp_path, tmp_path / "cache")
 
 
 def test_real_images_through_the_public_function(tmp_path):

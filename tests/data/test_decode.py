@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from bench.data import cache, cache_entry, decode, decode_pool
-from bench.data.cache import open_dataset, open_entry, write_split_file
+from bench.data.cache import open_entry, write_split_file
 from bench.data.files import DataError
 from bench.registry import BlockSplit, DatasetInfo, LazySplit
 
@@ -68,13 +68,13 @@ METHODS = {"nearest": Image.Resampling.NEAREST, "bilinear": Image.Resampling.BIL
 
 @pytest.mark.parametrize("rule", METHODS)
 def test_each_rule_is_pillow_s_and_an_entry_of_its_own(info, tmp_path, rule, two_processes):
-    splits = open_dataset(info, 16, None, tmp_path, resize=rule)
+    splits = open_entry(info, 16, None, tmp_path, resize=rule).splits
     for seed, (name, split) in enumerate(splits.items()):
         assert split.images.shape == (Lazy.counts[name], 16, 16, 3) and isinstance(split.images, np.memmap)
         for index, found in enumerate(split.images):
             wanted = Image.fromarray(read(seed, (), index)).resize((16, 16), METHODS[rule])
             np.testing.assert_array_equal(found, np.asarray(wanted))
-    open_dataset(info, 16, None, tmp_path, resize="pad")
+    open_entry(info, 16, None, tmp_path, resize="pad")
     assert len([path for path in (tmp_path / "decoded").iterdir() if path.is_dir()]) == 2
 
 
@@ -98,17 +98,17 @@ def test_two_and_four_channels_are_resized_plane_by_plane():
 
 def test_native_takes_its_size_only(info, tmp_path):
     with pytest.raises(DataError) as caught:
-        open_dataset(info, 16, None, tmp_path, resize="native")
+        open_entry(info, 16, None, tmp_path, resize="native")
     assert "train/img 0 ü.png: has 30 x 20 pixels; the resize rule 'native' takes 16 x 16 only" in str(caught.value)
     with pytest.raises(DataError, match="unknown resize rule 'bicubik'"):
-        open_dataset(info, 16, None, tmp_path, resize="bicubik")
+        open_entry(info, 16, None, tmp_path, resize="bicubik")
 
 
 @pytest.mark.parametrize("broken", [(2,), (0, 5, 39), tuple(range(30))])
 def test_broken_images_are_told_together_and_nothing_is_kept(info, tmp_path, monkeypatch, broken, two_processes):
     monkeypatch.setattr(Lazy, "broken", broken)
     with pytest.raises(DataError) as caught:
-        open_dataset(info, 16, None, tmp_path, resize="bilinear")
+        open_entry(info, 16, None, tmp_path, resize="bilinear")
     said = str(caught.value)
     assert said.startswith("folder:a b/ü, split train: ") and "`bench inspect` lists all" in said
     assert said.count("train/img ") == min(len(broken), 20) and f"img {broken[0]} ü.png is cut off" in said
@@ -139,7 +139,7 @@ def test_a_dead_process_and_a_fault_of_the_adapter_are_not_silent(info, tmp_path
         whole = {name: LazySplit(np.zeros(9, int), seen) for name in ("train", "val", "test")}
         monkeypatch.setattr(Lazy, "load", lambda self, size, root, whole=whole: whole)
         with pytest.raises(error, match=said):
-            open_dataset(info, 16, None, tmp_path, resize="bilinear")
+            open_entry(info, 16, None, tmp_path, resize="bilinear")
 
 
 def test_names_and_groups_are_kept_and_the_split_file_can_be_used_again(info, tmp_path):
@@ -165,12 +165,12 @@ def test_names_and_groups_are_kept_and_the_split_file_can_be_used_again(info, tm
 
 def test_progress_is_told(info, tmp_path):
     events: list[dict] = []
-    open_dataset(info, 16, None, tmp_path, resize="bilinear", progress=events.append)
+    open_entry(info, 16, None, tmp_path, resize="bilinear", progress=events.append)
     assert events[0]["phase"] == "decoding 0 of 57 images" and events[-1]["decoded"] == 57
     counts = [event["decoded"] for event in events if "decoded" in event]
     assert counts == sorted(counts)
     events.clear()
-    open_dataset(info, 16, None, tmp_path, resize="bilinear", progress=events.append)
+    open_entry(info, 16, None, tmp_path, resize="bilinear", progress=events.append)
     assert events == []
 
 
@@ -182,7 +182,7 @@ def test_data_that_changed_after_planning(info, tmp_path):
 def test_a_set_too_large_for_the_disk(info, tmp_path, monkeypatch):
     monkeypatch.setattr(cache_entry.shutil, "disk_usage", lambda folder: SimpleNamespace(free=3 << 30))
     with pytest.raises(DataError) as caught:
-        open_dataset(info, 8192, None, tmp_path, resize="bilinear")
+        open_entry(info, 8192, None, tmp_path, resize="bilinear")
     said = str(caught.value)
     assert "57 decoded images take 10.8 GiB" in said and "has 3.0 GiB free" in said and "MEDBENCH_CACHE" in said
 
@@ -209,18 +209,18 @@ def failing():
 )
 def test_blocks(tmp_path, monkeypatch, blocks, said):
     info = DatasetInfo("made_up", "multi-class", ("a",), 1, Blocks, sizes=(8,))
-    images = open_dataset(info, 8, None, tmp_path)["val"].images
+    images = open_entry(info, 8, None, tmp_path).splits["val"].images
     assert (images[:5] == 3).all() and (images[5:] == 200).all()
     monkeypatch.setattr(Blocks, "block", staticmethod(blocks))
     with pytest.raises(DataError, match=said):
-        open_dataset(info, 8, None, tmp_path / "other")
+        open_entry(info, 8, None, tmp_path / "other")
 
 
 def test_names_must_be_as_many_as_labels(info, tmp_path, monkeypatch):
     wrong = {name: LazySplit(np.zeros(4, int), read, ["a"]) for name in ("train", "val", "test")}
     monkeypatch.setattr(Lazy, "load", lambda self, size, root: wrong)
     with pytest.raises(DataError, match="there are 4 labels, but 1 names"):
-        open_dataset(info, 16, None, tmp_path, resize="pad")
+        open_entry(info, 16, None, tmp_path, resize="pad")
 
 
 def test_a_worker_that_is_a_daemon_may_decode_in_processes(info, tmp_path, two_processes):
@@ -228,9 +228,9 @@ def test_a_worker_that_is_a_daemon_may_decode_in_processes(info, tmp_path, two_p
 
     context = multiprocessing.get_context("fork")
     child = context.Process(
-        target=open_dataset, args=(info, 16, None, tmp_path), kwargs={"resize": "bilinear"}, daemon=True
+        target=open_entry, args=(info, 16, None, tmp_path), kwargs={"resize": "bilinear"}, daemon=True
     )
     child.start()
     child.join(60)
     assert child.exitcode == 0
-    assert len(cache.open_dataset(info, 16, None, tmp_path, resize="bilinear")["train"].images) == 40
+    assert len(cache.open_entry(info, 16, None, tmp_path, resize="bilinear").splits["train"].images) == 40

@@ -19,7 +19,7 @@ from PIL import Image, ImageEnhance
 from rich.console import Console
 
 from bench import registry
-from bench.cli.inspection import findings, print_inspection, write_files
+from bench.cli.inspection import print_inspection, write_files
 from bench.cli.main import main
 from bench.data import decode_pool
 from bench.data.files import DataError
@@ -103,7 +103,8 @@ def test_a_difference_hash_is_its_definition():
 def test_equal_pixels_of_another_shape_are_not_the_same():
     one = np.arange(24, dtype=np.uint8).reshape(4, 6, 1)
     digests = [hashes.print_of(image).digest for image in (one, one.reshape(6, 4, 1), one.copy(), one[::-1])]
-    assert hashes.same([*digests, b"", b""]) == [[0, 2]]
+    assert digests[0] == digests[2] and len(set(digests)) == 3
+    assert hashes.print_of(np.full_like(one, 7)).digest == b""
 
 
 # --- a dataset with everything wrong in it ---------------------------------------------------------------------
@@ -159,10 +160,6 @@ def flawed(monkeypatch) -> DatasetInfo:
     return info
 
 
-def named(groups) -> list[list[str]]:
-    return [[member.name for member in group] for group in groups]
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_every_planted_fault_is_found(flawed, monkeypatch, processes):
     from bench.data.inspect import scan
@@ -173,18 +170,24 @@ def test_every_planted_fault_is_found(flawed, monkeypatch, processes):
     told = []
     found = inspect(flawed, told=lambda done, total: told.append((done, total)))
     assert told[-1] == (58, 58)
-    assert found.counts["val"] == {"a": 4, "b": 4, "c": 0} and found.missing_classes == {"val": ["c"]}
+    assert found.counts["val"] == {"a": 4, "b": 4, "c": 0}
     assert [(member.name, why) for member, why in found.unreadable] == [
         ("train/30.png", "train/30.png is not a readable image: cut off"),
         ("test/2.png", "test/2.png is not a readable image: cut off"),
     ]
-    assert named(found.leaking) == [["train/11.png", "test/5.png"]]
-    assert named(found.disagreeing) == [["train/12.png", "train/35.png"]] and len(found.same) == 2
+    said = {finding.text: finding.examples for finding in found.looked.findings}
+    assert said == {
+        "1 image of train is in test too, with equal pixels": ("train/11.png = test/5.png",),
+        "1 patient is in train and in test": ("patient 19",),
+        "1 image of train repeats another of train (1 with another label)": ("train/12.png (a) = train/35.png (c)",),
+        "1 image of train is of one gray level": ("train/31.png",),
+        "1 image of test is of one gray level": ("test/3.png",),
+        "val has no image of: c": (),
+    }
+    assert [(pair.first.name, pair.second.name) for pair in found.equal] == [("train/11.png", "test/5.png")]
     assert [(pair.first.name, pair.second.name) for pair in found.near] == [("val/4.png", "train/20.png")]
     assert found.patients == {"train": 20, "val": 4, "test": 5} and found.ungrouped == 3
-    assert found.shared_patients == {("train", "val"): [], ("train", "test"): ["patient 19"], ("val", "test"): []}
-    assert named([found.blank]) == [["train/31.png", "test/3.png"]] and found.gray == 3
-    assert sum(found.sizes.values()) == 56 and found.sizes[80, 96] == 2 and not found.sound
+    assert found.gray == 3 and sum(found.sizes.values()) == 56 and found.sizes[80, 96] == 2 and not found.sound
 
 
 def test_a_multi_label_set_and_one_without_names(tmp_path):
@@ -201,7 +204,7 @@ def test_a_multi_label_set_and_one_without_names(tmp_path):
     info = DatasetInfo("plain", "multi-label", ("a", "b", "c"), 1, Plain)
     found = inspect(info, 64)
     assert found.counts["test"] == {"a": 6, "b": 2, "c": 2} and found.sound and found.patients == {}
-    said = {finding.text: finding.state for finding in findings(found)}
+    said = {finding.text: finding.severity for finding in found.findings}
     assert said["this source names no patients, so whether splits share some cannot be checked"] == "note"
     assert not found.near and found.size == 64
     sheet, *_ = write_files(found, tmp_path / "out", None)
@@ -217,23 +220,23 @@ def test_what_is_printed_and_written(flawed, tmp_path, capsys):
         assert max(map(len, text.splitlines())) <= width
         flat = " ".join(text.split())
         for said in (
-            "BROKEN 2 images cannot be read train/30.png is not a readable image: cut off",
-            "LEAK the same pixels in two splits: 1 picture (train-test 1) train/11.png (c) = test/5.png (c)",
-            "LEAK patients (or lesions) in two splits: train-test 1 train and test: patient 19",
-            "warning nearly the same in two splits, for you to look at: train-val 1 val/4.png (a) ~ train/20.png (c)",
-            "warning split val has no image of: c",
-            "warning 2 images of one gray level",
+            "BROKEN 2 of 58 images cannot be read train/30.png is not a readable image: cut off",
+            "LEAK 1 image of train is in test too, with equal pixels train/11.png = test/5.png",
+            "LEAK 1 patient is in train and in test patient 19",
+            "warning 1 image nearly the same as one of another split, for you to look at val/4.png (a) ~ train/20",
+            "warning val has no image of: c",
+            "warning 1 image of test is of one gray level",
             "warning 3 images without a patient",
             "warning known issue: a trap",
-            "note 3 images of this colour dataset are gray",
+            "note 3 images of this colour dataset without colour",
         ):
             assert said in flat, (said, flat)
     assert main(["inspect", "flawed", "--out", str(tmp_path / "a b"), "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
-    assert data["sound"] is False and data["shared_patients"]["train-test"] == ["patient 19"]
+    assert data["sound"] is False and ["patient 19"] in [one["examples"] for one in data["findings"]]
     assert data == json.loads((tmp_path / "a b" / "flawed.json").read_text())
     rows = list(csv.DictReader((tmp_path / "a b" / "flawed.csv").open()))
-    assert [row["example"] for row in rows if row["finding"].startswith("patients")] == ["train and test: patient 19"]
+    assert [row["example"] for row in rows if "patient is" in row["finding"]] == ["patient 19"]
     sheet = np.asarray(Image.open(tmp_path / "a b" / "flawed.png"))
     assert sheet.shape[2] == 3 and (sheet == [170, 30, 30]).all(axis=2).any()  # "none" of class c in val, in red
 
@@ -278,7 +281,7 @@ def test_a_hundred_thousand_images():
     found = inspect(DatasetInfo("large", "multi-class", tuple("abcdefghi"), 1, Large, sizes=(28,)))
     took_s = time.perf_counter() - started
     print(f"100,000 images in {took_s:.0f} s, {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
-    assert sum(found.images.values()) == 100_000 and len(found.leaking) == 50
+    assert sum(found.images.values()) == 100_000 and len(found.equal) == 50
     pairs = {(pair.first.split, pair.first.row, pair.second.row) for pair in found.near}
     assert pairs == {("test", 5000 + i, 30_000 + i) for i in range(50, 100)}
     assert took_s < 300
@@ -289,7 +292,7 @@ def test_many_findings_are_cut(flawed):
     found.unreadable *= 20
     console = Console(width=100, file=io.StringIO(), color_system=None)
     print_inspection(found, console)
-    assert "40 images cannot be read" in console.file.getvalue() and "and 32 more" in console.file.getvalue()
+    assert "40 of 58 images cannot be read" in console.file.getvalue() and "and 32 more" in console.file.getvalue()
 
 
 def test_what_bad_requests_get(flawed, tmp_path, capsys):
@@ -310,7 +313,7 @@ def test_every_image_broken(flawed, monkeypatch, tmp_path):
 
     monkeypatch.setitem(globals(), "image_of", broken)
     found = inspect(flawed)
-    assert len(found.unreadable) == 58 and not found.near and not found.same
+    assert len(found.unreadable) == 58 and not found.near and not found.equal
     write_files(found, tmp_path, None)
     console = Console(width=80, file=io.StringIO())
     print_inspection(found, console)
@@ -327,8 +330,8 @@ def test_breastmnist_has_one_picture_in_train_and_test_under_two_labels(tmp_path
     with np.load(DATA / "medmnist" / "breastmnist.npz", allow_pickle=False) as archive:
         np.testing.assert_array_equal(archive["train_images"][115], archive["test_images"][76])
         assert archive["train_labels"][115] != archive["test_labels"][76]
-    assert [[member[:2] for member in group] for group in found.leaking] == [[("train", 115), ("test", 76)]]
-    assert found.disagreeing == found.leaking
+    assert [(pair.first[:2], pair.second[:2]) for pair in found.equal] == [(("train", 115), ("test", 76))]
+    assert found.looked.leaks[0].text.endswith("with equal pixels (1 with another label)")
 
 
 def test_a_generated_set_is_sound(monkeypatch):
@@ -351,6 +354,5 @@ def test_the_same_picture_in_two_folders(tmp_path, capsys):
     Image.open(tmp_path / "a set ü/train/well/3 x.png").save(tmp_path / "a set ü/val/well/again.jpg", quality=80)
     assert main(["inspect", f"folder:{tmp_path}/a set ü", "--json"]) == 1
     data = json.loads(capsys.readouterr().out)
-    assert [[Path(m["name"]).name for m in group] for group in data["same_across_splits"]] == [["2 x.png", "copy.png"]]
-    pairs = [{Path(pair[side]["name"]).name for side in ("first", "second")} for pair in data["near"]]
-    assert pairs == [{"again.jpg", "3 x.png"}]
+    for kind, names in (("equal", {"2 x.png", "copy.png"}), ("near", {"again.jpg", "3 x.png"})):
+        assert [{Path(pair[side]["name"]).name for side in ("first", "second")} for pair in data[kind]] == [names]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench import registry
 from bench.cli import main
-from bench.data.cache import open_dataset
+from bench.data.cache import open_entry
 from bench.explain.cam import Choice
 from bench.explain.run import _caption
 from bench.explain.which import cell_of, find_cells
@@ -80,13 +80,12 @@ def test_cells_of_a_run_become_pictures_and_numbers(tmp_path: Path, capsys: pyte
     assert explain(out, keys[0][:7], keys[1], "--images", 3, "--per-class", 1) == 0
     told = capsys.readouterr().out
     assert all(str(out / "explain" / key) in told for key in keys)
-    assert "initial" in told and "trained" in told
     written = {path.relative_to(out / "explain"): path.read_bytes() for path in sorted(out.glob("explain/**/*.*"))}
     for cell, key in zip(cells, keys, strict=True):
         names = {path.name for path in written if path.parts[0] == key}
         assert names == {"receptive_field.png", "explain.json", "fields.npz"} | {n for n in names if "looks_" in n}
         _check_numbers(out, cell, key)
-    assert {path.name for path in written if len(path.parts) == 1} == {"receptive_fields.png", "radii.png"}
+    assert {path.name for path in written if len(path.parts) == 1} == {"receptive_fields.png"}
     # The same again: the same bytes.
     assert explain(out, keys[0], "--images", 3, "--per-class", 1) == 0
     assert {path: (out / "explain" / path).read_bytes() for path in written} == written
@@ -105,7 +104,7 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
     info = registry.datasets[DATASET]
     model, channels_last = build_model(cell, info, torch.device("cpu"))
     model.load_state_dict(load(out, key))
-    split = open_dataset(info, 32, cache_dir=out)["test"]
+    split = open_entry(info, 32, cache_dir=out).splits["test"]
     reader = pipeline(split, cell, info, "native", torch.device("cpu"), channels_last, cell.recipe)
     scores = scores_of(model, reader, info.task, "fp32")
     assert facts["looks"]
@@ -115,39 +114,17 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
         assert look["group"] == split.labels[look["image"]]
 
 
-def test_networks_without_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    seen = ("--images", 1, "--out", tmp_path / "seen")
-    assert explain("--erf-only", "timm:test_vit", "--resolutions", "32,64", *seen) == 0
-    assert explain("--erf-only", "medmamba_tiny[branch=conv]", *seen) == 0
-    assert "medmamba_tiny" in capsys.readouterr().out
-    found = [json.loads(path.read_bytes()) for path in sorted(tmp_path.glob("seen/*/explain.json"))]
-    assert sorted((facts["model"], facts["resolution"]) for facts in found) == [
-        ("medmamba_tiny[branch=conv]", 64), ("timm:test_vit", 32), ("timm:test_vit", 64),
-    ]  # fmt: skip
-    conv = next(facts for facts in found if facts["model"].startswith("med"))
-    # Two blocks of two 3x3 convolutions over tokens of 4 px: 9 tokens.
-    assert conv["stages"][0]["at initialisation"]["rows_px"] == 36
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((), "give either RUN and CELL, or --erf-only MODELS"),
-        (("run", "--erf-only", "resnet18"), "give either RUN and CELL"),
-        (("--erf-only", "resnet18", "--resolution", "64,x"), "--resolutions 64,x: expected side lengths in pixels"),
-        (("--erf-only", "resnet19"), "unknown model 'resnet19' (did you mean 'resnet18'?)"),
-        (("--erf-only", "vit_tiny_patch16_224", "--resolution", "30"), "30 px is not a multiple of the patch (16 px)"),
-        (("nowhere", "abc"), "nowhere is no run directory: it has neither cells/ nor run.json"),
-    ],
-)
-def test_usage_that_makes_no_sense(arguments: Any, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain(*arguments) == 2
-    assert message in capsys.readouterr().err
+def test_a_folder_that_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
+    assert explain("nowhere", "abc") == 2
+    assert "nowhere is no run directory: it has neither cells/ nor run.json" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
-def test_a_device_that_is_not_there(capsys: pytest.CaptureFixture[str]) -> None:
-    assert explain("--erf-only", "resnet18", "--device", "cuda:1") == 2
+def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write(tmp_path, "aa11")
+    weights_path(tmp_path, "aa11").parent.mkdir()
+    weights_path(tmp_path, "aa11").write_bytes(b"")
+    assert explain(tmp_path, "aa11", "--device", "cuda:1") == 2
     assert "--device cuda:1: torch finds no CUDA device; use --device cpu" in capsys.readouterr().err
 
 

@@ -205,6 +205,7 @@ def test_disturbances_are_looked_for_around_the_timed_passes_alone(
     monkeypatch.setattr(Planted, "forward", watched)
     context = Context("cpu", 1, None, None, tmp_path, lambda event: events.append(event["phase"]))
     measure_round(cell(mode=mode), context, 1)
+    events = events[: events.index("reference")]  # the machine's load cancels there
     if mode == "infer":
         assert events[:6] == ["build", "warmup", "warm", "batch 1", "look", "throughput"]
         assert events.index("latency") < len(events) - 1
@@ -230,11 +231,11 @@ def test_phases_are_told_and_later_rounds_repeat_only_the_timing(tmp_path: Path)
     phases: list[str] = []
     context = Context("cpu", 1, None, None, tmp_path, lambda event: phases.append(event["phase"]))
     first = measure_round(cell(), context, 0)
-    assert phases == ["memory", "flops", "ceilings", "warmup", "throughput", "latency"]
+    assert phases == ["memory", "flops", "ceilings", "warmup", "throughput", "latency", "reference"]
     assert first.timings.keys() >= {"memory_s", "throughput_s"}
     phases.clear()
     second = measure_round(cell(), context, 1)
-    assert phases == ["build", "warmup", "throughput", "latency"]
+    assert phases == ["build", "warmup", "throughput", "latency", "reference"]
     assert "static" not in second.metrics
 
 
@@ -389,6 +390,7 @@ def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context, mon
     clock = PretendedTime()
     monkeypatch.setattr(time, "sleep", clock.sleep)
     monkeypatch.setattr(efficiency, "clock_for", lambda device: clock)
+    monkeypatch.setattr(efficiency, "SPEED_REFERENCE", "planted_net[sleep_ms=4]")
     plan = {"a": "planted_net[sleep_ms=5]", "again": "planted_net[sleep_ms=5]", "slower": "planted_net[sleep_ms=6]"}
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in plan}
     for number in range(6):
@@ -398,6 +400,7 @@ def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context, mon
     for name, seconds in (("a", 5), ("again", 5), ("slower", 6)):
         assert found[name]["step_ms_p50"] == pytest.approx(seconds, rel=0.01)
         assert found[name]["latency_ms_p50"] == pytest.approx(seconds, rel=0.01)
+        assert found[name]["relative_speed_rounds"] == pytest.approx([4 / seconds] * 6, rel=0.03)
         assert not found[name]["noisy"]
 
     seen, repeat = (

@@ -183,7 +183,7 @@ def test_attention_on_real_cpu_tensors_is_counted_too() -> None:
             return nn.functional.scaled_dot_product_attention(x + self.here, x, x)
 
     shape = (1, 2, 24, 16)
-    assert count_torch(Net(), shape)["macs"] == count_fvcore(Net(), shape)["macs"] == 2 * 24 * 24 * 16 * 2
+    assert count_torch(Net(), shape).macs == count_fvcore(Net(), shape).macs == 2 * 24 * 24 * 16 * 2
 
 
 def test_transformer_encoder_layer_in_evaluation_is_not_counted_as_nothing() -> None:

@@ -63,7 +63,7 @@ def test_a_try_holds_all_the_inputs_that_the_timed_pass_takes_turns_with(monkeyp
 
     monkeypatch.setattr(largest_batch, "Workload", Watched)
     monkeypatch.setattr(largest_batch.memory, "cap_data", lambda: None)
-    assert largest_batch.try_batch(a_cell(batch=2)) == {"outcome": "fits"}
+    assert largest_batch.try_batch(a_cell(batch=2)) == "fits"
     assert max(held) == POOL
 
 

@@ -23,12 +23,10 @@ MACHINE = Ceilings("cpu", 1, 100.0, {"fp32": 1000.0})
 )
 def test_place_under_the_roof(flops: float, traffic: float, bound: str, attainable: float) -> None:
     found = place(flops, traffic, 0.02, MACHINE, "fp32")
-    assert found.intensity == flops / traffic
-    assert found.achieved == pytest.approx(50)
-    assert found.attainable == pytest.approx(attainable)
-    assert found.mfu == pytest.approx(0.05)
-    assert found.fraction == pytest.approx(50 / attainable)
-    assert found.bound == bound
+    figures = {"achieved_gflops_per_s": 50, "attainable_gflops_per_s": attainable, "mfu": 0.05}
+    figures |= {"intensity_flop_per_byte": flops / traffic, "roofline_fraction": 50 / attainable}
+    assert {name: found[name] for name in figures} == pytest.approx(figures)
+    assert found["bound"] == bound
 
 
 def traffic_of(work) -> int:

@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 
 from bench.machine import reference_load
-from bench.machine.clock import HostClock
+from bench.machine.clock import Clock
 from bench.measure.aggregate import combine, repeat_difference
 from bench.measure.timing import (
+    MIN_PAIRS,
     Budget,
     Samples,
     bootstrap_median,
     latency_samples,
     median_interval,
     phase_seconds,
+    side_by_side,
     tail,
     throughput_blocks,
     warm_up,
@@ -147,7 +149,7 @@ def test_split_of_a_step() -> None:
 
 
 def test_host_clock_goes_forward() -> None:
-    clock = HostClock()
+    clock = Clock()
     a, b = clock.mark(), clock.mark()
     clock.wait(b)
     assert 0 <= clock.seconds(a, b) < 1
@@ -379,7 +381,26 @@ def test_a_step_that_no_graph_can_hold_has_no_figure_of_the_device_and_says_why(
 
 
 def test_the_probe_times_the_same_work_on_any_cpu() -> None:
-    found = reference_load.take("cpu", HostClock())
+    found = reference_load.take("cpu", Clock())
     assert found.keys() == {"matmul", "copy"}
     # No CPU does 2 x 768^3 operations in less than 0.1 ms, or moves 64 MiB in it; both take far less than 5 s.
     assert all(1e-4 < seconds < 5 for seconds in found.values())
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.2])
+def test_side_by_side_takes_longer_on_a_busy_machine(noise: float) -> None:
+    """Of a machine whose speed wanders the ratio stays; where single blocks differ, more of them are taken."""
+    random, device = np.random.default_rng(0), FakeDevice(0.0, lambda n: 0.0)
+
+    def run(seconds: float):
+        def step(number: int) -> None:
+            slower = (1.5 + 0.5 * np.sin(device.host / 5)) * np.exp(noise * random.normal())
+            device.work_s = lambda n: seconds * slower
+            device.step(number)
+
+        return step
+
+    ratios = side_by_side(run(0.002), run(0.003), device, BUDGET)
+    assert np.median(ratios) == pytest.approx(1.5, rel=0.03)
+    assert len(ratios) == MIN_PAIRS if noise == 0 else len(ratios) > MIN_PAIRS
+    assert device.host < 2.5 * BUDGET.throughput_s

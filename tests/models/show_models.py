@@ -114,7 +114,7 @@ def macs() -> None:
     head("model", "classes", *(f"{p} px" for p in PIXELS), "GFLOPs 224", "analytic 224", "difference", "published 224")
     for size in ("tiny", "small", "base"):
         model = on_meta(f"medmamba_{size}", 6)
-        ours = {p: count_torch(model, (1, 3, p, p))["macs"] for p in PIXELS}
+        ours = {p: count_torch(model, (1, 3, p, p)).macs for p in PIXELS}
         sizes = reference["medmamba"][size]["sizes"]
         analytic = {p: sizes[str(p)]["analytic"]["total_mac"] for p in PIXELS}
         off = max(abs(ours[p] - analytic[p]) for p in PIXELS)
@@ -124,7 +124,7 @@ def macs() -> None:
             f"{off} at all sizes", f"{published} G")  # fmt: skip
     for size in ("tiny", "small", "base"):
         model = on_meta(f"vmamba_{size}", 1000)
-        ours = {p: count_torch(model, (1, 3, p, p))["macs"] for p in PIXELS}
+        ours = {p: count_torch(model, (1, 3, p, p)).macs for p in PIXELS}
         entry = reference["vmamba"][size]["sizes"]["224"]
         expected = entry["conv_linear_macs"] + 3 * entry["scan_9BLDN"] // 10
         figures = [f"{ours[p] / 1e9:.3f}" for p in PIXELS]
@@ -133,7 +133,7 @@ def macs() -> None:
             f"{abs(ours[224] - expected)} at 224", f"{published} G")  # fmt: skip
     for name in ("medmamba_small_d12", "medmamba_base_d16"):
         model = on_meta(name, 1000)
-        ours = {p: count_torch(model, (1, 3, p, p))["macs"] for p in PIXELS}
+        ours = {p: count_torch(model, (1, 3, p, p)).macs for p in PIXELS}
         figures = [f"{ours[p] / 1e9:.3f}" for p in PIXELS]
         row(name, 1000, *figures, f"{2 * ours[224] / 1e9:.3f}", "", "", f"{models[name].macs_g_224} G")
     print(
@@ -150,7 +150,7 @@ def ablations() -> None:
     base: tuple[int, int] | None = None
     for spec in expand_models(["ablations"]):
         model = on_meta(str(spec), 1000)
-        figures = count(model), count_torch(model, (1, 3, 224, 224))["macs"]
+        figures = count(model), count_torch(model, (1, 3, 224, 224)).macs
         base = base or figures
         shares = [f"{figure / of:.1%}" for figure, of in zip(figures, base, strict=True)]
         row(f"`{spec}`", f"{figures[0]:,}", shares[0], f"{figures[1] / 1e9:.3f}", shares[1])

@@ -31,7 +31,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "score": ("scores of any origin to a run directory", "errors machine metrics record registry stats report"),
     "deploy": (
         "trained networks outside of a run: export, ONNX, predict",
-        "errors data datasets explain metrics ops plan record registry report stats train",
+        "errors data datasets explain machine metrics ops plan record registry report stats train",
     ),
     "runner": (
         "Plan to Records: order, leases, workers",

@@ -33,16 +33,17 @@ def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
     assert kinds == {"pareto", "ranks", "scaling", "training", "confusion", "reliability"}
     assert len({name.lower() for name in found}) == len(found) and all(len(name) <= 75 for name in found)
     scatter = next(f for name, f in found.items() if name.startswith("pareto_throughput"))
-    assert isinstance(scatter, draw.Scatter) and scatter.x.title == "throughput (images/s)"
-    speeds = {p.label: p.x for p in scatter.points}
+    assert scatter.func is draw.scatter and scatter.keywords["x"].title == "throughput (images/s)"
+    speeds = {p.label: p.x for p in scatter.keywords["points"]}
     assert speeds["resnet18"] == pytest.approx(400) and speeds["medmamba_tiny"] == pytest.approx(90)
     lines = next(f for name, f in found.items() if name.startswith("scaling_throughput"))
-    assert isinstance(lines, draw.Lines)
-    assert lines.panels[0][0].points == tuple((r, pytest.approx(90 / (r / 64) ** 2)) for r in (64, 128, 256))
+    assert lines.func is draw.lines
+    expected = tuple((r, pytest.approx(90 / (r / 64) ** 2)) for r in (64, 128, 256))
+    assert lines.keywords["panels"][0][0].points == expected
     training = next(f for name, f in found.items() if name.startswith("training"))
-    assert isinstance(training, draw.Lines) and training.panels[0][0].points == ((1, 0.6), (2, 0.7))
+    assert training.keywords["panels"][0][0].points == ((1, 0.6), (2, 0.7))
     confusion = next(f for name, f in found.items() if name.startswith("confusion"))
-    assert isinstance(confusion, draw.Grid) and confusion.panels[0].counts == [[50, 0], [10, 40]]
+    assert confusion.keywords["panels"][0][1].keywords["counts"] == [[50, 0], [10, 40]]
 
 
 def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -73,16 +74,17 @@ def test_ranks_and_the_critical_difference(run: Any, tmp_path: Path):
             run.accuracy(model, f"set{i}", scores=scores, labels=labels)
     found = dict(figures(document_of(run, tmp_path)))
     ranks, difference = found["ranks_auc"], found["difference_auc"]
-    assert isinstance(ranks, draw.Bars) and isinstance(difference, draw.Bars)
-    assert [bar.label for bar in ranks.bars] == ["resnet18", "vit_tiny", "medmamba_tiny"]
-    assert [(bar.x, bar.low, bar.high, bar.groups) for bar in ranks.bars] == [
+    assert ranks.func is difference.func is draw.bars
+    ranks, bars = (found.keywords["ranks"] for found in (ranks, difference))
+    assert [bar.label for bar in ranks] == ["resnet18", "vit_tiny", "medmamba_tiny"]
+    assert [(bar.x, bar.low, bar.high, bar.groups) for bar in ranks] == [
         (1, 1, 1, "a"),
         (2, 2, 2, "b"),
         (3, 3, 3, "c"),
     ]
     # Nemenyi: 2.343 (Demsar 2006, table 5a, three models) times the square root of 3 * 4 / (6 * 6 datasets)
-    assert difference.bars[0].high - difference.bars[0].low == pytest.approx(2.343 * (12 / 36) ** 0.5, abs=2e-3)
-    assert [bar.x for bar in difference.bars] == [1, 2, 3]
+    assert bars[0].high - bars[0].low == pytest.approx(2.343 * (12 / 36) ** 0.5, abs=2e-3)
+    assert [bar.x for bar in bars] == [1, 2, 3]
     assert set(draw.render(difference)) == {"png", "svg"}
 
 
@@ -95,7 +97,7 @@ def test_names_at_the_ends_of_lines_do_not_touch(n: int):
     canvas = Figure(layout="constrained")
     FigureCanvasAgg(canvas)
     axis = draw.Axis("epoch")
-    draw._lines(canvas, draw.Lines("t", "", [(axis, axis)], [curves]))
+    draw.lines(canvas, title="t", note="", axes=[(axis, axis)], panels=[curves])
     heights = sorted(text.xyann[1] for text in canvas.axes[0].texts)
     assert len(heights) == n and heights[0] >= -1e-9 and heights[-1] <= 1 + 1e-9
     gaps = [b - a for a, b in pairwise(heights)]

@@ -111,7 +111,7 @@ def test_the_decision_curve_is_a_figure_and_says_what_treating_all_gains(run: An
     report = Report(run.records, {}, tmp_path / "predictions", rule=Rule(prevalence=0.2))
     drawn = dict(figures(collect(report, tmp_path)))
     (lines,) = [figure for name, figure in drawn.items() if name.startswith("decision")]
-    curves = {curve.label: curve.points for curve in lines.panels[0]}  # type: ignore[union-attr]
+    curves = {curve.label: curve.points for curve in lines.keywords["panels"][0]}
     assert set(curves) == {"treat all", "good", "poor"}
     chances = np.array([x for x, _ in curves["good"]])
     expected = net_benefit(1 - test, LABELS == 0, chances, 0.2)

@@ -46,7 +46,7 @@ def test_a_large_loss_that_is_not_significant_is_not_recommended(run: Run, tmp_p
     found = of(run, tmp_path)
     assert set(found.not_significantly_worse) == {"dear", "cheap"} and found.resolve["difference"] > 0.05
     assert (found.model, found.runner_up) == ("dear", "cheap")
-    assert "best; the other model that is not significantly worse loses more than 0.05" in found.why
+    assert "best; the other model that is not significantly worse loses more than 0.02" in found.why
 
 
 @pytest.mark.parametrize(

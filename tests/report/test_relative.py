@@ -57,3 +57,13 @@ def test_the_device_counts_where_both_have_it() -> None:
         row("resnet18", [1.0, 1.0], device_images_per_s_rounds=[10.0, 10.0]),
     ])  # fmt: skip
     assert rows[0]["metrics"]["relative_speed"] == pytest.approx(3)
+
+
+def test_rounds_side_by_side_come_before_pairs_of_rounds() -> None:
+    """The reference was timed in turn with the row: no row of its own is needed, and images/s do not matter."""
+    rows, reference = with_relative_speeds([
+        row("a", [1.0, 9.0], relative_to="resnet18", relative_speed_rounds=[0.5, 0.5]), row("resnet18", [4.0, 4.0]),
+        row("b", [2.0, 2.0]), row("a", [1.0, 9.0], px=96, relative_to="resnet18", relative_speed_rounds=[0.25]),
+    ])  # fmt: skip
+    assert reference == "resnet18"
+    assert [r["metrics"]["relative_speed"] for r in rows] == pytest.approx([0.5, 1, 0.5, 0.25])

@@ -8,7 +8,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from bench.report.blocks import Bullets, Code, Column, Section, Table, Text, fixed, listed, natural, significant, span
+from bench.report.blocks import Bullets, Code, Column, Section, Table, Text
+from bench.report.words import fixed, listed, natural, significant, span
 from bench.report.write.render import markdown, terminal
 
 NAME = "swin_tiny_patch4_window7_224[branch=ssm]"

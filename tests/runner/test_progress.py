@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from bench.runner.progress import SMOOTHING_S, PlainObserver, RichObserver, _Pace, clock, describe, make_observer
+from bench.runner.progress import SMOOTHING_S, Observer, clock, describe
 
 
 @pytest.mark.parametrize(
@@ -16,10 +16,24 @@ def test_clock(seconds, said):
 
 
 def test_pace_learns_from_what_took_longer():
-    pace = _Pace(1000.0)
-    assert pace.remaining_s() == 1000 and pace.remaining_s(spent_s=100) == 900
-    pace.done(200.0, 400.0)
-    assert pace.remaining_s() == pytest.approx(800 * (400 + SMOOTHING_S) / (200 + SMOOTHING_S))
+    observer = Observer(Console(file=io.StringIO()))
+    observer.begin(2, 0, 1000.0)
+    assert observer.remaining_s() == 1000 and observer.remaining_s(spent_s=100) == 900
+    observer.start("net on data", 200.0)
+    observer.finish("net on data", None, 400.0)
+    assert observer.remaining_s() == pytest.approx(800 * (400 + SMOOTHING_S) / (200 + SMOOTHING_S))
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "Input/output error")])
+def test_a_closed_pipe_or_a_terminal_that_has_gone_ends_no_run(error, monkeypatch):
+    class Gone(io.StringIO):
+        def write(self, text):
+            raise error
+
+    monkeypatch.setattr("rich.console.os.dup2", lambda *descriptors: None)  # rich closes our standard output too
+    observer = Observer(Console(file=Gone()))
+    observer.begin(1, 0, 1.0)
+    observer.close()
 
 
 RECORD = {"kind": "accuracy", "status": "ok", "reason": "", "metrics": {"test_auc": 0.75, "test_acc": None}}
@@ -27,9 +41,8 @@ RECORD = {"kind": "accuracy", "status": "ok", "reason": "", "metrics": {"test_au
 
 def test_a_log_has_one_line_a_job():
     out = io.StringIO()
-    observer = make_observer(Console(file=out, width=40))
-    assert type(observer) is PlainObserver
-    observer.begin(2, 4, 3, 60.0)
+    observer = Observer(Console(file=out, width=40))
+    observer.begin(4, 3, 60.0)
     for record in (None, RECORD):
         observer.start("a long label that must not be broken or cut", 30.0)
         observer.progress("a long label that must not be broken or cut", {"epoch": 1})
@@ -45,8 +58,8 @@ def test_a_log_hears_of_a_long_job_once_a_minute(monkeypatch):
     now = [0.0]
     monkeypatch.setattr("bench.runner.progress.time.monotonic", lambda: now[0])
     out = io.StringIO()
-    observer = PlainObserver(Console(file=out))
-    observer.begin(1, 1, 0, 600.0)
+    observer = Observer(Console(file=out))
+    observer.begin(1, 0, 600.0)
     observer.start("net on data", 600.0)
     for second in range(0, 130, 5):
         now[0] = second
@@ -57,9 +70,8 @@ def test_a_log_hears_of_a_long_job_once_a_minute(monkeypatch):
 
 def test_a_terminal_shows_phase_epoch_loss_and_pace():
     console = Console(file=io.StringIO(), width=120, force_terminal=True)
-    observer = make_observer(console)
-    assert isinstance(observer, RichObserver)
-    observer.begin(4, 9, 5, 400.0)
+    observer = Observer(console)
+    observer.begin(9, 5, 400.0)
     observer.start("net on data", 100.0)
     observer.progress("net on data", {"phase": "train", "epoch": 2, "epochs": 9, "loss": 0.5, "images_per_s": 321.0})
     with console.capture() as captured:

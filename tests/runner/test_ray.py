@@ -19,6 +19,7 @@ from bench.runner.executors import ray as executor
 from bench.runner.executors import ray_cluster, ray_worker
 from bench.runner.executors.base import Event, Job
 from bench.runner.executors.ray_cluster import Cluster, Shape
+from bench.runner.executors.ray_worker import Said
 from bench.sweep import config
 
 HERE = Path(__file__).parent
@@ -33,7 +34,7 @@ def node(cpus, gpus=0, memory_gib=8, alive=True, name="a"):
 def cluster(*nodes, own=False):
     context = SimpleNamespace(get_node_id=lambda: "a" * 56)
     fake = SimpleNamespace(nodes=lambda: list(nodes), get_runtime_context=lambda: context, put=lambda data: data)
-    return Cluster(fake, "the Ray cluster at here:1", own=own, joined_before=True)
+    return Cluster(fake, "the Ray cluster at here:1", own=own)
 
 
 @pytest.mark.parametrize(
@@ -49,12 +50,6 @@ def cluster(*nodes, own=False):
 def test_cells_are_counted_by_what_is_scarcest_on_each_node(shape, expected):
     found = cluster(node(4), node(16, gpus=2, memory_gib=16), node(2, memory_gib=4), node(64, alive=False))
     assert found.capacity(shape) == expected
-
-
-def test_threads_are_the_share_of_the_gpu_that_has_the_fewest_cpus():
-    found = cluster(node(64), node(16, gpus=2), node(12, gpus=4))
-    assert found.fitted(Shape(0, 1.0)).threads == 3 and found.fitted(Shape(0, 0.25)).threads == 1
-    assert found.fitted(Shape(5, 1.0)).threads == 5
 
 
 def test_where_nothing_fits_the_nodes_are_named():
@@ -129,10 +124,7 @@ def test_signal_handlers_stay_ours():
         ("The actor died unexpectedly before finishing this task. The actor died because its node has died.", "node"),
         ("The actor died\nModuleNotFoundError: No module named 'bench'\n", "No module named 'bench'"),
         ("The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR", "process"),
-        (
-            "The actor 87be is unavailable: RPC error: Connection reset by peer",
-            "the node was lost, or cannot be reached",
-        ),
+        ("RuntimeError: node b has version 2 of medbench, the driver 1", "node b has version 2 of medbench, the"),
         ("", "RuntimeError"),
     ],
 )
@@ -159,17 +151,35 @@ def test_a_run_directory_is_known_by_its_file_and_not_by_its_path(tmp_path):
     assert ray_worker.run_stamp(one) == ray_worker.run_stamp(tmp_path / "link") != ray_worker.run_stamp(two)
 
 
-def test_files_of_a_node_are_put_in_their_place_and_nowhere_else(tmp_path):
+def test_files_of_a_node_are_put_in_their_place(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "k.log").write_text("first try\n")
-    files = {"logs/k.log": b"second\n", "weights/k.safetensors": b"w", "splits/x.csv": b"s"}
-    executor._keep_files(tmp_path, files)
+    made = executor.RayExecutor(None, Shape(1), "cpu", True, {}, True)
+    place = executor._Place(None, False, job(tmp_path))
+    files = {"logs/k.log": b"second\n", "weights/k.safetensors": b"w"}
+    assert made._hear(place, Said("a", Event("k", "stopped"), files)).kind == "stopped"
     assert (tmp_path / "logs" / "k.log").read_text() == "first try\nsecond\n"
-    executor._keep_files(tmp_path, {"splits/x.csv": b"another"})
-    assert (tmp_path / "splits" / "x.csv").read_bytes() == b"s"
-    for wrong in ("../x", "/etc/x", "a/../../x"):
-        with pytest.raises(store.StoreError, match="outside"):
-            executor._keep_files(tmp_path, {wrong: b""})
+    assert (tmp_path / "weights" / "k.safetensors").read_bytes() == b"w" and place.job is None
+    place = executor._Place(None, False, job(tmp_path / "logs" / "k.log"))
+    assert made._hear(place, Said("a", Event("k", "stopped"), files)).kind == "lost"
+    made.close()
+
+
+def test_a_cluster_that_gives_no_worker_three_times_ends_the_run(tmp_path):
+    made = executor.RayExecutor(None, Shape(1), "cpu", True, {}, True)
+
+    def lost(error, **known):
+        place = executor._Place(None, False, job(tmp_path), **known)
+        made.places.append(place)
+        return made._lost(place, RuntimeError(error))
+
+    assert lost("gone", node="a").reason == "node a: gone" and lost("gone", stopping=True).kind == "stopped"
+    with pytest.raises(config.ConfigError, match="No module named 'bench'; install the same medbench there"):
+        lost("x\nModuleNotFoundError: No module named 'bench'\n")
+    assert lost("no room").kind == "lost"
+    with pytest.raises(config.ConfigError, match="cannot run cells: no room"):
+        lost("no room")
+    made.close()
 
 
 class Silent:
@@ -197,9 +207,8 @@ class Silent:
 
 def worker(tmp_path, events=(), plugins=None):
     found = object.__new__(ray_worker.RayWorker)
-    found.setup = ray_worker.WorkerSetup("cpu", 1, {}, plugins or {}, True)
-    found.asked = found.job = found.scratch = None
-    found.given, found.sound, found.executor, found.folder = {}, set(), Silent(events), tmp_path
+    found.plugins, found.download, found.asked = plugins or {}, True, None
+    found.sound, found.executor, found.folder = set(), Silent(events), tmp_path
     found._data = lambda job: None
     return found
 
@@ -207,23 +216,24 @@ def worker(tmp_path, events=(), plugins=None):
 def test_a_node_without_the_run_directory_gets_what_a_job_reads_and_sends_what_it_leaves(tmp_path):
     far = worker(tmp_path, [Event("k", "progress"), Event("k", "stopped")])
     inputs = {"checkpoints/k.pt": b"old", "predictions/s.npz": b"p"}
-    reply = far.start(ray_worker.Assignment(job(tmp_path / "nowhere"), (1, 2, 3), inputs))
-    assert reply.events[0].kind == "progress" and not reply.files
+    said = far.run(job(tmp_path / "nowhere"), (1, 2, 3), inputs)
+    assert next(said).node == os.uname().nodename  # before anything else, so that the driver knows
+    assert next(said).event.kind == "progress"
     assert far.executor.submitted.out.parent == tmp_path
     assert (far.executor.submitted.out / "predictions" / "s.npz").read_bytes() == b"p"
-    reply = far.more()
-    assert reply.files == {name: b"new" for name in ("checkpoints/k.pt", "logs/k.log", "weights/k.safetensors")}
+    (last,) = said
+    assert last.files == {name: b"new" for name in ("checkpoints/k.pt", "logs/k.log", "weights/k.safetensors")}
     assert not far.executor.submitted.out.exists()
 
 
 def test_a_job_that_is_cancelled_before_it_speaks_is_cancelled(tmp_path):
     far = worker(tmp_path)
     far.cancel("k", gently=True)
-    assert [event.kind for event in far.start(ray_worker.Assignment(job(tmp_path), None)).events] == ["stopped"]
+    assert [said.event.kind for said in far.run(job(tmp_path), None, {})] == ["progress", "stopped"]
     assert far.executor.cancelled == [("k", True)]
     far.executor.events.append(Event("k", "stopped"))
     far.cancel("an earlier one", gently=True)
-    far.start(ray_worker.Assignment(job(tmp_path), None))
+    assert len(list(far.run(job(tmp_path), None, {}))) == 2
     assert far.executor.cancelled == [("k", True)]
 
 
@@ -234,7 +244,7 @@ def test_what_a_node_cannot_do_is_lost_and_not_failed(tmp_path):
         raise ValueError("x at 28 pixels is not the data that the driver has; copy it to this node")
 
     far._data = no_data
-    (event,) = far.start(ray_worker.Assignment(job(tmp_path), None)).events
+    event = list(far.run(job(tmp_path), None, {}))[-1].event
     assert event.kind == "lost" and "copy it to this node" in event.reason
 
 

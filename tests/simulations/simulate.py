@@ -81,11 +81,7 @@ def sweep(setting: Setting, generator: np.random.Generator) -> Outcome:
         counts = TEST_SETS[d % len(TEST_SETS)]
         labels = np.repeat(np.arange(len(counts)), counts)
         scores = _scores(setting, labels, generator)
-        by_auc, by_acc = (
-            [sample(of, own, labels, [of.value(s, labels) for s in own]) for own in scores]
-            for of in (AUC.images, ACC.images)
-            if of
-        )
+        by_auc, by_acc = ([sample(of, own, labels) for own in scores] for of in (AUC.images, ACC.images) if of)
         pairs = contrast(by_auc, strata(labels))
         areas[f"d{d}"] = (names, pairs, pairs.p_values())
         pairs = contrast(by_acc, np.zeros(len(labels)))

@@ -9,7 +9,6 @@ import pytest
 from scipy.stats import norm
 
 from bench.metrics.calibration import wilson
-from bench.metrics.one_vs_rest import auc
 from bench.metrics.registry import AUC
 from bench.stats.separation import contrast, estimates, sample
 from tests.simulations import simulate
@@ -67,7 +66,7 @@ def test_a_pair_alone_keeps_its_level(setting: Setting):
     labels, wrong = np.repeat([0, 1], [42, 114]), 0
     for generator in np.random.default_rng(1).spawn(1_500):
         scores = simulate._scores(replace(setting, models=2), labels, generator)
-        samples = [sample(AUC.images, own, labels, [auc(s, labels) for s in own]) for own in scores]
+        samples = [sample(AUC.images, own, labels) for own in scores]
         wrong += contrast(samples, labels).p_values()[0, 1] < 0.05
     assert wilson(wrong / 1_500, 1_500)[0] <= 0.05
 
@@ -92,7 +91,7 @@ def covered(setting: Setting, repeats: int) -> tuple[float, float]:
     truth = float(norm.cdf(setting.signal / np.sqrt(2 + spread**2)))
     for generator in np.random.default_rng(3).spawn(repeats):
         (scores,) = simulate._scores(replace(setting, models=1), labels, generator)
-        (found,) = estimates([sample(AUC.images, scores, labels, [auc(s, labels) for s in scores])], labels)
+        (found,) = estimates([sample(AUC.images, scores, labels)], labels)
         low, high = found.interval()
         images = norm.ppf(0.975) * found.over_images**0.5
         hits += [low <= truth <= high, abs(found.value - truth) <= images]

@@ -11,7 +11,6 @@ from bench.metrics.calibration import wilson
 from bench.metrics.registry import ACC, AUC
 from bench.stats.cluster import (
     codes_of,
-    needed,
     over_patients,
     ratios,
     resamples,
@@ -63,7 +62,7 @@ def test_the_variance_of_clustered_aucs_and_of_their_difference_is_obuchowskis(s
     expected = obuchowski(scores, labels, patients)
     influence = np.stack([AUC.images.influence(s, labels) for s in scores], axis=1)  # type: ignore[union-attr]
     np.testing.assert_allclose(over_patients(influence, labels, patients)[0], expected, rtol=1e-9)
-    samples = [sample(AUC.images, [s], labels, [roc_auc_score(labels, s)], patients) for s in scores]
+    samples = [sample(AUC.images, [s], labels, patients) for s in scores]
     found = contrast(samples, labels)
     difference = np.diag(expected)[:, None] + np.diag(expected) - 2 * expected
     np.testing.assert_allclose(found.variance, difference, rtol=1e-9, atol=1e-15)
@@ -91,7 +90,7 @@ def test_the_difference_of_clustered_accuracies_is_statsmodels_regression_by_clu
     scores, labels, patients = clustered(40, 7, models=2)
     right = [((s > 0.5) == labels).astype(float) for s in scores]
     fit = sm.OLS(right[0] - right[1], np.ones(len(labels))).fit(cov_type="cluster", cov_kwds={"groups": patients})
-    samples = [sample(ACC.images, [s], labels, [r.mean()], patients) for s, r in zip(scores, right, strict=True)]
+    samples = [sample(ACC.images, [s], labels, patients) for s in scores]
     found = contrast(samples, groups_of(ACC.images, labels))  # type: ignore[arg-type]
     assert samples[0].right is None  # McNemar's exact test would count images as independent
     assert found.variance[0, 1] == pytest.approx(float(fit.bse[0]) ** 2, rel=1e-9)
@@ -154,8 +153,6 @@ def test_what_a_test_set_resolves_is_statsmodels_power_of_a_z_test() -> None:
     assert effect == pytest.approx(0.05 * (1.959964 + 0.841621), rel=1e-6)
     power = NormalIndPower().power(effect / (0.05 * 10), 100, 0.05, ratio=0)  # one sample of 100, sd 0.05 * sqrt(100)
     assert power == pytest.approx(0.8, abs=1e-4)
-    assert needed(effect / 2, 0.05, 100) == pytest.approx(400)
-    assert needed(0.0, 0.05, 100) == float("inf")
 
 
 @pytest.mark.slow
@@ -167,7 +164,7 @@ def test_false_alarms_of_clustered_comparisons_stay_at_5_percent(metric) -> None
     for seed in range(runs):
         scores, labels, patients = clustered(40, seed, models=2)
         for name, who in (("patients", patients), ("images", None)):
-            samples = [sample(of, [s], labels, [of.value(s, labels)], who) for s in scores]
+            samples = [sample(of, [s], labels, who) for s in scores]
             wrong[name] += contrast(samples, groups_of(of, labels)).p_values()[0, 1] < 0.05
     assert wrong["patients"] <= 0.05 * runs + 2 * (0.05 * 0.95 * runs) ** 0.5
     assert wrong["images"] > 0.08 * runs

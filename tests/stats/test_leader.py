@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from bench.metrics.one_vs_rest import auc, strata
+from bench.metrics.one_vs_rest import strata
 from bench.metrics.registry import AUC
 from bench.stats.leader import against_leader, selected_leader
 from bench.stats.separation import Sample, contrast, estimates, mean_contrast, mean_estimate
@@ -95,7 +95,7 @@ def test_of_one_training_it_is_delongs_variance_on_the_scale_of_log_odds():
     scores = scores_of(0)
     wins = (scores[LABELS == 1][:, None] > scores[LABELS == 0]).astype(float)
     variance = wins.mean(1).var(ddof=1) / 114 + wins.mean(0).var(ddof=1) / 42
-    (found,) = estimates([sample_of(AUC.images, [scores], LABELS, [wins.mean()])], strata(LABELS))
+    (found,) = estimates([sample_of(AUC.images, [scores], LABELS)], strata(LABELS))
     assert found.variance == pytest.approx(variance, rel=1e-9)
     low, high = found.interval()
     area = wins.mean()
@@ -111,8 +111,8 @@ def test_trainings_widen_it_and_without_images_it_is_students():
     assert found.variance == pytest.approx(np.var(values, ddof=1) / 3)
     half = stats.t(2).ppf(0.975) * found.variance**0.5 / (0.84 * 0.16)
     assert found.interval()[1] == pytest.approx(special.expit(special.logit(0.84) + half))
-    once = [sample_of(AUC.images, [scores_of(s)], LABELS, [auc(scores_of(s), LABELS)]) for s in (0, 1)]
-    both = sample_of(AUC.images, [scores_of(0), scores_of(1)], LABELS, [auc(scores_of(s), LABELS) for s in (0, 1)])
+    once = [sample_of(AUC.images, [scores_of(s)], LABELS) for s in (0, 1)]
+    both = sample_of(AUC.images, [scores_of(0), scores_of(1)], LABELS)
     (alone,) = estimates([once[0]], strata(LABELS))
     beside = estimates([once[0], both], strata(LABELS))[0]
     assert beside.variance == pytest.approx(alone.variance + np.var(both.values, ddof=1))

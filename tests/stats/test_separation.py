@@ -9,9 +9,10 @@ from sklearn.metrics import roc_auc_score
 from statsmodels.stats.contingency_tables import mcnemar as statsmodels_mcnemar
 from statsmodels.stats.multitest import multipletests
 
-from bench.metrics.one_vs_rest import auc, correct, strata
+from bench.metrics.one_vs_rest import correct, strata
 from bench.metrics.registry import ACC, AUC
-from bench.stats.bootstrap import interval, resample, t_interval
+from bench.stats.bootstrap import interval, t_interval
+from bench.stats.cluster import resamples
 from bench.stats.separation import (
     Sample,
     all_pairs,
@@ -32,7 +33,7 @@ def scores_of(distance: float, seed: int, labels: np.ndarray = LABELS) -> np.nda
 
 
 def sample(scores: np.ndarray, labels: np.ndarray = LABELS) -> Sample:
-    return sample_of(AUC.images, [scores], labels, [auc(scores, labels)])
+    return sample_of(AUC.images, [scores], labels)
 
 
 def delong_of_two(a: np.ndarray, b: np.ndarray) -> float:
@@ -116,7 +117,7 @@ def test_the_mean_over_datasets_adds_variances():
 def test_acc_of_one_seed_is_statsmodels_exact_mcnemar():
     scores = [scores_of(d, seed) for d, seed in ((2.0, 1), (0.5, 2), (1.0, 3))]
     right = [correct(s, LABELS) for s in scores]
-    samples = [sample_of(ACC.images, [s], LABELS, [float(r.mean())]) for s, r in zip(scores, right, strict=True)]
+    samples = [sample_of(ACC.images, [s], LABELS) for s in scores]
     pairs = contrast(samples, np.zeros(156))
     p = mcnemar_values(samples, pairs.p_values())
     for i in range(3):
@@ -129,7 +130,7 @@ def test_acc_of_one_seed_is_statsmodels_exact_mcnemar():
 def test_acc_over_images_is_the_paired_t_test():
     scores = [scores_of(2.0, 1), scores_of(0.5, 2)]
     right = [correct(s, LABELS) for s in scores]
-    samples = [sample_of(ACC.images, [s], LABELS, [float(r.mean())]) for s, r in zip(scores, right, strict=True)]
+    samples = [sample_of(ACC.images, [s], LABELS) for s in scores]
     found = contrast(samples, groups_of(ACC.images, LABELS))
     assert found.p_values()[0, 1] == pytest.approx(stats.ttest_rel(*right).pvalue, rel=1e-9)
 
@@ -141,10 +142,11 @@ def test_intervals_of_differences_agree_with_the_bootstrap(metric):
     labels = generator.integers(4, size=500)
     logits = generator.normal(size=(2, 500, 4)) + np.array([0.9, 0.6])[:, None, None] * np.eye(4)[labels]
     both = list(np.exp(logits) / np.exp(logits).sum(2, keepdims=True))
-    samples = [sample_of(metric.images, [s], labels, [metric.images.value(s, labels)]) for s in both]
+    samples = [sample_of(metric.images, [s], labels) for s in both]
     half = contrast(samples, groups_of(metric.images, labels)).half_width()[0, 1]
-    a, b = (found[metric.name] for found in resample("x", labels, both, n=2000))
-    low, high = interval(a.samples - b.samples)
+    weights = resamples(labels, None, 0, 2000)
+    a, b = (metric.images.resampled(s, labels, weights) for s in both)
+    low, high = interval(a - b)
     assert high - low == pytest.approx(2 * half, rel=0.1)
 
 

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from bench.metrics.one_vs_rest import auc, correct, majority_acc, one_vs_rest, rank, weighted_auc
-from bench.stats.bootstrap import interval, resample
-
-bootstrap = sys.modules["bench.stats.bootstrap"]  # the module: the package's public function has its name
+from bench.metrics.registry import ACC, AUC
+from bench.stats.bootstrap import interval, seed_of_test_set
+from bench.stats.cluster import resamples
 
 
 def multi_class(n: int, classes: int, seed: int, strength: float = 1.0) -> tuple[np.ndarray, np.ndarray]:
@@ -84,20 +82,12 @@ def test_each_resample_is_scikit_learns_weighted_auc(decimals: int):
     np.testing.assert_allclose(samples, expected, atol=1e-6)
 
 
-def test_resamples_keep_the_size_of_every_class():
-    strata = np.array([0] * 5 + [1] * 40 + [7])
-    weights = bootstrap._weights(strata, 200, np.random.default_rng(0))
-    for stratum, size in ((0, 5), (1, 40), (7, 1)):
-        np.testing.assert_array_equal(weights[strata == stratum].sum(0), size)
-
-
 def test_spread_of_acc_is_the_closed_form():
     scores, labels = multi_class(400, 5, 6)
     right = correct(scores, labels)
     variance = sum((labels == k).sum() * right[labels == k].var() for k in range(5)) / 400**2
-    (found,) = resample("x", labels, [scores], n=20_000)
-    assert found["acc"].value == right.mean()
-    assert found["acc"].samples.std() == pytest.approx(np.sqrt(variance), rel=0.03)
+    samples = ACC.images.resampled(scores, labels, resamples(labels, None, 0, 20_000))
+    assert samples.std() == pytest.approx(np.sqrt(variance), rel=0.03)
 
 
 def test_interval_of_auc_has_delongs_width_and_covers():
@@ -108,10 +98,10 @@ def test_interval_of_auc_has_delongs_width_and_covers():
     labels = (np.arange(156) < 114).astype(int)  # as BreastMNIST's test split
     for seed in range(200):
         scores = np.random.default_rng(seed).normal(labels, 1.0)
-        (found,) = resample(f"run {seed}", labels, [scores])
-        low, high = interval(found["auc"].samples)
+        samples = AUC.images.resampled(scores, labels, resamples(labels, None, seed))
+        low, high = interval(samples)
         covered += low <= truth <= high
-        ratios.append(found["auc"].samples.std() / np.sqrt(delong_variance(scores, labels)))
+        ratios.append(samples.std() / np.sqrt(delong_variance(scores, labels)))
     assert np.mean(ratios) == pytest.approx(1, abs=0.03)
     assert 0.90 <= covered / 200 <= 0.985
 
@@ -124,32 +114,11 @@ def delong_variance(scores: np.ndarray, labels: np.ndarray) -> float:
     return wins.mean(1).var(ddof=1) / wins.shape[0] + wins.mean(0).var(ddof=1) / wins.shape[1]
 
 
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_the_expansion_agrees_with_exact_resampling(multi_label: bool, monkeypatch: pytest.MonkeyPatch):
-    scores, labels = multi_class(2_000, 5, 8)
-    if multi_label:
-        generator = np.random.default_rng(9)
-        labels = (generator.random((2_000, 5)) < 0.15).astype(int)
-        scores = np.clip(generator.random((2_000, 5)) + 0.3 * labels, 0, 1)
-    (exact,) = resample("x", labels, [scores], n=4_000)
-    monkeypatch.setattr(bootstrap, "EXACT_LIMIT", 0)
-    (expanded,) = resample("x", labels, [scores], n=4_000)
-    assert [e.value for e in expanded.values()] == [e.value for e in exact.values()]
-    for name in ("auc", "acc"):
-        assert expanded[name].samples.std() == pytest.approx(exact[name].samples.std(), rel=0.06)
-        assert expanded[name].samples.mean() == pytest.approx(exact[name].samples.mean(), abs=1e-3)
-
-
-@pytest.mark.parametrize("limit", [0, 10**9])
-def test_models_are_seen_on_the_same_resampled_images(limit: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(bootstrap, "EXACT_LIMIT", limit)
-    scores, labels = multi_class(300, 3, 10)
-    first, second = resample("x", labels, [scores, scores])
-    np.testing.assert_array_equal(first["auc"].samples, second["auc"].samples)
-    (alone,) = resample("x", labels, [scores])
-    np.testing.assert_allclose(alone["auc"].samples, first["auc"].samples, atol=1e-9)
-    (elsewhere,) = resample("y", labels, [scores])
-    assert abs(np.corrcoef(elsewhere["auc"].samples, first["auc"].samples)[0, 1]) < 0.2
+def test_models_are_seen_on_the_same_resampled_images_of_a_test_set():
+    labels = multi_class(300, 3, 10)[1]
+    first, again, elsewhere = (seed_of_test_set(name, labels) for name in ("x", "x", "y"))
+    assert first == again != elsewhere != seed_of_test_set("x", labels[::-1])
+    assert np.array_equal(resamples(labels, None, first), resamples(labels, None, again))
 
 
 def test_nothing_known_gives_no_interval():

@@ -15,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 import bench
-from bench.data.cache import open_dataset
+from bench.data.cache import open_entry
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.cells import AccuracyCell, Context, Result, cell_key
@@ -61,7 +61,7 @@ def test_features_are_the_networks_and_the_probe_is_scikit_learns(checkpoint: Pa
     assert found.status == "ok"
     (path,) = (tmp_path / "cache" / "features").glob("*.safetensors")
     kept = load_file(path)
-    splits = open_dataset(dataset_info(SET), 32)
+    splits = open_entry(dataset_info(SET), 32).splits
     model = timm.create_model("test_resnet", checkpoint_path=checkpoint).eval()
     model.reset_classifier(0)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (model.pretrained_cfg["mean"], model.pretrained_cfg["std"]))

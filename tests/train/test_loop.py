@@ -1,6 +1,7 @@
 """The training loop against a plain PyTorch loop, torch's schedulers and closed forms; and what must never happen."""
 
 import contextlib
+import copy
 import functools
 import time
 from collections.abc import Iterator
@@ -20,7 +21,7 @@ from bench.sweep.recipes import resolve
 from bench.train import rng as streams
 from bench.train.checkpoint import Checkpoint
 from bench.train.loop import Outcome, Splits, Trainer, micro_batches
-from bench.train.optim import Loss, freeze, learning_rate, make_optimizer, parameter_groups
+from bench.train.optim import Loss, freeze, learning_rate, make_optimizer, parameter_groups, zero_head
 from bench.train.pipeline import Pipeline
 
 CPU = torch.device("cpu")
@@ -504,6 +505,16 @@ def test_convolutional_networks_are_laid_out_channels_last() -> None:
     assert prefers_channels_last(nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3), nn.Linear(64, 2)))
     assert not prefers_channels_last(nn.Sequential(nn.Conv2d(3, 64, 16), nn.Linear(1024, 1024)))
     assert not prefers_channels_last(nn.Conv2d(64, 64, 3, groups=64))
+
+
+def test_a_new_head_starts_at_zero() -> None:
+    model = timm.create_model("tf_efficientnet_lite0", num_classes=2).eval()
+    images = torch.randn(4, 3, 32, 32)
+    before = copy.deepcopy(model.state_dict())
+    zero_head(model)
+    assert torch.equal(model(images).softmax(1), torch.full((4, 2), 0.5))
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(before[name], value)}
+    assert changed == {"classifier.weight"}  # the bias was zero before
 
 
 def test_first_layers_stay_and_the_head_is_faster() -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from bench import registry
-from bench.data.cache import open_dataset
+from bench.data.cache import open_entry
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.cells import LATER_SETTINGS, AccuracyCell, Context, Result, cell_key
@@ -74,7 +74,7 @@ def test_kept_weights_are_those_that_made_the_scores(tmp_path: Path, extra: dict
     info = registry.datasets["phantom_local-few"]
     model, _ = build_model(replace(what, seed=7), info, torch.device("cpu"))
     model.load_state_dict(load_file(path))
-    split = open_dataset(info, 32, None, tmp_path)["test"]
+    split = open_entry(info, 32, None, tmp_path).splits["test"]
     reader = Pipeline(
         split.images, split.labels, what.recipe, resolution=32, resize="native", device=torch.device("cpu"),
         channels_last=result.metrics["channels_last"],

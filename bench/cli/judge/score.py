@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from bench.cli import flags
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the command."""
     score = flags.command(
         commands, "score", _score, "judge predictions of any origin: intervals, paired tests, a leaderboard",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from bench.cli import flags
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add the two commands."""
     submit = flags.command(commands, "submit", _submit, "pack a run's results and scores into one file to be checked")
     submit.add_argument("run", type=Path, metavar="RUN", help="a run directory, also of `bench score`")

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from bench.cli import flags
 
 
-def add(commands: Any) -> None:
+def add(commands: flags.Commands) -> None:
     """Add both commands."""
     text = "write a trained network as a folder: weights, preprocessing, threshold, model card, ONNX"
     export = flags.command(commands, "export-model", _export, text)

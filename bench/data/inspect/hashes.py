@@ -1,6 +1,6 @@
-"""Fingerprints of images, and which images are the same or nearly so.
+"""Fingerprints of images, and which images are nearly the same.
 
-The *same*: equal pixels, by a hash over shape and pixels. *Nearly* the same: difference hashes (dHash: is the picture
+*Nearly* the same: difference hashes (dHash: is the picture
 brighter to the right, and further down, on a coarse grid; 128 bits) that differ in few bits, and small pictures that
 correlate. That finds most copies of another size, contrast or brightness, or through JPEG (:func:`details` has the
 shares: strong compression and very small copies escape); it does not look for mirrored, turned or cropped ones. Every
@@ -10,13 +10,12 @@ image of one split is compared with every image of another, as matrix products: 
 from __future__ import annotations
 
 import functools
-import hashlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from bench.data.look import digest_of
 from bench.data.resize import resize_matrix
 
 SIDE = 32  # of the small pictures that are compared
@@ -28,14 +27,12 @@ MIN_CORRELATION = 0.93  # of the details of near duplicates
 BLANK_LEVELS = 4  # gray levels between darkest and brightest below which a small picture shows nothing
 _ROWS, _COLUMNS = 1024, 8192  # compared at once
 
-Array = npt.NDArray[Any]
-
 
 class Print(NamedTuple):
     """What is kept of one image.
 
     Attributes:
-        digest: 16 bytes that two images share only if their pixels are equal.
+        digest: of its pixels (:func:`bench.data.look.digest_of`).
         small: the picture in gray, uint8 (SIDE, SIDE).
         width, height: in pixels.
         gray: all channels are equal.
@@ -54,20 +51,18 @@ def print_of(image: npt.NDArray[np.uint8]) -> Print:
 
     height, width, channels = image.shape
     pixels = np.ascontiguousarray(image)
-    digest = hashlib.blake2b(f"{image.shape}".encode(), digest_size=16)
-    digest.update(pixels.data)
     gray = channels == 1 or bool((pixels == pixels[..., :1]).all())
     if gray or channels != 3:
         picture = Image.fromarray(np.ascontiguousarray(pixels[..., 0]))
     else:
         picture = Image.fromarray(pixels).convert("L")
     small = np.asarray(picture.resize((SIDE, SIDE), Image.Resampling.BILINEAR))
-    return Print(digest.digest(), small, width, height, gray)
+    return Print(digest_of(pixels), small, width, height, gray)
 
 
 def blank(small: npt.NDArray[np.uint8]) -> npt.NDArray[np.bool_]:
     """Say which of (N, SIDE, SIDE) pictures show nothing."""
-    flat = small.reshape(len(small), -1)
+    flat = small.reshape(len(small), SIDE * SIDE)
     return np.asarray(flat.max(axis=1) - flat.min(axis=1) < BLANK_LEVELS)
 
 
@@ -142,20 +137,12 @@ def near(first: npt.NDArray[np.uint8], second: npt.NDArray[np.uint8]) -> list[Ne
                 alike = np.einsum("nd,nd->n", one, two)
                 for k in np.flatnonzero(alike >= MIN_CORRELATION):
                     a, b = int(i[start + k]), int(j[start + k])
-                    found = Near(int(rows[top + a]), int(columns[left + b]), _differing(equal[a, b]), float(alike[k]))
+                    found = Near(
+                        int(rows[top + a]),
+                        int(columns[left + b]),
+                        round((BITS - float(equal[a, b])) / 2),
+                        float(alike[k]),
+                    )
                     if found.first not in best or best[found.first].correlation < found.correlation:
                         best[found.first] = found
     return [best[index] for index in sorted(best)]
-
-
-def _differing(product: float) -> int:
-    return round((BITS - float(product)) / 2)
-
-
-def same(digests: Sequence[bytes]) -> list[list[int]]:
-    """Groups of two or more images with equal pixels, by index, in order of the first."""
-    groups: dict[bytes, list[int]] = {}
-    for index, digest in enumerate(digests):
-        if digest:
-            groups.setdefault(digest, []).append(index)
-    return [group for group in groups.values() if len(group) > 1]

@@ -6,29 +6,27 @@ to look at: the next slice of a scan and a second export of one picture look the
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.data.cache import load_splits
-from bench.data.cache_entry import AnySplit
+from bench.data.cache_entry import AnySplit, groups_of, names_of
 from bench.data.decode import blocks_of, check_labels
 from bench.data.decode_pool import in_order
 from bench.data.inspect import hashes
-from bench.data.look import SPLITS
-from bench.registry import DatasetInfo, LazySplit, Split
+from bench.data.look import PAIRS, SPLITS, Look, Looked, images_said, label_text
+from bench.registry import DatasetInfo, Finding, LazySplit
 
-PAIRS = tuple(itertools.combinations(SPLITS, 2))
 DEFAULT_GENERATED_SIZE = 64
 _CHUNK = 64
 _IN_PROCESS_BELOW = 400
-
-Told = Callable[[int, int], None]  # images done, images in all
+_NOTHING = np.zeros((hashes.SIDE, hashes.SIDE), np.uint8)
 
 
 class Member(NamedTuple):
@@ -39,9 +37,13 @@ class Member(NamedTuple):
     name: str
     label: str
 
+    def __str__(self) -> str:
+        where = self.name if self.name.startswith(self.split) else f"{self.split}: {self.name}"
+        return f"{where} ({self.label})" if self.label else where
+
 
 class Pair(NamedTuple):
-    """Two images of different splits that are the same, or nearly."""
+    """Two images of different splits that are the same (0 bits, 1), or nearly."""
 
     first: Member
     second: Member
@@ -58,14 +60,11 @@ class Inspection:
         counts: split -> class -> images (an image of several labels counts for each).
         sizes: (width, height) -> images.
         unreadable: (image, why).
-        same: groups of images with equal pixels, over all splits (blank ones left out).
-        leaking: those of ``same`` that lie in more than one split.
-        disagreeing: those of ``same`` whose labels differ.
+        looked: equal images, shared patients, blank images, absent classes.
+        equal: of each picture in two splits one image of either.
         near: for each image of one split its nearest likeness in another, exact copies left out.
         patients: split -> number of patients (or lesions); empty where the source names none.
-        shared_patients: (split, split) -> those in both.
         ungrouped: images without a patient in a source that names patients.
-        blank: images that show nothing.
         gray: images of a colour dataset that are gray.
     """
 
@@ -75,38 +74,60 @@ class Inspection:
     images: dict[str, int]
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
     unreadable: list[tuple[Member, str]] = field(default_factory=list)
-    same: list[list[Member]] = field(default_factory=list)
+    looked: Looked = field(default_factory=Looked)
+    equal: list[Pair] = field(default_factory=list)
     near: list[Pair] = field(default_factory=list)
     patients: dict[str, int] = field(default_factory=dict)
-    shared_patients: dict[tuple[str, str], list[str]] = field(default_factory=dict)
     ungrouped: int = 0
-    blank: list[Member] = field(default_factory=list)
     gray: int = 0
-
-    @property
-    def leaking(self) -> list[list[Member]]:
-        """Groups of equal images that lie in more than one split."""
-        return [group for group in self.same if len({member.split for member in group}) > 1]
-
-    @property
-    def disagreeing(self) -> list[list[Member]]:
-        """Groups of equal images with different labels."""
-        return [group for group in self.same if len({member.label for member in group}) > 1]
-
-    @property
-    def missing_classes(self) -> dict[str, list[str]]:
-        """Split -> classes without an image there."""
-        found = {split: [name for name, count in by.items() if not count] for split, by in self.counts.items()}
-        return {split: names for split, names in found.items() if names}
 
     @property
     def sound(self) -> bool:
         """Whether nothing leaks for certain and every image can be read."""
-        return not (self.unreadable or self.leaking or any(self.shared_patients.values()))
+        return not (self.unreadable or self.looked.leaks)
+
+    @property
+    def findings(self) -> list[Finding]:
+        """All of it in words, the worst first; ``broken`` and ``fine`` are severities besides those of a Finding."""
+        order = ("broken", "leak", "warning", "note", "fine")
+        found = [*self.looked.findings, *self._told(), *(f for f in self.info.findings if f.severity != "leak")]
+        return sorted(found, key=lambda finding: order.index(finding.severity))
+
+    def _told(self) -> Iterator[Finding]:
+        if broken := [why if member.name in why else f"{member.name}: {why}" for member, why in self.unreadable]:
+            text = f"{len(broken):,} of {sum(self.images.values()):,} images cannot be read"
+            yield Finding(text, len(broken), tuple(broken), "broken")
+        else:
+            yield Finding(f"all {sum(self.images.values()):,} images can be read", severity="fine")
+        if not self.looked.leaks:
+            patients = ", ".join(f"{name} {count:,}" for name, count in self.patients.items())
+            also = f", and no patient or lesion ({patients})" if patients else ""
+            yield Finding(f"no image is in two splits with equal pixels{also}", severity="fine")
+        if not self.patients:
+            yield Finding(
+                "this source names no patients, so whether splits share some cannot be checked", severity="note"
+            )
+        if self.ungrouped:
+            text = f"{images_said(self.ungrouped)} without a patient, although the source names patients"
+            yield Finding(text, self.ungrouped)
+        if self.near:
+            lines = (
+                f"{p.first} ~ {p.second}: {p.bits} bits differ, correlation {p.correlation:.2f}" for p in self.near
+            )
+            text = f"{images_said(len(self.near))} nearly the same as one of another split, for you to look at"
+            yield Finding(text, len(self.near), tuple(lines))
+        if self.gray:
+            text = f"{images_said(self.gray)} of this colour dataset without colour"
+            yield Finding(text, self.gray, severity="note")
+        for issue in () if self.info.findings else self.info.traps:
+            yield Finding(f"known issue: {issue}")
 
 
 def inspect(
-    info: DatasetInfo, size: int | None = None, root: Path | None = None, told: Told | None = None
+    info: DatasetInfo,
+    size: int | None = None,
+    root: Path | None = None,
+    told: Callable[[int, int], None] = lambda done, total: None,
 ) -> Inspection:
     """Look at every image of a dataset.
 
@@ -122,52 +143,47 @@ def inspect(
     chosen = size or min(info.sizes, default=DEFAULT_GENERATED_SIZE)
     splits = load_splits(info, chosen, root)
     labels = {name: check_labels(info, name, splits[name]) for name in SPLITS}
-    found = Inspection(
-        info,
-        None if info.varied else chosen,
-        {name: _counts(info, labels[name]) for name in SPLITS},
-        {name: len(labels[name]) for name in SPLITS},
-    )
-    small: dict[str, np.ndarray[Any, Any]] = {}
-    digests: list[bytes] = []
-    who: list[Member] = []
-    total = sum(found.images.values())
+    names = {name: names_of(splits[name]) for name in SPLITS}
+    groups = {name: groups_of(splits[name]) for name in SPLITS}
+    counts = {name: _counts(info, labels[name]) for name in SPLITS}
+    found = Inspection(info, None if info.varied else chosen, counts, {name: len(labels[name]) for name in SPLITS})
+    members = {
+        split: [
+            Member(split, row, names[split][row] if names[split] else f"{split} {row}", label_text(info, label))
+            for row, label in enumerate(labels[split])
+        ]
+        for split in SPLITS
+    }
+    look, small, done = Look(), {}, 0
     for name in SPLITS:
-        members = _members(info, name, splits[name], labels[name])
         prints: list[hashes.Print | str] = []
         for part in _prints(info, name, splits[name], chosen):
             prints += part
-            if told:
-                told(len(who) + len(prints), total)
+            told(done + len(prints), sum(found.images.values()))
+        done += len(prints)
         small[name] = np.stack([_NOTHING if isinstance(one, str) else one.small for one in prints])
-        digests += _note(found, members, prints, hashes.blank(small[name]))
-        who += members
-    found.same = [[who[index] for index in group] for group in hashes.same(digests)]
-    found.near = _near(found, small, who, digests)
-    _patients(found, splits)
+        for member, one in zip(members[name], prints, strict=True):
+            look.digests[name].append(None if isinstance(one, str) else one.digest)
+            if isinstance(one, str):
+                found.unreadable.append((member, one))
+            else:
+                found.sizes[one.width, one.height] += 1
+                found.gray += one.gray and info.channels == 3
+    found.looked = look.done(info, labels, names, groups, examples=done)
+    places = {split: look.rows(split) for split in SPLITS}
+    for one, two in PAIRS:
+        shared = [digest for digest in places[one] if digest in places[two]]
+        found.equal += [Pair(members[one][places[one][d][0]], members[two][places[two][d][0]], 0, 1.0) for d in shared]
+    found.near = _near(small, members, look)
+    if any(any(part) for part in groups.values()):
+        found.patients = {name: len({group for group in part if group}) for name, part in groups.items()}
+        found.ungrouped = sum(found.images[name] - sum(map(bool, part)) for name, part in groups.items())
     return found
 
 
-_NOTHING = np.zeros((hashes.SIDE, hashes.SIDE), np.uint8)
-
-
-def _counts(info: DatasetInfo, labels: np.ndarray[Any, Any]) -> dict[str, int]:
-    several = labels.ndim == 2
-    counts = labels.sum(axis=0) if several else np.bincount(labels, minlength=len(info.classes))
-    return {name: int(count) for name, count in zip(info.classes, counts, strict=True)}
-
-
-def _members(info: DatasetInfo, split: str, given: AnySplit, labels: np.ndarray[Any, Any]) -> list[Member]:
-    names = () if isinstance(given, Split) else given.names
-    return [
-        Member(
-            split,
-            index,
-            names[index] if names else f"{split} {index}",
-            "|".join(info.classes[c] for c in np.flatnonzero(label)) if np.ndim(label) else info.classes[int(label)],
-        )
-        for index, label in enumerate(labels)
-    ]
+def _counts(info: DatasetInfo, labels: npt.NDArray[np.int64]) -> dict[str, int]:
+    counts = labels.sum(axis=0) if labels.ndim == 2 else np.bincount(labels, minlength=len(info.classes))
+    return dict(zip(info.classes, counts.tolist(), strict=True))
 
 
 def _prints(info: DatasetInfo, name: str, split: AnySplit, size: int) -> Iterator[list[hashes.Print | str]]:
@@ -195,67 +211,32 @@ def _print_of(split: LazySplit, index: int, channels: int) -> hashes.Print | str
         return str(error) or type(error).__name__
 
 
-def _note(
-    found: Inspection, members: Sequence[Member], prints: Sequence[hashes.Print | str], blank: np.ndarray[Any, Any]
-) -> list[bytes]:
-    """Add what single images tell; return their digests, empty for those that show nothing: they are all alike."""
-    digests = []
-    for member, one, nothing in zip(members, prints, blank.tolist(), strict=True):
-        digests.append(b"" if nothing or isinstance(one, str) else one.digest)
-        if isinstance(one, str):
-            found.unreadable.append((member, one))
-            continue
-        found.sizes[one.width, one.height] += 1
-        found.gray += one.gray and found.info.channels == 3
-        if nothing:
-            found.blank.append(member)
-    return digests
-
-
-def _near(
-    found: Inspection, small: dict[str, np.ndarray[Any, Any]], who: Sequence[Member], digests: Sequence[bytes]
-) -> list[Pair]:
-    start = dict(zip(SPLITS, np.cumsum([0, *found.images.values()]), strict=False))
-    once: dict[str, np.ndarray[Any, Any]] = {}  # rows of a split without its own repetitions
-    for name in SPLITS:
-        own = digests[start[name] : start[name] + found.images[name]]
-        once[name] = np.array(sorted({digest: row for row, digest in reversed(list(enumerate(own)))}.values()), int)
+def _near(small: dict[str, npt.NDArray[np.uint8]], members: dict[str, list[Member]], look: Look) -> list[Pair]:
+    once = {  # rows of a split without its own repetitions
+        name: np.array(sorted({d: row for row, d in reversed(list(enumerate(look.digests[name]))) if d}.values()), int)
+        for name in SPLITS
+    }
     pairs = []
     for one, two in PAIRS:
         # The smaller split is looked up in the larger: an image of the test split and what it resembles in training.
         first, second = (one, two) if len(small[one]) <= len(small[two]) else (two, one)
         for near in hashes.near(small[first][once[first]], small[second][once[second]]):
-            left = start[first] + once[first][near.first]
-            right = start[second] + once[second][near.second]
-            if digests[left] != digests[right]:
-                pairs.append(Pair(who[left], who[right], near.bits, near.correlation))
+            left, right = int(once[first][near.first]), int(once[second][near.second])
+            if look.digests[first][left] != look.digests[second][right]:
+                pairs.append(Pair(members[first][left], members[second][right], near.bits, near.correlation))
     return sorted(pairs, key=lambda pair: -pair.correlation)
 
 
-def _patients(found: Inspection, splits: dict[str, AnySplit]) -> None:
-    groups = {name: () if isinstance(split, Split) else split.groups for name, split in splits.items()}
-    if not any(any(part) for part in groups.values()):
-        return
-    sets = {name: {group for group in part if group} for name, part in groups.items()}
-    found.patients = {name: len(part) for name, part in sets.items()}
-    found.ungrouped = sum(found.images[name] - sum(map(bool, part)) for name, part in groups.items())
-    found.shared_patients = {(one, two): sorted(sets[one] & sets[two]) for one, two in PAIRS}
-
-
-def pick(info: DatasetInfo, split: str, given: AnySplit, size: int, wanted: Sequence[int]) -> dict[int, Any]:
+def pick(
+    info: DatasetInfo, split: str, given: AnySplit, size: int, wanted: Sequence[int]
+) -> dict[int, npt.NDArray[np.uint8]]:
     """Decode some images of a split, index -> uint8 (H, W, C); those that cannot be read are left out."""
-    found: dict[int, Any] = {}
     if isinstance(given, LazySplit):
-        for index in wanted:
-            if not isinstance(_print_of(given, index, info.channels), str):
-                found[index] = given.read(index)
-        return found
-    left, start = set(wanted), 0
+        readable = [index for index in wanted if not isinstance(_print_of(given, index, info.channels), str)]
+        return {index: given.read(index) for index in readable}
+    found: dict[int, npt.NDArray[np.uint8]] = {}
+    start = 0
     for block in blocks_of(info, split, given, size, "native"):
-        here = {index for index in left if start <= index < start + len(block)}
-        found |= {index: np.array(block[index - start]) for index in here}
-        left -= here
+        found |= {index: np.array(block[index - start]) for index in wanted if start <= index < start + len(block)}
         start += len(block)
-        if not left:
-            break
     return found

@@ -5,19 +5,21 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from bench.data.cache import load_splits
 from bench.data.decode import fit
-from bench.data.inspect.scan import Inspection, Member, Pair, pick
+from bench.data.inspect.scan import Inspection, Pair, pick
 from bench.data.look import SPLITS
 from bench.data.resize import nearest_index
 
 if TYPE_CHECKING:
     from PIL.Image import Image
     from PIL.ImageDraw import ImageDraw
+    from PIL.ImageFont import FreeTypeFont, ImageFont
 
 TILE, GAP, MARGIN = 84, 4, 16
 PER_SPLIT = {"train": 8, "val": 4, "test": 4}
@@ -41,11 +43,11 @@ def draw_sheet(found: Inspection, root: Path | None, path: Path) -> None:
     classes = info.classes[:MOST_CLASSES]
     splits = load_splits(info, found.size or TILE, root)
     chosen = {name: _chosen(np.asarray(splits[name].labels), len(classes), PER_SPLIT[name]) for name in SPLITS}
-    pairs = _pairs(found)
+    pairs = (found.equal[: MOST_PAIRS // 2] + found.near)[:MOST_PAIRS]  # exact copies first
     tiles: dict[tuple[str, int], Image.Image] = {}
     for name in SPLITS:
         wanted = {index for of_class in chosen[name] for index in of_class}
-        wanted |= {member.row for pair, _ in pairs for member in pair if member.split == name}
+        wanted |= {member.row for pair in pairs for member in pair[:2] if member.split == name}
         images = pick(info, name, splits[name], found.size or TILE, sorted(wanted))
         tiles |= {(name, index): _tile(image) for index, image in images.items()}
 
@@ -65,14 +67,14 @@ def draw_sheet(found: Inspection, root: Path | None, path: Path) -> None:
     sheet.save(path, "PNG", optimize=True)
 
 
-def _font(size: int) -> Any:
+def _font(size: int) -> FreeTypeFont | ImageFont:
     """A font with many alphabets: the one that comes with matplotlib."""
-    from PIL import ImageFont
+    from PIL.ImageFont import load_default, truetype
 
     spec = importlib.util.find_spec("matplotlib")
     folder = next(iter(spec.submodule_search_locations or ()), "") if spec else ""
     path = Path(folder) / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf"
-    return ImageFont.truetype(str(path), size) if path.is_file() else ImageFont.load_default(size)
+    return truetype(str(path), size) if path.is_file() else load_default(size)
 
 
 def _fitted(text: str, width: int, size: int) -> str:
@@ -85,7 +87,7 @@ def _fitted(text: str, width: int, size: int) -> str:
     return short
 
 
-def _tile(image: np.ndarray[Any, Any]) -> Image:
+def _tile(image: npt.NDArray[np.uint8]) -> Image:
     """One image in its proportions on a square; small ones are enlarged, pixels showing."""
     from PIL import Image
 
@@ -97,26 +99,13 @@ def _tile(image: np.ndarray[Any, Any]) -> Image:
     return Image.fromarray(fit(np.ascontiguousarray(colour), (TILE, TILE, 3), "pad"))
 
 
-def _chosen(labels: np.ndarray[Any, Any], classes: int, count: int) -> list[list[int]]:
+def _chosen(labels: npt.NDArray[np.int64], classes: int, count: int) -> list[list[int]]:
     """For each class up to ``count`` of its images, evenly spread over the split."""
     found = []
     for index in range(classes):
         have = np.flatnonzero(labels[:, index] if labels.ndim == 2 else labels == index)
         found.append([int(i) for i in have[np.linspace(0, len(have) - 1, min(count, len(have))).round().astype(int)]])
     return found
-
-
-def _pairs(found: Inspection) -> list[tuple[tuple[Member, Member], str]]:
-    """Pairs to show and what is said of each: exact copies first."""
-    exact = []
-    for group in found.leaking:
-        other = next(member for member in group if member.split != group[0].split)
-        exact.append(((group[0], other), "same pixels"))
-
-    def said(pair: Pair) -> str:
-        return f"{pair.bits} bits, r {pair.correlation:.2f}"
-
-    return (exact[: MOST_PAIRS // 2] + [((p.first, p.second), said(p)) for p in found.near])[:MOST_PAIRS]
 
 
 def _head(pen: ImageDraw, found: Inspection, width: int) -> None:
@@ -158,23 +147,20 @@ def _classes(
 def _draw_pairs(
     sheet: Image,
     pen: ImageDraw,
-    pairs: Sequence[tuple[tuple[Member, Member], str]],
+    pairs: Sequence[Pair],
     tiles: dict[tuple[str, int], Image],
     top: int,
 ) -> None:
     pen.text((MARGIN, top), "the same, or nearly the same, in two splits", _ALARM, _font(14))
     step = (sheet.width - 2 * MARGIN) // PAIRS_A_ROW
-    for number, (pair, said) in enumerate(pairs):
+    for number, pair in enumerate(pairs):
         x = MARGIN + number % PAIRS_A_ROW * step
         y = top + 2 * LINE + number // PAIRS_A_ROW * (TILE + 3 * LINE + GAP)
-        for place, member in enumerate(pair):
+        for place, member in enumerate(pair[:2]):
             if (member.split, member.row) in tiles:
                 sheet.paste(tiles[member.split, member.row], (x + place * (TILE + GAP), y))
-        differs = " - labels differ" if pair[0].label != pair[1].label else ""
-        lines = [said + differs] + [_named(member) for member in pair]
+        said = f"{pair.bits} bits, r {pair.correlation:.2f}" if pair.bits or pair.correlation < 1 else "same pixels"
+        differs = " - labels differ" if pair.first.label != pair.second.label else ""
+        lines = [said + differs, str(pair.first), str(pair.second)]
         for place, line in enumerate(lines):
             pen.text((x, y + TILE + place * 13), _fitted(line, step - 10, 10), _FAINT if place else _INK, _font(10))
-
-
-def _named(member: Member) -> str:
-    return member.name if member.name.startswith(member.split) else f"{member.split}: {member.name}"

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import numpy as np
 import torch
+from torch._ops import OpOverloadPacket
 from torch.autograd.graph import Node
+from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
@@ -24,8 +25,9 @@ from bench.measure import flop_ops
 from bench.measure.flops import lacking_formulas
 from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.timing import Budget, throughput_blocks, warm_up
+from bench.record.types import Fields
 
-Phase = tuple[str, Callable[[], Any]]  # forward, backward or optimizer, and what does it
+Phase = tuple[str, Callable[[], object]]  # forward, backward or optimizer, and what does it
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,9 @@ def record_calls(net: torch.nn.Module, phases: Sequence[Phase]) -> tuple[Call, .
     now = "forward"
 
     class Recorder(OperatorRecorder):
-        def note(self, packet: Any, args: Any, kwargs: Any, out: Any, traffic: int) -> None:
+        def note(
+            self, packet: OpOverloadPacket, args: tuple[object, ...], kwargs: Fields, out: object, traffic: int
+        ) -> None:
             macs = formulas[packet](*args, **kwargs, out_val=out) // 2 if packet in formulas else 0
             path = modules.of_gradient if now == "backward" else modules.path[-1]
             calls.append(Call(path, packet._qualified_op_name, macs, traffic, phase=now))
@@ -175,18 +179,16 @@ def operator_seconds(
     found: dict[str, list[float]] = defaultdict(list)
     events = [event for event in run.events() or () if event.device_type.name == "CPU" and event.name in wanted]
     for event in sorted(events, key=lambda event: event.time_range.start):
-        if not _within(event, wanted):
+        if not any(name in wanted for name in _callers(event)):
             found[event.name].append((event.device_time_total if cuda else event.cpu_time_total) / 1e6)
     return found, wall_s
 
 
-def _within(event: Any, names: set[str]) -> bool:
-    parent = event.cpu_parent
-    while parent is not None:
-        if parent.name in names:
-            return True
-        parent = parent.cpu_parent
-    return False
+def _callers(event: FunctionEvent) -> Iterator[str]:
+    caller = event.cpu_parent
+    while caller is not None:
+        yield caller.name
+        caller = caller.cpu_parent
 
 
 def timed(calls: Sequence[Call], times: dict[str, list[float]], steps: int) -> tuple[Call, ...]:

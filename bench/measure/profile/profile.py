@@ -11,7 +11,6 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -20,6 +19,7 @@ from bench.measure.profile.passes import Call, Phase, operator_seconds, record_c
 from bench.measure.roofline import Ceilings, measure_ceilings
 from bench.measure.workload import Workload
 from bench.record.cells import EfficiencyCell
+from bench.record.types import Fields
 from bench.registry import RegistryError, model_info, parse_model
 
 STEPS = 10  # profiled steps; the median of each call is kept
@@ -142,7 +142,7 @@ class Profile:
         arithmetic = 2 * call.macs / self.ceilings.gflops_per_s[self.precision]
         return max(arithmetic, call.traffic / self.ceilings.copy_gb_per_s) / 1e9
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> Fields:
         """Plain data: what was profiled, both tables, units in the names."""
         settings = {k: v for k, v in asdict(self).items() if k != "calls"}
         return settings | {

@@ -10,22 +10,19 @@ from __future__ import annotations
 import csv
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from bench.metrics.registry import RANKING
-from bench.report.blocks import fixed, listed, name, span
+from bench.record.types import Spec
 from bench.report.clinical.groups import asked
 from bench.report.clinical.points import decided, positive_note
 from bench.report.clinical.size import size_note
 from bench.report.clinical.subgroups import largest_gaps
 from bench.report.report import ReportData
 from bench.report.rows import Row
+from bench.report.standings import Overall
+from bench.report.words import fixed, listed, name, span
 
-GUIDELINES = {
-    "tripod-ai": "TRIPOD+AI (2024)",
-    "stard-ai": "STARD-AI (2025)",
-    "claim": "CLAIM (2024 update)",
-}
+GUIDELINES = {"tripod-ai": "TRIPOD+AI (2024)", "stard-ai": "STARD-AI (2025)", "claim": "CLAIM (2024 update)"}
 _FILE = Path(__file__).parents[1] / "data" / "checklists.csv"
 _BOARD = "LEADERBOARD.md"
 
@@ -62,47 +59,33 @@ def _cell(text: str) -> str:
 # --- answers ---------------------------------------------------------------------------------------------------
 
 
-def _datasets(report: ReportData) -> Mapping[str, Mapping[str, Any]]:
+def _of_each(report: ReportData, said: Callable[[Spec], str]) -> str:
+    """What ``run.json`` says of each dataset of the boards."""
     used = {row.dataset for row in report.rows}
-    return {dataset: info for dataset, info in (report.run_info.get("datasets") or {}).items() if dataset in used}
-
-
-def _of_each(report: ReportData, said: Callable[[Mapping[str, Any]], str]) -> str:
-    parts = [f"{name(dataset)}: {text}" for dataset, info in _datasets(report).items() if (text := said(info))]
+    known = report.run_info.get("datasets") or {}
+    parts = [f"{name(dataset)}: {text}" for dataset, info in known.items() if dataset in used and (text := said(info))]
     return f"{'; '.join(parts)}." if parts else ""
 
 
-def _data(report: ReportData) -> str:
-    def one(info: Mapping[str, Any]) -> str:
-        return ", ".join(str(info[key]) for key in ("modality", "source", "citation") if info.get(key))
-
-    return _of_each(report, one)
+def _stated(report: ReportData, *keys: str) -> str:
+    return _of_each(report, lambda info: ", ".join(str(info[key]) for key in keys if info.get(key)))
 
 
 def _partitions(report: ReportData) -> str:
-    def one(info: Mapping[str, Any]) -> str:
-        counts = [f"{split} {info[f'n_{split}']:,}" for split in ("train", "val", "test") if info.get(f"n_{split}")]
-        return ", ".join(counts)
-
+    splits = ("train", "val", "test")
+    counts = _of_each(report, lambda info: ", ".join(f"{s} {n:,}" for s in splits if (n := info.get(f"n_{s}"))))
     tested = {row.dataset: row.evidence.images for row in report.rows if row.evidence}
     folds = {row.dataset: row.folds for row in report.rows if row.folds}
     said = [f"test of {name(dataset)}: {images}" for dataset, images in tested.items()]
     said += [f"{name(dataset)}: all images in {n} folds, each tested once" for dataset, n in folds.items()]
-    return f"Images: {_of_each(report, one)} {listed(said)}. Who is in which split: `splits/`." if said else ""
+    return f"Images: {counts} {listed(said)}. Who is in which split: `splits/`." if said else ""
 
 
-def _disjoint(report: ReportData) -> str:
-    found = {f["text"] for r in report.records for f in (r.get("data") or {}).get("findings", ())}
-    words = ("split", "patient", "folds")
-    return "; ".join(sorted(text for text in found if any(word in text for word in words)))
-
-
-def _left_out(report: ReportData) -> str:
-    found = {f["text"] for r in report.records for f in (r.get("data") or {}).get("findings", ())}
-    kept = sorted(
-        text for text in found if any(word in text for word in ("left out", "dropped", "count as", "missing"))
-    )
-    return "; ".join(kept)
+def _findings(report: ReportData, *words: str, notes: bool = True) -> str:
+    """What was found in the data: texts with one of the words, or all; with or without mere notes."""
+    found = [f for r in report.records for f in (r.get("data") or {}).get("findings", ())]
+    texts = {f["text"] for f in found if notes or f["severity"] != "note"}
+    return "; ".join(sorted(text for text in texts if not words or any(word in text for word in words)))
 
 
 def _classes(report: ReportData) -> str:
@@ -112,7 +95,7 @@ def _classes(report: ReportData) -> str:
     return f"{text}{positive} How the labels were determined is not in the records." if text else ""
 
 
-def _specs(report: ReportData) -> list[Mapping[str, Any]]:
+def _specs(report: ReportData) -> list[Spec]:
     return [r["spec"] for r in report.records if r["kind"] == "accuracy" and r["status"] == "ok"]
 
 
@@ -168,19 +151,8 @@ def _software(report: ReportData) -> str:
 def _weights(report: ReportData) -> str:
     pretrained = {row.model for row in report.rows if any(r["spec"].get("weights_sha256") for r in row.ok)}
     fresh = {row.model for row in report.rows} - pretrained
-    parts = [f"{listed(map(name, sorted(fresh)))} from random numbers of the seed" if fresh else ""]
-    parts.append(
-        f"{listed(map(name, sorted(pretrained)))} from pretrained weights (digest in `cells/`)" if pretrained else ""
-    )
-    return f"{'; '.join(filter(None, parts))}."
-
-
-def _measures(report: ReportData) -> str:
-    return (
-        "AUC (equal to MedMNIST's evaluator), ACC, average precision, sensitivity and specificity, ECE, Brier score, "
-        "log loss; net benefit for two classes; models compared by paired tests on the same images, corrected for the "
-        "number of comparisons (docs/methodology.md)."
-    )
+    sources = (fresh, "random numbers of the seed"), (pretrained, "pretrained weights (digest in `cells/`)")
+    return "; ".join(f"{listed(map(name, sorted(of)))} from {source}" for of, source in sources if of) + "."
 
 
 def _uncertainty(report: ReportData) -> str:
@@ -192,35 +164,26 @@ def _uncertainty(report: ReportData) -> str:
 
 
 def _size(report: ReportData) -> str:
-    notes = []
-    for board in report.boards:
-        for dataset in board.datasets:
-            rows = [s.rows[dataset] for s in board.standings if dataset in s.rows]
-            rows.sort(key=lambda row: -(row.mean(RANKING.field) or 0.0))
-            notes.append(size_note(rows))
-    return " ".join(filter(None, notes))
+    return " ".join(filter(None, (size_note(rows) for board in report.boards for rows in _by_dataset(board))))
 
 
 def _first(report: ReportData) -> list[Row]:
     """The first model of each dataset of the first board."""
-    if not report.boards:
-        return []
-    board = report.boards[0]
-    found = []
-    for dataset in board.datasets:
-        rows = [s.rows[dataset] for s in board.standings if dataset in s.rows and s.rows[dataset].evidence]
-        if rows:
-            found.append(max(rows, key=lambda row: row.mean(RANKING.field) or 0.0))
-    return found
+    found = ([row for row in rows if row.evidence] for board in report.boards[:1] for rows in _by_dataset(board))
+    return [rows[0] for rows in found if rows]
+
+
+def _by_dataset(board: Overall) -> list[list[Row]]:
+    """The rows of each dataset, best first."""
+    found = [[s.rows[dataset] for s in board.standings if dataset in s.rows] for dataset in board.datasets]
+    return [sorted(rows, key=lambda row: -(row.mean(RANKING.field) or 0.0)) for rows in found]
 
 
 def _performance(report: ReportData) -> str:
     parts = []
     for row in _first(report):
-        if row.evidence is None:
-            continue
         text = f"{name(row.model)} on {name(row.dataset)}: {RANKING.label} {fixed(row.mean(RANKING.field))}"
-        text += f" ({span(*row.evidence.interval(RANKING))})"
+        text += f" ({span(*row.scored.interval(RANKING))})"
         if point := decided(row, report.rule):
             for what, one in (("sensitivity", point.rates.sensitivity), ("specificity", point.rates.specificity)):
                 text += f", {what} {report.rule.name} {fixed(one.value)} ({span(one.low, one.high)})"
@@ -248,12 +211,11 @@ def _calibration(report: ReportData) -> str:
 
 
 def _imbalance(report: ReportData) -> str:
-    parts = []
-    for row in _first(report):
-        if point := decided(row, report.rule):
-            parts.append(
-                f"{100 * float(point.target.mean()):.1f} % of the test images of {name(row.dataset)} are positive"
-            )
+    parts = [
+        f"{100 * float(point.target.mean()):.1f} % of the test images of {name(row.dataset)} are positive"
+        for row in _first(report)
+        if (point := decided(row, report.rule))
+    ]
     weights = _several((s.get("recipe_settings") or {}).get("class_weights", "none") for s in _specs(report))
     return f"{listed(parts)}; class weights in training: {weights}." if parts else ""
 
@@ -278,31 +240,28 @@ def _confusion(report: ReportData) -> str:
     return f"{'; '.join(parts)}. Each image's score: `predictions/`." if parts else ""
 
 
-def _licence(report: ReportData) -> str:
-    return _of_each(
-        report, lambda info: ", ".join(filter(None, (str(info.get("licence") or ""), str(info.get("source") or ""))))
-    )
-
-
-def _availability(report: ReportData) -> str:
-    return (
-        "Records (`cells/`), the scores of every validation and test image (`predictions/`), command and settings "
-        "(`run.json`); trained weights where the run kept them (`weights/`)."
-    )
-
-
 def _limitations(report: ReportData) -> str:
-    found = {
-        f["text"] for r in report.records for f in (r.get("data") or {}).get("findings", ()) if f["severity"] != "note"
-    }
-    return f"Of the data: {'; '.join(sorted(found))}." if found else ""
+    found = _findings(report, notes=False)
+    return f"Of the data: {found}." if found else ""
 
 
+MEASURES = (
+    "AUC (equal to MedMNIST's evaluator), ACC, average precision, sensitivity and specificity, ECE, Brier score, log "
+    "loss; net benefit for two classes; models compared by paired tests on the same images, corrected for the number "
+    "of comparisons (docs/methodology.md)."
+)
+AVAILABILITY = (
+    "Records (`cells/`), the scores of every validation and test image (`predictions/`), command and settings "
+    "(`run.json`); trained weights where the run kept them (`weights/`)."
+)
 ANSWERS: Mapping[str, Callable[[ReportData], str]] = {
-    "data": _data, "partitions": _partitions, "disjoint": _disjoint, "left_out": _left_out, "classes": _classes,
+    "data": lambda report: _stated(report, "modality", "source", "citation"), "partitions": _partitions,
+    "disjoint": lambda report: _findings(report, "split", "patient", "folds"),
+    "left_out": lambda report: _findings(report, "left out", "dropped", "count as", "missing"), "classes": _classes,
     "preparation": _preparation, "input": _input, "training": _training, "selection": _selection, "software": _software,
-    "weights": _weights, "measures": _measures, "uncertainty": _uncertainty, "size": _size,
+    "weights": _weights, "measures": lambda report: MEASURES, "uncertainty": _uncertainty, "size": _size,
     "performance": _performance, "threshold": _threshold, "calibration": _calibration, "imbalance": _imbalance,
-    "subgroups": _subgroups, "external": _external, "confusion": _confusion, "licence": _licence,
-    "availability": _availability, "limitations": _limitations,
+    "subgroups": _subgroups, "external": _external, "confusion": _confusion,
+    "licence": lambda report: _stated(report, "licence", "source"),
+    "availability": lambda report: AVAILABILITY, "limitations": _limitations,
 }  # fmt: skip

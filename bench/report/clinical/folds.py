@@ -7,36 +7,33 @@ from collections.abc import Sequence
 import numpy as np
 
 from bench.metrics.registry import RANKING
-from bench.report.blocks import Block, Column, Table, Text, fixed, rows_of, span
+from bench.report.blocks import MODEL, Block, Column, Table, Text
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
-from bench.stats.separation import estimates, groups_of, sample
+from bench.report.words import fixed, span
+from bench.stats.separation import estimate
 
 
 def fold_blocks(members: Sequence[Row]) -> list[Block]:
     """A line a model; nothing without folds."""
-    of = RANKING.images
     shown = [row for row in members if row.folds and row.evidence]
-    if not shown or of is None:
+    if not shown:
         return []
     folds = shown[0].folds
     label = RANKING.label
     columns = (
-        Column("model", left=True, code=True), *(Column(f"fold {i + 1}", drop=3) for i in range(folds)),
+        MODEL, *(Column(f"fold {i + 1}", drop=3) for i in range(folds)),
         Column(f"{label}, mean of folds"), Column("95 %"), Column(f"{label}, images together"),
         Column("95 % of those", drop=1),
     )  # fmt: skip
     lines = []
     for row in shown:
-        if row.evidence is None:
-            continue
         scores = [joined(own).scores for own in trainings(row)]
-        labels = row.evidence.labels
-        one = sample(of, scores, labels, [of.value(s, labels) for s in scores], row.evidence.patients)
-        (together,) = estimates([one], groups_of(of, labels))
-        values = row.evidence.samples[RANKING.name].values
+        labels = row.scored.labels
+        together = estimate(RANKING.over, scores, labels, row.scored.patients)
+        values = row.scored.samples[RANKING.name].values
         lines.append((
-            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.evidence.interval(RANKING)),
+            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.scored.interval(RANKING)),
             fixed(together.value), span(*together.interval()),
         ))  # fmt: skip
     note = (
@@ -46,4 +43,4 @@ def fold_blocks(members: Sequence[Row]) -> list[Block]:
         "network that did not see it, so scores of several networks are compared. Operating points, subgroups and "
         "shortcuts are of the images together, each at its own fold's threshold."
     )
-    return [Text(note), Table(columns, rows_of(lines))]
+    return [Text(note), Table(columns, lines)]

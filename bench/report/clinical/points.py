@@ -12,10 +12,11 @@ from bench.metrics.one_vs_rest import Array, one_vs_rest
 from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, threshold, treat_all
 from bench.metrics.registry import METRICS
 from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
-from bench.report.blocks import MISSING, Block, Column, Table, Text, fixed, known, name, rows_of, span
+from bench.report.blocks import MODEL, Block, Column, Columns, Table, Text, tabled
 from bench.report.clinical.labels import label_blocks
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import MISSING, fixed, known, name, span
 from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import Ratios, Share, TwoRates, ratios, resamples, two_rates
 
@@ -113,17 +114,26 @@ def _two_classes(shown: Sequence[Row], rule: Rule) -> list[Block]:
     share = float(found[0].target.mean()) if rule.prevalence is None else rule.prevalence
     of = f" ({positive.name})" if (positive := found[0].row.positive) else ""
     where = f"{rule.name}, images together" if found[0].row.folds else rule.name  # a Record's is of one fold
-    columns = [
-        Column("model", left=True, code=True), Column(f"sensitivity{of}", drop=2), Column(f"specificity{of}", drop=2),
-        Column("threshold", drop=3), Column(f"sensitivity {where}{of}"), Column("sens. 95 %", drop=2),
-        Column(f"specificity {where}{of}"), Column("spec. 95 %", drop=2), Column("PPV", drop=2),
-        Column("PPV 95 %", drop=4), Column("NPV", drop=2), Column("NPV 95 %", drop=4), Column("LR+", drop=3),
-        Column("LR+ 95 %", drop=5), Column("LR-", drop=3), Column("LR- 95 %", drop=5),
-    ]  # fmt: skip
-    lines = [_point_line(point, share) for point in found]
-    if rule.cost is not None:
-        columns.append(Column("expected cost"))
-        lines = [(*line, _cost(point, share, rule.cost)) for line, point in zip(lines, found, strict=True)]
+    columns: Columns[tuple[Decided, TwoRates, Ratios]] = [
+        (MODEL, lambda p: p[0].row.model),
+        (Column(f"sensitivity{of}", drop=2), lambda p: fixed(p[0].row.mean("test_sensitivity"))),
+        (Column(f"specificity{of}", drop=2), lambda p: fixed(p[0].row.mean("test_specificity"))),
+        (Column("threshold", drop=3), lambda p: fixed(p[0].threshold)),
+        (Column(f"sensitivity {where}{of}"), lambda p: fixed(p[1].sensitivity.value)),
+        (Column("sens. 95 %", drop=2), lambda p: _bounds(p[1].sensitivity)),
+        (Column(f"specificity {where}{of}"), lambda p: fixed(p[1].specificity.value)),
+        (Column("spec. 95 %", drop=2), lambda p: _bounds(p[1].specificity)),
+        (Column("PPV", drop=2), lambda p: fixed(p[2].ppv.value)),
+        (Column("PPV 95 %", drop=4), lambda p: _bounds(p[2].ppv)),
+        (Column("NPV", drop=2), lambda p: fixed(p[2].npv.value)),
+        (Column("NPV 95 %", drop=4), lambda p: _bounds(p[2].npv)),
+        (Column("LR+", drop=3), lambda p: _ratio(p[2].lr_positive)),
+        (Column("LR+ 95 %", drop=5), lambda p: _bounds(p[2].lr_positive, 2)),
+        (Column("LR-", drop=3), lambda p: _ratio(p[2].lr_negative)),
+        (Column("LR- 95 %", drop=5), lambda p: _bounds(p[2].lr_negative, 2)),
+    ]
+    if (price := rule.cost) is not None:
+        columns.append((Column("expected cost"), lambda p: _cost(p[1], share, price)))
     evidence = found[0].row.evidence
     by = "patients" if evidence and evidence.patients is not None else "images"
     of_whom = "that of the test images" if rule.prevalence is None else "as asked"
@@ -133,30 +143,19 @@ def _two_classes(shown: Sequence[Row], rule: Rule) -> list[Block]:
         f"{rule.name[0].upper()}{rule.name[1:]}: {rule.said}, reported on test; 95 % by Wilson, over {by}. "
         f"Predictive values and net benefit at a prevalence of {100 * share:.3g} % ({of_whom}).{cost}"
     )
-    table = Table(tuple(columns), rows_of(lines)).without_empty()
+    table = tabled(columns, [(point, point.rates, ratios(point.rates, share)) for point in found])
     return [Text(note.strip()), table, *_decision_curve(found, share)]
 
 
-def _point_line(point: Decided, share: float) -> tuple[str, ...]:
-    row, rates = point.row, point.rates
-    found: Ratios = ratios(rates, share)
-    cells = [
-        row.model, fixed(row.mean("test_sensitivity")), fixed(row.mean("test_specificity")), fixed(point.threshold),
-    ]  # fmt: skip
-    for one, digits in (
-        (rates.sensitivity, 3), (rates.specificity, 3), (found.ppv, 3), (found.npv, 3), (found.lr_positive, 2),
-        (found.lr_negative, 2),
-    ):  # fmt: skip
-        cells += [_share(one, digits), span(one.low, one.high, digits)]
-    return tuple(cells)
+def _bounds(one: Share, digits: int = 3) -> str:
+    return span(one.low, one.high, digits)
 
 
-def _share(one: Share, digits: int) -> str:
-    return "∞" if one.value == float("inf") else fixed(one.value, digits)
+def _ratio(one: Share) -> str:
+    return "∞" if one.value == float("inf") else fixed(one.value, 2)
 
 
-def _cost(point: Decided, share: float, cost: float) -> str:
-    rates = point.rates
+def _cost(rates: TwoRates, share: float, cost: float) -> str:
     return fixed(float(expected_cost(rates.sensitivity.value, rates.specificity.value, share, cost)))
 
 
@@ -171,7 +170,7 @@ def _decision_curve(found: Sequence[Decided], share: float) -> list[Block]:
         "Net benefit (decision curve): treating whom the model gives this chance or more, in true positives a patient, "
         f"less the false ones at the odds of that chance; most over these chances: {name(most)}"
     )
-    return [Text(f"{line}."), Table(columns, rows_of(lines))]
+    return [Text(f"{line}."), Table(columns, lines)]
 
 
 def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] | None:
@@ -191,7 +190,7 @@ def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] |
 
 def _macro(shown: Sequence[Row]) -> list[Block]:
     columns = (
-        Column("model", left=True, code=True), Column("macro sensitivity at Youden"),
+        MODEL, Column("macro sensitivity at Youden"),
         Column("macro specificity at Youden"),
     )  # fmt: skip
     fields = ("test_sensitivity_youden_macro", "test_specificity_youden_macro")
@@ -200,17 +199,17 @@ def _macro(shown: Sequence[Row]) -> list[Block]:
         f"At Youden: {YOUDEN.said}, reported on test. Macro: the mean over the classes, each one against the rest at "
         "its own threshold."
     )
-    return [Text(note), Table(columns, rows_of(lines))]
+    return [Text(note), Table(columns, lines)]
 
 
 def _calibration(shown: Sequence[Row]) -> Table:
     fields = ("test_ece", "test_ece_scaled", "test_brier", "test_brier_scaled", "temperature")
     columns = (
-        Column("model", left=True, code=True), Column("ECE"), Column("ECE scaled", drop=1), Column("Brier", drop=1),
+        MODEL, Column("ECE"), Column("ECE scaled", drop=1), Column("Brier", drop=1),
         Column("Brier scaled", drop=1), Column("temperature", drop=2),
     )  # fmt: skip
     lines = [(row.model, *(fixed(row.mean(f), 2 if f == "temperature" else 3) for f in fields)) for row in shown]
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()
 
 
 Resampled = Callable[[Array, Array, Array], Array]
@@ -228,7 +227,7 @@ def _with_intervals(shown: Sequence[Row]) -> list[Block]:
     if any(row.mean("test_qwk") is not None for row in shown):
         asked.append(("qwk", "quadratic kappa", quadratic_kappa))
     weights = resamples(first.labels, first.patients, seed_of_test_set(shown[0].dataset, first.labels))
-    columns = [Column("model", left=True, code=True)]
+    columns = [MODEL]
     for _, label, _ in asked:
         columns += [Column(label), Column(f"{label} 95 %")]
     lines = []
@@ -240,7 +239,7 @@ def _with_intervals(shown: Sequence[Row]) -> list[Block]:
             line += [fixed(row.mean(f"test_{field}")), span(*interval(samples))]
         lines.append(line)
     by = "images" if first.patients is None else "patients"
-    return [Text(f"95 % intervals over {weights.shape[1]:,} resamples of {by}:"), Table(tuple(columns), rows_of(lines))]
+    return [Text(f"95 % intervals over {weights.shape[1]:,} resamples of {by}:"), Table(columns, lines)]
 
 
 def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
@@ -249,21 +248,21 @@ def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
     if len(names) != len(first.positives):
         names = tuple(map(str, range(len(first.positives))))
     heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
-    columns = (Column("model", left=True, code=True), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
+    columns = (MODEL, *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
     lines = []
     for row in shown:
         pairs = zip(over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity"), strict=True)
         cells = [f"{fixed(float(a), 2)} / {fixed(float(b), 2)}" if known(float(a)) else MISSING for a, b in pairs]
         lines.append((row.model, *cells, *[MISSING] * (classes - len(cells))))
-    return [Text("Sensitivity / specificity of each class:"), Table(columns, rows_of(lines))]
+    return [Text("Sensitivity / specificity of each class:"), Table(columns, lines)]
 
 
 def _stored_calibration(members: Sequence[Row]) -> Table:
     """What the records alone say, where the scores are not at hand."""
-    columns = (Column("model", left=True, code=True), Column("ECE"), Column("Brier", drop=1))
+    columns = (MODEL, Column("ECE"), Column("Brier", drop=1))
     lines = [
         (row.model, fixed(row.mean(METRICS["ece"].field)), fixed(row.mean(METRICS["brier"].field)))
         for row in members
         if row.ok
     ]
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()

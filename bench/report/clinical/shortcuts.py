@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
-from bench.report.blocks import Block, Column, Table, Text, fixed, listed, name, rows_of
+from bench.report.blocks import Block, Column, Columns, Text, tabled
 from bench.report.clinical.groups import MOST_VALUES, numbers
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
+from bench.report.words import fixed, listed, name
 
 LEAST = 5  # images on either side of a comparison
 SAME = 0.999  # an AUC above this: the label once more, by another name
@@ -120,21 +121,20 @@ def shortcut_blocks(members: Sequence[Row]) -> list[Block]:
     found = shortcuts(row) if row else []
     if row is None or not found:
         return []
-    columns = (
-        Column("column", left=True, code=True), Column("told by the score", left=True, drop=2),
-        Column("label by the column"), Column("column by the score, within a class"), Column("label by the score"),
-        Column("label by the score, within the column"),
-    )  # fmt: skip
-    lines = [
-        (s.column, s.value or "upper half", fixed(s.alone), fixed(s.learned), fixed(s.label), fixed(s.within))
-        for s in found
+    columns: Columns[Shortcut] = [
+        (Column("column", left=True, code=True), lambda s: s.column),
+        (Column("told by the score", left=True, drop=2), lambda s: s.value or "upper half"),
+        (Column("label by the column"), lambda s: fixed(s.alone)),
+        (Column("column by the score, within a class"), lambda s: fixed(s.learned)),
+        (Column("label by the score"), lambda s: fixed(s.label)),
+        (Column("label by the score, within the column"), lambda s: fixed(s.within)),
     ]
     note = (
         f"Shortcuts (AUCs on the test images, {name(row.model)}): how well each column of the table tells the label by "
         "itself, how well the score tells the column among images of one class, and the label among images of one "
         "value. Numbers are halved at their median."
     )
-    return [Text(note), Table(columns, rows_of(lines))]
+    return [Text(note), tabled(columns, found)]
 
 
 def shortcut_warnings(rows: Iterable[Row]) -> list[str]:

@@ -42,8 +42,7 @@ class Scores:
 
     def probabilities(self) -> Array:
         """(n, C) float64."""
-        found: Array = 1 / (1 + np.exp(-self.log_odds.astype(np.float64)))
-        return found
+        return 1 / (1 + np.exp(-self.log_odds.astype(np.float64)))
 
 
 def pack_scores(dataset: str, scores: Array, labels: Array, max_images: int = MAX_IMAGES) -> Scores:

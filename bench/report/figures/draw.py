@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import textwrap
 import warnings
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING, Any
 
@@ -67,49 +67,7 @@ class Curve:
 
 
 @dataclass(frozen=True, slots=True)
-class Panel:
-    """A confusion matrix (``counts``, truth by row) or reliability curves (bins of each seed, before and after)."""
-
-    title: str
-    counts: list[list[int]] = field(default_factory=list)
-    bins: list[list[list[float]]] = field(default_factory=list)
-    scaled: list[list[list[float]]] = field(default_factory=list)
-    number: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Scatter:
-    """Points with the front (indices)."""
-
-    title: str
-    note: str
-    x: Axis
-    y: Axis
-    points: list[Point]
-    front: list[int]
-
-
-@dataclass(frozen=True, slots=True)
-class Lines:
-    """Panels of lines side by side."""
-
-    title: str
-    note: str
-    axes: list[tuple[Axis, Axis]]
-    panels: list[list[Curve]]
-
-
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Small panels in rows."""
-
-    title: str
-    panels: list[Panel]
-    note: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Rank:
     """A model's rank, the range it can have, and its tie groups as letters."""
 
     label: str
@@ -120,17 +78,11 @@ class Bar:
     groups: str
 
 
-@dataclass(frozen=True, slots=True)
-class Bars:
-    """Ranks, one line a model, the best on top."""
-
-    title: str
-    note: str
-    axis: str
-    bars: list[Bar]
+Panel = tuple[str, Callable[["Axes"], None]]  # its title, and what draws it
+Seeds = Sequence[Sequence[Sequence[float]]]  # of each seed its bins: confidence, share that is right, number
 
 
-def render(figure: Scatter | Lines | Grid | Bars) -> dict[str, bytes]:
+def render(draw: Callable[[Figure], None]) -> dict[str, bytes]:
     """Draw a figure; return its files by suffix, ``png`` and ``svg``. Equal figures give equal bytes."""
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -140,14 +92,7 @@ def render(figure: Scatter | Lines | Grid | Bars) -> dict[str, bytes]:
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")  # a name in any script still gets drawn
         canvas = Figure(layout="constrained")
         FigureCanvasAgg(canvas)
-        if isinstance(figure, Scatter):
-            _scatter(canvas, figure)
-        elif isinstance(figure, Lines):
-            _lines(canvas, figure)
-        elif isinstance(figure, Bars):
-            _bars(canvas, figure)
-        else:
-            _grid(canvas, figure)
+        draw(canvas)
         png, svg = io.BytesIO(), io.BytesIO()
         canvas.savefig(png, format="png", dpi=DPI, metadata={"Software": None})
         canvas.set_layout_engine("none")  # it stays where it is: finding the layout takes half of the time
@@ -173,24 +118,27 @@ def _set_up(axes: Axes, x: Axis, y: Axis) -> None:
     axes.set_ylabel(y.title)
 
 
-def _scatter(canvas: Figure, figure: Scatter) -> None:
+def scatter(
+    canvas: Figure, *, title: str, note: str, x: Axis, y: Axis, points: Sequence[Point], front: Sequence[int]
+) -> None:
+    """Points with the front (indices)."""
     canvas.set_size_inches(7.2, 4.8)
     axes = canvas.subplots()
-    _set_up(axes, figure.x, figure.y)
-    if len(figure.front) > 1:
-        front = [figure.points[i] for i in figure.front]
-        falling = front[-1].y < front[0].y
-        axes.step([p.x for p in front], [p.y for p in front], where="pre" if falling else "post", color=SOFT,
+    _set_up(axes, x, y)
+    if len(front) > 1:
+        edge = [points[i] for i in front]
+        falling = edge[-1].y < edge[0].y
+        axes.step([p.x for p in edge], [p.y for p in edge], where="pre" if falling else "post", color=SOFT,
                   linestyle="--", linewidth=1.2, zorder=1)  # fmt: skip
-    for p in figure.points:
+    for p in points:
         colour = COLOURS[p.number % len(COLOURS)]
         if p.low is not None and p.high is not None:
             axes.plot([p.x, p.x], [p.low, p.high], color=colour, alpha=0.4, linewidth=1.2, zorder=2)
         axes.plot(p.x, p.y, MARKERS[p.number % len(MARKERS)], color=colour, markersize=7, zorder=3)
     axes.margins(0.1, 0.08)
-    axes.set_title(figure.title, loc="left")
-    _note(canvas, figure.note)
-    _label_points(canvas, axes, figure.points)
+    axes.set_title(title, loc="left")
+    _note(canvas, note)
+    _label_points(canvas, axes, points)
 
 
 def _note(canvas: Figure, text: str) -> None:
@@ -225,22 +173,25 @@ def _meet(a: Sequence[float], b: Sequence[float]) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _lines(canvas: Figure, figure: Lines) -> None:
-    names = max(sum(bool(curve.label) for curve in panel) for panel in figure.panels)
-    canvas.set_size_inches(1.2 + 6.2 * len(figure.panels), max(4.2, min(10.0, 1.2 + 0.15 * names)))
-    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
-    _note(canvas, figure.note)
-    several = canvas.subplots(1, len(figure.panels), squeeze=False)[0]
-    for axes, (x, y), panel in zip(several, figure.axes, figure.panels, strict=True):
-        _set_up(axes, x, y)
+def lines(
+    canvas: Figure, *, title: str, note: str, axes: Sequence[tuple[Axis, Axis]], panels: Sequence[Sequence[Curve]]
+) -> None:
+    """Panels of lines side by side."""
+    names = max(sum(bool(curve.label) for curve in panel) for panel in panels)
+    canvas.set_size_inches(1.2 + 6.2 * len(panels), max(4.2, min(10.0, 1.2 + 0.15 * names)))
+    canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
+    _note(canvas, note)
+    several = canvas.subplots(1, len(panels), squeeze=False)[0]
+    for ax, (x, y), panel in zip(several, axes, panels, strict=True):
+        _set_up(ax, x, y)
         for curve in panel:
             xs, ys = zip(*curve.points, strict=True)
             n = curve.number
             dots = {"marker": MARKERS[n % len(MARKERS)], "markersize": 4} if len(xs) <= 12 else {}
-            axes.plot(xs, ys, color=COLOURS[n % len(COLOURS)], linestyle=DASHES[n % len(DASHES)], **dots)
+            ax.plot(xs, ys, color=COLOURS[n % len(COLOURS)], linestyle=DASHES[n % len(DASHES)], **dots)
     canvas.draw_without_rendering()
-    for axes, panel in zip(several, figure.panels, strict=True):
-        _label_ends(axes, [curve for curve in panel if curve.label])
+    for ax, panel in zip(several, panels, strict=True):
+        _label_ends(ax, [curve for curve in panel if curve.label])
 
 
 def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
@@ -265,43 +216,43 @@ def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
         )  # fmt: skip
 
 
-def _bars(canvas: Figure, figure: Bars) -> None:
+def bars(canvas: Figure, *, title: str, note: str, axis: str, ranks: Sequence[Rank]) -> None:
+    """Ranks, one line a model, the best on top."""
     from matplotlib.ticker import MaxNLocator
 
-    canvas.set_size_inches(7.2, 1.3 + 0.21 * len(figure.bars))
+    canvas.set_size_inches(7.2, 1.3 + 0.21 * len(ranks))
     axes = canvas.subplots()
-    for y, bar in enumerate(figure.bars):
+    for y, bar in enumerate(ranks):
         colour = COLOURS[bar.number % len(COLOURS)]
         axes.plot([bar.low, bar.high], [y, y], color=colour, alpha=0.5, linewidth=3, solid_capstyle="butt")
         axes.plot(bar.x, y, MARKERS[bar.number % len(MARKERS)], color=colour, markersize=6)
         axes.annotate(bar.groups, (1.01, y), xycoords=("axes fraction", "data"), va="center", fontsize=8)
-    axes.set_yticks(range(len(figure.bars)), [bar.label for bar in figure.bars], fontsize=8)
-    axes.set_ylim(len(figure.bars) - 0.4, -0.6)
+    axes.set_yticks(range(len(ranks)), [bar.label for bar in ranks], fontsize=8)
+    axes.set_ylim(len(ranks) - 0.4, -0.6)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(axis="y", visible=False)
-    axes.set_xlabel(f"{figure.axis} (letters: tie groups)")
-    axes.set_title(figure.title, loc="left")
-    _note(canvas, figure.note)
+    axes.set_xlabel(f"{axis} (letters: tie groups)")
+    axes.set_title(title, loc="left")
+    _note(canvas, note)
 
 
-def _grid(canvas: Figure, figure: Grid) -> None:
-    across = min(4, len(figure.panels))
-    down = ceil(len(figure.panels) / across)
+def grid(canvas: Figure, *, title: str, panels: Sequence[Panel], note: str = "") -> None:
+    """Small panels in rows."""
+    across = min(4, len(panels))
+    down = ceil(len(panels) / across)
     canvas.set_size_inches(max(2.5 * across, 4.5), 2.6 * down + 0.4)
-    canvas.suptitle(figure.title, x=0.01, ha="left", fontsize=10)
-    _note(canvas, figure.note)
+    canvas.suptitle(title, x=0.01, ha="left", fontsize=10)
+    _note(canvas, note)
     several = canvas.subplots(down, across, squeeze=False).ravel()
-    for axes, panel in zip(several, figure.panels, strict=False):
-        axes.set_title(panel.title, fontsize=8)
-        if panel.counts:
-            _confusion(axes, panel.counts)
-        else:
-            _reliability(axes, panel)
-    for axes in several[len(figure.panels) :]:
+    for axes, (name, draw) in zip(several, panels, strict=False):
+        axes.set_title(name, fontsize=8)
+        draw(axes)
+    for axes in several[len(panels) :]:
         axes.set_visible(False)
 
 
-def _confusion(axes: Axes, counts: list[list[int]]) -> None:
+def confusion(axes: Axes, *, counts: list[list[int]]) -> None:
+    """A confusion matrix, truth by row."""
     share = [[n / max(sum(line), 1) for n in line] for line in counts]
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.grid(False)
@@ -316,13 +267,14 @@ def _confusion(axes: Axes, counts: list[list[int]]) -> None:
                       color="white" if share[i][j] > 0.55 else "#1b1f24")  # fmt: skip
 
 
-def _reliability(axes: Axes, panel: Panel) -> None:
+def reliability(axes: Axes, *, bins: Seeds, scaled: Seeds, number: int) -> None:
+    """Reliability curves: the bins of each seed, before and after temperature scaling."""
     axes.plot([0, 1], [0, 1], color=SOFT, linestyle="--", linewidth=1)
-    n = panel.number
-    for bins in panel.bins:
-        axes.plot([b[0] for b in bins], [b[1] for b in bins], color=COLOURS[n % len(COLOURS)], marker="o", markersize=3)
-    for bins in panel.scaled:
-        axes.plot([b[0] for b in bins], [b[1] for b in bins], ":", color=COLOURS[n % len(COLOURS)], linewidth=1)
+    colour = COLOURS[number % len(COLOURS)]
+    for own in bins:
+        axes.plot([b[0] for b in own], [b[1] for b in own], color=colour, marker="o", markersize=3)
+    for own in scaled:
+        axes.plot([b[0] for b in own], [b[1] for b in own], ":", color=colour, linewidth=1)
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
     axes.set_aspect("equal")

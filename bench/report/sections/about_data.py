@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from bench.record.types import Record, RunInfo, Spec
-from bench.report.blocks import Block, Bullets, Details, Section, Text, counted, name, natural
+from bench.report.blocks import Block, Bullets, Details, Section, Text
+from bench.report.words import counted, name, natural
 
 MAX_WARNINGS = 4  # of a dataset at the top of a board
 MAX_SHOWN = 110  # characters of the first known issue that stand on the folded line

@@ -4,38 +4,33 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench.metrics.registry import RANKING, TESTED
 from bench.record.types import Record
-from bench.report.blocks import (
+from bench.report.blocks import MODEL, Block, Column, Columns, Section, Table, Text, tabled
+from bench.report.rows import Code, Row
+from bench.report.standings import Overall
+from bench.report.words import (
     MISSING,
-    MODEL,
-    Block,
-    Column,
-    Section,
-    Table,
-    Text,
     counted,
     fixed,
+    grouped,
     known,
     listed,
     name,
     natural,
     p_text,
-    rows_of,
     signed,
     significant,
     span,
 )
-from bench.report.rows import Code, Row
-from bench.report.standings import Overall
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
-from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
+from bench.stats.separation import compared, mean_contrast
 
 _MATCHED = re.compile(r"_[a-z]+_twin$")
 
@@ -57,14 +52,10 @@ def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
     gaps = [x - y for x, y in values if x is not None and y is not None]
     if not gaps or len(gaps) < len(pairs):
         return None
-    found: list[Contrast] = []
-    over = RANKING.images
-    for a, b in pairs:
-        if over is None or a.evidence is None or b.evidence is None or a.evidence.test_set != b.evidence.test_set:
-            return Difference(float(np.mean(gaps)))
-        found.append(
-            contrast([e.samples[RANKING.name] for e in (a.evidence, b.evidence)], groups_of(over, a.evidence.labels))
-        )
+    if any(not a.evidence or not b.evidence or a.evidence.test_set != b.evidence.test_set for a, b in pairs):
+        return Difference(float(np.mean(gaps)))
+    evidence = [(a.scored, b.scored) for a, b in pairs]
+    found = [compared(RANKING.over, [e.samples[RANKING.name] for e in both], both[0].labels)[0] for both in evidence]
     both = mean_contrast(found)
     value, half = float(both.difference[0, 1]), float(both.half_width()[0, 1])
     return Difference(value, value - half, value + half, float(both.p_values()[0, 1]), both.retrained)
@@ -123,20 +114,26 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
     if not found:
         return None
     codes = {s.model: s.code for s in board.standings}
-    lines = []
-    for one in found:
-        own, other = (cost.get(codes[model], {}) for model in (one.model, one.parent))
-        lines.append((
-            one.model, one.parent, str(one.datasets), signed(one.gap.value), span(one.gap.low, one.gap.high),
-            p_text(one.p), verdict(one.gap, one.p),
-            *(_ratio(own, other, key) for key in ("params", "macs_g", "throughput")),
-        ))  # fmt: skip
-    columns = (
-        Column("variant", left=True, code=True), Column("parent", left=True, code=True, drop=5),
-        Column("datasets", drop=6), Column(f"{RANKING.label} difference"), Column("95 %", drop=1),
-        Column("p (Holm)", drop=3), Column("significantly", left=True, drop=1), Column("params ×", drop=4),
-        Column("MACs ×", drop=3), Column("images/s ×", drop=2),
-    )  # fmt: skip
+
+    def times(key: str) -> Callable[[Ablation], str]:
+        def show(one: Ablation) -> str:
+            own, other = (cost.get(codes[model], {}).get(key) for model in (one.model, one.parent))
+            return significant(own / other) if own and other else MISSING
+
+        return show
+
+    columns: Columns[Ablation] = [
+        (Column("variant", left=True, code=True), lambda one: one.model),
+        (Column("parent", left=True, code=True, drop=5), lambda one: one.parent),
+        (Column("datasets", drop=6), lambda one: str(one.datasets)),
+        (Column(f"{RANKING.label} difference"), lambda one: signed(one.gap.value)),
+        (Column("95 %", drop=1), lambda one: span(one.gap.low, one.gap.high)),
+        (Column("p (Holm)", drop=3), lambda one: p_text(one.p)),
+        (Column("significantly", left=True, drop=1), lambda one: verdict(one.gap, one.p)),
+        (Column("params ×", drop=4), times("params")),
+        (Column("MACs ×", drop=3), times("macs_g")),
+        (Column("images/s ×", drop=2), times("throughput")),
+    ]
     once = "; single seeds among them, so of the trained networks only"
     again = " and over seeds" if all(one.gap.retrained for one in found) else once
     text = (
@@ -144,7 +141,7 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
         f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
         "each difference is uncorrected."
     )
-    blocks: list[Block] = [Text(text), Table(columns, rows_of(lines)).without_empty()]
+    blocks: list[Block] = [Text(text), tabled(columns, found)]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
@@ -153,11 +150,6 @@ def verdict(gap: Difference, p: float) -> str:
     if not known(float(p)):
         return MISSING
     return "no" if p >= ALPHA else "better" if gap.value > 0 else "worse"
-
-
-def _ratio(own: Mapping[str, float | None], other: Mapping[str, float | None], key: str) -> str:
-    a, b = own.get(key), other.get(key)
-    return significant(a / b) if a and b else MISSING
 
 
 # --- resolutions -----------------------------------------------------------------------------------------------
@@ -201,7 +193,7 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
         lines.append(
             (model, *(RANKING.shown(own[p].mean(RANKING.field)) if p in own else MISSING for p in fed), *change)
         )
-    return Table(columns, rows_of(lines)).without_empty()
+    return Table(columns, lines).without_empty()
 
 
 # --- transfer --------------------------------------------------------------------------------------------------
@@ -209,20 +201,14 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
 
 def transfer_section(records: Iterable[Record]) -> Section | None:
     """Models tested on another dataset than they were trained on, and what that costs; None without such records."""
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "transfer" and record["status"] == "ok":
-            spec = record["spec"]
-            fed = f"{spec.get('resolution', '')} px"
-            groups[
-                str(spec["source"]), str(spec["dataset"]), str(spec.get("recipe", "")), fed, str(spec["model"])
-            ].append(record)
-    if not groups:
+    moved = [r for r in records if r["kind"] == "transfer" and r["status"] == "ok"]
+    if not moved:
         return None
+    names = ("source", "dataset", "recipe", "resolution", "model")
+    groups = grouped(moved, lambda record: tuple(str(record["spec"].get(n, "")) for n in names))
     lines, shared = [], set()
-    for (source, target, recipe, fed, model), members in sorted(
-        groups.items(), key=lambda g: [natural(t) for t in g[0]]
-    ):
+    for key, members in sorted(groups.items(), key=lambda g: [natural(t) for t in g[0]]):
+        source, target, recipe, resolution, model = key
         drops = [d for r in members if (d := _drop(r)) is not None]
         spread = fixed(float(np.std(drops, ddof=1))) if len(drops) > 1 else MISSING
         if any(r["spec"].get("shares_patients") for r in members):
@@ -233,7 +219,8 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
         change = signed(-float(np.mean(drops)) if drops else None)
         pairs = [cell for both in zip(ours[1:], theirs[1:], strict=True) for cell in both]
         lines.append((
-            model, f"{source} → {target}", fed, recipe, ours[0], theirs[0], change, spread, *pairs, str(len(members)),
+            model, f"{source} → {target}", f"{resolution} px", recipe, ours[0], theirs[0], change, spread, *pairs,
+            str(len(members)),
         ))  # fmt: skip
     columns = (
         MODEL, Column("trained → tested on", left=True), Column("fed", drop=5),
@@ -252,7 +239,7 @@ def transfer_section(records: Iterable[Record]) -> Section | None:
     )
     if shared:
         text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
-    return Section("Transfer", [Text(text), Table(columns, rows_of(lines)).without_empty()])
+    return Section("Transfer", [Text(text), Table(columns, lines).without_empty()])
 
 
 def _over_seeds(members: Iterable[Record], metric: str) -> float | None:

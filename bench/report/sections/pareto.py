@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bench.report.blocks import listed, name
 from bench.report.rows import Code
 from bench.report.standings import Overall
+from bench.report.words import listed, name
 
 # of ``cost_beside``: key, name, more is better
 COSTS = (

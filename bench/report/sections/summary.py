@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import counted, listed, name, natural, significant
 from bench.report.noise import noise_floor
 from bench.report.rows import Row
 from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
+from bench.report.words import counted, grouped, listed, name, natural, percent, significant, some
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
@@ -55,7 +55,7 @@ def _leader(board: Overall, protocols: int) -> str:
     more = f" {counted(protocols - 1, 'more protocol')} below." if protocols > 1 else ""
     where = f" at {board.protocol.pixels}, {board.protocol.training}" if protocols > 1 else ""
     level = [s.model for s in others if s.score == first.score]
-    shared = f", shared with {listed(_named(level))}" if level else ""
+    shared = f", shared with {listed(some([name(m) for m in level], MAX_NAMED))}" if level else ""
     follows = f"; next {name(others[0].model)}, {board.metric.shown(others[0].score)}" if others and not level else ""
     best = f"{over} {board.metric.shown(first.score)}{follows}"
     if not others:
@@ -67,11 +67,6 @@ def _leader(board: Overall, protocols: int) -> str:
     lead = f"significantly better than {than}" if beaten else "but not significantly"
     lead = lead if test else "not tested for significance (no saved scores)"
     return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
-
-
-def _named(models: Sequence[str]) -> list[str]:
-    shown = [name(m) for m in models[:MAX_NAMED]]
-    return [*shown, f"{len(models) - MAX_NAMED} more"] if len(models) > MAX_NAMED else shown
 
 
 def _significance(board: Overall) -> str:
@@ -110,12 +105,13 @@ def _chance(rows: Iterable[Row]) -> str:
 
 def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
     """Who is fast and how time grows, a line for each machine; a GPU before a CPU."""
-    machines: dict[tuple[bool, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "efficiency":
-            spec = record["spec"]
-            device, hardware = str(spec.get("device") or ""), str(spec.get("hardware") or "")
-            machines[not device.startswith("cuda"), hardware, device].append(record)
+    timed = [r for r in records if r["kind"] == "efficiency"]
+
+    def machine(record: Record) -> tuple[bool, str, str]:
+        device, hardware = (str(record["spec"].get(name) or "") for name in ("device", "hardware"))
+        return not device.startswith("cuda"), hardware, device
+
+    machines = grouped(timed, machine)
     said = (" ".join(filter(None, (_speed(of, shown), _overtaking(of)))) for _, of in sorted(machines.items()))
     lines = [line for line in said if line]
     if len(lines) > MAX_MACHINES:
@@ -156,13 +152,11 @@ def within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -
     """Whom the noise could have put behind the fastest."""
     if floor is None:
         return ""
-    percent = f"{significant(100 * floor, 2)} %"
     near = sorted((m for m in speeds if m != first and speeds[first] / speeds[m] - 1 < floor), key=lambda m: -speeds[m])
     if not near:
-        return f"; the noise floor is {percent}"
-    shown = [f"{name(m)} ({significant(speeds[m])})" for m in near[:MAX_NAMED]]
-    shown += [f"{len(near) - MAX_NAMED} more"] if len(near) > MAX_NAMED else []
-    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent}"
+        return f"; the noise floor is {percent(floor)}"
+    shown = some([f"{name(m)} ({significant(speeds[m])})" for m in near], MAX_NAMED)
+    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent(floor)}"
 
 
 def _gaps(records: Sequence[Record]) -> str:
@@ -197,22 +191,12 @@ def incomplete(run_info: RunInfo, records: Iterable[Record], keys: Collection[st
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
-    if not skipped:
-        return ""
-    return f"Left out because their files are missing or damaged: {listed(_named([d for d, _ in skipped]))}."
+    named = listed(some([name(dataset) for dataset, _ in skipped], MAX_NAMED))
+    return f"Left out because their files are missing or damaged: {named}." if skipped else ""
 
 
 def skipped_datasets(run_info: RunInfo) -> list[tuple[str, str]]:
-    """Datasets left out of the sweep, each with its reason; entries are ``name: reason`` or mappings."""
-    found = []
-    for entry in run_info.get("skipped") or ():
-        if isinstance(entry, Mapping):
-            text = str(entry.get("dataset") or entry.get("name") or "?")
-            size = f" at size {entry['size']}" if entry.get("size") else ""
-            found.append((text + size, str(entry.get("reason") or "")))
-        elif isinstance(entry, (list, tuple)) and entry:
-            found.append((str(entry[0]), " ".join(map(str, entry[1:]))))
-        else:  # "breastmnist at 28 pixels: FILE is missing"
-            text, _, reason = str(entry).partition(": ")
-            found.append((text, reason))
-    return sorted(set(found), key=lambda pair: (natural(pair[0]), pair[1]))
+    """Datasets left out of the sweep, each with its reason."""
+    # "breastmnist at 28 pixels: FILE is missing"
+    found = {str(entry).partition(": ")[::2] for entry in run_info.get("skipped") or ()}
+    return sorted(found, key=lambda pair: (natural(pair[0]), pair[1]))

@@ -5,18 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from bench.metrics.registry import TESTED
 from bench.record.paths import require_run
 from bench.record.store import StoreError, atomic_write, plain
-from bench.record.types import Fields, Record, Spec
-from bench.report.blocks import known
-from bench.report.rows import Row, read_run_directory, unique
+from bench.record.types import Fields, Record
+from bench.report.rows import Row, flattened, read_run_directory, unique
 from bench.report.settings import setting
 from bench.report.standings import Overall
+from bench.report.words import known
 
 # Bounds come from resampling: further digits would only record the arithmetic of one machine.
 _BOUND_DECIMALS = 6
@@ -41,7 +40,7 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
             "recipe_variant": row.protocol.variant,
             "epochs": row.protocol.epochs,
             "precision": row.protocol.precision,
-            "status": _statuses(row),
+            "status": " ".join(sorted({r["status"] for r in [*row.ok, *row.other]})),
             "reason": "; ".join(sorted({str(r["reason"]) for r in row.other if r["reason"]})),
             "seeds": row.seeds,
             "folds": row.folds or None,
@@ -59,10 +58,6 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
         line["keys"] = " ".join(sorted(r["key"] for r in [*row.ok, *row.other]))
         lines.append(line)
     return _write(lines, ["model", "dataset", "status"])
-
-
-def _statuses(row: Row) -> str:
-    return " ".join(sorted({r["status"] for r in [*row.ok, *row.other]}))
 
 
 def _evidence(row: Row) -> dict[str, float | None]:
@@ -172,25 +167,12 @@ def flat(record: Record) -> Fields:
 
     Of two equal names the metric's is prefixed ``metric_``, as :func:`bench.record.store.flatten` does.
     """
-    row: Fields = {name: record[name] for name in ("key", "kind", "status", "reason")}
-    _flatten(row, record["spec"], "")
-    metrics: Fields = {}
-    _flatten(metrics, record["metrics"], "")
-    row.update({f"metric_{name}" if name in row else name: value for name, value in metrics.items()})
-    _flatten(row, record["environment"] or {}, "environment.")
-    _flatten(row, record.get("timings") or {}, "timings.")
-    return row
+    row = {name: record[name] for name in ("key", "kind", "status", "reason")} | flattened(record["spec"])
+    row |= {f"metric_{k}" if k in row else k: v for k, v in flattened(record["metrics"]).items()}
+    return row | flattened({"environment": record["environment"] or {}, "timings": record.get("timings") or {}})
 
 
-def _flatten(row: Fields, fields: Spec, prefix: str) -> None:
-    for name, value in fields.items():
-        if isinstance(value, Mapping):
-            _flatten(row, value, f"{prefix}{name}.")
-        else:
-            row[f"{prefix}{name}"] = value
-
-
-def _simple(value: Any) -> Any:
+def _simple(value: object) -> object:
     """A list as JSON, since a table's field holds one value."""
     return json.dumps(plain(value), ensure_ascii=False) if isinstance(value, list) else value
 
@@ -206,7 +188,7 @@ def _parquet(rows: Sequence[Fields], names: Sequence[str], target: Path) -> byte
         values = [_simple(row.get(name)) for row in rows]
         kinds = {type(value) for value in values if value is not None}
         if kinds == {int, float}:
-            values = [None if value is None else float(value) for value in values]
+            values = [float(value) if isinstance(value, (int, float)) else None for value in values]
         elif len(kinds) > 1:  # a field that is a number here and text there
             values = [None if value is None else str(value) for value in values]
         columns[name] = pa.array(values) if kinds else pa.nulls(len(values), pa.string())

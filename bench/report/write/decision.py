@@ -8,29 +8,15 @@ from __future__ import annotations
 
 import html
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.metrics.registry import METRICS
 from bench.record.paths import predictions_path
-from bench.report.blocks import (
-    MISSING,
-    Column,
-    Section,
-    Table,
-    Text,
-    counted,
-    fixed,
-    known,
-    listed,
-    name,
-    rows_of,
-    significant,
-    span,
-)
+from bench.record.types import Fields
+from bench.report.blocks import Column, Section, Table, Text
 from bench.report.recommend import (
     COSTS,
     LATENCY,
@@ -48,10 +34,11 @@ from bench.report.report import ReportData
 from bench.report.rows import Row
 from bench.report.sections.summary import headline, incomplete
 from bench.report.standings import Overall
+from bench.report.words import MISSING, counted, fixed, known, listed, name, significant, span
 from bench.stats.leader import selected_leader
 from bench.stats.ranking import ALPHA
 
-Document = dict[str, Any]
+Document = Fields
 MAX_MODELS = 200  # of more the page holds no p values, and so no sliders
 EXAMPLES = 3  # right answers, and as many wrong ones
 MEMORY = next(cost for cost in COSTS if cost.key == "memory_mib")
@@ -121,19 +108,19 @@ def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:
         protocol = f"{board.protocol.pixels}, {board.protocol.training}, {board.trained}"
     else:
         data, protocol = "none", ""
-    machines: dict[str, None] = {}
-    for kind in ("accuracy", "efficiency"):
-        for record in report.records:
-            if record["kind"] == kind and record["status"] != "unsupported":
-                where = str(record["spec"].get("hardware") or record["environment"].get("hardware") or "")
-                machines[where or str(record["environment"].get("device") or "")] = None
+    ran = [r for kind in ("accuracy", "efficiency") for r in report.records
+           if r["kind"] == kind and r["status"] != "unsupported"]  # fmt: skip
+    places = (
+        r["spec"].get("hardware") or r["environment"].get("hardware") or r["environment"].get("device") for r in ran
+    )
+    machines = dict.fromkeys(str(place) for place in places if place)
     done = sum(r["status"] == "ok" for r in report.records)
     state = line or f"complete: {counted(done, 'cell')} with a result"
     if len(report.records) > done and not line:
         state += f", {len(report.records) - done} without"
     found = [
         ["Data", data], ["Protocol", protocol], ["Date", str(report.run_info.get("date") or "not recorded")],
-        ["Machine", ", ".join(filter(None, machines)) or "not recorded"], ["State", state],
+        ["Machine", ", ".join(machines) or "not recorded"], ["State", state],
     ]  # fmt: skip
     return [fact for fact in found if fact[1]]
 
@@ -165,11 +152,10 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
     None without saved scores, and for several labels an image. No image is embedded: a report is passed on more freely
     than patients' pixels are (``bench explain`` draws them).
     """
-    place = next((s for s in board.ranked if s.model == pick.model), None)
-    row = place.rows[board.counted[0]] if place else None
-    record = row.ok[0] if row and row.ok else None
-    if row is None or record is None:
+    row = next((s.rows[board.counted[0]] for s in board.ranked if s.model == pick.model), None)
+    if row is None or not row.ok:
         return None
+    record = row.ok[0]
     try:
         with np.load(predictions_path(out, record["key"]), allow_pickle=False) as file:
             scores, labels = file["test_scores"], file["test_labels"]
@@ -195,7 +181,7 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
 # --- as HTML -------------------------------------------------------------------------------------------------------
 
 
-def decision_html(found: Mapping[str, Any]) -> str:
+def decision_html(found: Document) -> str:
     """The first screen; everything from Records is escaped."""
     facts = "".join(f"<div><dt>{_text(k)}</dt><dd>{_text(v)}</dd></div>" for k, v in found["facts"])
     bad = any(k == "State" and v.startswith("INCOMPLETE") for k, v in found["facts"])
@@ -211,7 +197,7 @@ def decision_html(found: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-def _table(found: Mapping[str, Any]) -> Iterator[str]:
+def _table(found: Document) -> Iterator[str]:
     metric = found["metric"]
     score = f"{'mean ' * metric['mean']}{metric['label']} (95 %)"
     heads = (
@@ -234,7 +220,7 @@ def _table(found: Mapping[str, Any]) -> Iterator[str]:
     yield f'</tbody></table></div><p class="note">{_code(found["note"])}</p>'
 
 
-def worse_than(found: Mapping[str, Any], pick: str | None) -> list[str]:
+def worse_than(found: Document, pick: str | None) -> list[str]:
     """For each model the answer to "significantly worse than the pick?"; corrected as against a leader."""
     models = [one["model"] for one in found["models"]]
     if pick is None or found["p"] is None:
@@ -246,7 +232,7 @@ def worse_than(found: Mapping[str, Any], pick: str | None) -> list[str]:
     return ["the pick" if i == at else "yes" if i in worse else "no" for i in range(len(models))]
 
 
-def examples_section(found: Mapping[str, Any]) -> list[Section]:
+def examples_section(found: Document) -> list[Section]:
     """The six examples; nothing without saved scores."""
     shown = found.get("examples")
     if not shown or not shown["lines"]:
@@ -260,7 +246,7 @@ def examples_section(found: Mapping[str, Any]) -> list[Section]:
         for image, truth, said, sure in shown["lines"]
     ]
     note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the surest right and the surest wrong answers."
-    return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, rows_of(lines))], 1)]
+    return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, lines)], 1)]
 
 
 def _text(value: object) -> str:

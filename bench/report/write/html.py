@@ -15,11 +15,11 @@ import re
 from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from bench.record.store import atomic_write, plain
-from bench.report.blocks import Block, Bullets, Code, Details, Section, Table, known
+from bench.report.blocks import Block, Bullets, Code, Details, Section, Table
 from bench.report.report import ReportData
+from bench.report.words import known
 from bench.report.write.decision import decision, decision_html, examples_section
 from bench.report.write.page_data import Document, collect
 
@@ -174,23 +174,23 @@ def page_json(document: Document) -> str:
         }
         cells.append({**found, "environment": place})
     protocols = [{name: value for name, value in one.items() if name != "orders"} for one in document["protocols"]]
-    rest = rounded({**document, "protocols": protocols, "cells": []})
-    return script_json({**rest, "cells": cells, "environments": [json.loads(text) for text in environments]})
+    rest = {name: rounded(value) for name, value in document.items() if name not in ("protocols", "cells")}
+    shared = [json.loads(text) for text in environments]
+    return script_json({**rest, "protocols": rounded(protocols), "cells": cells, "environments": shared})
 
 
-def rounded(value: Any, digits: int = DIGITS) -> Any:
+def rounded(value: object, digits: int = DIGITS) -> object:
     """What JSON can hold: floats of ``digits`` significant digits (Records have all), whole ones as integers."""
-    kind = type(value)
-    if value is None or kind is str or kind is int or kind is bool:
+    if value is None or isinstance(value, (str, int)):
         return value
-    if kind is float:
+    if type(value) is float:
         if not math.isfinite(value):
             return None
         short = float(f"{value:.{digits}g}")
         return int(short) if short.is_integer() and abs(short) < 1e15 else short
-    if kind is dict:
+    if isinstance(value, dict):
         return {str(name): rounded(item, digits) for name, item in value.items()}
-    if kind is list:
+    if isinstance(value, list):
         return [rounded(item, digits) for item in value]
     simple = plain(value)  # of numpy, tuples and the like
     return value if simple is value else rounded(simple, digits)

@@ -14,14 +14,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
+from bench.metrics.operating import Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED
-from bench.record.types import Record
-from bench.report.blocks import known, natural
+from bench.record.types import Fields, Record
 from bench.report.clinical.points import curve
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
@@ -29,9 +28,10 @@ from bench.report.sections.summary import headline
 from bench.report.sections.tracks import learning_curves
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
+from bench.report.words import known, natural
 from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
-Document = dict[str, Any]
+Document = Fields
 
 # What a model costs: heading, label, unit, metric; its factor, whether more is better, and where it is read: in an
 # efficiency Cell, or in the trainings ("row": a field of the document's rows).
@@ -79,17 +79,12 @@ def collect(report: ReportData, out: Path) -> Document:
     places = {record["key"]: i for i, record in enumerate(records)}
     protocols, of_protocol = _protocols(report, codes)
     metrics = _metrics(report)
-    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics) for row in report.rows]
-    if len(report.records) <= MAX_DETAILED:
-        _add_decisions(rows, report)
-    temperatures = {
-        record["key"]: clinic.temperature
-        for row in report.rows
-        for record, clinic in zip(row.ok, row.clinical, strict=False)
-    }
     detailed = len(report.records) <= MAX_DETAILED
+    rule = report.rule if detailed else None
+    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics, rule) for row in report.rows]
     if detailed:
-        _add_files(cells, out, temperatures)
+        pairs = (pair for row in report.rows for pair in zip(row.ok, row.clinical, strict=False))
+        _add_files(cells, out, {record["key"]: clinic.temperature for record, clinic in pairs})
     else:
         for cell in cells:
             kept = {"test_confusion", "classes"}
@@ -172,14 +167,14 @@ def _orders(board: Overall, codes: _Codes) -> list[Document]:
     """Which models differ significantly, as bars over ranks: on the test images, and over datasets."""
     judged = board.significance
     places = {s.model: codes.places[s.code] for s in board.standings}
+
+    def line(model: str, x: float, low: float, high: float, groups: str) -> Document:
+        return {"model": model, "code": places[model], "x": x, "low": low, "high": high, "groups": groups}
+
     found = []
     if judged.pairs and len(judged.pairs.models) > 1:
         ranks, groups = judged.pairs.ranks(), judged.pairs.letters()
-        lines = [
-            {"model": model, "code": places[model], "x": i, "low": ranks[model][0], "high": ranks[model][1],
-             "groups": groups.get(model, "")}
-            for i, model in enumerate(judged.pairs.models, start=1)
-        ]  # fmt: skip
+        lines = [line(m, i, *ranks[m], groups.get(m, "")) for i, m in enumerate(judged.pairs.models, start=1)]
         found.append({
             "title": f"Ranks by test {board.metric.label}, with 95 % intervals", "axis": "rank", "lines": lines,
             "note": f"{judged.pairs.significant} of {judged.pairs.pairs} pairs differ significantly on these test "
@@ -192,10 +187,9 @@ def _orders(board: Overall, codes: _Codes) -> list[Document]:
         tied = dict(enumerate(letters(tie_groups(test.better) or (), test.models)))
         order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
         lines = [
-            {"model": model, "code": places[model], "x": test.mean_ranks[i], "low": test.mean_ranks[i] - half,
-             "high": test.mean_ranks[i] + half, "groups": tied[i]}
-            for i in order for model in (judged.friedman_models[i],)
-        ]  # fmt: skip
+            line(judged.friedman_models[i], rank := test.mean_ranks[i], rank - half, rank + half, tied[i])
+            for i in order
+        ]
         found.append({
             "title": f"Mean ranks over {test.datasets} datasets, with the critical difference", "axis": "mean rank",
             "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi). "
@@ -221,7 +215,9 @@ def _metrics(report: ReportData) -> list[Document]:
     ]
 
 
-def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document]) -> Document:
+def _row(
+    row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document], rule: Rule | None
+) -> Document:
     found: Document = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
@@ -236,6 +232,8 @@ def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metr
             found[f"{metric.name}_low"], found[f"{metric.name}_high"] = row.evidence.interval(metric)
     if row.evidence:
         found["majority"] = row.evidence.majority
+    if rule and (both := curve(row, rule)):  # two classes with saved scores
+        found["decision"], found["treat_all"] = both
     return found
 
 
@@ -247,13 +245,6 @@ def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str
         "metrics": record["metrics"], "timings": record.get("timings") or {}, "environment": record["environment"],
         "log": "\n".join(str(line) for line in record.get("log_tail") or ()),
     }  # fmt: skip
-
-
-def _add_decisions(rows: Sequence[Document], report: ReportData) -> None:
-    """Add ``decision`` (chance and net benefit) and ``treat_all`` to rows of two classes with saved scores."""
-    for row, of in zip(rows, report.rows, strict=True):
-        if found := curve(of, report.rule):
-            row["decision"], row["treat_all"] = found
 
 
 # --- the files beside the Records ------------------------------------------------------------------------------

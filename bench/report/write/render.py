@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from bench.report.blocks import Block, Bullets, Code, Column, Details, Section, Table, name
+from bench.report.blocks import Block, Bullets, Code, Column, Details, Section, Table
+from bench.report.words import name
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -156,8 +157,7 @@ def fit(table: Table, width: int) -> tuple[Table, list[str]]:
             break
         kept.remove(worst)
     left_out = [column.name for i, column in enumerate(table.columns) if i not in kept]
-    narrowed = Table(tuple(table.columns[i] for i in kept), tuple(tuple(row[i] for i in kept) for row in table.rows))
-    return narrowed, left_out
+    return table.only(kept), left_out
 
 
 def _rich_table(table: Table, is_terminal: bool) -> RichTable:

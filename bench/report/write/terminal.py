@@ -8,16 +8,16 @@ from __future__ import annotations
 import re
 import shlex
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from math import ceil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import MISSING, Column, Table, counted, listed, rows_of, significant, span
+from bench.report.blocks import MODEL, Column, Columns, Table, tabled
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
@@ -27,6 +27,7 @@ from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing, is_worse
+from bench.report.words import counted, listed, percent, significant, span
 from bench.report.write.page_data import short
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ MAX_COMMAND = 3  # lines of the command that helps now
 MAX_NAMED = 4  # datasets
 MIN_WIDTH = 40
 MIN_NAME = 12
+SPEED = "throughput_images_per_s_p50"
 _PLAIN = str.maketrans({"–": "-", "…": "~", "→": ">", "×": "x", "·": ".", "⁹": "9", "²": "2"})
 _UNTIDY = ("failed", "timeout", "diverged", "oom", "unsupported")  # the worst first
 
@@ -106,11 +108,9 @@ def screen(
     table = _table(shown.table, width, LINES - fixed_lines) if shown.table else []
     parts = [part for part in (top, [*caption, *table], notes, [Line(text) for text in end]) if part]
     lines = parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
-    return [Line(_ascii(line.text), line.style) for line in lines] if plain else lines
-
-
-def _ascii(text: str) -> str:
-    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    if plain:
+        lines = [Line(t.translate(_PLAIN).encode("ascii", "replace").decode(), style) for t, style in lines]
+    return lines
 
 
 def _printable(text: str) -> str:
@@ -157,44 +157,39 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
     if board is None:
         return None
     cost, note = cost_beside(report.records, board.protocol.resolution)
-    columns = (
-        Column("model", left=True, code=True), Column(f"{board.metric.heading} and 95 %"),
-        *(Column(one.heading, drop=3) for one in board.shown[:1]),
-        Column("params", drop=4), Column("GMACs", drop=5), Column("images/s", drop=1), Column("memory", drop=6),
-        Column("worse", left=True, drop=2),
-    )  # fmt: skip
-    leader = board.significance.leader
+    leader, shown = board.significance.leader, board.shown[:1]
     unusable = {code_of(r["spec"]) for r in report.records if "images/s" in r["metrics"].get("unusable", ())}
-    rows = [
-        _accuracy_row(board, s, cost.get(s.code, {}), is_worse(leader, s.model), s.code in unusable)
-        for s in board.standings
+
+    def costs(key: str, factor: float = 1.0) -> Callable[[Standing], str]:
+        return lambda s: significant(value * factor if (value := cost.get(s.code, {}).get(key)) is not None else None)
+
+    def speed(s: Standing) -> str:
+        known = cost.get(s.code, {}).get("throughput") is not None
+        return "unusable" if s.code in unusable and not known else costs("throughput")(s)
+
+    def score(s: Standing) -> str:
+        return f"{board.metric.shown(s.score)}{f' {span(*s.interval)}' if s.estimate else ''}"
+
+    columns: Columns[Standing] = [
+        (MODEL, lambda s: s.model),
+        (Column(f"{board.metric.heading} and 95 %"), score),
+        *((Column(one.heading, drop=3), lambda s, one=one: one.shown(s.means.get(one.name))) for one in shown),
+        (Column("params", drop=4), costs("params", 1e-6)),
+        (Column("GMACs", drop=5), costs("macs_g")),
+        (Column("images/s", drop=1), speed),
+        (Column("memory", drop=6), costs("memory_mib")),
+        (Column("worse", left=True, drop=2), lambda s: is_worse(leader, s.model)),
     ]
     setting = note.split("; 3 channels")[0]  # the rest is in LEADERBOARD.md
-    costs = (
-        (f"Params in millions, memory in MiB. {setting}.",) if any(cost.get(s.code) for s in board.standings) else ()
-    )
+    scale = f"Params in millions, memory in MiB. {setting}."
+    notes = (scale,) if any(cost.get(s.code) for s in board.standings) else ()
     elsewhere = _elsewhere(sum(bool(b.ranked) for b in report.boards) - 1, "protocol")
-    table = Table(columns, rows_of(rows)).without_empty()
     pick, against = recommend(report, board=board).lines()
-    return _Shown(pick, against, f"{_where(board)}{elsewhere}:", table, costs)
+    return _Shown(pick, against, f"{_where(board)}{elsewhere}:", tabled(columns, board.standings), notes)
 
 
 def _keys(board: Overall) -> set[str]:
     return {str(r["key"]) for s in board.standings for row in s.rows.values() for r in (*row.ok, *row.other)}
-
-
-def _accuracy_row(
-    board: Overall, s: Standing, cost: Mapping[str, float | None], worse: str, unusable: bool
-) -> tuple[str, ...]:
-    low, high = s.interval
-    params, speed = cost.get("params"), cost.get("throughput")
-    score = board.metric.shown(s.score)
-    return (
-        s.model, f"{score} {span(low, high)}" if low is not None else score,
-        *(one.shown(s.means.get(one.name)) for one in board.shown[:1]),
-        significant(params / 1e6 if params else None), significant(cost.get("macs_g")),
-        "unusable" if speed is None and unusable else significant(speed), significant(cost.get("memory_mib")), worse,
-    )  # fmt: skip
 
 
 def _where(board: Overall) -> str:
@@ -215,15 +210,16 @@ def _elsewhere(more: int, what: str) -> str:
 # --- efficiency alone ----------------------------------------------------------------------------------------------
 
 
-_COST: tuple[tuple[Column, Callable[[Record], str]], ...] = (
+_COST: Columns[Record] = [
+    (MODEL, lambda r: r["label"]),
     (Column("params", drop=4), lambda r: significant(_of(r, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda r: significant(_of(r, "macs_g"))),
-    (Column("images/s"), lambda r: _speed(r, "images/s", "throughput_images_per_s_p50")),
-    (Column("noise", drop=2), lambda r: _percent(_of(r, "noise_rel", NORMAL_95))),
+    (Column("images/s"), lambda r: _speed(r, "images/s", SPEED) if r["status"] == "ok" else str(r["status"])),
+    (Column("noise", drop=2), lambda r: percent(_of(r, "noise_rel", NORMAL_95))),
     (Column("on GPU", drop=5), lambda r: _speed(r, "device images/s", "device_images_per_s_p50")),
     (Column("latency ms", drop=1), lambda r: _speed(r, "latency", "latency_ms_p50")),
     (Column("memory", drop=2), lambda r: significant(_of(r, "peak_memory_mib"))),
-)
+]
 
 
 def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
@@ -235,10 +231,8 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
     places = Counter((int(r["spec"]["resolution"]), int(r["spec"].get("batch") or 0)) for r in members)
     pixels, batch = place = max(places, key=lambda p: (places[p], p))
     shown = [r for r in members if (int(r["spec"]["resolution"]), int(r["spec"].get("batch") or 0)) == place]
-    speeds = {r["label"]: s for r in shown if (s := _of(r, "throughput_images_per_s_p50"))}
+    speeds = {r["label"]: s for r in shown if (s := _of(r, SPEED))}
     shown.sort(key=lambda r: -speeds.get(r["label"], 0.0))
-    columns = (Column("model", left=True, code=True), *(column for column, _ in _COST))
-    rows = [(r["label"], *_cost_cells(r)) for r in shown]
     answer = f"No model has a usable speed at {pixels} px."
     if speeds:
         first = max(speeds, key=lambda label: speeds[label])
@@ -248,24 +242,13 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
     size = f"batch {batch}" if batch else "the largest batch that fits"
     elsewhere = _elsewhere(sum(map(len, tables.values())) - len(shown), "row")
     note = "Params in millions, memory in MiB; noise: two runs differ by less (95 %)."
-    table = Table(columns, rows_of(rows)).without_empty()
+    table = tabled(_COST, shown)
     return _Shown(answer, "", f"At {pixels} px, {size}: {setting}{elsewhere}:", table, (note,))
-
-
-def _cost_cells(record: Record) -> list[str]:
-    cells = [show(record) for _, show in _COST]
-    if record["status"] != "ok":
-        cells[2] = str(record["status"])
-    return cells
 
 
 def _of(record: Record, name: str, factor: float = 1.0) -> float | None:
     value = metric(record, name)
     return None if value is None else value * factor
-
-
-def _percent(share: float | None) -> str:
-    return MISSING if share is None else f"{significant(100 * share, 2)} %"
 
 
 def _speed(record: Record, speed: str, name: str) -> str:
@@ -321,8 +304,7 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
 
 def _values_only(name: str) -> str:
     """``medmamba_tiny[branch=conv]`` without its keys: ``medmamba_tiny[conv]``."""
-    head, bracket, variant = name.partition("[")
-    return f"{head}[{','.join(part.rpartition('=')[2] for part in variant.split(','))}" if bracket else name
+    return re.sub(r"(?<=[\[,])[^\[,]*=", "", name)
 
 
 def _without_middle(text: str, width: int) -> str:
@@ -370,7 +352,7 @@ def _next(report: Report, out: Path, unfinished: Sequence[str], width: int) -> l
     return lines
 
 
-def _command(run_info: Mapping[str, Any], keys: Collection[str]) -> str:
+def _command(run_info: RunInfo, keys: Collection[str]) -> str:
     """The last command that planned one of these Cells."""
     commands = str(run_info.get("command") or "").splitlines()
     asked = [command for command in commands if not planned(run_info, command).isdisjoint(keys)]

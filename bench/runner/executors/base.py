@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from bench.record.cells import Cell, EfficiencyCell, Result
+from bench.record.types import Fields
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Finished:
     """A job's outcome, to be stored: its Result (of any status), where it ran, how long it took."""
 
     result: Result
-    environment: dict[str, Any]
+    environment: Fields
     seconds: float
 
 
@@ -77,7 +78,7 @@ class Event:
 
     ticket: str
     kind: Literal["progress", "part", "finished", "stopped", "lost"]
-    progress: dict[str, Any] = field(default_factory=dict)
+    progress: Fields = field(default_factory=dict)
     finished: Finished | None = None
     reason: str = ""
     cell: Cell | None = None
@@ -138,4 +139,5 @@ class Wake:
         self._writer = -1
 
 
-Send = Callable[[tuple[Any, ...]], None]
+Message = tuple[Any, ...]  # of a worker: a word and what belongs to it, see bench.runner.worker.run_job
+Send = Callable[[Message], None]

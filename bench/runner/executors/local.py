@@ -16,18 +16,19 @@ import signal
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import util
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
-from typing import Any
 
 from bench.machine.hardware import free_memory_share, gpus
 from bench.machine.threads import available_threads, set_omp_wait_policy
 from bench.record.cells import AccuracyCell, Result
 from bench.record.paths import log_path
-from bench.runner.executors.base import Event, Finished, Job, Wake
+from bench.record.types import Fields
+from bench.runner.executors.base import Event, Finished, Job, Message, Wake
 from bench.runner.executors.packer import MOST, Packer
 from bench.runner.executors.shared_worker import work_shared
 from bench.runner.worker import SOCKET_FOLDER, work
@@ -53,7 +54,7 @@ class Slot:
 class _Host:
     """A process that serves several jobs of one device."""
 
-    process: Any
+    process: ForkServerProcess
     connection: Connection
 
 
@@ -61,7 +62,7 @@ class _Host:
 class _Running:
     job: Job
     slot: Slot | None
-    process: Any
+    process: ForkServerProcess
     receiver: Connection
     started: float
     oom_kills: int
@@ -92,7 +93,7 @@ class LocalExecutor:
         self._wake = Wake()
         set_omp_wait_policy()
         os.environ[SOCKET_FOLDER] = util.get_temp_dir()
-        self._context: Any = multiprocessing.get_context("forkserver")
+        self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["bench.runner.preload"])
 
     @property
@@ -150,7 +151,7 @@ class LocalExecutor:
         running = _Running(job, slot, host.process, host.connection, time.monotonic(), oom_kills(), host=host)
         self.running[job.ticket] = running
 
-    def _start(self, target: Callable[..., None], *arguments: Any) -> Any:
+    def _start(self, target: Callable[..., None], *arguments: object) -> ForkServerProcess:
         """Start a worker; a forkserver that was killed is started again by multiprocessing at the second try."""
         for last in (False, True):
             process = self._context.Process(target=target, args=arguments)
@@ -221,7 +222,7 @@ class LocalExecutor:
         for running in together:
             self.unshared.add(running.job.key)
             beside = f", shared by {len(together)} trainings" if len(together) > 1 else ""
-            message: tuple[Any, ...] = ("lost", f"{how}{beside}; it runs again in a process of its own")
+            message: Message = ("lost", f"{how}{beside}; it runs again in a process of its own")
             if running.overdue:
                 message = _timeout(running.job)
             elif running.stopping:
@@ -239,7 +240,7 @@ class LocalExecutor:
         for host in list(self.hosts.values()):
             self._close_host(host)
 
-    def _tell_packer(self, running: _Running, progress: Mapping[str, Any]) -> None:
+    def _tell_packer(self, running: _Running, progress: Fields) -> None:
         if self.packer and "images_per_s" in progress and running.slot:
             beside = sum(other.slot is not None and other.host is running.host for other in self.running.values())
             free = free_memory_share(running.slot.visible_gpus)
@@ -257,7 +258,7 @@ class LocalExecutor:
             return Event(running.job.ticket, "part", cell=message[1], finished=Finished(*message[2:]))
         return self._ended(running, message)
 
-    def _ended(self, running: _Running, message: tuple[Any, ...] | None) -> Event:
+    def _ended(self, running: _Running, message: Message | None) -> Event:
         """Clean up after a worker and say how it ended; ``message`` is its last, None if it died without one."""
         job = running.job
         seconds = time.monotonic() - running.started
@@ -301,6 +302,7 @@ class LocalExecutor:
         if running.host and gently:
             _send(running.host, ("stop", ticket))
             return
+        assert running.process.pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(running.process.pid, signal.SIGTERM if gently else signal.SIGKILL)
 
@@ -326,7 +328,7 @@ def _send(host: _Host, message: tuple[str, str]) -> None:
         host.connection.send(message)
 
 
-def _end(process: Any, patience_s: float = 0.0) -> None:
+def _end(process: ForkServerProcess, patience_s: float = 0.0) -> None:
     """End a worker and what it started."""
     if patience_s:
         process.join(patience_s)
@@ -334,6 +336,7 @@ def _end(process: Any, patience_s: float = 0.0) -> None:
         process.kill()
     process.join()
     # The worker leads a group of its own: what it started (compilers, loaders) goes with it.
+    assert process.pid
     with contextlib.suppress(OSError):
         os.killpg(process.pid, signal.SIGKILL)
     process.close()

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from bench.machine.hardware import gpus
 from bench.machine.threads import available_threads
+from bench.record.types import Fields
 from bench.sweep.config import ConfigError
+
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
+    from bench.runner.executors.ray_worker import RayWorker
 
 CONNECT_S = 5.0
 OBJECT_STORE_BYTES = 80 << 20  # of a cluster of our own: results of workers on this machine, a few megabytes each
 FOLDER = "medbench-ray-"
 LONGEST_BASE = 20  # characters: Ray's sockets lie 65 deeper, and the system allows 107
-ACTOR: Mapping[str, Any] = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 4}
 
 # Read by Ray when it is imported or a node of ours starts; the user's own environment wins.
 QUIET = {
@@ -45,26 +51,21 @@ OWN = {
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Resources of a Cell: CPUs (its threads; 0: to be decided by the nodes), share of a GPU, memory in GiB."""
+    """Resources of a Cell: CPUs (its threads), share of a GPU, memory in GiB."""
 
     threads: int
     gpus: float = 0.0
     memory_gib: float | None = None
 
-    def options(self) -> dict[str, Any]:
+    def options(self) -> Fields:
         """As Ray wants them."""
-        found: dict[str, Any] = {"num_cpus": self.threads, "num_gpus": self.gpus}
-        if self.memory_gib:
-            found["memory"] = int(self.memory_gib * 2**30)
-        return found
+        memory = {"memory": int(self.memory_gib * 2**30)} if self.memory_gib else {}
+        return {"num_cpus": self.threads, "num_gpus": self.gpus, **memory}
 
     def __str__(self) -> str:
-        parts = [f"{self.threads} CPU{'s' * (self.threads != 1)} (--threads)"]
-        if self.gpus:
-            parts.append(f"{self.gpus:g} GPU (1 / --pack)")
-        if self.memory_gib:
-            parts.append(f"{self.memory_gib:g} GiB (run.ray_memory_gib)")
-        return ", ".join(parts)
+        text = f"{self.threads} CPU{'s' * (self.threads != 1)} (--threads)"
+        text += f", {self.gpus:g} GPU (1 / --pack)" if self.gpus else ""
+        return text + (f", {self.memory_gib:g} GiB (run.ray_memory_gib)" if self.memory_gib else "")
 
 
 @dataclass(slots=True)
@@ -75,30 +76,32 @@ class Cluster:
         ray: the module.
         name: for messages.
         own: whether it was started here, for this run alone: all of it is this machine.
-        joined_before: whether this process was a driver of it already, who will want to go on.
         folder: where a cluster of our own keeps its files.
     """
 
-    ray: Any
+    ray: ModuleType
     name: str
     own: bool
-    joined_before: bool
     folder: Path | None = None
 
-    def nodes(self) -> list[dict[str, Any]]:
+    def nodes(self) -> list[Fields]:
         """The nodes that are alive."""
         return [node for node in self.ray.nodes() if node["Alive"]]
 
-    def fitted(self, shape: Shape) -> Shape:
-        """Decide what was left open: as many threads for a Cell as its share of a GPU entitles it to, on any node."""
-        if shape.threads >= 1:
-            return shape
-        shares = [
-            int(node["Resources"].get("CPU", 0) * shape.gpus / node["Resources"]["GPU"])
-            for node in self.nodes()
-            if node["Resources"].get("GPU", 0) >= shape.gpus
-        ]
-        return dataclasses.replace(shape, threads=max(1, min(shares, default=1)))
+    def worker(self, kind: type[RayWorker], options: Fields, *settings: object) -> ActorHandle[RayWorker]:
+        """Ask for an actor with the resources of ``options``; what it is told to do waits until it has a place."""
+        rules = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 4}
+        made: ActorHandle[RayWorker] = self.ray.remote(kind).options(**options, **rules).remote(*settings)
+        return made
+
+    def end(self, workers: Sequence[ActorHandle[RayWorker]], patience_s: float = 0.0) -> None:
+        """End workers; with some patience they end their jobs and remove their folders, which a kill leaves behind."""
+        with contextlib.suppress(Exception):
+            if patience_s and (leaving := [worker.leave.remote() for worker in workers]):
+                self.ray.wait(leaving, num_returns=len(leaving), timeout=patience_s)
+        for worker in workers:
+            with contextlib.suppress(Exception):
+                self.ray.kill(worker)
 
     def capacity(self, shape: Shape) -> int:
         """Count the Cells of ``shape`` that the nodes hold at a time, if nobody else is there."""
@@ -109,7 +112,7 @@ class Cluster:
             for node in self.nodes()
         )
 
-    def whole_node(self, shape: Shape) -> dict[str, Any]:
+    def whole_node(self, shape: Shape) -> Fields:
         """All CPUs of the driver's node, and its GPUs for a Cell that needs one: nothing of Ray runs beside it.
 
         Efficiency Cells stay on the driver's node: their keys hold its hardware, and rounds are compared.
@@ -142,8 +145,7 @@ class Cluster:
 
     def close(self) -> None:
         """Leave the cluster, and end it if it is ours."""
-        if not self.joined_before:
-            self.ray.shutdown()
+        self.ray.shutdown()
         if self.folder:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -164,29 +166,30 @@ def join(address: str | None, with_gpus: bool) -> Cluster:
         import ray
     except ImportError as error:
         raise ConfigError(f"--executor ray needs Ray: pip install 'medbench[ray]' ({error})") from error
-    if ray.is_initialized():
-        return Cluster(ray, "the Ray cluster of this process", own=False, joined_before=True)
     address = address or os.environ.get("RAY_ADDRESS")
     if address in (None, "", "local"):
         return _started(ray, with_gpus)
     assert address
-    _check(address)
-    with _own_signals(), _told(address):
+    if address != "auto":
+        _check(address)
+    with _own_signals(), _told(f"cannot join the Ray cluster (--ray-address {address})"):
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
-    return Cluster(ray, f"the Ray cluster at {address}", own=False, joined_before=False)
+    return Cluster(ray, f"the Ray cluster at {address}", own=False)
 
 
-def _started(ray: Any, with_gpus: bool) -> Cluster:
+def _started(ray: ModuleType, with_gpus: bool) -> Cluster:
     # A token for this cluster alone, so that nobody else on the machine may use it and none is kept in the home folder.
     for name, value in {**OWN, "RAY_AUTH_TOKEN": secrets.token_hex(32)}.items():
         os.environ.setdefault(name, value)
     base = tempfile.gettempdir()
-    if len(base) > LONGEST_BASE:
-        base = "/tmp"
-    _sweep(Path(base))
+    base = base if len(base) <= LONGEST_BASE else "/tmp"
+    for path in Path(base).glob(f"{FOLDER}*"):  # of clusters whose driver was killed
+        pid = path.name[len(FOLDER) :].partition("-")[0]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
+            shutil.rmtree(path, ignore_errors=True)
     folder = Path(tempfile.mkdtemp(dir=base, prefix=f"{FOLDER}{os.getpid()}-"))
     try:
-        with _own_signals(), _told("local"):
+        with _own_signals(), _told("cannot start a Ray cluster on this machine"):
             ray.init(
                 address="local",
                 num_cpus=available_threads(),
@@ -200,49 +203,32 @@ def _started(ray: Any, with_gpus: bool) -> Cluster:
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    return Cluster(ray, "the Ray cluster of this machine", own=True, joined_before=False, folder=folder)
+    return Cluster(ray, "the Ray cluster of this machine", own=True, folder=folder)
 
 
 def _check(address: str) -> None:
     """Find out within seconds whether somebody listens: Ray itself takes minutes, and then ends the process."""
-    if "://" in address:
+    host, _, port = address.rpartition(":")
+    if not host or "/" in host or not port.isdigit():
         raise ConfigError(
             f"--ray-address {address}: write host:port of the cluster's head, or auto, and start the driver on a node"
         )
-    if address == "auto":
-        from ray._private.services import find_bootstrap_address
-
-        found = os.environ.get("RAY_ADDRESS") or find_bootstrap_address(None)
-        if not found:
-            raise ConfigError(
-                "--ray-address auto: no Ray cluster has a node on this machine; `ray start` makes one a node, "
-                "and without --ray-address bench starts a cluster of this machine alone"
-            )
-    else:
-        found = address
-    host, _, port = found.rpartition(":")
-    if not host or not port.isdigit():
-        raise ConfigError(f"--ray-address {address}: write host:port of the cluster's head, or auto")
     try:
         socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
     except OSError as error:
         raise ConfigError(
-            f"--ray-address {address}: no Ray cluster answers at {found} within {CONNECT_S:g} s ({error}); "
+            f"--ray-address {address}: no Ray cluster answers at {address} within {CONNECT_S:g} s ({error}); "
             "`ray status` on its head says whether it runs"
         ) from error
 
 
 @contextlib.contextmanager
-def _told(address: str) -> Iterator[None]:
+def _told(what: str) -> Iterator[None]:
     """Turn what Ray raises, or how it ends the process, into a message."""
     try:
         yield
     except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())[:400] or type(error).__name__
-        if isinstance(error, SystemExit):
-            text = "it does not answer as one"
-        where = "cannot start a Ray cluster on this machine" if address == "local" else "cannot join the Ray cluster"
-        raise ConfigError(f"{where} (--ray-address {address}): {text}") from error
+        raise ConfigError(f"{what}: {' '.join(str(error).split())[:400] or type(error).__name__}") from error
 
 
 @contextlib.contextmanager
@@ -258,26 +244,8 @@ def _own_signals() -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _sweep(base: Path) -> None:
-    """Remove the folders of clusters whose driver was killed."""
-    for path in base.glob(f"{FOLDER}*"):
-        pid = path.name[len(FOLDER) :].partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists() and Path("/proc/self").exists():
-            shutil.rmtree(path, ignore_errors=True)
-
-
 def why_lost(error: BaseException) -> str:
-    """One line on why a worker is gone, from what Ray raised."""
-    text = str(error).strip()
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    if "No module named" in text:
-        return next(line for line in lines if "No module named" in line)[:300]
-    if "node" in text.lower() and ("died" in text.lower() or "dead" in text.lower()):
-        return "the node was lost"
-    if "unavailable" in text.lower():
-        return "the node was lost, or cannot be reached"
-    if "memory" in text.lower() and "OOM" in text:
-        return "Ray ended it because the node ran out of memory"
-    if "worker process" in text.lower() or "exit" in text.lower():
-        return "the process that held its place was killed"
-    return (lines[0] if lines else type(error).__name__)[:300]
+    """One line on why a worker is gone, from the many that Ray raises."""
+    text = " ".join(str(error).split())
+    why = re.search(r"No module named '[^']+'|node \S+ has version .* of medbench.*|(died|dead) because [^.]+", text)
+    return (why[0] if why else text or type(error).__name__)[:300]

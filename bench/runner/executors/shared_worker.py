@@ -16,11 +16,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from bench.record.paths import log_path
-from bench.runner.executors.base import Job
+from bench.runner.executors.base import Job, Message
 from bench.runner.worker import die_with_driver, redirect_output, run_job, take_place
+
+if TYPE_CHECKING:
+    import torch
 
 DEVICE_LOST = 70  # exit status: CUDA cannot be used any more, by nobody in this process
 
@@ -59,7 +62,7 @@ class SharedWorker:
         self.stops: dict[str, threading.Event] = {}
         self.most: dict[str, int] = {}  # ticket -> the most trainings that it shared the process with, itself included
         self._lock = threading.Lock()
-        self._streams: list[Any] = []  # those that are free: memory cached for a stream serves no other
+        self._streams: list[torch.cuda.Stream] = []  # those that are free: memory cached for a stream serves no other
         self._logs = _Logs(sys.stdout)
         sys.stdout = sys.stderr = self._logs  # type: ignore[assignment]
 
@@ -87,7 +90,7 @@ class SharedWorker:
             stack.enter_context(self._stream())
             run_job(job, lambda message: self._say(job.ticket, message), stop.is_set)
 
-    def _say(self, ticket: str, message: tuple[Any, ...]) -> None:
+    def _say(self, ticket: str, message: Message) -> None:
         if message[0] == "error" and not self._device_works():
             os._exit(DEVICE_LOST)
         with self._lock, contextlib.suppress(BrokenPipeError):

@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.plan.estimate import OVERHEAD_S, estimate_s
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.cells import AccuracyCell, TrialCell
 from bench.record.paths import record_path
+from bench.record.types import Fields
 from bench.sweep.config import Loaded, changed
 
 
-def rung_values(loaded: Loaded, epochs: int, names: Sequence[str]) -> dict[str, Any]:
+def rung_values(loaded: Loaded, epochs: int, names: Sequence[str]) -> Fields:
     """What the sweep of a rung has in place of the values of the whole one."""
     first = loaded.sweep.sweep.seeds[:1]
     short = {"sweep.epochs": epochs, "sweep.seeds": first, "sweep.kinds": ["accuracy"], "run.keep_weights": False}

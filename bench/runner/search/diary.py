@@ -9,12 +9,15 @@ import json
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
+
+from rich.console import Console
 
 from bench.errors import ConfigError
 from bench.record.paths import search_file
 from bench.record.store import Record, write_json
-from bench.runner.reporter import Reporter
+from bench.record.types import Fields
+from bench.runner.progress import Observer
 
 T = TypeVar("T")
 
@@ -32,11 +35,11 @@ class Diary:
         ConfigError: ``out`` holds another search.
     """
 
-    def __init__(self, out: Path, asked: dict[str, Any], budget_s: float, show: Callable[[str], None]) -> None:
+    def __init__(self, out: Path, asked: Fields, budget_s: float, show: Callable[[str], None]) -> None:
         self.out, self.budget_s, self.show = out, budget_s, show
         self.before_s, self.began = 0.0, time.monotonic()
         self.log: list[str] = []
-        self.decided: dict[str, Any] = {}
+        self.decided: Fields = {}
         self.asked = json.loads(json.dumps(asked))
         try:
             found = json.loads(search_file(out).read_bytes())
@@ -84,18 +87,15 @@ class Diary:
         write_json(search_file(self.out), {**said, "decided": self.decided, "log": self.log})
 
 
-class Saving:
-    """A reporter that passes everything on; whenever a job ends, the time is stored and ``ended`` is called."""
+class Saving(Observer):
+    """Shows a run of a search; whenever a job ends, the time that was spent is stored and ``ended`` is called."""
 
-    def __init__(self, reporter: Reporter, diary: Diary, ended: Callable[[], None]) -> None:
-        self._reporter, self._diary, self._ended = reporter, diary, ended
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._reporter, name)
+    def __init__(self, console: Console, diary: Diary, ended: Callable[[], None]) -> None:
+        super().__init__(console)
+        self._diary, self._ended = diary, ended
 
     def finish(self, label: str, record: Record | None, seconds: float, said: str = "round done") -> None:
         """A job ended."""
-        self._reporter.finish(label, record, seconds, said)
-        if search_file(self._diary.out).is_file():
-            self._diary.save()
+        super().finish(label, record, seconds, said)
+        self._diary.save()
         self._ended()

@@ -12,10 +12,9 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -31,11 +30,11 @@ from bench.record import store
 from bench.record.cells import AccuracyCell, TrialCell
 from bench.record.paths import record_path, run_file
 from bench.record.trials import Trial, better, choose, measure_of, read_trials
+from bench.record.types import Fields, Spec
 from bench.registry.weights import with_published
 from bench.report.build import Report, read_report
 from bench.report.recommend import COSTS, PARAMS, Limits, Recommendation, recommend
 from bench.report.sections.efficiency import cost_beside
-from bench.runner.progress import make_observer
 from bench.runner.runner import execute
 from bench.runner.search.cost import Predictor, rung_values
 from bench.runner.search.diary import Diary, Saving
@@ -45,7 +44,7 @@ from bench.sweep import config
 from bench.sweep.config import Loaded, changed
 
 # What a search does where nobody says otherwise.
-DEFAULTS: Mapping[str, Any] = {
+DEFAULTS: Spec = {
     "sweep.models": ["all"], "sweep.recipe": "standard", "sweep.seeds": [0, 1, 2],
     "sweep.tune": {"learning_rate": [1e-4, 3e-4, 1e-3]},
     "efficiency.rounds": 2, "efficiency.budget_s": 0.3,
@@ -67,7 +66,7 @@ class Found:
 
 
 def loaded_for(
-    dataset: str, flags: Mapping[str, Any], path: Path | None = None, sets: Iterable[str] = (), device: str = ""
+    dataset: str, flags: Spec, path: Path | None = None, sets: Iterable[str] = (), device: str = ""
 ) -> Loaded:
     """The configuration of a search for a dataset: a run directory of its own, ``runs/recommend-NAME``, by default."""
     about = {**flags, "sweep.datasets": dataset}
@@ -241,7 +240,7 @@ class _Search:
         return bool(names)
 
     @staticmethod
-    def _frozen_values(names: Sequence[str]) -> dict[str, Any]:
+    def _frozen_values(names: Sequence[str]) -> Fields:
         frozen = {"sweep.track": ["frozen"], "sweep.heads": [HEAD], "sweep.tune": {}, "sweep.kinds": ["accuracy"]}
         return {"sweep.models": list(names), **frozen}
 
@@ -402,7 +401,7 @@ class _Search:
 
     # --- running and predicting --------------------------------------------------------------------------------------
 
-    def _execute(self, values: Mapping[str, Any], reserve: Callable[[], float], trials: bool = False) -> Plan:
+    def _execute(self, values: Spec, reserve: Callable[[], float], trials: bool = False) -> Plan:
         """Run a sweep of its own; nothing is started when only what ``reserve`` says is left of the budget."""
         loaded = changed(self.loaded, values)
         plan = make_plan(loaded)
@@ -415,7 +414,7 @@ class _Search:
             over_at = time.monotonic() + self.diary.left_s - reserve()
 
         look()
-        observer = Saving(make_observer(self.console), self.diary, look)
+        observer = Saving(self.console, self.diary, look)
         outcome = execute(
             loaded, plan, self.out, observer, self.command, time_is_up=lambda: time.monotonic() >= over_at
         )

@@ -11,7 +11,6 @@ import time
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from bench.data.cache_entry import only_one
 from bench.data.files import default_cache_dir
 from bench.record.cells import AccuracyCell, Context, features_key
 from bench.record.files import replacing
+from bench.record.types import Fields
 from bench.registry import DatasetInfo, Split
 from bench.train.loop import forward
 from bench.train.pipeline import Pipeline
@@ -122,7 +122,7 @@ def read(path: Path, rows: Mapping[str, int]) -> Features | None:
 
 def write(path: Path, arrays: Features) -> None:
     """Write features, all or nothing."""
-    said: dict[str, Any] = {"format": FORMAT, **{name: _checksum(array) for name, array in arrays.items()}}
+    said: Fields = {"format": FORMAT, **{name: _checksum(array) for name, array in arrays.items()}}
     with replacing(path) as part:
         save_file(arrays, part, {"medbench_features": json.dumps(said, sort_keys=True)})
 

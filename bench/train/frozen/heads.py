@@ -7,23 +7,21 @@ answered as classes, as everywhere in this program.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.optimize import minimize
 from torch import nn
 from torch.nn import functional as F
 
 from bench.metrics import classification
+from bench.metrics.one_vs_rest import Array
+from bench.record.types import Fields, Recipe
 from bench.train import rng
 from bench.train.optim import LearningRates, Loss, learning_rate, make_optimizer
 from bench.train.pipeline import batch_bounds
 
-Array = npt.NDArray[Any]
 GRADIENT_TOLERANCE = 1e-6  # of the mean loss
 MOST_ITERATIONS = 2_000
 MOST_ROWS = 200  # of a probe's history
@@ -44,13 +42,13 @@ class Fitted:
 
     val_scores: Array
     test_scores: Array
-    chosen: dict[str, Any] = field(default_factory=dict)
-    history: list[dict[str, Any]] = field(default_factory=list)
+    chosen: Fields = field(default_factory=dict)
+    history: list[Fields] = field(default_factory=list)
     best_epoch: int = 0
 
 
 def fit(
-    settings: Mapping[str, Any],
+    settings: Recipe,
     train: Labelled,
     val: Labelled,
     test: Array,
@@ -215,7 +213,7 @@ def _optimum(x: torch.Tensor, targets: torch.Tensor, c: float, start: Array, sof
 
 
 def probe(
-    settings: Mapping[str, Any],
+    settings: Recipe,
     train: Labelled,
     val: Labelled,
     test: Array,

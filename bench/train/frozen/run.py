@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ import torch
 from bench import registry
 from bench.data.cache_entry import Members
 from bench.record.cells import AccuracyCell, Context, Result, Stopped, cell_key
+from bench.record.types import Fields
 from bench.registry import DatasetInfo, Split
 from bench.registry.layout import prefers_channels_last
 from bench.sweep.heads import EXACT
@@ -89,7 +89,7 @@ def _result(
     used: Mapping[str, heads.Labelled],
     who: Mapping[str, Members | None],
     fitted: heads.Fitted,
-    metrics: dict[str, Any],
+    metrics: Fields,
 ) -> Result:
     outcome = Outcome(
         history=fitted.history, best_epoch=fitted.best_epoch,
