@@ -77,7 +77,7 @@ def execute(
     with interrupts:
         try:
             done, jobs = find_pending(loaded, plan, out, reporter.note)
-            executor = executor or make_executor(loaded, plan)
+            executor = executor or make_executor(loaded, plan, reporter.note)
             schedule = Schedule(plan, done, jobs, leases, reporter, executor)
             driver = _Driver(schedule, interrupts, time_is_up)
             driver.begin()
@@ -97,8 +97,8 @@ def execute(
     return RunOutcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
 
 
-def make_executor(loaded: Loaded, plan: Plan) -> Executor:
-    """Return the executor that ``run.executor`` names."""
+def make_executor(loaded: Loaded, plan: Plan, note: Callable[[str], None]) -> Executor:
+    """Return the executor that ``run.executor`` names; ``note`` shows a line."""
     from bench.runner.executors.local import LocalExecutor, make_slots
     from bench.runner.executors.packer import Packer
 
@@ -108,7 +108,7 @@ def make_executor(loaded: Loaded, plan: Plan) -> Executor:
 
         return make(loaded, plan)
     slots = make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack)
-    return LocalExecutor(slots, Packer() if run.pack == "auto" and slots[0].shared else None)
+    return LocalExecutor(slots, Packer(tell=note) if run.pack == "auto" and slots[0].shared else None)
 
 
 class _Driver:
