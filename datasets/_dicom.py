@@ -239,7 +239,7 @@ def _colour(data: FileDataset, stored: Array) -> Array:
         stored = np.asarray(apply_color_lut(stored, data))
         bits = _palette_bits(data)
     if stored.ndim != 3 or stored.shape[2] != 3:
-        raise DicomError(f"is a DICOM image of kind {kind}, which is not read")
+        raise DicomError(f"is a DICOM image of kind {kind}, which is not supported")
     return stored if stored.dtype == np.uint8 else scaled(stored, 0, 2**bits - 1)
 
 

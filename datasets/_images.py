@@ -89,7 +89,7 @@ class Decoding(NamedTuple):
         if count == 1:
             return 0
         if not self.frames:
-            raise ImageError(f"has {count} frames (or pages); say frames=first, middle, last or a number")
+            raise ImageError(f"has {count} frames (or pages); set frames=first, middle, last or a number")
         named = {"first": 0, "middle": count // 2, "last": count - 1}
         index = named[self.frames] if self.frames in named else int(self.frames) - 1
         if not 0 <= index < count:
@@ -156,7 +156,7 @@ def survey(sources: Iterable[tuple[Path | bytes, str]], how: Decoding) -> Survey
         if lacking := _dicom.missing_plugin(header):
             remarks.setdefault(f"DICOM images cannot be decoded: {lacking}", []).append(name)
         if how.window == "file" and _dicom.unscaled_ct(header):
-            said = "CT images without a window are stretched one by one, so one gray is not one Hounsfield value; say "
+            said = "CT images without a window are stretched one by one, so one gray is not one Hounsfield value; set "
             remarks.setdefault(f"{said}window=bone, lung, brain, full or CENTRE/WIDTH", []).append(name)
     return Survey(1 if gray and all(gray) else 3, remarks)
 
@@ -285,7 +285,7 @@ def _deep_bands(stream: BinaryIO, image: ImageFile, frame: int) -> tuple[Array, 
     if image.format == "TIFF" and image.mode not in _DEEP:
         bits, planar = image.tag_v2.get(258, (8,)), image.tag_v2.get(284, 1) == 2  # type: ignore[attr-defined]
         if max(bits) > 8 and (not deep or planar or bands not in ("LA", "RGB", "RGBA", "RGBX")):
-            raise ImageError(f"is a TIFF of {len(bits)} bands of {max(bits)} bits laid out in a way that is not read")
+            raise ImageError(f"is a TIFF of {len(bits)} bands of {max(bits)} bits in an unsupported layout")
     if not deep or image.mode in _DEEP:
         return None
     if bands == "LA":  # four bytes a pixel, taken as they are

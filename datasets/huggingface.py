@@ -188,7 +188,7 @@ def _open_tables(source: SourceName) -> Opened:
     labels = (label,) if label in features else tuple(part for part in label.split("+") if part)
     for column, key in ((image, "image"), *((name, "label") for name in labels or ("",))):
         if column not in features:
-            near = nearest(column, features) if column else f"; say {key}=COLUMN in brackets"
+            near = nearest(column, features) if column else f"; set {key}=COLUMN in brackets"
             named = f" {column!r}" if column else ""
             raise HubError(f"there is no {key} column{named}{near}; it has {', '.join(features)}")
     if isinstance(features[image], library.Image):
@@ -230,13 +230,13 @@ def _load(library: ModuleType, source: SourceName) -> list[tuple[str, _Table]]:
             loaded = library.load_dataset(_builder(place), data_files=str(place.resolve()))
         else:
             if any(place.glob("*.py")):
-                raise HubError(f"{place} brings code to run, which is not loaded; use its parquet files")
+                raise HubError(f"{place} needs a loading script, which is not run; use its parquet files")
             loaded = _apart(library, place.resolve(), source.config)
             loaded = loaded or library.load_dataset(str(place.resolve()), source.config or None)
     except HubError:
         raise
     except Exception as error:  # the library raises what its many readers raise
-        what = "is not a dataset that can be read" if place.exists() else "is neither on this disk nor to be had"
+        what = "is not a dataset that can be read" if place.exists() else "is neither on this disk nor on the hub"
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise HubError(f"{source.place} {what}: {said}") from None
     finally:
@@ -270,7 +270,7 @@ def _apart(library: ModuleType, place: Path, config: str) -> list[tuple[str, _Ta
 def _builder(path: Path) -> str:
     kinds = {".parquet": "parquet", ".arrow": "arrow"}
     if path.suffix.lower() not in kinds:
-        raise HubError(f"{path} is no parquet file; name a .parquet or .arrow file, or a folder")
+        raise HubError(f"{path} is not a parquet file; give a .parquet or .arrow file, or a folder")
     return kinds[path.suffix.lower()]
 
 

@@ -19,41 +19,47 @@ _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 def add(commands: flags.Commands) -> None:
     """Add the four commands."""
-    board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
-    board.add_argument("directory", type=Path)
-    board.add_argument("--print", action="store_true", help="print all tables and write nothing")
+    board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the leaderboard of a run from its records")
+    board.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    board.add_argument("--print", action="store_true", help="print all tables instead of writing them")
     add_rule(board)
 
-    text = "write the boards, report.html and all figures (PNG, SVG) of a run"
+    text = "write the leaderboard, report.html and the figures (PNG, SVG) of a run"
     report = flags.command(commands, "report", _report, text)
-    report.add_argument("directory", type=Path)
+    report.add_argument("directory", type=Path, metavar="RUN", help="run directory")
     report.add_argument("--no-figures", action="store_true", help="skip the figures (much faster)")
     report.add_argument(
         "--checklist", choices=["tripod-ai", "stard-ai", "claim"],
-        help="also write CHECKLIST.md: items of the guideline, filled in where the records answer them",
+        help="also write CHECKLIST.md, the reporting guideline filled in from the records",
     )  # fmt: skip
     add_rule(report)
 
-    export = flags.command(commands, "export", _export, "write every record of a run as one table")
-    export.add_argument("directory", type=Path)
-    export.add_argument("file", type=Path, help="ends in .csv, .json or .parquet")
+    export = flags.command(commands, "export", _export, "export the records of a run as one table")
+    export.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    export.add_argument("file", type=Path, metavar="FILE", help="output file; ends in .csv, .json or .parquet")
 
-    text = "join runs: their records, and what belongs to them, in one directory"
+    text = "merge several run directories into one"
     merge = flags.command(commands, "merge", _merge, text)
-    merge.add_argument("out", type=Path, metavar="OUT", help="a run directory, new or not; what it holds stays")
-    merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, only read")
+    merge.add_argument("out", type=Path, metavar="OUT", help="run directory to create or to add to")
+    merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories to read")
 
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the operating point; :func:`rule` reads them."""
     group = parser.add_argument_group(
-        "operating point", "the threshold is chosen on validation (default: highest sensitivity + specificity)"
+        "operating point",
+        "how the threshold is chosen on the validation split (default: maximal sensitivity + specificity)",
     )
     one = group.add_mutually_exclusive_group()
-    one.add_argument("--sensitivity", type=chance, metavar="X", help="at least this sensitivity: 0.95")
-    one.add_argument("--specificity", type=chance, metavar="X", help="at least this specificity: 0.9")
-    one.add_argument("--cost", type=positive, metavar="N", help="least expected cost, a miss costing N false alarms")
-    text = "of the disease where the model shall be used, for predictive values and costs: 0.01 (default: the images')"
+    one.add_argument("--sensitivity", type=chance, metavar="X", help="reach at least this sensitivity, such as 0.95")
+    one.add_argument("--specificity", type=chance, metavar="X", help="reach at least this specificity, such as 0.9")
+    one.add_argument(
+        "--cost",
+        type=positive,
+        metavar="N",
+        help="minimise the expected cost, where a miss costs as much as N false alarms",
+    )
+    text = "prevalence of the disease where the model will be used, such as 0.01 (default: that of the images)"
     group.add_argument("--prevalence", type=chance, metavar="P", help=text)
 
 

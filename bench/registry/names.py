@@ -119,7 +119,7 @@ def parse_source(text: str) -> SourceName:
     if place.endswith("]") and "[" in place and not os.path.exists(os.path.expanduser(place)):
         place, _, inside = place[:-1].rpartition("[")
     if not place.strip():
-        raise RegistryError(f"dataset {text!r}: nothing stands after {scheme + ':'!r}; write {scheme}:PATH")
+        raise RegistryError(f"dataset {text!r}: missing path after {scheme + ':'!r}; write {scheme}:PATH")
     config, options = "", {}
     for item in filter(None, (part.strip() for part in _items(inside))):
         key, equals, value = (part.strip() for part in item.partition("="))

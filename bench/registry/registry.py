@@ -79,11 +79,10 @@ class Registry(Generic[Info]):
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
         if name not in self._info:
-            if self.kind == "model" and _in_timm(name):
-                raise RegistryError(f"unknown model {name!r}; timm has it: write {'timm:' + name!r}")
+            timm = f"; a model of timm is written timm:{name}" if self.kind == "model" else ""
             raise RegistryError(
                 f"unknown {self.kind} {name!r}{nearest(name, [*self._info, *self.aliases()])}; "
-                f"`bench list {self.kind}s` shows all"
+                f"`bench list {self.kind}s` shows all{timm}"
             )
         return self._info[name]
 
@@ -269,15 +268,6 @@ def _signature_options(builder: str | Callable[..., Any]) -> dict[str, Option] |
     given = ("num_classes", "in_chans", "img_size")
     empty = inspect.Parameter.empty
     return {p.name: Option(None if p.default is empty else p.default) for p in parameters if p.name not in given}
-
-
-def _in_timm(name: str) -> bool:
-    """Whether timm has a model of this name, by its source: importing it to word an error would take seconds."""
-    found = importlib.util.find_spec("timm")
-    builder = re.compile(rf"^def {re.escape(name.partition('.')[0])}\(", re.M)  # the tag of its weights left out
-    folders = found.submodule_search_locations or [] if found else []
-    files = [file for folder in folders for file in Path(folder, "models").glob("*.py")]
-    return any(builder.search(file.read_text(encoding="utf-8")) for file in files)
 
 
 def model_info(name: str) -> ModelInfo:

@@ -23,6 +23,7 @@ from bench.stats.cluster import codes_of
 from bench.stats.separation import Sample, estimates, groups_of, sample
 
 _TOLERANCE = 1e-6
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # a file of scores that is absent or damaged
 _COLUMN = "test_group_"
 
 
@@ -56,7 +57,7 @@ def read_saved(path: Path) -> Saved:
     """Read a file of saved scores.
 
     Raises:
-        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: there is none, or it is damaged.
+        one of UNREADABLE: there is none, or it is damaged.
     """
     with np.load(path, allow_pickle=False) as file:
         scores, labels = file["test_scores"], file["test_labels"]
@@ -181,7 +182,7 @@ def _usable(record: Record, predictions: Path, problems: list[str]) -> tuple[Sav
         differs = recorded_otherwise(record, saved.scores, saved.labels)
         of = positive_class(record)
         clinic = saved.clinical(of.number if of else 1)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None
     if differs:

@@ -177,11 +177,9 @@ class Row:
         """The metric of each training, or of cross-validation the mean over folds of each seed that has all of them."""
         if not self.folds:
             return [v for r in self.ok if known(v := r["metrics"].get(metric))]
-        seeds: dict[object, list[float]] = defaultdict(list)
-        for record in self.ok:
-            if known(value := record["metrics"].get(metric)):
-                seeds[record["spec"].get("seed")].append(value)
-        return [float(np.mean(found)) for found in seeds.values() if len(found) == self.folds]
+        found = [r for r in self.ok if known(r["metrics"].get(metric))]
+        seeds = grouped(found, lambda r: r["spec"].get("seed")).values()
+        return [float(np.mean([r["metrics"][metric] for r in own])) for own in seeds if len(own) == self.folds]
 
     @property
     def seeds(self) -> int:
@@ -263,21 +261,21 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
     # A fingerprint holds the size: only two of one size are two versions of the data.
     datasets = labels(firsts, "dataset", _OF_THE_DATA, ("size",))
     variants = _recipe_variants(firsts)
-    rows: dict[tuple[str, str, str], Row] = {}
-    trained: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for members in groups.values():
+
+    def place(members: Sequence[Record]) -> tuple[str, str, str]:
         first = members[0]
-        protocol = _protocol(first["spec"], variants)
-        model, dataset = models[first["key"]], datasets[first["key"]]
-        place = (model, dataset, protocol.identity)
-        known_as = str(first["spec"]["dataset"])
+        return models[first["key"]], datasets[first["key"]], _identity(first["spec"])
+
+    rows = []
+    for (model, dataset, _), parts in grouped(groups.values(), place).items():
+        spec = parts[0][0]["spec"]
+        known_as = str(spec["dataset"])
         origin = (origins or {}).get(known_as, known_as)
-        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"]), origin=origin))
-        trained[place] += members
-    for place, row in rows.items():
-        for record in _one_a_seed(trained[place]):
+        row = Row(model, dataset, _protocol(spec, variants), code=code_of(spec), origin=origin)
+        for record in _one_a_seed(record for members in parts for record in members):
             (row.ok if record["status"] == "ok" else row.other).append(record)
-    return sorted(rows.values(), key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
+        rows.append(row)
+    return sorted(rows, key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
 
 
 def code_of(spec: Spec) -> Code:

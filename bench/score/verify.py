@@ -18,6 +18,7 @@ from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
 from bench.record.types import Metrics, Record
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
 from bench.score.run import digest, fingerprint_of
@@ -219,9 +220,8 @@ def _known(folders: Sequence[Path], but: Path) -> Iterable[tuple[Path, list[str]
 
 def _digest_of(path: Path) -> str:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return digest(file["test_scores"])
-    except (OSError, ValueError, KeyError, EOFError):
+        return digest(read_saved(path).scores)
+    except UNREADABLE:
         return ""
 
 

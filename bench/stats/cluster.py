@@ -81,14 +81,11 @@ class TwoRates:
 
     Attributes:
         covariance: of (sensitivity, specificity), (2, 2).
-        positives: images with the finding; ``negatives`` those without.
     """
 
     sensitivity: Share
     specificity: Share
     covariance: Array
-    positives: int
-    negatives: int
 
 
 def share(right: Array, patients: Array | None = None) -> Share:
@@ -126,7 +123,7 @@ def two_rates(yes: Array, target: Array, patients: Array | None = None) -> TwoRa
         if of.any():
             influence[of, column] = (right[of] - right[of].mean()) / of.sum()
     covariance = over_patients(influence, np.where(target, 1, 0), number)[0]
-    return TwoRates(found[0], found[1], covariance, int(target.sum()), int((~target).sum()))
+    return TwoRates(found[0], found[1], covariance)
 
 
 @dataclass(frozen=True, slots=True)

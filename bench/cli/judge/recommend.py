@@ -26,18 +26,20 @@ _UNITS = {"s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 
 def add(commands: flags.Commands) -> None:
     """Add the command."""
-    text = "say which network to take: the cheapest of those near the best and not significantly worse"
+    text = "recommend a network: the cheapest one that is not significantly worse than the best"
     parser = flags.command(
         commands, "recommend", _recommend, text,
         epilog="With --budget the networks are trained first, by successive halving on validation; what was dropped is "
         "logged with its reason; the same command goes on after an interruption (docs/methodology.md).",
     )  # fmt: skip
     parser.add_argument("run", metavar="RUN|DATASET", help="a run directory; with --budget a dataset, as of bench run")
-    parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")
-    parser.add_argument("--min-images-per-s", type=positive, metavar="N", help="throughput at the batch of the board")
-    parser.add_argument("--max-memory-mib", type=positive, metavar="MIB", help="peak memory of inference")
-    parser.add_argument("--max-params", type=positive, metavar="N", help="parameters: 5000000, 5M")
-    parser.add_argument("--device", default="", help="where the cost was, or is, measured: cpu, cuda, cuda:N")
+    parser.add_argument(
+        "--max-latency-ms", type=positive, metavar="MS", help="limit on the median latency of one image"
+    )
+    parser.add_argument("--min-images-per-s", type=positive, metavar="N", help="limit on the throughput")
+    parser.add_argument("--max-memory-mib", type=positive, metavar="MIB", help="limit on the peak memory of inference")
+    parser.add_argument("--max-params", type=positive, metavar="N", help="limit on the parameters, such as 5M")
+    parser.add_argument("--device", default="", help="device of speed and memory (and training): cpu, cuda, cuda:N")
     flags.add_json(parser)
     group = parser.add_argument_group("search", "what is trained first")
     group.add_argument("--budget", type=duration, metavar="TIME", help="time that it may take: 20m, 2h, 1h30m")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from bench.record import store
 from bench.record.paths import require_run
 from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.evidence import recorded_otherwise
+from bench.report.evidence import UNREADABLE, recorded_otherwise
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import read_run_directory
 from bench.report.settings import by_setting
@@ -287,7 +286,7 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
         entry.scores = pack_scores(str(entry.identity.get("dataset")), scores, labels, max_images)
     except FileNotFoundError:
         problems.append(f"{path}: the record says ok, its predictions are missing; copy predictions/ with cells/")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         problems.append(f"{path}: {error}; run this cell again")
 
 

@@ -74,11 +74,9 @@ def _significance(board: Overall) -> str:
     test, n = board.significance.friedman, board.independent
     if len(board.ranked) < 2:
         return ""
-    basis = (
-        f"training again ({board.seeds} {board.unit}s)"
-        if board.seeds > 1
-        else "these trained networks only (single seed)"
-    )
+    basis = f"training again ({board.seeds} {board.unit}s)"
+    if board.seeds < 2:
+        basis = "these trained networks only (single seed)"
     if board.seeds < 2 <= board.most_seeds:
         basis = "training again (models with a single seed are given the spread of the others)"
     found = [f"Tested on other test images and {basis}." if board.significance.leader else "No model was tested."]

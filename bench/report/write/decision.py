@@ -7,7 +7,6 @@ Written as plain HTML, readable and printable without a script. The same figures
 from __future__ import annotations
 
 import html
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bench.metrics.registry import METRICS
 from bench.record.paths import predictions_path
 from bench.record.types import Fields
 from bench.report.blocks import Column, Section, Table, Text
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.report.recommend import (
     COSTS,
     LATENCY,
@@ -157,13 +157,11 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
         return None
     record = row.ok[0]
     try:
-        with np.load(predictions_path(out, record["key"]), allow_pickle=False) as file:
-            scores, labels = file["test_scores"], file["test_labels"]
-            names = file["test_names"] if "test_names" in file.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        saved = read_saved(predictions_path(out, record["key"]))
+    except UNREADABLE:
         return None
-    scores = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
-    labels = labels.reshape(len(labels), -1)
+    scores = np.stack([1 - saved.scores, saved.scores], axis=1) if saved.scores.ndim == 1 else saved.scores
+    labels, names = saved.labels.reshape(len(saved.labels), -1), saved.names
     if labels.shape[1] != 1 or len(labels) != len(scores):
         return None
     truth, said = labels[:, 0].astype(int), scores.argmax(1)
@@ -171,7 +169,7 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
     order = np.argsort(-sure, kind="stable")
     classes = row.classes or tuple(map(str, range(scores.shape[1])))
     lines = [
-        [str(names[i]) if names is not None and len(names) == len(truth) else f"test image {i}", classes[truth[i]],
+        [str(names[i]) if names is not None else f"test image {i}", classes[truth[i]],
          classes[said[i]], float(sure[i])]
         for right in (True, False) for i in [i for i in order if (truth[i] == said[i]) == right][:EXAMPLES]
     ]  # fmt: skip

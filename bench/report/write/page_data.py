@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import re
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from bench.metrics.operating import Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Fields, Record
 from bench.report.clinical.points import curve
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
@@ -327,16 +327,14 @@ def clean(log: str) -> str:
 
 def _reliability(path: Path, temperature: float | None) -> dict[str, list[list[float]]]:
     """Bins of confidence as the model gives it and, where validation found a temperature, after scaling."""
-    if not path.is_file():
-        return {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            scores, labels = file["test_scores"], file["test_labels"]
-        found = {"reliability": bins_of(reliability(scores, labels))}
+        saved = read_saved(path)
+        found = {"reliability": bins_of(reliability(saved.scores, saved.labels))}
         if temperature is not None and known(temperature):
-            found["calibrated"] = bins_of(reliability(rescaled(scores, labels, temperature), labels))
+            scaled = rescaled(saved.scores, saved.labels, temperature)
+            found["calibrated"] = bins_of(reliability(scaled, saved.labels))
         return found
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return {}
 
 
