@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.cli import flags
@@ -41,13 +42,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         options.json = False
         return _plan(options)
-    loaded = flags.loaded(options)
     console = flags.console()
-
-    def consent(plan: Plan, cost: Cost) -> None:
-        agree(plan, cost, console, options.yes)
-
-    outcome = run_sweep(loaded, console, options.command_line, consent)
+    consent = partial(agree, console=console, yes=options.yes)
+    outcome = run_sweep(flags.loaded(options), console, options.command_line, consent)
     if outcome.interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written: a second Ctrl-C must not change the exit code
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
@@ -56,10 +53,8 @@ def _run(options: argparse.Namespace) -> int:
         print(NOTHING_LEFT, file=sys.stderr)
         return flags.USAGE
     if outcome.failed:
-        print(
-            f"{outcome.failed} cell{'s' * (outcome.failed != 1)} failed; try again with --retry failed,timeout",
-            file=sys.stderr,
-        )
+        count = f"{outcome.failed} cell{'s' * (outcome.failed != 1)}"
+        print(f"{count} failed; try again with --retry failed,timeout", file=sys.stderr)
     return flags.FAILED if outcome.failed else 0
 
 

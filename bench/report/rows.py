@@ -261,18 +261,16 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
     # A fingerprint holds the size: only two of one size are two versions of the data.
     datasets = labels(firsts, "dataset", _OF_THE_DATA, ("size",))
     variants = _recipe_variants(firsts)
-
-    def place(members: Sequence[Record]) -> tuple[str, str, str]:
-        first = members[0]
-        return models[first["key"]], datasets[first["key"]], _identity(first["spec"])
-
+    placed = [(models[own[0]["key"]], datasets[own[0]["key"]], _protocol(own[0]["spec"], variants), own)
+              for own in groups.values()]  # fmt: skip
     rows = []
-    for (model, dataset, _), parts in grouped(groups.values(), place).items():
-        spec = parts[0][0]["spec"]
+    for (model, dataset, _), parts in grouped(placed, lambda one: (*one[:2], one[2].identity)).items():
+        _, _, protocol, members = parts[0]
+        spec = members[0]["spec"]
         known_as = str(spec["dataset"])
         origin = (origins or {}).get(known_as, known_as)
-        row = Row(model, dataset, _protocol(spec, variants), code=code_of(spec), origin=origin)
-        for record in _one_a_seed(record for members in parts for record in members):
+        row = Row(model, dataset, protocol, code=code_of(spec), origin=origin)
+        for record in _one_a_seed(record for *_, own in parts for record in own):
             (row.ok if record["status"] == "ok" else row.other).append(record)
         rows.append(row)
     return sorted(rows, key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))

@@ -6,10 +6,11 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from bench.metrics.registry import RANKING, TESTED
+from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record.types import Record
 from bench.report.blocks import MODEL, Block, Column, Columns, Section, Table, Text, tabled
 from bench.report.rows import Code, Row
@@ -199,54 +200,64 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
 # --- transfer --------------------------------------------------------------------------------------------------
 
 
+class Moved(NamedTuple):
+    """The trainings of one model on one dataset, tested on another."""
+
+    source: str
+    target: str
+    recipe: str
+    resolution: str
+    model: str
+    records: list[Record]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean over trainings of what they state."""
+        values = [float(v) for r in self.records if known(v := r["metrics"].get(metric))]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def drops(self) -> list[float]:
+        """Of each training, the figure at home less that on the other dataset."""
+        both = ([r["metrics"].get(f"{end}{RANKING.field}") for end in ("source_", "")] for r in self.records)
+        return [float(home) - float(away) for home, away in both if known(home) and known(away)]
+
+
 def transfer_section(records: Iterable[Record]) -> Section | None:
     """Models tested on another dataset than they were trained on, and what that costs; None without such records."""
-    moved = [r for r in records if r["kind"] == "transfer" and r["status"] == "ok"]
-    if not moved:
+    done = [r for r in records if r["kind"] == "transfer" and r["status"] == "ok"]
+    if not done:
         return None
-    names = ("source", "dataset", "recipe", "resolution", "model")
-    groups = grouped(moved, lambda record: tuple(str(record["spec"].get(n, "")) for n in names))
-    lines, shared = [], set()
-    for key, members in sorted(groups.items(), key=lambda g: [natural(t) for t in g[0]]):
-        source, target, recipe, resolution, model = key
-        drops = [d for r in members if (d := _drop(r)) is not None]
-        spread = fixed(float(np.std(drops, ddof=1))) if len(drops) > 1 else MISSING
-        if any(r["spec"].get("shares_patients") for r in members):
-            shared.add(f"{name(source)} and {name(target)}")
-        ours, theirs = (
-            [m.shown(_over_seeds(members, f"{prefix}{m.field}")) for m in TESTED] for prefix in ("source_", "")
-        )
-        change = signed(-float(np.mean(drops)) if drops else None)
-        pairs = [cell for both in zip(ours[1:], theirs[1:], strict=True) for cell in both]
-        lines.append((
-            model, f"{source} → {target}", f"{resolution} px", recipe, ours[0], theirs[0], change, spread, *pairs,
-            str(len(members)),
-        ))  # fmt: skip
-    columns = (
-        MODEL, Column("trained → tested on", left=True), Column("fed", drop=5),
-        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} in-domain", drop=1),
-        Column(f"{TESTED[0].label} out-of-domain"), Column("change"), Column("sd seeds", drop=4),
-        *(
-            Column(f"{m.label} {where}", drop=drop)
-            for m in TESTED[1:] for where, drop in (("in-domain", 3), ("out-of-domain", 2))
-        ),
-        Column("seeds", drop=4),
-    )  # fmt: skip
+
+    def place(record: Record) -> tuple[str, str, str, str, str]:
+        asked = {field: str(value) for field, value in record["spec"].items()}
+        return asked["source"], asked["dataset"], asked.get("recipe", ""), asked.get("resolution", ""), asked["model"]
+
+    groups = grouped(done, place)
+    moved = [Moved(*key, groups[key]) for key in sorted(groups, key=lambda key: [natural(text) for text in key])]
+
+    def mean(metric: Metric, prefix: str) -> Callable[[Moved], str]:
+        return lambda m: metric.shown(m.mean(f"{prefix}{metric.field}"))
+
+    columns: Columns[Moved] = [
+        (MODEL, lambda m: m.model),
+        (Column("trained → tested on", left=True), lambda m: f"{m.source} → {m.target}"),
+        (Column("fed", drop=5), lambda m: f"{m.resolution} px"),
+        (Column("recipe", left=True, drop=6), lambda m: m.recipe),
+        (Column(f"{RANKING.label} in-domain", drop=1), mean(RANKING, "source_")),
+        (Column(f"{RANKING.label} out-of-domain"), mean(RANKING, "")),
+        (Column("change"), lambda m: signed(-float(np.mean(m.drops)) if m.drops else None)),
+        (Column("sd seeds", drop=4), lambda m: fixed(float(np.std(m.drops, ddof=1)) if len(m.drops) > 1 else None)),
+    ]
+    for metric in TESTED[1:]:
+        columns.append((Column(f"{metric.label} in-domain", drop=3), mean(metric, "source_")))
+        columns.append((Column(f"{metric.label} out-of-domain", drop=2), mean(metric, "")))
+    columns.append((Column("seeds", drop=4), lambda m: str(len(m.records))))
     text = (
         "Trained on one dataset and tested on another without further training, over the classes that the two share. "
         "In-domain is the source's own test split, over the same classes; sd seeds is the spread of the change over "
         "trainings, and how far other test images would move it is not in the table."
     )
-    if shared:
+    patients = [m for m in moved if any(r["spec"].get("shares_patients") for r in m.records)]
+    if shared := {f"{name(m.source)} and {name(m.target)}" for m in patients}:
         text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
-    return Section("Transfer", [Text(text), Table(columns, lines).without_empty()])
-
-
-def _over_seeds(members: Iterable[Record], metric: str) -> float | None:
-    values = [float(v) for r in members if known(v := r["metrics"].get(metric))]
-    return float(np.mean(values)) if values else None
-
-
-def _drop(record: Record) -> float | None:
-    home, away = (record["metrics"].get(f"{prefix}{RANKING.field}") for prefix in ("source_", ""))
-    return float(home) - float(away) if known(home) and known(away) else None
+    return Section("Transfer", [Text(text), tabled(columns, moved)])
