@@ -1,9 +1,8 @@
-"""What is made of finished Records: ``bench recommend``, ``leaderboard``, ``report``, ``export``, ``merge``."""
+"""What is made of finished Records: ``bench leaderboard``, ``report``, ``export``, ``merge``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterable
@@ -13,37 +12,13 @@ from typing import TYPE_CHECKING
 from bench.cli import flags
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.metrics.operating import Rule
-    from bench.report.recommend import Recommendation
 
 _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def add(commands: flags.Commands) -> None:
-    """Add the five commands."""
-    text = "recommend a network: the cheapest one that is not significantly worse than the best"
-    parser = flags.command(commands, "recommend", _recommend, text)
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument(
-        "--max-latency-ms", type=positive, metavar="MS", help="limit on the median latency of one image"
-    )
-    parser.add_argument(
-        "--min-images-per-s",
-        type=positive,
-        metavar="N",
-        help="limit on the throughput, at the batch size of the leaderboard",
-    )
-    parser.add_argument("--max-memory-mib", type=positive, metavar="MIB", help="limit on the peak memory of inference")
-    parser.add_argument(
-        "--max-params", type=positive, metavar="N", help="limit on the parameters, such as 5000000 or 5M"
-    )
-    parser.add_argument(
-        "--device", default="", help="device on which speed and memory were measured: cpu, cuda or cuda:N"
-    )
-    flags.add_json(parser)
-
+    """Add the four commands."""
     board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the leaderboard of a run from its records")
     board.add_argument("directory", type=Path, metavar="RUN", help="run directory")
     board.add_argument("--print", action="store_true", help="print all tables instead of writing them")
@@ -116,44 +91,6 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 (such as 5, 2.5, 500k, 5M)")
     return value
-
-
-def _recommend(options: argparse.Namespace) -> int:
-    from bench import api
-
-    found = api.recommend(
-        options.directory,
-        max_latency_ms=options.max_latency_ms,
-        min_images_per_s=options.min_images_per_s,
-        max_memory_mib=options.max_memory_mib,
-        max_params=options.max_params,
-        device=options.device,
-    )
-    if options.json:
-        print(json.dumps(found.as_json(), indent=1))
-    else:
-        _print(found, flags.console())
-    return 0 if found.model else flags.FAILED
-
-
-def _print(found: Recommendation, console: Console) -> None:
-    from rich.text import Text
-
-    def say(label: str, text: str) -> None:
-        console.print(Text.assemble((label, "bold"), " ", text.replace("`", "")), soft_wrap=not console.is_terminal)
-
-    if found.model is None:
-        say("No recommendation:", f"{found.why}.")
-        for miss in found.misses:
-            say("Nearest:", miss)
-    else:
-        say("Recommended:", found.model)
-        say("Why:", f"{found.why}.")
-        say("Runner-up:", found.runner_up or "none")
-        say("Not significantly worse than the best:", ", ".join(found.not_significantly_worse) or "not tested")
-        say("To be sure:", found.resolve.get("text") or "no other model is left to compare with")
-    for warning in found.warnings:
-        say("Against it:" if found.model else "Note:", warning)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

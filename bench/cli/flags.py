@@ -113,7 +113,7 @@ def complete_names(action: argparse.Action, flag: str) -> None:
     action.completer = names  # type: ignore[attr-defined]
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse._ActionsContainer) -> None:
     """Add ``--config``."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file to read instead of ./bench.toml")
 
@@ -147,9 +147,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="quick (default if no models or datasets are named), standard or paper",
     )
-    for flag, (key, text) in SWEEP_FLAGS.items():
-        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
-        complete_names(added, flag)
+    add_some(parser, SWEEP_FLAGS)
     parser.add_argument(
         "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
         help="also evaluate models trained on SOURCE on other datasets, over shared classes; repeatable",
@@ -169,16 +167,25 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add_verbose(parser)
 
 
+def add_some(parser: argparse._ActionsContainer, some: Iterable[str]) -> None:
+    """Add some of :data:`SWEEP_FLAGS`; :func:`swept` reads them."""
+    for flag in some:
+        key, text = SWEEP_FLAGS[flag]
+        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        complete_names(added, flag)
+
+
+def swept(options: argparse.Namespace) -> dict[str, object]:
+    """What those of :data:`SWEEP_FLAGS` say that a command has."""
+    found = {key: getattr(options, key, None) for key, _ in SWEEP_FLAGS.values()}
+    return {**found, "efficiency.resolutions": found["sweep.resolutions"]}
+
+
 def loaded(options: argparse.Namespace) -> Loaded:
     """Read the configuration and the flags of :func:`add_sweep` over it."""
     from bench.sweep import config
 
-    flags: dict[str, object] = {}
-    for flag, (key, _) in SWEEP_FLAGS.items():
-        value = getattr(options, key)
-        flags[key] = value
-        if flag == "--resolutions":
-            flags["efficiency.resolutions"] = value
+    flags = swept(options)
     flags["sweep.transfer"] = getattr(options, "sweep.transfer")
     flags["run.skip_missing"] = True if options.skip_missing else None
     flags["run.keep_weights"] = True if options.keep_weights else None

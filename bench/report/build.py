@@ -134,6 +134,7 @@ class Report(ReportData):
         self.metrics = defined(self.records)
         self.boards = overall(self.rows, RANKING, [m for m in TESTED if m != RANKING] + list(self.metrics))
         for board in self.boards:
+            board.preferred = board.protocol.identity == self.run_info.get("preferred_protocol")
             board.significance = significance(board, TESTED)
 
     def write(self, out: Path) -> list[Path]:

@@ -84,7 +84,10 @@ class Standing:
 
 @dataclass(slots=True)
 class Overall:
-    """All models of one protocol, ranked by ``metric`` over the datasets in ``counted``, with ``shown`` beside it."""
+    """All models of one protocol, ranked by ``metric`` over the datasets in ``counted``, with ``shown`` beside it.
+
+    ``preferred``: a search chose this protocol on validation.
+    """
 
     metric: Metric
     shown: tuple[Metric, ...]
@@ -94,6 +97,7 @@ class Overall:
     standings: list[Standing]
     origins: Mapping[str, str] = field(default_factory=dict)
     significance: Significance = field(default_factory=Significance)
+    preferred: bool = False
 
     @property
     def families(self) -> list[list[str]]:

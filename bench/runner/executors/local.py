@@ -308,6 +308,8 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Kill what still runs and give everything back."""
+        if self.packer:
+            self.packer.settle()
         for running in list(self.running.values()):
             self._remove(running, patience_s=0.0)
         self._close_hosts()
