@@ -247,34 +247,46 @@ def test_a_rung_that_takes_longer_than_predicted_ends_with_the_budget(folder, mo
     assert "INCOMPLETE" not in (out / "LEADERBOARD.md").read_text()
 
 
-def test_interrupted_and_killed_it_goes_on_to_the_same_pick(folder, searched):
+def begun(out, number):
+    """Whether so many Records are there."""
+    return out.is_dir() and len(list(out.glob("cells/*.json"))) >= number
+
+
+def assert_same_search(out, other):
+    """The same decisions, and the same scores to the bit."""
+    steps = ("rung 1 ends", "rung 2 ends", "last rung")
+    assert [diary(out)["decided"][step] for step in steps] == [diary(other)["decided"][step] for step in steps]
+    scores = [sorted((r["spec"]["model"], r["spec"]["seed"], r["metrics"]["test_auc"]) for r in of_kind(o, "accuracy"))
+              for o in (out, other)]  # fmt: skip
+    assert scores[0] == scores[1]
+
+
+def test_interrupted_it_goes_on_to_the_same_pick(folder, searched):
     arguments = [*SMALL, "--models", f"{MODELS},place_picky,place_raises", "--budget", "1h", "--out", "cut"]
     out = folder / "cut"
-
-    def records(number):
-        return out.is_dir() and len(list(out.glob("cells/*.json"))) >= number
-
-    process = apart(folder, *arguments)
-    assert wait_for(lambda: records(1), 200)
-    process.kill()
-    process.wait()
-    left = len(list(out.glob("cells/*.json")))
-    waiter = threading.Thread(target=lambda: wait_for(lambda: records(left + 1), 200) and os.kill(os.getpid(), 2))
+    waiter = threading.Thread(target=lambda: wait_for(lambda: begun(out, 3), 200) and os.kill(os.getpid(), 2))
     waiter.start()
     code, said = here(folder, *arguments)
     waiter.join()
-    assert code == 130 and "the same command goes on" in said and records(left + 1)
+    assert code == 130 and "the same command goes on" in said and begun(out, 3)
     spent = diary(out)["spent_s"]
     code, said = here(folder, *arguments)
+    assert code == 0 and diary(out)["spent_s"] > spent, said
+    assert_same_search(out, searched[0])
+
+
+@pytest.mark.slow
+def test_killed_it_goes_on_to_the_same_pick(folder, searched):
+    arguments = [*SMALL, "--models", f"{MODELS},place_picky,place_raises", "--budget", "1h", "--out", "cut"]
+    out = folder / "cut"
+    for number in (1, 9, 17):
+        process = apart(folder, *arguments)
+        assert wait_for(lambda: begun(out, number), 200)  # noqa: B023
+        process.kill()
+        process.wait()
+    code, said = here(folder, *arguments)
     assert code == 0, said
-    assert diary(out)["spent_s"] > spent
-    whole, cut = diary(searched[0])["decided"], diary(out)["decided"]
-    assert {key: sorted(cut[key]) for key in ("rung 1 ends", "last rung")} == {
-        key: sorted(whole[key]) for key in ("rung 1 ends", "last rung")
-    }
-    scores = [sorted((r["spec"]["model"], r["spec"]["seed"], r["metrics"]["test_auc"]) for r in of_kind(o, "accuracy"))
-              for o in (out, searched[0])]  # fmt: skip
-    assert scores[0] == scores[1]
+    assert_same_search(out, searched[0])
 
 
 def test_frozen_features_come_first_where_weights_lie_here(folder, monkeypatch):
