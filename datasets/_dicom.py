@@ -11,9 +11,12 @@ import functools
 import importlib.util
 import warnings
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from pydicom import Dataset, FileDataset
 
 Array = np.ndarray
 
@@ -53,7 +56,7 @@ def is_dicom(stream: BinaryIO, bare: bool = True) -> bool:
     return element <= 0x70 and (explicit or implicit)
 
 
-def read(stream: BinaryIO, header_only: bool = False) -> Any:
+def read(stream: BinaryIO, header_only: bool = False) -> FileDataset:
     """Read a file, with or without preamble. Raises DicomError where pydicom is not installed."""
     try:
         import pydicom
@@ -67,17 +70,17 @@ def read(stream: BinaryIO, header_only: bool = False) -> Any:
     return data
 
 
-def is_directory(data: Any) -> bool:
+def is_directory(data: FileDataset) -> bool:
     """Whether a file is a DICOMDIR: a list of files, no image."""
     return str(data.file_meta.get("MediaStorageSOPClassUID", "")) == _DIRECTORY
 
 
-def is_gray(data: Any) -> bool:
+def is_gray(data: FileDataset) -> bool:
     """Whether a header says that the image is gray."""
     return str(data.get("PhotometricInterpretation", "")).startswith("MONOCHROME")
 
 
-def missing_plugin(data: Any) -> str:
+def missing_plugin(data: FileDataset) -> str:
     """Name the plug-in that the file's transfer syntax needs and that is not installed, or ""."""
     syntax = data.file_meta.TransferSyntaxUID
     plugins, how = _PLUGINS.get(str(syntax), ((), ""))
@@ -87,7 +90,7 @@ def missing_plugin(data: Any) -> str:
     return f"{syntax.name} needs a plug-in: {how}"
 
 
-def unscaled_ct(data: Any) -> bool:
+def unscaled_ct(data: FileDataset) -> bool:
     """Whether a file is a CT slice without a window, which stretching would give a scale of its own."""
     return data.get("Modality") == "CT" and not data.get("VOILUTSequence") and _window(data) is None
 
@@ -116,7 +119,7 @@ def pixels(stream: BinaryIO, window: str, frame_of: Callable[[int], int], bounde
         return _gray(data, stored, window) if is_gray(data) else _colour(data, stored)
 
 
-def _decoded(data: Any, frame: int) -> Array:
+def _decoded(data: FileDataset, frame: int) -> Array:
     from pydicom.pixels.utils import pixel_array
 
     try:
@@ -128,7 +131,7 @@ def _decoded(data: Any, frame: int) -> Array:
         raise DicomError(f"cannot be decoded: {said}") from error
 
 
-def _gray(data: Any, stored: Array, window: str) -> Array:
+def _gray(data: FileDataset, stored: Array, window: str) -> Array:
     from pydicom.pixels.processing import apply_modality_lut
 
     inverted = data.PhotometricInterpretation == "MONOCHROME1"
@@ -152,7 +155,7 @@ def _gray(data: Any, stored: Array, window: str) -> Array:
     return 255 - gray if inverted else gray
 
 
-def _by_table(values: Array, table: Any) -> Array:
+def _by_table(values: Array, table: Dataset) -> Array:
     """Look values up in a VOI LUT (PS3.3, C.11.2.1.1); values beyond its ends take these."""
     count, first, bits = (int(value) for value in table.LUTDescriptor)
     content = table.LUTData
@@ -193,7 +196,7 @@ def named_window(window: str) -> tuple[float, float] | None:
     return float(centre), float(width)
 
 
-def _window(data: Any) -> tuple[float, float] | None:
+def _window(data: FileDataset) -> tuple[float, float] | None:
     """The file's first window, if it has a usable one."""
     centre, width = data.get("WindowCenter"), data.get("WindowWidth")
     if centre in (None, "") or width in (None, ""):
@@ -202,7 +205,7 @@ def _window(data: Any) -> tuple[float, float] | None:
     return (first[0], first[1]) if first[1] > 0 else None
 
 
-def _range(data: Any, dtype: np.dtype) -> tuple[float, float]:
+def _range(data: FileDataset, dtype: np.dtype) -> tuple[float, float]:
     """Smallest and largest value that the file could store."""
     if dtype.kind == "f":
         return 0.0, 1.0
@@ -210,7 +213,7 @@ def _range(data: Any, dtype: np.dtype) -> tuple[float, float]:
     return (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if data.PixelRepresentation else (0, 2**bits - 1)
 
 
-def _padding(data: Any, stored: Array) -> Array | None:
+def _padding(data: FileDataset, stored: Array) -> Array | None:
     """Mask of the pixels that the file calls padding; None where it has none."""
     value = data.get("PixelPaddingValue")
     if value in (None, "") or stored.dtype.kind == "f":
@@ -228,7 +231,7 @@ def _as_stored(value: int, dtype: np.dtype) -> int:
     return value if info.min <= value <= info.max else int(np.array(value).astype(dtype))
 
 
-def _colour(data: Any, stored: Array) -> Array:
+def _colour(data: FileDataset, stored: Array) -> Array:
     kind, bits = str(data.PhotometricInterpretation), int(data.BitsStored)
     if kind == "PALETTE COLOR":
         from pydicom.pixels.processing import apply_color_lut
@@ -236,11 +239,11 @@ def _colour(data: Any, stored: Array) -> Array:
         stored = np.asarray(apply_color_lut(stored, data))
         bits = _palette_bits(data)
     if stored.ndim != 3 or stored.shape[2] != 3:
-        raise DicomError(f"is a DICOM image of kind {kind}, which is not read")
+        raise DicomError(f"is a DICOM image of kind {kind}, which is not supported")
     return stored if stored.dtype == np.uint8 else scaled(stored, 0, 2**bits - 1)
 
 
-def _palette_bits(data: Any) -> int:
+def _palette_bits(data: FileDataset) -> int:
     """8 where no entry of the palette needs more, whatever its descriptor says."""
     names = ("Red", "Green", "Blue")
     if "SegmentedRedPaletteColorLookupTableData" in data:

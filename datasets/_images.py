@@ -15,12 +15,15 @@ import sys
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 
 from bench.datasets import _dicom
 from bench.registry import legible
+
+if TYPE_CHECKING:
+    from PIL.ImageFile import ImageFile
 
 Array = np.ndarray
 
@@ -86,7 +89,7 @@ class Decoding(NamedTuple):
         if count == 1:
             return 0
         if not self.frames:
-            raise ImageError(f"has {count} frames (or pages); say frames=first, middle, last or a number")
+            raise ImageError(f"has {count} frames (or pages); set frames=first, middle, last or a number")
         named = {"first": 0, "middle": count // 2, "last": count - 1}
         index = named[self.frames] if self.frames in named else int(self.frames) - 1
         if not 0 <= index < count:
@@ -153,7 +156,7 @@ def survey(sources: Iterable[tuple[Path | bytes, str]], how: Decoding) -> Survey
         if lacking := _dicom.missing_plugin(header):
             remarks.setdefault(f"DICOM images cannot be decoded: {lacking}", []).append(name)
         if how.window == "file" and _dicom.unscaled_ct(header):
-            said = "CT images without a window are stretched one by one, so one gray is not one Hounsfield value; say "
+            said = "CT images without a window are stretched one by one, so one gray is not one Hounsfield value; set "
             remarks.setdefault(f"{said}window=bone, lung, brain, full or CENTRE/WIDTH", []).append(name)
     return Survey(1 if gray and all(gray) else 3, remarks)
 
@@ -206,7 +209,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-def _open_raster(stream: BinaryIO) -> Any:
+def _open_raster(stream: BinaryIO) -> ImageFile:
     from PIL import Image
 
     with warnings.catch_warnings():  # _bounded() says it better than Pillow's warning
@@ -231,11 +234,12 @@ def _raster_is_gray(stream: BinaryIO) -> bool:
 
 def _raster(stream: BinaryIO, how: Decoding) -> Array:
     """Return uint8 (H, W) or (H, W, 3)."""
-    from PIL import Image, ImageFile, ImageOps
+    from PIL import Image, ImageOps
+    from PIL import ImageFile as Files
 
     image = _open_raster(stream)
-    if ImageFile.LOAD_TRUNCATED_IMAGES:  # somebody's global switch: a cut-off image would come out half gray
-        ImageFile.LOAD_TRUNCATED_IMAGES = False
+    if Files.LOAD_TRUNCATED_IMAGES:  # somebody's global switch: a cut-off image would come out half gray
+        Files.LOAD_TRUNCATED_IMAGES = False
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         frame = how.frame_of(1 if image.format == "MPO" else getattr(image, "n_frames", 1))
@@ -247,30 +251,30 @@ def _raster(stream: BinaryIO, how: Decoding) -> Array:
             upright.getexif()[274] = image.getexif().get(274, 1)
             return np.asarray(ImageOps.exif_transpose(upright))
         image.load()
-        image = ImageOps.exif_transpose(image)
-    if image.mode in _DEEP:
-        gray = shown(np.asarray(image), how.window)
+        picture = ImageOps.exif_transpose(image)
+    if picture.mode in _DEEP:
+        gray = shown(np.asarray(picture), how.window)
         return 255 - gray if white_is_zero else gray
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        is_gray = image.mode in ("1", "L", "LA", "La")
-        image = image.convert("RGBA")  # transparent places show black, as outside of a scanner's field of view
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image).convert("RGB")
-        return np.asarray(image)[:, :, 0] if is_gray else np.asarray(image)
-    return np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
+    if picture.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in picture.info:
+        is_gray = picture.mode in ("1", "L", "LA", "La")
+        picture = picture.convert("RGBA")  # transparent places show black, as outside of a scanner's field of view
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, (0, 0, 0, 255)), picture).convert("RGB")
+        return np.asarray(picture)[:, :, 0] if is_gray else np.asarray(picture)
+    return np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
 
 
-def _raw_mode(image: Any) -> str:
+def _raw_mode(image: ImageFile) -> str:
     """How Pillow's decoder will unpack an image, ``RGB;16B`` for one."""
     args = image.tile[0].args if image.tile else ""
     return str(args[0] if isinstance(args, tuple) and args else args)
 
 
-def _white_is_zero(image: Any) -> bool:
+def _white_is_zero(image: ImageFile) -> bool:
     """Whether a TIFF says that 0 is white; Pillow minds it in images of 8 bits only."""
-    return bool(image.format == "TIFF" and image.tag_v2.get(262) == 0)
+    return bool(image.format == "TIFF" and image.tag_v2.get(262) == 0)  # type: ignore[attr-defined]
 
 
-def _deep_bands(stream: BinaryIO, image: Any, frame: int) -> tuple[Array, Array | None] | None:
+def _deep_bands(stream: BinaryIO, image: ImageFile, frame: int) -> tuple[Array, Array | None] | None:
     """Colours (H, W, 1 or 3) and opacity (H, W) of an image of 16 bits a band, uint16; None for others.
 
     Pillow keeps the upper byte of such a band and drops the other. Told that the bytes lie the other way round it
@@ -279,9 +283,9 @@ def _deep_bands(stream: BinaryIO, image: Any, frame: int) -> tuple[Array, Array 
     mode = _raw_mode(image)
     bands, deep, order = mode.partition(";16")
     if image.format == "TIFF" and image.mode not in _DEEP:
-        bits, planar = image.tag_v2.get(258, (8,)), image.tag_v2.get(284, 1) == 2
+        bits, planar = image.tag_v2.get(258, (8,)), image.tag_v2.get(284, 1) == 2  # type: ignore[attr-defined]
         if max(bits) > 8 and (not deep or planar or bands not in ("LA", "RGB", "RGBA", "RGBX")):
-            raise ImageError(f"is a TIFF of {len(bits)} bands of {max(bits)} bits laid out in a way that is not read")
+            raise ImageError(f"is a TIFF of {len(bits)} bands of {max(bits)} bits in an unsupported layout")
     if not deep or image.mode in _DEEP:
         return None
     if bands == "LA":  # four bytes a pixel, taken as they are
@@ -300,7 +304,7 @@ def _unpacked(stream: BinaryIO, frame: int, mode: str) -> Array:
     if frame:
         image.seek(frame)
 
-    def args(old: Any) -> Any:
+    def args(old: tuple[object, ...] | str | None) -> tuple[object, ...] | str:
         return (mode, *old[1:]) if isinstance(old, tuple) else mode
 
     image.tile = [tile._replace(args=args(tile.args)) for tile in image.tile]

@@ -87,9 +87,7 @@ def read(values: Sequence[object], reading: Reading) -> Labels:
     rows = np.flatnonzero(keep).tolist()
     if separator := _separator([texts[i] for i in rows], rows, reading):
         parts = [[part.strip() for part in value.split(separator) if part.strip()] for value in texts]
-        said = (
-            f"column {reading.column!r} is split at {separator!r}: each part is a label (labels=whole says otherwise)"
-        )
+        said = f"column {reading.column!r} is split at {separator!r}: each part is a label (override with labels=whole)"
         if "labels" not in reading.options:
             findings.append(Finding(said, sum(separator in texts[i] for i in rows), severity="note"))
         return _several(parts, keep, reading, findings)
@@ -101,7 +99,7 @@ def read(values: Sequence[object], reading: Reading) -> Labels:
         raise ValueError(f"column {reading.column!r} holds one class only, {next(iter(classes), '')!r}")
     if len(classes) > MOST_CLASSES or len(classes) * 2 > many > 20:
         raise ValueError(
-            f"column {reading.column!r} holds {len(classes)} different values in {many} rows; those are no classes"
+            f"column {reading.column!r} holds {len(classes)} different values in {many} rows; too many for classes"
         )
     index = {name: i for i, name in enumerate(classes)}
     numbers = np.asarray([index.get(value, 0) for value in texts], np.int64)
@@ -143,14 +141,14 @@ def _answered(values: Sequence[str], reading: Reading) -> tuple[Array, list[Find
         reading.refuse(blank, f"no label in column {column!r}; missing=ignore leaves such rows out")
         found = _splits.listed(sorted({values[i] for i in words})) if words else ""
         if words and not reading.deliberate:
-            said = f"{found} in column {column!r} may mean that there is no label; say missing=ignore to leave such"
+            said = f"{found} in column {column!r} may mean that there is no label; set missing=ignore to leave such"
             reading.refuse(words, f"{said} rows out, or missing=class if it is a class")
         if words:
             said = f"{found} counts as a class; by its name it may be none (missing=ignore leaves it out)"
             return np.ones(len(values), bool), [Finding(said, len(words))]
     left = blank if how == "class" else sorted({*blank, *words})
     if how == "class":
-        reading.refuse(blank, f"no label in column {column!r}: a blank is no name of a class; say missing=ignore")
+        reading.refuse(blank, f"no label in column {column!r}: a blank is no name of a class; set missing=ignore")
     keep = np.ones(len(values), bool)
     keep[left] = False
     said = f"{len(left):,} rows without a label are left out"
@@ -196,7 +194,7 @@ def _separator(values: Sequence[str], rows: Sequence[int], reading: Reading) -> 
         if separator == "," and not any(part in alone for cell in parts for part in cell):
             continue  # a name with a comma in it
         name = "comma" if separator == "," else separator
-        said = f"{values[cells[0]]!r} in column {reading.column!r} may be one label or several; say"
+        said = f"{values[cells[0]]!r} in column {reading.column!r} may be one label or several; set"
         reading.refuse([rows[i] for i in cells], f"{said} labels=split:{name}, or labels=whole if it is one")
     return ""
 
@@ -208,7 +206,7 @@ def _several(values: list[list[str]], keep: Array, reading: Reading, findings: l
     spelling = dict(zip(flat, whole_numbers(spelt, np.ones(len(spelt), bool)), strict=True))
     classes = _ordered(set(spelling.values()), reading)
     if len(classes) < 2 or len(classes) > MOST_CLASSES:
-        raise ValueError(f"column {reading.column!r} holds {len(classes)} different labels; those are no classes")
+        raise ValueError(f"column {reading.column!r} holds {len(classes)} different labels; too many for classes")
     index = {name: i for i, name in enumerate(classes)}
     labels = np.zeros((len(values), len(classes)), np.int64)
     for row in np.flatnonzero(keep).tolist():
@@ -238,7 +236,7 @@ def _spelt(values: Sequence[str], keep: Array, reading: Reading, findings: list[
     shown = "; ".join(" = ".join(ascii(n) if ascii(n) != repr(n) else repr(n) for n in names) for names in several[:3])
     if how != "merge":
         raise ValueError(
-            f"column {reading.column!r} spells classes in several ways ({shown}); say spelling=merge if they are one "
+            f"column {reading.column!r} spells classes in several ways ({shown}); set spelling=merge if they are one "
             "class each, or spelling=keep if they differ"
         )
     chosen = {name: max(names, key=lambda n: (count[n], n)) for names in several for name in names}
@@ -264,7 +262,7 @@ def _ordered(found: set[str], reading: Reading) -> list[str]:
     names = sorted(found, key=_splits.natural)
     if ordinal:
         raise ValueError(
-            f"column {reading.column!r} holds grades that are no numbers ({_splits.listed(names, 8)}); say their order "
+            f"column {reading.column!r} has grades that are not numbers ({_splits.listed(names, 8)}); give their order "
             f"from least to most: order={'<'.join(names)}"
         )
     return names
@@ -289,12 +287,12 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[object]], read
         doubt = [i for i, cell in enumerate(cells) if _BINARY.get(cell) == -1]
         if not (gaps or how):
             said = "missing=zero (not mentioned is 0) or missing=ignore (leave the rows out)"
-            reading.refuse(empty, f"no label in column {name!r}; say {said}")
+            reading.refuse(empty, f"no label in column {name!r}; set {said}")
         wrong = (i for i, cell in enumerate(cells) if cell not in (*_BINARY, *BLANK, "none"))
         reading.refuse(wrong, f"column {name!r} should hold 0 and 1 only")
         if not how:
             said = "uncertain=zero, uncertain=one, or uncertain=ignore (leave the rows out)"
-            reading.refuse(doubt, f"column {name!r} should hold 0 and 1 only; for -1 say {said}")
+            reading.refuse(doubt, f"column {name!r} should hold 0 and 1 only; for -1 set {said}")
         labels[:, at] = [max(_BINARY.get(cell, 0), 0) for cell in cells]
         labels[doubt, at] = int(how == "one")
         keep[doubt if how == "ignore" else []] = False
@@ -309,7 +307,7 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[object]], read
         findings.append(Finding(f"{left:,} rows with blank or uncertain findings are left out", left))
     single = len(names) > 1 and bool((labels[keep].sum(axis=1) == 1).all()) and bool(keep.any())
     if single and reading.options.get("task") != "multi-label":
-        said = "every row has exactly one 1, so the columns are classes (task=multi-label says otherwise)"
+        said = "every row has exactly one 1, so the columns are classes (override with task=multi-label)"
         task = "binary-class" if len(names) == 2 else "multi-class"
         return Labels(list(names), labels.argmax(axis=1), keep, task, [*findings, Finding(said, severity="note")])
     return Labels(list(names), labels, keep, "multi-label", findings)

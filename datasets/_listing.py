@@ -206,7 +206,7 @@ def unused(columns: Iterable[str], options: Mapping[str, str]) -> list[Finding]:
             found.append(Finding(f"column {column!r} is not used: {without}"))
     if "split" not in options:
         for column in usual("split", names):
-            found.append(Finding(f"column {column!r} is not used: say split={column} if it is the published split"))
+            found.append(Finding(f"column {column!r} is not used: set split={column} if it is the published split"))
     return found
 
 
@@ -368,11 +368,10 @@ def _one_row_an_image(
     places: dict[str, list[int]] = defaultdict(list)
     for i in np.flatnonzero(keep).tolist():
         places[rows.names[i]].append(i)
-    repeats = {name: found for name, found in places.items() if len(found) > 1}
     torn: dict[str, set[int]] = {"labels": set(), "patients": set()}
     again: list[int] = []
     between = 0
-    for found in repeats.values():
+    for found in places.values():
         if len({labels.values[i].tobytes() for i in found}) > 1:
             torn["labels"].update(found)
         if groups and len({groups[i] for i in found}) > 1:
@@ -383,18 +382,17 @@ def _one_row_an_image(
     for what, bad in torn.items():
         if bad and options.get("conflicts") != "drop":
             other = ", or labels=rows if it has all of them" if what == "labels" else ""
-            said = f"one image is listed with several {what}; say conflicts=drop to leave such images out{other}"
+            said = f"one image is listed with several {what}; set conflicts=drop to leave such images out{other}"
             raise ValueError(f"{rows.at(sorted(bad))}: {said}")
     dropped = sorted(torn["labels"] | torn["patients"])
-    keep[dropped] = False
-    if dropped:
-        said = f"{len(dropped):,} rows of images with several labels or patients are left out"
-        findings.append(Finding(said, len(dropped), (rows.at(dropped),)))
-    again = [i for i in again if keep[i]]
-    keep[again] = False
-    if again:
-        said = f"{len(again):,} rows repeat another row's image and count once"
-        findings.append(Finding(said, len(again), (rows.at(again),), "note"))
+    again = sorted(set(again) - set(dropped))
+    keep[[*dropped, *again]] = False
+    for left, said, severity in (
+        (dropped, "rows of images with several labels or patients are left out", "warning"),
+        (again, "rows repeat another row's image and count once", "note"),
+    ):
+        if left:
+            findings.append(Finding(f"{len(left):,} {said}", len(left), (rows.at(left),), severity))
     if between:
         findings.append(Finding(f"{between:,} images are listed in more than one split", between, severity="leak"))
 
@@ -407,7 +405,7 @@ def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Arr
     named = {part.strip(): split for split in ("val", "test") for part in options.get(split, "").split("+") if part}
     if rows.splits is None:
         if named:
-            raise ValueError("val= and test= name parts of a split, but the source has none; say split=COLUMN")
+            raise ValueError("val= and test= name parts of a split, but the source has none; set split=COLUMN")
         return None, []
     values = list(dict.fromkeys(rows.splits[i] for i in np.flatnonzero(keep)))
     if unknown := [name for name in named if name not in values]:
@@ -419,7 +417,7 @@ def _published(rows: Rows, options: Mapping[str, str], keep: Array) -> tuple[Arr
         if len(values) == 1 and not rows.files:
             return None, []
     if "train" not in meant.values():
-        raise ValueError(f"there is no train split; it has {', '.join(values)}; say test=NAME, the rest is train")
+        raise ValueError(f"there is no train split; it has {', '.join(values)}; set test=NAME, the rest is train")
     unread = [value for value, split in meant.items() if split is None]
     if unread and rows.files:
         bad = [i for i in np.flatnonzero(keep).tolist() if rows.splits[i] in unread]
@@ -462,7 +460,7 @@ def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Findin
         keep[lonely] = False
     elif lonely and not all(_MASK_FOLDER.fullmatch(parts[i][0][0]) for i in lonely):
         said = f"{len(lonely):,} images lie in a folder named as masks are"
-        raise ValueError(f"{rows.at(lonely)}: {said}; say masks=ignore to leave them out, or masks=keep")
+        raise ValueError(f"{rows.at(lonely)}: {said}; set masks=ignore to leave them out, or masks=keep")
     twice = [sorted(same) for same in images.values() if len(same) > 1 and keep[sorted(same)].sum() > 1]
     if twice:
         said = f"{len(twice):,} images lie beside another of the same name but for its suffix: copies, or masks?"
@@ -508,11 +506,12 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         remarks.append(Finding(f"gray values are shown through window={options['window']}", severity="note"))
     findings = tuple(replace(f, examples=tuple(map(legible, f.examples))) for f in (*listing.findings, *remarks))
     kind = "findings" if listing.labels.ndim == 2 else "classes"
-    guess: tuple[Finding, ...] = ()
-    if (positive := positive_of(listing.task, listing.classes, options.get("positive", ""))) and positive.guessed:
+    told_of = list(findings)
+    positive = positive_of(listing.task, listing.classes, options.get("positive", ""))
+    if positive and positive.guessed:
         other = listing.classes[1 - positive.number]
-        said = f"the positive class is taken to be {positive.name!r}; positive={other} says otherwise"
-        guess = (Finding(said, severity="note"),)
+        said = f"the positive class is taken to be {positive.name!r}; override with positive={other}"
+        told_of.append(Finding(said, severity="note"))
     return DatasetInfo(
         name=str(source),
         task=listing.task,
@@ -527,7 +526,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
         source=source.place,
         mirror_safe=options.get("mirror") == "true",
         traps=tuple(finding.text for finding in findings),
-        findings=(*findings, *guess),
+        findings=tuple(told_of),
         positive=options.get("positive", ""),
         columns=tuple(listing.columns),
         subgroups=asked_groups(options, listing.columns),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import numpy as np
 
@@ -38,7 +37,7 @@ def split_of(word: str) -> str | None:
     return next((split for split, words in _WORDS.items() if len(kept) == 1 and kept[0] in words), None)
 
 
-def natural(text: str) -> tuple[Any, ...]:
+def natural(text: str) -> tuple[list[tuple[int, int, str]], str]:
     """Key to sort by as people count: ``stage 2`` before ``stage 10``; case decides last."""
     parts = re.split(r"(\d+)", text)
     return ([(0, int(p), "") if p.isdecimal() else (1, 0, p.lower()) for p in parts if p], text)
@@ -264,7 +263,7 @@ def torn(groups: Iterable[str], splits: Array) -> int:
     return sum(len(found) > 1 for found in seen.values())
 
 
-def listed(items: Sequence[Any], most: int = 3) -> str:
+def listed(items: Sequence[object], most: int = 3) -> str:
     """Write ``a, b and c``, or the first ``most`` and how many more there are."""
     words = [repr(item) if isinstance(item, str) else str(item) for item in items]
     if len(words) > most:

@@ -72,7 +72,7 @@ class Table:
         """How the separator was understood, where it is no comma or left one column."""
         named = _SEPARATORS.get(self.separator, self.separator)
         guessed = self.separator != "," or len(self.columns) == 1
-        return f" (separated by {named}; sep= says otherwise)" if guessed else ""
+        return f" (separated by {named}; override with sep=)" if guessed else ""
 
     def at(self, bad: Sequence[int]) -> str:
         """Write ``line 3`` or ``lines 3, 4, 9 and 2 more`` for row indices."""
@@ -142,10 +142,10 @@ def _decoded(content: bytes, place: str, encoding: str) -> str:
         raise ValueError(f"{place}: encoding={encoding} is unknown; utf-8, utf-16, cp1252 are usual") from None
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        other = "save the table as UTF-8, or say encoding=cp1252 (or what it is)"
+        other = "save the table as UTF-8, or set encoding=cp1252 (or what it is)"
         raise ValueError(f"{place}, line {line}: is not {encoding or 'UTF-8'}; {other}") from None
     if "\0" in text:
-        raise ValueError(f"{place} is no table of text")
+        raise ValueError(f"{place} is not a text table")
     return text.removeprefix("\ufeff")
 
 
@@ -172,7 +172,7 @@ def _separator(text: str, place: str) -> str:
             agreed.append(candidate)
     if len(agreed) > 1:
         named = " and ".join(_SEPARATORS.get(found, found) for found in agreed)
-        raise ValueError(f"{place}: {named} both separate its lines evenly; say which with sep=")
+        raise ValueError(f"{place}: {named} both separate its lines evenly; choose one with sep=")
     return agreed[0] if agreed else widest[1]
 
 
@@ -191,7 +191,7 @@ def _check_row(fields: Sequence[str], rows: Sequence[Sequence[str]], separator: 
         raise ValueError(f"{where}: a quote that is opened here is closed after {swallowed} lines that look like rows")
     if len(rows[-1]) != width:
         raise ValueError(
-            f"{where}: has {len(rows[-1])} fields, the header {width} (separated by {named}; sep= says otherwise)"
+            f"{where}: has {len(rows[-1])} fields, the header {width} (separated by {named}; override with sep=)"
         )
 
 
@@ -272,7 +272,7 @@ def _folder(source: SourceName) -> Path:
 def _images_of(source: SourceName) -> tuple[Table, list[str], list[Finding]]:
     path = Path(source.place)
     if not path.is_file():
-        raise ValueError(f"there is no table {path}" if not path.exists() else f"{path} is no file; name the table")
+        raise ValueError(f"there is no table {path}" if not path.exists() else f"{path} is not a file; name the table")
     options = dict(source.options)
     apart = {named: sign for sign, named in _SEPARATORS.items()}
     separator = apart.get(options.get("sep", ""), options.get("sep", ""))
@@ -294,7 +294,7 @@ def _chosen(table: Table, options: dict[str, str], key: str) -> str:
     binary = [name for name in table.columns if {*table.column(name, "")} <= {"0", "1", "0.0", "1.0"}]
     hint = f" (label={'+'.join(binary)} takes those of 0 and 1)" if key == "label" and len(binary) > 1 else ""
     have = ", ".join(table.columns)
-    raise ValueError(f"{table.place}: say {key}=COLUMN in brackets; it has {have}{hint}{table.apart}")
+    raise ValueError(f"{table.place}: set {key}=COLUMN in brackets; it has {have}{hint}{table.apart}")
 
 
 # --- paths in tables -------------------------------------------------------------------------------------------
@@ -349,12 +349,12 @@ def _hint(folder: Path, name: str) -> str:
         tail = "/".join(parts[start:])
         if (folder / _on_disk(folder, [tail])[0][0]).is_file():
             prefix = name[: len(name) - len(tail)].rstrip("/")
-            return f", but {folder / tail} is there: say strip={prefix}"
+            return f", but {folder / tail} is there: set strip={prefix}"
     for suffix in (".png", ".jpg", ".jpeg", ".tif", ".dcm", ".PNG", ".JPG"):
         if (folder / f"{name}{suffix}").is_file():
-            return f", but {name}{suffix} is: say suffix={suffix}"
+            return f", but {name}{suffix} is: set suffix={suffix}"
     with contextlib.suppress(OSError):
         for entry in sorted(os.scandir(folder), key=lambda e: e.name):
             if entry.is_dir() and (Path(entry.path) / name).is_file():
-                return f", but {entry.path}/{name} is: say root={entry.path}"
-    return " (say root=DIR?)"
+                return f", but {entry.path}/{name} is: set root={entry.path}"
+    return " (set root=DIR?)"

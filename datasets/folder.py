@@ -92,7 +92,7 @@ def _images_below(folder: Path) -> tuple[list[str], list[str]]:
 def _left_out(unplaced: list[str], others: list[str]) -> list[Finding]:
     found = []
     if unplaced:
-        said = f"{len(unplaced):,} images lie in no class's folder and are left out"
+        said = f"{len(unplaced):,} images are in no class folder and are left out"
         found.append(Finding(said, len(unplaced), tuple(unplaced[:5])))
     if others:
         kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others)
@@ -171,7 +171,7 @@ def _refuse_recurring(top: Path, folders: dict[str, tuple[str, ...]], depth: int
         above = sorted({path[-1] for name in recurring for path in owners[name]}, key=_splits.natural)
         raise ValueError(
             f"{top}: the same folders ({_splits.listed(recurring)}) lie below {_splits.listed(above)}, so the classes "
-            "may be either; say split=patient_folders if each of the upper folders is a patient, split=folders with "
+            "may be either; set split=patient_folders if each of the upper folders is a patient, split=folders with "
             f"test={above[-1]} (and val=NAME) if they are splits or folds, or split=classes if they are the classes"
         )
 
@@ -213,7 +213,7 @@ def _patients(names: list[str], pattern: str) -> list[str]:
     try:
         regex = re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"patient={pattern} is no regular expression: {error}") from None
+        raise ValueError(f"patient={pattern} is not a valid regular expression: {error}") from None
     groups = []
     for name in names:
         match = regex.search(name)

@@ -18,7 +18,8 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Protocol
 
 import numpy as np
 
@@ -31,6 +32,23 @@ from bench.registry import Finding, SourceName, nearest
 _PLAIN = ("string", "bool", "int8", "int16", "int32", "int64")  # columns that may go with the label
 
 
+class _Table(Protocol):
+    """What is used of the library's ``Dataset``."""
+
+    features: Mapping[str, object]
+    _fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, row: int) -> Mapping[str, object]: ...
+
+    def select_columns(self, names: list[str]) -> _Table: ...
+
+    def cast_column(self, name: str, feature: object) -> _Table: ...
+
+    def to_dict(self) -> Mapping[str, list[object]]: ...
+
+
 class HubError(ValueError):
     """A dataset cannot be opened or is not a set of labelled images; the message says why."""
 
@@ -40,25 +58,25 @@ class Opened:
     """A dataset's tables, each of one split, and the columns of its images and labels."""
 
     source: SourceName
-    tables: list[tuple[str, Any]]
+    tables: list[tuple[str, _Table]]
     image: str
     labels: tuple[str, ...]
     findings: tuple[Finding, ...] = ()
 
     @property
     def places(self) -> list[tuple[int, int]]:
-        """Table and row of each image."""
+        """_Table and row of each image."""
         return [(at, row) for at, (_, table) in enumerate(self.tables) for row in range(len(table))]
 
-    def column(self, name: str) -> list[Any]:
+    def column(self, name: str) -> list[str | list[str]]:
         """The values of a column; numbers of named classes become their names, so that tables may number them apart."""
-        values: list[Any] = []
+        values: list[str | list[str]] = []
         for _, table in self.tables:
             if name not in table.features:
                 have = ", ".join(table.features)
                 raise HubError(f"there is no column {name!r}{nearest(name, table.features)}; it has {have}")
             named = _names(table.features[name])
-            values += [_named(value, named) for value in table.select_columns([name])[name]]
+            values += [_named(value, named) for value in table.select_columns([name]).to_dict()[name]]
         return values
 
     def known(self, name: str) -> list[str]:
@@ -66,15 +84,18 @@ class Opened:
         return list(dict.fromkeys(part for _, table in self.tables for part in _names(table.features[name])))
 
 
-def _names(feature: Any) -> list[str]:
+def _names(feature: object) -> list[str]:
     """The classes that a feature names, of one label or a list of them."""
-    return getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or []
+    found: list[str] = (
+        getattr(feature, "names", None) or getattr(getattr(feature, "feature", None), "names", None) or []
+    )
+    return found
 
 
-def _named(value: Any, names: list[str]) -> Any:
+def _named(value: object, names: list[str]) -> str | list[str]:
     """A value as text, or a list of texts; -1 and None are no label."""
     if isinstance(value, list | tuple):
-        return [_named(part, names) for part in value]
+        return [str(_named(part, names)) for part in value]
     if value is None or value != value or (names and value == -1):
         return ""
     return names[value] if names and isinstance(value, int) else str(value)
@@ -84,7 +105,7 @@ def _named(value: Any, names: list[str]) -> Any:
 class RowReader:
     """Decodes images of tables that lie on disk; pickled into the processes that decode."""
 
-    tables: tuple[Any, ...]
+    tables: tuple[_Table, ...]
     rows: Array  # (n, 2): table and row of each image
     names: tuple[str, ...]
     column: str
@@ -97,7 +118,7 @@ class RowReader:
         return _images.decode(content, self.names[index], self.how)
 
 
-def _content(value: Any, name: str) -> Path | bytes:
+def _content(value: object, name: str) -> Path | bytes:
     if isinstance(value, Mapping):
         value = value.get("bytes") or value.get("path")
     if isinstance(value, bytes):
@@ -167,7 +188,7 @@ def _open_tables(source: SourceName) -> Opened:
     labels = (label,) if label in features else tuple(part for part in label.split("+") if part)
     for column, key in ((image, "image"), *((name, "label") for name in labels or ("",))):
         if column not in features:
-            near = nearest(column, features) if column else f"; say {key}=COLUMN in brackets"
+            near = nearest(column, features) if column else f"; set {key}=COLUMN in brackets"
             named = f" {column!r}" if column else ""
             raise HubError(f"there is no {key} column{named}{near}; it has {', '.join(features)}")
     if isinstance(features[image], library.Image):
@@ -186,7 +207,7 @@ def _without_row(place: Path, count: int) -> list[Finding]:
     return [Finding(said, left)] if left > 0 else []
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     try:
         import datasets
     except ImportError as error:
@@ -194,7 +215,7 @@ def _library() -> Any:
     return datasets
 
 
-def _load(library: Any, source: SourceName) -> list[tuple[str, Any]]:
+def _load(library: ModuleType, source: SourceName) -> list[tuple[str, _Table]]:
     """Name of its split, and table: one a split, or one a file where parquet files name their classes apart."""
     place = Path(source.place)
     shown = not library.are_progress_bars_disabled()
@@ -209,13 +230,13 @@ def _load(library: Any, source: SourceName) -> list[tuple[str, Any]]:
             loaded = library.load_dataset(_builder(place), data_files=str(place.resolve()))
         else:
             if any(place.glob("*.py")):
-                raise HubError(f"{place} brings code to run, which is not loaded; use its parquet files")
+                raise HubError(f"{place} needs a loading script, which is not run; use its parquet files")
             loaded = _apart(library, place.resolve(), source.config)
             loaded = loaded or library.load_dataset(str(place.resolve()), source.config or None)
     except HubError:
         raise
     except Exception as error:  # the library raises what its many readers raise
-        what = "is not a dataset that can be read" if place.exists() else "is neither on this disk nor to be had"
+        what = "is not a dataset that can be read" if place.exists() else "is neither on this disk nor on the hub"
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise HubError(f"{source.place} {what}: {said}") from None
     finally:
@@ -229,7 +250,7 @@ def _load(library: Any, source: SourceName) -> list[tuple[str, Any]]:
     return [(name or "train", table) for name, table in tables]
 
 
-def _apart(library: Any, place: Path, config: str) -> list[tuple[str, Any]]:
+def _apart(library: ModuleType, place: Path, config: str) -> list[tuple[str, _Table]]:
     """Split and table of each parquet file where they number their classes differently; else nothing.
 
     The library takes the first file's classes for all.
@@ -249,11 +270,11 @@ def _apart(library: Any, place: Path, config: str) -> list[tuple[str, Any]]:
 def _builder(path: Path) -> str:
     kinds = {".parquet": "parquet", ".arrow": "arrow"}
     if path.suffix.lower() not in kinds:
-        raise HubError(f"{path} is no parquet file; name a .parquet or .arrow file, or a folder")
+        raise HubError(f"{path} is not a parquet file; give a .parquet or .arrow file, or a folder")
     return kinds[path.suffix.lower()]
 
 
-def _image_column(library: Any, features: Mapping[str, Any]) -> str:
+def _image_column(library: ModuleType, features: Mapping[str, object]) -> str:
     typed = [name for name, kind in features.items() if isinstance(kind, library.Image)]
     raw = [name for name, kind in features.items() if isinstance(kind, Mapping) and "bytes" in kind]
     return next(iter([*typed, *raw, *(name for name in ("image", "img") if name in features)]), "")

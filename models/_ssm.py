@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.ops import ConvAct, NormGate, cross_selective_scan
+from bench.ops.training import scan_branch, trains
 
 __all__ = ["DIRECTIONS", "SS2D", "CrossScan", "GlobalAttention", "Mixing"]
 
@@ -133,6 +134,15 @@ class SS2D(nn.Module):
         self.mixer = mixing.build(inner_dim, dt_rank=math.ceil(dim / 16))
         self.out_norm = NormGate(inner_dim)
         self.out_proj = nn.Linear(inner_dim, dim, bias=False)
+
+    def beside(self, x: Tensor, norm: NormGate) -> tuple[Tensor, Tensor]:
+        """Return x itself, and this layer's output of norm(x); what is made of that x adds its gradient in passing.
+
+        In training on CUDA one function that keeps little for its backward.
+        """
+        if isinstance(self.mixer, CrossScan) and trains(self, x):
+            return scan_branch(x, norm, self.in_proj, self.conv, self.mixer, self.out_norm, self.out_proj)
+        return x, self(norm(x))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c)."""

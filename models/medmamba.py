@@ -29,6 +29,7 @@ from bench.models._checkpoint import Rules, StateDict, load_pretrained, translat
 from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
 from bench.models._ssm import SS2D, Mixing
 from bench.ops import ConvAct, NormGate, add_shuffled
+from bench.ops.training import conv_branch, halves, trains
 
 __all__ = ["MedMamba"]
 
@@ -78,15 +79,24 @@ class ConvBranch(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c), not negative."""
+        if trains(self, x):
+            y = conv_branch(x, (self.norm1, self.norm2, self.norm3), (self.conv1, self.conv2, self.conv3))
+            if y is not None:
+                return y
         x = x.permute(0, 3, 1, 2).contiguous(memory_format=torch.channels_last)
         x = F.relu(self.norm2(self.conv1(self.norm1(x))))
         x = F.relu(self.norm3(self.conv2(x)))
         return self.conv3(x.permute(0, 2, 3, 1))  # type: ignore[no-any-return]
 
 
-def add_halves(x: Tensor, left: Tensor, right: Tensor, shuffle: bool) -> Tensor:
-    """Add two halves (b,h,w,c/2) to x, their channels in turn or one half after the other."""
-    return add_shuffled(x, left, right) if shuffle else x + torch.cat((left, right), dim=-1)
+def add_halves(x: Tensor, left: Tensor, right: Tensor, shuffle: bool, drop_path: nn.Module) -> Tensor:
+    """Add two halves (b,h,w,c/2) to x, their channels in turn or one half after the other; the right one dropped."""
+    scale = None
+    if isinstance(drop_path, DropPath) and drop_path.training:
+        scale = drop_path(right.new_ones(len(right), 1, 1, 1))  # a factor an image is as random as the whole tensor
+    if shuffle:
+        return add_shuffled(x, left, right, scale)
+    return x + torch.cat((left, right if scale is None else right * scale), dim=-1)
 
 
 class Block(nn.Module):
@@ -103,9 +113,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c)."""
-        left, right = x.chunk(2, dim=-1)
-        left, right = self.conv(left), self.drop_path(self.ssm(self.norm(right)))
-        return add_halves(x, left, right, self.shuffle)
+        x, left, right = halves(x) if trains(self, x) else (x, *x.chunk(2, dim=-1))
+        return add_halves(x, self.conv(left), self.ssm.beside(right, self.norm)[1], self.shuffle, self.drop_path)
 
 
 class OneBranchBlock(nn.Module):
@@ -139,14 +148,14 @@ class OneBranchBlock(nn.Module):
             return x + self.change(x)
         left, right = x.chunk(2, dim=-1)
         if self.branch == "conv":
-            return add_halves(x, self.change(left), torch.zeros_like(right), self.shuffle)
-        return add_halves(x, torch.zeros_like(left), self.change(right), self.shuffle)
+            return add_halves(x, self.change(left), torch.zeros_like(right), self.shuffle, nn.Identity())
+        return add_halves(x, torch.zeros_like(left), self.change(right), self.shuffle, nn.Identity())
 
     def change(self, x: Tensor) -> Tensor:
         """Map the branch's channels to what it adds to them."""
         if self.branch == "conv":
             return self.conv(x)  # type: ignore[no-any-return]
-        return self.drop_path(self.ssm(self.norm(x)))  # type: ignore[no-any-return]
+        return self.drop_path(self.ssm.beside(x, self.norm)[1])  # type: ignore[no-any-return]
 
 
 class MedMamba(Hierarchy):

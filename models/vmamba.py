@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers import DropPath, Mlp
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
@@ -24,6 +25,7 @@ from bench.models._checkpoint import Rules, StateDict, load_pretrained, translat
 from bench.models._hierarchy import Hierarchy, Stage, drop_path_rates, init_linear
 from bench.models._ssm import SS2D, Mixing
 from bench.ops import NormGate
+from bench.ops.training import add_dropped, mlp_branch, trains
 
 __all__ = ["VMamba"]
 
@@ -51,6 +53,8 @@ class Stem(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (b,c,H,W) to tokens (b,h,w,d)."""
+        if x.is_cuda:  # channels last from the first convolution on: what it gives needs no copy
+            x = x.contiguous(memory_format=torch.channels_last)
         return self.conv2(F.gelu(self.conv1(x.permute(0, 2, 3, 1))))  # type: ignore[no-any-return]
 
 
@@ -67,9 +71,12 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (b,h,w,c) to (b,h,w,c)."""
-        x = x + self.drop_path(self.ssm(self.norm1(x)))
-        x = x + self.drop_path(self.mlp(self.norm2(x)))
-        return x
+        x, y = self.ssm.beside(x, self.norm1)
+        if not trains(self, x):
+            x = x + self.drop_path(y)
+            return x + self.drop_path(self.mlp(self.norm2(x)))  # type: ignore[no-any-return]
+        x, y = mlp_branch(add_dropped(x, y, self.drop_path), self.norm2, self.mlp.fc1, self.mlp.fc2)
+        return add_dropped(x, y, self.drop_path)
 
 
 class VMamba(Hierarchy):

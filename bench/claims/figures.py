@@ -36,7 +36,6 @@ POSITIVES = {"breastmnist": 114, "pneumoniamnist": 390}
 class Figure:
     """One row: figures are shares, None where not given; ``protocol`` holds the columns of PROTOCOL that are filled."""
 
-    line: int
     dataset: str
     model: str
     acc: float | None
@@ -116,7 +115,7 @@ def _figure(
 
     dataset = text("dataset")
     return Figure(
-        line, dataset, text("model"), share("acc"), share("auc"), whole("n_test") or _known_n(dataset),
+        dataset, text("model"), share("acc"), share("auc"), whole("n_test") or _known_n(dataset),
         whole("n_positive") or POSITIVES.get(dataset), whole("seeds"), spread("acc_spread", "acc"),
         spread("auc_spread", "auc"), text("paper"), text("proposed").lower() in _YES, text("ours"),
         {name: value for name, column in protocol.items() if (value := (row.get(column) or "").strip())},

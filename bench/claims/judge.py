@@ -14,6 +14,7 @@ from bench.claims.probability import false_acc, false_auc, measured_phi
 from bench.metrics.one_vs_rest import Array, correct
 from bench.record import store
 from bench.record.paths import predictions_path, require_run
+from bench.report.evidence import read_saved
 from bench.stats.paired import holm
 
 ALPHA = 0.05
@@ -150,8 +151,8 @@ def measure(runs: Sequence[Path]) -> dict[tuple[str, frozenset[str]], tuple[floa
             path = predictions_path(run, record["key"])
             if record["kind"] == "accuracy" and record["status"] == "ok" and path.is_file():
                 spec = record["spec"]
-                with np.load(path, allow_pickle=False) as file:
-                    right = correct(file["test_scores"], file["test_labels"])
+                saved = read_saved(path)
+                right = correct(saved.scores, saved.labels)
                 place = str(spec["dataset"]), f"{spec.get('size')} {spec.get('resolution')} {spec.get('recipe')}"
                 answers.setdefault(place, {}).setdefault(str(spec["model"]), []).append(right)
     found: dict[tuple[str, frozenset[str]], tuple[float, float]] = {}

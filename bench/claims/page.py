@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from bench.claims.judge import ALPHA, NOT_COMPARABLE, OPPOSITE, SUPPORTED, UNSUPPORTED, Claim
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.words import counted, fixed, signed
 
 OUTCOMES = (SUPPORTED, UNSUPPORTED, OPPOSITE, NOT_COMPARABLE)
-Cell = tuple[Column, Callable[[Claim], str]]
-COLUMNS: tuple[Cell, ...] = (
+COLUMNS: Columns[Claim] = [
     (Column("dataset", left=True), lambda c: c.proposed.dataset),
     (Column("metric", left=True, drop=8), lambda c: c.metric.upper()),
     (Column("better", left=True), lambda c: c.proposed.model),
@@ -26,7 +25,7 @@ COLUMNS: tuple[Cell, ...] = (
     (Column("outcome", left=True), lambda c: c.outcome),
     (Column("why", left=True, wrap=True, drop=2), lambda c: c.reason),
     (Column("protocol differs in", left=True, wrap=True, drop=7), lambda c: "; ".join(c.differs)),
-)
+]
 
 
 def page(claims: Sequence[Claim], source: str) -> Section:

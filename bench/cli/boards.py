@@ -1,9 +1,8 @@
-"""What is made of finished Records: ``bench recommend``, ``leaderboard``, ``report``, ``export``, ``merge``."""
+"""What is made of finished Records: ``bench leaderboard``, ``report``, ``export``, ``merge``."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import sys
 from collections.abc import Iterable
@@ -13,61 +12,54 @@ from typing import TYPE_CHECKING
 from bench.cli import flags
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.metrics.operating import Rule
-    from bench.report.recommend import Recommendation
 
 _TIMES = {"k": 1e3, "m": 1e6, "g": 1e9}
 
 
 def add(commands: flags.Commands) -> None:
-    """Add the five commands."""
-    text = "say which network of a run to take: the cheapest of those near the best and not significantly worse"
-    parser = flags.command(commands, "recommend", _recommend, text)
-    parser.add_argument("directory", type=Path, metavar="RUN")
-    parser.add_argument("--max-latency-ms", type=positive, metavar="MS", help="latency of one image (median)")
-    parser.add_argument("--min-images-per-s", type=positive, metavar="N", help="throughput at the batch of the board")
-    parser.add_argument("--max-memory-mib", type=positive, metavar="MIB", help="peak memory of inference")
-    parser.add_argument("--max-params", type=positive, metavar="N", help="parameters: 5000000, 5M")
-    parser.add_argument("--device", default="", help="where the cost was measured: cpu, cuda, cuda:N")
-    flags.add_json(parser)
-
-    board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the boards of a run from its records")
-    board.add_argument("directory", type=Path)
-    board.add_argument("--print", action="store_true", help="print all tables and write nothing")
+    """Add the four commands."""
+    board = flags.command(commands, "leaderboard", _leaderboard, "rebuild the leaderboard of a run from its records")
+    board.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    board.add_argument("--print", action="store_true", help="print all tables instead of writing them")
     add_rule(board)
 
-    text = "write the boards, report.html and all figures (PNG, SVG) of a run"
+    text = "write the leaderboard, report.html and the figures (PNG, SVG) of a run"
     report = flags.command(commands, "report", _report, text)
-    report.add_argument("directory", type=Path)
+    report.add_argument("directory", type=Path, metavar="RUN", help="run directory")
     report.add_argument("--no-figures", action="store_true", help="skip the figures (much faster)")
     report.add_argument(
         "--checklist", choices=["tripod-ai", "stard-ai", "claim"],
-        help="also write CHECKLIST.md: items of the guideline, filled in where the records answer them",
+        help="also write CHECKLIST.md, the reporting guideline filled in from the records",
     )  # fmt: skip
     add_rule(report)
 
-    export = flags.command(commands, "export", _export, "write every record of a run as one table")
-    export.add_argument("directory", type=Path)
-    export.add_argument("file", type=Path, help="ends in .csv, .json or .parquet")
+    export = flags.command(commands, "export", _export, "export the records of a run as one table")
+    export.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    export.add_argument("file", type=Path, metavar="FILE", help="output file; ends in .csv, .json or .parquet")
 
-    text = "join runs: their records, and what belongs to them, in one directory"
+    text = "merge several run directories into one"
     merge = flags.command(commands, "merge", _merge, text)
-    merge.add_argument("out", type=Path, metavar="OUT", help="a run directory, new or not; what it holds stays")
-    merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories, only read")
+    merge.add_argument("out", type=Path, metavar="OUT", help="run directory to create or to add to")
+    merge.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="run directories to read")
 
 
 def add_rule(parser: argparse.ArgumentParser) -> None:
     """Add the flags of the operating point; :func:`rule` reads them."""
     group = parser.add_argument_group(
-        "operating point", "the threshold is chosen on validation (default: highest sensitivity + specificity)"
+        "operating point",
+        "how the threshold is chosen on the validation split (default: maximal sensitivity + specificity)",
     )
     one = group.add_mutually_exclusive_group()
-    one.add_argument("--sensitivity", type=chance, metavar="X", help="at least this sensitivity: 0.95")
-    one.add_argument("--specificity", type=chance, metavar="X", help="at least this specificity: 0.9")
-    one.add_argument("--cost", type=positive, metavar="N", help="least expected cost, a miss costing N false alarms")
-    text = "of the disease where the model shall be used, for predictive values and costs: 0.01 (default: the images')"
+    one.add_argument("--sensitivity", type=chance, metavar="X", help="reach at least this sensitivity, such as 0.95")
+    one.add_argument("--specificity", type=chance, metavar="X", help="reach at least this specificity, such as 0.9")
+    one.add_argument(
+        "--cost",
+        type=positive,
+        metavar="N",
+        help="minimise the expected cost, where a miss costs as much as N false alarms",
+    )
+    text = "prevalence of the disease where the model will be used, such as 0.01 (default: that of the images)"
     group.add_argument("--prevalence", type=chance, metavar="P", help=text)
 
 
@@ -99,44 +91,6 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 (such as 5, 2.5, 500k, 5M)")
     return value
-
-
-def _recommend(options: argparse.Namespace) -> int:
-    from bench import api
-
-    found = api.recommend(
-        options.directory,
-        max_latency_ms=options.max_latency_ms,
-        min_images_per_s=options.min_images_per_s,
-        max_memory_mib=options.max_memory_mib,
-        max_params=options.max_params,
-        device=options.device,
-    )
-    if options.json:
-        print(json.dumps(found.as_json(), indent=1))
-    else:
-        _print(found, flags.console())
-    return 0 if found.model else flags.FAILED
-
-
-def _print(found: Recommendation, console: Console) -> None:
-    from rich.text import Text
-
-    def say(label: str, text: str) -> None:
-        console.print(Text.assemble((label, "bold"), " ", text.replace("`", "")), soft_wrap=not console.is_terminal)
-
-    if found.model is None:
-        say("No recommendation:", f"{found.why}.")
-        for miss in found.misses:
-            say("Nearest:", miss)
-    else:
-        say("Recommended:", found.model)
-        say("Why:", f"{found.why}.")
-        say("Runner-up:", found.runner_up or "none")
-        say("Not significantly worse than the best:", ", ".join(found.not_significantly_worse) or "not tested")
-        say("To be sure:", found.resolve.get("text") or "no other model is left to compare with")
-    for warning in found.warnings:
-        say("Against it:" if found.model else "Note:", warning)
 
 
 def _leaderboard(options: argparse.Namespace) -> int:

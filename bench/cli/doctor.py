@@ -1,4 +1,4 @@
-"""``bench doctor``: what this machine has, and what that means for a run."""
+"""``bench doctor``: check what this machine has and what that means for a run for a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Check(NamedTuple):
 
 def add(commands: flags.Commands) -> None:
     """Add the command."""
-    doctor = flags.command(commands, "doctor", _doctor, "what this machine has, and what that means")
+    doctor = flags.command(commands, "doctor", _doctor, "check what this machine has and what that means for a run")
     flags.add_data_root(doctor)
     flags.add_config(doctor)
     flags.add_json(doctor)

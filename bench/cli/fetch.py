@@ -12,12 +12,16 @@ if TYPE_CHECKING:
 
 def add(commands: flags.Commands) -> None:
     """Add the command."""
-    fetch = flags.command(commands, "fetch", _fetch, "download files of datasets, or pretrained weights, and verify")
+    fetch = flags.command(commands, "fetch", _fetch, "download and verify dataset files or pretrained weights")
     what = fetch.add_mutually_exclusive_group(required=True)
-    datasets = what.add_argument("--datasets", help="medmnist, globs, names; comma-separated")
-    what.add_argument("--weights", metavar="NAMES", help="models of timm, as tf_efficientnet_lite0 (needs no hub)")
+    datasets = what.add_argument("--datasets", help="comma-separated names, groups (medmnist) or globs")
+    what.add_argument(
+        "--weights",
+        metavar="NAMES",
+        help="comma-separated timm models; tf_efficientnet_lite0 to lite2 need no access to the hub",
+    )
     flags.complete_names(datasets, "--datasets")
-    fetch.add_argument("--sizes", help="comma-separated side lengths (default: those of bench.toml, else 28)")
+    fetch.add_argument("--sizes", help="comma-separated image sizes in pixels (default: those in bench.toml, else 28)")
     flags.add_data_root(fetch)
     flags.add_config(fetch)
     flags.add_verbose(fetch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, NoReturn, TypeAlias
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -18,65 +18,43 @@ MOST_LISTED = 8  # choices that are listed beside a suggestion
 
 # By their files: the module that reads them would cost every `bench --help` its imports.
 RECIPES = sorted(path.stem for path in (Path(__file__).parents[1] / "sweep" / "recipes").glob("*.toml"))
-SWEEP_FLAGS: dict[str, tuple[str, str]] = {
-    "--models": (
-        "sweep.models",
-        "all, a family, ablations, twins, globs, name[key=value], timm:<name>; comma-separated",
-    ),
-    "--datasets": (
-        "sweep.datasets",
-        "all, medmnist, phantoms, globs, names, folder:PATH, csv:PATH[image=..,label=..], hf:NAME; comma-separated",
-    ),
-    "--sizes": ("sweep.sizes", "the datasets' own side lengths in pixels: 28,64,128,224"),
-    "--resolutions": ("sweep.resolutions", "side lengths the models are fed, also of the efficiency cells"),
-    "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic, pad"),
+SWEEP_FLAGS = {
+    "--models": ("sweep.models", "comma-separated names, name[key=value], families, all, ablations, globs, timm:NAME"),
+    "--datasets": ("sweep.datasets", "comma-separated names, all, medmnist, phantoms, globs; or your images: a path, "
+                   "hf:NAME, folder:PATH, csv:PATH[image=..,label=..]"),
+    "--sizes": ("sweep.sizes", "image sizes of the datasets, in pixels: 28,64,128,224"),
+    "--resolutions": ("sweep.resolutions", "resolutions fed to the models, in accuracy and efficiency cells: 64,224"),
+    "--resize": ("sweep.resize", "from size to resolution: auto, native, nearest, bilinear, bicubic or pad"),
     "--seeds": ("sweep.seeds", "seeds of the accuracy cells: 0,1,2"),
-    "--recipe": ("sweep.recipe", f"{', '.join(RECIPES)}, or a TOML file; several, separated by commas, are compared"),
-    "--track": (
-        "sweep.track",
-        "frozen (features, then a head), finetune, scratch; without it models train as they are named",
-    ),
-    "--heads": ("sweep.heads", "on frozen features: knn11, knn20, linear (all three by default), medmnistplus, eva"),
-    "--finetune-recipe": ("sweep.finetune_recipe", "the recipe of the track finetune (default: finetune)"),
-    "--shots": ("sweep.shots", "also with so many labelled images a class: 1,5,10"),
-    "--label-fraction": ("sweep.label_fraction", "with these parts of the labels: .01,.1,1 (default: 1)"),
-    "--draws": ("sweep.draws", "how often few labels are drawn (default 5)"),
-    "--tune": (
-        "sweep.tune",
-        "numbers of the recipe that validation chooses for every model: learning_rate=1e-4,3e-4,1e-3; one or two keys",
-    ),
-    "--epochs": ("sweep.epochs", "epochs instead of the recipe's"),
-    "--device": ("run.device", "auto, cpu, cuda, cuda:N"),
+    "--recipe": ("sweep.recipe", f"one of {', '.join(RECIPES)}, or a TOML file; several are compared"),
+    "--track": ("sweep.track", "frozen (features and a head), finetune, scratch (default: as the models are named)"),
+    "--heads": ("sweep.heads", "heads on frozen features: knn11,knn20,linear (default), medmnistplus, eva"),
+    "--finetune-recipe": ("sweep.finetune_recipe", "recipe of the track finetune (default: finetune)"),
+    "--shots": ("sweep.shots", "also train with this many labelled images per class: 1,5,10"),
+    "--label-fraction": ("sweep.label_fraction", "fractions of the labels to train with: .01,.1,1 (default: 1)"),
+    "--draws": ("sweep.draws", "number of random draws of few labels (default: 5)"),
+    "--tune": ("sweep.tune", "one or two recipe settings to choose on validation, for every model: "
+               "learning_rate=1e-4,3e-4,1e-3"),
+    "--epochs": ("sweep.epochs", "number of epochs, instead of the recipe's"),
+    "--device": ("run.device", "auto, cpu, cuda or cuda:N"),
     "--kinds": ("sweep.kinds", "accuracy,efficiency"),
     "--data-root": ("run.data_root", "folder of the dataset files"),
-    "--out": ("run.out", "the run directory; running again resumes it (default runs/<preset or config>)"),
-    "--threads": ("run.threads", "CPU threads of a worker"),
-    "--pack": (
-        "run.pack",
-        "trainings that share a GPU, or the cores: a number, or auto; efficiency cells run alone",
-    ),
-    "--timeout": (
-        "run.timeout_s",
-        "seconds after which a job (a cell, or one round of an efficiency cell) ends as timeout",
-    ),
-    "--executor": ("run.executor", "where cells run: local (this machine), ray (a Ray cluster; docs/clusters.md)"),
-    "--ray-address": ("run.ray_address", "auto or host:port of a cluster; without it one of this machine is started"),
-    "--leaks": (
-        "sweep.leaks",
-        "images or patients in two splits: warn (default), refuse to run, or drop the images from train and val",
-    ),
-    "--folds": (
-        "sweep.folds",
-        "cross-validation: all images in K folds, by patient and stratified; each fold is tested once",
-    ),
-    "--retry": ("run.retry", "cells to run again: failed,timeout,oom,diverged, noisy (speeds whose repeats differ)"),
-}
+    "--out": ("run.out", "run directory; an existing one is resumed (default: runs/PRESET or runs/CONFIG)"),
+    "--threads": ("run.threads", "CPU threads per worker"),
+    "--pack": ("run.pack", "trainings to run at once on one GPU or on the CPU: a number or auto"),
+    "--timeout": ("run.timeout_s", "seconds after which a cell, or a round of an efficiency cell, is ended as timeout"),
+    "--executor": ("run.executor", "local (this machine) or ray (a Ray cluster, see docs/clusters.md)"),
+    "--ray-address": ("run.ray_address", "auto or host:port of a cluster (default: start one on this machine)"),
+    "--leaks": ("sweep.leaks", "images or patients in two splits: warn (default), refuse or drop (from train, val)"),
+    "--folds": ("sweep.folds", "cross-validate in K folds, stratified and by patient"),
+    "--retry": ("run.retry", "cells to run again: failed,timeout,oom,diverged, or noisy (speeds that did not repeat)"),
+}  # fmt: skip
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the closest choice, of commands and flags too."""
 
-    def _check_value(self, action: argparse.Action, value: Any) -> None:
+    def _check_value(self, action: argparse.Action, value: object) -> None:
         if action.choices is not None and value not in action.choices:
             choices = [str(choice) for choice in action.choices]
             close = _closest(str(value), choices)
@@ -135,26 +113,30 @@ def complete_names(action: argparse.Action, flag: str) -> None:
     action.completer = names  # type: ignore[attr-defined]
 
 
-def add_config(parser: argparse.ArgumentParser) -> None:
+def add_config(parser: argparse._ActionsContainer) -> None:
     """Add ``--config``."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a TOML file instead of ./bench.toml")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="TOML file to read instead of ./bench.toml")
 
 
 def add_data_root(parser: argparse.ArgumentParser) -> None:
     """Add ``--data-root``; :func:`data_root` reads it."""
     parser.add_argument(
-        "--data-root", metavar="DIR", help="folder of the dataset files (default: that of bench.toml, else the user's)"
+        "--data-root",
+        metavar="DIR",
+        help="folder of the dataset files (default: see bench.toml, else the user's data folder)",
     )
 
 
 def add_verbose(parser: argparse.ArgumentParser) -> None:
     """Add ``-v``: an error's details, too."""
-    parser.add_argument("-v", "--verbose", action="store_true", help="errors with details: links and MD5 of files")
+    parser.add_argument(
+        "-v", "--verbose", action="store_true", help="show details of errors, such as links and MD5 sums of files"
+    )
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add ``--json`` without a file: machine-readable output instead of tables."""
-    parser.add_argument("--json", action="store_true", help="machine-readable")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
@@ -163,35 +145,47 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset",
         metavar="NAME",
-        help="quick (minutes; the default where no models or datasets are named), standard, paper",
+        help="quick (default if no models or datasets are named), standard or paper",
     )
-    for flag, (key, text) in SWEEP_FLAGS.items():
-        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
-        complete_names(added, flag)
+    add_some(parser, SWEEP_FLAGS)
     parser.add_argument(
         "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
-        help="evaluate what was trained on one dataset on others, over shared classes; repeatable",
+        help="also evaluate models trained on SOURCE on other datasets, over shared classes; repeatable",
     )  # fmt: skip
     parser.add_argument(
-        "--keep-weights", action="store_true", help="keep all trained weights (default: the recommended model's)"
+        "--keep-weights", action="store_true", help="keep the weights of all models (default: of the recommended one)"
     )
-    parser.add_argument("--skip-missing", action="store_true", help="go on without datasets whose files are missing")
+    parser.add_argument("--skip-missing", action="store_true", help="leave out datasets whose files are missing")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", dest="sets", help="any key of bench.toml; repeatable"
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="sets",
+        help="set any key of bench.toml; repeatable",
     )
     add_verbose(parser)
+
+
+def add_some(parser: argparse._ActionsContainer, some: Iterable[str]) -> None:
+    """Add some of :data:`SWEEP_FLAGS`; :func:`swept` reads them."""
+    for flag in some:
+        key, text = SWEEP_FLAGS[flag]
+        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        complete_names(added, flag)
+
+
+def swept(options: argparse.Namespace) -> dict[str, object]:
+    """What those of :data:`SWEEP_FLAGS` say that a command has."""
+    found = {key: getattr(options, key, None) for key, _ in SWEEP_FLAGS.values()}
+    return {**found, "efficiency.resolutions": found["sweep.resolutions"]}
 
 
 def loaded(options: argparse.Namespace) -> Loaded:
     """Read the configuration and the flags of :func:`add_sweep` over it."""
     from bench.sweep import config
 
-    flags: dict[str, Any] = {}
-    for flag, (key, _) in SWEEP_FLAGS.items():
-        value = getattr(options, key)
-        flags[key] = value
-        if flag == "--resolutions":
-            flags["efficiency.resolutions"] = value
+    flags = swept(options)
     flags["sweep.transfer"] = getattr(options, "sweep.transfer")
     flags["run.skip_missing"] = True if options.skip_missing else None
     flags["run.keep_weights"] = True if options.keep_weights else None

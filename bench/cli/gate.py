@@ -12,42 +12,52 @@ from bench.cli import flags
 def add(commands: flags.Commands) -> None:
     """Add the three commands."""
     compare = flags.command(
-        commands, "compare", _compare, "two runs, or two models: what differs, and is it significant"
+        commands, "compare", _compare, "compare two runs or two models and test whether they differ"
     )
     compare.add_argument("a", metavar="A", help="RUN or RUN:model")
-    compare.add_argument("b", metavar="B", help="the same of the other side; differences are of B against A")
-    compare.add_argument("--json", type=Path, metavar="FILE", help="write the figures")
+    compare.add_argument("b", metavar="B", help="RUN or RUN:model to compare with A; differences are B minus A")
+    compare.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
 
-    baseline = flags.command(commands, "baseline", _baseline, "write the compact file that `bench check` compares with")
+    baseline = flags.command(commands, "baseline", _baseline, "write a compact baseline for `bench check`")
     baseline.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds"
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; several runs of one version are pooled"
     )
-    baseline.add_argument("--out", required=True, type=Path, metavar="FILE")
+    baseline.add_argument("--out", required=True, type=Path, metavar="FILE", help="output file")
     baseline.add_argument(
-        "--allow-incomplete", action="store_true", help="also of a run that was interrupted: no check misses the rest"
+        "--allow-incomplete", action="store_true", help="accept an interrupted run; cells it lacks are never checked"
     )
-    baseline.add_argument("--images", type=int, default=2000, help="test images kept of a larger set (default 2000)")
+    baseline.add_argument(
+        "--images", type=int, default=2000, help="largest number of test images to keep scores of (default: 2000)"
+    )
 
     check = flags.command(
-        commands, "check", _check, "compare a run with a baseline and fail where it got worse",
-        epilog="exit codes: 0 fine, 1 regression, 2 usage or broken input, 3 nothing comparable, 4 cells failed or "
-        "absent (where several hold: 2, 1, 4, 3)",
+        commands, "check", _check, "compare a run with a baseline and fail if it got worse",
+        epilog="exit codes: 0 no regression, 1 regression, 2 usage or broken input, 3 nothing comparable, 4 cells "
+        "failed or absent (where several hold: 2, 1, 4, 3)",
     )  # fmt: skip
-    check.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="several of one version add up their rounds")
-    check.add_argument("--baseline", required=True, type=Path, metavar="FILE", help="of `bench baseline`")
-    check.add_argument("--allow-missing", action="store_true", help="cells that the run does not have are no failure")
-    check.add_argument("--alpha", type=flags.share, default=0.05, help="family-wise error of the whole check (0.05)")
+    check.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; several runs of one version are pooled"
+    )
+    check.add_argument("--baseline", required=True, type=Path, metavar="FILE", help="file written by `bench baseline`")
+    check.add_argument("--allow-missing", action="store_true", help="do not fail on cells that the run lacks")
+    check.add_argument(
+        "--alpha", type=flags.share, default=0.05, help="family-wise error rate of the whole check (default: 0.05)"
+    )
     for flag, least, text in (
         ("--min-accuracy", 0.01, "AUC or ACC"),
         ("--min-speed", 0.05, "throughput"),
         ("--min-memory", 0.05, "peak memory"),
     ):  # fmt: skip
         check.add_argument(
-            flag, type=flags.share, default=least, help=f"the smallest loss of {text} that counts ({least})"
+            flag,
+            type=flags.share,
+            default=least,
+            help=f"smallest loss of {text} that counts (default: {least})",
+            metavar="X",
         )
-    noise = "standard deviation of AUC and ACC over trainings, assumed where there is one seed (0.02); 0: no training"
+    noise = "standard deviation of AUC and ACC over trainings, assumed for cells with one seed (default: 0.02; 0: none)"
     check.add_argument("--seed-noise", type=flags.share, default=0.02, help=noise)
-    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings")
+    check.add_argument("--json", type=Path, metavar="FILE", help="write all findings as JSON")
     check.add_argument("--junit", type=Path, metavar="FILE", help="write JUnit XML")
 
 

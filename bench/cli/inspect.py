@@ -15,12 +15,18 @@ def add(commands: flags.Commands) -> None:
     """Add the command."""
     look = flags.command(
         commands, "inspect", _inspect,
-        "what a dataset holds: classes, sizes, duplicates and patients across splits, unreadable files, known issues",
-        epilog="exit codes: 0 sound; 1 broken images, or equal pixels or one patient in two splits; 2 usage or data",
+        "check a dataset: classes, sizes, unreadable files, duplicates and patients across splits",
+        epilog="exit codes: 0 sound, 1 unreadable images or leaks between splits, 2 usage or missing data",
     )  # fmt: skip
-    look.add_argument("dataset", help="a name, or folder:PATH, csv:PATH[image=..,label=..], hf:NAME[config]")
-    look.add_argument("--size", type=int, help="side length in pixels, of a set that exists in several (the smallest)")
-    look.add_argument("--out", type=Path, metavar="DIR", help="write a contact sheet (PNG), findings and JSON there")
+    look.add_argument(
+        "dataset", help="name, path, folder:PATH, csv:PATH[image=..,label=..], npz:PATH or hf:NAME[config]"
+    )
+    look.add_argument(
+        "--size", type=int, help="image size in pixels, for datasets that come in several (default: the smallest)"
+    )
+    look.add_argument(
+        "--out", type=Path, metavar="DIR", help="write a contact sheet (PNG), the findings (CSV) and everything as JSON"
+    )
     flags.add_data_root(look)
     flags.add_json(look)
     flags.add_config(look)

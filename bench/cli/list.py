@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 def add(commands: flags.Commands) -> None:
     """Add the command."""
     listing = flags.command(commands, "list", _list, "list models or datasets")
-    listing.add_argument("what", choices=["models", "datasets"])
-    listing.add_argument("pattern", nargs="?", default="*", help="a glob, a family, a group or a name: '*mamba*'")
+    listing.add_argument("what", choices=["models", "datasets"], help="what to list")
+    listing.add_argument("pattern", nargs="?", default="*", help="name, family, group or glob, such as '*mamba*'")
     flags.add_json(listing)
     flags.add_config(listing)
 

@@ -15,11 +15,26 @@ from collections.abc import Sequence
 import bench
 from bench.cli import boards, doctor, fetch, flags, gate, inspect, instruments, run
 from bench.cli import list as listing
-from bench.cli.judge import claims, score, submit
+from bench.cli.judge import claims, recommend, score, submit
 from bench.cli.trained import deploy, explain
 from bench.errors import BenchError
 
-COMMANDS = (run, listing, fetch, inspect, boards, gate, score, claims, submit, explain, deploy, doctor, instruments)
+COMMANDS = (
+    run,
+    listing,
+    fetch,
+    inspect,
+    recommend,
+    boards,
+    gate,
+    score,
+    claims,
+    submit,
+    explain,
+    deploy,
+    doctor,
+    instruments,
+)
 
 # Packages that the core lacks, by the extra that brings them: a command that needs one says what to install.
 EXTRAS = {
@@ -73,15 +88,16 @@ def make_parser() -> flags.Parser:
     """The parser of all commands; imports none of what they need to run."""
     parser = flags.Parser(
         prog="bench",
-        description="Which architecture for which medical images: accuracy, FLOPs, speed, memory, measured together.",
+        description="Benchmark architectures on medical images: accuracy, FLOPs, speed and memory, measured together.",
         epilog="examples:\n"
-        "  bench run                                             the preset quick: minutes, nothing to download\n"
-        "  bench run --models all --datasets medmnist            the main job\n"
+        "  bench run                                             the preset quick: three minutes, no download\n"
+        "  bench run --models all --datasets medmnist            every model on MedMNIST\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"
-        "  bench recommend runs/quick --max-latency-ms 10        which network to take, and what speaks against it\n"
-        "  bench leaderboard runs/quick                          rebuild the boards of a run\n"
-        'completion in bash and zsh: eval "$(register-python-argcomplete bench)"',
+        "  bench recommend runs/quick --max-latency-ms 10        which model to use\n"
+        "  bench recommend folder:scans --budget 2h              train what is worth it first, then recommend\n"
+        "  bench leaderboard runs/quick                          rebuild the leaderboard of a run\n"
+        'shell completion (bash, zsh): eval "$(register-python-argcomplete bench)"',
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"medbench {bench.__version__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bench.cli import flags
@@ -22,12 +23,14 @@ NOTHING_LEFT = "bench: no cell was left to run"
 
 def add(commands: flags.Commands) -> None:
     """Add both commands."""
-    run = flags.command(commands, "run", _run, "plan, run what is not done yet, write and print the leaderboard")
+    run = flags.command(
+        commands, "run", _run, "train, measure and write a leaderboard; finished cells are not run again"
+    )
     flags.add_sweep(run)
-    run.add_argument("--yes", action="store_true", help="start a sweep of more than two hours without asking")
-    run.add_argument("--dry-run", action="store_true", help="show the plan and run nothing")
+    run.add_argument("--yes", action="store_true", help="start sweeps of more than two hours without asking")
+    run.add_argument("--dry-run", action="store_true", help="show the plan without running it")
 
-    text = "show the cells of a sweep, what is unsupported and why, and a rough time"
+    text = "show what a sweep would run, what it cannot run and why, and its cost"
     plan = flags.command(commands, "plan", _plan, text)
     flags.add_sweep(plan)
     flags.add_json(plan)
@@ -39,13 +42,9 @@ def _run(options: argparse.Namespace) -> int:
     if options.dry_run:
         options.json = False
         return _plan(options)
-    loaded = flags.loaded(options)
     console = flags.console()
-
-    def consent(plan: Plan, cost: Cost) -> None:
-        agree(plan, cost, console, options.yes)
-
-    outcome = run_sweep(loaded, console, options.command_line, consent)
+    consent = partial(agree, console=console, yes=options.yes)
+    outcome = run_sweep(flags.loaded(options), console, options.command_line, consent)
     if outcome.interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written: a second Ctrl-C must not change the exit code
         print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
@@ -54,10 +53,8 @@ def _run(options: argparse.Namespace) -> int:
         print(NOTHING_LEFT, file=sys.stderr)
         return flags.USAGE
     if outcome.failed:
-        print(
-            f"{outcome.failed} cell{'s' * (outcome.failed != 1)} failed; try again with --retry failed,timeout",
-            file=sys.stderr,
-        )
+        count = f"{outcome.failed} cell{'s' * (outcome.failed != 1)}"
+        print(f"{count} failed; try again with --retry failed,timeout", file=sys.stderr)
     return flags.FAILED if outcome.failed else 0
 
 

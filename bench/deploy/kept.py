@@ -43,13 +43,17 @@ def note_unasked(out: Path, keys: Collection[str], asked: Collection[str]) -> No
         write_json(_list(out), after)
 
 
-def keep_recommended(out: Path, report: ReportData) -> str:
-    """Remove the weights that nobody asked for, but those of the recommended model; return a line for people or ""."""
+def keep_recommended(out: Path, report: ReportData, limits: Limits | None = None) -> str:
+    """Remove the weights that nobody asked for, but those of the model that is recommended under ``limits``.
+
+    Returns:
+        A line for people, or "".
+    """
     keys = [key for key in sorted(_listed(out)) if weights_path(out, key).is_file() and record_path(out, key).is_file()]
     if not keys:
         return ""
     try:
-        pick = recommend(report, Limits()).model
+        pick = recommend(report, limits).model
     except RecommendError:
         pick = None
     found = [read_record(record_path(out, key)) for key in keys]

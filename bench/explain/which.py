@@ -74,7 +74,7 @@ def _check(out: Path, record: Record) -> None:
     if record["status"] != "ok":
         raise StoreError(f"{what} has status {record['status']}: no trained network")
     if track_of(spec) == "frozen":
-        raise StoreError(f"{what} only read features, and keeps no weights; explain one of track finetune or scratch")
+        raise StoreError(f"{what} only read features, and keeps no weights; name one of track finetune or scratch")
     if not weights_path(out, key).is_file():
         raise StoreError(f"missing {weights_path(out, key)}: the weights of {what} were not kept; {_how_to_keep(out)}")
 

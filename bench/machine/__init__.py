@@ -1,1 +1,1 @@
-"""This computer: processors, GPUs, threads, compiler, reference load."""
+"""This computer: processors, GPUs, threads, compiler."""

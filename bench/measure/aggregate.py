@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bench.machine import reference_load
 from bench.measure.roofline import Ceilings, place
 from bench.measure.timing import Samples, median_interval, tail
 from bench.record.types import Fields
@@ -177,17 +176,12 @@ def _noise(rounds: Rounds, blocks: Samples, metrics: Fields) -> Fields:
     kind = "cuda" if str(rounds[0].get("device", "cpu")).startswith("cuda") else "cpu"
     limit = NOISY_REL[kind]
     noise = repeat_difference(blocks)
-    machine = reference_load.spreads([r["probe_s"] for r in rounds if r.get("probe_s")])
     flags, evidence = set[str](), list[str]()
     if noise is not None and Z_95 * noise > limit:
         flags.add("noisy")
         seen = ", ".join(f"{1e3 * m:.4g}" for m in blocks.medians())
         evidence.append(
             f"rounds of {seen} ms a step: two runs would differ by up to {Z_95 * noise:.1%} (limit {limit:.0%})"
-            + "".join(
-                f"; {reference_load.NAMES[name]} took {1e3 * least:.4g} to {1e3 * most:.4g} ms beside them"
-                for name, (least, most) in machine.items()
-            )
         )
     if metrics.get("launch_bound"):
         flags.add("launch-bound")
@@ -206,7 +200,6 @@ def _noise(rounds: Rounds, blocks: Samples, metrics: Fields) -> Fields:
         **({"rounds_begun": begun} if len(begun := [r["begun"] for r in rounds if "begun" in r]) else {}),
         "noise_rel": noise,
         "round_spread_rel": blocks.spread(),
-        "machine_spread_rel": {name: most / least - 1 for name, (least, most) in machine.items()},
         "noisy": "noisy" in flags,
         "flags": sorted(flags),
         "noisy_evidence": evidence,

@@ -21,7 +21,7 @@ from pathlib import Path
 import fvcore.nn  # noqa: F401  (imported here, so that the forkserver has it)
 import torch
 
-from bench.machine import hardware, memory, reference_load
+from bench.machine import hardware, memory
 from bench.machine.clock import Clock, Step, clock_for
 from bench.measure import energy, flops, timing
 from bench.measure.activations import saved_for_backward
@@ -126,7 +126,6 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: Fields, phase
     if single:
         single(0)  # compiles for this batch
         clock.synchronize()
-    machine = _probed(cell, clock)
     before = hardware.snapshot(cell.device)
     phase("throughput")
     busy: Fields = {}  # clocks are only telling while the device works
@@ -147,8 +146,6 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: Fields, phase
     after |= {"gpu": after["gpu"] | {"throttle": busy.get("throttle", [])}} if busy else {}
     raw["disturbances"] = hardware.disturbances(before, after)
     raw["measured_s"] = after["at_s"] - before["at_s"]
-    again = _probed(cell, clock)
-    raw["probe_s"] = {name: [machine[name], again[name]] for name in machine.keys() & again.keys()}
     if not cuda and not cell.compile and "largest" not in raw and cell.model != SPEED_REFERENCE:
         phase("reference")
         raw["relative_to"], raw["relative_speeds"] = SPEED_REFERENCE, _beside_reference(cell, step, clock, budget)
@@ -166,16 +163,6 @@ def _beside_reference(cell: EfficiencyCell, step: Step, clock: Clock, budget: ti
         if not memory.is_out_of_memory(error) and not isinstance(error, ValueError):  # batch norm of a single value
             raise
         return []
-
-
-def _probed(cell: EfficiencyCell, clock: Clock) -> dict[str, float]:
-    """What the machine does beside the model; nothing where the model leaves no memory for it."""
-    try:
-        return reference_load.take(cell.device, clock)
-    except Exception as error:
-        if not memory.is_out_of_memory(error):
-            raise
-        return {}
 
 
 def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> Fields:

@@ -36,7 +36,6 @@ class Clinical:
     sensitivity: tuple[float, ...]
     specificity: tuple[float, ...]
     positives: tuple[int, ...]
-    negatives: tuple[int, ...]
     temperature: float
     ece: tuple[float, float]
     brier: tuple[float, float]
@@ -63,7 +62,6 @@ def clinical(
         sensitivity=tuple(sensitivity for sensitivity, _ in found),
         specificity=tuple(specificity for _, specificity in found),
         positives=tuple(int(n) for n in truth.sum(0)),
-        negatives=tuple(int(n) for n in (~truth).sum(0)),
         temperature=scale,
         ece=(ece(test_scores, test_labels), ece(scaled, test_labels)),
         brier=(brier(test_scores, test_labels), brier(scaled, test_labels)),

@@ -78,6 +78,13 @@ class Metric:
         return f"test_{self.name}"
 
     @property
+    def over(self) -> OverImages:
+        """How it is tested over images. Raises ValueError for a metric that is tested over trainings alone."""
+        if self.images is None:
+            raise ValueError(f"metric {self.name!r} is not tested over images")
+        return self.images
+
+    @property
     def heading(self) -> str:
         """Label and unit."""
         return f"{self.label} {self.unit}".rstrip()

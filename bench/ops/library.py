@@ -22,8 +22,10 @@ def _without_autocast(x: Tensor) -> torch.autocast:
     return torch.autocast(x.device.type, enabled=False)
 
 
-def _carry(x: Tensor, shape: tuple[int, ...], save: bool) -> Tensor:
+def _carry(x: Tensor, shape: tuple[int, ...], save: bool, backend: str = "") -> Tensor:
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if save and backend == "triton":
+        dtype = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
     return x.new_empty(shape if save else (0,), dtype=dtype)
 
 
@@ -62,7 +64,8 @@ def _(x: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, *r
     b, h, w, d = x.shape
     k, _, r = dt_weight.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    return y, _carry(x, backend_module(backend).cross_scan_carry_shape(b, h, w, d, A.shape[-1], r, k), save)
+    shape = backend_module(backend).cross_scan_carry_shape(b, h, w, d, A.shape[-1], r, k, x.dtype)
+    return y, _carry(x, shape, save, backend)
 
 
 @torch.library.custom_op("medbench::cross_scan_backward", mutates_args=())
@@ -137,8 +140,8 @@ def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any) -> tuple[Tenso
     *_, backend, save = rest
     out = torch.empty_like(u, memory_format=torch.contiguous_format)
     b, d, length = u.shape
-    shape = backend_module(backend).selective_scan_carry_shape(b, d, length, A.shape[1], B.shape[1])
-    return out, _carry(u, shape, save)
+    shape = backend_module(backend).selective_scan_carry_shape(b, d, length, A.shape[1], B.shape[1], u.dtype)
+    return out, _carry(u, shape, save, backend)
 
 
 @torch.library.custom_op("medbench::selective_scan_backward", mutates_args=())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from pathlib import Path
-from typing import Any
 
 from bench import registry
 from bench.data.files import preflight
@@ -17,6 +16,7 @@ from bench.record.cells import AccuracyCell, trials_of
 from bench.registry import DatasetInfo, ModelSpec
 from bench.sweep import recipes
 from bench.sweep.config import ConfigError, Loaded
+from bench.sweep.recipes import Settings
 
 
 def add_accuracy(plan: Plan, loaded: Loaded, specs: list[ModelSpec], sources: list[str]) -> None:
@@ -115,7 +115,7 @@ def _sizes(loaded: Loaded, info: DatasetInfo) -> list[int]:
     return list(section.sizes)
 
 
-def _finetune_recipe(loaded: Loaded, own: str, recipe: dict[str, Any]) -> dict[str, Any]:
+def _finetune_recipe(loaded: Loaded, own: str, recipe: Settings) -> Settings:
     """The recipe of the track finetune; without one of its own, the sweep's if it is named and trains nothing else."""
     section = loaded.sweep.sweep
     if "finetune" not in section.track:
@@ -125,7 +125,7 @@ def _finetune_recipe(loaded: Loaded, own: str, recipe: dict[str, Any]) -> dict[s
     return resolve_recipe(loaded, name)
 
 
-def resolve_recipe(loaded: Loaded, name: str) -> dict[str, Any]:
+def resolve_recipe(loaded: Loaded, name: str) -> Settings:
     """Return a recipe with the sweep's overrides applied."""
     section = loaded.sweep.sweep
     if name.endswith(".toml") and not Path(name).is_absolute():

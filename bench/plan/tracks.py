@@ -10,9 +10,9 @@ from published ones, by the sweep's one recipe. With it, a model is trained in e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bench.data import weights
 from bench.plan.fingerprints import weights_sha256
@@ -21,6 +21,7 @@ from bench.registry.normalisation import Normalisation, normalisation
 from bench.registry.weights import names_weights, with_weights, without_weights
 from bench.sweep import heads
 from bench.sweep.config import ConfigError, Loaded
+from bench.sweep.recipes import Settings
 
 FINETUNE = "finetune"  # the recipe of the track of that name
 WANTS_WEIGHTS = ("frozen", "finetune")
@@ -32,7 +33,7 @@ class Training:
 
     spec: ModelSpec
     track: str
-    recipe: Mapping[str, Any]
+    recipe: Settings
     weights_sha256: str | None = None
     normalisation: Normalisation | None = None
     head: str | None = None
@@ -88,9 +89,7 @@ def remarks(loaded: Loaded, specs: Sequence[ModelSpec]) -> list[str]:
     return [f"{many}: named without weights, so {rest} (resnet18[pretrained=true] names some)"]
 
 
-def trainings(
-    loaded: Loaded, specs: Sequence[ModelSpec], recipe: Mapping[str, Any], fine: Mapping[str, Any]
-) -> list[Training]:
+def trainings(loaded: Loaded, specs: Sequence[ModelSpec], recipe: Settings, fine: Settings) -> list[Training]:
     """Every way in which ``specs`` are trained, once each.
 
     Args:
@@ -110,14 +109,12 @@ def trainings(
     return list(found.values())
 
 
-def _as_named(spec: ModelSpec, recipe: Mapping[str, Any]) -> Training:
+def _as_named(spec: ModelSpec, recipe: Settings) -> Training:
     sha256 = weights_sha256(spec)
     return Training(spec, "finetune" if sha256 else "scratch", recipe, sha256, _fed(spec, recipe))
 
 
-def _in_track(
-    loaded: Loaded, track: str, spec: ModelSpec, recipe: Mapping[str, Any], fine: Mapping[str, Any]
-) -> list[Training]:
+def _in_track(loaded: Loaded, track: str, spec: ModelSpec, recipe: Settings, fine: Settings) -> list[Training]:
     if track == "scratch":
         return [Training(without_weights(spec), track, recipe)]
     if not names_weights(spec):
@@ -137,5 +134,5 @@ def _in_track(
     ]
 
 
-def _fed(spec: ModelSpec, recipe: Mapping[str, Any]) -> Normalisation | None:
+def _fed(spec: ModelSpec, recipe: Settings) -> Normalisation | None:
     return normalisation(spec) if recipe["normalisation"] == "weights" else None

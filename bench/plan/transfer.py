@@ -13,6 +13,8 @@ from bench.registry import DatasetInfo, RegistryError
 from bench.registry.shared_patients import shares_patients
 from bench.sweep.config import ConfigError, Loaded
 
+Met = tuple[SharedClass, ...]
+
 
 def sources(loaded: Loaded) -> list[str]:
     """Datasets that have to be trained on because a transfer starts from them."""
@@ -88,28 +90,15 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
                 plan.skipped += [str(problem) for problem in new] if loaded.sweep.run.skip_missing else []
             if missing[size] and loaded.sweep.run.skip_missing:
                 continue
-            _add_transfer(
-                plan, loaded, cell, info, size, _transfer_resize(loaded, cell, info, size), met, bool(missing[size])
-            )
-
-
-def _transfer_resize(loaded: Loaded, source: AccuracyCell, target: DatasetInfo, size: int) -> str:
-    """Feed the target as the source was fed where that rule applies to it, else as the sweep says."""
-    if target.varied or size == source.resolution or source.resize == "native":
-        return resize_rule(loaded, target, size, source.resolution)
-    return source.resize
+            _add_transfer(plan, loaded, cell, info, size, met, bool(missing[size]))
 
 
 def _add_transfer(
-    plan: Plan,
-    loaded: Loaded,
-    source: AccuracyCell,
-    target: DatasetInfo,
-    size: int,
-    resize: str,
-    met: tuple[SharedClass, ...],
-    damaged: bool,
+    plan: Plan, loaded: Loaded, source: AccuracyCell, target: DatasetInfo, size: int, met: Met, damaged: bool
 ) -> None:
+    resize = source.resize  # as the source was fed where that rule applies to the target, else as the sweep says
+    if target.varied or size == source.resolution or resize == "native":
+        resize = resize_rule(loaded, target, size, source.resolution)
     cell = TransferCell(
         source=source,
         dataset=target.name,

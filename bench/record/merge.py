@@ -80,8 +80,8 @@ def _take(run: Path, record: Record, known: dict[str, Record], beside: Iterable[
     if before is not None:
         if before["status"] == "ok" or record["status"] != "ok":
             merged.present += 1
-            if difference := _difference(before, record):
-                merged.notes.append(f"{run}, {_name(record)}: {difference}; the first one is kept")
+            if before["status"] == record["status"] == "ok" and _scores(before) != _scores(record):
+                merged.notes.append(f"{run}, cell {key}: its scores differ from those that are there, which are kept")
             return
         merged.replaced += 1
     else:
@@ -92,27 +92,9 @@ def _take(run: Path, record: Record, known: dict[str, Record], beside: Iterable[
     known[key] = record
 
 
-def _name(record: Record) -> str:
-    spec = record["spec"]
-    return " ".join(str(spec[name]) for name in ("model", "dataset", "mode") if name in spec) + f" ({record['key']})"
-
-
-def _difference(first: Record, second: Record) -> str | None:
-    """In what two Records of one Cell differ that should not: scores of an accuracy Cell, or anything measured."""
-    if second["status"] != "ok" or first["status"] != "ok" or first == second:
-        return None
-    if first["kind"] == "efficiency":
-        return "measured twice"
-    apart = [
-        name
-        for name, value in first["metrics"].items()
-        if name.startswith(("test_", "val_", "source_test_")) and second["metrics"].get(name) != value
-    ]
-    if not apart:
-        return None
-    where = {name for name in ("hardware", "device", "threads", "versions")}
-    why = sorted(name for name in where if first["environment"].get(name) != second["environment"].get(name))
-    return f"{', '.join(apart[:3])} differ" + (f" (other {', '.join(why)})" if why else " on equal machines")
+def _scores(record: Record) -> list[object]:
+    """What two Records of one Cell should agree in; nothing of a measured one."""
+    return [value for name, value in sorted(record["metrics"].items()) if name.startswith(("test_", "val_"))]
 
 
 def _companions(run: Path) -> dict[str, list[Path]]:

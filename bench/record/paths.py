@@ -1,6 +1,7 @@
 """Every path of a run directory.
 
 RUN/run.json                        what was asked: command, sweep, datasets left out
+RUN/search.json                     of ``bench recommend DATASET --budget 2h``: what it decided, when and why
 RUN/cells/<key>.json                one Record a Cell
 RUN/predictions/<key>.npz           val_scores, val_labels, test_scores, test_labels of an accuracy Cell
                                     and, where the source has them, val_/test_names, _patients, test_group_<column>
@@ -24,6 +25,11 @@ from bench.errors import StoreError
 def run_file(out: Path) -> Path:
     """What was asked of a run."""
     return out / "run.json"
+
+
+def search_file(out: Path) -> Path:
+    """What a search within a budget decided."""
+    return out / "search.json"
 
 
 def record_path(out: Path, key: str) -> Path:

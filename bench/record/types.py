@@ -58,3 +58,4 @@ class RunInfo(TypedDict, total=False):
     planned: Mapping[str, list[str]]  # command to keys of its Cells
     scored: bool  # by `bench score`: nothing was trained here
     notes: list[str]  # of `bench score`: what was found out about the files, or guessed
+    preferred_protocol: str  # that a search chose on validation, as Protocol.identity

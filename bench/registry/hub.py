@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
 
 from bench.errors import ConfigError
 
@@ -13,13 +12,6 @@ TIMEOUT_S = 10.0
 
 class UnreachableError(ConfigError):
     """A file is not in the cache, and the hub does not give it."""
-
-
-class OnHub(NamedTuple):
-    """A file that is on the hub and not here: its address, and its SHA-256 as the hub states it."""
-
-    url: str
-    sha256: str
 
 
 def cached(repository: str, names: tuple[str, ...] = WEIGHTS) -> Path | None:
@@ -33,8 +25,8 @@ def cached(repository: str, names: tuple[str, ...] = WEIGHTS) -> Path | None:
     return None
 
 
-def looked_up(repository: str, ways_out: str = "") -> OnHub:
-    """Ask the hub for the weights of a repository without fetching them.
+def sha256_of(repository: str, ways_out: str = "") -> str:
+    """The SHA-256 of the weights of a repository as the hub states it; nothing is fetched.
 
     Raises:
         UnreachableError: it does not answer or has none, with the address, the cache and what else can be done.
@@ -50,7 +42,7 @@ def looked_up(repository: str, ways_out: str = "") -> OnHub:
             why = why or _line(error)
             continue
         if found.etag:
-            return OnHub(url, found.etag)
+            return str(found.etag)
     raise _unreachable(repository, WEIGHTS[0], why, ways_out)
 
 

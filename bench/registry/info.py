@@ -17,7 +17,9 @@ from bench.errors import RegistryError as RegistryError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import nn
 
+OptionValue = bool | int | float | str | None  # of a model, as written in brackets
 TASKS = ("multi-class", "binary-class", "multi-label", "ordinal-regression")
 
 
@@ -40,12 +42,12 @@ def resolve(target: str | Callable[..., Any]) -> Callable[..., Any]:
 class Option:
     """One keyword of a model that a variant ``name[key=value]`` may set."""
 
-    default: Any
-    choices: tuple[Any, ...] = ()
+    default: OptionValue
+    choices: tuple[OptionValue, ...] = ()
     help: str = ""
 
 
-def _runs_everywhere(resolution: int, options: Mapping[str, Any]) -> str | None:
+def _runs_everywhere(resolution: int, options: Mapping[str, OptionValue]) -> str | None:
     return None
 
 
@@ -77,7 +79,7 @@ class ModelInfo:
     published_note: str = ""
     group: str = "main"
     options: Mapping[str, Option] | None = field(default_factory=dict)
-    unsupported: Callable[[int, Mapping[str, Any]], str | None] = _runs_everywhere
+    unsupported: Callable[[int, Mapping[str, OptionValue]], str | None] = _runs_everywhere
     origin: str = ""
     plugin_file: str | None = None
     weights_config: Any = None
@@ -87,9 +89,11 @@ class ModelInfo:
         """The aliases that hold this model: its family, for a main one."""
         return (self.family,) if self.group == "main" else ()
 
-    def build(self, num_classes: int, in_chans: int, img_size: int, **options: Any) -> Any:
+    def build(self, num_classes: int, in_chans: int, img_size: int, **options: object) -> nn.Module:
         """Import the builder if needed and build the network."""
-        return resolve(self.builder)(num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options)
+        build = resolve(self.builder)
+        model: nn.Module = build(num_classes=num_classes, in_chans=in_chans, img_size=img_size, **options)
+        return model
 
 
 class RemoteFile(NamedTuple):

@@ -10,9 +10,8 @@ import os
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
 
-from bench.registry.info import RegistryError
+from bench.registry.info import OptionValue, RegistryError
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +19,7 @@ class ModelSpec:
     """A model's name and the options its brackets set, as in ``medmamba_tiny[branch=ssm]``."""
 
     name: str
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, OptionValue], ...] = ()
 
     def __str__(self) -> str:
         if not self.options:
@@ -37,12 +36,12 @@ def bare_model(text: str) -> str:
     return f"{name}[{','.join(options)}]" if options else name
 
 
-def spell(value: Any) -> str:
+def spell(value: object) -> str:
     """Write an option's value as it is written in brackets."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def read(text: str) -> Any:
+def read(text: str) -> OptionValue:
     """Read an option's value: a truth value, a whole number, a number, or the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
@@ -120,7 +119,7 @@ def parse_source(text: str) -> SourceName:
     if place.endswith("]") and "[" in place and not os.path.exists(os.path.expanduser(place)):
         place, _, inside = place[:-1].rpartition("[")
     if not place.strip():
-        raise RegistryError(f"dataset {text!r}: nothing stands after {scheme + ':'!r}; write {scheme}:PATH")
+        raise RegistryError(f"dataset {text!r}: missing path after {scheme + ':'!r}; write {scheme}:PATH")
     config, options = "", {}
     for item in filter(None, (part.strip() for part in _items(inside))):
         key, equals, value = (part.strip() for part in item.partition("="))

@@ -25,7 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from bench.registry.info import Adapter, DatasetInfo, ModelInfo, Option, RegistryError, nearest, resolve
+from bench.registry.info import Adapter, DatasetInfo, ModelInfo, Option, OptionValue, RegistryError, nearest, resolve
 from bench.registry.names import ModelSpec, display_names, is_source, parse_source, read, source_of_path, spell
 from bench.registry.plugins import load, plugin_being_imported
 
@@ -79,11 +79,10 @@ class Registry(Generic[Info]):
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
         if name not in self._info:
-            if self.kind == "model" and _in_timm(name):
-                raise RegistryError(f"unknown model {name!r}; timm has it: write {'timm:' + name!r}")
+            timm = f"; a model of timm is written timm:{name}" if self.kind == "model" else ""
             raise RegistryError(
                 f"unknown {self.kind} {name!r}{nearest(name, [*self._info, *self.aliases()])}; "
-                f"`bench list {self.kind}s` shows all"
+                f"`bench list {self.kind}s` shows all{timm}"
             )
         return self._info[name]
 
@@ -207,7 +206,7 @@ def parse_model(text: str) -> ModelSpec:
     if not match:
         raise RegistryError(f"model {text!r}: write name or name[key=value,key=value]")
     name = match[1]
-    options: dict[str, Any] = {}
+    options: dict[str, OptionValue] = {}
     for item in filter(None, (part.strip() for part in (match[2] or "").split(","))):
         key, equals, value = item.partition("=")
         if not equals or not key.strip():
@@ -218,7 +217,7 @@ def parse_model(text: str) -> ModelSpec:
     return ModelSpec(name, tuple(sorted(check_options(name, options).items())))
 
 
-def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
+def check_options(name: str, options: dict[str, OptionValue]) -> dict[str, OptionValue]:
     """Check ``options`` against what the model takes; drop those equal to their default.
 
     Raises:
@@ -228,7 +227,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     known = info.options if info.options is not None else _signature_options(info.builder)
     if known is None:
         return options
-    checked: dict[str, Any] = {}
+    checked: dict[str, OptionValue] = {}
     for key, value in options.items():
         if key not in known:
             have = ", ".join(known) or "it has none"
@@ -239,7 +238,7 @@ def check_options(name: str, options: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _option_value(name: str, key: str, value: Any, option: Option) -> Any:
+def _option_value(name: str, key: str, value: OptionValue, option: Option) -> OptionValue:
     """Return ``value`` in the option's own type, or raise RegistryError."""
     said = f"model {name!r}: {key}={spell(value)}"
     if option.choices:
@@ -269,15 +268,6 @@ def _signature_options(builder: str | Callable[..., Any]) -> dict[str, Option] |
     given = ("num_classes", "in_chans", "img_size")
     empty = inspect.Parameter.empty
     return {p.name: Option(None if p.default is empty else p.default) for p in parameters if p.name not in given}
-
-
-def _in_timm(name: str) -> bool:
-    """Whether timm has a model of this name, by its source: importing it to word an error would take seconds."""
-    found = importlib.util.find_spec("timm")
-    builder = re.compile(rf"^def {re.escape(name.partition('.')[0])}\(", re.M)  # the tag of its weights left out
-    folders = found.submodule_search_locations or [] if found else []
-    files = [file for folder in folders for file in Path(folder, "models").glob("*.py")]
-    return any(builder.search(file.read_text(encoding="utf-8")) for file in files)
 
 
 def model_info(name: str) -> ModelInfo:

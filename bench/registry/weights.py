@@ -30,6 +30,11 @@ def with_weights(spec: ModelSpec) -> ModelSpec:
     return _with(spec, True) if _by_itself(spec) and "pretrained" not in dict(spec.options) else spec
 
 
+def with_published(spec: ModelSpec) -> ModelSpec:
+    """The same with published weights, unless it names others."""
+    return spec if names_weights(spec) and not _by_itself(spec) else _with(spec, True)
+
+
 def without_weights(spec: ModelSpec) -> ModelSpec:
     """The same network with random weights: what its pretrained rows are compared with."""
     if spec.name.startswith(HUB):

@@ -58,6 +58,9 @@ MODEL = Column("model", left=True, code=True)
 T = TypeVar("T")
 
 
+Columns = list[tuple[Column, Callable[[T], str]]]  # each with how it is read off an item
+
+
 def tabled(columns: Sequence[tuple[Column, Callable[[T], str]]], items: Iterable[T]) -> Table:
     """A table of columns, each with how it is read off an item; columns in which nothing is known are left out."""
     rows = [[show(item) for _, show in columns] for item in items]

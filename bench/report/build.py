@@ -41,7 +41,7 @@ from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import batch_text
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
-from bench.report.words import counted, name, natural
+from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
 from bench.report.write.page_data import collect
@@ -134,6 +134,7 @@ class Report(ReportData):
         self.metrics = defined(self.records)
         self.boards = overall(self.rows, RANKING, [m for m in TESTED if m != RANKING] + list(self.metrics))
         for board in self.boards:
+            board.preferred = board.protocol.identity == self.run_info.get("preferred_protocol")
             board.significance = significance(board, TESTED)
 
     def write(self, out: Path) -> list[Path]:
@@ -257,7 +258,7 @@ def _without_result(
             Column("where", left=True, drop=1, wrap=True), Column("reason", left=True, wrap=True),
         )  # fmt: skip
         lines = [
-            (model, status, str(len(cells)), _shortened(cells), _cut(reason))
+            (model, status, str(len(cells)), *_brief(cells, reason))
             for (model, status, reason), cells in sorted(groups.items(), key=lambda g: (natural(g[0][0]), g[0]))
         ]
         blocks.append(Table(columns, lines))
@@ -273,6 +274,12 @@ def _without_result(
     return [Section("Without a result", blocks)] if blocks else []
 
 
+def _brief(cells: Sequence[str], reason: str) -> tuple[str, str]:
+    """The first Cells and the beginning of their reason."""
+    whole = len(reason) <= MAX_REASON
+    return "; ".join(some(cells, MAX_CELLS_NAMED)), reason if whole else reason[: MAX_REASON - 1] + "…"
+
+
 def _where(record: Record) -> str:
     spec = record["spec"]
     if record["kind"] == "accuracy":
@@ -284,15 +291,6 @@ def _where(record: Record) -> str:
         f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
         f"{compiled}, {spec.get('device')}"
     )
-
-
-def _shortened(cells: Sequence[str]) -> str:
-    more = len(cells) - MAX_CELLS_NAMED
-    return "; ".join(cells[:MAX_CELLS_NAMED]) + (f"; {more} more" if more > 0 else "")
-
-
-def _cut(reason: str) -> str:
-    return reason if len(reason) <= MAX_REASON else reason[: MAX_REASON - 1] + "…"
 
 
 # --- how it was made -------------------------------------------------------------------------------------------

@@ -17,12 +17,13 @@ from bench.metrics.resampled import average_precision
 from bench.record.positive import positive_class
 from bench.record.types import Record
 from bench.report.rows import Evidence, Row
-from bench.report.words import known
+from bench.report.words import grouped, known
 from bench.stats.bootstrap import seed_of_test_set
 from bench.stats.cluster import codes_of
 from bench.stats.separation import Sample, estimates, groups_of, sample
 
 _TOLERANCE = 1e-6
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)  # a file of scores that is absent or damaged
 _COLUMN = "test_group_"
 
 
@@ -56,7 +57,7 @@ def read_saved(path: Path) -> Saved:
     """Read a file of saved scores.
 
     Raises:
-        OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile: there is none, or it is damaged.
+        one of UNREADABLE: there is none, or it is damaged.
     """
     with np.load(path, allow_pickle=False) as file:
         scores, labels = file["test_scores"], file["test_labels"]
@@ -105,11 +106,8 @@ def add_evidence(rows: Iterable[Row], predictions: Path) -> list[str]:
 
 def _by_seed(row: Row) -> list[list[int]]:
     """The places of a row's Records by seed; of cross-validation those of each seed that has all folds, in order."""
-    seeds: dict[object, list[int]] = defaultdict(list)
-    for place, record in enumerate(row.ok):
-        seeds[record["spec"].get("seed")].append(place)
-    for places in seeds.values():
-        places.sort(key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    order = sorted(range(len(row.ok)), key=lambda i: row.ok[i]["spec"].get("fold") or 0)
+    seeds = grouped(order, lambda i: row.ok[i]["spec"].get("seed"))
     return [places for places in seeds.values() if len(places) == max(row.folds, 1)]
 
 
@@ -145,12 +143,10 @@ def _evaluate(test_set: str, members: list[tuple[Row, list[list[Saved]]]], predi
         files = tuple(tuple(predictions / f"{row.ok[i]['key']}.npz" for i in places) for places in _by_seed(row))
         row.evidence = Evidence({}, {}, len(labels), majority, test_set, labels, patients, files, first.columns)
     for metric in TESTED:
-        if of := metric.images:
-            samples = [_sample(of, seeds, labels, patients) for _, seeds in members]
-            found = estimates(samples, groups_of(of, labels))
-            for (row, _), one, estimate in zip(members, samples, found, strict=True):
-                if row.evidence:
-                    row.evidence.samples[metric.name], row.evidence.estimates[metric.name] = one, estimate
+        samples = [_sample(metric.over, seeds, labels, patients) for _, seeds in members]
+        found = estimates(samples, groups_of(metric.over, labels))
+        for (row, _), one, estimate in zip(members, samples, found, strict=True):
+            row.scored.samples[metric.name], row.scored.estimates[metric.name] = one, estimate
 
 
 def _sample(of: OverImages, seeds: Sequence[Sequence[Saved]], labels: Array, patients: Array | None) -> Sample:
@@ -186,7 +182,7 @@ def _usable(record: Record, predictions: Path, problems: list[str]) -> tuple[Sav
         differs = recorded_otherwise(record, saved.scores, saved.labels)
         of = positive_class(record)
         clinic = saved.clinical(of.number if of else 1)
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         problems.append(f"predictions/{path.name} cannot be used: {error}")
         return None
     if differs:
@@ -199,8 +195,8 @@ def recorded_otherwise(record: Record, scores: Array, labels: Array) -> str:
     """The first metric that saved scores give otherwise than their Record states it, in words; empty if none."""
     for metric in TESTED:
         stated = record["metrics"].get(metric.field)
-        if known(stated) and metric.images:
-            value = metric.images.value(scores, labels)
+        if known(stated):
+            value = metric.over.value(scores, labels)
             if not abs(value - stated) <= _TOLERANCE:
                 return f"{metric.field} {value:.6f}, its record {stated:.6f}"
     return ""

@@ -21,7 +21,7 @@ from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
-from bench.report.words import counted, known, natural
+from bench.report.words import counted, differing, grouped, known, natural
 from bench.stats.separation import Estimate, Sample
 
 Code = tuple[str, str | None]  # a model's name and its plug-in's digest: what its speed depends on, unlike its weights
@@ -149,6 +149,13 @@ class Row:
     origin: str = ""  # of the images: datasets of one origin are variants of one another
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
+    @property
+    def scored(self) -> Evidence:
+        """Its evidence. Raises ValueError for a row without saved scores."""
+        if self.evidence is None:
+            raise ValueError(f"{self.model} on {self.dataset}: there are no saved scores")
+        return self.evidence
+
     def values(self, metric: str) -> tuple[float, ...]:
         """The metric of each seed that has it, by seed."""
         return self._of(metric).values
@@ -170,11 +177,9 @@ class Row:
         """The metric of each training, or of cross-validation the mean over folds of each seed that has all of them."""
         if not self.folds:
             return [v for r in self.ok if known(v := r["metrics"].get(metric))]
-        seeds: dict[object, list[float]] = defaultdict(list)
-        for record in self.ok:
-            if known(value := record["metrics"].get(metric)):
-                seeds[record["spec"].get("seed")].append(value)
-        return [float(np.mean(found)) for found in seeds.values() if len(found) == self.folds]
+        found = [r for r in self.ok if known(r["metrics"].get(metric))]
+        seeds = grouped(found, lambda r: r["spec"].get("seed")).values()
+        return [float(np.mean([r["metrics"][metric] for r in own])) for own in seeds if len(own) == self.folds]
 
     @property
     def seeds(self) -> int:
@@ -248,31 +253,27 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
         records: of any kind.
         origins: dataset -> where its images come from (:func:`bench.report.names.with_short_names`).
     """
-    groups: dict[str, list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "accuracy" and not few_labels(record["spec"]):  # those are sections/few_labels.py's
-            shared = {k: v for k, v in record["spec"].items() if k not in ("seed", "fold")}
-            groups[_canonical(shared)].append(record)
+    # Few labels are learning curves (sections/tracks.py).
+    whole = (r for r in records if r["kind"] == "accuracy" and not few_labels(r["spec"]))
+    groups = grouped(whole, lambda r: _canonical({k: v for k, v in r["spec"].items() if k not in ("seed", "fold")}))
     firsts = [members[0] for members in groups.values()]  # seeds share all that a row is known by
     models = labels(firsts, "model", _OF_THE_MODEL)
     # A fingerprint holds the size: only two of one size are two versions of the data.
     datasets = labels(firsts, "dataset", _OF_THE_DATA, ("size",))
     variants = _recipe_variants(firsts)
-    rows: dict[tuple[str, str, str], Row] = {}
-    trained: dict[tuple[str, str, str], list[Record]] = defaultdict(list)
-    for members in groups.values():
-        first = members[0]
-        protocol = _protocol(first["spec"], variants)
-        model, dataset = models[first["key"]], datasets[first["key"]]
-        place = (model, dataset, protocol.identity)
-        known_as = str(first["spec"]["dataset"])
+    placed = [(models[own[0]["key"]], datasets[own[0]["key"]], _protocol(own[0]["spec"], variants), own)
+              for own in groups.values()]  # fmt: skip
+    rows = []
+    for (model, dataset, _), parts in grouped(placed, lambda one: (*one[:2], one[2].identity)).items():
+        _, _, protocol, members = parts[0]
+        spec = members[0]["spec"]
+        known_as = str(spec["dataset"])
         origin = (origins or {}).get(known_as, known_as)
-        rows.setdefault(place, Row(model, dataset, protocol, code=code_of(first["spec"]), origin=origin))
-        trained[place] += members
-    for place, row in rows.items():
-        for record in _one_a_seed(trained[place]):
+        row = Row(model, dataset, protocol, code=code_of(spec), origin=origin)
+        for record in _one_a_seed(record for *_, own in parts for record in own):
             (row.ok if record["status"] == "ok" else row.other).append(record)
-    return sorted(rows.values(), key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
+        rows.append(row)
+    return sorted(rows, key=lambda r: (natural(r.dataset), r.protocol.order, natural(r.model), r.model))
 
 
 def code_of(spec: Spec) -> Code:
@@ -341,11 +342,10 @@ def _recipe_variants(records: Iterable[Record]) -> dict[str, str]:
             identity: flattened({k: v for k, v in settings.items() if k not in tuned_over(settings)})
             for identity, settings in group.items()
         }
-        keys = sorted({key for settings in flat.values() for key in settings})
-        differing = [k for k in keys if len({_canonical(s.get(k)) for s in flat.values()}) > 1]
+        keys = differing(flat.values())
         for identity, settings in flat.items():
             tuned = tuned_over(group[identity])  # those are said in any case
-            shown = [f"{k}={settings.get(k)}" for k in differing if k not in tuned]
+            shown = [f"{k}={settings.get(k)}" for k in keys if k not in tuned]
             if len(shown) > MAX_SETTINGS_NAMED:
                 digest = hashlib.sha256(identity.encode()).hexdigest()[:6]
                 shown[MAX_SETTINGS_NAMED:] = [f"{len(shown) - MAX_SETTINGS_NAMED} more ({digest})"]

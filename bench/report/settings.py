@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from bench.record.types import Fields, Record
 from bench.report.rows import labels
-from bench.report.words import natural
+from bench.report.words import differing, grouped, natural
 
 LARGEST = 0  # as a Cell's batch: the largest that fits
 # Everything else in a spec is part of the setting, known to this program or not.
@@ -73,13 +72,10 @@ def by_setting(records: Iterable[Record]) -> dict[Setting, list[Record]]:
 
     Each has the model's name as ``label``: with its plug-in's digest where there are two of one name.
     """
-    records = [r for r in records if r["kind"] == "efficiency"]
-    names = labels(records, "model", ("model_plugin_sha256", "plugin_sha256"))
-    groups: dict[Setting, list[Record]] = defaultdict(list)
-    for record in records:
-        groups[setting(record)].append({**record, "label": names[record["key"]]})
-    for members in groups.values():
-        members.sort(key=row_order)
+    timed = [r for r in records if r["kind"] == "efficiency"]
+    names = labels(timed, "model", ("model_plugin_sha256", "plugin_sha256"))
+    named: list[Record] = [{**record, "label": names[record["key"]]} for record in timed]
+    groups = grouped(sorted(named, key=row_order), setting)
     variants = _variants(groups)
     groups = {replace(key, variant=variants[key]): members for key, members in groups.items()}
     # Of tables that are otherwise the same, the one with the newest libraries or the most rounds comes first.
@@ -101,16 +97,13 @@ def _order(s: Setting) -> tuple[object, ...]:
 
 def _variants(settings: Iterable[Setting]) -> dict[Setting, str]:
     """For each setting, in words: the details in which those of one title differ."""
-    same: dict[Setting, list[Setting]] = defaultdict(list)
-    for s in settings:
-        same[replace(s, details=())].append(s)
+    same = grouped(settings, lambda s: replace(s, details=()))
     found = {}
     for members in same.values():
         all_details = {s: dict(s.details) for s in members}
-        keys = sorted({key for details in all_details.values() for key in details})
-        differing = [key for key in keys if len({details.get(key) for details in all_details.values()}) > 1]
+        keys = differing(all_details.values())
         for s in members:
-            found[s] = ", ".join(_worded(key, all_details[s].get(key)) for key in differing)
+            found[s] = ", ".join(_worded(key, all_details[s].get(key)) for key in keys)
     return found
 
 

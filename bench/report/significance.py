@@ -18,9 +18,8 @@ from bench.stats.separation import (
     Contrast,
     Sample,
     all_pairs,
+    compared,
     contrast,
-    groups_of,
-    mcnemar_values,
     mean_contrast,
     same_images_contrast,
 )
@@ -75,8 +74,7 @@ def _comparable(rows: Sequence[Row]) -> list[Row]:
 
 def _smallest_class(row: Row) -> int:
     """Test images of the rarest class (or answer, if multi-label) that occurs."""
-    assert row.evidence is not None
-    labels = np.asarray(row.evidence.labels).reshape(len(row.evidence.labels), -1)
+    labels = np.asarray(row.scored.labels).reshape(row.scored.n_test, -1)
     if labels.shape[1] == 1:
         return int(np.unique(labels, return_counts=True)[1].min())
     positive = (labels > 0).sum(0)
@@ -89,10 +87,7 @@ def _pairs(rows: Sequence[Row], metric: Metric) -> tuple[Contrast, Array]:
         samples = [Sample(tuple(metric.sign * v for v in row.values(metric.field)), np.zeros(1)) for row in rows]
         pairs = contrast(samples, np.zeros(1))
         return pairs, pairs.p_values()
-    samples = [row.evidence.samples[metric.name] for row in rows if row.evidence]
-    assert rows[0].evidence is not None
-    pairs = contrast(samples, groups_of(metric.images, rows[0].evidence.labels))
-    return pairs, mcnemar_values(samples, pairs.p_values()) if metric.images.answers else pairs.p_values()
+    return compared(metric.over, [row.scored.samples[metric.name] for row in rows], rows[0].scored.labels)
 
 
 def _mean(board: Overall, tables: Tables, found: Significance) -> Judged | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -11,7 +11,7 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array, rank
 from bench.metrics.registry import METRICS, RANKING, Metric
 from bench.report.rows import Code, Protocol, Row
-from bench.report.words import counted, name, natural
+from bench.report.words import counted, grouped, name, natural
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import Friedman
 from bench.stats.separation import Contrast, Estimate, Verdict, mean_estimate, same_images
@@ -84,7 +84,10 @@ class Standing:
 
 @dataclass(slots=True)
 class Overall:
-    """All models of one protocol, ranked by ``metric`` over the datasets in ``counted``, with ``shown`` beside it."""
+    """All models of one protocol, ranked by ``metric`` over the datasets in ``counted``, with ``shown`` beside it.
+
+    ``preferred``: a search chose this protocol on validation.
+    """
 
     metric: Metric
     shown: tuple[Metric, ...]
@@ -94,14 +97,12 @@ class Overall:
     standings: list[Standing]
     origins: Mapping[str, str] = field(default_factory=dict)
     significance: Significance = field(default_factory=Significance)
+    preferred: bool = False
 
     @property
     def families(self) -> list[list[str]]:
         """The counted datasets by origin: those of one are variants of each other and count as one dataset."""
-        found: dict[str, list[str]] = {}
-        for dataset in self.counted:
-            found.setdefault(self.origins.get(dataset, dataset), []).append(dataset)
-        return list(found.values())
+        return list(grouped(self.counted, lambda dataset: self.origins.get(dataset, dataset)).values())
 
     @property
     def independent(self) -> int:
@@ -159,9 +160,7 @@ class Overall:
 
 def overall(rows: Iterable[Row], metric: Metric = RANKING, shown: Sequence[Metric] = ()) -> list[Overall]:
     """Rank the models of each protocol by ``metric``."""
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.protocol.identity].append(row)
+    groups = grouped(rows, lambda row: row.protocol.identity)
     ordered = sorted(groups.values(), key=lambda g: g[0].protocol.order)
     return [_rank(members, metric, tuple(shown)) for members in ordered]
 
@@ -200,10 +199,7 @@ def common_datasets(scored: Mapping[str, Mapping[str, Row]]) -> tuple[str, ...]:
     Means over different datasets cannot be compared, so a model is ranked only if it has all of the chosen ones.
     Datasets that more models have come first; of equally large tables the one with more datasets is taken.
     """
-    have: dict[str, int] = defaultdict(int)
-    for own in scored.values():
-        for dataset in own:
-            have[dataset] += 1
+    have = Counter(dataset for own in scored.values() for dataset in own)
     order = sorted(have, key=lambda d: (-have[d], natural(d)))
     best: tuple[int, int] = (0, 0)
     for n in range(1, len(order) + 1):

@@ -1,14 +1,16 @@
-"""How names, numbers and lists are written on every page."""
+"""How names, numbers and lists are written, sorted and grouped on every page."""
 
 from __future__ import annotations
 
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
-from typing import TypeGuard
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import TypeGuard, TypeVar
 
 MISSING = "–"
+T = TypeVar("T")
+K = TypeVar("K")
 
 
 def name(text: object) -> str:
@@ -22,6 +24,11 @@ def listed(items: Iterable[str], last: str = "and") -> str:
     if len(items) < 2:
         return "".join(items)
     return f"{', '.join(items[:-1])} {last} {items[-1]}"
+
+
+def some(items: Sequence[str], most: int) -> list[str]:
+    """The first items, and how many more there are."""
+    return [*items[:most], f"{len(items) - most} more"] if len(items) > most else list(items)
 
 
 def counted(n: int, singular: str, plural: str = "") -> str:
@@ -62,6 +69,11 @@ def significant(value: float | None, digits: int = 3) -> str:
     return f"{value:,.{decimals}f}"
 
 
+def percent(share: float | None) -> str:
+    """A share in percent, two figures, or a dash."""
+    return MISSING if share is None else f"{significant(100 * share, 2)} %"
+
+
 def span(low: float | None, high: float | None, digits: int = 3) -> str:
     """An interval, or a dash."""
     if low is None or high is None or not known(low) or not known(high):
@@ -78,3 +90,17 @@ def p_text(p: float | None) -> str:
 def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Sort key that puts ``resnet9`` before ``resnet10``."""
     return tuple((0, int(part), "") if part.isdigit() else (1, 0, part) for part in re.findall(r"\d+|\D+", text))
+
+
+def grouped(items: Iterable[T], key: Callable[[T], K]) -> dict[K, list[T]]:
+    """Items by what a key says of them, in the order in which they come."""
+    found: dict[K, list[T]] = {}
+    for item in items:
+        found.setdefault(key(item), []).append(item)
+    return found
+
+
+def differing(flats: Collection[Mapping[str, object]]) -> list[str]:
+    """The keys in which flat mappings differ, sorted; one that is absent is like None."""
+    keys = sorted({key for flat in flats for key in flat})
+    return [key for key in keys if len({repr(flat.get(key)) for flat in flats}) > 1]

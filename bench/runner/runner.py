@@ -10,13 +10,14 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bench.plan.base import Plan
 from bench.plan.estimate import HEAD_S
 from bench.record import store
-from bench.record.cells import Cell, Result, cell_key
+from bench.record.cells import Cell, Result, cell_key, never
 from bench.record.files import clear_abandoned
 from bench.record.paths import run_file
 from bench.record.store import Record, StoreError
@@ -47,7 +48,13 @@ class RunOutcome:
 
 
 def execute(
-    loaded: Loaded, plan: Plan, out: Path, reporter: Observer, command: str = "", executor: Executor | None = None
+    loaded: Loaded,
+    plan: Plan,
+    out: Path,
+    reporter: Observer,
+    command: str = "",
+    executor: Executor | None = None,
+    time_is_up: Callable[[], bool] = never,
 ) -> RunOutcome:
     """Run what of ``plan`` has no Record in ``out`` yet.
 
@@ -58,6 +65,7 @@ def execute(
         reporter: shows what happens.
         command: what was typed, for ``run.json``.
         executor: where jobs run; by default as ``run.executor`` says. It is closed at the end.
+        time_is_up: once it says so, nothing more is started; what runs then is waited for.
 
     Raises:
         StoreError: the run directory cannot be written.
@@ -69,9 +77,9 @@ def execute(
     with interrupts:
         try:
             done, jobs = find_pending(loaded, plan, out, reporter.note)
-            executor = executor or make_executor(loaded, plan)
+            executor = executor or make_executor(loaded, plan, reporter.note)
             schedule = Schedule(plan, done, jobs, leases, reporter, executor)
-            driver = _Driver(schedule, interrupts)
+            driver = _Driver(schedule, interrupts, time_is_up)
             driver.begin()
             begun = True
             driver.run()
@@ -89,8 +97,8 @@ def execute(
     return RunOutcome(out, tuple(plan.cells), done.written, done.found, failed, interrupts.asked)
 
 
-def make_executor(loaded: Loaded, plan: Plan) -> Executor:
-    """Return the executor that ``run.executor`` names."""
+def make_executor(loaded: Loaded, plan: Plan, note: Callable[[str], None]) -> Executor:
+    """Return the executor that ``run.executor`` names; ``note`` shows a line."""
     from bench.runner.executors.local import LocalExecutor, make_slots
     from bench.runner.executors.packer import Packer
 
@@ -100,14 +108,14 @@ def make_executor(loaded: Loaded, plan: Plan) -> Executor:
 
         return make(loaded, plan)
     slots = make_slots(plan.device, run.device in ("auto", "cuda"), run.threads, run.pack)
-    return LocalExecutor(slots, Packer() if run.pack == "auto" and slots[0].shared else None)
+    return LocalExecutor(slots, Packer(tell=note) if run.pack == "auto" and slots[0].shared else None)
 
 
 class _Driver:
     """One run in progress: starts what the schedule offers, sleeps until a worker speaks, has outcomes stored."""
 
-    def __init__(self, schedule: Schedule, interrupts: Interrupts) -> None:
-        self.schedule, self.interrupts = schedule, interrupts
+    def __init__(self, schedule: Schedule, interrupts: Interrupts, time_is_up: Callable[[], bool]) -> None:
+        self.schedule, self.interrupts, self.time_is_up = schedule, interrupts, time_is_up
         self.done, self.reporter, self.executor = schedule.done, schedule.reporter, schedule.executor
         self.storage = Storage(self.done.out, self.reporter.note)
         self.running: dict[str, Running] = {}
@@ -129,13 +137,15 @@ class _Driver:
 
     def _step(self) -> bool:
         """Start what can start, sleep, take in what happened; False when all is done."""
-        if not self.stopping and not self.storage.failing:
+        if not self._ending() and not self.storage.failing:
             try:
                 for job in self.schedule.startable(self.running):
                     self._launch(job)
+                    if self._ending():
+                        break
             except StoreError as error:
                 self.storage.fail(str(error))
-        waiting = self.storage.failing or (not self.stopping and self.schedule.pending())
+        waiting = self.storage.failing or (not self._ending() and self.schedule.pending())
         if not self.running and not waiting:
             return False
         for event in self.executor.wait(self._patience_s()):
@@ -149,13 +159,17 @@ class _Driver:
         self.storage.retry(self._finish, self.stopping)
         return True
 
+    def _ending(self) -> bool:
+        """Whether nothing more is started."""
+        return self.stopping or self.time_is_up()
+
     def _patience_s(self) -> float | None:
         """How long to sleep: until somebody speaks, unless what is on disk has to be looked at."""
         if self.interrupts.deadline is not None:
             return max(0.0, self.interrupts.deadline - time.monotonic())
         if self.storage.failing:
             return POLL_S[0] * 4
-        return None if self.stopping else self.schedule.patience_s(bool(self.running))
+        return None if self._ending() else self.schedule.patience_s(bool(self.running))
 
     def _launch(self, job: Job) -> None:
         self.storage.works()

@@ -39,6 +39,7 @@ class Schedule:
         for job in jobs:
             (self.timed if job.alone else self.queue).append(job)
         self.lock = TimingLock(leases, plan)
+        self._needed: dict[str, tuple[str, ...]] = {}
         self._poll_s, self._said_waiting = POLL_S[0], False
 
     def pending(self) -> list[Job]:
@@ -60,8 +61,10 @@ class Schedule:
             if self.timed or any(other.job.alone for other in running.values()):
                 return  # nothing else now
             self.lock.leave()
-        self.queue.extend(self.later)
-        self.later.clear()
+        later, self.later = self.later, []
+        for job in later:  # one whose trials are done goes before the next network's
+            ready = self._needs(job) and not self._waits(job)
+            (self.queue.appendleft if ready else self.queue.append)(job)
         while self.queue and self.executor.room(self.queue[0]) and self.lock.may_work():
             job = self.queue.popleft()
             if self._leased(job):
@@ -75,9 +78,18 @@ class Schedule:
         if self.timed and self.lock.enter(running) and not running:
             yield self.timed.popleft()
 
+    def _needs(self, job: Job) -> tuple[str, ...]:
+        if job.ticket not in self._needed:
+            self._needed[job.ticket] = needs(job.cell)
+        return self._needed[job.ticket]
+
+    def _waits(self, job: Job) -> bool:
+        """Whether a job needs what is still to run."""
+        return any(key in self.plan.cells and key not in self.done.statuses for key in self._needs(job))
+
     def _leased(self, job: Job) -> bool:
         """Whether a job can start under a lease of ours; if not, it is put off or done."""
-        if any(key in self.plan.cells and key not in self.done.statuses for key in needs(job.cell)):
+        if self._waits(job):
             self.later.append(job)
             return False
         try:

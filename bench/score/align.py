@@ -99,7 +99,9 @@ def align(
     for part, order in zip(parts, orders, strict=True):
         scores = probabilities(part, part.scores[order], names, task, notes)
         found.models.append(Scored(part.model, part.seed, scores, part.path))
-        _take_columns(found, part, order)
+        if found.patients is None and part.patients is not None:
+            found.patients = part.patients[order]
+        found.groups |= {name: v[order] for name, v in part.groups.items() if name not in found.groups}
         if part.folds:
             notes.append(
                 f"{part.model}: the test images of {part.folds} folds are put together; the AUC compares scores of "
@@ -254,13 +256,6 @@ def _same_labels(part: Predictions, order: Array, labels: Array, names: tuple[st
             f"{part.path}: {len(apart):,} of {len(own):,} labels differ from those in {truth.path}, first of {which}; "
             "these are two test sets, or their images are in another order"
         )
-
-
-def _take_columns(found: TestSet, part: Predictions, order: Array) -> None:
-    if found.patients is None and part.patients is not None:
-        found.patients = part.patients[order]
-    for name, values in part.groups.items():
-        found.groups.setdefault(name, values[order])
 
 
 # --- probabilities ---------------------------------------------------------------------------------------------

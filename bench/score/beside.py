@@ -5,7 +5,6 @@ Their protocols differ from the foreign ones and from each other; a board of sco
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.paths import predictions_path, require_run
 from bench.record.types import Spec
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.score.align import Scored, TestSet
 
 
@@ -69,11 +69,10 @@ def _pixels(records: Sequence[store.Record], spec: Spec) -> str:
 def _matched(found: TestSet, path: Path) -> Array | None:
     """Scores of a Record in the order of the test set; None if it is another test set or nothing is saved."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            scores, labels = np.asarray(file["test_scores"], dtype=np.float64), file["test_labels"]
-            names = file["test_names"] if "test_names" in file.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        saved = read_saved(path)
+    except UNREADABLE:
         return None
+    scores, labels, names = saved.scores.astype(np.float64), saved.labels, saved.names
     labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
     if scores.shape[1:] == (1,):
         scores = np.column_stack([1 - scores[:, 0], scores[:, 0]])

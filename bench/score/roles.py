@@ -238,7 +238,10 @@ def _scores(file: Columns, found: _Found, notes: list[str]) -> _Scores:
     numeric = [n for n in found.rest if file.values[n].dtype.kind != "U" and file.values[n].ndim == 1]
     if named := _by_class_name(file, found, numeric):
         return _stacked(file, [(name, name) for name in named])
-    fractions = [n for n in found.decisions if _is_fraction(file.values[n])]
+    fractions = [
+        n for n in found.decisions
+        if file.values[n].dtype.kind == "f" and (file.values[n] != np.round(file.values[n])).any()
+    ]  # fmt: skip
     if len(fractions) == 1:  # Keras and others call a probability y_pred
         return _stacked(file, [(fractions[0], "")])
     if found.decisions:
@@ -250,10 +253,6 @@ def _scores(file: Columns, found: _Found, notes: list[str]) -> _Scores:
         f"{file.path}: no column of scores among {', '.join(file.values)}. Call them p_class0, p_class1, ..., "
         "p_<class name>, the class names alone, or score (one column for two classes)"
     )
-
-
-def _is_fraction(values: Array) -> bool:
-    return values.dtype.kind == "f" and bool((values != np.round(values)).any())
 
 
 def _by_class_name(file: Columns, found: _Found, numeric: Iterable[str]) -> list[str]:

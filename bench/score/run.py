@@ -41,11 +41,7 @@ def record_of(dataset: str, found: TestSet, scored: Scored, fingerprint: str) ->
     figures["loss"] = figures.pop("nll")
     metrics: Fields = {f"test_{name}": _storable(value) for name, value in figures.items()}
     metrics |= definitions()
-    metrics |= {
-        "classes": list(found.classes),
-        "scores_file": scored.path.name,
-        "scores_sha256": digest(scored.scores),
-    }
+    metrics |= {"classes": list(found.classes), "scores_file": scored.path.name, "scores_sha256": digest(scored.scores)}
     if positive:
         metrics |= {"positive_class": positive.name, "positive_class_guessed": positive.guessed}
     spec = {  # what is known of the training is its model and seed

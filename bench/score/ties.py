@@ -83,10 +83,12 @@ def ties(scores: Array, labels: Array) -> Ties:
         areas.append(binary_auc(column, target))
     area, half = (float(np.mean(v)) if v else float("nan") for v in (areas, spread))
     two = np.shape(scores)[1] == 2 and np.ndim(labels) == 1
-    other = binary_auc(-scores[:, 0], targets[:, 0]) if two else float("nan")
-    return Ties(
-        pairs, saturated, area - half, area + half, area, other, _single(scores, labels) if two else float("nan")
+    other, single = (
+        (binary_auc(column, targets[:, 0]) for column in (-scores[:, 0], single_precision(scores)[:, 1]))
+        if two
+        else (float("nan"), float("nan"))
     )
+    return Ties(pairs, saturated, area - half, area + half, area, other, single)
 
 
 def single_precision(scores: Array) -> Array:
@@ -104,8 +106,3 @@ def single_precision(scores: Array) -> Array:
     logits = logs.astype(np.float32)
     powers = np.exp(logits - logits.max(1, keepdims=True))
     return (powers / powers.sum(1, keepdims=True, dtype=np.float32)).astype(np.float64)
-
-
-def _single(scores: Array, labels: Array) -> float:
-    columns, targets = one_vs_rest(single_precision(scores), labels)
-    return binary_auc(columns[:, 0], targets[:, 0])

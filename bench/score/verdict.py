@@ -9,9 +9,7 @@ from bench.metrics.registry import METRICS
 from bench.record.types import Fields
 from bench.report.rows import Row
 from bench.stats.notebook import differences
-from bench.stats.separation import Estimate, contrast, estimates, groups_of, mcnemar_values
-
-MODEL = ("value", "low", "high")
+from bench.stats.separation import Estimate, compared, estimates, groups_of
 
 
 def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fields:
@@ -27,30 +25,25 @@ def verdict(rows: list[Row], others: Mapping[str, Mapping[str, Estimate]]) -> Fi
             ``high`` are null.
     """
     rows = [row for row in rows if row.evidence]
+    if not rows:
+        return {"models": {}, "pairs": []}
     models: dict[str, dict[str, Fields]] = {row.model: {} for row in rows}
     pairs: list[Fields] = []
     for metric in METRICS.values():
-        samples = [row.evidence.samples.get(metric.name) for row in rows if row.evidence]
-        known = [s for s in samples if s is not None]
-        if metric.images and rows and len(known) == len(rows) and rows[0].evidence:
-            groups = groups_of(metric.images, rows[0].evidence.labels)
-            for row, estimate in zip(rows, estimates(known, groups), strict=True):
-                models[row.model][metric.name] = _figure(estimate)
+        if metric.images and all(metric.name in row.scored.samples for row in rows):
+            samples, labels = [row.scored.samples[metric.name] for row in rows], rows[0].scored.labels
+            for row, estimate in zip(rows, estimates(samples, groups_of(metric.over, labels)), strict=True):
+                models[row.model][metric.name] = _figure(estimate.value, estimate)
             if len(rows) > 1:
-                table = contrast(known, groups)
-                p = table.p_values()
-                p = mcnemar_values(known, p) if metric.images.answers else p
-                found = differences([row.model for row in rows], table, p)
+                found = differences([row.model for row in rows], *compared(metric.over, samples, labels))
                 pairs += [{"metric": metric.name, **asdict(one)} for one in found]
         else:
             for row in rows:
                 if (value := row.mean(metric.field)) is not None:
-                    other = others.get(row.model, {}).get(metric.name)
-                    low, high = other.interval() if other else (None, None)
-                    models[row.model][metric.name] = dict(zip(MODEL, (value, low, high), strict=True))
+                    models[row.model][metric.name] = _figure(value, others.get(row.model, {}).get(metric.name))
     return {"models": models, "pairs": pairs}
 
 
-def _figure(estimate: Estimate) -> Fields:
-    low, high = estimate.interval()
-    return dict(zip(MODEL, (estimate.value, low, high), strict=True))
+def _figure(value: float, estimate: Estimate | None) -> Fields:
+    low, high = estimate.interval() if estimate else (None, None)
+    return {"value": value, "low": low, "high": high}

@@ -18,6 +18,7 @@ from bench.record import store
 from bench.record.paths import is_run
 from bench.record.positive import positive_class
 from bench.record.types import Metrics, Record
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
 from bench.score.run import digest, fingerprint_of
@@ -76,9 +77,10 @@ def verify(path: Path, against: Sequence[Path] = ()) -> Verified:
 
 def _who(record: Record) -> str:
     spec = record["spec"]
-    parts = [str(spec.get("model")), f"on {spec['dataset']}" if "dataset" in spec else ""]
-    parts += [f"seed {spec['seed']}"] if "seed" in spec else []
-    return f"{' '.join(filter(None, parts[:2]))}{', ' + parts[2] if len(parts) > 2 else ''} ({record['key'][:8]})"
+    on, seed = (
+        f"{word}{spec[name]}" if name in spec else "" for word, name in ((" on ", "dataset"), (", seed ", "seed"))
+    )
+    return f"{spec.get('model')}{on}{seed} ({record['key'][:8]})"
 
 
 def _check_scores(found: Verified, who: str, record: Record, arrays: Mapping[str, Array] | None) -> None:
@@ -208,25 +210,18 @@ def _known(folders: Sequence[Path], but: Path) -> Iterable[tuple[Path, list[str]
         for path in sorted({folder, *folder.rglob("*")} if folder.is_dir() else {folder}):
             if path.is_dir() and is_run(path):
                 files = sorted((path / "predictions").glob("*.npz"))
-                yield (
-                    path,
-                    [p.stem for p in (path / "cells").glob("*.json")],
-                    [d for f in files if (d := _digest_of(f))],
-                )
+                keys = [p.stem for p in (path / "cells").glob("*.json")]
+                yield path, keys, [d for f in files if (d := _digest_of(f))]
             elif path.name.endswith(ENDING) and path.resolve() != but.resolve():
                 other = open_submission(path)
-                yield (
-                    path,
-                    list(other.records),
-                    [digest(a["test_scores"]) for a in other.arrays.values() if "test_scores" in a],
-                )
+                scores = (a["test_scores"] for a in other.arrays.values() if "test_scores" in a)
+                yield path, list(other.records), [digest(s) for s in scores]
 
 
 def _digest_of(path: Path) -> str:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return digest(file["test_scores"])
-    except (OSError, ValueError, KeyError, EOFError):
+        return digest(read_saved(path).scores)
+    except UNREADABLE:
         return ""
 
 

@@ -81,14 +81,11 @@ class TwoRates:
 
     Attributes:
         covariance: of (sensitivity, specificity), (2, 2).
-        positives: images with the finding; ``negatives`` those without.
     """
 
     sensitivity: Share
     specificity: Share
     covariance: Array
-    positives: int
-    negatives: int
 
 
 def share(right: Array, patients: Array | None = None) -> Share:
@@ -126,7 +123,7 @@ def two_rates(yes: Array, target: Array, patients: Array | None = None) -> TwoRa
         if of.any():
             influence[of, column] = (right[of] - right[of].mean()) / of.sum()
     covariance = over_patients(influence, np.where(target, 1, 0), number)[0]
-    return TwoRates(found[0], found[1], covariance, int(target.sum()), int((~target).sum()))
+    return TwoRates(found[0], found[1], covariance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +142,9 @@ def ratios(rates: TwoRates, prevalence: float) -> Ratios:
     cov = rates.covariance
     positive = _log_ratio(se, 1 - sp, cov[0, 0], cov[1, 1], -cov[0, 1])
     negative = _log_ratio(1 - se, sp, cov[0, 0], cov[1, 1], -cov[0, 1])
-    return Ratios(positive, negative, _after(prevalence, positive), _without(_after(prevalence, negative)))
+    ill = _after(prevalence, negative)
+    without = Share(1 - ill.value, 1 - ill.high, 1 - ill.low)
+    return Ratios(positive, negative, _after(prevalence, positive), without)
 
 
 def _log_ratio(over: float, under: float, var_over: float, var_under: float, cov: float) -> Share:
@@ -167,10 +166,6 @@ def _after(prevalence: float, ratio: Share) -> Share:
         return 1.0 if value == float("inf") else odds * value / (1 + odds * value)
 
     return Share(probability(ratio.value), probability(ratio.low), probability(ratio.high))
-
-
-def _without(found: Share) -> Share:
-    return Share(1 - found.value, 1 - found.high, 1 - found.low)
 
 
 def resamples(labels: Array, patients: Array | None, seed: int, n: int = RESAMPLES) -> Array:

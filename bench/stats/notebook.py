@@ -18,15 +18,7 @@ from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import codes_of, resamples
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.paired import holm
-from bench.stats.separation import (
-    Contrast,
-    all_pairs,
-    contrast,
-    estimates,
-    groups_of,
-    mcnemar_values,
-    sample,
-)
+from bench.stats.separation import Contrast, all_pairs, compared, contrast, estimates, groups_of, sample
 
 Scores = Array | Sequence[Array]  # of one training, or of several
 
@@ -131,10 +123,7 @@ def delong(labels: Array, a: Array, b: Array, patients: Sequence[str] | Array | 
 
 
 def compare(
-    labels: Array,
-    models: Mapping[str, Scores],
-    metric: str = "auc",
-    patients: Sequence[str] | Array | None = None,
+    labels: Array, models: Mapping[str, Scores], metric: str = "auc", patients: Sequence[str] | Array | None = None
 ) -> Compared:
     """Compare models on one test set as a leaderboard does.
 
@@ -155,12 +144,11 @@ def compare(
     of, labels = _tested(metric), np.asarray(labels)
     trainings = [[s] if isinstance(s, np.ndarray) else list(map(np.asarray, s)) for s in models.values()]
     samples = [sample(of, scores, labels, codes_of(patients)) for scores in trainings]
-    groups, names = groups_of(of, labels), list(models)
-    table = contrast(samples, groups)
-    p = mcnemar_values(samples, table.p_values()) if of.answers else table.p_values()
+    names = list(models)
+    table, p = compared(of, samples, labels)
     judged = all_pairs(names, table, p)
     figures = {}
-    for name, found in zip(names, estimates(samples, groups), strict=True):
+    for name, found in zip(names, estimates(samples, groups_of(of, labels)), strict=True):
         figures[name] = Interval(found.value, *found.interval(), found.variance**0.5)
     return Compared(
         figures, differences(names, table, p), against_leader(names, table, p), judged.letters(), judged.ranks(),

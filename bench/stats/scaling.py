@@ -12,12 +12,11 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """``cost = factor * pixels ** exponent``, with the exponent's 95 % interval and the fit's R squared."""
+    """``cost = factor * pixels ** exponent``, with the exponent's 95 % interval, from n points."""
 
     exponent: float
     low: float
     high: float
-    r2: float
     n: int
 
 
@@ -58,8 +57,7 @@ def fit_common_exponent(curves: Iterable[tuple[Sequence[float], Sequence[float]]
             image sizes are left out.
 
     Returns:
-        The common exponent; ``r2`` is the share of the variation within the models that it explains, ``n`` the
-        number of points. None when no curve is long enough.
+        The common exponent, with the number of points. None when no curve is long enough.
     """
     from scipy.special import stdtrit  # a light import, unlike scipy.stats
 
@@ -81,8 +79,7 @@ def fit_common_exponent(curves: Iterable[tuple[Sequence[float], Sequence[float]]
     unexplained = float(((y - slope * x) ** 2).sum())
     free = len(x) - len(x_parts) - 1
     half = float(stdtrit(free, 0.975)) * float(np.sqrt(unexplained / free / spread))
-    total = float((y**2).sum())
-    return Fit(slope, slope - half, slope + half, 1 - unexplained / total if total > 0 else 1.0, len(x))
+    return Fit(slope, slope - half, slope + half, len(x))
 
 
 def crossovers(

@@ -322,6 +322,12 @@ def mcnemar_values(samples: Sequence[Sample], p: Array) -> Array:
     return exact
 
 
+def compared(of: OverImages, samples: Sequence[Sample], labels: Array) -> tuple[Contrast, Array]:
+    """All pairs of models by one metric, and their p values (K, K): McNemar's exact ones where there are such."""
+    pairs = contrast(samples, groups_of(of, labels))
+    return pairs, mcnemar_values(samples, pairs.p_values()) if of.answers else pairs.p_values()
+
+
 # --- all pairs -------------------------------------------------------------------------------------------------
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -149,6 +149,16 @@ class Loaded:
     def origin(self, key: str) -> str:
         """Say where ``section.key`` was set."""
         return self.origins.get(key, "default")
+
+
+def changed(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
+    """The same with other values (``section.key`` -> value), which are not validated."""
+    sweep = loaded.sweep
+    for key, value in values.items():
+        section, _, name = key.partition(".")
+        part = getattr(sweep, section).model_copy(update={name: value})
+        sweep = sweep.model_copy(update={section: part})
+    return replace(loaded, sweep=sweep)
 
 
 def _keys() -> dict[str, FieldInfo]:

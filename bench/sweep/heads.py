@@ -7,13 +7,13 @@ trained by gradient descent.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from bench.sweep import recipes
+from bench.sweep.recipes import Settings
 
 EXACT = ("knn11", "knn20", "linear")  # these depend on no seed, and are the default
 
-HEADS: Mapping[str, Mapping[str, Any]] = {
+HEADS: Mapping[str, Settings] = {
     # Votes of the k nearest training images by cosine similarity. k = 11 as MedMNIST+ (Doerrich et al. 2024,
     # arXiv:2404.15786), 20 as DINO (Caron et al. 2021).
     "knn11": {"neighbours": 11},
@@ -30,7 +30,7 @@ HEADS: Mapping[str, Mapping[str, Any]] = {
 OF_THE_INPUT = ("as_rgb", "mean", "std", "eval_batch_size")
 
 
-def resolve(head: str, recipe: Mapping[str, Any]) -> dict[str, Any]:
+def resolve(head: str, recipe: Settings) -> Settings:
     """The settings of a Cell with frozen features: those of the head, and how a recipe feeds images.
 
     Args:

@@ -35,6 +35,7 @@ class RecipeError(ValueError):
     key = ""
 
 
+Settings = dict[str, Any]  # a recipe's fields by name, or some of them: numbers, words, lists
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -180,8 +181,8 @@ def summary(name: str) -> str:
 
 
 def resolve(
-    name: str, epochs: int | None = None, overrides: Mapping[str, Any] | None = None, **more: Any
-) -> dict[str, Any]:
+    name: str, epochs: int | None = None, overrides: Mapping[str, object] | None = None, **more: object
+) -> Settings:
     """Return a recipe with all its fields, in the order of :class:`Recipe`, ``name`` first.
 
     Args:
@@ -194,16 +195,15 @@ def resolve(
         RecipeError: unknown recipe, field or value, naming the nearest right one.
     """
     given = {**(overrides or {}), **more, **({} if epochs is None else {"epochs": epochs})}
-    settings = _settings(name, ())
-    given = _checked(given, f"override of recipe {name!r}")
-    if "epochs" in given:
-        settings = _scaled(settings, given["epochs"])
-    settings = {"name": Path(name).stem if name.endswith(".toml") else name, **settings, **given}
+    settings, own = _settings(name, ()), _checked(given, f"override of recipe {name!r}")
+    if "epochs" in own:
+        settings = _scaled(settings, own["epochs"])
+    settings = {"name": Path(name).stem if name.endswith(".toml") else name, **settings, **own}
     check_together(settings, name)
     return settings
 
 
-def _settings(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
+def _settings(name: str, seen: tuple[str, ...]) -> Settings:
     table, where = _read(name)
     if name in seen:
         raise RecipeError(f"{where}: recipes are each other's base: {' -> '.join((*seen, name))}")
@@ -218,7 +218,7 @@ def _settings(name: str, seen: tuple[str, ...]) -> dict[str, Any]:
     return {**settings, **own}
 
 
-def _read(name: str) -> tuple[dict[str, Any], str]:
+def _read(name: str) -> tuple[Settings, str]:
     path = Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml"
     if not path.is_file() or (not name.endswith(".toml") and name not in names()):
         hint = (
@@ -231,7 +231,7 @@ def _read(name: str) -> tuple[dict[str, Any], str]:
         raise RecipeError(f"{path}: {error}") from error
 
 
-def _checked(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _checked(values: Mapping[str, object], where: str) -> Settings:
     """Return single settings as the types they should have. Raises RecipeError on all that are wrong."""
     try:
         return Recipe.model_validate(dict(values)).model_dump(include=set(values))
@@ -249,15 +249,15 @@ def _explained(item: ErrorDetails) -> str:
     return f"{key} = {value!r}: {item['msg']}{hint}"
 
 
-def _scaled(settings: dict[str, Any], epochs: int) -> dict[str, Any]:
+def _scaled(settings: Settings, epochs: int) -> Settings:
     factor = epochs / settings["epochs"]
     milestones = [max(1, math.floor(milestone * factor + 0.5)) for milestone in settings["milestones"]]
     return {**settings, "milestones": milestones, "warmup_epochs": settings["warmup_epochs"] * factor}
 
 
-def check_together(settings: dict[str, Any], name: str) -> None:
+def check_together(settings: Settings, name: str) -> None:
     """Raise RecipeError where settings that are each fine do not fit together."""
-    rules: tuple[tuple[Callable[[dict[str, Any]], bool], str], ...] = (
+    rules: tuple[tuple[Callable[[Settings], bool], str], ...] = (
         (lambda s: s["schedule"] == "step" or not s["milestones"], "milestones need schedule = 'step'"),
         (lambda s: s["schedule"] != "step" or bool(s["milestones"]), "schedule = 'step' needs milestones"),
         (lambda s: s["milestones"] == sorted(s["milestones"]), "milestones should rise"),
@@ -271,6 +271,6 @@ def check_together(settings: dict[str, Any], name: str) -> None:
             raise RecipeError(f"recipe {name!r}: {message}")
 
 
-def estimate_steps(n_train: int, recipe: Mapping[str, Any], n_val: int = 0, n_test: int = 0) -> tuple[int, int]:
+def estimate_steps(n_train: int, recipe: Settings, n_val: int = 0, n_test: int = 0) -> tuple[int, int]:
     """Count images trained on (forward and backward) and images only evaluated, for an estimate of time."""
     return n_train * recipe["epochs"], n_val * recipe["epochs"] + n_test

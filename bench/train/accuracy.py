@@ -245,7 +245,7 @@ def _replayed(step: Replayed, device: torch.device) -> Fields:
 
 
 def build_model(
-    cell: AccuracyCell, info: DatasetInfo, device: torch.device, pretrained: bool = True
+    cell: AccuracyCell, info: DatasetInfo, device: torch.device, pretrained: bool = True, head: bool = True
 ) -> tuple[nn.Module, bool]:
     """Build a Cell's model for the classes of ``info``, initialised by the Cell's seed, on its device.
 
@@ -254,6 +254,7 @@ def build_model(
         info: the dataset that decides classes and channels.
         device: where the model is put.
         pretrained: whether to read the pretrained weights that the model's options name.
+        head: False for the features before its classifier.
 
     Returns:
         The model, and whether it is laid out channels_last.
@@ -261,7 +262,8 @@ def build_model(
     spec, options = registry.parse_model(cell.model), model_options(cell, pretrained)
     torch.manual_seed(rng.torch_seed(cell.seed, rng.WEIGHTS))
     channels = 3 if info.channels == 1 and cell.recipe["as_rgb"] else info.channels
-    model: nn.Module = registry.model_info(spec.name).build(len(info.classes), channels, cell.resolution, **options)
+    classes = len(info.classes) if head else 0
+    model: nn.Module = registry.model_info(spec.name).build(classes, channels, cell.resolution, **options)
     channels_last = prefers_channels_last(model)
     model = model.to(device)
     if channels_last:

@@ -7,51 +7,18 @@ which nothing here looks at.
 from __future__ import annotations
 
 import csv
-from dataclasses import dataclass
-from pathlib import Path
+import zipfile
 
 import numpy as np
 
 from bench import registry
-from bench.record.cells import AccuracyCell, Context, Result, TrialCell, cell_key, trials_of
-from bench.record.paths import history_path, predictions_path, record_path, weights_path
-from bench.record.store import Record, StoreError, read_record
+from bench.record.cells import AccuracyCell, Context, Result, cell_key, trials_of
+from bench.record.paths import history_path, predictions_path, weights_path
+from bench.record.trials import Trial, choose, measure_of, read_trials
 from bench.record.types import Fields
 from bench.registry.weights import info_of
 from bench.train import weights
 from bench.train.accuracy import run_accuracy
-
-FALLBACK = "val_loss"  # where a trial has no AUC: validation holds one class only
-
-
-@dataclass(frozen=True, slots=True)
-class Trial:
-    """A trial and its Record; None where there is none."""
-
-    cell: TrialCell
-    record: Record | None
-
-    @property
-    def values(self) -> dict[str, float]:
-        """What was tried."""
-        return {key: self.cell.recipe[key] for key in self.cell.tried}
-
-    @property
-    def status(self) -> str:
-        """Of the Record, or ``missing``."""
-        return str(self.record["status"]) if self.record else "missing"
-
-    def score(self, measure: str) -> float | None:
-        """On validation; None without a result."""
-        if self.record is None or self.status != "ok":
-            return None
-        value = self.record["metrics"].get(measure)
-        return None if value is None else float(value)
-
-    @property
-    def seconds(self) -> float:
-        """That it took."""
-        return float(self.record["timings"].get("wall_s") or 0.0) if self.record else 0.0
 
 
 def run_tuned(cell: AccuracyCell, ctx: Context) -> Result:
@@ -61,59 +28,19 @@ def run_tuned(cell: AccuracyCell, ctx: Context) -> Result:
         As :func:`bench.train.accuracy.run_accuracy`, and ``tuned`` among the metrics: what was chosen, by which score,
         every trial with its score, status and seconds. Without a trial that ended well, their status and reasons.
     """
-    trials = [Trial(trial, _read(ctx.out, trial)) for trial in trials_of(cell)]
+    trials = read_trials(ctx.out, trials_of(cell))
     measure = measure_of(trials)
     best = choose(trials, measure)
     tuned = {"by": measure, "seed": trials[0].cell.seed, "seconds": round(sum(t.seconds for t in trials), 3)}
-    tuned |= {"chosen": best.values if best else None, "tried": [_line(trial, measure) for trial in trials]}
+    tuned |= {"chosen": best.values if best else None, "tried": [trial.line(measure) for trial in trials]}
     if best is None:
-        return Result({"tuned": tuned}, _status(trials), f"no trial ended well: {_reasons(trials)}")
-    result = None
-    if best.cell.seed == cell.seed:
-        result = taken_over(cell, best, ctx)
+        diverged = all(trial.status == "diverged" for trial in trials)
+        reason = f"no trial ended well: {'; '.join(map(str, trials))}"
+        return Result({"tuned": tuned}, "diverged" if diverged else "failed", reason)
+    result = taken_over(cell, best, ctx) if best.cell.seed == cell.seed else None
     result = result or run_accuracy(cell, ctx, best.cell.recipe)
     result.metrics["tuned"] = tuned
     return result
-
-
-def measure_of(trials: list[Trial]) -> str:
-    """The validation score that chooses the epoch chooses the trial as well: ``val_auc``, ``val_acc``, ``val_loss``."""
-    select = str(trials[0].cell.recipe["select"])
-    measure = "val_auc" if select == "last" else select
-    finished = [trial for trial in trials if trial.status == "ok"]
-    return measure if all(trial.score(measure) is not None for trial in finished) else FALLBACK
-
-
-def choose(trials: list[Trial], measure: str) -> Trial | None:
-    """The trial with the best validation score, of equals the first; None where none ended well."""
-    sign = -1.0 if measure == "val_loss" else 1.0
-    scored = [(sign * score, trial) for trial in trials if (score := trial.score(measure)) is not None]
-    return max(scored, key=lambda pair: pair[0])[1] if scored else None
-
-
-def _read(out: Path, trial: TrialCell) -> Record | None:
-    try:
-        return read_record(record_path(out, cell_key(trial)))
-    except StoreError:
-        return None
-
-
-def _line(trial: Trial, measure: str) -> Fields:
-    score = {measure: trial.score(measure), "status": trial.status, "seconds": round(trial.seconds, 3)}
-    return {**trial.values, **score, "key": cell_key(trial.cell)}
-
-
-def _status(trials: list[Trial]) -> str:
-    found = {trial.status for trial in trials}
-    return "diverged" if found == {"diverged"} else "failed"
-
-
-def _reasons(trials: list[Trial]) -> str:
-    return "; ".join(
-        f"{', '.join(f'{key}={value:g}' for key, value in trial.values.items())} {trial.status}"
-        + (f" ({trial.record['reason'][:80]})" if trial.record else "")
-        for trial in trials
-    )
 
 
 def taken_over(cell: AccuracyCell, trial: Trial, ctx: Context) -> Result | None:
@@ -128,7 +55,7 @@ def taken_over(cell: AccuracyCell, trial: Trial, ctx: Context) -> Result | None:
             arrays = {name: stored[name] for name in stored.files}
         with history_path(ctx.out, key).open(newline="", encoding="utf-8") as file:
             history: list[Fields] = list(csv.DictReader(file))
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None
     if ctx.keep_weights:
         about = info_of(path)

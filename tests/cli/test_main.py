@@ -84,7 +84,7 @@ def test_what_is_mistyped_is_answered_with_the_closest(
         (["plan", "--device", "gpu"], "bench: --device: run.device = 'gpu': write auto, cpu, cuda or cuda:N\n"),
         (
             ["plan", "--models", "convnext_tiny"],
-            "unknown model 'convnext_tiny'; timm has it: write 'timm:convnext_tiny'",
+            "a model of timm is written timm:convnext_tiny",
         ),
         (["plan", "--models", "resnt18"], "unknown model 'resnt18' (did you mean 'resnet18'?)"),
         (["inspect", "cxr/list.csv"], "dataset 'cxr/list.csv': there is no such file or folder"),
@@ -95,7 +95,7 @@ def test_what_is_mistyped_is_answered_with_the_closest(
         ),
         (
             ["inspect", "cxr/labels.csv"],
-            "'csv:cxr/labels.csv': labels.csv: say label=COLUMN in brackets; it has file, age",
+            "'csv:cxr/labels.csv': labels.csv: set label=COLUMN in brackets; it has file, age",
         ),
         (["inspect", "cxr"], "dataset 'folder:cxr': "),
         (["list", "models", "phantom*"], "no model matches 'phantom*'; `bench list models` shows all"),

@@ -51,7 +51,7 @@ def test_columns_that_would_matter_and_are_not_used_are_named(tmp_path: Path) ->
     path = table(tmp_path, ["image,label,Patient_ID,split", *rows])
     assert facts(path).traps[:2] == (
         "column 'Patient_ID' is not used: without patient=Patient_ID images of one patient may lie on both sides",
-        "column 'split' is not used: say split=split if it is the published split",
+        "column 'split' is not used: set split=split if it is the published split",
     )
     assert not any("is not used" in trap for trap in facts(path, "[patient=Patient_ID,split=split]").traps)
 
@@ -133,7 +133,7 @@ def refused(path: Path, options: str, said: str) -> None:
 
 def test_wrong_columns(tmp_path: Path) -> None:
     path = plain(tmp_path, "img_file,Diagnosis,patient_id")
-    refused(path, "", r"t\.csv: say image=COLUMN in brackets; it has img_file, Diagnosis, patient_id")
+    refused(path, "", r"t\.csv: set image=COLUMN in brackets; it has img_file, Diagnosis, patient_id")
     refused(
         path,
         "[image=img_fil]",
@@ -166,7 +166,7 @@ def test_missing_patients_and_images_are_told_by_line(tmp_path: Path) -> None:
     path.write_text(text.replace("img/7.png", ""))
     refused(path, "", r"t\.csv, line 9: no image is named")
     path.write_text(text.replace("img/7.png", "img/seven.png"))
-    with pytest.raises(ValueError, match=r"t\.csv, line 9: there is no image .*img/seven\.png \(say root=DIR\?\)"):
+    with pytest.raises(ValueError, match=r"t\.csv, line 9: there is no image .*img/seven\.png \(set root=DIR\?\)"):
         facts(path).open().fingerprint(28, None)
 
 
@@ -178,7 +178,7 @@ def test_missing_patients_and_images_are_told_by_line(tmp_path: Path) -> None:
         ("image,label\na.png\n", "t.csv, line 2: has 1 fields, the header 2"),
         ("image,label, image\na,b,c\n", "t.csv: column 'image' is there twice"),
         ("image,label\na.png,x\nb.png,x\n", "column 'label' holds one class only, 'x'"),
-        ("image,label\n\0", "t.csv is no table of text"),
+        ("image,label\n\0", "t.csv is not a text table"),
     ],
 )
 def test_tables_that_are_none(content: str, said: str, tmp_path: Path) -> None:
@@ -189,12 +189,12 @@ def test_tables_that_are_none(content: str, said: str, tmp_path: Path) -> None:
 
 def test_other_faults(tmp_path: Path) -> None:
     refused(tmp_path / "absent.csv", "", r"there is no table .*absent\.csv")
-    refused(tmp_path, "", "is no file; name the table")
+    refused(tmp_path, "", "is not a file; name the table")
     latin = tmp_path / "latin.csv"
     latin.write_bytes("image,label\na.png,gesund\nb.png,Fraktur Elle\nc.png,Läsion\n".encode("latin-1"))
     refused(latin, "", r"latin\.csv, line 4: is not UTF-8; save the table as UTF-8")
     free = table(tmp_path, ["image,label", *(f"img/{i}.png,text {i}" for i in range(60))], "free.csv")
-    refused(free, "", "column 'label' holds 60 different values in 60 rows; those are no classes")
+    refused(free, "", "column 'label' holds 60 different values in 60 rows; too many for classes")
     uncertain = table(tmp_path, ["image,a,b", *(f"img/{i}.png,1,{-1 if i == 4 else 0}" for i in range(60))], "u.csv")
     refused(uncertain, "[label=a+b]", r"u\.csv, line 6: column 'b' should hold 0 and 1 only")
     odd = table(
@@ -217,7 +217,7 @@ def test_the_positive_class_and_columns_are_named(tmp_path: Path) -> None:
     path = table(tmp_path, ["image,label,patient,sex,age,remark", *rows])
     guessed = facts(path, "[patient=patient]")
     assert guessed.positive_class == ("icu", 0, True)
-    assert guessed.findings[-1].text == "the positive class is taken to be 'icu'; positive=no_icu says otherwise"
+    assert guessed.findings[-1].text == "the positive class is taken to be 'icu'; override with positive=no_icu"
     assert guessed.columns == ("sex", "age") and guessed.subgroups == ()
     info = facts(path, "[patient=patient,positive=no_icu,group=sex+remark]")
     assert info.positive_class == ("no_icu", 1, False)

@@ -89,7 +89,7 @@ def test_patients_found_in_names_stay_whole(tmp_path: Path) -> None:
     assert "by patient" in info.traps[0]
     with pytest.raises(RegistryError, match=r"patient=x\(\\d\) finds no patient in 'a/p11_0\.png'"):
         facts(tmp_path, r"[patient=x(\d)]")
-    with pytest.raises(RegistryError, match=r"patient=\( is no regular expression"):
+    with pytest.raises(RegistryError, match=r"patient=\( is not a valid regular expression"):
         facts(tmp_path, "[patient=(]")
 
 
@@ -161,7 +161,7 @@ def test_layouts_that_are_none(tmp_path: Path) -> None:
     refused(tmp_path / "x.png", "is a file; name its folder")
     classes_in(tmp_path / "inside", {"a": 10, "b": 10})
     refused(tmp_path, r"holds only the folder 'inside' \(is that one meant\?\)")
-    with pytest.raises(RegistryError, match="nothing stands after 'folder:'"):
+    with pytest.raises(RegistryError, match="missing path after 'folder:'"):
         dataset_info("folder:")
 
 

@@ -185,7 +185,7 @@ def refused(place: Path | str, said: str, options: str = "") -> None:
 
 
 def test_a_name_that_cannot_be_had_offline() -> None:
-    refused("nobody/nothing", "nobody/nothing is neither on this disk nor to be had: ")
+    refused("nobody/nothing", "nobody/nothing is neither on this disk nor on the hub: ")
 
 
 def test_faults_of_a_table(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_faults_of_a_table(tmp_path: Path) -> None:
     refused(path, r"there is no column 'whom' \(did you mean 'who'\?\)", "[patient=whom]")
     refused(path, "there is no label column 'nothing'; it has image, label, who", "[label=nothing+who]")
     table(60).remove_columns("label").to_parquet(path)
-    refused(path, r"there is no label column; say label=COLUMN in brackets; it has image, who")
+    refused(path, r"there is no label column; set label=COLUMN in brackets; it has image, who")
 
 
 def test_rows_without_a_label(tmp_path: Path) -> None:
@@ -221,10 +221,10 @@ def test_files_that_are_no_tables(tmp_path: Path) -> None:
     (tmp_path / "x.parquet").write_bytes(b"PAR1 not really")
     refused(tmp_path / "x.parquet", r"x\.parquet is not a dataset that can be read: ")
     (tmp_path / "x.txt").write_text("x")
-    refused(tmp_path / "x.txt", r"x\.txt is no parquet file; name a \.parquet or \.arrow file, or a folder")
+    refused(tmp_path / "x.txt", r"x\.txt is not a parquet file; give a \.parquet or \.arrow file, or a folder")
     (tmp_path / "coded").mkdir()
     (tmp_path / "coded" / "coded.py").write_text("raise SystemExit('ran')")
-    refused(tmp_path / "coded", "brings code to run, which is not loaded")
+    refused(tmp_path / "coded", "needs a loading script, which is not run")
 
 
 @pytest.mark.slow

@@ -225,7 +225,7 @@ def test_dicom_in_colour() -> None:
 
 def test_dicom_files_that_hold_no_single_image() -> None:
     with pytest.raises(
-        ImageError, match=r"s\.dcm has 3 frames \(or pages\); say frames=first, middle, last or a number"
+        ImageError, match=r"s\.dcm has 3 frames \(or pages\); set frames=first, middle, last or a number"
     ):
         decode(dicom(GRAY, NumberOfFrames=3), "s.dcm", Decoding(1))
     with pytest.raises(ImageError, match=r"b\.dcm says it has 20000 x 20000 pixels"):
@@ -476,7 +476,7 @@ def test_deep_tiff_in_colour(compression: str | None, order: str) -> None:
     stream = io.BytesIO()
     planes = np.moveaxis(twelve, -1, 0)
     tifffile.imwrite(stream, planes, photometric="rgb", planarconfig="separate", byteorder=order)
-    with pytest.raises(ImageError, match="x is a TIFF of 3 bands of 16 bits laid out in a way that is not read"):
+    with pytest.raises(ImageError, match="x is a TIFF of 3 bands of 16 bits in an unsupported layout"):
         decode(stream.getvalue(), "x", Decoding(3))
 
 

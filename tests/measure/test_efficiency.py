@@ -18,7 +18,8 @@ import torch
 from torch import nn
 
 from bench import registry
-from bench.machine import hardware, reference_load
+from bench.machine import hardware
+from bench.machine.clock import Clock
 from bench.measure import efficiency, flops, roofline, timing
 from bench.measure.aggregate import combine
 from bench.measure.efficiency import measure_round
@@ -360,7 +361,7 @@ def test_the_scan_library_is_not_charged_to_the_first_model_that_scans() -> None
     assert any("scan" in name for name in touched) == (chosen_backend("cpu") == "cpu")
 
 
-class PretendedTime:
+class PretendedTime(Clock):
     """The clock of a machine that does nothing but this work, with 2 % of jitter: load on the real one is not seen."""
 
     def __init__(self) -> None:
@@ -374,15 +375,6 @@ class PretendedTime:
         return self.seconds_passed
 
     mark = now
-
-    def wait(self, mark: float) -> None:
-        pass
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def synchronize(self) -> None:
-        pass
 
 
 def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,19 +411,8 @@ def test_compiled_cells(context: Context, mode: str, precision: str) -> None:
     assert found.metrics["throughput_images_per_s_p50"] > 0
 
 
-def test_every_round_has_what_the_machine_did_beside_it(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    raw = measure_round(cell(), context, 1).metrics
-    assert raw["probe_s"].keys() == {"matmul", "copy"} and all(len(pair) == 2 for pair in raw["probe_s"].values())
-
-    def full(device: str, clock: Any) -> dict[str, float]:
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(reference_load, "take", full)  # the largest batch that fits leaves no room for anything else
-    result = measure_round(cell(), context, 1)
-    assert result.status == "ok" and result.metrics["probe_s"] == {}
-    found = combine([result.metrics])
-    assert found["machine_spread_rel"] == {}
-    (begun,) = found["rounds_begun"]
+def test_every_round_says_when_it_began(context: Context) -> None:
+    (begun,) = combine([measure_round(cell(), context, 1).metrics])["rounds_begun"]
     assert abs((datetime.now(UTC) - datetime.fromisoformat(begun)).total_seconds()) < 600
 
 

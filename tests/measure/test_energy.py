@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from bench.machine.clock import Clock
 from bench.measure import energy
 
 
-class Board:
+class Board(Clock):
     """80 W at rest, 300 W at work; a step takes 10 ms."""
 
     def __init__(self, counts: bool = True) -> None:
@@ -23,15 +24,6 @@ class Board:
         return self.time
 
     mark = now
-
-    def wait(self, mark: float) -> None:
-        pass
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def synchronize(self) -> None:
-        pass
 
     def measure(self, window_s: float) -> dict:
         return energy.measure(

@@ -18,6 +18,7 @@ from torch import nn
 
 from bench.cli import profile
 from bench.cli.profile import main
+from bench.machine.clock import Clock
 from bench.measure.flops import count
 from bench.measure.profile.passes import Call, operator_seconds, record_calls, timed, undisturbed
 from bench.measure.profile.profile import Profile, profile_model, stage_of, why_busy
@@ -192,7 +193,7 @@ def test_what_cannot_be_profiled_is_refused_in_one_line(
     assert capsys.readouterr().err.startswith(words)
 
 
-class FakeMachine:
+class FakeMachine(Clock):
     """A CPU on simulated time: a step computes for 17 ms and waits for others in between."""
 
     def __init__(self, waits_s: float) -> None:
@@ -206,13 +207,6 @@ class FakeMachine:
         return self.wall
 
     mark = now
-
-    def wait(self, mark: float) -> None: ...
-
-    def seconds(self, start: float, end: float) -> float:
-        return end - start
-
-    def synchronize(self) -> None: ...
 
 
 @pytest.mark.parametrize(("waits_s", "busy"), [(0.0, False), (0.002, False), (0.8649, True)])

@@ -10,6 +10,7 @@ from torch import nn
 
 from bench.machine import ceilings
 from bench.machine.ceilings import best_seconds
+from bench.machine.clock import Clock
 from bench.measure import roofline
 from bench.measure.op_recorder import OperatorRecorder
 from bench.measure.roofline import Ceilings, kept_ceilings, place
@@ -48,7 +49,7 @@ def test_traffic_of_known_operators() -> None:
 
 
 def test_a_ceiling_is_the_best_block() -> None:
-    class Clock:
+    class Still(Clock):
         time = 0.0
 
         def now(self) -> float:
@@ -56,16 +57,7 @@ def test_a_ceiling_is_the_best_block() -> None:
 
         mark = now
 
-        def wait(self, mark: float) -> None:
-            pass
-
-        def seconds(self, start: float, end: float) -> float:
-            return end - start
-
-        def synchronize(self) -> None:
-            pass
-
-    clock = Clock()
+    clock = Still()
 
     def step(number: int) -> None:
         clock.time += 0.001 if number % 100 < 60 else 0.005

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS: dict[str, tuple[str, str]] = {
     "bench": ("public names, imported at first use", "bench.api machine"),
     "bench.errors": ("BenchError and its kinds", ""),
-    "machine": ("this computer: processors, GPUs, memory, compiler, reference load", "errors"),
+    "machine": ("this computer: processors, GPUs, memory, compiler", "errors"),
     "ops": ("selective scan: operators, FLOP formulas, backends", "errors machine"),
     "registry": ("names to facts of models and datasets; plug-ins; torch-free", "errors"),
     "metrics": ("every metric and calibration, for training and for boards", "errors registry"),

@@ -86,7 +86,7 @@ def test_recipes_of_today_are_those_of_the_records() -> None:
     for path in RESULTS.glob("*/cells/*.json"):
         spec = store.read_record(path)["spec"]
         settings = spec.get("recipe_settings")
-        if settings and (spec["recipe"], settings["epochs"]) not in seen:
+        if settings and not spec.get("head") and (spec["recipe"], settings["epochs"]) not in seen:
             seen.add((spec["recipe"], settings["epochs"]))
             today = recipes.resolve(spec["recipe"], overrides={k: v for k, v in settings.items() if k != "name"})
             assert {key: today[key] for key in settings} == settings

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from bench.report.build import Report
-from bench.report.recommend import Limits, recommend
+from bench.report.recommend import MAX_LOSS, Limits, recommend
 from bench.report.write.html import write_html
 from tests.report.conftest import binary_scores
 
@@ -307,7 +307,7 @@ def test_a_large_loss_is_no_pick_in_the_page_either(browser: Browser, run: Any, 
         page.get_by_label("latency at most").fill(str(stop))
         expected = recommend(report, Limits(max_latency_ms=limit))
         assert page.locator("#pick").inner_text() == expected.lines()[0].replace("`", ""), limit
-        seen.append("no more than 0.05" in expected.why)
+        seen.append(f"more than {MAX_LOSS:g}" in expected.why)
     assert any(seen)
     page.close()
 

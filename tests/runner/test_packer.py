@@ -5,9 +5,9 @@ import pytest
 from bench.runner.executors.packer import Packer
 
 
-def settle(speed_of, free=lambda n: 1.0, most=8):
+def settle(speed_of, free=lambda n: 1.0, most=8, tell=lambda line: None):
     """Feed a packer until it stays: n trainings each run at ``speed_of(n)``."""
-    packer = Packer(most)
+    packer = Packer(most, tell)
     for _ in range(100):
         n = packer.places
         for ticket in map(str, range(n)):
@@ -28,6 +28,17 @@ def test_places_grow_as_long_as_that_pays(speed_of, places):
     packer = settle(speed_of)
     assert packer.places == places
     assert "times the work of" in packer.said
+
+
+def test_one_line_says_what_was_measured():
+    told = []
+    packer = settle(lambda n: 1000 * min(1, 3 / n), tell=told.append)
+    packer.settle()
+    assert told == ["--pack auto: 4 trainings at a time do 1.00 times the work of 3; up to 3 share a GPU"]
+    early = []
+    packer = Packer(tell=early.append)
+    packer.settle()
+    assert early == [], "nothing was measured"
 
 
 def test_memory_is_a_limit():

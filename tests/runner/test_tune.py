@@ -209,7 +209,7 @@ def test_all_trials_failed_is_a_failed_cell_with_the_reason(tmp_path):
 
 def test_interrupted_within_a_trial_and_resumed_gives_the_same_bits(tmp_path):
     arguments = ["run", "--models", "place_slow", "--datasets", "place_data", "--resolutions", "28", "--kinds",
-                 "accuracy", "--recipe", "quick", "--epochs", "40", "--seeds", "0,1", "--tune",
+                 "accuracy", "--recipe", "quick", "--epochs", "15", "--seeds", "0,1", "--tune",
                  "learning_rate=1e-3,1e-2"]  # fmt: skip
     (tmp_path / "bench.toml").write_text(f'[plugins]\npaths = ["{PLUGIN}"]\n[run]\nthreads = 1\n')
     process = apart(tmp_path, *arguments, "--out", "cut")

@@ -82,8 +82,8 @@ def test_features_are_computed_once_and_again_if_damaged(
     cells = planned(checkpoint, seeds="0,1", shots="3", draws=2)
     first = executed(cells, tmp_path)
     built = []
-    real = run._network
-    monkeypatch.setattr(run, "_network", lambda *given: built.append(1) or real(*given))
+    real = run.build_model
+    monkeypatch.setattr(run, "build_model", lambda *given, **how: built.append(1) or real(*given, **how))
     again = executed(cells, tmp_path)
     assert not built
     for key, result in first.items():
@@ -112,12 +112,12 @@ def test_exact_heads_are_alike_for_all_seeds_and_draws_differ(checkpoint: Path, 
 def test_a_network_that_gives_no_features_is_told(checkpoint: Path, tmp_path: Path) -> None:
     cell = dataclasses.replace(planned(checkpoint, heads="linear")[0], model="timm:test_resnet", weights_sha256=None)
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 32 * 32, 0))
-    real, run._network = run._network, lambda *given: (flat, False)  # type: ignore[assignment]
+    real, run.build_model = run.build_model, lambda *given, **how: (flat, False)  # type: ignore[assignment]
     try:
         with pytest.raises(ValueError, match="timm:test_resnet gives no features"):
             executed([cell], tmp_path)
     finally:
-        run._network = real  # type: ignore[assignment]
+        run.build_model = real  # type: ignore[assignment]
 
 
 def test_a_sweep_of_tiny_cells_needs_one_worker_a_network(checkpoint: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from bench.registry import Split
 from bench.sweep import heads as settings
 from bench.sweep import recipes
 from bench.train.draws import drawn
@@ -19,9 +20,7 @@ CPU = torch.device("cpu")
 TASKS = ["binary-class", "multi-class", "ordinal-regression", "multi-label"]
 
 
-def made(
-    task: str, n: int = 180, width: int = 12, seed: int = 0
-) -> tuple[heads.Labelled, heads.Labelled, heads.Labelled]:
+def made(task: str, n: int = 180, width: int = 12, seed: int = 0) -> tuple[Split, Split, Split]:
     """Features whose directions say something of their labels: train, val, test."""
     rng = np.random.default_rng(seed)
     classes = 2 if task == "binary-class" else 3
@@ -32,14 +31,14 @@ def made(
         labels = rng.integers(0, classes, n)
         x = rng.normal(size=(classes, width))[labels] + 1.5 * rng.normal(size=(n, width))
     x = (x * rng.uniform(0.1, 30, width) + 5).astype(np.float32)
-    return tuple(heads.Labelled(x[i::3], labels[i::3].astype(np.int64)) for i in range(3))  # type: ignore[return-value]
+    return tuple(Split(x[i::3], labels[i::3].astype(np.int64)) for i in range(3))  # type: ignore[return-value]
 
 
 def fitted(head: str, task: str, parts: Any, shots: int | None = None, **changes: Any) -> heads.Fitted:
     train, val, test = parts
     how = {**settings.resolve(head, recipes.resolve("quick")), **changes}
     n = 2 if task == "binary-class" else 3
-    return heads.fit(how, train, val, test.features, task=task, n_classes=n, seed=0, shots=shots, device=CPU)
+    return heads.fit(how, heads.Problem(train, val, test, task, n, CPU), 0, shots)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -48,8 +47,8 @@ def test_neighbours_vote_as_those_of_scikit_learn(task: str) -> None:
     train, _, test = parts
     theirs = (
         KNeighborsClassifier(11, metric="cosine", algorithm="brute")
-        .fit(train.features.astype(np.float64), train.labels)
-        .predict_proba(test.features.astype(np.float64))
+        .fit(train.images.astype(np.float64), train.labels)
+        .predict_proba(test.images.astype(np.float64))
     )
     if task == "multi-label":
         theirs = np.stack([p[:, 1] for p in theirs], axis=1)
@@ -63,8 +62,8 @@ def test_the_linear_probe_is_scikit_learns_optimum(task: str, width: int) -> Non
     train, _, test = parts
     for c in (1e-3, 1.0):
         ours = fitted("linear", task, parts, inverse_regularisation=[c]).test_scores
-        scaler = StandardScaler().fit(train.features.astype(np.float64))
-        x, asked = (scaler.transform(part.features.astype(np.float64)) for part in (train, test))
+        scaler = StandardScaler().fit(train.images.astype(np.float64))
+        x, asked = (scaler.transform(part.images.astype(np.float64)) for part in (train, test))
 
         def theirs(labels: Any) -> Any:
             return LogisticRegression(C=c, tol=1e-10, max_iter=10_000).fit(x, labels).predict_proba(asked)  # noqa: B023
@@ -92,7 +91,7 @@ def test_shuffled_labels_give_chance(head: str) -> None:
     for seed in range(12):
         train, val, test = made("binary-class", n=600, seed=seed)
         mixed = np.random.default_rng(seed).permutation(train.labels)
-        scores = fitted(head, "binary-class", (heads.Labelled(train.features, mixed), val, test)).test_scores
+        scores = fitted(head, "binary-class", (Split(train.images, mixed), val, test)).test_scores
         areas.append(roc_auc_score(test.labels, scores[:, 1]))
     assert abs(np.mean(areas) - 0.5) < 4 * np.std(areas) / np.sqrt(12) + 1e-9
     assert abs(np.mean(areas) - 0.5) < 0.08
@@ -102,7 +101,7 @@ def test_shuffled_labels_give_chance(head: str) -> None:
 @pytest.mark.parametrize("head", ["medmnistplus", "eva"])
 def test_published_probes_learn_every_task(head: str, task: str) -> None:
     parts = made(task)
-    parts = tuple(heads.Labelled((p.features - 5) / 10, p.labels) for p in parts)
+    parts = tuple(Split((p.images - 5) / 10, p.labels) for p in parts)
     found = fitted(head, task, parts, learning_rate=3e-2, **({"steps": 60} if head == "eva" else {}))
     truth = parts[2].labels if task == "multi-label" else np.eye(found.test_scores.shape[1])[parts[2].labels]
     assert roc_auc_score(truth, found.test_scores) > 0.7
@@ -113,10 +112,10 @@ def test_published_probes_learn_every_task(head: str, task: str) -> None:
 
 def test_a_class_without_labels_gets_nothing_and_a_sole_one_everything() -> None:
     train, val, test = made("multi-class")
-    two = heads.Labelled(train.features[train.labels < 2], train.labels[train.labels < 2])
+    two = Split(train.images[train.labels < 2], train.labels[train.labels < 2])
     scores = fitted("linear", "multi-class", (two, val, test)).test_scores
     assert (scores[:, 2] == 0).all() and np.allclose(scores.sum(1), 1)
-    one = heads.Labelled(train.features[train.labels == 1], train.labels[train.labels == 1])
+    one = Split(train.images[train.labels == 1], train.labels[train.labels == 1])
     assert (fitted("linear", "multi-class", (one, val, test)).test_scores == [0, 1, 0]).all()
 
 

@@ -11,19 +11,28 @@ from bench.cli import flags
 def add(commands: flags.Commands) -> None:
     """Add the command."""
     claims = flags.command(
-        commands, "claims", _claims, "published tables judged: which claimed improvements does the test set support",
+        commands, "claims", _claims, "check claims in published tables: which improvements can the test set support",
         epilog="Without a file: MedMamba against the baselines of MedMNIST, from the figures that come with medbench.",
     )  # fmt: skip
-    claims.add_argument("csv", nargs="?", type=Path, help="columns dataset, model, acc, auc, n_test, proposed, ...")
-    claims.add_argument("--model", metavar="NAME", help="the model claimed to be better; else column proposed")
-    claims.add_argument("--over", metavar="NAMES", help="models or papers it is compared with; else all other rows")
-    claims.add_argument("--phi", type=_range, metavar="LOW,HIGH", help="correlation of the errors (0.2,0.8)")
+    claims.add_argument(
+        "csv",
+        nargs="?",
+        type=Path,
+        help="table with columns dataset, model, acc, auc, n_test, proposed, ... (default: MedMamba's)",
+    )
+    claims.add_argument(
+        "--model", metavar="NAME", help="model that is claimed to be better (default: see column proposed)"
+    )
+    claims.add_argument("--over", metavar="NAMES", help="models or papers to compare it with (default: all other rows)")
+    claims.add_argument(
+        "--phi", type=_range, metavar="LOW,HIGH", help="assumed correlation of the errors (default: 0.2,0.8)"
+    )
     claims.add_argument("--measured", type=Path, action="append", default=[], metavar="RUN",
-                        help="a run of ours in which the correlation is measured; repeatable")  # fmt: skip
+                        help="run directory in which to measure the correlation instead; repeatable")  # fmt: skip
     claims.add_argument("--seed-noise", type=flags.share, default=0.0, metavar="SD",
-                        help="standard deviation over trainings, of rows that give none (0: no training)")  # fmt: skip
+                        help="standard deviation over trainings, for rows that give none (default: 0)")  # fmt: skip
     claims.add_argument("--out", type=Path, metavar="FILE", help="write the page as Markdown")
-    claims.add_argument("--json", type=Path, metavar="FILE", help="write all claims")
+    claims.add_argument("--json", type=Path, metavar="FILE", help="write all claims as JSON")
 
 
 def _range(text: str) -> tuple[float, float]:

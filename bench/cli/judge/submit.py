@@ -10,22 +10,26 @@ from bench.cli import flags
 
 def add(commands: flags.Commands) -> None:
     """Add the two commands."""
-    submit = flags.command(commands, "submit", _submit, "pack a run's results and scores into one file to be checked")
-    submit.add_argument("run", type=Path, metavar="RUN", help="a run directory, also of `bench score`")
-    submit.add_argument("--out", type=Path, metavar="FILE", help="default RUN.medbench.zip in this folder")
-    submit.add_argument("--author", required=True, metavar="NAME", help="who submits, as it will be shown")
-    submit.add_argument("--licence", default="CC-BY-4.0", help="of the results (CC-BY-4.0)")
-    submit.add_argument("--note", default="", metavar="TEXT", help="what a reader should know, as a link to the code")
+    submit = flags.command(
+        commands, "submit", _submit, "pack the results and scores of a run into one file that others can verify"
+    )
+    submit.add_argument("run", type=Path, metavar="RUN", help="run directory, also one of `bench score`")
+    submit.add_argument(
+        "--out", type=Path, metavar="FILE", help="output file (default: RUN.medbench.zip in this folder)"
+    )
+    submit.add_argument("--author", required=True, metavar="NAME", help="name of the submitter")
+    submit.add_argument("--licence", default="CC-BY-4.0", help="licence of the results (default: CC-BY-4.0)")
+    submit.add_argument("--note", default="", metavar="TEXT", help="note for readers, such as a link to the code")
 
     verify = flags.command(
-        commands, "verify", _verify, "recompute every figure of a submission and say what cannot be verified",
-        epilog="exit codes: 0 nothing wrong, 1 problems, 2 no submission",
+        commands, "verify", _verify, "verify a submission: recompute its figures from its scores",
+        epilog="exit codes: 0 no problem, 1 problems, 2 not a submission",
     )  # fmt: skip
-    verify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="of `bench submit`")
+    verify.add_argument("files", nargs="+", type=Path, metavar="FILE", help="file written by `bench submit`")
     verify.add_argument("--against", type=Path, action="append", default=[], metavar="DIR",
                         help="folder of runs and submissions that must not hold these results; repeatable")  # fmt: skip
-    verify.add_argument("--unpack", type=Path, metavar="DIR", help="write what one file holds as a run directory")
-    verify.add_argument("--json", type=Path, metavar="FILE", help="write the findings")
+    verify.add_argument("--unpack", type=Path, metavar="DIR", help="unpack the submission into a run directory")
+    verify.add_argument("--json", type=Path, metavar="FILE", help="write the findings as JSON")
 
 
 def _submit(options: argparse.Namespace) -> int:

@@ -10,29 +10,33 @@ from bench.cli import flags
 
 def add(commands: flags.Commands) -> None:
     """Add both commands."""
-    text = "write a trained network as a folder: weights, preprocessing, threshold, model card, ONNX"
+    text = "export a trained model: weights, preprocessing, threshold, model card, ONNX"
     export = flags.command(commands, "export-model", _export, text)
-    export.add_argument("run", type=Path, metavar="RUN", help="a run directory")
+    export.add_argument("run", type=Path, metavar="RUN", help="run directory")
     export.add_argument("cell", nargs="?", default="", metavar="CELL",
-                        help="key or its beginning, or a model (default: the recommended one)")  # fmt: skip
-    export.add_argument("--out", type=Path, default=Path("model"), metavar="DIR", help="default model")
-    export.add_argument("--dataset", default="", metavar="NAME", help="of the model, where the run has several")
+                        help="key of a cell, its start, or a model (default: the recommended one)")  # fmt: skip
+    export.add_argument("--out", type=Path, default=Path("model"), metavar="DIR", help="output folder (default: model)")
+    export.add_argument(
+        "--dataset", default="", metavar="NAME", help="dataset the model was trained on, if the run has several"
+    )
     one = export.add_mutually_exclusive_group()
-    one.add_argument("--onnx", action="store_true", default=None, help="fail where no ONNX file can be written")
-    one.add_argument("--no-onnx", dest="onnx", action="store_false", help="write none")
+    one.add_argument("--onnx", action="store_true", default=None, help="fail if no ONNX file can be written")
+    one.add_argument("--no-onnx", dest="onnx", action="store_false", help="write no ONNX file")
     flags.add_data_root(export)
     flags.add_config(export)
 
-    text = "score images with an exported model: probabilities, decision, warnings"
+    text = "run an exported model on images: probabilities, decisions, warnings"
     predict = flags.command(commands, "predict", _predict, text)
-    predict.add_argument("model", type=Path, metavar="DIR", help="made by `bench export-model`")
-    text = "image files, folders (with all below), tables of paths, .npz, a dataset's name (its test split)"
+    predict.add_argument("model", type=Path, metavar="DIR", help="folder written by `bench export-model`")
+    text = "image files, folders (searched recursively), tables of paths, .npz files or datasets (their test split)"
     predict.add_argument("images", nargs="+", metavar="IMAGE", help=text)
-    predict.add_argument("--out", type=Path, default=Path("scores.csv"), metavar="FILE", help="default scores.csv")
-    predict.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default cpu)")
+    predict.add_argument(
+        "--out", type=Path, default=Path("scores.csv"), metavar="FILE", help="output table (default: scores.csv)"
+    )
+    predict.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default: cpu)")
     predict.add_argument("--threads", type=flags.count, help="CPU threads (default: as in training)")
-    predict.add_argument("--batch", type=flags.count, help="images at once (default: as in training)")
-    predict.add_argument("--onnx", action="store_true", help="use the ONNX file where PyTorch is installed, too")
+    predict.add_argument("--batch", type=flags.count, help="batch size (default: as in training)")
+    predict.add_argument("--onnx", action="store_true", help="use the ONNX file even if PyTorch is installed")
     flags.add_config(predict)
 
 

@@ -11,18 +11,21 @@ from bench.cli import flags
 def add(commands: flags.Commands) -> None:
     """Add the command."""
     explain = flags.command(
-        commands, "explain", _explain, "where a trained model looks: overlays on test images, receptive fields",
-        epilog="example: bench explain runs/quick 3f2a (one cell, by its key or how that begins; `all`: every one)",
+        commands, "explain", _explain, "show where a trained model looks: activation maps and receptive fields",
+        epilog="example: bench explain runs/quick 3f2a (one cell by the start of its key; `all`: every cell)",
     )  # fmt: skip
-    explain.add_argument("directory", type=Path, metavar="RUN", help="a run made with --keep-weights")
-    explain.add_argument("cells", nargs="*", metavar="CELL", help="keys or their beginnings, or `all`")
+    explain.add_argument("directory", type=Path, metavar="RUN", help="run directory made with --keep-weights")
+    explain.add_argument("cells", nargs="*", metavar="CELL", help="keys of cells, their first characters, or `all`")
     explain.add_argument(
-        "--per-class", type=flags.count, default=2, help="right, and wrong, images of each class (default 2)"
+        "--per-class",
+        type=flags.count,
+        default=2,
+        help="images per class, of right and of wrong predictions each (default: 2)",
     )
     explain.add_argument(
-        "--images", type=flags.count, default=16, help="images a receptive field is the mean of (default 16)"
+        "--images", type=flags.count, default=16, help="images to average a receptive field over (default: 16)"
     )
-    explain.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default cpu)")
+    explain.add_argument("--device", type=flags.device, default="cpu", help="cpu or cuda:N (default: cpu)")
     flags.add_data_root(explain)
     flags.add_config(explain)
     flags.add_verbose(explain)

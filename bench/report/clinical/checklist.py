@@ -22,11 +22,7 @@ from bench.report.rows import Row
 from bench.report.standings import Overall
 from bench.report.words import fixed, listed, name, span
 
-GUIDELINES = {
-    "tripod-ai": "TRIPOD+AI (2024)",
-    "stard-ai": "STARD-AI (2025)",
-    "claim": "CLAIM (2024 update)",
-}
+GUIDELINES = {"tripod-ai": "TRIPOD+AI (2024)", "stard-ai": "STARD-AI (2025)", "claim": "CLAIM (2024 update)"}
 _FILE = Path(__file__).parents[1] / "data" / "checklists.csv"
 _BOARD = "LEADERBOARD.md"
 
@@ -186,10 +182,8 @@ def _by_dataset(board: Overall) -> list[list[Row]]:
 def _performance(report: ReportData) -> str:
     parts = []
     for row in _first(report):
-        if row.evidence is None:
-            continue
         text = f"{name(row.model)} on {name(row.dataset)}: {RANKING.label} {fixed(row.mean(RANKING.field))}"
-        text += f" ({span(*row.evidence.interval(RANKING))})"
+        text += f" ({span(*row.scored.interval(RANKING))})"
         if point := decided(row, report.rule):
             for what, one in (("sensitivity", point.rates.sensitivity), ("specificity", point.rates.specificity)):
                 text += f", {what} {report.rule.name} {fixed(one.value)} ({span(one.low, one.high)})"

@@ -16,9 +16,8 @@ from bench.stats.separation import estimate
 
 def fold_blocks(members: Sequence[Row]) -> list[Block]:
     """A line a model; nothing without folds."""
-    of = RANKING.images
     shown = [row for row in members if row.folds and row.evidence]
-    if not shown or of is None:
+    if not shown:
         return []
     folds = shown[0].folds
     label = RANKING.label
@@ -29,14 +28,12 @@ def fold_blocks(members: Sequence[Row]) -> list[Block]:
     )  # fmt: skip
     lines = []
     for row in shown:
-        if row.evidence is None:
-            continue
         scores = [joined(own).scores for own in trainings(row)]
-        labels = row.evidence.labels
-        together = estimate(of, scores, labels, row.evidence.patients)
-        values = row.evidence.samples[RANKING.name].values
+        labels = row.scored.labels
+        together = estimate(RANKING.over, scores, labels, row.scored.patients)
+        values = row.scored.samples[RANKING.name].values
         lines.append((
-            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.evidence.interval(RANKING)),
+            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.scored.interval(RANKING)),
             fixed(together.value), span(*together.interval()),
         ))  # fmt: skip
     note = (

@@ -20,9 +20,9 @@ from bench.stats.separation import estimate
 def label_blocks(members: Sequence[Row]) -> list[Block]:
     """Each label of the first model that has scores; nothing but for multi-label tasks."""
     row = next((row for row in members if row.evidence and np.asarray(row.evidence.labels).ndim == 2), None)
-    if row is None or row.evidence is None or row.evidence.labels.shape[1] < 2:
+    if row is None or row.scored.labels.shape[1] < 2:
         return []
-    labels = np.asarray(row.evidence.labels)
+    labels = np.asarray(row.scored.labels)
     scores = [joined(folds).scores for folds in trainings(row)]
     names = row.classes if len(row.classes) == labels.shape[1] else tuple(map(str, range(labels.shape[1])))
     point = [over_seeds(row.clinical, field) for field in ("sensitivity", "specificity")] if row.clinical else []
@@ -40,15 +40,13 @@ def label_blocks(members: Sequence[Row]) -> list[Block]:
 
 
 def _line(row: Row, text: str, k: int, scores: Sequence[Array], point: Sequence[Array]) -> tuple[str, ...]:
-    of, evidence = RANKING.images, row.evidence
-    assert of is not None and evidence is not None
-    labels = evidence.labels[:, k]
+    labels = row.scored.labels[:, k]
     positive = int((labels > 0).sum())
     cells = [text, f"{positive:,}"]
     if not 0 < positive < len(labels):
         return (*cells, *[MISSING] * 5)
     columns = [own[:, k] for own in scores]
-    found = estimate(of, columns, labels, evidence.patients)
+    found = estimate(RANKING.over, columns, labels, row.scored.patients)
     once = np.ones((len(labels), 1))
     precision = float(np.mean([average_precision(c, labels, once)[0] for c in columns]))
     cells += [fixed(found.value), span(*found.interval()), fixed(precision)]

@@ -12,7 +12,7 @@ from bench.metrics.one_vs_rest import Array, one_vs_rest
 from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, threshold, treat_all
 from bench.metrics.registry import METRICS
 from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
-from bench.report.blocks import MODEL, Block, Column, Table, Text, tabled
+from bench.report.blocks import MODEL, Block, Column, Columns, Table, Text, tabled
 from bench.report.clinical.labels import label_blocks
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
@@ -114,7 +114,7 @@ def _two_classes(shown: Sequence[Row], rule: Rule) -> list[Block]:
     share = float(found[0].target.mean()) if rule.prevalence is None else rule.prevalence
     of = f" ({positive.name})" if (positive := found[0].row.positive) else ""
     where = f"{rule.name}, images together" if found[0].row.folds else rule.name  # a Record's is of one fold
-    columns: list[tuple[Column, Callable[[tuple[Decided, TwoRates, Ratios]], str]]] = [
+    columns: Columns[tuple[Decided, TwoRates, Ratios]] = [
         (MODEL, lambda p: p[0].row.model),
         (Column(f"sensitivity{of}", drop=2), lambda p: fixed(p[0].row.mean("test_sensitivity"))),
         (Column(f"specificity{of}", drop=2), lambda p: fixed(p[0].row.mean("test_specificity"))),

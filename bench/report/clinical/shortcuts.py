@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
-from bench.report.blocks import Block, Column, Text, tabled
+from bench.report.blocks import Block, Column, Columns, Text, tabled
 from bench.report.clinical.groups import MOST_VALUES, numbers
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
@@ -121,14 +121,14 @@ def shortcut_blocks(members: Sequence[Row]) -> list[Block]:
     found = shortcuts(row) if row else []
     if row is None or not found:
         return []
-    columns: tuple[tuple[Column, Callable[[Shortcut], str]], ...] = (
+    columns: Columns[Shortcut] = [
         (Column("column", left=True, code=True), lambda s: s.column),
         (Column("told by the score", left=True, drop=2), lambda s: s.value or "upper half"),
         (Column("label by the column"), lambda s: fixed(s.alone)),
         (Column("column by the score, within a class"), lambda s: fixed(s.learned)),
         (Column("label by the score"), lambda s: fixed(s.label)),
         (Column("label by the score, within the column"), lambda s: fixed(s.within)),
-    )
+    ]
     note = (
         f"Shortcuts (AUCs on the test images, {name(row.model)}): how well each column of the table tells the label by "
         "itself, how well the score tells the column among images of one class, and the label among images of one "

@@ -8,7 +8,7 @@ from bench.metrics.registry import RANKING
 from bench.report.rows import Row
 from bench.report.words import name, significant
 from bench.stats.cluster import Z_95, resolvable
-from bench.stats.separation import contrast, groups_of
+from bench.stats.separation import compared
 
 POWER_Z = 0.8416212335729143  # of 80 % power
 
@@ -16,12 +16,10 @@ POWER_Z = 0.8416212335729143  # of 80 % power
 def size_note(members: Sequence[Row]) -> str:
     """One or two sentences on the first two models of a table, best first; empty without saved scores of both."""
     rows = [row for row in members if row.evidence and row.mean(RANKING.field) is not None]
-    if len(rows) < 2 or not RANKING.images or not rows[0].evidence or not rows[1].evidence:
+    if len(rows) < 2 or rows[0].scored.test_set != rows[1].scored.test_set:
         return ""
-    one, two = rows[0].evidence, rows[1].evidence
-    if one.test_set != two.test_set:
-        return ""
-    pairs = contrast([e.samples[RANKING.name] for e in (one, two)], groups_of(RANKING.images, one.labels))
+    one, two = (row.scored for row in rows[:2])
+    pairs, _ = compared(RANKING.over, [e.samples[RANKING.name] for e in (one, two)], one.labels)
     variance, training = float(pairs.variance[0, 1]), float(pairs.training[0, 1])
     difference = abs(float(pairs.difference[0, 1]))
     if not variance:

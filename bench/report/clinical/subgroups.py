@@ -66,36 +66,29 @@ def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
 
 
 def _members(row: Row, column: str) -> tuple[list[str], Array]:
-    if not row.evidence or column not in row.evidence.columns:
-        return [], np.zeros(0, dtype=np.int64)
-    return by_value(row.evidence.columns[column])
+    values = row.scored.columns.get(column)
+    return ([], np.zeros(0, dtype=np.int64)) if values is None else by_value(values)
 
 
 def _lines(row: Row, column: str, point: Decided | None) -> list[tuple[str, ...]]:
     names, where = _members(row, column)
-    evidence = row.evidence
-    if evidence is None:
-        return []
+    everybody = row.scored.patients
     lines = []
     for number, text in enumerate(names):
         inside = where == number
-        patients = None if evidence.patients is None else evidence.patients[inside]
-        cells = [f"{column} {text}", f"{int(inside.sum()):,}"]
-        cells.append(MISSING if patients is None else f"{len(np.unique(patients)):,}")
+        patients = None if everybody is None else np.unique(everybody[inside], return_inverse=True)
+        count = MISSING if patients is None else f"{len(patients[0]):,}"
+        cells = [f"{column} {text}", f"{int(inside.sum()):,}", count]
         cells.append(MISSING if point is None else f"{100 * float(point.target[inside].mean()):.1f} %")
-        cells += _auc(row, inside)
+        cells += _auc(row, inside, patients[1] if patients else None)
         if point is None:
             cells += [MISSING] * 4
         else:
-            rates = two_rates(point.yes[inside], point.target[inside], _recoded(patients))
+            rates = two_rates(point.yes[inside], point.target[inside], patients[1] if patients else None)
             for one in (rates.sensitivity, rates.specificity):
                 cells += [fixed(one.value), span(one.low, one.high)]
         lines.append(tuple(cells))
     return lines
-
-
-def _recoded(patients: Array | None) -> Array | None:
-    return None if patients is None else np.unique(patients, return_inverse=True)[1]
 
 
 def too_small(labels: Array) -> bool:
@@ -107,16 +100,12 @@ def too_small(labels: Array) -> bool:
     return len(counts) < 2 or int(counts.min()) < LEAST
 
 
-def _auc(row: Row, inside: Array) -> list[str]:
-    evidence, of = row.evidence, RANKING.images
-    if evidence is None or of is None:
-        return [MISSING, MISSING]
-    labels = evidence.labels[inside]
+def _auc(row: Row, inside: Array, patients: Array | None) -> list[str]:
+    labels = row.scored.labels[inside]
     if too_small(labels):
         return ["too small", MISSING]
     scores = [joined(folds).scores[inside] for folds in trainings(row)]
-    patients = _recoded(None if evidence.patients is None else evidence.patients[inside])
-    found = estimate(of, scores, labels, patients)
+    found = estimate(RANKING.over, scores, labels, patients)
     return [fixed(found.value), span(*found.interval())]
 
 
@@ -125,9 +114,7 @@ def _auc(row: Row, inside: Array) -> list[str]:
 
 def gaps(row: Row, rule: Rule) -> list[Gap]:
     """All differences between two groups of a column in AUC, and for two classes in sensitivity and specificity."""
-    evidence, of = row.evidence, RANKING.images
-    if evidence is None or of is None:
-        return []
+    evidence = row.scored
     point, scores = decided(row, rule), [joined(folds).scores for folds in trainings(row)]
     patients = np.arange(evidence.n_test) if evidence.patients is None else evidence.patients
     found = []
@@ -146,8 +133,7 @@ def gaps(row: Row, rule: Rule) -> list[Gap]:
 
 def _influence_of_auc(scores: Sequence[Array], labels: Array, inside: Array) -> tuple[float, Array]:
     influence = np.zeros(len(inside))
-    of = RANKING.images
-    assert of is not None
+    of = RANKING.over
     influence[inside] = np.mean([of.influence(s[inside], labels[inside]) for s in scores], axis=0)
     return float(np.mean([of.value(s[inside], labels[inside]) for s in scores])), influence
 

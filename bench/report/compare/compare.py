@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -17,19 +17,13 @@ import numpy as np
 from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Section, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
-from bench.report.compare.gate_stats import (
-    Evidence,
-    least_p,
-    memory_evidence,
-    memory_noise,
-    speed_evidence,
-)
+from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
-from bench.report.words import MISSING, counted, fixed, listed, name, signed, significant, span
+from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, some, span
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 
@@ -85,9 +79,15 @@ class Comparison:
         """Those that are tested here, not by a leaderboard, and what plug-ins defined on both sides."""
         return (*(() if self.judged else TESTED), *(m for m in self.a.snapshot.metrics if m in self.b.snapshot.metrics))
 
-    def kind(self, efficiency: bool) -> list[Pair]:
-        """The pairs of efficiency, or of the other kinds."""
-        return [pair for pair in self.pairs if (pair[0].kind == "efficiency") == efficiency]
+    @property
+    def tested(self) -> list[Pair]:
+        """The pairs of accuracy and transfer that have a result."""
+        return [(a, b) for a, b in self.pairs if a.kind != "efficiency" and a.status == b.status == "ok"]
+
+    @property
+    def timed(self) -> list[Pair]:
+        """The pairs of efficiency."""
+        return [pair for pair in self.pairs if pair[0].kind == "efficiency"]
 
 
 def side(text: str) -> Side:
@@ -115,9 +115,7 @@ def compare(a: Side, b: Side) -> Comparison:
     """
     if (a.model is None) != (b.model is None):
         raise BaselineError("name a model on both sides (RUN:model) or on neither")
-    there: dict[str, list[SnapshotCell]] = defaultdict(list)
-    for entry in b.snapshot.entries:
-        there[b.matched(entry)].append(entry)
+    there = grouped(b.snapshot.entries, b.matched)
     pairs, only_a = [], []
     used: set[int] = set()
     for entry in a.snapshot.entries:
@@ -150,13 +148,9 @@ def run_compare(a: str, b: str, console: Console, json_path: Path | None = None)
 
 def sections(found: Comparison) -> list[Section]:
     """The comparison as a page."""
-    page = [Section(f"{found.b.name} against {found.a.name}", _about(found))]
-    accuracy = _accuracy(found)
-    if accuracy:
-        page.append(Section("Accuracy", accuracy))
-    if found.kind(efficiency=True):
-        page.append(Section("Efficiency", _efficiency(found)))
-    return page
+    page = [Section(f"{found.b.name} against {found.a.name}", _about(found)), Section("Accuracy", _accuracy(found))]
+    page += [Section("Efficiency", _efficiency(found))] if found.timed else []
+    return [section for section in page if section.blocks]
 
 
 def _about(found: Comparison) -> list[Block]:
@@ -168,9 +162,7 @@ def _about(found: Comparison) -> list[Block]:
         lines.append("versions: " + ", ".join(apart))
     for where, entries in ((found.a.name, found.only_a), (found.b.name, found.only_b)):
         if entries:
-            named = [e.title() for e in entries[:MAX_NAMED]]
-            more = [f"{len(entries) - MAX_NAMED} more"] if len(entries) > MAX_NAMED else []
-            lines.append(f"only in {where}: {listed([*named, *more])}")
+            lines.append(f"only in {where}: {listed(some([e.title() for e in entries], MAX_NAMED))}")
     lines += nearly(found.only_a, found.only_b, found.b.name, found.of_models)
     for a, b in found.pairs:
         if a.status != "ok" or b.status != "ok":
@@ -181,8 +173,7 @@ def _about(found: Comparison) -> list[Block]:
 
 
 def _accuracy(found: Comparison) -> list[Block]:
-    pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
-    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(pairs, metric))]
+    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(found.tested, metric))]
     blocks: list[Block] = [tabled(_columns(metric, not found.of_models), rows) for metric, rows in tested]
     if blocks and not found.judged:
         one = any(t.seeds == 1 for metric, rows in tested for t in rows if metric == RANKING)
@@ -192,7 +183,7 @@ def _accuracy(found: Comparison) -> list[Block]:
     return [*pair_blocks(found.judged), *blocks]
 
 
-def _columns(metric: Metric, model: bool) -> list[tuple[Column, Callable[[Tested], str]]]:
+def _columns(metric: Metric, model: bool) -> Columns[Tested]:
     """Of a table of one metric; ``model``: rows are named with theirs."""
 
     def difference(t: Tested) -> str:
@@ -231,9 +222,10 @@ class Tested(NamedTuple):
 
 def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
     """Test a metric in every row that both sides have."""
-    found = [(e, len(part.seeds), a, b, evidence) for e, part, a, b, evidence in accuracy_tests(pairs, metric)]
+    found = accuracy_tests(pairs, metric)
     adjusted = holm([evidence.two_sided for *_, evidence in found])
-    return [Tested(*row, float(p)) for row, p in zip(found, adjusted, strict=True)]
+    rows = zip(found, adjusted, strict=True)
+    return [Tested(cell, len(part.seeds), a, b, evidence, float(p)) for (cell, part, a, b, evidence), p in rows]
 
 
 @dataclass(frozen=True, slots=True)
@@ -277,13 +269,12 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
         memory = memory_evidence(a.memory, b.memory, 0.0, memory_noise({})["cpu"])
         rows.append((a, b, evidence, memory.effect + 1 if memory else None))
     adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
-    return [
-        Timed(
-            a, b, _ratio(a, b, SPEED), _relative_ratio(a, b), e.limit if e else None, float(p) if e else None,
-            _ratio(a, b, LATENCY), memory,
-        )
-        for (a, b, e, memory), p in zip(rows, adjusted, strict=True)
-    ]  # fmt: skip
+    found = []
+    for (a, b, e, used), p in zip(rows, adjusted, strict=True):
+        relative = float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
+        noise, p_holm = (e.limit, float(p)) if e else (None, None)
+        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, p_holm, _ratio(a, b, LATENCY), used))
+    return found
 
 
 def _ratio(a: SnapshotCell, b: SnapshotCell, metric: str) -> float | None:
@@ -291,14 +282,10 @@ def _ratio(a: SnapshotCell, b: SnapshotCell, metric: str) -> float | None:
     return now / before if before and now else None
 
 
-def _relative_ratio(a: SnapshotCell, b: SnapshotCell) -> float | None:
-    return float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
-
-
 def _efficiency(found: Comparison) -> list[Block]:
-    rows = timed(found.kind(efficiency=True))
+    rows = timed(found.timed)
     blocks: list[Block] = [Text(text) for text in _statements(found, rows)]
-    columns: tuple[tuple[Column, Callable[[Timed], str]], ...] = (
+    columns: Columns[Timed] = [
         (Column("where", left=True, wrap=True), lambda row: row.a.title(model=not found.of_models)),
         (Column("img/s A"), lambda row: significant(row.a.shown.get(SPEED))),
         (Column("img/s B"), lambda row: significant(row.b.shown.get(SPEED))),
@@ -308,7 +295,7 @@ def _efficiency(found: Comparison) -> list[Block]:
         (Column("latency B / A", drop=4), lambda row: fixed(row.latency)),
         (Column("memory B / A", drop=2), lambda row: fixed(row.memory)),
         (Column("B is", left=True), _speed_word),
-    )
+    ]
     return [*blocks, tabled(columns, rows)] if rows else blocks
 
 
@@ -389,24 +376,22 @@ def repeatability(rows: Sequence[Timed]) -> list[str]:
 
 def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
-    pairs = [(a, b) for a, b in found.kind(efficiency=False) if a.status == b.status == "ok"]
     accuracy = pair_json(found.judged) + [
         {
             "where": entry.identity, "metric": metric.name, "seeds": seeds, "difference": -e.effect,
             "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,
         }
         for metric in found.metrics
-        for entry, seeds, _, _, e, p in tested_accuracy(pairs, metric)
+        for entry, seeds, _, _, e, p in tested_accuracy(found.tested, metric)
     ]  # fmt: skip
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
-            "relative_speed_ratio": row.relative,
-            "noise_95": row.noise, "p_holm": row.p, "latency_ratio": row.latency, "memory_ratio": row.memory,
-            "noisy": row.noisy,
-            "exact_a": row.a.exact, "exact_b": row.b.exact,
+            "relative_speed_ratio": row.relative, "noise_95": row.noise, "p_holm": row.p,
+            "latency_ratio": row.latency, "memory_ratio": row.memory, "noisy": row.noisy, "exact_a": row.a.exact,
+            "exact_b": row.b.exact,
         }
-        for row in timed(found.kind(efficiency=True))
+        for row in timed(found.timed)
     ]  # fmt: skip
     only = {"only_a": [e.title() for e in found.only_a], "only_b": [e.title() for e in found.only_b]}
     return {"a": found.a.name, "b": found.b.name, **only, "accuracy": accuracy, "efficiency": efficiency}

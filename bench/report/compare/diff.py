@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 
 from bench.report.compare.snapshot import SnapshotCell
 from bench.report.rows import flattened
+from bench.report.words import grouped
 
 MAX_NAMED = 3
 MAX_TRACED = 20  # cells of which the nearest is looked for
@@ -27,10 +27,8 @@ def nearly(only: Sequence[SnapshotCell], others: Sequence[SnapshotCell], where: 
         where: the second side's name.
         of_models: two models are compared, so that they may differ in that.
     """
-    cells: dict[str, list[SnapshotCell]] = defaultdict(list)
-    for entry in only[:MAX_TRACED]:
-        if apart := differences(entry, others, of_models):
-            cells[apart].append(entry)
+    cells = grouped(only[:MAX_TRACED], lambda entry: differences(entry, others, of_models))
+    cells.pop("", None)
     return [
         f"{where} has {found[0].title()}{' and more' if len(found) > 1 else ''} with {apart}"
         for apart, found in list(cells.items())[:MAX_NAMED]

@@ -8,11 +8,9 @@ ever fire are left out and named.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
 
 import numpy as np
 
@@ -31,8 +29,8 @@ from bench.report.compare.gate_stats import (
     rounds_needed,
     speed_evidence,
 )
-from bench.report.compare.snapshot import EXACT, Snapshot, SnapshotCell, shown_machine
-from bench.report.words import MISSING, significant
+from bench.report.compare.snapshot import EXACT, ArrayInfo, Snapshot, SnapshotCell, shown_machine
+from bench.report.words import MISSING, grouped, significant
 from bench.stats.paired import holm
 
 FINE, REGRESSION, BROKEN, INCOMPARABLE, INCOMPLETE = 0, 1, 2, 3, 4
@@ -138,31 +136,26 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
         options: what counts.
     """
     options = options or Options()
-    there: dict[str, list[SnapshotCell]] = defaultdict(list)
-    for entry in current.entries:
-        there[entry.asked].append(entry)
+    there = grouped(current.entries, lambda entry: entry.asked)
     known = {entry.asked for entry in baseline.entries}
     spare = [entry for entry in current.entries if entry.asked not in known]
     findings: list[CheckFinding] = []
     pairs: list[tuple[SnapshotCell, SnapshotCell]] = []
     for before in baseline.entries:
         now = _counterpart(before, there)
-        finding = _presence(before, now, spare, options)
-        if finding:
+        if finding := _presence(before, now, spare, options):
             findings.append(finding)
         elif now:
             pairs.append((before, now))
-    asked: list[tuple[CheckFinding, Evidence | None]] = []
     for before, now in pairs:
         findings += [*_exact(before, now), *_arrays(before, now)]
-    metrics = (*TESTED, *baseline.metrics)
     for metric in baseline.metrics:
         findings += _lost(metric, pairs, options)
-    asked += _accuracy(pairs, metrics, options)
     efficiency = [(before, now) for before, now in pairs if before.kind == "efficiency"]
     same = [(before, now) for before, now in efficiency if before.machine == now.machine]
     quiet = [(before, now) for before, now in same if not before.busy and not now.busy]
-    asked += _speed(quiet, options) + _memory(same, memory_noise(_repeats(baseline, current)), options)
+    asked = _accuracy(pairs, (*TESTED, *baseline.metrics), options) + _speed(quiet, options)
+    asked += _memory(same, memory_noise(_repeats(baseline, current)), options)
     findings += [_elsewhere(before, now) for before, now in efficiency if before.machine != now.machine]
     findings += [_busy(before, now) for before, now in same if before.busy or now.busy]
     judged, tests = judge(asked, options)
@@ -216,21 +209,16 @@ def _exact(before: SnapshotCell, now: SnapshotCell) -> list[CheckFinding]:
         if name not in before.exact:
             continue
         old, new = before.exact[name], now.exact.get(name)
-        now_text = "–" if new is None else _number(new)
-        finding = CheckFinding(
-            before.kind, before.title(), EXACT_NAMES[name], CheckOutcome.FINE, _number(old), now_text
-        )
+        outcome, message = CheckOutcome.FINE, ""
         if new is None:
-            finding = replace(
-                finding, outcome=CheckOutcome.REGRESSION, message="no longer counted; the record says why"
-            )
+            outcome, message = CheckOutcome.REGRESSION, "no longer counted; the record says why"
         elif abs(new - old) > 1e-9 * abs(old):  # a decimal fraction may lose its last bit on the way through text
             share = f" ({new / old - 1:+.3%})" if old else ""
-            change = f"{EXACT_NAMES[name]} changed from {_number(old)} to {_number(new)}{share}; "
-            change += "if meant, make a new baseline"
+            message = f"{EXACT_NAMES[name]} changed from {_number(old)} to {_number(new)}{share}; "
+            message += "if meant, make a new baseline"
             outcome = CheckOutcome.REGRESSION if new > old else CheckOutcome.CHANGED  # fewer are no loss
-            finding = replace(finding, outcome=outcome, message=change)
-        findings.append(finding)
+        texts = _number(old), MISSING if new is None else _number(new)
+        findings.append(CheckFinding(before.kind, before.title(), EXACT_NAMES[name], outcome, *texts, message))
     return findings
 
 
@@ -253,7 +241,7 @@ def _arrays(before: SnapshotCell, now: SnapshotCell) -> list[CheckFinding]:
     return [CheckFinding(before.kind, before.title(), "predictions", outcome, message="; ".join(wrong))]
 
 
-def _array(value: Sequence[Any] | None) -> str:
+def _array(value: ArrayInfo | None) -> str:
     return f"{value[0]} {'x'.join(map(str, value[1]))}" if value else "absent"
 
 
@@ -266,10 +254,7 @@ def accuracy_parts(
     pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric
 ) -> dict[str, tuple[SnapshotCell, Parts, str, str]]:
     """For each row, its seeds put together: a cell that names it, what its images and seeds say, the two means."""
-    rows: dict[str, list[tuple[SnapshotCell, SnapshotCell]]] = defaultdict(list)
-    for before, now in pairs:
-        if _comparable(before, now, metric):
-            rows[before.row].append((before, now))
+    rows = grouped((pair for pair in pairs if _comparable(*pair, metric)), lambda pair: pair[0].row)
     found = {}
     for row, seeds in rows.items():
         old, new = ([e.shown.get(metric.field, np.nan) for e in side] for side in zip(*seeds, strict=True))
@@ -307,9 +292,8 @@ def accuracy_tests(
     pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric, least: float = 0.0, assumed: float = 0.0
 ) -> list[tuple[SnapshotCell, Parts, str, str, Evidence]]:
     """Each row of :func:`accuracy_parts` with its evidence; models of one dataset share what is known of trainings."""
-    datasets: dict[str, list[tuple[SnapshotCell, Parts, str, str]]] = defaultdict(list)
-    for found in accuracy_parts(pairs, metric).values():
-        datasets[found[0].kind + str(found[0].identity.get("dataset"))].append(found)
+    found = accuracy_parts(pairs, metric).values()
+    datasets = grouped(found, lambda row: row[0].kind + str(row[0].identity.get("dataset")))
     return [
         (*row, evidence)
         for rows in datasets.values()
@@ -375,11 +359,8 @@ def _middle(values: Sequence[float]) -> str:
 
 
 def _repeats(*snapshots: Snapshot) -> dict[str, list[list[float]]]:
-    found: dict[str, list[list[float]]] = defaultdict(list)
-    for snapshot in snapshots:
-        for entry in snapshot.entries:
-            found[entry.machine[0]].append(entry.memory)
-    return found
+    cells = grouped((entry for snapshot in snapshots for entry in snapshot.entries), lambda entry: entry.machine[0])
+    return {device: [entry.memory for entry in own] for device, own in cells.items()}
 
 
 def _elsewhere(before: SnapshotCell, now: SnapshotCell) -> CheckFinding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -27,7 +27,7 @@ from bench.report.compare.gate import (
     Options,
     check,
 )
-from bench.report.words import counted, listed
+from bench.report.words import counted, grouped, listed
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
@@ -136,10 +136,8 @@ def _summary(verdict: CheckResult) -> str:
 
 def _grouped(findings: Sequence[CheckFinding]) -> list[str]:
     """One line for all checks that were not made for one reason."""
-    groups: dict[tuple[str, str, str], list[CheckFinding]] = defaultdict(list)
-    for finding in findings:
-        if finding.outcome in (CheckOutcome.FEW, CheckOutcome.OTHER, CheckOutcome.NOTHING, CheckOutcome.ALLOWED):
-            groups[finding.outcome, finding.check, finding.kin or finding.message].append(finding)
+    untested = (CheckOutcome.FEW, CheckOutcome.OTHER, CheckOutcome.NOTHING, CheckOutcome.ALLOWED)
+    groups = grouped((f for f in findings if f.outcome in untested), lambda f: (f.outcome, f.check, f.kin or f.message))
     lines = []
     for (_, what, _), members in groups.items():
         one, message = members[0].cell, members[0].message
@@ -166,24 +164,16 @@ def to_json(verdict: CheckResult) -> Fields:
 def junit(verdict: CheckResult) -> bytes:
     """JUnit XML: a suite a kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
     suites = ElementTree.Element("testsuites", name="bench check")
-    totals: dict[str, int] = defaultdict(int)
-    groups: dict[str, list[CheckFinding]] = defaultdict(list)
-    for finding in verdict.findings:
-        groups[finding.kind].append(finding)
-    for kind, members in groups.items():
+    totals: Counter[str] = Counter()
+    for kind, members in grouped(verdict.findings, lambda finding: finding.kind).items():
         suite = ElementTree.SubElement(suites, "testsuite", name=kind)
-        counts: dict[str, int] = {"tests": len(members), "failures": 0, "errors": 0, "skipped": 0}
-        for finding in members:
-            if name := _case(suite, finding):
-                counts[name] += 1
-        _count(suite, counts, totals)
+        _count(suite, Counter(_case(suite, finding) for finding in members), totals)
     if verdict.problems:
         suite = ElementTree.SubElement(suites, "testsuite", name="input")
         for number, problem in enumerate(verdict.problems, start=1):
             case = ElementTree.SubElement(suite, "testcase", classname="input", name=f"file {number}")
             ElementTree.SubElement(case, "error", type="broken input", message=_xml(problem))
-        n = len(verdict.problems)
-        _count(suite, {"tests": n, "failures": 0, "errors": n, "skipped": 0}, totals)
+        _count(suite, Counter(errors=len(verdict.problems)), totals)
     for name, value in totals.items():
         suites.set(name, str(value))
     ElementTree.indent(suites)
@@ -191,10 +181,11 @@ def junit(verdict: CheckResult) -> bytes:
     return text + b"\n"
 
 
-def _count(suite: ElementTree.Element, counts: dict[str, int], totals: dict[str, int]) -> None:
-    for name, value in counts.items():
-        suite.set(name, str(value))
-        totals[name] += value
+def _count(suite: ElementTree.Element, counts: Counter[str], totals: Counter[str]) -> None:
+    counts["tests"] = counts.total()
+    for name in ("tests", "failures", "errors", "skipped"):
+        suite.set(name, str(counts[name]))
+        totals[name] += counts[name]
 
 
 def _case(suite: ElementTree.Element, finding: CheckFinding) -> str:

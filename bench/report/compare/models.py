@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
 from bench.record.types import Fields
-from bench.report.blocks import Block, Bullets, Column, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Text, tabled
 from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
@@ -62,70 +62,62 @@ def judged_pairs(run: Path, a: str, b: str) -> list[PairRow]:
     Raises:
         StoreError: ``run`` is no run directory.
     """
-    report, _ = read_report(run)
+    boards = read_report(run)[0].boards
+    pixels = [board.protocol.pixels for board in boards]
     rows: list[PairRow] = []
-    pixels = [board.protocol.pixels for board in report.boards]
-    for board in report.boards:
-        pair = [next((s for s in board.standings if s.code[0] == model), None) for model in (a, b)]
-        if pair[0] and pair[1]:
+    for board in boards:
+        of = {s.code[0]: s for s in reversed(board.standings)}
+        if a in of and b in of:
             fed = board.protocol.pixels
             fed += f", {board.protocol.training}" if pixels.count(fed) > 1 else ""
-            rows += _of_board(board, pair[0], pair[1], f", {fed}")
+            rows += _of_board(board, of[a], of[b], f", {fed}")
     return rows
 
 
 def _of_board(board: Overall, a: Standing, b: Standing, fed: str) -> Iterable[PairRow]:
-    found, metric = board.significance, board.metric
-    planned = [one for one in ablations(board) if {one.model, one.parent} == {a.model, b.model} and known(one.p)]
-    if planned and found.leader and found.leader.leader not in (a.model, b.model):
-        yield _ablation(planned[0], metric, (a, b), fed, board.seeds)
+    found, metric, models = board.significance, board.metric, (a.model, b.model)
+    planned = next((one for one in ablations(board) if {one.model, one.parent} == set(models) and known(one.p)), None)
+    if planned and found.leader and found.leader.leader not in models:
+        yield _ablation(planned, metric, (a, b), fed, board.seeds)
     elif found.leader and found.judged and len(board.counted) > 1 and a.score is not None and b.score is not None:
-        where = f"mean {board.over}{fed}"
-        values = a.score, b.score
-        yield _row(found.judged, found.leader, metric, (a.model, b.model), values, (where, "", board.seeds))
+        place = f"mean {board.over}{fed}", "", board.seeds
+        yield _row(found.judged, found.leader, metric, models, (a.score, b.score), place)
     for one in TESTED:
         for dataset, table in found.tables.get(one.name, {}).items():
-            if {a.model, b.model} <= set(table[0]):
-                own = [s.rows[dataset] for s in (a, b)]
-                seeds = min(len(row.values(one.field)) for row in own)
+            if set(models) <= set(table[0]):
+                own = a.rows[dataset], b.rows[dataset]
+                place = f"{dataset}{fed}", dataset, min(len(row.values(one.field)) for row in own)
                 values = own[0].mean(one.field) or 0.0, own[1].mean(one.field) or 0.0
-                test = found.datasets[one.name][dataset]
-                where = f"{dataset}{fed}"
-                yield _row(table, test, one, (a.model, b.model), values, (where, dataset, seeds))
+                yield _row(table, found.datasets[one.name][dataset], one, models, values, place)
 
 
 def _ablation(one: Ablation, metric: Metric, pair: tuple[Standing, Standing], fed: str, seeds: int) -> PairRow:
     """A planned comparison, as in the board's table of ablations."""
     common = sorted(pair[0].rows.keys() & pair[1].rows.keys())
-    values = [float(np.mean([s.rows[d].mean(metric.field) or 0.0 for d in common])) for s in pair]
+    a, b = (float(np.mean([s.rows[d].mean(metric.field) or 0.0 for d in common])) for s in pair)
     low, high = one.gap.low or 0.0, one.gap.high or 0.0
     if one.model == pair[0].model:  # the table has the variant less its parent
         low, high = -high, -low
-    where, p = f"mean over {counted(one.datasets, 'dataset')}{fed}", one.gap.p or 0.0
-    return PairRow(metric, where, "", seeds, values[0], values[1], low, high, p, one.p, "the ablations", "")
+    where = f"mean over {counted(one.datasets, 'dataset')}{fed}"
+    return PairRow(metric, where, "", seeds, a, b, low, high, one.gap.p or 0.0, one.p, "the ablations", "")
 
 
 def _row(
-    table: Judged,
-    test: LeaderTest,
-    metric: Metric,
-    models: tuple[str, str],
-    values: tuple[float, float],
+    table: Judged, test: LeaderTest, metric: Metric, models: tuple[str, str], values: tuple[float, float],
     place: tuple[str, str, int],
-) -> PairRow:
+) -> PairRow:  # fmt: skip
     names, pairs, alone = table
-    first, second = (list(names).index(model) for model in models)
-    gap, half = float(pairs.difference[second, first]), float(pairs.half_width()[second, first])
+    at = [list(names).index(model) for model in models[::-1]]
+    gap, half, p = (float(of[at[0], at[1]]) for of in (pairs.difference, pairs.half_width(), alone))
     against = test.of(models[0]) or test.of(models[1]) if test.leader in models else None
     if against:
         corrected, reason = against.p_corrected, against.reason
         family = f"{counted(test.comparisons, 'comparison')} with the leader"
     else:
         every = all_pairs(names, pairs, alone)
-        at = [every.models.index(model) for model in models]
-        corrected, reason, family = float(every.p[at[0], at[1]]), "", f"{every.pairs} pairs"
+        first, second = (every.models.index(model) for model in models)
+        corrected, reason, family = float(every.p[first, second]), "", f"{every.pairs} pairs"
     low, high = sorted((metric.sign * (gap - half), metric.sign * (gap + half)))
-    p = float(alone[second, first])
     where, dataset, seeds = place
     return PairRow(metric, where, dataset, seeds, *values, low, high, p, corrected, family, reason)
 
@@ -136,7 +128,7 @@ def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
     blocks: list[Block] = []
     for metric in dict.fromkeys(row.metric for row in rows):
         own = [row for row in rows if row.metric == metric]
-        columns: tuple[tuple[Column, Callable[[PairRow], str]], ...] = (
+        columns: Columns[PairRow] = [
             (Column("where", left=True, wrap=True), lambda r: r.where),
             (Column("seeds", drop=3), lambda r: str(r.seeds)),
             (Column(f"{metric.heading} A"), lambda r: r.metric.shown(r.a)),
@@ -147,7 +139,7 @@ def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
             (Column("p corrected", drop=1), lambda r: p_text(r.p_corrected)),
             (Column("for", left=True, drop=2), lambda r: r.family),
             (Column("B is", left=True), lambda r: r.word),
-        )
+        ]
         blocks.append(tabled(columns, own))
     reasons = tuple(f"{r.metric.label}, {r.where}: not significant, {r.reason}." for r in rows[:1] if r.reason)
     text = (

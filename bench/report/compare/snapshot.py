@@ -8,21 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.paths import require_run
 from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
-from bench.report.evidence import recorded_otherwise
+from bench.report.evidence import UNREADABLE, recorded_otherwise
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import read_run_directory
 from bench.report.settings import by_setting
@@ -48,6 +47,7 @@ _WRITTEN = (
 MAX_EVIDENCE = 2  # sentences kept of it
 
 Machine = tuple[str, str, int]
+ArrayInfo = list[str | list[int]]  # dtype and shape
 
 
 class BaselineError(store.StoreError):
@@ -84,7 +84,7 @@ class SnapshotCell:
     speed: list[float] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
     noisy: bool = False
-    arrays: dict[str, list[Any]] = field(default_factory=dict)
+    arrays: dict[str, ArrayInfo] = field(default_factory=dict)
     scores: Scores | None = None
     flags: list[str] = field(default_factory=list)
     evidence: list[str] = field(default_factory=list)
@@ -260,17 +260,12 @@ def _entry(
         entry.relative += _positive(other["metrics"].get("relative_speed_rounds") or ())
         if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
             entry.memory += _positive([other["metrics"].get("peak_memory_mib")])
-    entry.reference = _agreed(other["metrics"].get("relative_to", "") for _, other in group)
+    references = {other["metrics"].get("relative_to", "") for _, other in group}
+    entry.reference = references.pop() if len(references) == 1 else ""
     entry.relative = entry.relative if entry.reference else []
     if entry.kind != "efficiency":
         _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
     return entry
-
-
-def _agreed(names: Iterable[str]) -> str:
-    """The one name, or "" where there are several."""
-    found = set(names)
-    return found.pop() if len(found) == 1 else ""
 
 
 def _positive(values: Iterable[object]) -> list[float]:
@@ -291,7 +286,7 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
         entry.scores = pack_scores(str(entry.identity.get("dataset")), scores, labels, max_images)
     except FileNotFoundError:
         problems.append(f"{path}: the record says ok, its predictions are missing; copy predictions/ with cells/")
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         problems.append(f"{path}: {error}; run this cell again")
 
 
@@ -310,22 +305,16 @@ def to_bytes(snapshot: Snapshot) -> bytes:
             recipes[digest] = identity["recipe_settings"]
             identity["recipe_settings"] = digest
         line: Fields = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
-        for name in _WRITTEN:
-            if value := getattr(entry, name):
-                line[name] = value
+        line |= {name: value for name in _WRITTEN if (value := getattr(entry, name))}
         if scores := entry.scores:
             test_sets[scores.test_set] = {"images": scores.images, "labels": to_text(scores.labels.astype(np.int16))}
             line["test_set"] = scores.test_set
             line["scores"] = to_text(scores.log_odds)
         lines.append(json.dumps(line, allow_nan=False, ensure_ascii=False))
     head = {
-        "medbench_baseline": SCHEMA,
-        "about": snapshot.about,
-        "max_images": snapshot.max_images,
-        "recipes": recipes,
-        "test_sets": test_sets,
-        **definitions(snapshot.metrics),
-    }
+        "medbench_baseline": SCHEMA, "about": snapshot.about, "max_images": snapshot.max_images, "recipes": recipes,
+        "test_sets": test_sets, **definitions(snapshot.metrics),
+    }  # fmt: skip
     text = ",\n".join(
         f'"{key}": {json.dumps(value, sort_keys=True, ensure_ascii=False)}' for key, value in head.items()
     )
@@ -339,17 +328,12 @@ def write(snapshot: Snapshot, path: Path) -> int:
         BaselineError: there is no Cell with a result, or files of the run were damaged.
     """
     if snapshot.problems:
-        raise BaselineError(f"no baseline of a damaged run:\n  {listed_lines(snapshot.problems)}")
+        raise BaselineError("\n  ".join(["no baseline of a damaged run:", *snapshot.problems]))
     if not any(entry.status == "ok" for entry in snapshot.entries):
         raise BaselineError("no baseline: the run has no cell with a result")
     data = to_bytes(snapshot)
     store.atomic_write(path, data)
     return len(data)
-
-
-def listed_lines(lines: Iterable[str]) -> str:
-    """Lines under one another, indented."""
-    return "\n  ".join(lines)
 
 
 def read(path: Path) -> Snapshot:
@@ -378,7 +362,7 @@ def read(path: Path) -> Snapshot:
         raise BaselineError(f"{path}: damaged ({type(error).__name__}: {error}); {again}") from error
 
 
-def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, np.ndarray[Any, Any]]]) -> SnapshotCell:
+def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, Array]]) -> SnapshotCell:
     identity = dict(cell["asked"])
     if "recipe_settings" in identity:
         identity["recipe_settings"] = recipes[identity["recipe_settings"]]

@@ -21,7 +21,7 @@ from bench.record.store import StoreError, atomic_write
 from bench.report.figures import draw
 from bench.report.figures.draw import Axis, Curve, Panel, Point, Rank
 from bench.report.sections.pareto import front
-from bench.report.words import fixed, known, natural
+from bench.report.words import fixed, grouped, known, natural
 from bench.report.write.page_data import Document
 
 Figure = partial[None]  # a function of draw.py with all but the canvas
@@ -211,10 +211,7 @@ class _Figures:
 
     def scaling(self) -> Iterator[tuple[list[str], Figure]]:
         """Each cost over the resolution, for each setting and batch."""
-        groups: dict[tuple[int, int], list[Document]] = defaultdict(list)
-        for cell in self.timed:
-            setting, _, batch = _place(cell)
-            groups[setting, batch].append(cell)
+        groups = grouped(self.timed, lambda cell: _place(cell)[::2])
         for (setting, batch), cells in sorted(groups.items()):
             sides = sorted({_place(cell)[1] for cell in cells})
             title = self.document["settings"][setting]
@@ -243,19 +240,17 @@ class _Figures:
 
     def groups(self) -> dict[tuple[int, str], list[Document]]:
         """Rows by protocol and dataset, the best first."""
-        found: dict[tuple[int, str], list[Document]] = defaultdict(list)
         best = RANKING.name
-        for row in self.document["rows"]:
-            found[row["protocol"], row["dataset"]].append(row)
-        for rows in found.values():
-            rows.sort(key=lambda r: (-(r[best] if known(r[best]) else -1), natural(r["model"]), r["model"]))
-        return found
+
+        def order(row: Document) -> tuple[object, ...]:
+            return -(row[best] if known(row[best]) else -1), natural(row["model"]), row["model"]
+
+        found = grouped(self.document["rows"], lambda row: (row["protocol"], row["dataset"]))
+        return {key: sorted(rows, key=order) for key, rows in found.items()}
 
     def learning(self) -> Iterator[tuple[list[str], Figure]]:
         """Learning curves of each dataset: a line a network and way over the number of labelled images."""
-        groups: dict[tuple[str, str], list[Document]] = defaultdict(list)
-        for curve in self.document["learning"]:
-            groups[curve["dataset"], curve["pixels"]].append(curve)
+        groups = grouped(self.document["learning"], lambda curve: (curve["dataset"], curve["pixels"]))
         axes = Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}")
         for (dataset, pixels), curves in groups.items():
             panel = []

@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from bench.metrics.registry import Metric
-from bench.report.blocks import MODEL, Block, Bullets, Column, Details, Section, Table, Text, tabled
+from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.rows import Code
 from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
-from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, span
+from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, some, span
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
 
@@ -44,9 +44,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
-def _columns(
-    board: Overall, cost: Mapping[Code, Mapping[str, float | None]]
-) -> list[tuple[Column, Callable[[Standing], str]]]:
+def _columns(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Columns[Standing]:
     """The columns of an overall table, each with how it is read off a standing."""
     metric, leader = board.metric, board.significance.leader
     gaps, n = any(s.missing for s in board.standings), len(board.datasets)
@@ -111,10 +109,14 @@ def _differences(board: Overall) -> list[Block]:
     test, metric = board.significance.leader, board.metric
     if test is None or not test.others:
         return []
-    columns: list[tuple[Column, Callable[[AgainstLeader], str]]] = [
+
+    def ends(o: AgainstLeader) -> tuple[float, float]:
+        return (o.low, o.high) if metric.sign > 0 else (-o.high, -o.low)
+
+    columns: Columns[AgainstLeader] = [
         (MODEL, lambda o: o.model),
         (Column(f"{metric.label} difference"), lambda o: signed(metric.sign * o.difference)),
-        (Column("95 %", drop=1), lambda o: _bounds(o, metric.sign)),
+        (Column("95 %", drop=1), lambda o: span(*ends(o))),
         (Column("p", drop=3), lambda o: p_text(o.p)),
         (Column("p corrected", drop=2), lambda o: p_text(o.p_corrected)),
         (Column("significantly worse", left=True), lambda o: "yes" if o.worse else "no"),
@@ -122,11 +124,6 @@ def _differences(board: Overall) -> list[Block]:
     ]
     line = f"Each model less {name(test.leader)}: difference, interval, p, and why it is not significantly worse"
     return [Details(line, (tabled(columns, test.others),))]
-
-
-def _bounds(against: AgainstLeader, sign: int) -> str:
-    low, high = sorted((sign * against.low, sign * against.high))
-    return span(low, high)
 
 
 def _all_pairs(board: Overall) -> list[Block]:
@@ -170,12 +167,7 @@ def _ranks_over_datasets(board: Overall) -> list[Block]:
         (models[i], fixed(test.mean_ranks[i], 2), letter, rank_text(bounds))
         for i, letter, bounds in zip(order, own, rank_intervals(apart), strict=True)
     ]
-    columns = (
-        MODEL,
-        Column("mean rank"),
-        Column("group", left=True),
-        Column("rank 95 %"),
-    )
+    columns = (MODEL, Column("mean rank"), Column("group", left=True), Column("rank 95 %"))
     verdict = (
         f"a mean rank that is better by {fixed(test.critical_difference, 2)} or more is significant (Nemenyi)"
         if test.p < ALPHA
@@ -217,8 +209,5 @@ def _uncounted(board: Overall) -> list[str]:
 
 
 def _gap(standing: Standing) -> str:
-    shown = [name(d) for d in standing.missing[:MAX_MISSING_NAMED]]
-    more = len(standing.missing) - len(shown)
-    return (
-        f"{name(standing.model)} is not ranked: no result on {listed([*shown, *([f'{more} more'] if more else [])])}."
-    )
+    missing = some([name(dataset) for dataset in standing.missing], MAX_MISSING_NAMED)
+    return f"{name(standing.model)} is not ranked: no result on {listed(missing)}."

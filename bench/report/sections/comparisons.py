@@ -4,20 +4,34 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from bench.metrics.registry import RANKING, TESTED
+from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record.types import Record
-from bench.report.blocks import MODEL, Block, Column, Section, Table, Text
+from bench.report.blocks import MODEL, Block, Column, Columns, Section, Table, Text, tabled
 from bench.report.rows import Code, Row
 from bench.report.standings import Overall
-from bench.report.words import MISSING, counted, fixed, known, listed, name, natural, p_text, signed, significant, span
+from bench.report.words import (
+    MISSING,
+    counted,
+    fixed,
+    grouped,
+    known,
+    listed,
+    name,
+    natural,
+    p_text,
+    signed,
+    significant,
+    span,
+)
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
-from bench.stats.separation import Contrast, contrast, groups_of, mean_contrast
+from bench.stats.separation import compared, mean_contrast
 
 _MATCHED = re.compile(r"_[a-z]+_twin$")
 
@@ -39,14 +53,10 @@ def difference(pairs: Sequence[tuple[Row, Row]]) -> Difference | None:
     gaps = [x - y for x, y in values if x is not None and y is not None]
     if not gaps or len(gaps) < len(pairs):
         return None
-    found: list[Contrast] = []
-    over = RANKING.images
-    for a, b in pairs:
-        if over is None or a.evidence is None or b.evidence is None or a.evidence.test_set != b.evidence.test_set:
-            return Difference(float(np.mean(gaps)))
-        found.append(
-            contrast([e.samples[RANKING.name] for e in (a.evidence, b.evidence)], groups_of(over, a.evidence.labels))
-        )
+    if any(not a.evidence or not b.evidence or a.evidence.test_set != b.evidence.test_set for a, b in pairs):
+        return Difference(float(np.mean(gaps)))
+    evidence = [(a.scored, b.scored) for a, b in pairs]
+    found = [compared(RANKING.over, [e.samples[RANKING.name] for e in both], both[0].labels)[0] for both in evidence]
     both = mean_contrast(found)
     value, half = float(both.difference[0, 1]), float(both.half_width()[0, 1])
     return Difference(value, value - half, value + half, float(both.p_values()[0, 1]), both.retrained)
@@ -105,20 +115,26 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
     if not found:
         return None
     codes = {s.model: s.code for s in board.standings}
-    lines = []
-    for one in found:
-        own, other = (cost.get(codes[model], {}) for model in (one.model, one.parent))
-        lines.append((
-            one.model, one.parent, str(one.datasets), signed(one.gap.value), span(one.gap.low, one.gap.high),
-            p_text(one.p), verdict(one.gap, one.p),
-            *(_ratio(own, other, key) for key in ("params", "macs_g", "throughput")),
-        ))  # fmt: skip
-    columns = (
-        Column("variant", left=True, code=True), Column("parent", left=True, code=True, drop=5),
-        Column("datasets", drop=6), Column(f"{RANKING.label} difference"), Column("95 %", drop=1),
-        Column("p (Holm)", drop=3), Column("significantly", left=True, drop=1), Column("params ×", drop=4),
-        Column("MACs ×", drop=3), Column("images/s ×", drop=2),
-    )  # fmt: skip
+
+    def times(key: str) -> Callable[[Ablation], str]:
+        def show(one: Ablation) -> str:
+            own, other = (cost.get(codes[model], {}).get(key) for model in (one.model, one.parent))
+            return significant(own / other) if own and other else MISSING
+
+        return show
+
+    columns: Columns[Ablation] = [
+        (Column("variant", left=True, code=True), lambda one: one.model),
+        (Column("parent", left=True, code=True, drop=5), lambda one: one.parent),
+        (Column("datasets", drop=6), lambda one: str(one.datasets)),
+        (Column(f"{RANKING.label} difference"), lambda one: signed(one.gap.value)),
+        (Column("95 %", drop=1), lambda one: span(one.gap.low, one.gap.high)),
+        (Column("p (Holm)", drop=3), lambda one: p_text(one.p)),
+        (Column("significantly", left=True, drop=1), lambda one: verdict(one.gap, one.p)),
+        (Column("params ×", drop=4), times("params")),
+        (Column("MACs ×", drop=3), times("macs_g")),
+        (Column("images/s ×", drop=2), times("throughput")),
+    ]
     once = "; single seeds among them, so of the trained networks only"
     again = " and over seeds" if all(one.gap.retrained for one in found) else once
     text = (
@@ -126,7 +142,7 @@ def ablation_section(board: Overall, cost: Mapping[Code, Mapping[str, float | No
         f"Planned comparisons, a family of their own: p is Holm's over {counted(len(found), 'row')}; the interval of "
         "each difference is uncorrected."
     )
-    blocks: list[Block] = [Text(text), Table(columns, lines).without_empty()]
+    blocks: list[Block] = [Text(text), tabled(columns, found)]
     return Section(f"Ablations: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
@@ -135,11 +151,6 @@ def verdict(gap: Difference, p: float) -> str:
     if not known(float(p)):
         return MISSING
     return "no" if p >= ALPHA else "better" if gap.value > 0 else "worse"
-
-
-def _ratio(own: Mapping[str, float | None], other: Mapping[str, float | None], key: str) -> str:
-    a, b = own.get(key), other.get(key)
-    return significant(a / b) if a and b else MISSING
 
 
 # --- resolutions -----------------------------------------------------------------------------------------------
@@ -189,59 +200,64 @@ def _resolution_table(models: Mapping[str, Mapping[str, Row]], order: Mapping[st
 # --- transfer --------------------------------------------------------------------------------------------------
 
 
+class Moved(NamedTuple):
+    """The trainings of one model on one dataset, tested on another."""
+
+    source: str
+    target: str
+    recipe: str
+    resolution: str
+    model: str
+    records: list[Record]
+
+    def mean(self, metric: str) -> float | None:
+        """Mean over trainings of what they state."""
+        values = [float(v) for r in self.records if known(v := r["metrics"].get(metric))]
+        return float(np.mean(values)) if values else None
+
+    @property
+    def drops(self) -> list[float]:
+        """Of each training, the figure at home less that on the other dataset."""
+        both = ([r["metrics"].get(f"{end}{RANKING.field}") for end in ("source_", "")] for r in self.records)
+        return [float(home) - float(away) for home, away in both if known(home) and known(away)]
+
+
 def transfer_section(records: Iterable[Record]) -> Section | None:
     """Models tested on another dataset than they were trained on, and what that costs; None without such records."""
-    groups: dict[tuple[str, ...], list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "transfer" and record["status"] == "ok":
-            spec = record["spec"]
-            fed = f"{spec.get('resolution', '')} px"
-            groups[
-                str(spec["source"]), str(spec["dataset"]), str(spec.get("recipe", "")), fed, str(spec["model"])
-            ].append(record)
-    if not groups:
+    done = [r for r in records if r["kind"] == "transfer" and r["status"] == "ok"]
+    if not done:
         return None
-    lines, shared = [], set()
-    for (source, target, recipe, fed, model), members in sorted(
-        groups.items(), key=lambda g: [natural(t) for t in g[0]]
-    ):
-        drops = [d for r in members if (d := _drop(r)) is not None]
-        spread = fixed(float(np.std(drops, ddof=1))) if len(drops) > 1 else MISSING
-        if any(r["spec"].get("shares_patients") for r in members):
-            shared.add(f"{name(source)} and {name(target)}")
-        ours, theirs = (
-            [m.shown(_over_seeds(members, f"{prefix}{m.field}")) for m in TESTED] for prefix in ("source_", "")
-        )
-        change = signed(-float(np.mean(drops)) if drops else None)
-        pairs = [cell for both in zip(ours[1:], theirs[1:], strict=True) for cell in both]
-        lines.append((
-            model, f"{source} → {target}", fed, recipe, ours[0], theirs[0], change, spread, *pairs, str(len(members)),
-        ))  # fmt: skip
-    columns = (
-        MODEL, Column("trained → tested on", left=True), Column("fed", drop=5),
-        Column("recipe", left=True, drop=6), Column(f"{TESTED[0].label} in-domain", drop=1),
-        Column(f"{TESTED[0].label} out-of-domain"), Column("change"), Column("sd seeds", drop=4),
-        *(
-            Column(f"{m.label} {where}", drop=drop)
-            for m in TESTED[1:] for where, drop in (("in-domain", 3), ("out-of-domain", 2))
-        ),
-        Column("seeds", drop=4),
-    )  # fmt: skip
+
+    def place(record: Record) -> tuple[str, str, str, str, str]:
+        asked = {field: str(value) for field, value in record["spec"].items()}
+        return asked["source"], asked["dataset"], asked.get("recipe", ""), asked.get("resolution", ""), asked["model"]
+
+    groups = grouped(done, place)
+    moved = [Moved(*key, groups[key]) for key in sorted(groups, key=lambda key: [natural(text) for text in key])]
+
+    def mean(metric: Metric, prefix: str) -> Callable[[Moved], str]:
+        return lambda m: metric.shown(m.mean(f"{prefix}{metric.field}"))
+
+    columns: Columns[Moved] = [
+        (MODEL, lambda m: m.model),
+        (Column("trained → tested on", left=True), lambda m: f"{m.source} → {m.target}"),
+        (Column("fed", drop=5), lambda m: f"{m.resolution} px"),
+        (Column("recipe", left=True, drop=6), lambda m: m.recipe),
+        (Column(f"{RANKING.label} in-domain", drop=1), mean(RANKING, "source_")),
+        (Column(f"{RANKING.label} out-of-domain"), mean(RANKING, "")),
+        (Column("change"), lambda m: signed(-float(np.mean(m.drops)) if m.drops else None)),
+        (Column("sd seeds", drop=4), lambda m: fixed(float(np.std(m.drops, ddof=1)) if len(m.drops) > 1 else None)),
+    ]
+    for metric in TESTED[1:]:
+        columns.append((Column(f"{metric.label} in-domain", drop=3), mean(metric, "source_")))
+        columns.append((Column(f"{metric.label} out-of-domain", drop=2), mean(metric, "")))
+    columns.append((Column("seeds", drop=4), lambda m: str(len(m.records))))
     text = (
         "Trained on one dataset and tested on another without further training, over the classes that the two share. "
         "In-domain is the source's own test split, over the same classes; sd seeds is the spread of the change over "
         "trainings, and how far other test images would move it is not in the table."
     )
-    if shared:
+    patients = [m for m in moved if any(r["spec"].get("shares_patients") for r in m.records)]
+    if shared := {f"{name(m.source)} and {name(m.target)}" for m in patients}:
         text += f" The two share patients, so out-of-domain is not new to the model: {listed(sorted(shared))}."
-    return Section("Transfer", [Text(text), Table(columns, lines).without_empty()])
-
-
-def _over_seeds(members: Iterable[Record], metric: str) -> float | None:
-    values = [float(v) for r in members if known(v := r["metrics"].get(metric))]
-    return float(np.mean(values)) if values else None
-
-
-def _drop(record: Record) -> float | None:
-    home, away = (record["metrics"].get(f"{prefix}{RANKING.field}") for prefix in ("source_", ""))
-    return float(home) - float(away) if known(home) and known(away) else None
+    return Section("Transfer", [Text(text), tabled(columns, moved)])

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from math import log
 
 from bench.record.types import Metrics, Record
-from bench.report.blocks import MODEL, Block, Bullets, Column, Section, Table, Text
+from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Section, Table, Text
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
 from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
-from bench.report.settings import LARGEST, Setting, batch_text, by_setting, row_order
-from bench.report.words import MISSING, counted, figure, known, listed, name, significant
+from bench.report.settings import LARGEST, batch_text, by_setting, row_order
+from bench.report.words import MISSING, counted, figure, grouped, known, listed, name, percent, significant
 
 MAX_EVIDENCE = 8
 RELATIVE = (
@@ -23,31 +23,36 @@ RELATIVE = (
 LATENCY = "latency_ms"
 
 
-_COLUMNS: tuple[tuple[Column, Callable[[Metrics], str]], ...] = (
-    (Column("params M", drop=4), lambda m: significant(_scaled(m, "params", 1e-6))),
-    (Column("GMACs", drop=3), lambda m: significant(_scaled(m, "macs_g"))),
-    (Column("act. M", drop=7), lambda m: significant(_scaled(m, "activations_m"))),
+def _plain(heading: str, metric: str, drop: int, factor: float = 1.0) -> tuple[Column, Callable[[Metrics], str]]:
+    """A column of one metric with three figures."""
+    return Column(heading, drop=drop), lambda m: significant(_scaled(m, metric, factor))
+
+
+_COLUMNS: Columns[Metrics] = [
+    _plain("params M", "params", 4, 1e-6),
+    _plain("GMACs", "macs_g", 3),
+    _plain("act. M", "activations_m", 7),
     (Column("images/s", drop=0), lambda m: _speed(m, "images/s", "throughput_images_per_s_p50")),
     (Column("device images/s", drop=2), lambda m: _speed(m, "device images/s", "device_images_per_s_p50")),
     (Column("relative speed", drop=4), lambda m: _relative(m)),
     (Column("p10–p90", drop=5), lambda m: _range(m, "throughput_images_per_s_p10", "throughput_images_per_s_p90")),
     (Column("latency p50 ms", drop=1), lambda m: _speed(m, "latency", "latency_ms_p50")),
-    (Column("p90 ms", drop=6), lambda m: significant(_scaled(m, "latency_ms_p90"))),
-    (Column("p99 ms", drop=8), lambda m: significant(_scaled(m, "latency_ms_p99"))),
-    (Column("peak memory MiB", drop=2), lambda m: significant(_scaled(m, "peak_memory_mib"))),
-    (Column("reserved MiB", drop=7), lambda m: significant(_scaled(m, "peak_reserved_mib"))),
-    (Column("device MiB", drop=7), lambda m: significant(_scaled(m, "peak_device_mib"))),
-    (Column("kept for backward MiB", drop=5), lambda m: significant(_scaled(m, "saved_activations_mib"))),
-    (Column("forward ms", drop=5), lambda m: significant(_scaled(m, "forward_ms_p50"))),
-    (Column("backward ms", drop=5), lambda m: significant(_scaled(m, "backward_ms_p50"))),
-    (Column("optimizer ms", drop=6), lambda m: significant(_scaled(m, "optimizer_ms_p50"))),
-    (Column("J/image (est.)", drop=6), lambda m: significant(_scaled(m, "energy_j_per_image"))),
-    (Column("idle W", drop=8), lambda m: significant(_scaled(m, "power_idle_w"))),
-    (Column("MFU", drop=6), lambda m: _share(figure(m, "mfu"))),
-    (Column("of the roof", drop=8), lambda m: _share(figure(m, "roofline_fraction"))),
+    _plain("p90 ms", "latency_ms_p90", 6),
+    _plain("p99 ms", "latency_ms_p99", 8),
+    _plain("peak memory MiB", "peak_memory_mib", 2),
+    _plain("reserved MiB", "peak_reserved_mib", 7),
+    _plain("device MiB", "peak_device_mib", 7),
+    _plain("kept for backward MiB", "saved_activations_mib", 5),
+    _plain("forward ms", "forward_ms_p50", 5),
+    _plain("backward ms", "backward_ms_p50", 5),
+    _plain("optimizer ms", "optimizer_ms_p50", 6),
+    _plain("J/image (est.)", "energy_j_per_image", 6),
+    _plain("idle W", "power_idle_w", 8),
+    (Column("MFU", drop=6), lambda m: percent(figure(m, "mfu"))),
+    (Column("of the roof", drop=8), lambda m: percent(figure(m, "roofline_fraction"))),
     (Column("bound", left=True, drop=8), lambda m: str(m.get("bound") or MISSING)),
     (Column("flags", left=True, drop=1), lambda m: ", ".join(flags(m))),
-)
+]
 
 
 def flags(metrics: Metrics) -> list[str]:
@@ -76,9 +81,8 @@ def _scaled(metrics: Metrics, metric: str, factor: float = 1.0) -> float | None:
 
 
 def _range(metrics: Metrics, low: str, high: str) -> str:
-    if _scaled(metrics, low) is None or _scaled(metrics, high) is None:
-        return MISSING
-    return f"{significant(_scaled(metrics, low))}–{significant(_scaled(metrics, high))}"
+    ends = figure(metrics, low), figure(metrics, high)
+    return MISSING if None in ends else "–".join(map(significant, ends))
 
 
 def efficiency_sections(records: Iterable[Record]) -> list[Section]:
@@ -120,13 +124,13 @@ def _noise_line(members: Sequence[Record]) -> str:
         return "Noise floor: not measured (no A/A repeat), so small differences prove nothing."
     measured = [r for r in members if known(r["metrics"].get("noise_rel"))]
     worst = max(measured, key=lambda r: (r["metrics"]["noise_rel"], row_order(r)))
-    most = f"; {_percent(NORMAL_95 * worst['metrics']['noise_rel'])} for the worst, {_which(worst)}"
+    most = f"; {percent(NORMAL_95 * worst['metrics']['noise_rel'])} for the worst, {_which(worst)}"
     latency = noise_floor(members, LATENCY)
-    also = f" and {_percent(latency)} in latency at batch 1" if latency is not None else ""
+    also = f" and {percent(latency)} in latency at batch 1" if latency is not None else ""
     noisy = sum(bool(r["metrics"].get("noisy")) for r in measured)
-    share = f"{noisy} of {counted(len(measured), 'row')}" + (f" ({_percent(noisy / len(measured))})" if noisy else "")
+    share = f"{noisy} of {counted(len(measured), 'row')}" + (f" ({percent(noisy / len(measured))})" if noisy else "")
     return (
-        f"Noise floor: {_percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
+        f"Noise floor: {percent(floor)} in images/s{also}; 95 % of repeats of one row differ by less (A/A repeats of "
         f"{counted(len(measured), 'row')}{most if len(measured) > 1 else ''}). Smaller differences between rows mean "
         f"nothing. {share} {'is' if noisy == 1 else 'are'} noisy by {'its' if noisy == 1 else 'their'} own repeats."
     )
@@ -142,8 +146,8 @@ def unusable_line(records: Iterable[Record]) -> str:
     which = listed([f"{speed} in {n}" for speed, n in sorted(rows.items())])
     worst = max(bound for unusable in found for bound in unusable.values())
     return (
-        f"Unusable: {which} of {counted(len(timed), 'row')}. Two runs would differ by up to {_percent(worst)} (limit "
-        f"{_percent(UNUSABLE)}): not shown, ranked or drawn. The machine was probably busy; repeat the command with "
+        f"Unusable: {which} of {counted(len(timed), 'row')}. Two runs would differ by up to {percent(worst)} (limit "
+        f"{percent(UNUSABLE)}): not shown, ranked or drawn. The machine was probably busy; repeat the command with "
         "`--retry noisy` when it is quiet."
     )
 
@@ -155,21 +159,13 @@ def _waiting(members: Sequence[Record]) -> str:
         return ""
     bound = sum(bool(r["metrics"].get("launch_bound")) for r in replayed)
     floor = noise_floor(replayed, DEVICE)
-    own = f"; its noise floor is {_percent(floor)}" if floor is not None else ""
+    own = f"; its noise floor is {percent(floor)}" if floor is not None else ""
     return (
         "Device images/s is the same step replayed as one CUDA graph: what the GPU does when no kernel waits for "
         f"Python to launch it{own}. {bound} of {counted(len(replayed), 'row')} {'is' if bound == 1 else 'are'} "
         "launch-bound, more than 1.2 times as slow without the graph: images/s and its noise are then those of the "
         "host's CPU."
     )
-
-
-def _percent(share: float) -> str:
-    return f"{significant(100 * share, 2)} %"
-
-
-def _share(value: float | None) -> str:
-    return MISSING if value is None else _percent(value)
 
 
 def _which(record: Record) -> str:
@@ -206,34 +202,26 @@ def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[Code, 
     larger of equals. The largest batch that fits is another one for each model: with it alone nothing is said that
     depends on the batch.
     """
-    groups = {key: [r for r in members if r["status"] == "ok"] for key, members in by_setting(records).items()}
-    measured = {int(r["spec"]["resolution"]) for members in groups.values() for r in members}
-    if not measured:
+    timed = [(key, r) for key, members in by_setting(records).items() for r in members if r["status"] == "ok"]
+    if not timed:
         return {}, ""
-    at = min(measured, key=lambda r: (abs(log(r / resolution)) if resolution else 0, r))
-    groups = {key: [r for r in members if r["spec"]["resolution"] == at] for key, members in groups.items()}
-    best = _widest({key: members for key, members in groups.items() if members})
-    batches = Counter(_batch(r) for r in groups[best] if _batch(r) != LARGEST)
+    measured = sorted({int(r["spec"]["resolution"]) for _, r in timed})
+    at = min(measured, key=lambda r: abs(log(r / resolution)) if resolution else 0)
+    settings = grouped((one for one in timed if one[1]["spec"]["resolution"] == at), lambda one: one[0])
+    best = max(settings, key=lambda key: (key.mode == "infer", len({r["label"] for _, r in settings[key]})))
+    batches = Counter(_batch(r) for _, r in settings[best] if _batch(r) != LARGEST)
     batch = max(batches, key=lambda b: (batches[b], b)) if batches else LARGEST
+    members = [r for _, r in settings[best] if _batch(r) == batch]
     shown = _EACH_IMAGE if batch == LARGEST else _EACH_IMAGE | _EACH_BATCH
-    cost = {
-        code_of(r["spec"]): {name_: _scaled(r["metrics"], source) for name_, source in shown.items()}
-        for r in groups[best]
-        if _batch(r) == batch
-    }
+    cost = {code_of(r["spec"]): {key: _scaled(r["metrics"], of) for key, of in shown.items()} for r in members}
     nearest = "" if at == resolution else f" (nothing was measured at {resolution} px; this is the nearest)"
     per_batch = "" if batch == LARGEST else f"images/s and peak memory at batch {batch}, "
     note = (
         f"Cost at {at} px{nearest}: {best}; 3 channels and 1,000 classes; {per_batch}latency (median) at batch 1; "
         "GMACs are 10⁹ multiply-adds per image."
     )
-    unusable = [name(r["label"]) for r in groups[best] if _batch(r) == batch and r["metrics"].get("unusable")]
+    unusable = [name(r["label"]) for r in members if r["metrics"].get("unusable")]
     return cost, f"{note} Unusable speeds: {listed(unusable)}." if unusable else note
-
-
-def _widest(groups: Mapping[Setting, Sequence[Record]]) -> Setting:
-    order = list(groups)
-    return min(order, key=lambda k: (k.mode != "infer", -len({r["label"] for r in groups[k]}), order.index(k)))
 
 
 def _batch(record: Record) -> int:

@@ -13,7 +13,7 @@ from bench.report.blocks import MODEL, Block, Bullets, Column, Table, Text
 from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
-from bench.report.words import MISSING, figure, fixed, name, natural, significant
+from bench.report.words import MISSING, figure, fixed, grouped, name, natural, percent
 from bench.stats.scaling import Crossover, Fit, crossovers, fit_common_exponent, fit_exponent
 
 MIN_SHARE = 0.05  # activations that are less than this of the peak cannot be separated from the weights
@@ -206,9 +206,7 @@ def _by_families(members: Sequence[Record], cost: Cost) -> Iterator[tuple[int, M
     for (model, batch), curve in curves(members, cost).items():
         batches[batch][model] = curve
     for batch, costs in sorted(batches.items()):
-        groups: dict[str, list[str]] = defaultdict(list)
-        for model in costs:
-            groups[family[model]].append(model)
+        groups = grouped(costs, family.__getitem__)
         plain = {f: [m for m in group if is_plain(m)] or group for f, group in groups.items()}
         for first, second in combinations(sorted(plain), 2):
             yield batch, costs, list(product(plain[first], plain[second]))
@@ -237,7 +235,7 @@ def _sentence(change: Change, several: bool) -> str:
         one_of = (
             f" {change.changing} of {change.pairs} pairs of these families change order; this is the nearest in size."
         )
-    more, less = (f"{significant(100 * share, 2)} %" for share in (costs[0] - 1, 1 - costs[1]))
+    more, less = map(percent, (costs[0] - 1, 1 - costs[1]))
     return (
         f"A{overtaken(change)[1:]} (between the measured {low} and {high} px{at}): it takes {more} more "
         f"{change.quantity} at {low} px and {less} less at {high} px.{one_of}"

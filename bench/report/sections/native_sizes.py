@@ -11,15 +11,13 @@ from bench.metrics.one_vs_rest import Array, rank
 from bench.report.blocks import MODEL, Column, Section, Table, Text
 from bench.report.rows import Row
 from bench.report.standings import Overall, common_datasets
-from bench.report.words import counted, fixed, listed, name, natural, p_text
+from bench.report.words import counted, fixed, grouped, listed, name, natural, p_text
 from bench.stats.ranking import MIN_DATASETS, MIN_MODELS, friedman
 
 
 def native_size_sections(boards: Sequence[Overall]) -> list[Section]:
     """An overview for each resolution and recipe that several boards share; none where all images are of one size."""
-    groups: dict[str, list[Overall]] = defaultdict(list)
-    for board in boards:
-        groups[board.protocol.fed].append(board)
+    groups = grouped(boards, lambda board: board.protocol.fed)
     found = (_overview(group) for group in groups.values() if len(group) > 1)
     return [section for section in found if section]
 
@@ -32,9 +30,7 @@ def _overview(boards: Sequence[Overall]) -> Section | None:
     datasets = common_datasets(scored)
     models = sorted((m for m, own in scored.items() if all(d in own for d in datasets)), key=natural)
     of = {d: scored[models[0]][d] for d in datasets} if len(models) > 1 else {}
-    families: dict[str, list[str]] = defaultdict(list)
-    for dataset, row in of.items():
-        families[row.origin].append(dataset)
+    families = grouped(of, lambda dataset: of[dataset].origin)
     if len(families) < 2 or len({row.protocol.size for row in of.values()}) < 2:
         return None
     metric, protocol = boards[0].metric, boards[0].protocol

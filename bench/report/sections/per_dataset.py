@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
-from bench.report.blocks import MODEL, Block, Column, Details, Section, Text, tabled
+from bench.report.blocks import MODEL, Block, Column, Columns, Details, Section, Text, tabled
 from bench.report.clinical.folds import fold_blocks
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.shortcuts import shortcut_blocks
@@ -17,7 +16,7 @@ from bench.report.clinical.subgroups import subgroup_blocks
 from bench.report.rows import Row
 from bench.report.sections.accuracy import basis_note, why_not
 from bench.report.standings import Overall, is_worse
-from bench.report.words import MISSING, counted, fixed, known, listed, name, natural, signed, span
+from bench.report.words import MISSING, counted, fixed, grouped, known, listed, name, natural, signed, span
 from bench.stats.leader import LeaderTest
 
 NO_WIDTH = (
@@ -39,7 +38,7 @@ class Line:
         return self.row.evidence.interval(metric) if self.row.evidence else (None, None)
 
 
-Cells = list[tuple[Column, Callable[[Line], str]]]
+Cells = Columns[Line]
 
 
 def _columns(others: Sequence[Metric]) -> Cells:
@@ -98,14 +97,10 @@ def dataset_sections(rows: Sequence[Row], boards: Sequence[Overall] = (), rule: 
     """
     tested = {board.protocol.identity: board.significance.datasets for board in boards}
     columns = _columns(boards[0].plugins if boards else ())
-    groups: dict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        groups[row.dataset].append(row)
+    groups = grouped(rows, lambda row: row.dataset)
     sections = []
     for dataset in sorted(groups, key=natural):
-        by_protocol: dict[str, list[Row]] = defaultdict(list)
-        for row in groups[dataset]:
-            by_protocol[row.protocol.identity].append(row)
+        by_protocol = grouped(groups[dataset], lambda row: row.protocol.identity)
         blocks: list[Block] = [Text(_about(groups[dataset]))]
         for members in sorted(by_protocol.values(), key=lambda g: g[0].protocol.order):
             tables = tested.get(members[0].protocol.identity, {})

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
 from bench.metrics.registry import ACC, AUC
-from bench.report.blocks import MODEL, Block, Bullets, Column, Details, Section, Table, Text, tabled
+from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.rows import Row
 from bench.report.words import MISSING, counted, fixed, known, natural, signed
 from bench.stats.bootstrap import t_interval
@@ -139,7 +139,7 @@ def published_section(rows: Sequence[Row]) -> Section | None:
 
 def _table(pairs: Sequence[_Pair], sources: Sequence[str]) -> Table:
     several = len({pair.row.protocol.pixels for pair in pairs}) > 1
-    columns: list[tuple[Column, Callable[[_Pair], str]]] = [
+    columns: Columns[_Pair] = [
         (Column("dataset", left=True, code=True), lambda q: q.row.dataset),
         (MODEL, lambda q: q.row.model),
         (Column("AUC ours"), lambda q: fixed(q.row.mean(AUC.field))),

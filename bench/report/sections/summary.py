@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from bench.metrics.registry import ACC, AUC, RANKING
@@ -14,7 +14,7 @@ from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
 from bench.report.settings import by_setting
 from bench.report.standings import Overall
-from bench.report.words import counted, listed, name, natural, significant
+from bench.report.words import counted, grouped, listed, name, natural, percent, significant, some
 from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
@@ -43,9 +43,9 @@ def summary(
 
 
 def headline(boards: Sequence[Overall]) -> Overall | None:
-    """The protocol with the largest table (models times datasets); of equal ones the first."""
+    """The protocol that a search chose, else with the largest table (models times datasets); of equals the first."""
     ranked = [board for board in boards if board.ranked]
-    return max(ranked, key=lambda b: len(b.ranked) * len(b.counted)) if ranked else None
+    return max(ranked, key=lambda b: (b.preferred, len(b.ranked) * len(b.counted))) if ranked else None
 
 
 def _leader(board: Overall, protocols: int) -> str:
@@ -55,7 +55,7 @@ def _leader(board: Overall, protocols: int) -> str:
     more = f" {counted(protocols - 1, 'more protocol')} below." if protocols > 1 else ""
     where = f" at {board.protocol.pixels}, {board.protocol.training}" if protocols > 1 else ""
     level = [s.model for s in others if s.score == first.score]
-    shared = f", shared with {listed(_named(level))}" if level else ""
+    shared = f", shared with {listed(some([name(m) for m in level], MAX_NAMED))}" if level else ""
     follows = f"; next {name(others[0].model)}, {board.metric.shown(others[0].score)}" if others and not level else ""
     best = f"{over} {board.metric.shown(first.score)}{follows}"
     if not others:
@@ -69,21 +69,14 @@ def _leader(board: Overall, protocols: int) -> str:
     return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
 
 
-def _named(models: Sequence[str]) -> list[str]:
-    shown = [name(m) for m in models[:MAX_NAMED]]
-    return [*shown, f"{len(models) - MAX_NAMED} more"] if len(models) > MAX_NAMED else shown
-
-
 def _significance(board: Overall) -> str:
     """On what basis the lead is tested."""
     test, n = board.significance.friedman, board.independent
     if len(board.ranked) < 2:
         return ""
-    basis = (
-        f"training again ({board.seeds} {board.unit}s)"
-        if board.seeds > 1
-        else "these trained networks only (single seed)"
-    )
+    basis = f"training again ({board.seeds} {board.unit}s)"
+    if board.seeds < 2:
+        basis = "these trained networks only (single seed)"
     if board.seeds < 2 <= board.most_seeds:
         basis = "training again (models with a single seed are given the spread of the others)"
     found = [f"Tested on other test images and {basis}." if board.significance.leader else "No model was tested."]
@@ -110,12 +103,13 @@ def _chance(rows: Iterable[Row]) -> str:
 
 def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
     """Who is fast and how time grows, a line for each machine; a GPU before a CPU."""
-    machines: dict[tuple[bool, str, str], list[Record]] = defaultdict(list)
-    for record in records:
-        if record["kind"] == "efficiency":
-            spec = record["spec"]
-            device, hardware = str(spec.get("device") or ""), str(spec.get("hardware") or "")
-            machines[not device.startswith("cuda"), hardware, device].append(record)
+    timed = [r for r in records if r["kind"] == "efficiency"]
+
+    def machine(record: Record) -> tuple[bool, str, str]:
+        device, hardware = (str(record["spec"].get(name) or "") for name in ("device", "hardware"))
+        return not device.startswith("cuda"), hardware, device
+
+    machines = grouped(timed, machine)
     said = (" ".join(filter(None, (_speed(of, shown), _overtaking(of)))) for _, of in sorted(machines.items()))
     lines = [line for line in said if line]
     if len(lines) > MAX_MACHINES:
@@ -156,13 +150,11 @@ def within_noise(speeds: Mapping[str, float], first: str, floor: float | None) -
     """Whom the noise could have put behind the fastest."""
     if floor is None:
         return ""
-    percent = f"{significant(100 * floor, 2)} %"
     near = sorted((m for m in speeds if m != first and speeds[first] / speeds[m] - 1 < floor), key=lambda m: -speeds[m])
     if not near:
-        return f"; the noise floor is {percent}"
-    shown = [f"{name(m)} ({significant(speeds[m])})" for m in near[:MAX_NAMED]]
-    shown += [f"{len(near) - MAX_NAMED} more"] if len(near) > MAX_NAMED else []
-    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent}"
+        return f"; the noise floor is {percent(floor)}"
+    shown = some([f"{name(m)} ({significant(speeds[m])})" for m in near], MAX_NAMED)
+    return f"; {listed(shown)} {'is' if len(near) == 1 else 'are'} within the noise floor, {percent(floor)}"
 
 
 def _gaps(records: Sequence[Record]) -> str:
@@ -197,9 +189,8 @@ def incomplete(run_info: RunInfo, records: Iterable[Record], keys: Collection[st
 
 
 def _skipped(skipped: Sequence[tuple[str, str]]) -> str:
-    if not skipped:
-        return ""
-    return f"Left out because their files are missing or damaged: {listed(_named([d for d, _ in skipped]))}."
+    named = listed(some([name(dataset) for dataset, _ in skipped], MAX_NAMED))
+    return f"Left out because their files are missing or damaged: {named}." if skipped else ""
 
 
 def skipped_datasets(run_info: RunInfo) -> list[tuple[str, str]]:

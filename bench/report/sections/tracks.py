@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -14,10 +13,10 @@ from bench.metrics.registry import RANKING
 from bench.record.cells import few_labels, track_of
 from bench.record.types import Record, Spec
 from bench.registry.names import bare_model
-from bench.report.blocks import Block, Bullets, Column, Details, Section, Table, Text, tabled
+from bench.report.blocks import Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.rows import Row
 from bench.report.sections.comparisons import Difference, difference
-from bench.report.words import MISSING, counted, fixed, known, name, natural, p_text, signed, span
+from bench.report.words import MISSING, counted, fixed, grouped, known, name, natural, p_text, signed, span
 from bench.stats.paired import holm
 from bench.stats.ranking import ALPHA
 
@@ -88,9 +87,7 @@ def _used(row: Row) -> _Used:
 def _side_by_side(used: Sequence[_Used]) -> list[Block]:
     """One line a network and way, one column a dataset; what is fed otherwise stands in a table of its own."""
     blocks: list[Block] = []
-    tables: dict[str, list[_Used]] = defaultdict(list)
-    for one in used:
-        tables[f"{one.row.protocol.pixels}, {one.row.protocol.precision}"].append(one)
+    tables = grouped(used, lambda one: f"{one.row.protocol.pixels}, {one.row.protocol.precision}")
     for fed, members in sorted(tables.items(), key=lambda t: natural(t[0])):
         datasets = sorted({one.row.dataset for one in members}, key=natural)
         found: dict[tuple[str, str], dict[str, float]] = defaultdict(dict)
@@ -113,10 +110,8 @@ def _side_by_side(used: Sequence[_Used]) -> list[Block]:
 
 def _gains(used: Sequence[_Used]) -> list[Block]:
     """Differences to the same network with random weights, and to the same network trained from scratch."""
-    pairs: dict[tuple[str, str, str], list[tuple[_Used, _Used]]] = defaultdict(list)
-    for one in used:
-        for other in _opponents(one, used):
-            pairs[one.network, one.way, other.way].append((one, other))
+    both = ((one, other) for one in used for other in _opponents(one, used))
+    pairs = grouped(both, lambda pair: (pair[0].network, pair[0].way, pair[1].way))
     if not pairs:
         return []
     each = [(*pair, difference([(pair[0].row, pair[1].row)])) for own in pairs.values() for pair in own]
@@ -157,7 +152,7 @@ def _interval(gap: Difference | None) -> str:
 
 
 def _each(judged: Sequence[_Judged]) -> Table:
-    columns: tuple[tuple[Column, Callable[[_Judged], str]], ...] = (
+    columns: Columns[_Judged] = [
         (Column("dataset", left=True, code=True), lambda j: j.one.row.dataset),
         (Column("network", left=True, code=True), lambda j: j.one.network),
         (Column("used", left=True), lambda j: j.one.way),
@@ -168,7 +163,7 @@ def _each(judged: Sequence[_Judged]) -> Table:
         (Column("95 %", drop=1), lambda j: _interval(j.gap)),
         (Column("p", drop=2), lambda j: p_text(j.p) if j.gap and j.gap.p is not None else MISSING),
         (Column("verdict", left=True), lambda j: j.verdict),
-    )
+    ]
     table = tabled(columns, judged)
     return Table(table.columns, sorted(table.rows, key=lambda line: (natural(line[0]), natural(line[1]), line[2:])))
 
@@ -198,62 +193,60 @@ def weights_used(records: Iterable[Record]) -> list[Block]:
 # --- learning curves -------------------------------------------------------------------------------------------
 
 
+class Amount(NamedTuple):
+    """How many labels in words, images of train that have one, mean, spread over draws, number of draws."""
+
+    labels: str
+    images: int
+    mean: float
+    spread: float | None
+    draws: int
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sort key: all labels last."""
+        return self.labels == "all", self.images, natural(self.labels)
+
+
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One network and way on one dataset.
-
-    Attributes:
-        points: how many labels in words, images of train that have one, mean, spread over draws, number of draws.
-    """
+    """One network and way on one dataset, by the amount of labels."""
 
     dataset: str
     pixels: str
     network: str
     way: str
-    points: tuple[tuple[str, int, float, float | None, int], ...]
-
-
-class _Place(NamedTuple):
-    dataset: str
-    pixels: str
-    network: str
-    way: str
-    settings: str
+    points: tuple[Amount, ...]
 
 
 def learning_curves(records: Iterable[Record]) -> list[Curve]:
     """Curves of whatever ran with few labels; where it also ran with all of them, that is the last point."""
-    groups: dict[_Place, dict[str, dict[int, list[float]]]] = defaultdict(
-        lambda: defaultdict(lambda: defaultdict(list))
-    )
-    sizes: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for record in records:
-        value = record["metrics"].get(RANKING.field)
-        if record["kind"] != "accuracy" or record["status"] != "ok" or not known(value):
-            continue
+
+    def of_curve(record: Record) -> tuple[str, str, str, str, str]:
         spec = record["spec"]
         fed = f"{spec['size']}→" if spec["size"] != spec["resolution"] else ""
-        key = _Place(
-            str(spec["dataset"]), f"{fed}{spec['resolution']} px", bare_model(str(spec["model"])), way_of(spec),
-            json.dumps([spec.get(name) for name in SETTINGS], sort_keys=True),
-        )  # fmt: skip
-        amount = few_labels(spec)
-        groups[key][amount][int(spec.get("draw") or 0)].append(float(value))
-        if known(n := record["metrics"].get("labelled_train")):
-            sizes[key.dataset, amount].append(int(n))
+        settings = json.dumps([spec.get(name) for name in SETTINGS], sort_keys=True)
+        network = bare_model(str(spec["model"]))
+        return str(spec["dataset"]), f"{fed}{spec['resolution']} px", network, way_of(spec), settings
+
+    done = [r for r in records if r["kind"] == "accuracy" and r["status"] == "ok"]
+    done = [r for r in done if known(r["metrics"].get(RANKING.field))]
+    sizes = grouped(done, lambda r: (str(r["spec"]["dataset"]), few_labels(r["spec"])))
     curves = []
-    for key, amounts in groups.items():
-        if set(amounts) == {""}:
-            continue
+    for (dataset, pixels, network, way, _), own in grouped(done, of_curve).items():
+        amounts = grouped(own, lambda r: few_labels(r["spec"]))
         points = []
-        for amount, draws in amounts.items():
-            means = [fmean(values) for values in draws.values()]
-            counts = sizes[key.dataset, amount]
-            n = round(fmean(counts)) if counts else 0
-            points.append((amount or "all", n, fmean(means), stdev(means) if len(means) > 1 else None, len(means)))
-        points.sort(key=lambda point: (point[0] == "all", point[1], natural(point[0])))
-        curves.append(Curve(key.dataset, key.pixels, key.network, key.way, tuple(points)))
-    return sorted(curves, key=lambda c: (natural(c.dataset), c.pixels, -c.points[-1][2], natural(c.network), c.way))
+        for labels, members in amounts.items():
+            draws = grouped(members, lambda r: int(r["spec"].get("draw") or 0))
+            means = [fmean(float(r["metrics"][RANKING.field]) for r in draw) for draw in draws.values()]
+            found = (r["metrics"].get("labelled_train") for r in sizes[dataset, labels])
+            counts = [int(n) for n in found if known(n)]
+            spread = stdev(means) if len(means) > 1 else None
+            images = round(fmean(counts)) if counts else 0
+            points.append(Amount(labels or "all", images, fmean(means), spread, len(means)))
+        if set(amounts) != {""}:
+            curves.append(Curve(dataset, pixels, network, way, tuple(sorted(points, key=lambda p: p.order))))
+    return sorted(curves, key=lambda c: (natural(c.dataset), c.pixels, -c.points[-1].mean, natural(c.network), c.way))
 
 
 def few_labels_section(records: Iterable[Record]) -> Section | None:
@@ -266,23 +259,19 @@ def few_labels_section(records: Iterable[Record]) -> Section | None:
         "Training and validation have as few labels; the test split is whole. `bench report` draws the curves."
     )
     blocks: list[Block] = [Text(text)]
-    by_set: Callable[[Curve], tuple[str, str]] = lambda c: (c.dataset, c.pixels)  # noqa: E731
-    for (dataset, pixels), members in groupby(curves, key=by_set):
-        own = list(members)
-        amounts = list(dict.fromkeys((p[0], p[1]) for p in sorted(
-            (p for c in own for p in c.points), key=lambda p: (p[0] == "all", p[1], natural(p[0]))
-        )))  # fmt: skip
+    for (dataset, pixels), own in grouped(curves, lambda c: (c.dataset, c.pixels)).items():
+        amounts = grouped(sorted((p for c in own for p in c.points), key=lambda p: p.order), lambda p: p[:2])
         columns = [Column("network", left=True, code=True), Column("used", left=True)]
-        columns += [Column(f"{amount} ({n} images)" if n else amount, drop=1) for amount, n in amounts]
+        columns += [Column(f"{labels} ({n} images)" if n else labels, drop=1) for labels, n in amounts]
         lines = []
         for curve in own:
-            have = {(p[0], p[1]): p for p in curve.points}
+            have = {point[:2]: point for point in curve.points}
             lines.append((curve.network, curve.way, *(_point(have.get(amount)) for amount in amounts)))
         blocks += [Text(f"{name(dataset)}, {pixels}:"), Table(columns, lines)]
     return Section("Few labels", blocks)
 
 
-def _point(point: tuple[str, int, float, float | None, int] | None) -> str:
+def _point(point: Amount | None) -> str:
     if point is None:
         return MISSING
-    return f"{point[2]:.3f} ± {point[3]:.3f}" if point[3] is not None else f"{point[2]:.3f}"
+    return f"{point.mean:.3f} ± {point.spread:.3f}" if point.spread is not None else f"{point.mean:.3f}"

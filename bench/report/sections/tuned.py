@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from bench.record.cells import few_labels, tuned_over
-from bench.record.types import Record, Spec
+from bench.record.types import Metrics, Record, Spec
 from bench.report.blocks import MODEL, Block, Column, Details, Table, Text
 from bench.report.rows import tuned_text
 from bench.report.words import MISSING, fixed, listed, name, natural
@@ -50,7 +49,7 @@ def _taken(key: str, value: float, over: Mapping[str, list[float]]) -> str:
     return f"{name(key)} {value:g}" + "*" * (value in (over[key][0], over[key][-1]))
 
 
-def _tried(trial: Mapping[str, Any], over: Iterable[str], by: str) -> str:
+def _tried(trial: Metrics, over: Iterable[str], by: str) -> str:
     score = trial.get(by)
     said = fixed(score) if score is not None else str(trial["status"]) if trial["status"] != "ok" else MISSING
     return f"{' x '.join(f'{trial[key]:g}' for key in over)}: {said}"

@@ -40,7 +40,7 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
             "recipe_variant": row.protocol.variant,
             "epochs": row.protocol.epochs,
             "precision": row.protocol.precision,
-            "status": _statuses(row),
+            "status": " ".join(sorted({r["status"] for r in [*row.ok, *row.other]})),
             "reason": "; ".join(sorted({str(r["reason"]) for r in row.other if r["reason"]})),
             "seeds": row.seeds,
             "folds": row.folds or None,
@@ -58,10 +58,6 @@ def accuracy_csv(rows: Iterable[Row], boards: Iterable[Overall]) -> str:
         line["keys"] = " ".join(sorted(r["key"] for r in [*row.ok, *row.other]))
         lines.append(line)
     return _write(lines, ["model", "dataset", "status"])
-
-
-def _statuses(row: Row) -> str:
-    return " ".join(sorted({r["status"] for r in [*row.ok, *row.other]}))
 
 
 def _evidence(row: Row) -> dict[str, float | None]:

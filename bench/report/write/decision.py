@@ -7,7 +7,6 @@ Written as plain HTML, readable and printable without a script. The same figures
 from __future__ import annotations
 
 import html
-import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from bench.metrics.registry import METRICS
 from bench.record.paths import predictions_path
 from bench.record.types import Fields
 from bench.report.blocks import Column, Section, Table, Text
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.report.recommend import (
     COSTS,
     LATENCY,
@@ -108,19 +108,19 @@ def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:
         protocol = f"{board.protocol.pixels}, {board.protocol.training}, {board.trained}"
     else:
         data, protocol = "none", ""
-    machines: dict[str, None] = {}
-    for kind in ("accuracy", "efficiency"):
-        for record in report.records:
-            if record["kind"] == kind and record["status"] != "unsupported":
-                where = str(record["spec"].get("hardware") or record["environment"].get("hardware") or "")
-                machines[where or str(record["environment"].get("device") or "")] = None
+    ran = [r for kind in ("accuracy", "efficiency") for r in report.records
+           if r["kind"] == kind and r["status"] != "unsupported"]  # fmt: skip
+    places = (
+        r["spec"].get("hardware") or r["environment"].get("hardware") or r["environment"].get("device") for r in ran
+    )
+    machines = dict.fromkeys(str(place) for place in places if place)
     done = sum(r["status"] == "ok" for r in report.records)
     state = line or f"complete: {counted(done, 'cell')} with a result"
     if len(report.records) > done and not line:
         state += f", {len(report.records) - done} without"
     found = [
         ["Data", data], ["Protocol", protocol], ["Date", str(report.run_info.get("date") or "not recorded")],
-        ["Machine", ", ".join(filter(None, machines)) or "not recorded"], ["State", state],
+        ["Machine", ", ".join(machines) or "not recorded"], ["State", state],
     ]  # fmt: skip
     return [fact for fact in found if fact[1]]
 
@@ -152,19 +152,16 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
     None without saved scores, and for several labels an image. No image is embedded: a report is passed on more freely
     than patients' pixels are (``bench explain`` draws them).
     """
-    place = next((s for s in board.ranked if s.model == pick.model), None)
-    row = place.rows[board.counted[0]] if place else None
-    record = row.ok[0] if row and row.ok else None
-    if row is None or record is None:
+    row = next((s.rows[board.counted[0]] for s in board.ranked if s.model == pick.model), None)
+    if row is None or not row.ok:
         return None
+    record = row.ok[0]
     try:
-        with np.load(predictions_path(out, record["key"]), allow_pickle=False) as file:
-            scores, labels = file["test_scores"], file["test_labels"]
-            names = file["test_names"] if "test_names" in file.files else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        saved = read_saved(predictions_path(out, record["key"]))
+    except UNREADABLE:
         return None
-    scores = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
-    labels = labels.reshape(len(labels), -1)
+    scores = np.stack([1 - saved.scores, saved.scores], axis=1) if saved.scores.ndim == 1 else saved.scores
+    labels, names = saved.labels.reshape(len(saved.labels), -1), saved.names
     if labels.shape[1] != 1 or len(labels) != len(scores):
         return None
     truth, said = labels[:, 0].astype(int), scores.argmax(1)
@@ -172,7 +169,7 @@ def examples(board: Overall, pick: Recommendation, out: Path) -> Document | None
     order = np.argsort(-sure, kind="stable")
     classes = row.classes or tuple(map(str, range(scores.shape[1])))
     lines = [
-        [str(names[i]) if names is not None and len(names) == len(truth) else f"test image {i}", classes[truth[i]],
+        [str(names[i]) if names is not None else f"test image {i}", classes[truth[i]],
          classes[said[i]], float(sure[i])]
         for right in (True, False) for i in [i for i in order if (truth[i] == said[i]) == right][:EXAMPLES]
     ]  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import csv
 import re
-import zipfile
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -18,9 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
+from bench.metrics.operating import Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Fields, Record
 from bench.report.clinical.points import curve
+from bench.report.evidence import UNREADABLE, read_saved
 from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
@@ -78,17 +79,12 @@ def collect(report: ReportData, out: Path) -> Document:
     places = {record["key"]: i for i, record in enumerate(records)}
     protocols, of_protocol = _protocols(report, codes)
     metrics = _metrics(report)
-    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics) for row in report.rows]
-    if len(report.records) <= MAX_DETAILED:
-        _add_decisions(rows, report)
-    temperatures = {
-        record["key"]: clinic.temperature
-        for row in report.rows
-        for record, clinic in zip(row.ok, row.clinical, strict=False)
-    }
     detailed = len(report.records) <= MAX_DETAILED
+    rule = report.rule if detailed else None
+    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics, rule) for row in report.rows]
     if detailed:
-        _add_files(cells, out, temperatures)
+        pairs = (pair for row in report.rows for pair in zip(row.ok, row.clinical, strict=False))
+        _add_files(cells, out, {record["key"]: clinic.temperature for record, clinic in pairs})
     else:
         for cell in cells:
             kept = {"test_confusion", "classes"}
@@ -219,7 +215,9 @@ def _metrics(report: ReportData) -> list[Document]:
     ]
 
 
-def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document]) -> Document:
+def _row(
+    row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document], rule: Rule | None
+) -> Document:
     found: Document = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
@@ -234,6 +232,8 @@ def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metr
             found[f"{metric.name}_low"], found[f"{metric.name}_high"] = row.evidence.interval(metric)
     if row.evidence:
         found["majority"] = row.evidence.majority
+    if rule and (both := curve(row, rule)):  # two classes with saved scores
+        found["decision"], found["treat_all"] = both
     return found
 
 
@@ -245,13 +245,6 @@ def _cell(record: Record, codes: _Codes, of_setting: Mapping[str, tuple[int, str
         "metrics": record["metrics"], "timings": record.get("timings") or {}, "environment": record["environment"],
         "log": "\n".join(str(line) for line in record.get("log_tail") or ()),
     }  # fmt: skip
-
-
-def _add_decisions(rows: Sequence[Document], report: ReportData) -> None:
-    """Add ``decision`` (chance and net benefit) and ``treat_all`` to rows of two classes with saved scores."""
-    for row, of in zip(rows, report.rows, strict=True):
-        if found := curve(of, report.rule):
-            row["decision"], row["treat_all"] = found
 
 
 # --- the files beside the Records ------------------------------------------------------------------------------
@@ -334,16 +327,14 @@ def clean(log: str) -> str:
 
 def _reliability(path: Path, temperature: float | None) -> dict[str, list[list[float]]]:
     """Bins of confidence as the model gives it and, where validation found a temperature, after scaling."""
-    if not path.is_file():
-        return {}
     try:
-        with np.load(path, allow_pickle=False) as file:
-            scores, labels = file["test_scores"], file["test_labels"]
-        found = {"reliability": bins_of(reliability(scores, labels))}
+        saved = read_saved(path)
+        found = {"reliability": bins_of(reliability(saved.scores, saved.labels))}
         if temperature is not None and known(temperature):
-            found["calibrated"] = bins_of(reliability(rescaled(scores, labels, temperature), labels))
+            scaled = rescaled(saved.scores, saved.labels, temperature)
+            found["calibrated"] = bins_of(reliability(scaled, saved.labels))
         return found
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except UNREADABLE:
         return {}
 
 

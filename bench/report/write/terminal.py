@@ -17,7 +17,7 @@ from rich.cells import cell_len, chop_cells, set_cell_size
 
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.blocks import MODEL, Column, Table, tabled
+from bench.report.blocks import MODEL, Column, Columns, Table, tabled
 from bench.report.build import Report
 from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
@@ -27,7 +27,7 @@ from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
 from bench.report.standings import Overall, Standing, is_worse
-from bench.report.words import MISSING, counted, listed, significant, span
+from bench.report.words import counted, listed, percent, significant, span
 from bench.report.write.page_data import short
 
 if TYPE_CHECKING:
@@ -108,11 +108,9 @@ def screen(
     table = _table(shown.table, width, LINES - fixed_lines) if shown.table else []
     parts = [part for part in (top, [*caption, *table], notes, [Line(text) for text in end]) if part]
     lines = parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
-    return [Line(_ascii(line.text), line.style) for line in lines] if plain else lines
-
-
-def _ascii(text: str) -> str:
-    return text.translate(_PLAIN).encode("ascii", "replace").decode()
+    if plain:
+        lines = [Line(t.translate(_PLAIN).encode("ascii", "replace").decode(), style) for t, style in lines]
+    return lines
 
 
 def _printable(text: str) -> str:
@@ -172,7 +170,7 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
     def score(s: Standing) -> str:
         return f"{board.metric.shown(s.score)}{f' {span(*s.interval)}' if s.estimate else ''}"
 
-    columns: list[tuple[Column, Callable[[Standing], str]]] = [
+    columns: Columns[Standing] = [
         (MODEL, lambda s: s.model),
         (Column(f"{board.metric.heading} and 95 %"), score),
         *((Column(one.heading, drop=3), lambda s, one=one: one.shown(s.means.get(one.name))) for one in shown),
@@ -212,16 +210,16 @@ def _elsewhere(more: int, what: str) -> str:
 # --- efficiency alone ----------------------------------------------------------------------------------------------
 
 
-_COST: tuple[tuple[Column, Callable[[Record], str]], ...] = (
+_COST: Columns[Record] = [
     (MODEL, lambda r: r["label"]),
     (Column("params", drop=4), lambda r: significant(_of(r, "params", 1e-6))),
     (Column("GMACs", drop=3), lambda r: significant(_of(r, "macs_g"))),
     (Column("images/s"), lambda r: _speed(r, "images/s", SPEED) if r["status"] == "ok" else str(r["status"])),
-    (Column("noise", drop=2), lambda r: _percent(_of(r, "noise_rel", NORMAL_95))),
+    (Column("noise", drop=2), lambda r: percent(_of(r, "noise_rel", NORMAL_95))),
     (Column("on GPU", drop=5), lambda r: _speed(r, "device images/s", "device_images_per_s_p50")),
     (Column("latency ms", drop=1), lambda r: _speed(r, "latency", "latency_ms_p50")),
     (Column("memory", drop=2), lambda r: significant(_of(r, "peak_memory_mib"))),
-)
+]
 
 
 def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
@@ -251,10 +249,6 @@ def _efficiency(report: Report, keys: Collection[str]) -> _Shown | None:
 def _of(record: Record, name: str, factor: float = 1.0) -> float | None:
     value = metric(record, name)
     return None if value is None else value * factor
-
-
-def _percent(share: float | None) -> str:
-    return MISSING if share is None else f"{significant(100 * share, 2)} %"
 
 
 def _speed(record: Record, speed: str, name: str) -> str:
@@ -310,8 +304,7 @@ def shortened(names: Sequence[str], width: int) -> list[str]:
 
 def _values_only(name: str) -> str:
     """``medmamba_tiny[branch=conv]`` without its keys: ``medmamba_tiny[conv]``."""
-    head, bracket, variant = name.partition("[")
-    return f"{head}[{','.join(part.rpartition('=')[2] for part in variant.split(','))}" if bracket else name
+    return re.sub(r"(?<=[\[,])[^\[,]*=", "", name)
 
 
 def _without_middle(text: str, width: int) -> str:
@@ -324,7 +317,7 @@ def _without_middle(text: str, width: int) -> str:
 
 def _failures(records: Iterable[Record]) -> str:
     """How many Cells have no result, and the worst one with its reason."""
-    records = list(records)
+    records = [r for r in records if r["kind"] != "trial"]
     without = [r for r in records if r["status"] != "ok"]
     if not without:
         return ""

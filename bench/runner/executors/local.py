@@ -170,13 +170,14 @@ class LocalExecutor:
         if ends:
             left = max(0.0, min(ends) - time.monotonic())
             timeout_s = left if timeout_s is None else min(timeout_s, left)
-        receivers = {running.receiver: running for running in self.running.values() if running.host is None}
-        hosts = {host.connection: host for host in self.hosts.values()}
-        ready = wait([*receivers, *hosts, self._wake.reader], timeout_s)
+        heard: dict[Connection, _Host | None] = {running.receiver: running.host for running in self.running.values()}
+        heard |= {host.connection: host for host in self.hosts.values()}
+        ready = wait([*heard, self._wake.reader], timeout_s)
         self._wake.clear()
-        events = [self._heard(receivers[r]) for r in ready if r in receivers]
-        for host in [hosts[r] for r in ready if r in hosts]:
-            events += self._heard_of_many(host)
+        events = []
+        for connection in ready:
+            if isinstance(connection, Connection):
+                events += self._heard(connection, heard[connection])
         now = time.monotonic()
         for running in list(self.running.values()):
             if running.deadline is None or now < running.deadline or running.job.ticket not in self.running:
@@ -190,26 +191,37 @@ class LocalExecutor:
                 events += self._host_ended(running.host)
         return events
 
-    def _heard_of_many(self, host: _Host) -> list[Event]:
-        """Read one message of a shared process, or its death."""
+    def _heard(self, connection: Connection, host: _Host | None) -> list[Event]:
+        """Read one message of a worker, of one that serves many if there is a ``host``, or its death."""
         try:
-            ticket, message = host.connection.recv()
-        except Exception:
-            return self._host_ended(host)
-        running = self.running[ticket]
-        if message[0] == "progress":
-            self._tell_packer(running, message[1])
-            return [Event(ticket, "progress", progress=message[1])]
+            received = connection.recv()
+        except Exception:  # closed, or torn by a kill in the middle of a message: what unpickling then raises varies
+            if host:
+                return self._host_ended(host)
+            received = None
+        if host:
+            ticket, message = received
+            running = self.running[ticket]
+        else:
+            running, message = next(r for r in self.running.values() if r.receiver is connection), received
+        if message and message[0] == "progress":
+            if host:
+                self._tell_packer(running, message[1])
+            return [Event(running.job.ticket, "progress", progress=message[1])]
+        if message and message[0] == "part":
+            return [Event(running.job.ticket, "part", cell=message[1], finished=Finished(*message[2:]))]
+        return [self._ended(running, self._last_of_many(running, message) if host else message)]
+
+    def _last_of_many(self, running: _Running, message: Message) -> Message:
+        """The last message of a training that shared its process: what may be its neighbours' fault is run again."""
         if self.packer:
-            self.packer.ended(ticket)
+            self.packer.ended(running.job.ticket)
         if message[:2] == ("error", "oom"):
             message = ("alone", "out of memory beside its neighbours")
         if message[0] == "alone":
             self.unshared.add(running.job.key)
-            message = ("lost", f"{message[1]}; it runs again in a process of its own")
-        if message[0] == "stopped" and running.overdue:
-            message = _timeout(running.job)
-        return [self._ended(running, message)]
+            return ("lost", f"{message[1]}; it runs again in a process of its own")
+        return _timeout(running.job) if message[0] == "stopped" and running.overdue else message
 
     def _host_ended(self, host: _Host) -> list[Event]:
         """A shared process died, or has to: its jobs run again, each in a process of its own."""
@@ -245,18 +257,6 @@ class LocalExecutor:
             beside = sum(other.slot is not None and other.host is running.host for other in self.running.values())
             free = free_memory_share(running.slot.visible_gpus)
             self.packer.heard(running.job.ticket, progress["images_per_s"], beside, free)
-
-    def _heard(self, running: _Running) -> Event:
-        """Read one message of a worker, or its death."""
-        try:
-            message = running.receiver.recv()
-        except Exception:  # closed, or torn by a kill in the middle of a message: what unpickling then raises varies
-            return self._ended(running, None)
-        if message[0] == "progress":
-            return Event(running.job.ticket, "progress", progress=message[1])
-        if message[0] == "part":
-            return Event(running.job.ticket, "part", cell=message[1], finished=Finished(*message[2:]))
-        return self._ended(running, message)
 
     def _ended(self, running: _Running, message: Message | None) -> Event:
         """Clean up after a worker and say how it ended; ``message`` is its last, None if it died without one."""
@@ -308,6 +308,8 @@ class LocalExecutor:
 
     def close(self) -> None:
         """Kill what still runs and give everything back."""
+        if self.packer:
+            self.packer.settle()
         for running in list(self.running.values()):
             self._remove(running, patience_s=0.0)
         self._close_hosts()
@@ -403,7 +405,7 @@ def death(exitcode: int | None, out_of_memory: bool, neighbours: int = 1) -> tup
         name = f"signal {-exitcode}"
     if name == "SIGKILL" and out_of_memory:
         shared = f"; {neighbours} cells shared it (run.pack)" if neighbours > 1 else ""
-        return "oom", f"the kernel killed the worker, out of memory (it may use {memory_gib():.1f} GiB{shared})"
+        return "oom", f"the kernel killed the worker, out of memory{shared}"
     hint = "; the kernel does that when memory runs out" if name == "SIGKILL" else ""
     return "failed", f"the worker was killed by {name}{hint}"
 
@@ -418,17 +420,6 @@ def oom_kills() -> int:
                 if name == "oom_kill":
                     found += int(count)
     return found
-
-
-def memory_gib() -> float:
-    """Memory that this machine, or our control group, may use, in GiB."""
-    import psutil
-
-    found = float(psutil.virtual_memory().total)
-    for source in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError):
-            found = min(found, float(Path(source).read_text()))
-    return found / 2**30
 
 
 def log_tail(job: Job) -> list[str]:

@@ -6,6 +6,7 @@ That is measured on the trainings themselves, so it holds for these networks on 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import fmean, median
 
 MOST = 8  # trainings on a GPU
@@ -15,15 +16,16 @@ LEAST_FREE_SHARE = 0.25  # of the device's memory: what one more training must f
 
 
 class Packer:
-    """Decides about places from the speeds (images/s) that trainings report.
+    """Decides about places from the speeds (images/s) that trainings report, and tells a line for people.
 
     Attributes:
         places: trainings that may run at a time.
         said: what was measured at the last change, for people; empty before.
     """
 
-    def __init__(self, most: int = MOST) -> None:
+    def __init__(self, most: int = MOST, tell: Callable[[str], None] = lambda line: None) -> None:
         self.most, self.places, self.said = most, 1, ""
+        self._tell, self._told = tell, False
         self._settled = False
         self._speeds: dict[str, list[float]] = {}
         self._before: dict[str, float] = {}
@@ -39,13 +41,21 @@ class Packer:
             gain = running / (running - 1) * fmean(now[ticket] / self._before[ticket] for ticket in same)
             self.said = f"{running} trainings at a time do {gain:.2f} times the work of {running - 1}"
             if gain < LEAST_GAIN:
-                self.places, self._settled = running - 1, True
+                self.places = running - 1
+                self.settle()
                 return
         if running >= self.most or free_share < LEAST_FREE_SHARE:
-            self._settled = True
+            self.settle()
             return
         self._before, self._speeds = now, {}
         self.places = running + 1
+
+    def settle(self) -> None:
+        """Stay with the places there are, and tell once what was measured."""
+        self._settled = True
+        if self.said and not self._told:
+            self._told = True
+            self._tell(f"--pack auto: {self.said}; up to {self.places} share a GPU")
 
     def ended(self, ticket: str) -> None:
         """A training is over: what was heard of it says nothing of those that follow."""

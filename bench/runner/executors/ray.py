@@ -12,7 +12,7 @@ import select
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -109,7 +109,7 @@ class RayExecutor:
         place.job, place.node, place.stopping = job, "", False
         inputs = {} if self.cluster.own else _inputs(job)
         answers = place.worker.run.remote(job, run_stamp(job.out), inputs)
-        threading.Thread(target=self._listen, args=(place, answers), daemon=True).start()
+        threading.Thread(target=self._listen, args=(place, answers, self.cluster.ray.get), daemon=True).start()
 
     def wait(self, timeout_s: float | None) -> list[Event]:
         """Sleep until a worker speaks or is lost, :meth:`wake` is called or the time is over."""
@@ -178,11 +178,11 @@ class RayExecutor:
 
     # --- what workers say --------------------------------------------------------------------------------------------
 
-    def _listen(self, place: _Place, answers: Iterable[object]) -> None:
+    def _listen(self, place: _Place, answers: Iterable[object], get: Callable[[object], Said]) -> None:
         """In a thread: pass on what a worker says of a job, or why nothing more will come."""
         try:
             for answer in answers:
-                self._said.append((place, self.cluster.ray.get(answer)))
+                self._said.append((place, get(answer)))
                 self.wake()
         except Exception as error:
             self._said.append((place, error))

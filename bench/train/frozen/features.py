@@ -50,7 +50,7 @@ def features(
         info: of the dataset.
         data: its splits.
         ctx: device and cache.
-        build: makes the network without a classifier, in evaluation, and says whether it is laid out channels_last.
+        build: makes the network without a classifier and says whether it is laid out channels_last.
         timings: gets ``features_s``, ``features_images_per_s`` and ``features_mib`` where they were computed now.
 
     Raises:
@@ -67,6 +67,7 @@ def features(
             return found
         started = time.perf_counter()
         model, channels_last = build()
+        model.eval()
         computed = {name: _of_split(model, split, cell, info, ctx, channels_last, name) for name, split in data.items()}
         timings["features_s"] = time.perf_counter() - started
         timings["features_images_per_s"] = sum(rows.values()) / timings["features_s"]

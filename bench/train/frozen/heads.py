@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,7 +19,9 @@ from torch.nn import functional as F
 from bench.metrics import classification
 from bench.metrics.one_vs_rest import Array
 from bench.record.types import Fields, Recipe
+from bench.registry import Split
 from bench.train import rng
+from bench.train.loop import Outcome
 from bench.train.optim import LearningRates, Loss, learning_rate, make_optimizer
 from bench.train.pipeline import batch_bounds
 
@@ -28,72 +31,61 @@ MOST_ROWS = 200  # of a probe's history
 WORSE_IN_A_ROW = 2  # values of C, from strong to weak, after which the path ends
 
 
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """Features float32 (N, D) and labels int64 (N,), or (N, L)."""
+class Problem(NamedTuple):
+    """What a head is fitted to: features float32 (N, D) in place of images, labels int64 (N,), or (N, L)."""
 
-    features: Array
-    labels: Array
+    train: Split
+    val: Split
+    test: Split
+    task: str
+    n_classes: int
+    device: torch.device
+
+    def features(self) -> list[torch.Tensor]:
+        """Of train, val and test, on the device."""
+        return [torch.from_numpy(part.images).to(self.device) for part in (self.train, self.val, self.test)]
+
+    def labels(self) -> torch.Tensor:
+        """Of train, on the device."""
+        return torch.from_numpy(self.train.labels).to(self.device)
 
 
 @dataclass(slots=True)
-class Fitted:
-    """What a head gives: probabilities of validation and test, its history, and what was chosen."""
+class Fitted(Outcome):
+    """What a head gives; ``chosen`` is what it settled on."""
 
-    val_scores: Array
-    test_scores: Array
     chosen: Fields = field(default_factory=dict)
-    history: list[Fields] = field(default_factory=list)
-    best_epoch: int = 0
 
 
-def fit(
-    settings: Recipe,
-    train: Labelled,
-    val: Labelled,
-    test: Array,
-    *,
-    task: str,
-    n_classes: int,
-    seed: int,
-    shots: int | None,
-    device: torch.device,
-) -> Fitted:
-    """Fit the head that ``settings`` (:func:`bench.sweep.heads.resolve`) describe, and score ``val`` and ``test``."""
+def fit(settings: Recipe, problem: Problem, seed: int, shots: int | None) -> Fitted:
+    """Fit the head that ``settings`` (:func:`bench.sweep.heads.resolve`) describe, and score validation and test."""
     if "neighbours" in settings:
-        k = min(settings["neighbours"], len(train.labels), shots or len(train.labels))
-        scores = [nearest_votes(train, part, k, task, n_classes, device) for part in (val.features, test)]
-        return Fitted(scores[0], scores[1], {"neighbours": k})
+        return nearest(problem, min(settings["neighbours"], shots or len(problem.train.labels)))
     if "inverse_regularisation" in settings:
-        return linear(train, val, test, settings["inverse_regularisation"], task, n_classes, device)
-    return probe(settings, train, val, test, task, n_classes, seed, device)
+        return linear(problem, settings["inverse_regularisation"])
+    return probe(settings, problem, seed)
 
 
 # --- nearest neighbours ----------------------------------------------------------------------------------------
 
 
-def nearest_votes(train: Labelled, asked: Array, k: int, task: str, n_classes: int, device: torch.device) -> Array:
+def nearest(problem: Problem, k: int) -> Fitted:
     """The share of the ``k`` nearest training images, by cosine similarity, that have each class or label."""
-    known = _unit(torch.from_numpy(train.features).to(device))
-    labels = torch.from_numpy(train.labels).to(device)
-    votes = labels.double() if task == "multi-label" else F.one_hot(labels, n_classes).double()
-    found = []
-    for part in torch.from_numpy(asked).split(2048):
-        near = (_unit(part.to(device)) @ known.T).topk(k, dim=1).indices
-        found.append(votes[near].mean(1).cpu())
-    return torch.cat(found).numpy()
-
-
-def _unit(features: torch.Tensor) -> torch.Tensor:
-    return F.normalize(features.double(), dim=1)
+    k = min(k, len(problem.train.labels))
+    known, *asked = (F.normalize(part.double(), dim=1) for part in problem.features())
+    labels = problem.labels()
+    votes = labels.double() if problem.task == "multi-label" else F.one_hot(labels, problem.n_classes).double()
+    of_val, of_test = (
+        torch.cat([votes[(some @ known.T).topk(k, dim=1).indices].mean(1).cpu() for some in part.split(2048)]).numpy()
+        for part in asked
+    )
+    return Fitted(val_scores=of_val, test_scores=of_test, chosen={"neighbours": k})
 
 
 # --- logistic regression ---------------------------------------------------------------------------------------
 
 
-def linear(
-    train: Labelled, val: Labelled, test: Array, grid: list[float], task: str, n_classes: int, device: torch.device
-) -> Fitted:
+def linear(problem: Problem, grid: list[float]) -> Fitted:
     """L2-regularised logistic regression on standardised features, C chosen by the loss on validation.
 
     The objective is scikit-learn's, ``C * sum(losses) + |W|^2 / 2``, the intercept free: one vector for two classes,
@@ -101,54 +93,46 @@ def linear(
     strong to weak regularisation, each from the last one's optimum. A class that nobody in ``train`` has gets 0, a
     label that everybody or nobody has its share.
     """
-    space = _Space(train.features, device)
-    x, x_val, x_test = (space.reduced(part) for part in (train.features, val.features, test))
-    problem = _problem(task, train.labels, n_classes)
+    x, x_val, x_test = _reduced(problem.features())
+    targets_of = _targets(problem.task, problem.train.labels, problem.n_classes)
     best: tuple[float, float, Array] | None = None
-    weights = np.zeros((x.shape[1] + 1, problem.targets.shape[1]))
+    weights = np.zeros((x.shape[1] + 1, targets_of.values.shape[1]))
     worse = 0
-    targets = torch.from_numpy(problem.targets).to(device)
+    targets = torch.from_numpy(targets_of.values).to(problem.device)
     for c in sorted(grid):
-        weights = _optimum(x, targets, c, weights, problem.softmax)
-        scores = problem.scores(_affine(x_val, weights))
-        loss = classification.negative_log_likelihood(val.labels, scores, task)
+        weights = _optimum(x, targets, c, weights, targets_of.softmax)
+        scores = targets_of.scores(_affine(x_val, weights))
+        loss = classification.negative_log_likelihood(problem.val.labels, scores, problem.task)
         if best is None or loss < best[0]:
             best, worse = (loss, c, weights), 0
         elif (worse := worse + 1) >= WORSE_IN_A_ROW:
             break
     assert best is not None
     _, c, weights = best
-    of_val, of_test = (problem.scores(_affine(part, weights)) for part in (x_val, x_test))
-    return Fitted(of_val, of_test, {"inverse_regularisation": c})
+    of_val, of_test = (targets_of.scores(_affine(part, weights)) for part in (x_val, x_test))
+    return Fitted(val_scores=of_val, test_scores=of_test, chosen={"inverse_regularisation": c})
 
 
-class _Space:
+def _reduced(parts: list[torch.Tensor]) -> list[torch.Tensor]:
     """Standardised features, in the span of the training images where those are fewer than the features.
 
     The optimum lies in that span, whose coordinates are fewer: an exact short cut.
     """
-
-    def __init__(self, features: Array, device: torch.device) -> None:
-        x = torch.from_numpy(features).to(device).double()
-        self.mean, std = x.mean(0), x.std(0, correction=0)
-        self.std = torch.where(std > 0, std, 1.0)
-        self.device, self.basis = device, None
-        if x.shape[0] < x.shape[1]:
-            self.basis = torch.linalg.svd(self.standardised(features), full_matrices=False).Vh.T
-
-    def standardised(self, features: Array) -> torch.Tensor:
-        return (torch.from_numpy(features).to(self.device).double() - self.mean) / self.std
-
-    def reduced(self, features: Array) -> torch.Tensor:
-        x = self.standardised(features)
-        return x if self.basis is None else x @ self.basis
+    x = parts[0].double()
+    std = x.std(0, correction=0)
+    std = torch.where(std > 0, std, 1.0)
+    parts = [(part.double() - x.mean(0)) / std for part in parts]
+    if x.shape[0] >= x.shape[1]:
+        return parts
+    basis = torch.linalg.svd(parts[0], full_matrices=False).Vh.T
+    return [part @ basis for part in parts]
 
 
 @dataclass(frozen=True, slots=True)
-class _Problem:
-    """What is fitted: ``targets`` (N, K) of softmax or K logistic losses; ``fixed`` probabilities of all else."""
+class _Targets:
+    """What is fitted: ``values`` (N, K) of softmax or K logistic losses; ``fixed`` probabilities of all else."""
 
-    targets: Array
+    values: Array
     softmax: bool
     columns: list[int]
     fixed: Array
@@ -164,19 +148,19 @@ class _Problem:
         return found
 
 
-def _problem(task: str, labels: Array, n_classes: int) -> _Problem:
+def _targets(task: str, labels: Array, n_classes: int) -> _Targets:
     if task == "multi-label":
         share = labels.mean(0)
         open_ = np.flatnonzero((share > 0) & (share < 1)).tolist()
-        return _Problem(labels[:, open_].astype(np.float64), False, open_, share.astype(np.float64), False)
+        return _Targets(labels[:, open_].astype(np.float64), False, open_, share.astype(np.float64), False)
     present = np.unique(labels).tolist()
     fixed = np.zeros(n_classes)
     if len(present) == 1:
         fixed[present] = 1.0
-        return _Problem(np.zeros((len(labels), 0)), False, [], fixed, False)
+        return _Targets(np.zeros((len(labels), 0)), False, [], fixed, False)
     if len(present) == 2:
-        return _Problem((labels == present[1])[:, None].astype(np.float64), False, present, fixed, True)
-    return _Problem((labels[:, None] == np.array(present)).astype(np.float64), True, present, fixed, False)
+        return _Targets((labels == present[1])[:, None].astype(np.float64), False, present, fixed, True)
+    return _Targets((labels[:, None] == np.array(present)).astype(np.float64), True, present, fixed, False)
 
 
 def _affine(x: torch.Tensor, weights: Array) -> torch.Tensor:
@@ -212,20 +196,11 @@ def _optimum(x: torch.Tensor, targets: torch.Tensor, c: float, start: Array, sof
 # --- published probes ------------------------------------------------------------------------------------------
 
 
-def probe(
-    settings: Recipe,
-    train: Labelled,
-    val: Labelled,
-    test: Array,
-    task: str,
-    n_classes: int,
-    seed: int,
-    device: torch.device,
-) -> Fitted:
+def probe(settings: Recipe, problem: Problem, seed: int) -> Fitted:
     """One linear layer trained by gradient descent as ``settings`` say; the epoch is chosen on validation."""
     torch.manual_seed(rng.torch_seed(seed, rng.WEIGHTS))
-    x, x_val, x_test = (torch.from_numpy(part).to(device) for part in (train.features, val.features, test))
-    labels = torch.from_numpy(train.labels).to(device)
+    (x, x_val, x_test), labels = problem.features(), problem.labels()
+    task, n_classes, device = problem[3:]
     n, size = len(labels), settings["batch_size"]
     bounds = batch_bounds(n, size)
     epochs = settings["epochs"] if "epochs" in settings else math.ceil(settings["steps"] / len(bounds))
@@ -234,8 +209,8 @@ def probe(
     layer = nn.Linear(x.shape[1], n_classes).to(device)
     optimizer = make_optimizer(layer, recipe)
     rates = LearningRates(optimizer, device)
-    loss = Loss(task, {"label_smoothing": 0.0, "class_weights": "none"}, train.labels, n_classes, device)
-    fitted, best = Fitted(np.empty(0), np.empty(0)), -math.inf
+    loss = Loss(task, {"label_smoothing": 0.0, "class_weights": "none"}, problem.train.labels, n_classes, device)
+    fitted, best = Fitted(), -math.inf
     kept = {name: value.clone() for name, value in layer.state_dict().items()}
     for epoch in range(epochs):
         order = torch.from_numpy(rng.order(n, seed, epoch)).to(device)
@@ -245,7 +220,7 @@ def probe(
             optimizer.zero_grad(set_to_none=True)
             loss(layer(x[chosen]), labels[chosen]).mean().backward()
             optimizer.step()
-        value = _selected(settings["select"], val.labels, _probabilities(layer, x_val, task), task)
+        value = _selected(settings["select"], problem.val.labels, _probabilities(layer, x_val, task), task)
         if epoch % max(1, epochs // MOST_ROWS) == 0:
             fitted.history.append({"epoch": epoch + 1, settings["select"]: value if math.isfinite(value) else None})
         if value > best or not epoch:

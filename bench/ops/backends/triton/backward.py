@@ -73,16 +73,16 @@ def refine_states(
         a_n = tl.load(A, mask=mask, other=0.0)
         h_n = tl.load(before, mask=mask, other=0.0)
         for n in range(N):
-            B_t = spread(tl.broadcast_to(row[None, :], [CB, 2 * T]), 2 * T, CB)
+            B_t = spread(tl.broadcast_to(row.to(tl.float32)[None, :], [CB, 2 * T]), 2 * T, CB)
             a2 = a_n * LOG2E
-            h = h_n
+            h = h_n.to(tl.float32)
             following = tl.minimum(n + 1, N - 1)
             row = tl.load(bc + following * L + t0 + twice)
             a_n = tl.load(A + following * d, mask=mask, other=0.0)
             h_n = tl.load(before + following * d, mask=mask, other=0.0)
             for i in tl.static_range(T):
                 h = decay(a2, steps[i]) * h + inputs[i] * B_t[i]
-            tl.store(fine + n * d, h, mask=mask)
+            tl.store(fine + n * d, h.to(fine.dtype.element_ty), mask=mask)
         before = fine
         fine += N * d
 
@@ -168,10 +168,10 @@ def scan_backward(
             passed_n = tl.load(adjoint, mask=mask, other=0.0)
             grad_a_n = tl.load(grad_a, mask=mask, other=0.0)
             for n in range(N):
-                bc_t = spread(tl.broadcast_to(row[None, :], [CB, 2 * T]), 2 * T, CB)
+                bc_t = spread(tl.broadcast_to(row.to(tl.float32)[None, :], [CB, 2 * T]), 2 * T, CB)
                 a_here = a_n
                 a2 = a_n * LOG2E
-                h = h_n
+                h = h_n.to(tl.float32)
                 passed = passed_n
                 grad_a_here = grad_a_n
                 following = tl.minimum(n + 1, N - 1)
@@ -204,7 +204,7 @@ def scan_backward(
                 tl.store(adjoint + n * d, passed, mask=mask)
                 tl.store(grad_a + n * d, grad_a_here, mask=mask)
                 sums = sum_last(tl.trans(stack(grads_b + grads_c, 2 * T, CB)), 2 * T, CB)
-                tl.store(to_bc + n * L, sums, mask=pair_live)
+                tl.store(to_bc + n * L, sums.to(grad_bc.dtype.element_ty), mask=pair_live)
             # Read again what would have held registers all along.
             pixel = tl.load(order + t0 + tt, mask=live, other=0)
             weights = load_weights(weight, bias, direction * d + c, mask, R, HAS_BIAS, CB)

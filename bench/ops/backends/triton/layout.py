@@ -11,13 +11,16 @@ from torch import Tensor
 
 CHANNELS = 32  # channels of a block: one warp
 CARRY_EVERY = 32  # positions between the states kept for the backward
-FEW_STATES = 4  # so few cost little memory: they are kept twice as often, and none is computed again
+FEW_STATES = 4  # so few cost little memory
 MAX_SEGMENTS = 32
 
 
-def carry_every(n: int) -> int:
-    """Positions between the states kept for the backward, of n a channel."""
-    return CARRY_EVERY // 2 if n <= FEW_STATES else CARRY_EVERY
+def carry_every(n: int, dtype: torch.dtype) -> int:
+    """Positions between the states kept for the backward, of n a channel and for inputs of a type.
+
+    Few states, and those kept in bfloat16, are kept twice as often: then none is computed again.
+    """
+    return CARRY_EVERY // 2 if n <= FEW_STATES or dtype == torch.bfloat16 else CARRY_EVERY
 
 
 @lru_cache(maxsize=64)
@@ -37,6 +40,7 @@ class Layout(NamedTuple):
     length: int
     d: int  # channels of one direction
     n: int
+    keep: int  # positions between the states kept for the backward
     xb: int
     xk: int
     xs: int
@@ -55,7 +59,7 @@ class Layout(NamedTuple):
     @property
     def chunks(self) -> int:
         """Chunks of a sequence: the state before each is kept for the backward."""
-        return -(-self.length // carry_every(self.n))
+        return -(-self.length // self.keep)
 
     @property
     def sequences(self) -> int:

@@ -69,9 +69,17 @@ def _launch(p: Layout) -> dict[str, int]:
     return {"num_warps": 1} if p.n <= FEW_STATES else {"num_warps": 1, "maxnreg": REGISTERS}
 
 
+def carry_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Type of what is kept, and of what kernels hand to one another, for inputs of a type; arithmetic is float32.
+
+    A bfloat16 has the range of a float32, and its rounding is that of the inputs themselves.
+    """
+    return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+
+
 def _carry(p: Layout, x: Tensor, save: bool) -> Tensor:
     shape = (p.sequences, p.chunks, p.n, p.d) if save else (0,)
-    return torch.empty(shape, dtype=torch.float32, device=x.device)
+    return torch.empty(shape, dtype=carry_dtype(x.dtype), device=x.device)
 
 
 def _decays(A: Tensor, p: Layout) -> Tensor:
@@ -87,9 +95,8 @@ def _scan(
     segments, each = p.segments(x.device, FORWARD_SLOTS, 1.0)
     tile = LONG_WALK_TILE if p.length >= 512 else WALK_TILE
     carry = _carry(p, x, save)
-    keep = carry_every(p.n)
-    span = each * keep
-    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": keep, "T": tile}
+    span = each * p.keep
+    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": p.keep, "T": tile}
     constants = {**steps.constants, "N": p.n, **sizes_of_blocks}
     proj = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
@@ -120,9 +127,9 @@ def _features(proj: Tensor, skip: int, steps: _Steps) -> Tensor:
 
 
 class _Grads(NamedTuple):
-    raw: Tensor  # of the step size before softplus, per-direction layout, float32
+    raw: Tensor  # of the step size before softplus, per-direction layout
     A: Tensor  # (k, d, n) float32
-    bc: Tensor  # (blocks, s, 2n, l) float32, to be summed over blocks
+    bc: Tensor  # (blocks, s, 2n, l), to be summed over blocks
 
 
 def _scan_backward(
@@ -133,14 +140,15 @@ def _scan_backward(
     slots = BACKWARD_SLOTS if p.n <= FEW_STATES else BACKWARD_SLOTS_CAPPED
     segments, each = p.segments(x.device, slots, 0.2)
     constants = {**steps.constants, "N": p.n, "CB": CHANNELS}
-    keep = carry_every(p.n)
+    keep = p.keep
     features = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     adjoint, grad_a = p.state(segments, x, zero=segments == 1), p.state(segments, x, zero=True)
-    fine = grad_a.new_empty((p.sequences, p.chunks, keep // TILE - 1, p.n, p.d))
-    grad_raw = torch.empty_like(grad_x, dtype=torch.float32)
-    grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length))
-    bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
+    dtype = carry_dtype(x.dtype)
+    fine = carry.new_empty((p.sequences, p.chunks, keep // TILE - 1, p.n, p.d))
+    grad_raw = torch.empty_like(grad_x, dtype=dtype)
+    grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length), dtype=dtype)
+    bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length), dtype=dtype)
     grid = (p.blocks, segments, p.sequences)
     with _on(x):
         sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
@@ -195,16 +203,18 @@ def _merge_bc(p: Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank
 # ---- the four-direction form ---------------------------------------------------------------------------------------
 
 
-def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
+def cross_scan_carry_shape(
+    b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
+) -> tuple[int, ...]:
     """Shape of the states kept for the backward: one before every `carry_every`-th position."""
-    return (b * k, -(-h * w // carry_every(n)), n, d)
+    return (b * k, -(-h * w // carry_every(n, dtype)), n, d)
 
 
 def _cross_layout(x: Tensor, proj: Tensor, n: int) -> Layout:
     b, h, w, d = x.shape
     k, features, length = proj.shape[3], proj.shape[4], h * w
-    return Layout(b, k, length, d, n, length * d, 0, d, length * d, b * length * d, d, length * k * features,
-                   features, k * features)  # fmt: skip
+    return Layout(b, k, length, d, n, carry_every(n, x.dtype), length * d, 0, d, length * d, b * length * d, d,
+                   length * k * features, features, k * features)  # fmt: skip
 
 
 def _cross_steps(proj: Tensor, dt_weight: Tensor, dt_bias: Tensor) -> _Steps:
@@ -239,7 +249,7 @@ def cross_scan_backward(
     r = dt_weight.shape[-1]
     p = _cross_layout(x, proj, A.shape[-1])
     order = order_table(h, w, tuple(directions), x.device)
-    parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
+    parts = torch.empty((p.k, p.batch * p.length, d), dtype=carry_dtype(x.dtype), device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
     grads = _scan_backward(p, grad_y, x, proj, steps, _decays(A, p), None, order, carry, parts, r)
     grad_x = torch.empty_like(x)
@@ -254,16 +264,16 @@ def cross_scan_backward(
 # ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
 
 
-def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype) -> tuple[int, ...]:
     """Shape of the states kept for the backward: one before every `carry_every`-th position."""
-    return (b * g, -(-length // carry_every(n)), n, d // g)
+    return (b * g, -(-length // carry_every(n, dtype)), n, d // g)
 
 
 def _sequence_layout(u: Tensor, B: Tensor) -> Layout:
     b, d, length = u.shape
     g, n = B.shape[1], B.shape[2]
-    return Layout(b, g, length, d // g, n, length * d, d // g, d, length * d, d // g, d, length * g * 2 * n, 2 * n,
-                   g * 2 * n)  # fmt: skip
+    return Layout(b, g, length, d // g, n, carry_every(n, u.dtype), length * d, d // g, d, length * d, d // g, d,
+                   length * g * 2 * n, 2 * n, g * 2 * n)  # fmt: skip
 
 
 def _channels_last(t: Tensor) -> Tensor:
@@ -297,7 +307,7 @@ def selective_scan_backward(
     # Clones: an operator's outputs must not share memory.
     grad_b, grad_c = (t.clone() for t in grad_bc.permute(0, 2, 3, 1).contiguous().split(p.n, dim=2))
     grad_d = None if D is None else (grad_y.float() * x.float()).sum((0, 1))
-    grad_bias = None if delta_bias is None else grads.raw.sum((0, 1))
+    grad_bias = None if delta_bias is None else grads.raw.sum((0, 1), dtype=torch.float32)
     grad_delta = _channels_last(grads.raw.to(delta.dtype))
     grad_a = grads.A.view(A.shape)
     return _channels_last(grad_x), grad_delta, grad_a, grad_b, grad_c, grad_d, grad_bias

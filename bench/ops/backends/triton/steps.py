@@ -10,6 +10,8 @@ gradient raw are (k, rows, d), weight is (k, d, R), the features are the first R
 
 from __future__ import annotations
 
+import os
+
 import torch
 import triton
 import triton.language as tl
@@ -18,6 +20,8 @@ from torch import Tensor
 from bench.ops.backends.triton.layout import processors
 
 ROWS, COLUMNS = 64, 64  # of a tile
+# What is multiplied as it is. Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
+NARROW = tl.constexpr(tl.float64 if os.environ.get("TRITON_INTERPRET") == "1" else tl.bfloat16)
 
 
 @triton.jit
@@ -58,7 +62,12 @@ def project_back(
         at = (k * rows + r[:, None]) * d + c[None, :]
         g = tl.load(raw + at, mask=(r < rows)[:, None] & (c < d)[None, :], other=0.0)
         w = tl.load(weight + (k * d + c[:, None]) * R + j[None, :], mask=(c < d)[:, None] & (j < R)[None, :], other=0.0)
-        total = tl.dot(g, w, total, input_precision="tf32x3")
+        if raw.dtype.element_ty == NARROW:  # exact in bf16 already: two products with the parts of the weight do
+            high = w.to(tl.bfloat16)
+            total = tl.dot(g, high, total)
+            total = tl.dot(g, (w - high.to(tl.float32)).to(tl.bfloat16), total)
+        else:
+            total = tl.dot(g.to(tl.float32), w, total, input_precision="tf32x3")
     to = grad_proj + k * pk + r[:, None] * ps + j[None, :]
     tl.store(to, total.to(grad_proj.dtype.element_ty), mask=(r < rows)[:, None] & (j < R)[None, :])
 
@@ -77,7 +86,10 @@ def project_weights(
         at = (k * rows + r[None, :]) * d + c[:, None]
         g = tl.load(raw + at, mask=(c < d)[:, None] & (r < rows)[None, :], other=0.0)
         f = _features(proj + k * pk, r, j, rows, ps, R, True)
-        total = tl.dot(g, f, total, input_precision="tf32x3")
+        if raw.dtype.element_ty == NARROW:  # then the features are bf16 too
+            total = tl.dot(g, f.to(tl.bfloat16), total)
+        else:
+            total = tl.dot(g.to(tl.float32), f, total, input_precision="tf32x3")
     to = sums + ((tl.program_id(2) * tl.num_programs(1) + k) * d + c[:, None]) * (R + 1) + j[None, :]
     tl.store(to, total, mask=(c < d)[:, None] & (j <= R)[None, :])
 

@@ -35,7 +35,7 @@ def merge(
 
 @triton.jit(do_not_specialize=["k", "pb", "pk", "ps"])
 def order_bc(proj, bc, order, L, k, pb, pk, ps, R: tl.constexpr, N2: tl.constexpr, NP2: tl.constexpr, T: tl.constexpr):
-    """Write B and C as sequences, (s, 2N, L) float32: the backward reads one state at many positions."""
+    """Write B and C as sequences, (s, 2N, L): the backward reads one state at many positions."""
     t = tl.program_id(0) * T + tl.arange(0, T)
     s = tl.program_id(1).to(tl.int64)
     f = tl.arange(0, NP2)
@@ -43,7 +43,7 @@ def order_bc(proj, bc, order, L, k, pb, pk, ps, R: tl.constexpr, N2: tl.constexp
     pixel = tl.load(order + (s % k) * L + t, mask=t < L, other=0)
     at = (s // k) * pb + (s % k) * pk + pixel[:, None] * ps + R + f[None, :]
     row = tl.load(proj + at, mask=mask, other=0.0).to(tl.float32)
-    tl.store(bc + s * N2 * L + f[None, :] * L + t[:, None], row, mask=mask)
+    tl.store(bc + s * N2 * L + f[None, :] * L + t[:, None], row.to(bc.dtype.element_ty), mask=mask)
 
 
 @triton.jit(do_not_specialize=["k", "batch_k", "ncb", "pb", "pk", "ps"])
@@ -59,7 +59,7 @@ def merge_bc(
     total = tl.zeros([NP2, T], tl.float32)
     for i in range(ncb):
         at = (i * batch_k + s) * N2 * L + f[:, None] * L + t[None, :]
-        total += tl.load(grad_bc + at, mask=mask, other=0.0)
+        total += tl.load(grad_bc + at, mask=mask, other=0.0).to(tl.float32)
     pixel = tl.load(order + (s % k) * L + t, mask=t < L, other=0)
     to = (s // k) * pb + (s % k) * pk + pixel[None, :] * ps + R + f[:, None]
     tl.store(grad_proj + to, total.to(grad_proj.dtype.element_ty), mask=mask)

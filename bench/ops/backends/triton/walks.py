@@ -95,7 +95,7 @@ def walk_forward(
     for chunk in range(first, last, K):
         if save != 0:
             for i in tl.static_range(N):
-                tl.store(carry + i * d + c, row(h, state, i), mask=mask)
+                tl.store(carry + i * d + c, row(h, state, i).to(carry.dtype.element_ty), mask=mask)
             carry += N * d
         for t in range(chunk, tl.minimum(chunk + K, last), T):
             live = t + tt < last
