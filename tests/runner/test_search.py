@@ -304,6 +304,7 @@ def test_frozen_features_come_first_where_weights_lie_here(folder, monkeypatch):
         "frozen features with a linear head: timm:test_resnet" in said and "no weights of place_plain lie here" in said
     )
     frozen = [r for r in of_kind(out, "accuracy") if r["spec"].get("track") == "frozen"]
+    assert all(r["spec"]["weights_sha256"] for r in frozen), "a network with random weights is no candidate"
     assert {r["spec"]["seed"] for r in frozen} == {0, 1} and {r["spec"]["head"] for r in frozen} == {"linear"}
     assert "best validation AUC: " in said
     preferred = json.loads(run_file(out).read_text())["preferred_protocol"]

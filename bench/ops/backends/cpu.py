@@ -2,7 +2,7 @@
 
 The kernel computes in float32 on channels-last data; here tensors are converted, outputs allocated and partial sums
 added in a fixed order: the same bits on every run. Nor do they depend on the number of threads, except the last bits of
-the gradient of proj (B, C) where the batch does not divide evenly among the threads.
+the gradient of proj (B, C) where the runs of images do not divide evenly among the threads.
 
 Threads are those of torch's own OpenMP: they are awake between two operators, while a second pool would fight them
 for the cores. Without them (macOS, or after a fork of a process that has used them) a call starts its own.
@@ -18,6 +18,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from bench.ops.backends.cpu_build import BuildError, load_library
@@ -26,6 +27,9 @@ from bench.ops.problems import ImageScan, SequenceScan
 NAME = "cpu"
 CHUNK = 64  # steps between two saved states; CHUNK and PAD as in scan_cpu.cpp
 PAD = 16
+# Runs of images that have gradients of parameters of their own: on small grids one an image costs more than the scan.
+# At least PARTS runs, and no more than RUN images in one: threads take whole runs.
+PARTS, RUN = 8, 8
 
 
 class _Problem(ctypes.Structure):
@@ -35,10 +39,10 @@ class _Problem(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_int64) for name in (
             "batch", "height", "width", "pixel_channels", "stream_channels", "stream_offset", "streams", "states",
-            "rank", "softplus", "split", "groups", "threads",
+            "rank", "softplus", "split", "parts", "groups", "threads",
         )),
         *((name, ctypes.c_void_p) for name in (
-            "directions", "x", "proj", "delta", "dt_weight", "dt_bias", "decay", "skip", "y", "carry", "grad_y",
+            "directions", "x", "proj", "delta", "dt_weight", "decay", "dt_bias", "skip", "y", "carry", "grad_y",
             "grad_x", "grad_proj", "grad_delta", "grad_parameters", "run_parallel",
         )),
     )
@@ -192,26 +196,32 @@ class _Scan:
             "rank": self.rank,
             "softplus": int(softplus),
         }
+        self.padded = -(-self.channels // PAD) * PAD
         self.tensors = {
             "x": x,
             "proj": proj,
             "delta": delta,
-            "dt_weight": dt_weight,
+            "dt_weight": None if dt_weight is None else self._by_row(dt_weight),
             "dt_bias": dt_bias,
-            "decay": decay,
+            "decay": self._by_row(decay),
             "skip": skip,
         }
         self.tensors = {k: None if t is None else t.float().contiguous() for k, t in self.tensors.items()}
 
-    def _division(self) -> tuple[bool, int]:
-        """Whether streams are tasks of their own, and the parts the blocks of channels are divided into.
+    def _by_row(self, parameters: Tensor) -> Tensor:
+        """Parameters of the channels (c',m) as the kernel reads them, channels last: (streams,m,padded)."""
+        rows = parameters.float().reshape(self.streams, self.channels, -1).transpose(1, 2)
+        return F.pad(rows, (0, self.padded - self.channels))
 
-        Both cost memory: streams that share channels one more image each, parts (backwards) one more gradient of proj
-        each. So there are no more tasks than the threads need; with a batch of as many images there is one an image.
+    def _division(self, parts: int) -> tuple[bool, int]:
+        """Whether streams are tasks of their own, and the groups the blocks of channels are divided into.
+
+        Both cost memory: streams that share channels one more image each, groups (backwards) one more gradient of proj
+        each. So there are no more tasks than the threads need; with as many runs of images there is one a run.
         """
-        batch, threads = max(self.counts["batch"], 1), torch.get_num_threads()
-        split = self.streams > 1 and (not self.shared or batch * self.blocks < threads)
-        return split, _even_groups(batch * (self.streams if split else 1), self.blocks, threads)
+        threads = torch.get_num_threads()
+        split = self.streams > 1 and (not self.shared or parts * self.blocks < threads)
+        return split, _even_groups(parts * (self.streams if split else 1), self.blocks, threads)
 
     def _images(self, split: bool) -> Tensor:
         """Float32 memory for an output of x's shape; one a stream where streams are split and share channels."""
@@ -221,22 +231,23 @@ class _Scan:
 
     def forward(self, carry: Tensor | None) -> Tensor:
         """The output, float32."""
-        split, groups = self._division()
+        parts = max(self.counts["batch"], 1)
+        split, groups = self._division(parts)
         y = self._images(split)
         if y.numel():
             tensors = {**self.tensors, "y": y, "carry": carry}
-            _call(False, self.directions, tensors, split=int(split), groups=groups, **self.counts)
+            _call(False, self.directions, tensors, split=int(split), parts=parts, groups=groups, **self.counts)
         return _ordered_sum(y)
 
     def backward(self, grad_y: Tensor, carry: Tensor) -> dict[str, Tensor]:
         """Gradients in float32, by the names of the arguments; those of parameters stream by stream."""
         b, h, w, _ = grad_y.shape
-        split, groups = self._division()
+        parts = min(max(b, 1), max(PARTS, b // RUN))
+        split, groups = self._division(parts)
         grad_x = self._images(split)
         grad_proj = grad_x.new_empty(groups, b, h, w, self.streams, self.rank + 2 * self.states)
         grad_delta = None if self.tensors["delta"] is None else grad_x.new_empty(grad_y.shape)
-        padded = -(-self.channels // PAD) * PAD
-        grad_parameters = grad_x.new_zeros(b, self.streams, self.rank + self.states + 2, padded)
+        grad_parameters = grad_x.new_zeros(parts, self.streams, self.rank + self.states + 2, self.padded)
         if grad_x.numel():
             outputs = {
                 "grad_x": grad_x,
@@ -245,7 +256,7 @@ class _Scan:
                 "grad_parameters": grad_parameters,
             }
             tensors = {**self.tensors, **outputs, "grad_y": grad_y.float().contiguous(), "carry": carry}
-            _call(True, self.directions, tensors, split=int(split), groups=groups, **self.counts)
+            _call(True, self.directions, tensors, split=int(split), parts=parts, groups=groups, **self.counts)
         parameters = grad_parameters.sum(0)[..., : self.channels]
         dt_weight, decay, bias, skip = parameters.split([self.rank, self.states, 1, 1], 1)
         grads = {

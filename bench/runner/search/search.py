@@ -27,7 +27,7 @@ from bench.plan.estimate import cost_of, estimate_s, long_time
 from bench.plan.look_ahead import look_ahead
 from bench.plan.plan import make_plan
 from bench.record import store
-from bench.record.cells import AccuracyCell, TrialCell
+from bench.record.cells import AccuracyCell, Cell, TrialCell
 from bench.record.paths import record_path, run_file
 from bench.record.trials import Trial, better, choose, measure_of, read_trials
 from bench.record.types import Fields, Spec
@@ -236,7 +236,9 @@ class _Search:
         """Score frozen features of the networks whose weights lie here; whether there were any."""
         names = self.diary.once("frozen", lambda: self._with_weights(every))
         if names:
-            self._execute(self._frozen_values(names), lambda: (1 - FROZEN_SHARE) * self.diary.budget_s)
+            keep = (1 - FROZEN_SHARE) * self.diary.budget_s
+            # Without the random network that stands beside each on other boards: it is no candidate.
+            self._execute(self._frozen_values(names), lambda: keep, _pretrained)
         return bool(names)
 
     @staticmethod
@@ -278,7 +280,7 @@ class _Search:
             """For the last rung of the cheapest; with the pace of the trials so far it may grow."""
             return min(half, sum(sorted(costs[-1] for costs in self.predicted.costs(start))[:FINALISTS]))
 
-        plan = self._execute(rung_values(self.loaded, epochs, start), reserve, trials=True)
+        plan = self._execute(rung_values(self.loaded, epochs, start), reserve, lambda cell: isinstance(cell, TrialCell))
 
         def kept() -> list[str]:
             ranked = self._ranked(title, plan, start)
@@ -401,12 +403,13 @@ class _Search:
 
     # --- running and predicting --------------------------------------------------------------------------------------
 
-    def _execute(self, values: Spec, reserve: Callable[[], float], trials: bool = False) -> Plan:
-        """Run a sweep of its own; nothing is started when only what ``reserve`` says is left of the budget."""
+    def _execute(
+        self, values: Spec, reserve: Callable[[], float], only: Callable[[Cell], bool] = lambda cell: True
+    ) -> Plan:
+        """Run some Cells of a sweep; nothing is started when no more than ``reserve`` of the budget is left."""
         loaded = changed(self.loaded, values)
         plan = make_plan(loaded)
-        if trials:
-            plan.cells = {key: cell for key, cell in plan.cells.items() if isinstance(cell, TrialCell)}
+        plan.cells = {key: cell for key, cell in plan.cells.items() if only(cell)}
         over_at = 0.0
 
         def look() -> None:
@@ -427,3 +430,7 @@ class _Search:
 def _cheapest(costs: Sequence[Sequence[float]]) -> int:
     """Who is taken where nobody fits any more: whose training is the likeliest to end in time."""
     return min(range(len(costs)), key=lambda place: whole_way(costs[place : place + 1]))
+
+
+def _pretrained(cell: Cell) -> bool:
+    return isinstance(cell, AccuracyCell) and cell.weights_sha256 is not None
