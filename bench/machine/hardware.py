@@ -22,6 +22,7 @@ from bench.machine.threads import available_threads
 
 FOREIGN_CPU_SHARE = 0.05  # of the machine, by other processes: above it the CPU figures are suspect
 STEAL_SHARE = 0.02  # of the machine's time taken by the host of a virtual machine
+HELD_BACK_SHARE = 0.02  # of the time, below the GPU's clocks for power or heat
 _THROTTLE = {  # bits of nvmlDeviceGetCurrentClocksEventReasons that slow a running kernel
     0x04: "power cap",
     0x08: "hardware slowdown",
@@ -160,7 +161,10 @@ def mps_runs() -> bool:
 
 
 def gpu_state(device: str) -> State:
-    """Clocks (MHz), temperature (C), power (W), throttle reasons and processes of one GPU; {} without NVML."""
+    """Clocks (MHz), temperature (C), power (W), throttle reasons and processes of one GPU; {} without NVML.
+
+    ``held_back_s``: seconds below its clocks for power or heat, since some moment.
+    """
     found = nvml_handle(device)
     if found is None:
         return {}
@@ -179,6 +183,11 @@ def gpu_state(device: str) -> State:
         "temperature_c": ask(nvml.nvmlDeviceGetTemperature, nvml.NVML_TEMPERATURE_GPU),
         "power_w": None if power is None else power / 1e3,
         "throttle": [name for bit, name in _THROTTLE.items() if reasons & bit],
+        "held_back_s": {
+            word: status.violationTime / 1e9
+            for word, policy in (("power cap", nvml.NVML_PERF_POLICY_POWER), ("thermal", nvml.NVML_PERF_POLICY_THERMAL))
+            if (status := ask(nvml.nvmlDeviceGetViolationStatus, policy)) is not None
+        },
         # In a container the driver reports the host's process numbers, so only their count can be compared.
         "processes": None if processes is None else len(processes),
     }
@@ -236,7 +245,12 @@ def disturbances(before: State, after: State) -> State:
     if after.get("cpu_throttle_count", 0) > before.get("cpu_throttle_count", 0):
         said["throttled"] = "the CPU throttled"
     states = [state.get("gpu") or {} for state in (before, after)]
-    if reasons := {reason for state in states for reason in state.get("throttle", ())}:
+    reasons = {reason for state in states for reason in state.get("throttle", ())}
+    passed = after["at_s"] - before["at_s"]
+    start, end = (state.get("held_back_s", {}) for state in states)
+    held = {word: end[word] - start[word] for word in start.keys() & end.keys()}
+    reasons |= {f"{word} for {s:.1f} s of {passed:.1f} s" for word, s in held.items() if s > HELD_BACK_SHARE * passed}
+    if reasons:
         said["throttled"] = f"the GPU slowed itself: {', '.join(sorted(reasons))}"
     # Our own process holds a context in both snapshots, so one process is expected.
     others = max(state.get("processes") or 0 for state in states) - 1

@@ -80,6 +80,9 @@ def fake_library() -> SimpleNamespace:
         nvmlDeviceGetPowerUsage=lambda board: 70_500,
         nvmlDeviceGetClockInfo=lambda board, kind: 1000 * kind,
         nvmlDeviceGetTemperature=_not_supported,
+        NVML_PERF_POLICY_POWER=0,
+        NVML_PERF_POLICY_THERMAL=1,
+        nvmlDeviceGetViolationStatus=lambda board, policy: SimpleNamespace(violationTime=5_000_000_000 * (1 - policy)),
     )
 
 
@@ -104,7 +107,11 @@ def test_state_of_a_gpu() -> None:
     assert found["flags"] == ["throttled", "shared GPU"]
     assert found["evidence"][1] == "1 other process on the GPU"
     quiet = hardware.gpu_state("cuda:0")
+    assert quiet["held_back_s"] == {"power cap": 5.0, "thermal": 0.0}
     assert hardware.disturbances(BEFORE | {"gpu": quiet}, after(gpu=quiet))["flags"] == []
+    later = quiet | {"held_back_s": {"power cap": 8.0, "thermal": 0.0}}
+    found = hardware.disturbances(BEFORE | {"gpu": quiet}, after(gpu=later))
+    assert found["evidence"] == ["the GPU slowed itself: power cap for 3.0 s of 10.0 s"]
 
 
 @pytest.mark.usefixtures("fake_nvml")
