@@ -190,9 +190,9 @@ def test_drop_path_of_medmamba_spares_the_convolutions():
 
 def test_channel_shuffle_alternates():
     left, right = torch.arange(3.0).expand(1, 1, 1, 3), 10 + torch.arange(3.0).expand(1, 1, 1, 3)
-    nothing = torch.zeros(1, 1, 1, 6)
-    assert medmamba.add_halves(nothing, left, right, shuffle=True).flatten().tolist() == [0, 10, 1, 11, 2, 12]
-    assert medmamba.add_halves(nothing, left, right, shuffle=False).flatten().tolist() == [0, 1, 2, 10, 11, 12]
+    nothing, all_stays = torch.zeros(1, 1, 1, 6), nn.Identity()
+    assert medmamba.add_halves(nothing, left, right, True, all_stays).flatten().tolist() == [0, 10, 1, 11, 2, 12]
+    assert medmamba.add_halves(nothing, left, right, False, all_stays).flatten().tolist() == [0, 1, 2, 10, 11, 12]
 
 
 def test_merging_order():
