@@ -100,7 +100,7 @@ def test_an_archive_carries_a_session_to_the_next_machine(tmp_path: Path) -> Non
     unpack(tmp_path / "none.tar.xz", second)  # a first session has nothing to go on from
     with tarfile.open(tmp_path / "bad.tar.xz", "w:xz") as tar:
         tar.addfile(tarfile.TarInfo("../outside"), io.BytesIO())
-    with pytest.raises(tarfile.FilterError):
+    with pytest.raises(tarfile.ReadError, match="outside"):
         unpack(tmp_path / "bad.tar.xz", second)
     assert not (tmp_path / "outside").exists()
 
@@ -115,7 +115,7 @@ def test_a_tiny_session_on_the_cpu_leaves_tables(tmp_path: Path) -> None:
     assert status == 0, (out / "session.log").read_text()
     board = (out / "sweep" / "LEADERBOARD.md").read_text()
     assert "tf32 is a mode of CUDA devices" in board
-    assert "Roofline: measured ceilings" in board
+    assert "of the roof" in board
     assert archive.stat().st_size > 1000
     before = (out / "session.log").read_text()
     assert main(arguments) == 0
