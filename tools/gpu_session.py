@@ -137,7 +137,6 @@ def unpack(archive: Path, out: Path) -> None:
             tar.extractall(out, members)
 
 
-
 def pack(out: Path, archive: Path) -> None:
     """Write ``out`` into one compressed file."""
     archive.parent.mkdir(parents=True, exist_ok=True)
