@@ -221,7 +221,7 @@ def _read_file(path: Path) -> tuple[dict[str, object], dict[str, str]]:
     for section, content in tree.items():
         if section == "plugins" and isinstance(content, dict) and set(content) <= {"paths"}:
             found = {"plugins": content.get("paths", [])}
-        elif isinstance(content, dict) and content and section != "plugins":
+        elif isinstance(content, dict) and section != "plugins" and (content or section in Sweep.model_fields):
             found = {f"{section}.{key}": value for key, value in content.items()}
         else:
             found = {section: content}

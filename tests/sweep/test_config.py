@@ -19,7 +19,18 @@ def empty(tmp_path, monkeypatch):
     return tmp_path
 
 
-def test_the_documented_file_is_quick_and_shows_the_defaults(tmp_path):
+def test_a_section_without_keys_takes_nothing_back(empty):
+    quick = load().sweep
+    assert quick.efficiency.rounds == 2
+    (empty / "bench.toml").write_text('[sweep]\npreset = "quick"\n[efficiency]\n[run]\n[recipe]\n[transfer]\n')
+    assert load().sweep == quick
+    assert load(sets=["efficiency.rounds=5", "recipe.epochs=2"]).sweep.efficiency.rounds == 5
+    (empty / "bench.toml").write_text("[eficiency]\n")
+    with pytest.raises(ConfigError, match="efficiency"):
+        load()
+
+
+def test_the_documented_file_is_quick_and_shows_the_defaults(empty, tmp_path):
     assert load(ROOT / "bench.toml").sweep == load(preset="quick").sweep
     text = (ROOT / "bench.toml").read_text().replace('preset = "quick"', "")
     shown = tmp_path / "bench.toml"  # `#key = value` is the default of a key, `# key = value` an example
