@@ -615,5 +615,6 @@ class OwnSource:
 
     def digest(self, *more: str) -> hashlib._Hash:
         """A digest of what decides the split, to which a subclass adds its files."""
-        text = " ".join([f"{self.version} {_splits.VERSION}", *more, f"{self.source.options} {self.info.channels}"])
+        splits = _splits.VERSION_OF_FINDINGS if self.info.task == "multi-label" else _splits.VERSION
+        text = " ".join([f"{self.version} {splits}", *more, f"{self.source.options} {self.info.channels}"])
         return hashlib.sha256(text.encode())

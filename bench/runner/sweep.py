@@ -118,11 +118,11 @@ def rebuild_boards(out: Path, console: Console, keys: Collection[str] = (), rule
     ``rule`` chooses the operating point.
 
     Raises:
-        StoreError: ``out`` is no run directory, or cannot be written.
+        StoreError: ``out`` is not a run directory, or cannot be written.
     """
     report, problems = read_report(out, rule)
     for problem in problems:
-        console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
+        console.print(f"left out of the leaderboard: {problem}", soft_wrap=True, markup=False, highlight=False)
     report.write(out)
     print_screen(report, out, console, keys)
     return report

@@ -144,7 +144,7 @@ def _assignments(value: Any) -> Any:
         try:
             values.append(int(text) if text.strip().lstrip("-").isdecimal() else float(text))
         except ValueError:
-            raise ValueError(f"{text.strip()!r} is no number") from None
+            raise ValueError(f"{text.strip()!r} is not a number") from None
     return found
 
 
@@ -155,7 +155,7 @@ def _tunable(given: dict[str, list[float]]) -> dict[str, list[float]]:
     found = {}
     for key, values in given.items():
         if key not in TUNABLE:
-            why = "is not tuned" if key in FIELDS else "is no key of a recipe"
+            why = "is not tuned" if key in FIELDS else "is not a key of a recipe"
             raise ValueError(f"{key!r} {why}{nearest(key, TUNABLE)}; keys: {', '.join(TUNABLE)}")
         try:
             found[key] = sorted({_checked({key: value}, "tune")[key] for value in values})

@@ -177,7 +177,7 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
         max_images: of a larger test set a fixed part is kept.
 
     Raises:
-        BaselineError: one is no run directory.
+        BaselineError: one is not a run directory.
     """
     grouped: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
     problems: list[str] = []
@@ -350,7 +350,7 @@ def read(path: Path) -> Snapshot:
     except (OSError, ValueError) as error:
         raise BaselineError(f"{path}: {error}; {again}") from error
     if not isinstance(content, dict) or "medbench_baseline" not in content:
-        raise BaselineError(f"{path}: this is no baseline file; {again}")
+        raise BaselineError(f"{path}: this is not a baseline file; {again}")
     if content["medbench_baseline"] != SCHEMA:
         raise BaselineError(f"{path}: its schema is {content['medbench_baseline']!r}, ours {SCHEMA}; {again}")
     try:
