@@ -64,7 +64,9 @@ def _sides(
         known = sorted({row.model for row in rows})
         if model:
             raise DataError(f"{path or 'the published figures'}: no model {model!r}{nearest(model, known)}")
-        raise DataError(f"{path}: no row says which model is claimed to be better; add --model NAME, or a column `proposed` with yes")
+        raise DataError(
+            f"{path}: no row says which model is claimed better; add --model NAME, or a column `proposed` with yes"
+        )
     others = named(rows, over) if over else [r for r in rows if r.model not in {p.model for p in proposed}]
     if not others:
         raise DataError(

@@ -98,7 +98,9 @@ def _figure(
     def share(role: str) -> float | None:
         value = number(role)
         if value is not None and not 0 <= value <= 100:
-            raise DataError(f"{path}, line {line}: {columns[role]} {value:g} is neither a share (0 to 1) nor a percentage (to 100)")
+            raise DataError(
+                f"{path}, line {line}: {columns[role]} {value:g} is neither a share (0 to 1) nor a percentage (to 100)"
+            )
         percent = value is not None and (value > 1 or text(role).endswith("%"))
         return value / 100 if percent and value is not None else value
 

@@ -54,7 +54,10 @@ def _run(options: argparse.Namespace) -> int:
         return flags.USAGE
     if outcome.failed:
         count = f"{outcome.failed} cell{'s' * (outcome.failed != 1)}"
-        print(f"{count} failed (reasons above and on the leaderboard); run them again with --retry failed,timeout", file=sys.stderr)
+        print(
+            f"{count} failed (reasons above and on the leaderboard); run them again with --retry failed,timeout",
+            file=sys.stderr,
+        )
     return flags.FAILED if outcome.failed else 0
 
 

@@ -216,7 +216,9 @@ class _Driver:
             self.done.add(record)
             if record["status"] != finished.result.status:
                 ended = f"{finished.result.status} ({finished.result.reason})"
-                self.reporter.note(f"{running.label}: trained again for its weights, but {ended}; the earlier result is kept")
+                self.reporter.note(
+                    f"{running.label}: trained again for its weights, but {ended}; the earlier result is kept"
+                )
         for cell in running.job.more:  # what a worker that died has not done ends as its job did
             if finished.result.status != "ok" and cell_key(cell) not in self.done.statuses:
                 self._store_part(running, cell, finished)

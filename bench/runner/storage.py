@@ -58,8 +58,8 @@ class Storage:
         if self._since is None:
             self._since = time.monotonic()
             self.note(
-                f"{problem}; finished results wait in memory, and nothing new starts until the directory can be written "
-                f"again ({PATIENCE_S / 60:.0f} min at most)"
+                f"{problem}; finished results wait in memory, and nothing new starts until the directory can be "
+                f"written again ({PATIENCE_S / 60:.0f} min at most)"
             )
         self.failing, self._problem = True, problem
 
@@ -90,4 +90,6 @@ class Storage:
                 finish(running, finished)  # may fail again
         if (self.failing and stopping) or (self._since and time.monotonic() - self._since > PATIENCE_S):
             lost = ", ".join(running.label for running, _ in self._unwritten) or "nothing"
-            raise StoreError(f"{problem or self._problem}. Not saved: {lost}; everything else is. The same command runs the rest")
+            raise StoreError(
+                f"{problem or self._problem}. Not saved: {lost}; everything else is. The same command runs the rest"
+            )

@@ -233,7 +233,7 @@ def _refuse_no_classes(labels: Array, path: Path) -> None:
         raise DataError(f"{path}: {counted(rows, 'image')} without a label; leave them out of all files")
     if (labels != np.round(labels)).any():
         raise DataError(
-            f"{path}: label {labels[labels != np.round(labels)][0]:g} is not a whole number; write class numbers or names"
+            f"{path}: label {labels[labels != np.round(labels)][0]:g} is not a whole number; write class numbers"
         )
 
 
@@ -254,8 +254,8 @@ def _same_labels(part: Predictions, order: Array, labels: Array, names: tuple[st
     if len(apart):
         which = truth.ids[apart[0]] if truth.ids is not None else f"row {apart[0]}"
         raise DataError(
-            f"{part.path}: {len(apart):,} of {len(own):,} labels differ from those in {truth.path}, first that of {which}; "
-            "the files are of different test sets, or their images are in another order"
+            f"{part.path}: {len(apart):,} of {len(own):,} labels differ from those in {truth.path}, first that of "
+            f"{which}; the files are of different test sets, or their images are in another order"
         )
 
 
@@ -290,8 +290,8 @@ def probabilities(part: Predictions, scores: Array, names: tuple[str, ...], task
     if off.max() > SUM_TOLERANCE:
         row = int(off.argmax())
         raise DataError(
-            f"{who}: {counted(int((off > SUM_TOLERANCE).sum()), 'image')} with probabilities that do not add up to one (row "
-            f"{row}: {scores[row].sum():.4g}); give softmax probabilities or logits"
+            f"{who}: {counted(int((off > SUM_TOLERANCE).sum()), 'image')} with probabilities that do not add up to one "
+            f"(row {row}: {scores[row].sum():.4g}); give softmax probabilities or logits"
         )
     return scores
 

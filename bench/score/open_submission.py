@@ -45,7 +45,9 @@ def open_submission(path: Path) -> Submission:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if len(infos) > MOST_MEMBERS or sum(info.file_size for info in infos) > MOST_BYTES:
-                raise StoreError(f"{path}: it would unpack to more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files")
+                raise StoreError(
+                    f"{path}: it would unpack to more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files"
+                )
             members = {info.filename: _read(archive, info, path) for info in infos}
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         if isinstance(error, StoreError):

@@ -239,9 +239,7 @@ def _open(records: Iterable[Record]) -> list[str]:
     if any(r["spec"].get("weights_sha256") for r in records):
         found.append("what data the pretrained weights were trained on")
     if foreign := sum(is_foreign(r) for r in records):
-        found.append(
-            f"how {counted(foreign, 'result')} not trained by medbench came about: data, recipe and seeds are not stated"
-        )
+        found.append(f"how {counted(foreign, 'result')} not trained by medbench came about: data, recipe, seeds")
     return found
 
 

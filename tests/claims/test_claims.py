@@ -156,7 +156,10 @@ def test_what_cannot_be_judged_says_why(tmp_path, capsys):
     refused("dataset,model,acc\nd,m,high\n", "t.csv, line 2: acc 'high' is not a number")
     refused("dataset,model,acc\nd,m,930\n", "line 2: acc 930 is neither a share (0 to 1) nor a percentage (to 100)")
     refused("dataset,model,acc,n_test\nd,m,0.9,1.5\n", "line 2: n_test 1.5 must be a whole number, 1 or more")
-    refused("dataset,model,acc\nd,m,0.9\n", "no row says which model is claimed to be better; add --model NAME, or a column `proposed`")
+    refused(
+        "dataset,model,acc\nd,m,0.9\n",
+        "no row says which model is claimed better; add --model NAME, or a column `proposed`",
+    )
     refused(TABLE, "no model 'Ne' (did you mean 'New'?)", "--model", "Ne")
     refused(TABLE, "no other model 'x' to compare with", "--over", "x")
     refused("dataset,model,acc,proposed\na,m,0.9,yes\nb,n,0.9,\n", "the models have no dataset in common")

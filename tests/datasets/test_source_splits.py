@@ -99,9 +99,13 @@ def test_common_findings_are_as_frequent_in_each_split(patients: bool) -> None:
 
 def test_three_images_of_a_class_are_enough_and_two_are_not() -> None:
     assert sorted(make(np.array([0, 0, 0, 1, 1, 1]), keys(6))) == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(SplitError, match=r"class 'rare' has 2 images, too few to give val a share; 3 images are needed"):
+    with pytest.raises(
+        SplitError, match=r"class 'rare' has 2 images, too few to give val a share; 3 images are needed"
+    ):
         make(np.repeat([0, 1], [50, 2]), keys(52), classes=("common", "rare"))
-    with pytest.raises(SplitError, match=r"class 'rare' has 9 images of 1 patient, too few to give val a share; 3 patients are"):
+    with pytest.raises(
+        SplitError, match=r"class 'rare' has 9 images of 1 patient, too few to give val a share; 3 patients are"
+    ):
         make(np.repeat([0, 1], [50, 9]), keys(59), [*keys(50), *["one"] * 9], classes=("common", "rare"))
 
 

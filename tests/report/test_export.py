@@ -77,7 +77,7 @@ def test_unreadable_records_are_told(out: Path, tmp_path: Path):
 def test_unhappy_paths(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(store.StoreError, match=r"x\.xlsx: name a file that ends in \.csv, \.json, \.parquet"):
         export_records(out, tmp_path / "x.xlsx")
-    with pytest.raises(store.StoreError, match=r"is not a run directory: it has neither cells/ nor run\.json"):
+    with pytest.raises(store.StoreError, match=r"is not a run directory: it has no cells/ and no run\.json"):
         export_records(tmp_path, tmp_path / "x.csv")
     whole = builtins.__import__
 

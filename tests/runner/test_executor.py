@@ -180,7 +180,9 @@ def test_results_wait_in_memory_while_the_run_directory_is_full(tmp_path, monkey
     listener = Listener(room_again)
     outcome = run(["place_plain"], out, listener, seeds=(0, 1))
     assert len(outcome.written) == 2 and {r["status"] for r in store.read_records(out)[0]} == {"ok"}
-    assert any("finished results wait in memory" in note for note in listener.notes) and any("continuing" in n for n in listener.notes)
+    assert any("finished results wait in memory" in note for note in listener.notes) and any(
+        "continuing" in n for n in listener.notes
+    )
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monkeypatch):

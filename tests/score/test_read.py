@@ -168,7 +168,7 @@ GOOD = {"id": IDS, "label": LABELS, "score": P}
         (GOOD | {"label": [1] * N}, r"all 40 images have the label 1; two classes are needed"),
         (GOOD | {"label": LABELS + 0.5}, r"label 0.5 is not a whole number"),
         (GOOD | {"label": np.arange(N) % 3}, r"one column of scores, but 3 different labels"),
-        ({"id": IDS, "label": LABELS, "p0": P, "p1": P}, r"\d+ images with probabilities that do not add up to one \(row"),
+        ({"id": IDS, "label": LABELS, "p0": P, "p1": P}, r"\d+ images with probabilities that do not add up"),
         ({"id": IDS, "label": np.arange(N) % 3, "p0": 1 - P, "p1": P}, r"labels go from 0 to 2, but there are scores"),
         ({"id": IDS, "label": np.where(LABELS, "a", "b"), "p0": 1 - P, "p1": P}, r"are numbered; add --classes"),
         ({"id": IDS, "label": np.where(LABELS, "a", "b"), "score": P}, r"add --classes NEGATIVE,POSITIVE"),

@@ -231,7 +231,11 @@ def test_a_changed_member_is_found_by_its_digest(foreign):
         manifest["files"]["cells/" + "1" * 20 + ".json"] = "0"
 
     problems = verify(rewritten(foreign, change, restate=False)).problems
-    for message in ("its SHA-256 is not the one in submission.json", ": not listed in submission.json", "listed in submission.json, but missing"):
+    for message in (
+        "its SHA-256 is not the one in submission.json",
+        ": not listed in submission.json",
+        "listed in submission.json, but missing",
+    ):
         assert any(message in problem for problem in problems)
 
 
