@@ -226,6 +226,11 @@ def track_of(spec: Spec) -> str:
     return str(spec.get("track") or ("finetune" if spec.get("weights_sha256") else "scratch"))
 
 
+def is_control(spec: Spec) -> bool:
+    """Whether a Cell is of the random network that stands beside each frozen pretrained one: compared, never chosen."""
+    return track_of(spec) == "frozen" and not spec.get("weights_sha256")
+
+
 def few_labels(spec: Spec) -> str:
     """``10 shots`` or ``5 % of labels``; "" where all labels are used."""
     if shots := spec.get("shots"):

@@ -295,6 +295,20 @@ def test_limits_choose_as_the_command_does(browser: Browser, four: Any, tmp_path
     page.close()
 
 
+def test_a_random_network_is_no_candidate_in_the_page_either(browser: Browser, frozen: Any, tmp_path: Path):
+    page = opened(browser, frozen, tmp_path)
+    report = Report(frozen.records, {}, tmp_path / "predictions")
+    for stop, limit in enumerate((None, 20.0, 10.0)):
+        page.get_by_label("latency at most").fill(str(stop))
+        expected = recommend(report, Limits(max_latency_ms=limit))
+        assert page.locator("#pick").inner_text() == expected.lines()[0].replace("`", ""), limit
+        lines = page.locator("#decision-table tbody tr").all_inner_texts()
+        rows = {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
+        assert rows["net (random weights)"] == rows["other (random weights)"] == "no candidate"
+        assert rows[expected.model or ""] == "the pick"
+    page.close()
+
+
 def test_a_large_loss_is_no_pick_in_the_page_either(browser: Browser, run: Any, tmp_path: Path):
     for model, distance, ms in (("a", 1.4, 9.0), ("b", 1.3, 8.0), ("c", 0.9, 2.0), ("d", 0.8, 1.0)):
         scores, labels = binary_scores(50, distance, ord(model))

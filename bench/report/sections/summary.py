@@ -43,9 +43,9 @@ def summary(
 
 
 def headline(boards: Sequence[Overall]) -> Overall | None:
-    """The protocol that a search chose, else with the largest table (models times datasets); of equals the first."""
+    """The protocol that a search chose, else the largest table (candidates times datasets); of equals the first."""
     ranked = [board for board in boards if board.ranked]
-    return max(ranked, key=lambda b: (b.preferred, len(b.ranked) * len(b.counted))) if ranked else None
+    return max(ranked, key=lambda b: (b.preferred, len(b.candidates) * len(b.counted))) if ranked else None
 
 
 def _leader(board: Overall, protocols: int) -> str:
