@@ -102,12 +102,12 @@ def agree(plan: Plan, cost: Cost, console: Console, yes: bool) -> None:
     Raises:
         ConfigError: the user declined, or nobody can be asked. Nothing has run.
     """
-    from bench.sweep.config import ConfigError
+    from bench.errors import ConfigError, say
 
     text = warning(plan, cost)
     if not text:
         return
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(console, text)
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from bench.errors import say
 from bench.record.store import Record
 from bench.record.types import Fields
 
@@ -135,7 +136,7 @@ class Observer:
     def note(self, text: str, style: str = "") -> None:
         """Print a line as it is, unwrapped."""
         with contextlib.suppress(OSError, SystemExit):  # with the latter rich answers a closed pipe
-            self.console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
+            say(self.console, text, style)
 
     def close(self) -> None:
         """The run ended."""

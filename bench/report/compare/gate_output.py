@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from bench.errors import say
 from bench.metrics.registry import TESTED
 from bench.record import store
 from bench.record.types import Fields
@@ -242,5 +243,5 @@ def run_baseline(
             f"{min(rounds)} rounds a cell: speed needs 6 a side or more; give several runs, or efficiency.rounds=6"
         )
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     return 0
