@@ -12,6 +12,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bench.registry import counted
+
 Array = np.ndarray
 
 SPLITS = ("train", "val", "test")
@@ -198,8 +200,7 @@ def _check(
                 owners, images = int((held[:, label] > 0).sum()), int((labels == label).sum())
                 which = repr(classes[label]) if classes else label
                 unit = "images" if owners == images else "patients"
-                of = f"{images} image{'s' * (images != 1)}"
-                of += f" of {owners} patient{'s' * (owners != 1)}" if unit == "patients" else ""
+                of = counted(images, "image") + (f" of {counted(owners, 'patient')}" if unit == "patients" else "")
                 raise SplitError(
                     f"class {which} has {of}, too few to give {name} a share; 3 {unit} are needed, 10 are better"
                 )

@@ -1,4 +1,4 @@
-"""Published figures from a CSV, one row a model on a dataset, by the column names in use."""
+"""Published figures from a CSV, one row per model on a dataset, by the column names in use."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What a comparison needs of a run, in one compact form: taken from run directories, or read from a baseline file.
 
-A baseline is JSON with one line a Cell, so that git shows which Cells changed. It holds the Cells' identities, the
+A baseline is JSON with one line per Cell, so that git shows which Cells changed. It holds the Cells' identities, the
 exact figures, the throughput of each round, the memory of each run, and the test scores (``baseline_scores``).
 """
 
@@ -294,7 +294,7 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
 
 
 def to_bytes(snapshot: Snapshot) -> bytes:
-    """The baseline file: JSON, one line a Cell, the same bytes for the same content."""
+    """The baseline file: JSON, one line per Cell, the same bytes for the same content."""
     recipes: Fields = {}
     test_sets: Fields = {}
     lines = []
