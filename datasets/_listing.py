@@ -38,6 +38,7 @@ from bench.registry import (
     LazySplit,
     RegistryError,
     SourceName,
+    counted,
     legible,
     nearest,
     parse_source,
@@ -388,13 +389,15 @@ def _one_row_an_image(
     again = sorted(set(again) - set(dropped))
     keep[[*dropped, *again]] = False
     for left, said, severity in (
-        (dropped, "rows of images with several labels or patients are left out", "warning"),
-        (again, "rows repeat another row's image and count once", "note"),
+        (dropped, "images with several labels or patients", "warning"),
+        (again, "the image of another row", "note"),
     ):
         if left:
-            findings.append(Finding(f"{len(left):,} {said}", len(left), (rows.at(left),), severity))
+            findings.append(
+                Finding(f"{counted(len(left), 'row')} left out: {said}", len(left), (rows.at(left),), severity)
+            )
     if between:
-        findings.append(Finding(f"{between:,} images are listed in more than one split", between, severity="leak"))
+        findings.append(Finding(f"{counted(between, 'image')} listed in more than one split", between, severity="leak"))
 
 
 # --- published splits ------------------------------------------------------------------------------------------
@@ -459,17 +462,17 @@ def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Findin
     if lonely and (not keep.all() or options.get("masks") == "ignore"):
         keep[lonely] = False
     elif lonely and not all(_MASK_FOLDER.fullmatch(parts[i][0][0]) for i in lonely):
-        said = f"{len(lonely):,} images lie in a folder named as masks are"
+        said = f"{counted(len(lonely), 'image')} in a folder named like masks"
         raise ValueError(f"{rows.at(lonely)}: {said}; set masks=ignore to leave them out, or masks=keep")
     twice = [sorted(same) for same in images.values() if len(same) > 1 and keep[sorted(same)].sum() > 1]
     if twice:
-        said = f"{len(twice):,} images lie beside another of the same name but for its suffix: copies, or masks?"
+        said = f"{counted(len(twice), 'image')} beside another of the same name with another suffix: copies, or masks?"
         examples = [" and ".join(rows.names[i] for i in same) for same in twice[:_EXAMPLES]]
         if any(len({rows.names[i] for i in same}) > 1 for same in twice):
             findings.append(Finding(said, len(twice), tuple(examples)))
     left = np.flatnonzero(~keep).tolist()
     if left:
-        said = f"{len(left):,} masks beside images are left out (masks=keep if they are samples)"
+        said = f"{counted(len(left), 'mask')} beside images left out (masks=keep if they are samples)"
         severity = "note" if "masks" in options else "warning"
         findings.append(Finding(said, len(left), tuple(rows.names[i] for i in left[:_EXAMPLES]), severity))
     return keep
@@ -615,5 +618,6 @@ class OwnSource:
 
     def digest(self, *more: str) -> hashlib._Hash:
         """A digest of what decides the split, to which a subclass adds its files."""
-        text = " ".join([f"{self.version} {_splits.VERSION}", *more, f"{self.source.options} {self.info.channels}"])
+        splits = _splits.VERSION_OF_FINDINGS if self.info.task == "multi-label" else _splits.VERSION
+        text = " ".join([f"{self.version} {splits}", *more, f"{self.source.options} {self.info.channels}"])
         return hashlib.sha256(text.encode())

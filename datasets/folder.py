@@ -1,4 +1,4 @@
-"""``folder:PATH``: a folder of images of the user's own, one folder a class.
+"""``folder:PATH``: a folder of images of the user's own, one folder per class.
 
 Either ``PATH/<class>/...`` or ``PATH/<train|val|test>/<class>/...`` (``valid``, ``test_set``, ``Training`` and the like
 too), or ``PATH/<class>/<train|val|test>/...``. Below a class, folders may be nested. What is not split is split
@@ -23,15 +23,15 @@ from bench.datasets import _images, _splits
 from bench.datasets._archives import ArchiveError, walk
 from bench.datasets._contents import contents
 from bench.datasets._listing import OwnSource, Rows
-from bench.registry import Finding, SourceName
+from bench.registry import Finding, SourceName, counted
 
-_EXPECTED = "one folder a class, or train, val and test with one folder a class in each"
+_EXPECTED = "one folder per class, or train, val and test with one folder per class in each"
 
 
 class Folder(OwnSource):
     """Adapter; see :class:`bench.registry.Adapter`."""
 
-    told = "one folder a class"
+    told = "one folder per class"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
         """Names and contents of the files, and what decides the split."""
@@ -92,7 +92,7 @@ def _images_below(folder: Path) -> tuple[list[str], list[str]]:
 def _left_out(unplaced: list[str], others: list[str]) -> list[Finding]:
     found = []
     if unplaced:
-        said = f"{len(unplaced):,} images are in no class folder and are left out"
+        said = f"{counted(len(unplaced), 'image')} left out: in no class folder"
         found.append(Finding(said, len(unplaced), tuple(unplaced[:5])))
     if others:
         kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others)
@@ -205,8 +205,18 @@ def _expect_classes(top: Path, classes: list[str], count: int) -> None:
     if not classes:
         lying = len(_images_below(top)[0])
         inside = "no folder of a class" if _folders(top) else "no folder"
-        raise ValueError(f"{top} holds {inside}{f' but {lying:,} images' if lying else ''}; expected {_EXPECTED}")
-    raise ValueError(f"{top} holds {count} images of {len(classes)} class; expected {_EXPECTED}")
+        inside += f" but {counted(lying, 'image')}" if lying else ""
+        raise ValueError(f"{top} holds {inside}; expected {_EXPECTED}{_table_in(top)}")
+    raise ValueError(
+        f"{top} holds {counted(count, 'image')} of one class only, {classes[0]!r}; expected {_EXPECTED}"
+        + _table_in(top)
+    )
+
+
+def _table_in(top: Path) -> str:
+    """How to name the table that lies beside the images, where there is one."""
+    tables = sorted(path for path in top.glob("*") if path.suffix.lower() in (".csv", ".tsv"))
+    return f". The labels may be in a table: csv:{tables[0]}[label=COLUMN]" if tables else ""
 
 
 def _patients(names: list[str], pattern: str) -> list[str]:

@@ -27,7 +27,7 @@ from bench.datasets._archives import walk
 from bench.datasets._contents import contents
 from bench.datasets._images import Decoding
 from bench.datasets._listing import Array, Listing, OwnSource, Rows, spare, unused, usual
-from bench.registry import Finding, SourceName, nearest
+from bench.registry import Finding, SourceName, counted, nearest
 
 _PLAIN = ("string", "bool", "int8", "int16", "int32", "int64")  # columns that may go with the label
 
@@ -202,7 +202,7 @@ def _without_row(place: Path, count: int) -> list[Finding]:
     if not place.is_dir() or not any(place.rglob("metadata.*")):
         return []
     left = sum(map(_images.is_image, walk(place))) - count
-    said = f"{left:,} images of the folder have no row in its metadata and are left out"
+    said = f"{counted(left, 'image')} left out: no row in the folder's metadata"
     return [Finding(said, left)] if left > 0 else []
 
 

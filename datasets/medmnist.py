@@ -256,7 +256,7 @@ class OwnFile(MedMNIST):
             raise MedMNISTError(f"{path}: {pictures.key} should be square images of uint8, found {said}")
         if labels.dtype.kind not in "iu" or labels.shape[:1] != pictures.shape[:1] or len(labels.shape) > 2:
             said = f"{labels.shape} of {labels.dtype} for {pictures.shape[0]} images"
-            raise MedMNISTError(f"{path}: {labels.key} should be whole numbers, one row an image, found {said}")
+            raise MedMNISTError(f"{path}: {labels.key} should be whole numbers, one row per image, found {said}")
         return pictures, labels
 
     def files(self, size: int) -> tuple[RemoteFile, ...]:

@@ -136,16 +136,17 @@ def print_datasets(console: Console, names: Collection[str] | None = None) -> No
 def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = False) -> None:
     """Print the Cells, what is unsupported and why, missing files, and what it costs: time, disk, memory."""
     from bench.data.files import missing_message
+    from bench.errors import say
     from bench.plan.look_ahead import plan_lines
 
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    tell = partial(say, console)
     done = _statuses(out)
     todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
     for key, cell in list(todo.items())[:SHOWN_CELLS]:
         cost = f"{clock(estimate_s(cell, plan.threads, plan.device))}, {size(memory_bytes(cell))}"
-        say(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{done.get(key) or cost}]")
+        tell(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{done.get(key) or cost}]")
     if len(todo) > SHOWN_CELLS:
-        say(f"... and {len(todo) - SHOWN_CELLS} more (--json lists all)")
+        tell(f"... and {len(todo) - SHOWN_CELLS} more (--json lists all)")
     total = cost_of(plan, done, keep_weights)
     left = Counter(cell.kind for key, cell in todo.items() if key not in done)
     lines = [
@@ -160,7 +161,7 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
         f"total: {total}",
     ]
     for line in lines:
-        say(line)
+        tell(line)
 
 
 def _statuses(out: Path) -> dict[str, str]:

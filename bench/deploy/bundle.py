@@ -147,7 +147,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / FILE
     if not path.is_file():
-        raise DeployError(f"{folder} is no exported model: it has no {FILE}; make one with `bench export-model`")
+        raise DeployError(f"{folder} is not an exported model: it has no {FILE}; make one with `bench export-model`")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("format") != FORMAT:

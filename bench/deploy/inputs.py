@@ -102,7 +102,7 @@ def _of_arrays(path: Path, bundle: Bundle) -> Iterator[Image]:
             names = [name for name in ("test_images", "images") if name in stored.files] or list(stored.files)
             images = stored[names[0]]
     except Exception as error:
-        raise DeployError(f"{path} is no readable .npz file ({error})") from error
+        raise DeployError(f"{path} is not a readable .npz file ({error})") from error
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DeployError(f"{path}, {names[0]}: images should be uint8 (N, H, W) or (N, H, W, C), not {images.shape}")

@@ -114,7 +114,7 @@ def load_model(folder: str | Path, device: str = "cpu", engine: str | None = Non
         engine: ``torch``, or ``onnx`` (onnxruntime, on the CPU); by default PyTorch where it is installed.
 
     Raises:
-        DeployError: it is no exported model, a file is missing or damaged, or neither library is installed.
+        DeployError: it is not an exported model, a file is missing or damaged, or neither library is installed.
     """
     place = Path(folder).expanduser()
     return load_bundle(read_bundle(place), place, device, engine)

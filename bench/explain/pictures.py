@@ -44,7 +44,7 @@ def overlays(
 
 
 def fields(title: str, rows: Sequence[FieldRow]) -> bytes:
-    """Draw maps of influence, logarithmic, one row a network and one column a stage."""
+    """Draw maps of influence, logarithmic, one row per network and one column a stage."""
     columns = max(len(row.maps) for row in rows)
     figure, panels = _panels(len(rows), columns, 1.9, 2.05)
     wide = 62 if columns < 3 else 30 * columns

@@ -123,7 +123,7 @@ def _overlays(
     folder: Path, cell: AccuracyCell, info: DatasetInfo, choices: Sequence[Choice], model: nn.Module, reader: Pipeline,
     stages: Sequence[StageOutput],
 ) -> Fields:  # fmt: skip
-    """Draw a picture a class; return which images were looked at, and where the map was read."""
+    """Draw a picture per class; return which images were looked at, and where the map was read."""
     images = _take(reader, [choice.image for choice in choices])
     stage = stage_to_explain(model, stages, images, FINEST)
     step = int(cell.recipe["eval_batch_size"])

@@ -98,7 +98,7 @@ class Cost:
         seconds: one after the other on this machine.
         disk: bytes of decoded images, predictions and kept weights.
         memory: bytes that the largest Cell takes at once (:mod:`bench.plan.memory`), and of the device, 0 if unknown.
-        too_large: what does not fit into the device: a line a model and resolution.
+        too_large: what does not fit into the device: a line per model and resolution.
         cheaper: flags that shorten it -> seconds with them.
     """
 

@@ -12,6 +12,7 @@ from bench import registry
 from bench.data.cache import decode_bar, looked_at, open_entry
 from bench.data.files import DataError
 from bench.data.look import Looked
+from bench.errors import say
 from bench.plan.base import Plan
 from bench.record.cells import AccuracyCell
 from bench.registry import Finding
@@ -30,7 +31,7 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
     """
     leaks = []
     for line in plan.remarks:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     for cell in _to_train(plan, out):
         info = registry.dataset_info(cell.dataset)
         looked = Looked()
@@ -41,7 +42,7 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
             looked = entry.looked
         found = [*info.findings, *looked.findings]
         for line in lines(cell, found):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            say(console, line)
         leaks += [f"{cell.dataset}: {finding.text}" for finding in found if finding.severity == "leak"]
     if leaks and loaded.sweep.sweep.leaks == "refuse":
         raise ConfigError(f"{loaded.origin('sweep.leaks')}: refused, since {'; '.join(leaks)}")

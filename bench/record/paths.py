@@ -104,8 +104,8 @@ def is_run(out: Path) -> bool:
 
 
 def require_run(out: Path, error: type[StoreError] = StoreError) -> None:
-    """Raise ``error`` if a folder is no run directory."""
+    """Raise ``error`` if a folder is not a run directory."""
     if not is_run(out):
         raise error(
-            f"{out} is no run directory: it has neither cells/ nor run.json; give the --out of an earlier `bench run`"
+            f"{out} is not a run directory: it has no cells/ and no run.json; give the --out of an earlier `bench run`"
         )

@@ -29,6 +29,11 @@ def nearest(name: str, candidates: Iterable[str], label: str = "did you mean") -
     return f" ({label} {close[0]!r}?)" if close else ""
 
 
+def counted(n: int, singular: str, plural: str = "") -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
 def resolve(target: str | Callable[..., Any]) -> Callable[..., Any]:
     """Import ``"module:attribute"``; anything else is what it is."""
     if not isinstance(target, str):

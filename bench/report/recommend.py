@@ -374,7 +374,7 @@ def _against(
 
 
 def _leaks(records: Iterable[Record], datasets: Collection[str]) -> Iterator[str]:
-    """Test images or patients that training has seen, a sentence a dataset."""
+    """Test images or patients that training has seen, a sentence per dataset."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         if record["kind"] == "accuracy" and record["spec"].get("dataset") in datasets:

@@ -150,7 +150,7 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, Fi
 
     registry.load_plugins(job.plugins, job.plugin_base)
     if changed := changed_since(job.cell):
-        raise RuntimeError(f"{changed} changed after the run was planned; run again")
+        raise RuntimeError(f"{changed} changed after the run was planned; run the same command again")
     context = Context(
         device=job.device,
         threads=job.threads,

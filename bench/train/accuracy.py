@@ -36,7 +36,7 @@ from bench.train.loop import Outcome, Splits, Trainer
 from bench.train.optim import freeze, zero_head
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
-from bench.train.turns import joined, turn
+from bench.train.turns import joined, launch, turn
 
 __all__ = ["run_accuracy"]
 
@@ -220,9 +220,10 @@ def _fit(
         checkpoint=Checkpoint(checkpoint_path(ctx.out, cell_key(cell)), identity),
         stop=ctx.stop,
     )
-    blank = torch.zeros(2, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
-    with turn():
-        deterministic = _runs_deterministically(trainer, blank)
+    # On a GPU of the size of a batch: what the device's libraries prepare for it serves the first step too.
+    count = min(recipe["micro_batch_size"] or recipe["batch_size"], len(splits.train)) if device.type == "cuda" else 2
+    blank = torch.zeros(count, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
+    deterministic = launch(_runs_deterministically, trainer, blank)
     outcome = trainer.fit()
     if ctx.keep_weights and outcome.status == "ok":
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)

@@ -1,5 +1,6 @@
 """The command `bench` itself: what it imports, what it answers."""
 
+import io
 import json
 import os
 import subprocess
@@ -9,9 +10,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from bench.cli import main
-from bench.errors import BenchError
+from bench.errors import BenchError, say
 
 HEAVY = {"torch", "numpy", "rich", "pydantic", "requests", "timm"}
 
@@ -87,6 +89,12 @@ def test_what_is_mistyped_is_answered_with_the_closest(
             "a model of timm is written timm:convnext_tiny",
         ),
         (["plan", "--models", "resnt18"], "unknown model 'resnt18' (did you mean 'resnet18'?)"),
+        (
+            ["inspect", "scans"],
+            "unknown dataset 'scans'; `bench list datasets` shows all; images of your own are named by",
+        ),
+        (["plan", "--epochs", "x"], "bench: --epochs: sweep.epochs = 'x': should be a whole number\n"),
+        (["plan", "--set", "swep.seeds=3"], "unknown key 'swep.seeds' (did you mean 'sweep.seeds'?)\n"),
         (["inspect", "cxr/list.csv"], "dataset 'cxr/list.csv': there is no such file or folder"),
         (["plan", "--datasets", "cxr/list.csv"], "dataset 'cxr/list.csv': there is no such file or folder"),
         (
@@ -115,6 +123,29 @@ def test_wrong_names_are_answered_with_what_to_write(
         book.writestr("xl/workbook.xml", "<workbook/>")
     assert main.main(typed) == 2
     assert said in capsys.readouterr().err
+
+
+def test_bench_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out and "recommend a network" in shown.err and "examples:" in shown.err
+
+
+def test_lines_in_a_terminal_break_between_words_and_commands_never() -> None:
+    text = (
+        "data: breastmnist: 1 image of train is in test too, with equal pixels\n  bench run --skip-missing --out runs/a"
+    )
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=40, force_terminal=terminal, no_color=True)
+        say(console, text)
+        shown[terminal] = console.file.getvalue().splitlines()
+    assert [line.rstrip() for line in shown[True]] == [
+        "data: breastmnist: 1 image of train is",
+        "in test too, with equal pixels",
+        text.split("\n")[1],
+    ]
+    assert shown[False] == text.split("\n")
 
 
 def test_timm_is_not_imported_to_word_an_error() -> None:

@@ -169,7 +169,7 @@ def test_what_cannot_be_exported_or_read_says_why(study: Path, tmp_path: Path, c
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     assert "is not empty and no exported model" in said("export-model", run, MODEL, "--out", tmp_path / "full")
-    assert "is no exported model: it has no model.json" in said("predict", tmp_path, "x.png")
+    assert "is not an exported model: it has no model.json" in said("predict", tmp_path, "x.png")
     assert "neither a file, a folder nor a dataset" in said("predict", model, "nowhere.png")
     weights = weights_path(run, _key(study))
     weights.rename(weights.with_suffix(".away"))

@@ -116,7 +116,7 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
 
 def test_a_folder_that_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain("nowhere", "abc") == 2
-    assert "nowhere is no run directory: it has neither cells/ nor run.json" in capsys.readouterr().err
+    assert "nowhere is not a run directory: it has no cells/ and no run.json" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -340,7 +340,10 @@ def test_broken_inputs_exit_2_and_name_the_file(gate, tmp_path: Path, capsys: py
         assert main(["check", str(now), "--baseline", str(base)]) == 2
         assert message in " ".join(capsys.readouterr().out.split())
         victim.write_bytes(b"")
-    for text, message in (("[]", "this is no baseline file"), ('{"medbench_baseline": 9}', "its schema is 9, ours 1")):
+    for text, message in (
+        ("[]", "this is not a baseline file"),
+        ('{"medbench_baseline": 9}', "its schema is 9, ours 1"),
+    ):
         base.write_text(text)
         assert main(["check", str(now), "--baseline", str(base)]) == 2
         assert message in capsys.readouterr().err

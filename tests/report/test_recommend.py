@@ -183,10 +183,10 @@ def test_the_command(four: Run, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["recommend", str(tmp_path / "run"), "--device", "cuda"]) == 2
     assert "device 'cuda': nothing was timed on it, only on cpu; `bench run" in capsys.readouterr().err
     assert main(["recommend", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no run directory" in capsys.readouterr().err
+    assert "nowhere is not a run directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["recommend", str(tmp_path / "run"), "--max-latency-ms", "-3"])
-    assert "'-3' is no number above 0" in capsys.readouterr().err
+    assert "'-3' is not a number above 0" in capsys.readouterr().err
 
 
 def test_from_python(four: Run, tmp_path: Path):

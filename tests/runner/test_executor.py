@@ -180,7 +180,9 @@ def test_results_wait_in_memory_while_the_run_directory_is_full(tmp_path, monkey
     listener = Listener(room_again)
     outcome = run(["place_plain"], out, listener, seeds=(0, 1))
     assert len(outcome.written) == 2 and {r["status"] for r in store.read_records(out)[0]} == {"ok"}
-    assert any("waits in memory" in note for note in listener.notes) and any("going on" in n for n in listener.notes)
+    assert any("finished results wait in memory" in note for note in listener.notes) and any(
+        "continuing" in n for n in listener.notes
+    )
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monkeypatch):
@@ -193,7 +195,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monk
 
     monkeypatch.setattr(store, "atomic_write", write)
     monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
-    with pytest.raises(store.StoreError, match="Not stored and to be run again: place_plain on place_data"):
+    with pytest.raises(store.StoreError, match="Not saved: place_plain on place_data"):
         run(["place_plain"], out)
     assert not (out / "claims").exists() and not list(out.rglob(".*"))
     monkeypatch.undo()

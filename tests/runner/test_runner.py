@@ -211,7 +211,7 @@ def test_an_interrupted_run_writes_its_board(folder, number, handlers):
     out = folder / f"interrupted{number}"
     interrupt_when(lambda: len(stamps(out)) >= 1, number)
     code, said = here(folder, *SEEDS, out.name)
-    assert code == 130 and "goes on where it stopped" in said
+    assert code == 130 and "run the same command again to resume" in said
     assert "place_plain" in (out / "LEADERBOARD.md").read_text()
     assert not store.read_records(out)[1]
 

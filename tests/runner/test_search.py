@@ -99,7 +99,7 @@ def test_nothing_is_started_after_a_deadline(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["recommend", "nowhere"], ["nowhere is no run directory"]),
+        (["recommend", "nowhere"], ["nowhere is not a run directory"]),
         (["recommend", "place_data", "--models", "place_plain"], ["--models", "--budget 2h"]),
         (["recommend", "place_daat", "--budget", "2h"], ["place_daat", "place_data"]),
         ([*SMALL, "--models", "place_plian", "--budget", "2h"], ["place_plian", "place_plain"]),

@@ -61,7 +61,7 @@ def _verify(options: argparse.Namespace) -> int:
         for word, lines in (("problem", found.problems), ("note", found.notes), ("cannot be verified", found.open)):
             for line in lines:
                 print(f"  {word}: {line}")
-        print("  nothing is wrong with what can be checked" if not found.problems else "  not to be taken as it is")
+        print("  no problem found" if not found.problems else "  do not accept it as it is")
         findings.append({"file": str(path), "recomputed": found.recomputed, "problems": found.problems,
                          "notes": found.notes, "cannot_be_verified": found.open})  # fmt: skip
         if options.unpack:

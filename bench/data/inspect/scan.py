@@ -20,8 +20,8 @@ from bench.data.cache_entry import AnySplit, groups_of, names_of
 from bench.data.decode import blocks_of, check_labels
 from bench.data.decode_pool import in_order
 from bench.data.inspect import hashes
-from bench.data.look import PAIRS, SPLITS, Look, Looked, images_said, label_text
-from bench.registry import DatasetInfo, Finding, LazySplit
+from bench.data.look import PAIRS, SPLITS, Look, Looked, label_text
+from bench.registry import DatasetInfo, Finding, LazySplit, counted
 
 DEFAULT_GENERATED_SIZE = 64
 _CHUNK = 64
@@ -108,16 +108,14 @@ class Inspection:
                 "this source names no patients, so whether splits share some cannot be checked", severity="note"
             )
         if self.ungrouped:
-            text = f"{images_said(self.ungrouped)} without a patient, although the source names patients"
+            text = f"{counted(self.ungrouped, 'image')} without a patient, although the source names patients"
             yield Finding(text, self.ungrouped)
         if self.near:
-            lines = (
-                f"{p.first} ~ {p.second}: {p.bits} bits differ, correlation {p.correlation:.2f}" for p in self.near
-            )
-            text = f"{images_said(len(self.near))} nearly the same as one of another split, for you to look at"
+            lines = (f"{p.first} ~ {p.second}: correlation {p.correlation:.2f}" for p in self.near)
+            text = f"{counted(len(self.near), 'image')} nearly the same as one of another split, for you to look at"
             yield Finding(text, len(self.near), tuple(lines))
         if self.gray:
-            text = f"{images_said(self.gray)} of this colour dataset without colour"
+            text = f"{counted(self.gray, 'image')} of this colour dataset without colour"
             yield Finding(text, self.gray, severity="note")
         for issue in () if self.info.findings else self.info.traps:
             yield Finding(f"known issue: {issue}")

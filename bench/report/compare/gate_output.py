@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from bench.errors import say
 from bench.metrics.registry import TESTED
 from bench.record import store
 from bench.record.types import Fields
@@ -162,7 +163,7 @@ def to_json(verdict: CheckResult) -> Fields:
 
 
 def junit(verdict: CheckResult) -> bytes:
-    """JUnit XML: a suite a kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
+    """JUnit XML: a suite per kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
     suites = ElementTree.Element("testsuites", name="bench check")
     totals: Counter[str] = Counter()
     for kind, members in grouped(verdict.findings, lambda finding: finding.kind).items():
@@ -239,8 +240,8 @@ def run_baseline(
         lines.append(f"{counted(busy, 'cell')} measured while the machine was busy: {whose} speed will not be compared")
     if rounds and min(rounds) < 6:
         lines.append(
-            f"{min(rounds)} rounds a cell: speed needs 6 a side or more; give several runs, or efficiency.rounds=6"
+            f"{min(rounds)} rounds per cell: speed needs 6 on each side; give several runs, or set efficiency.rounds"
         )
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     return 0

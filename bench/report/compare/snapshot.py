@@ -1,6 +1,6 @@
 """What a comparison needs of a run, in one compact form: taken from run directories, or read from a baseline file.
 
-A baseline is JSON with one line a Cell, so that git shows which Cells changed. It holds the Cells' identities, the
+A baseline is JSON with one line per Cell, so that git shows which Cells changed. It holds the Cells' identities, the
 exact figures, the throughput of each round, the memory of each run, and the test scores (``baseline_scores``).
 """
 
@@ -177,7 +177,7 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
         max_images: of a larger test set a fixed part is kept.
 
     Raises:
-        BaselineError: one is no run directory.
+        BaselineError: one is not a run directory.
     """
     grouped: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
     problems: list[str] = []
@@ -294,7 +294,7 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
 
 
 def to_bytes(snapshot: Snapshot) -> bytes:
-    """The baseline file: JSON, one line a Cell, the same bytes for the same content."""
+    """The baseline file: JSON, one line per Cell, the same bytes for the same content."""
     recipes: Fields = {}
     test_sets: Fields = {}
     lines = []
@@ -350,7 +350,7 @@ def read(path: Path) -> Snapshot:
     except (OSError, ValueError) as error:
         raise BaselineError(f"{path}: {error}; {again}") from error
     if not isinstance(content, dict) or "medbench_baseline" not in content:
-        raise BaselineError(f"{path}: this is no baseline file; {again}")
+        raise BaselineError(f"{path}: this is not a baseline file; {again}")
     if content["medbench_baseline"] != SCHEMA:
         raise BaselineError(f"{path}: its schema is {content['medbench_baseline']!r}, ours {SCHEMA}; {again}")
     try:

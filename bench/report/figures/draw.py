@@ -217,7 +217,7 @@ def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def bars(canvas: Figure, *, title: str, note: str, axis: str, ranks: Sequence[Rank]) -> None:
-    """Ranks, one line a model, the best on top."""
+    """Ranks, one line per model, the best on top."""
     from matplotlib.ticker import MaxNLocator
 
     canvas.set_size_inches(7.2, 1.3 + 0.21 * len(ranks))

@@ -249,7 +249,7 @@ class _Figures:
         return {key: sorted(rows, key=order) for key, rows in found.items()}
 
     def learning(self) -> Iterator[tuple[list[str], Figure]]:
-        """Learning curves of each dataset: a line a network and way over the number of labelled images."""
+        """Learning curves of each dataset: a line per network and way over the number of labelled images."""
         groups = grouped(self.document["learning"], lambda curve: (curve["dataset"], curve["pixels"]))
         axes = Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}")
         for (dataset, pixels), curves in groups.items():
@@ -263,7 +263,7 @@ class _Figures:
                 yield ["labels", dataset, pixels], _lines(title, "", [axes], [panel])
 
     def training(self, rows: Sequence[Document], title: str) -> Figure | None:
-        """Validation and loss over epochs, one line a seed, of which one has the name."""
+        """Validation and loss over epochs, one line per seed, of which one has the name."""
         axes, panels = [], []
         for name, text in (
             (f"val_{RANKING.name}", f"validation {RANKING.label}"), ("train_loss", "training loss"),
@@ -278,7 +278,7 @@ class _Figures:
             if panel:
                 axes.append((Axis("epoch", whole=True), Axis(text)))
                 panels.append(panel)
-        return _lines("Training curves, one line a seed", title, axes, panels) if panels else None
+        return _lines("Training curves, one line per seed", title, axes, panels) if panels else None
 
     def decisions(self, rows: Sequence[Document], title: str) -> Figure | None:
         """Net benefit against the chance from which one treats; treating nobody is 0."""

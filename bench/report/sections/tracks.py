@@ -85,7 +85,7 @@ def _used(row: Row) -> _Used:
 
 
 def _side_by_side(used: Sequence[_Used]) -> list[Block]:
-    """One line a network and way, one column a dataset; what is fed otherwise stands in a table of its own."""
+    """One line a network and way, one column per dataset; what is fed otherwise stands in a table of its own."""
     blocks: list[Block] = []
     tables = grouped(used, lambda one: f"{one.row.protocol.pixels}, {one.row.protocol.precision}")
     for fed, members in sorted(tables.items(), key=lambda t: natural(t[0])):

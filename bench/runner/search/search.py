@@ -21,7 +21,7 @@ from rich.console import Console
 from bench import registry
 from bench.data.weights import lies_here
 from bench.deploy.kept import keep_recommended
-from bench.errors import ConfigError
+from bench.errors import ConfigError, say
 from bench.plan.base import Plan
 from bench.plan.estimate import cost_of, estimate_s, long_time
 from bench.plan.look_ahead import look_ahead
@@ -128,7 +128,7 @@ class _Search:
         self.last: list[str] = []  # keys of the full trainings
 
     def _show(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        say(self.console, text)
 
     def run(self) -> Found:
         plan = ready_plan(self.loaded, self.console, self.command)
