@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import ArchiveError, walk
+from bench.datasets._contents import contents
 from bench.datasets._listing import OwnSource, Rows
 from bench.registry import Finding, SourceName, counted
 
@@ -33,12 +34,11 @@ class Folder(OwnSource):
     told = "one folder per class"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
-        """Names, sizes and times of the files, and what decides the split."""
-        digest = self.digest()
-        for name in sorted(_images_below(Path(self.source.place))[0]):
-            status = os.stat(os.path.join(self.source.place, name))
-            line = f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+        """Names and contents of the files, and what decides the split."""
+        digest, place = self.digest(), Path(self.source.place)
+        names = sorted(_images_below(place)[0])
+        for name, content in zip(names, contents(place, place, names), strict=True):
+            digest.update(f"{name}\t{content}\n".encode("utf-8", "surrogateescape"))
         return f"folder-{digest.hexdigest()[:32]}"
 
     @classmethod

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from bench import registry
 from bench.data.cache import open_entry
@@ -98,7 +98,7 @@ def _copied(out: Path, record: Record, info: DatasetInfo, folder: Path, alone: b
     seed, fold = record["spec"]["seed"], record["spec"].get("fold")
     name = f"model{'' if alone else f'-fold{fold}' if fold is not None else f'-seed{seed}'}.safetensors"
     if record["spec"].get("head"):
-        save_file(_frozen_with_head(out, record, info), folder / name)
+        atomic_write(folder / name, save(_frozen_with_head(out, record, info)))
     else:
         shutil.copyfile(weights_path(out, record["key"]), folder / name)
     return Member(record["key"], seed, fold, name, hashlib.sha256((folder / name).read_bytes()).hexdigest())

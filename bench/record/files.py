@@ -21,6 +21,8 @@ from bench.record.paths import WRITTEN
 
 _BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[0-9a-f]{8})")
 _LONG_S = 86_400.0
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -36,6 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        part.chmod(0o666 & ~_UMASK)  # some libraries write files that their owner alone can read
         os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):

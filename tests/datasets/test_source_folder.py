@@ -117,6 +117,8 @@ def test_fingerprints_follow_the_files(tmp_path: Path) -> None:
     assert first == facts(tmp_path).open().fingerprint(64, None)
     assert facts(tmp_path, "[seed=1]").open().fingerprint(28, None) != first
     os.utime(tmp_path / "a" / "003.png", ns=(1, 1))
+    assert info.open().fingerprint(28, None) == first, "a time is no content"
+    picture(tmp_path / "a" / "003.png", 99)
     second = info.open().fingerprint(28, None)
     picture(tmp_path / "b" / "new.png", 3)
     third = info.open().fingerprint(28, None)

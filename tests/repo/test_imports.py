@@ -18,7 +18,7 @@ ROOMS: dict[str, tuple[str, str]] = {
     "metrics": ("every metric and calibration, for training and for boards", "errors registry"),
     "record": ("the run directory: Cells, Records, paths, atomic writing", "errors registry metrics"),
     "models": ("one file per family", "errors registry ops"),
-    "datasets": ("one file per source", "errors registry"),
+    "datasets": ("one file per source", "errors registry record"),
     "data": ("files to uint8 arrays: download, checksums, decoded cache, folds", "errors datasets registry record"),
     "sweep": ("bench.toml, presets and flags to a validated Sweep", "errors registry"),
     "measure": ("efficiency Cells: time, memory, energy, FLOPs", "errors machine ops registry record"),

@@ -15,6 +15,7 @@ import bench
 from bench.cli.main import main
 from bench.report.build import Report, read_report
 from bench.report.recommend import Limits, RecommendError, contrast_of, recommend
+from bench.report.sections.summary import headline
 from tests.report.conftest import Run, binary_scores
 
 KEYS = ["model", "why", "runner_up", "not_significantly_worse", "resolve", "warnings"]
@@ -271,3 +272,18 @@ def test_random_networks_alone_are_no_answer(frozen: Run, tmp_path: Path):
     frozen.records = [r for r in frozen.records if "pretrained" not in r["spec"]["model"]]
     found = of(frozen, tmp_path)
     assert found.model is None and "random weights" in found.lines()[0]
+
+
+def test_of_equal_tables_the_one_is_taken_whose_network_can_be_exported(frozen: Run, tmp_path: Path):
+    for record in list(frozen.records):
+        if record["kind"] == "accuracy":
+            spec, arrays = record["spec"], frozen.arrays[record["key"]]
+            frozen.accuracy(
+                spec["model"], "breastmnist", seed=spec["seed"], recipe={"name": "knn11", "neighbours": 11},
+                scores=arrays["test_scores"], labels=arrays["test_labels"],
+                of={"track": "frozen", "head": "knn11", "weights_sha256": spec["weights_sha256"]},
+            )  # fmt: skip
+    report = Report(frozen.write(tmp_path) and frozen.records, {}, tmp_path / "predictions")
+    assert [board.protocol.recipe for board in report.boards] == ["frozen features, knn11", "frozen features, linear"]
+    board = headline(report.boards)
+    assert board and board.protocol.recipe == "frozen features, linear"

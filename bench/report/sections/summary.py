@@ -43,9 +43,18 @@ def summary(
 
 
 def headline(boards: Sequence[Overall]) -> Overall | None:
-    """The protocol that a search chose, else the largest table (candidates times datasets); of equals the first."""
+    """The protocol that a search chose, else the largest table (candidates times datasets).
+
+    Of equals the first whose networks can be exported: a vote among neighbours is none.
+    """
+
+    def order(board: Overall) -> tuple[object, ...]:
+        row = next(iter(board.ranked[0].rows.values()))
+        vote = "neighbours" in (row.ok[0]["spec"].get("recipe_settings") or {})
+        return board.preferred, len(board.candidates) * len(board.counted), not vote
+
     ranked = [board for board in boards if board.ranked]
-    return max(ranked, key=lambda b: (b.preferred, len(b.candidates) * len(b.counted))) if ranked else None
+    return max(ranked, key=order) if ranked else None
 
 
 def _leader(board: Overall, protocols: int) -> str:
