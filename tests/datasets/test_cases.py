@@ -212,7 +212,7 @@ def test_one_name_with_two_suffixes_is_told(tmp_path: Path) -> None:
     source = tree(tmp_path, ["a", "b"], 10)
     for i in range(10):
         picture(tmp_path / "a" / f"{i}.bmp", i)
-    assert finding(source, "same name but for its suffix").count == 10
+    assert finding(source, "beside another of the same name").count == 10
 
 
 def test_classes_spelt_otherwise_in_another_split(tmp_path: Path) -> None:

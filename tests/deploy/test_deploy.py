@@ -135,6 +135,7 @@ def test_folders_tables_arrays_and_datasets_are_read(study: Path, tmp_path: Path
     arrays, split = model.predict(tmp_path / "some.npz"), model.predict(dataset)
     scores = [[p.probabilities["sick"] for p in found] for found in (arrays, split)]
     assert scores[0] == scores[1] == _stored(study)["test_scores"][:, 0].tolist()
+    assert not any("pixels" in text for one in split for text in one.warnings), "they were decoded to 32 pixels here"
 
 
 def test_images_unlike_the_training_images_are_told(study: Path, tmp_path: Path) -> None:

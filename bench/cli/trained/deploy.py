@@ -61,12 +61,16 @@ def _export(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from bench.deploy.predict import summary, write_scores
     from bench.deploy.session import opened, progress_bar
+    from bench.registry import counted
 
     flags.configured(options)
     model = opened(options.model, options.device, "onnx" if options.onnx else None, options.threads, options.batch)
     with progress_bar() as told:
         predictions = model.predict(options.images, told)
     write_scores(options.out, model.bundle, predictions)
-    for line in [*summary(predictions), f"written: {options.out} ({len(predictions):,} images, {model.engine})"]:
+    for line in [
+        *summary(predictions),
+        f"written: {options.out} ({counted(len(predictions), 'image')}, {model.engine})",
+    ]:
         print(line)
     return 0 if any(one.probabilities for one in predictions) else flags.FAILED
