@@ -47,6 +47,7 @@ from bench.registry import (
 
 Array = np.ndarray
 
+BY_IMAGE = "image by image: images of one patient, if there are any, may lie on both sides"
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
 _STRONG, _MOST_VALUES = 0.5, 12  # of a column that goes with the label
@@ -538,7 +539,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
 
 def made_here(names: Sequence[str], grouped: bool) -> Finding:
     """Say that splits were made here."""
-    how = "by patient" if grouped else "image by image: images of one patient, if there are any, may lie on both sides"
+    how = "by patient" if grouped else BY_IMAGE
     which = "the splits were" if len(names) == 3 else f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
     return Finding(f"{which} made by medbench, {how}", severity="note" if grouped else "warning")
 

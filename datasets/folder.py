@@ -95,7 +95,7 @@ def _left_out(unplaced: list[str], others: list[str]) -> list[Finding]:
         said = f"{counted(len(unplaced), 'image')} left out: in no class folder"
         found.append(Finding(said, len(unplaced), tuple(unplaced[:5])))
     if others:
-        kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others)
+        kinds = Counter(os.path.splitext(path)[1].lower() or "without a suffix" for path in others)
         said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
         found.append(Finding(f"files of other kinds are left out: {said}", len(others), tuple(others[:5]), "note"))
     return found
@@ -192,7 +192,7 @@ def _refuse_empty(top: Path, first: list[str], folders: dict[str, tuple[str, ...
     filled = {path[0] for path in folders.values() if path}
     for name in first:
         if name not in filled:
-            others = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in walk(top / name)})
+            others = sorted({os.path.splitext(path)[1].lower() or "without a suffix" for path in walk(top / name)})
             what = f" (files of other kinds: {', '.join(others[:5])})" if others else ""
             raise ValueError(f"the class folder {top / name} holds no image{what}")
 
@@ -206,17 +206,20 @@ def _expect_classes(top: Path, classes: list[str], count: int) -> None:
         lying = len(_images_below(top)[0])
         inside = "no folder of a class" if _folders(top) else "no folder"
         inside += f" but {counted(lying, 'image')}" if lying else ""
-        raise ValueError(f"{top} holds {inside}; expected {_EXPECTED}{_table_in(top)}")
+        raise ValueError(f"{top} holds {inside}; expected {_EXPECTED}{_other_source(top)}")
     raise ValueError(
         f"{top} holds {counted(count, 'image')} of one class only, {classes[0]!r}; expected {_EXPECTED}"
-        + _table_in(top)
+        + _other_source(top)
     )
 
 
-def _table_in(top: Path) -> str:
-    """How to name the table that lies beside the images, where there is one."""
-    tables = sorted(path for path in top.glob("*") if path.suffix.lower() in (".csv", ".tsv"))
-    return f". The labels may be in a table: csv:{tables[0]}[label=COLUMN]" if tables else ""
+def _other_source(top: Path) -> str:
+    """How to name what lies in the folder, where that is another source: a table, files of Hugging Face."""
+    files = sorted(walk(top))
+    if any(path.endswith((".parquet", ".arrow")) for path in files):
+        return f". It looks like a Hugging Face dataset: hf:{top}"
+    tables = [path for path in files if path.lower().endswith((".csv", ".tsv"))]
+    return f". The labels may be in a table: csv:{top / tables[0]}[label=COLUMN]" if tables else ""
 
 
 def _patients(names: list[str], pattern: str) -> list[str]:

@@ -71,12 +71,14 @@ def _to_train(plan: Plan, out: Path) -> Iterator[AccuracyCell]:
 
 
 def lines(cell: AccuracyCell, findings: list[Finding]) -> list[str]:
-    """``data: NAME: leak: 8 images of train ...``, the worst first."""
+    """``data of NAME:`` and a line for each finding, ``- leak: 8 images of train ...``, the worst first."""
+    if not findings:
+        return []
     order = ("leak", "warning", "note")
     findings = sorted(findings, key=lambda finding: order.index(finding.severity))
-    shown = [f"data: {cell.dataset}: {f.severity}: {f.text}{_examples(f)}" for f in findings[:SHOWN]]
+    shown = [f"- {f.severity}: {f.text}{_examples(f)}" for f in findings[:SHOWN]]
     more = len(findings) - SHOWN
-    return [*shown, *([f"data: {cell.dataset}: and {more} more; `bench inspect` lists all"] if more > 0 else [])]
+    return [f"data of {cell.dataset}:", *shown, *([f"- {more} more: `bench inspect` lists all"] if more > 0 else [])]
 
 
 def _examples(finding: Finding) -> str:

@@ -173,6 +173,8 @@ def test_a_table_beside_the_images_is_named(tmp_path: Path) -> None:
     refused(tmp_path, "holds 3 images of one class only, 'images'; expected one folder per class")
     (tmp_path / "labels.csv").write_text("path,icu\n")
     refused(tmp_path, r"The labels may be in a table: csv:.*/labels\.csv\[label=COLUMN\]")
+    (tmp_path / "train.parquet").write_bytes(b"")
+    refused(tmp_path, "It looks like a Hugging Face dataset: hf:")
 
 
 def test_a_stranger_beside_the_splits(tmp_path: Path) -> None:

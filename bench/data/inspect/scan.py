@@ -21,6 +21,8 @@ from bench.data.decode import blocks_of, check_labels
 from bench.data.decode_pool import in_order
 from bench.data.inspect import hashes
 from bench.data.look import PAIRS, SPLITS, Look, Looked, label_text
+from bench.datasets._listing import BY_IMAGE
+from bench.errors import DataError
 from bench.registry import DatasetInfo, Finding, LazySplit, counted
 
 DEFAULT_GENERATED_SIZE = 64
@@ -103,7 +105,7 @@ class Inspection:
             patients = ", ".join(f"{name} {count:,}" for name, count in self.patients.items())
             also = f", and no patient or lesion ({patients})" if patients else ""
             yield Finding(f"no image is in two splits with equal pixels{also}", severity="fine")
-        if not self.patients:
+        if not self.patients and not any(f.text.endswith(BY_IMAGE) for f in self.info.findings):
             yield Finding(
                 "this source names no patients, so whether splits share some cannot be checked", severity="note"
             )
@@ -167,6 +169,8 @@ def inspect(
             else:
                 found.sizes[one.width, one.height] += 1
                 found.gray += one.gray and info.channels == 3
+    if len(found.unreadable) == done:
+        _refuse_absent(info, chosen, root)
     found.looked = look.done(info, labels, names, groups, examples=done)
     places = {split: look.rows(split) for split in SPLITS}
     for one, two in PAIRS:
@@ -177,6 +181,14 @@ def inspect(
         found.patients = {name: len({group for group in part if group}) for name, part in groups.items()}
         found.ungrouped = sum(found.images[name] - sum(map(bool, part)) for name, part in groups.items())
     return found
+
+
+def _refuse_absent(info: DatasetInfo, size: int, root: Path | None) -> None:
+    """No image can be read: where the source finds no files at all, it knows which option would help."""
+    try:
+        info.open().fingerprint(size, root)
+    except ValueError as error:
+        raise DataError(f"{info.name}: {error}") from error
 
 
 def _counts(info: DatasetInfo, labels: npt.NDArray[np.int64]) -> dict[str, int]:
