@@ -61,7 +61,18 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
 
 
 SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = ("labels", "pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision")
+KINDS = (
+    "labels",
+    "pareto",
+    "ranks",
+    "difference",
+    "scaling",
+    "training",
+    "confusion",
+    "reliability",
+    "decision",
+    "lesions",
+)
 
 
 def figures(document: Document) -> Iterator[tuple[str, Figure]]:
@@ -136,6 +147,8 @@ class _Figures:
                 yield ["training", *where], lines
             if lines := self.decisions(rows, title):
                 yield ["decision", *where], lines
+            if lines := self.lesions(rows, title):
+                yield ["lesions", *where], lines
             for kind, panels, note in (
                 ("confusion", self.confusions(rows), ""), ("reliability", self.reliabilities(rows), SCALED)
             ):  # fmt: skip
@@ -292,6 +305,14 @@ class _Figures:
         axes = Axis("threshold probability (treat from here)"), Axis("net benefit")
         note = "Net benefit in true positives per patient; treating nobody is 0."
         return _lines(f"Decision curves, {title}", note, [axes], [[c for c in curves if c.points]])
+
+    def lesions(self, rows: Sequence[Document], title: str) -> Figure | None:
+        """AUC over the diameter of lesions, a line a model."""
+        curves = [Curve(self.label(row), self.number(row), tuple(map(tuple, row["lesions"])))
+                  for row in rows[:MAX_CURVES] if row.get("lesions")]  # fmt: skip
+        axes = Axis("diameter of the lesion", "px", logarithmic=True), Axis(f"test {RANKING.label}")
+        note = "Lesions of about one diameter against all images without one; mean over seeds."
+        return _lines(f"Lesions by size, {title}", note, [axes], [curves]) if curves else None
 
     def confusions(self, rows: Sequence[Document]) -> list[Panel]:
         """A table a model, its trainings added up; not of several labels."""
