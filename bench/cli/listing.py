@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import groupby
@@ -99,7 +99,7 @@ def print_models(console: Console, names: Collection[str] | None = None) -> None
     say(console, "\nOptions, such as medmamba_tiny[branch=ssm]: bench list models medmamba")
 
 
-def _print_options(console: Console, chosen: Collection[ModelInfo]) -> None:
+def _print_options(console: Console, chosen: Sequence[ModelInfo]) -> None:
     """Print what can stand in brackets behind the models, once for each family."""
     first = {info.family: info for info in reversed(chosen) if info.options and info.group == "main"}
     for info in reversed(first.values()):
