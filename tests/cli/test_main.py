@@ -1,5 +1,6 @@
 """The command `bench` itself: what it imports, what it answers."""
 
+import errno
 import io
 import json
 import os
@@ -146,6 +147,20 @@ def test_lines_in_a_terminal_break_between_words_and_commands_never() -> None:
         text.split("\n")[1],
     ]
     assert shown[False] == text.split("\n")
+
+
+def test_a_folder_that_cannot_be_written_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(error: OSError) -> None:
+        monkeypatch.setattr(main.doctor, "examine", lambda root: (_ for _ in ()).throw(error))
+
+    fails(OSError(errno.EROFS, "Read-only file system", "look"))
+    assert main.main(["doctor"]) == 2
+    assert "bench: cannot write look: Read-only file system; free space, or write to another" in capsys.readouterr().err
+    fails(OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="Bad file"):
+        main.main(["doctor"])
 
 
 def test_timm_is_not_imported_to_word_an_error() -> None:
