@@ -41,7 +41,7 @@ SWEEP_FLAGS = {
     "--data-root": ("run.data_root", "folder of the dataset files"),
     "--out": ("run.out", "run directory; an existing one is resumed (default: runs/PRESET or runs/CONFIG)"),
     "--threads": ("run.threads", "CPU threads per worker"),
-    "--pack": ("run.pack", "trainings to run at once on one GPU or on the CPU: a number or auto"),
+    "--pack": ("run.pack", "trainings to run at once on a GPU, or the CPU: a number or auto (default)"),
     "--timeout": ("run.timeout_s", "seconds after which a cell, or a round of an efficiency cell, is ended as timeout"),
     "--executor": ("run.executor", "local (this machine) or ray (a Ray cluster, see docs/clusters.md)"),
     "--ray-address": ("run.ray_address", "auto or host:port of a cluster (default: start one on this machine)"),

@@ -55,7 +55,7 @@ def _run(options: argparse.Namespace) -> int:
     if outcome.failed:
         count = f"{outcome.failed} cell{'s' * (outcome.failed != 1)}"
         print(
-            f"{count} failed (reasons above and on the leaderboard); run them again with --retry failed,timeout",
+            f"{count} failed (reasons above and on the leaderboard); once that is mended, add --retry failed,timeout",
             file=sys.stderr,
         )
     return flags.FAILED if outcome.failed else 0

@@ -130,6 +130,11 @@ class Look:
         return Looked(tuple(findings), {split: sorted(rows) for split, rows in repeated.items()})
 
 
+def all_findings(info: DatasetInfo, looked: Looked) -> list[Finding]:
+    """What the source says and what the pixels show; a leak that both know is said once, split by split."""
+    return [*(f for f in info.findings if f.severity != "leak" or not looked.leaks), *looked.findings]
+
+
 def label_text(info: DatasetInfo, label: Array) -> str:
     """The class of an image, or its findings joined by a bar."""
     return "|".join(info.classes[c] for c in np.flatnonzero(label)) if np.ndim(label) else info.classes[int(label)]

@@ -7,6 +7,7 @@ Cells whose weights nobody asked for, so that a later command into the same dire
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
@@ -67,7 +68,8 @@ def keep_recommended(out: Path, report: ReportData, limits: Limits | None = None
         return ""
     taken = sum(weights_path(out, key).stat().st_size for key in stay)
     cells = f"{len(stay)} cell{'s' * (len(stay) > 1)}"
-    return f"Weights of {pick} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: bench export-model {out}"
+    place = shlex.quote(str(out))
+    return f"Weights of {pick} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: bench export-model {place}"
 
 
 def _list(out: Path) -> Path:

@@ -11,7 +11,7 @@ from rich.console import Console
 from bench import registry
 from bench.data.cache import decode_bar, looked_at, open_entry
 from bench.data.files import DataError
-from bench.data.look import Looked
+from bench.data.look import Looked, all_findings
 from bench.errors import say
 from bench.plan.base import Plan
 from bench.record.cells import AccuracyCell
@@ -40,7 +40,7 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
                 info, cell.size, plan.data_root, resize=cell.resize, progress=told, fingerprint=cell.data_fingerprint
             )
             looked = entry.looked
-        found = [*info.findings, *looked.findings]
+        found = all_findings(info, looked)
         for line in lines(cell, found):
             say(console, line)
         leaks += [f"{cell.dataset}: {finding.text}" for finding in found if finding.severity == "leak"]
@@ -54,7 +54,7 @@ def plan_lines(plan: Plan, out: Path) -> list[str]:
     for cell in _to_train(plan, out):
         info = registry.dataset_info(cell.dataset)
         looked = looked_at(info, cell.size, cell.data_fingerprint, cell.resize) or Looked()
-        found += lines(cell, [*info.findings, *looked.findings])
+        found += lines(cell, all_findings(info, looked))
     return found
 
 

@@ -97,6 +97,7 @@ class TrialCell(AccuracyCell):
 
 
 SPEED_REFERENCE = "resnet18"  # what other models' speeds are relative to
+ONE_THREAD = "processor time of one thread"  # what those of a CPU are measured in
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 
+from bench.errors import BenchError
 from bench.record.cells import (
     AccuracyCell,
     Cell,
@@ -251,7 +252,7 @@ def _status(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line for people, whatever the error does when it is asked for its text."""
+    """One line for people, whatever the error does when it is asked for its text; of our own faults, the place too."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     try:
@@ -259,4 +260,6 @@ def _reason(error: BaseException) -> str:
     except Exception as second:
         lines = [f"(its text cannot be had: {type(second).__name__})"]
     text = "".join(c if c.isprintable() else "?" for c in lines[0][:340]) if lines else ""
+    if isinstance(error, BenchError):
+        return text
     return f"{type(error).__name__}: {text}{where}"[:400]

@@ -14,6 +14,7 @@ from bench.registry import nearest
 from bench.report.words import counted
 from bench.score.roles import Predictions, plain
 
+LARGEST_LOGIT = 20  # scores of 0 to 100 that go beyond are percent: nobody is sure of all images to 1e-9
 SUM_TOLERANCE = 0.01  # rows of probabilities add up to one but for rounding
 MAX_NAMED = 3
 BINARY, MULTI, LABELS, ORDINAL = "binary-class", "multi-class", "multi-label", "ordinal-regression"
@@ -273,6 +274,7 @@ def probabilities(part: Predictions, scores: Array, names: tuple[str, ...], task
         rows = np.flatnonzero(~np.isfinite(scores).all(1))
         raise DataError(f"{who}: {counted(len(rows), 'image')} without a finite score, first in row {rows[0]}")
     scores = _ordered(part, scores, names, who)
+    _refuse_percent(scores, who)
     shares = bool(((scores >= 0) & (scores <= 1)).all())
     if scores.shape[1] == 1 or task == LABELS:
         if not shares:
@@ -294,6 +296,15 @@ def probabilities(part: Predictions, scores: Array, names: tuple[str, ...], task
             f"(row {row}: {scores[row].sum():.4g}); give softmax probabilities or logits"
         )
     return scores
+
+
+def _refuse_percent(scores: Array, who: str) -> None:
+    """Refuse 0 to 100: as log-odds or logits most of them would be the same probability."""
+    percent = scores.min() >= 0 and LARGEST_LOGIT < scores.max() <= 100
+    if percent and (scores.shape[1] == 1 or np.abs(scores.sum(1) - 100).max() <= 1):
+        raise DataError(
+            f"{who}: scores from {scores.min():.4g} to {scores.max():.4g} look like percent; divide them by 100"
+        )
 
 
 def _ordered(part: Predictions, scores: Array, names: tuple[str, ...], who: str) -> Array:

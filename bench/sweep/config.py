@@ -98,7 +98,7 @@ class RunSection(_Section):
 
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
-    pack: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
+    pack: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"  # a CPU has one place then
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None

@@ -18,6 +18,7 @@ from bench import registry
 from bench.data.cache import open_entry, write_split_file
 from bench.data.cache_entry import Entry, Members, members, not_repeated, without_repeats
 from bench.data.folds import fold_of_all
+from bench.data.look import all_findings
 from bench.data.weights import leak_of_weights, locate
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
@@ -143,7 +144,7 @@ def whose(cell: AccuracyCell, entry: Entry) -> dict[str, Members | None]:
 
 def _findings(cell: AccuracyCell, info: DatasetInfo, entry: Entry) -> list[Finding]:
     """What a reader of the score should know of the data: from names and headers, and from the pixels."""
-    found = [*info.findings, *entry.looked.findings]
+    found = all_findings(info, entry.looked)
     if cell.folds:
         by = "by patient" if any(said.groups for said in members(entry.folder).values()) else "image by image"
         text = f"cross-validation: all images in {cell.folds} folds, {by}; the set's own split is not used"

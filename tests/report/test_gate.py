@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bench.cli.main import main
+from bench.record.cells import ONE_THREAD
 
 MODELS = ("resnet18", "vit_tiny_patch16_224", "medmamba_tiny")
 ROUNDS = 6
@@ -259,6 +260,29 @@ def test_a_busy_machine_is_no_regression(gate, flag: str):
     assert "1 not compared" in text
     assert f"speed of {MODELS[1]} at 64 px, batch 8, fp32, infer: the machine was busy now ({flag}" in text
     assert f"round 2: {flag} took 40% of the CPU" in text
+
+
+def test_processor_time_is_compared_on_a_busy_machine_too(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def timed(slower: float) -> Change:
+        def change(record: dict[str, Any]) -> None:
+            busy("other processes")(record)
+            ratios = [0.5 * slower * (1 + i / 1000) for i in range(ROUNDS)]
+            record["metrics"] |= {"relative_to": MODELS[0], "relative_in": ONE_THREAD, "relative_speed_rounds": ratios}
+
+        return of("efficiency", MODELS[1], change)
+
+    base = str(tmp_path / "base.json")
+    assert main(["baseline", str(sweep(run, change=timed(1)).write(tmp_path / "before")), "--out", base]) == 0
+    assert "busy" not in capsys.readouterr().out
+    for name, slower, code in (("same", 1.0, 0), ("slower", 0.9, 1)):
+        again = sweep(type(run)(), change=timed(slower)).write(tmp_path / name)
+        assert main(["check", str(again), "--baseline", base]) == code
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("speed relative to resnet18 fell by 10" in text) is bool(code)
 
 
 @pytest.mark.parametrize("flags", [(), ("throttled",)])

@@ -164,6 +164,11 @@ GOOD = {"id": IDS, "label": LABELS, "score": P}
         (GOOD | {"y_true": LABELS}, r"the label is both 'label' and 'y_true'; keep or rename one"),
         (GOOD | {"id": ["x", "x", *IDS[2:]]}, r"1 id in more than one row: x; write one row per image"),
         (GOOD | {"score": [np.nan, *P[1:]]}, r"1 image without a finite score, first in row 0"),
+        (GOOD | {"score": 100 * np.asarray(P)}, r"scores from [\d.]+ to [\d.]+ look like percent; divide them by 100"),
+        (
+            {"id": IDS, "label": LABELS, "p0": 100 - 100 * np.asarray(P), "p1": 100 * np.asarray(P)},
+            "look like percent; divide them by 100",
+        ),
         (GOOD | {"label": ["", *LABELS[1:]]}, r"1 image without a label; leave them out"),
         (GOOD | {"label": [1] * N}, r"all 40 images have the label 1; two classes are needed"),
         (GOOD | {"label": LABELS + 0.5}, r"label 0.5 is not a whole number"),

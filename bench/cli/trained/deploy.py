@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from bench.cli import flags
@@ -54,7 +55,7 @@ def _export(options: argparse.Namespace) -> int:
         given = (root.resolve() if root else None) if options.data_root else root_of_run or root
         export_model(run, records, out, given, options.onnx, print)
     print(f"written: {options.out} (README.md is the model card)")
-    print(f"Next: bench predict {options.out} IMAGES --out scores.csv")
+    print(f"Next: bench predict {shlex.quote(str(options.out))} IMAGES --out scores.csv")
     return 0
 
 

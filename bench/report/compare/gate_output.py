@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 from bench.errors import say
 from bench.metrics.registry import TESTED
 from bench.record import store
+from bench.record.cells import ONE_THREAD
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Section, Table, Text
 from bench.report.compare import snapshot as baselines
@@ -235,7 +236,7 @@ def run_baseline(
         lines.append(f"{counted(absent, 'cell')} of the sweep without a record: no check will miss them")
     if without:
         lines.append(f"{counted(without, 'cell')} without a result: nothing of them can get worse")
-    if busy := sum(bool(entry.busy) for entry in good):
+    if busy := sum(bool(entry.busy) and entry.relative_in != ONE_THREAD for entry in good):
         whose = "its" if busy == 1 else "their"
         lines.append(f"{counted(busy, 'cell')} measured while the machine was busy: {whose} speed will not be compared")
     if rounds and min(rounds) < 6:

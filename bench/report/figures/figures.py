@@ -294,7 +294,7 @@ class _Figures:
         return _lines("Training curves, one line per seed", title, axes, panels) if panels else None
 
     def decisions(self, rows: Sequence[Document], title: str) -> Figure | None:
-        """Net benefit against the chance from which one treats; treating nobody is 0."""
+        """Net benefit against the probability from which one treats; treating nobody is 0."""
         drawn = [row for row in rows if row.get("decision")]
         if not drawn:
             return None
@@ -302,8 +302,8 @@ class _Figures:
         named = [("treat all", len(self.families), drawn[0]["treat_all"])]
         named += [(self.label(row), self.number(row), row["decision"]) for row in drawn]
         curves = [Curve(label, n, tuple((x, y) for x, y in points if y >= least)) for label, n, points in named]
-        axes = Axis("chance from which one treats"), Axis("net benefit")
-        note = "Net benefit in true positives a patient; treating nobody is 0."
+        axes = Axis("threshold probability (treat from here)"), Axis("net benefit")
+        note = "Net benefit in true positives per patient; treating nobody is 0."
         return _lines(f"Decision curves, {title}", note, [axes], [[c for c in curves if c.points]])
 
     def lesions(self, rows: Sequence[Document], title: str) -> Figure | None:
@@ -322,7 +322,9 @@ class _Figures:
             tables = [t for t in found if t and isinstance(t[0], list) and known(t[0][0])]
             if tables and all(len(t) == len(tables[0]) for t in tables):
                 counts = np.sum(tables, axis=0).tolist()
-                panels.append((self.label(row), partial(draw.confusion, counts=counts)))
+                named = self.cells[row["cells"][0]]["metrics"].get("classes") or ()
+                classes = [str(one) for one in named] if len(named) == len(counts) else []
+                panels.append((self.label(row), partial(draw.confusion, counts=counts, classes=classes)))
         return panels
 
     def reliabilities(self, rows: Sequence[Document]) -> list[Panel]:

@@ -242,14 +242,14 @@ def examples_section(found: Document) -> list[Section]:
     if not shown or not shown["lines"]:
         return []
     columns = (
-        Column("image", left=True, code=True), Column("truth", left=True), Column("said", left=True),
+        Column("image", left=True, code=True), Column("truth", left=True), Column("predicted", left=True),
         Column("probability"), Column("answer", left=True),
     )  # fmt: skip
     lines = [
         (image, truth, said, fixed(sure, 3), "right" if truth == said else "wrong")
         for image, truth, said, sure in shown["lines"]
     ]
-    note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the surest right and the surest wrong answers."
+    note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the most confident right and wrong predictions."
     return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, lines)], 1)]
 
 
