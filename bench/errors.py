@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk, not of the tool
-ELSEWHERE = "free space, or write to another folder"
+ELSEWHERE = "free space, or choose another place (--out)"
 
 
 class BenchError(Exception):
