@@ -157,7 +157,10 @@ def test_a_folder_that_cannot_be_written_is_no_traceback(
 
     fails(OSError(errno.EROFS, "Read-only file system", "look"))
     assert main.main(["doctor"]) == 2
-    assert "bench: cannot write look: Read-only file system; free space, or choose another place" in capsys.readouterr().err
+    assert (
+        "bench: cannot write look: Read-only file system; free space, or choose another place"
+        in capsys.readouterr().err
+    )
     fails(OSError(errno.EBADF, "Bad file descriptor"))
     with pytest.raises(OSError, match="Bad file"):
         main.main(["doctor"])
