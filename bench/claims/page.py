@@ -80,7 +80,7 @@ def _notes(claims: Sequence[Claim]) -> list[str]:
         notes.append(f"{counted(rest, 'comparison')} not in the table for other reasons (--json has all).")
     if differs := sum(bool(c.differs) for c in tested):
         notes.append(
-            f"In {differs} of {counted(len(tested), 'comparison')} the protocols differ; the difference may come from that alone."
+            f"In {differs} of {counted(len(tested), 'comparison')} the protocols differ, which alone may explain it."
         )
     return notes
 
