@@ -59,7 +59,7 @@ def test_one_training_is_no_claim_on_training_again(run: Any, tmp_path: Path):
     fill(run, {"a": 3.0, "b": 0.5}, datasets=2)
     text = page(run, tmp_path)
     assert "single seed: of these trained networks only, as training again was not measured" in text
-    assert "- Significance allows for other test images but not for training again (single seed). 2 datasets cannot show" in text
+    assert "- Significance allows for other test images but not for training again (single seed). 2 datasets" in text
     assert "AUC 95 % covers test images only (single seed)." in text
     assert "Significantly worse: than `a`, on other test images of these classes;" in text
     assert "Friedman's test needs 5 datasets and 3 models; this table has 2 datasets and 2 models." in text
