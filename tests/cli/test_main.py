@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cli import main
+from bench.cli import flags, main
 from bench.errors import BenchError, say
 
 HEAVY = {"torch", "numpy", "rich", "pydantic", "requests", "timm"}
@@ -124,6 +124,11 @@ def test_wrong_names_are_answered_with_what_to_write(
         book.writestr("xl/workbook.xml", "<workbook/>")
     assert main.main(typed) == 2
     assert said in capsys.readouterr().err
+
+
+def test_every_flag_of_a_sweep_has_its_group() -> None:
+    grouped = [flag for group in flags.GROUPS.values() for flag in group]
+    assert sorted(grouped) == sorted(flags.SWEEP_FLAGS)
 
 
 def test_bench_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
