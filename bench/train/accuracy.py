@@ -20,6 +20,7 @@ from bench.data.cache_entry import Entry, Members, members, not_repeated, withou
 from bench.data.folds import fold_of_all
 from bench.data.look import all_findings
 from bench.data.weights import leak_of_weights, locate
+from bench.errors import ConfigError
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
@@ -224,7 +225,7 @@ def _fit(
     # On a GPU of the size of a batch: what the device's libraries prepare for it serves the first step too.
     count = min(recipe["micro_batch_size"] or recipe["batch_size"], len(splits.train)) if device.type == "cuda" else 2
     blank = torch.zeros(count, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
-    deterministic = launch(_runs_deterministically, trainer, blank)
+    deterministic = launch(_runs_deterministically, trainer, blank, cell.model, len(info.classes))
     outcome = trainer.fit()
     if ctx.keep_weights and outcome.status == "ok":
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
@@ -337,7 +338,7 @@ def _make_deterministic(device: torch.device) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
+def _runs_deterministically(trainer: Trainer, images: torch.Tensor, name: str, classes: int) -> bool:
     """Try one forward and backward pass; where an operation has no deterministic form, allow the other ones.
 
     Merely warning from the start would not do: attention then takes its non-deterministic backward although it has
@@ -346,7 +347,9 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
     model = trainer.model.train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        trainer.forward(model, images).float().sum().backward()
+        logits = trainer.forward(model, images)
+        _check_logits(logits, name, (len(images), classes))
+        logits.float().sum().backward()
         return True
     except RuntimeError as error:
         if "deterministic" not in str(error):
@@ -360,6 +363,13 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
         model.zero_grad(set_to_none=True)
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
+
+
+def _check_logits(logits: object, name: str, expected: tuple[int, int]) -> None:
+    """Refuse a network of a plug-in with other outputs than there are classes: it would be trained and scored."""
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(f"model {name!r} should give logits of shape {expected} (images, num_classes), found {found}")
 
 
 def _keep_freed_memory() -> None:
