@@ -172,7 +172,7 @@ def test_a_network_that_ends_in_softmax_is_refused(run: Any, monkeypatch: pytest
 
     changed = replace(registry.models["accuracy_test_net"], builder=wrong)
     monkeypatch.setitem(registry.models._info, "accuracy_test_net", changed)
-    with pytest.raises(ConfigError, match="gives probabilities .* return logits, without softmax"):
+    with pytest.raises(ConfigError, match=r"gives probabilities .* return logits, without softmax"):
         run(cell())
 
 
