@@ -40,6 +40,8 @@ from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, launch, turn
 
+SOFTMAX_TOLERANCE = 1e-4
+
 __all__ = ["run_accuracy"]
 
 
@@ -366,10 +368,12 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor, name: str, c
 
 
 def _check_logits(logits: object, name: str, expected: tuple[int, int]) -> None:
-    """Refuse a network of a plug-in with other outputs than there are classes: it would be trained and scored."""
+    """Refuse a network of a plug-in with other outputs than a logit per class: it would be trained and scored."""
     if not isinstance(logits, torch.Tensor) or logits.shape != expected:
         found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ConfigError(f"model {name!r} should give logits of shape {expected} (images, num_classes), found {found}")
+    if logits.min() >= 0 and (logits.float().sum(1) - 1).abs().max() < SOFTMAX_TOLERANCE:
+        raise ConfigError(f"model {name!r} gives probabilities (each row adds up to 1); return logits, without softmax")
 
 
 def _keep_freed_memory() -> None:

@@ -130,10 +130,10 @@ def test_nodes_that_are_killed_change_nothing(tmp_path, nodes, count):
             say(begun, "a node joins")
     assert process.wait(900) == 0, (wild / "driver.log").read_text()[-3000:]
     said = (wild / "driver.log").read_text()
-    say(begun, f"all done; said of it: {[line.strip() for line in said.splitlines() if 'to run again' in line]}")
+    say(begun, f"all done; said of it: {[line.strip() for line in said.splitlines() if 'will run again' in line]}")
     expected, found = results(calm / "run"), results(wild / "run")
     assert len(found) == 24 and found == expected and not (wild / "run" / "claims").exists()
-    assert "to run again" in said and "node" in said
+    assert "will run again" in said and "node" in said
     say(begun, "every record is equal to that of the undisturbed local run, to the bit")
 
 

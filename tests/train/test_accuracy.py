@@ -166,6 +166,16 @@ def test_a_network_of_other_outputs_than_classes_is_refused(
         run(cell())
 
 
+def test_a_network_that_ends_in_softmax_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(num_classes: int, in_chans: int, img_size: int) -> nn.Module:
+        return nn.Sequential(accuracy_test_net(num_classes, in_chans, img_size), nn.Softmax(1))
+
+    changed = replace(registry.models["accuracy_test_net"], builder=wrong)
+    monkeypatch.setitem(registry.models._info, "accuracy_test_net", changed)
+    with pytest.raises(ConfigError, match=r"gives probabilities .* return logits, without softmax"):
+        run(cell())
+
+
 def test_flips_follow_the_dataset(run: Any) -> None:
     assert run(cell(recipe={"flip": 0.5})).metrics["flipped"] is False  # its adapter says that a mirror changes labels
 
