@@ -55,16 +55,17 @@ def cross(inputs: dict[str, Tensor], grad: Tensor, backend: str | None, directio
     else:
         y = cross_selective_scan(**leaves, directions=directions, backend=backend)
     y.backward(grad.to(y.dtype))
-    return [y.detach(), *(t.grad for t in leaves.values())]
+    return [y.detach().cpu(), *(t.grad.cpu() for t in leaves.values())]
 
 
 def cross_errors(
-    sizes: tuple[int, ...], dtype: torch.dtype, directions: tuple[int, ...] = (0, 1, 2, 3)
+    sizes: tuple[int, ...], dtype: torch.dtype, directions: tuple[int, ...] = (0, 1, 2, 3), device: str = "cpu"
 ) -> dict[str, list[float]]:
     """By tensor: the errors of Triton and of the PyTorch backend against float64, both in dtype."""
     inputs = {k: t.to(dtype) for k, t in cases.cross_inputs(*sizes, k=len(directions)).items()}
     grad = torch.randn(inputs["x"].shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     truth = cross({k: t.double() for k, t in inputs.items()}, grad.double(), None, directions)
+    inputs, grad = {k: t.to(device) for k, t in inputs.items()}, grad.to(device)
     mine, plain = (cross(inputs, grad, b, directions) for b in ("triton", "reference"))
     names = ("y", *cases.CROSS_NAMES)
     rows = zip(names, mine, plain, truth, strict=True)

@@ -19,6 +19,7 @@ import triton.language as tl
 
 from bench.ops.backends.triton.tiles import (
     LOG2E,
+    NARROW,
     SIZES,
     decay,
     load_steps,
@@ -103,7 +104,7 @@ def walk_forward(
                 weights = load_weights(weight, bias, direction * d + c, mask, R, HAS_BIAS, CB)
             step = raw_steps(parts, weights, R, DIRECT, T, CB)
             if SOFTPLUS:
-                step = softplus(step)
+                step = softplus(step, x.dtype.element_ty == NARROW)
             step = tl.where(live[None, :], step, 0.0)
             x_tile = x_next.to(tl.float32)
             steps = spread(step, T, CB)
@@ -171,7 +172,7 @@ def walk_adjoint(
         live = done + tt < last - first
         step = raw_steps(parts, weights, R, DIRECT, T, CB)
         if SOFTPLUS:
-            step = softplus(step)
+            step = softplus(step, grad_y.dtype.element_ty == NARROW)
         step = tl.where(live[None, :], step, 0.0)
         steps = spread(step, T, CB)
         gys = spread(tl.where(live[None, :], gy_next.to(tl.float32), 0.0), T, CB)
