@@ -55,9 +55,10 @@ def test_sequences_cut_into_segments(results: dict[str, Any]) -> None:
     check_fixtures(results["cut"])
 
 
-@pytest.mark.parametrize("group", ["cross", "half", "directions"])
+@pytest.mark.parametrize("group", ["cross", "half", "lanes", "directions"])
 def test_cross_scan_is_as_exact_as_pytorch(results: dict[str, Any], group: str) -> None:
-    check_cross(results[group], half=group == "half", output=3 if group == "half" else 2)
+    half = group in ("half", "lanes")
+    check_cross(results[group], half, output=3 if half else 2)
 
 
 def check_cross(found: dict[str, dict[str, list[float]]], half: bool, output: float = 2) -> None:
@@ -93,7 +94,7 @@ def test_the_same_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     check_fused(worker.fused("cuda"))
     # What runs for bfloat16 there alone: tensor cores and shuffles, for 16 states and for one; whole and in segments.
-    for sizes in (1, 5, 7, 33, 16, 3), (2, 6, 5, 40, 16, 9), (1, 37, 9, 33, 1, 6), (1, 5, 7, 20, 1, 9):
+    for sizes in (*worker.LANES, (2, 6, 5, 40, 16, 9), (1, 37, 9, 33, 1, 6)):
         check_cross({str(sizes): worker.cross_errors(sizes, torch.bfloat16, device="cuda")}, half=True)
 
 

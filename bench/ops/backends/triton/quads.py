@@ -71,7 +71,9 @@ def walk_quads(
     for j in tl.static_range(4):
         tile = (state_at + j * d)[:, None] + four[None, :]
         by_state_a += spread(tl.load(A + tile, mask=kept, other=0.0) * LOG2E, 4, 32)
-        by_state_h += spread(tl.load(start_state + tile, mask=kept & (resume != 0), other=0.0).to(tl.float32), 4, 32)
+        by_state_h += spread(
+            tl.load(start_state + tile, mask=kept & (four[None, :] < 4 * resume), other=0.0).to(tl.float32), 4, 32
+        )
     a2 = ()
     h = ()
     for i in tl.static_range(16):  # state i % 4 of channel i // 4
@@ -178,7 +180,7 @@ def walk_lines(
     delta += image * yb + direction * yk
     order += direction * L
     a2 = tl.load(A + direction * d + c, mask=mask, other=0.0) * LOG2E
-    h = tl.load(start_state + (s * nseg + seg) * d + c, mask=mask & (resume != 0), other=0.0).to(tl.float32)
+    h = tl.load(start_state + (s * nseg + seg) * d + c, mask=mask & (lane < 32 * resume), other=0.0).to(tl.float32)
     weights = load_weights(weight, bias, direction * d + c, mask, R, HAS_BIAS, 32)
     first = seg * span
     last = tl.minimum(first + span, L)
@@ -209,4 +211,4 @@ def walk_lines(
             cc = from_lane(row[(R + 1) // 2], 2 * i + (R + 1) % 2).to(tl.float32, bitcast=True)
             h = decay(a2, steps[i]) * h + inputs[i] * b
             to = y + from_lane(pixel, 2 * i) * ys
-            tl.store(to, (h * cc).to(y.dtype.element_ty), mask=mask & (t + i < last))
+            tl.store(to, (h * cc).to(y.dtype.element_ty), mask=c < tl.where(t + i < last, d, 0))

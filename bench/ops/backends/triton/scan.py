@@ -21,6 +21,7 @@ from bench.ops.backends.triton import backward, quads, sums, walks
 from bench.ops.backends.triton.layout import CARRY_EVERY, CHANNELS, Layout, order_table
 from bench.ops.backends.triton.layout import on_device as _on
 from bench.ops.backends.triton.steps import step_gradients, step_sizes
+from bench.ops.backends.triton.tiles import INTERPRETED
 from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "triton"
@@ -110,7 +111,7 @@ def _scan(
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
         narrow_walk = NARROW_WALKS.get(p.n)
-        if narrow_walk and x.is_cuda and x.dtype == torch.bfloat16 and steps.softplus and D is None:
+        if narrow_walk and x.dtype == torch.bfloat16 and steps.softplus and D is None and not INTERPRETED:
             narrow_walk[grid](
                 x, delta, proj, weight, bias, A, y, carry, start, *sizes, int(segments > 1), int(save),
                 R=constants["R"], K=CARRY_EVERY, DIRECT=constants["DIRECT"], HAS_BIAS=constants["HAS_BIAS"],
