@@ -10,7 +10,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from bench.ops.backends.triton import backward, lanes, scan, walks
+from bench.ops.backends.triton import backward, lanes, walks
 
 LANE = np.arange(32)
 QUAD, PLACE = LANE // 4, LANE % 4
@@ -57,16 +57,9 @@ class _Results:
 
 
 def _inline_asm(self: Any, text: str, constraints: str, operands: list[Any], *rest: Any) -> _Results:
-    data = [o.data for o in operands]
-    if text == lanes.FROM_LANE.value:
-        return _Results([data[0][data[1]]], tl.int32)
-    if text == lanes.FROM_QUAD.value:
-        return _Results([data[0][QUAD * 4 + data[1]]], tl.int32)
-    v = [d if d.dtype == np.float32 else d.view(np.float32) for d in data]
+    v = [o.data if o.data.dtype == np.float32 else o.data.view(np.float32) for o in operands]
     if text == lanes.LOG2.value:
         found = [np.log2(v[0])]
-    elif text == lanes.MULTIPLY_ADD.value:
-        found = _multiply_add(v[:4], v[4:6], v[6:10])
     elif text == lanes.ADD_QUADS.value:
         found = _multiply_add(v[:4], [_is(v[8], v[9]), _is(v[8], v[10])], v[4:8])
     else:
@@ -77,13 +70,12 @@ def _inline_asm(self: Any, text: str, constraints: str, operands: list[Any], *re
 
 @contextmanager
 def emulated() -> Iterator[None]:
-    """Scans of bfloat16 run by the interpreter as they do on a GPU, but for its products of bfloat16 elsewhere."""
-    builder, before = interpreter.InterpreterBuilder, interpreter.InterpreterBuilder.create_inline_asm
-    narrow = backward.NARROW
-    builder.create_inline_asm, scan.INTERPRETED = _inline_asm, False
+    """The scan's backward of bfloat16, and softplus, are interpreted as they run on a GPU."""
+    builder, narrow = interpreter.InterpreterBuilder, backward.NARROW
+    before, builder.create_inline_asm = builder.create_inline_asm, _inline_asm
     backward.NARROW = walks.NARROW = tl.constexpr(tl.bfloat16)
     try:
         yield
     finally:
-        builder.create_inline_asm, scan.INTERPRETED = before, True
+        builder.create_inline_asm = before
         backward.NARROW = walks.NARROW = narrow

@@ -1,9 +1,9 @@
 """Moves and sums between the lanes of a warp by its own instructions: shuffles, and products on tensor cores.
 
 For vectors [32] of a program of one warp, an element a lane; lanes 4g to 4g + 3 are quad g. Triton's own reductions and
-changes of layout go through shared memory, whose accesses were half the time of the scans. Tensor cores multiply in
-TF32: operands lose their low 13 bits, which takes 3.5e-4 of a value on average. So this is for what is rounded to
-bfloat16. Triton's interpreter has no such instructions; there, and for float32, other code runs.
+changes of layout go through shared memory. Tensor cores multiply in TF32: operands lose their low 13 bits, which takes
+3.5e-4 of a value on average. So this is for what is rounded to bfloat16. Triton's interpreter has no such instructions;
+there, and for float32, other code runs.
 """
 
 # mypy: ignore-errors
@@ -16,13 +16,10 @@ import triton.language as tl
 
 CUT_OFF = tl.constexpr(3.5e-4)  # of a value, on average, where an operand is made TF32
 FROM_LANE = tl.constexpr("shfl.sync.idx.b32 $0, $1, $2, 31, 0xffffffff;")
-FROM_QUAD = tl.constexpr("shfl.sync.idx.b32 $0, $1, $2, 0x1c1f, 0xffffffff;")
 LOG2 = tl.constexpr("lg2.approx.ftz.f32 $0, $1;")
-# D = A B + C of sizes 16 x 8, 8 x 8, 16 x 8. A lane of quad g, the t-th in it, holds A[g, t], A[g+8, t], A[g, t+4],
-# A[g+8, t+4]; B[t, g], B[t+4, g]; C and D [g, 2t], [g, 2t+1], [g+8, 2t], [g+8, 2t+1].
-MULTIPLY_ADD = tl.constexpr("""mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32
-    {$0, $1, $2, $3}, {$4, $5, $6, $7}, {$8, $9}, {$10, $11, $12, $13};""")
-# B has ones in columns $13 (rows 0 to 3) and $14 (rows 4 to 7): sums over quads of the 4 values of a lane.
+# The product is D = A B + C of sizes 16 x 8, 8 x 8, 16 x 8. A lane of quad g, the t-th in it, holds A[g, t], A[g+8, t],
+# A[g, t+4], A[g+8, t+4]; B[t, g], B[t+4, g]; C and D [g, 2t], [g, 2t+1], [g+8, 2t], [g+8, 2t+1].
+# Here A are 4 values of a lane, and B has ones in columns $13 (rows 0 to 3) and $14 (rows 4 to 7): sums over quads.
 ADD_QUADS = tl.constexpr("""{ .reg .b32 e, f; .reg .f32 p, q;
     set.eq.f32.f32 p, $12, $13; mov.b32 e, p;
     set.eq.f32.f32 q, $12, $14; mov.b32 f, q;
@@ -64,26 +61,9 @@ def from_lane(v, lane):
 
 
 @triton.jit
-def from_quad(v, t):
-    """The float that the t-th lane of each quad holds in v."""
-    found = tl.inline_asm_elementwise(FROM_QUAD, "=r,r,r", [bits(v), t], dtype=tl.int32, is_pure=True, pack=1)
-    return found.to(tl.float32, bitcast=True)
-
-
-@triton.jit
 def log2(v):
     """The base-2 logarithm to an absolute 2e-7 near 1: one instruction."""
     return tl.inline_asm_elementwise(LOG2, "=f,f", [v], dtype=tl.float32, is_pure=False, pack=1)
-
-
-@triton.jit
-def multiply_add(a0, a1, a2, a3, b0, b1, total):
-    """A product added to an accumulator; see MULTIPLY_ADD."""
-    return tl.inline_asm_elementwise(
-        MULTIPLY_ADD, "=f,=f,=f,=f,r,r,r,r,r,r,f,f,f,f",
-        [bits(a0), bits(a1), bits(a2), bits(a3), bits(b0), bits(b1), total[0], total[1], total[2], total[3]],
-        dtype=(tl.float32, tl.float32, tl.float32, tl.float32), is_pure=True, pack=1,
-    )  # fmt: skip
 
 
 @triton.jit

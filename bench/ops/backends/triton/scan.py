@@ -1,6 +1,6 @@
 """The Triton backend: fused scans on CUDA, compute capability 8.0 and later, or on the CPU under TRITON_INTERPRET=1.
 
-The kernels are in `walks.py`, `quads.py`, `backward.py` and `sums.py`; this file chooses how work is cut into
+The kernels are in `walks.py`, `lines.py`, `backward.py` and `sums.py`; this file chooses how work is cut into
 blocks and adds up what blocks leave behind, always in the same order: results are the same from run to run.
 
 A sequence is one warp's work for each 32 channels. Where images and channels are too few to fill the device, a
@@ -17,7 +17,7 @@ import torch
 import triton
 from torch import Tensor
 
-from bench.ops.backends.triton import backward, quads, sums, walks
+from bench.ops.backends.triton import backward, lines, sums, walks
 from bench.ops.backends.triton.layout import CARRY_EVERY, CHANNELS, Layout, order_table
 from bench.ops.backends.triton.layout import on_device as _on
 from bench.ops.backends.triton.steps import step_gradients, step_sizes
@@ -30,9 +30,7 @@ MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix produc
 # Warps a multiprocessor runs at once without slowing each other down: the walk forward is limited by its schedulers,
 # the backward by its registers, of which 168 a thread let it run 12 (both measured on an H200).
 FORWARD_SLOTS, BACKWARD_SLOTS = 6, 12
-REGISTERS, NARROW_REGISTERS = 168, 128
-QUAD_AHEAD = False
-NARROW_WALKS = {16: quads.walk_quads, 1: quads.walk_lines}  # by states a channel
+REGISTERS, LINE_REGISTERS = 168, 128
 MERGE_ROWS, BC_TILE, PROJ_TILE = 8, 32, 64  # rows and positions of a block in the kernels that add or reorder
 
 
@@ -110,12 +108,11 @@ def _scan(
             walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
-        narrow_walk = NARROW_WALKS.get(p.n)
-        if narrow_walk and x.dtype == torch.bfloat16 and steps.softplus and D is None and not INTERPRETED:
-            narrow_walk[grid](
+        if p.n == 1 and x.dtype == torch.bfloat16 and steps.softplus and D is None and not INTERPRETED:
+            lines.walk_lines[grid](
                 x, delta, proj, weight, bias, A, y, carry, start, *sizes, int(segments > 1), int(save),
                 R=constants["R"], K=CARRY_EVERY, DIRECT=constants["DIRECT"], HAS_BIAS=constants["HAS_BIAS"],
-                AHEAD=QUAD_AHEAD, num_warps=1, maxnreg=NARROW_REGISTERS,
+                num_warps=1, maxnreg=LINE_REGISTERS,
             )  # fmt: skip
             return carry
         walks.walk_forward[grid](
