@@ -3,7 +3,7 @@
 A thread is a channel and keeps its n states in registers. Positions are read where they lie (channels last), in the
 order given by a table, so that nothing is flipped or transposed. Sequences have the index s = image * k + direction.
 
-Addresses, also in `triton_backward.py`: x and grad_y lie at image * xb + direction * xk + pixel * xs + channel; the
+Addresses, also in `backward.py`: x and grad_y lie at image * xb + direction * xk + pixel * xs + channel; the
 per-direction tensors (output, step sizes, gradients of both) at image * yb + direction * yk + pixel * ys + channel;
 the projections at image * pb + direction * pk + pixel * ps + feature, features being r of the step size, n of B and n
 of C. A is (k,n,d).
