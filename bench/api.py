@@ -124,7 +124,7 @@ def run(
     console = Console(quiet=quiet)
     outcome = run_sweep(loaded, console, "bench.run(...)")
     if outcome.interrupted:
-        raise KeyboardInterrupt(f"interrupted; the same call goes on where it stopped ({outcome.out})")
+        raise KeyboardInterrupt(f"interrupted; make the same call again to resume ({outcome.out})")
     frame = store.load_records(outcome.out)
     return frame[frame["key"].isin(outcome.keys)].reset_index(drop=True) if len(frame) else frame
 

@@ -6,6 +6,16 @@ exit code 2; any other exception is a fault of the tool and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk, not of the tool
+ELSEWHERE = "free space, or choose another place (--out)"
+
 
 class BenchError(Exception):
     """An error whose message is for the user.
@@ -31,3 +41,13 @@ class DataError(BenchError, RuntimeError):
 
 class StoreError(BenchError, RuntimeError):
     """A run directory or a file in it cannot be read or written; the message names it."""
+
+
+def say(console: Console, text: str, style: str = "") -> None:
+    """Print lines for people: in a terminal broken between words, in a log or a pipe not at all.
+
+    Indented lines are commands to be copied, and never broken.
+    """
+    for line in text.split("\n"):
+        unbroken = line.startswith("  ") or not console.is_terminal
+        console.print(line, style=style, soft_wrap=unbroken, markup=False, highlight=False)

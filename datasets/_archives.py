@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from bench.datasets._contents import contents
+
 MAX_MEMBER_BYTES = 1 << 29  # of one image or table read into memory
 _BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, KeyError)
 _IGNORED = ("__MACOSX", ".DS_Store", "Thumbs.db", "desktop.ini")
@@ -39,7 +41,7 @@ class Member(NamedTuple):
         file: on disk: itself, or the archive that it is read out of.
         inner: its name in that archive, or "".
         size_bytes: unpacked.
-        stamp: what changes when it does: its checksum in an archive, its time on disk.
+        stamp: its checksum in an archive, "" on disk.
     """
 
     path: str
@@ -121,7 +123,9 @@ class Tree:
 
     def digest(self) -> str:
         """Change when a file is added, removed, renamed or changed."""
-        text = "\n".join(f"{m.path}\t{m.size_bytes}\t{m.stamp}" for m in self.members)
+        loose = [m.path for m in self.members if not m.inner]
+        found = dict(zip(loose, contents(self.place, self.place, loose), strict=True)) if loose else {}
+        text = "\n".join(f"{m.path}\t{m.size_bytes}\t{found.get(m.path, m.stamp)}" for m in self.members)
         return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:32]
 
     def _below(self, folder: Path) -> Iterator[Member]:
@@ -131,7 +135,7 @@ class Tree:
                 yield from self._archive(path, relative)
             else:
                 status = os.stat(path)
-                yield Member(relative, path, "", status.st_size, f"t{status.st_mtime_ns}")
+                yield Member(relative, path, "", status.st_size, "")
 
     def _archive(self, path: str, prefix: str, depth: int = 0) -> Iterator[Member]:
         try:

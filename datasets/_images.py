@@ -166,6 +166,8 @@ def header_field(source: Path | bytes, name: str, keyword: str) -> str:
     try:
         with _opened(source) as stream:
             value = _dicom.read(stream, True).get(keyword) if _dicom.is_dicom(stream) else None
+    except ImageError as error:
+        raise ImageError(f"{name} {error}") from None
     except Exception as error:
         raise ImageError(f"{name} is not a readable image: {_said(error, name)}") from error
     if value in (None, ""):
@@ -176,6 +178,8 @@ def header_field(source: Path | bytes, name: str, keyword: str) -> str:
 def _opened(source: Path | bytes) -> BinaryIO:
     if isinstance(source, bytes):
         return io.BytesIO(source)
+    if not source.exists():
+        raise ImageError("does not exist")
     if source.stat().st_size > MAX_BYTES:
         raise ImageError(f"has {source.stat().st_size / 2**20:,.0f} MiB; image files up to 512 MiB are read")
     return source.open("rb")

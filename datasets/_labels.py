@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.datasets import _splits
-from bench.registry import Finding
+from bench.registry import Finding, counted
 
 Array = np.ndarray
 
@@ -151,7 +151,7 @@ def _answered(values: Sequence[str], reading: Reading) -> tuple[Array, list[Find
         reading.refuse(blank, f"no label in column {column!r}: a blank is no name of a class; set missing=ignore")
     keep = np.ones(len(values), bool)
     keep[left] = False
-    said = f"{len(left):,} rows without a label are left out"
+    said = f"{counted(len(left), 'row')} left out: no label"
     return keep, [Finding(said, len(left), (reading.at(left),))] if left else []
 
 
@@ -300,11 +300,11 @@ def read_columns(names: Sequence[str], columns: Sequence[Sequence[object]], read
         blanks, uncertain = blanks + len(empty), uncertain + len(doubt)
     findings = []
     if blanks and gaps != "ignore":
-        findings.append(Finding(f"{blanks:,} blank cells count as 0", blanks))
+        findings.append(Finding(f"blank cells counted as 0: {blanks:,}", blanks))
     if uncertain and how != "ignore":
-        findings.append(Finding(f"{uncertain:,} uncertain cells (-1) count as {how}", uncertain))
+        findings.append(Finding(f"uncertain cells (-1) counted as {how}: {uncertain:,}", uncertain))
     if left := int((~keep).sum()):
-        findings.append(Finding(f"{left:,} rows with blank or uncertain findings are left out", left))
+        findings.append(Finding(f"{counted(left, 'row')} left out: blank or uncertain findings", left))
     single = len(names) > 1 and bool((labels[keep].sum(axis=1) == 1).all()) and bool(keep.any())
     if single and reading.options.get("task") != "multi-label":
         said = "every row has exactly one 1, so the columns are classes (override with task=multi-label)"

@@ -38,6 +38,7 @@ from bench.registry import (
     LazySplit,
     RegistryError,
     SourceName,
+    counted,
     legible,
     nearest,
     parse_source,
@@ -46,9 +47,10 @@ from bench.registry import (
 
 Array = np.ndarray
 
+BY_IMAGE = "image by image: images of one patient, if there are any, may lie on both sides"
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
-_STRONG, _MOST_VALUES = 0.5, 12  # of a column that goes with the label
+_STRONG, _EXACT, _MOST_VALUES = 0.5, 0.999, 12  # of a column that goes with the label, or tells it
 _TASKS = ("multi-class", "binary-class", "multi-label", "ordinal", "ordinal-regression")
 # Option -> what it may be (a pattern), and how that is said.
 OPTIONS: dict[str, tuple[str, str]] = {
@@ -333,7 +335,12 @@ def _shortcuts(
         shown = expected > 0
         chi2 = ((counts - expected)[shown] ** 2 / expected[shown]).sum()
         strength = float(np.sqrt(chi2 / (len(labels) * (min(counts.shape) - 1))))  # Cramer's V
-        if _STRONG <= strength < 0.999:  # 1: the label once more, by another name
+        if strength >= _EXACT:
+            said = (
+                f"column {column!r} tells the label exactly: is it the label by another name, or a shortcut to learn?"
+            )
+            found.append(Finding(said, len(labels), severity="note"))
+        elif strength >= _STRONG:
             at = int(counts.sum(axis=1).argmax())
             most = int(counts[at].argmax())
             of = f"{int(counts[at, most]):,} of {int(counts[at].sum()):,} {classes[at]!r} have {str(names[most])!r}"
@@ -388,13 +395,15 @@ def _one_row_an_image(
     again = sorted(set(again) - set(dropped))
     keep[[*dropped, *again]] = False
     for left, said, severity in (
-        (dropped, "rows of images with several labels or patients are left out", "warning"),
-        (again, "rows repeat another row's image and count once", "note"),
+        (dropped, "images with several labels or patients", "warning"),
+        (again, "the image of another row", "note"),
     ):
         if left:
-            findings.append(Finding(f"{len(left):,} {said}", len(left), (rows.at(left),), severity))
+            findings.append(
+                Finding(f"{counted(len(left), 'row')} left out: {said}", len(left), (rows.at(left),), severity)
+            )
     if between:
-        findings.append(Finding(f"{between:,} images are listed in more than one split", between, severity="leak"))
+        findings.append(Finding(f"{counted(between, 'image')} listed in more than one split", between, severity="leak"))
 
 
 # --- published splits ------------------------------------------------------------------------------------------
@@ -459,17 +468,17 @@ def _without_masks(rows: Rows, options: Mapping[str, str], findings: list[Findin
     if lonely and (not keep.all() or options.get("masks") == "ignore"):
         keep[lonely] = False
     elif lonely and not all(_MASK_FOLDER.fullmatch(parts[i][0][0]) for i in lonely):
-        said = f"{len(lonely):,} images lie in a folder named as masks are"
+        said = f"{counted(len(lonely), 'image')} in a folder named like masks"
         raise ValueError(f"{rows.at(lonely)}: {said}; set masks=ignore to leave them out, or masks=keep")
     twice = [sorted(same) for same in images.values() if len(same) > 1 and keep[sorted(same)].sum() > 1]
     if twice:
-        said = f"{len(twice):,} images lie beside another of the same name but for its suffix: copies, or masks?"
+        said = f"{counted(len(twice), 'image')} beside another of the same name with another suffix: copies, or masks?"
         examples = [" and ".join(rows.names[i] for i in same) for same in twice[:_EXAMPLES]]
         if any(len({rows.names[i] for i in same}) > 1 for same in twice):
             findings.append(Finding(said, len(twice), tuple(examples)))
     left = np.flatnonzero(~keep).tolist()
     if left:
-        said = f"{len(left):,} masks beside images are left out (masks=keep if they are samples)"
+        said = f"{counted(len(left), 'mask')} beside images left out (masks=keep if they are samples)"
         severity = "note" if "masks" in options else "warning"
         findings.append(Finding(said, len(left), tuple(rows.names[i] for i in left[:_EXAMPLES]), severity))
     return keep
@@ -535,7 +544,7 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
 
 def made_here(names: Sequence[str], grouped: bool) -> Finding:
     """Say that splits were made here."""
-    how = "by patient" if grouped else "image by image: images of one patient, if there are any, may lie on both sides"
+    how = "by patient" if grouped else BY_IMAGE
     which = "the splits were" if len(names) == 3 else f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
     return Finding(f"{which} made by medbench, {how}", severity="note" if grouped else "warning")
 
@@ -615,5 +624,6 @@ class OwnSource:
 
     def digest(self, *more: str) -> hashlib._Hash:
         """A digest of what decides the split, to which a subclass adds its files."""
-        text = " ".join([f"{self.version} {_splits.VERSION}", *more, f"{self.source.options} {self.info.channels}"])
+        splits = _splits.VERSION_OF_FINDINGS if self.info.task == "multi-label" else _splits.VERSION
+        text = " ".join([f"{self.version} {splits}", *more, f"{self.source.options} {self.info.channels}"])
         return hashlib.sha256(text.encode())

@@ -12,11 +12,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from bench.registry import counted
+
 Array = np.ndarray
 
 SPLITS = ("train", "val", "test")
 FRACTIONS = (0.7, 0.1, 0.2)
-VERSION = 1  # part of the fingerprints: raise it when the same images would be split otherwise
+# Part of the fingerprints: raise it when the same images would be split otherwise.
+VERSION = 1
+VERSION_OF_FINDINGS = 2  # of images with several labels
 _WORDS = {
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validation", "dev", "development"),
@@ -69,11 +73,11 @@ def make(
     """
     names, place, held = _owners(labels, keys, groups)
     lots = _lots(seed, names)
+    if labels.ndim == 2:
+        return _by_rarest(held, np.bincount(place), lots, fractions)[place]
     alone = bool((held.sum(axis=1) == 1).all())
-    chosen = _by_class(held, lots, fractions) if alone else _by_deficit(held, lots, fractions)
-    result = chosen[place]
-    if labels.ndim == 1:
-        _check(result, labels, held, fractions, classes)
+    result = (_by_class if alone else _by_deficit)(held, lots, fractions)[place]
+    _check(result, labels, held, fractions, classes)
     return result
 
 
@@ -164,6 +168,29 @@ def _by_deficit(held: Array, lots: Array, fractions: Sequence[float]) -> Array:
     return chosen
 
 
+def _by_rarest(held: Array, sizes: Array, lots: Array, fractions: Sequence[float]) -> Array:
+    """The rarest finding first, each group that has it to the split that lacks most of it, then most images.
+
+    Iterative stratification (Sechidis et al., 2011). Images with many findings would go to train first otherwise, and
+    train would have another prevalence than val and test.
+    """
+    wanted = [quotas(int(n), fractions) for n in held.sum(axis=0)]
+    room = quotas(int(sizes.sum()), fractions)
+    splits = [split for split, fraction in enumerate(fractions) if fraction > 0]
+    chosen = np.full(len(held), -1, np.int64)
+    order = np.argsort(lots, kind="stable")
+    while (left := chosen < 0).any():
+        amounts = held[left].sum(axis=0)
+        rarest = min(np.flatnonzero(amounts).tolist(), key=lambda label: amounts[label])
+        for group in order[left[order] & (held[order, rarest] > 0)].tolist():
+            split = max(splits, key=lambda s: (wanted[rarest][s], room[s], -s))
+            chosen[group] = split
+            room[split] -= int(sizes[group])
+            for label in np.flatnonzero(held[group]).tolist():
+                wanted[label][split] -= int(held[group, label])
+    return chosen
+
+
 def _check(
     chosen: Array, labels: Array, held: Array, fractions: tuple[float, float, float], classes: Sequence[str]
 ) -> None:
@@ -172,8 +199,11 @@ def _check(
             if fractions[split] > 0 and not ((chosen == split) & (labels == label)).any():
                 owners, images = int((held[:, label] > 0).sum()), int((labels == label).sum())
                 which = repr(classes[label]) if classes else label
-                of = f"{images} images" if owners == images else f"{images} images of {owners} patients"
-                raise SplitError(f"class {which} has {of}, too few to give {name} a share; 3 are needed, 10 are better")
+                unit = "images" if owners == images else "patients"
+                of = counted(images, "image") + (f" of {counted(owners, 'patient')}" if unit == "patients" else "")
+                raise SplitError(
+                    f"class {which} has {of}, too few to give {name} a share; 3 {unit} are needed, 10 are better"
+                )
 
 
 def by_count(labels: Array, keys: Sequence[str], counts: tuple[int, int, int], seed: int = 0) -> Array:

@@ -32,6 +32,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from bench.datasets import _images, _splits
+from bench.datasets._contents import contents
 from bench.datasets._labels import BLANK
 from bench.datasets._listing import OwnSource, Rows, spare, unused, usual
 from bench.registry import Finding, SourceName, nearest
@@ -205,7 +206,7 @@ class CsvTable(OwnSource):
     told = "listed in a table"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
-        """The table's content, sizes and times of the images, and what decides the split.
+        """The contents of the table and of the images, and what decides the split.
 
         Raises:
             ValueError: images that the table lists are not there, with its lines.
@@ -213,18 +214,14 @@ class CsvTable(OwnSource):
         table, names, _ = _images_of(self.source)
         digest = self.digest()
         digest.update(Path(self.source.place).read_bytes())
-        folder, absent = _folder(self.source), []
-        for index, name in enumerate(names):
-            try:
-                status = os.stat(folder / name)
-                digest.update(f"{status.st_size}\t{status.st_mtime_ns}\n".encode())
-            except OSError:
-                absent.append(index)
-        if absent:
+        folder = _folder(self.source)
+        if absent := [index for index, name in enumerate(names) if not os.path.exists(folder / name)]:
             name = names[absent[0]]
             raise ValueError(
                 f"{table.place}, {table.at(absent)}: there is no image {folder / name}{_hint(folder, name)}"
             )
+        for content in contents(Path(self.source.place), folder, names):
+            digest.update(f"{content}\n".encode())
         return f"csv-{digest.hexdigest()[:32]}"
 
     @classmethod

@@ -1,4 +1,4 @@
-"""``folder:PATH``: a folder of images of the user's own, one folder a class.
+"""``folder:PATH``: a folder of images of the user's own, one folder per class.
 
 Either ``PATH/<class>/...`` or ``PATH/<train|val|test>/<class>/...`` (``valid``, ``test_set``, ``Training`` and the like
 too), or ``PATH/<class>/<train|val|test>/...``. Below a class, folders may be nested. What is not split is split
@@ -21,24 +21,24 @@ from typing import NamedTuple
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import ArchiveError, walk
+from bench.datasets._contents import contents
 from bench.datasets._listing import OwnSource, Rows
-from bench.registry import Finding, SourceName
+from bench.registry import Finding, SourceName, counted
 
-_EXPECTED = "one folder a class, or train, val and test with one folder a class in each"
+_EXPECTED = "one folder per class, or train, val and test with one folder per class in each"
 
 
 class Folder(OwnSource):
     """Adapter; see :class:`bench.registry.Adapter`."""
 
-    told = "one folder a class"
+    told = "one folder per class"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
-        """Names, sizes and times of the files, and what decides the split."""
-        digest = self.digest()
-        for name in sorted(_images_below(Path(self.source.place))[0]):
-            status = os.stat(os.path.join(self.source.place, name))
-            line = f"{name}\t{status.st_size}\t{status.st_mtime_ns}\n"
-            digest.update(line.encode("utf-8", "surrogateescape"))
+        """Names and contents of the files, and what decides the split."""
+        digest, place = self.digest(), Path(self.source.place)
+        names = sorted(_images_below(place)[0])
+        for name, content in zip(names, contents(place, place, names), strict=True):
+            digest.update(f"{name}\t{content}\n".encode("utf-8", "surrogateescape"))
         return f"folder-{digest.hexdigest()[:32]}"
 
     @classmethod
@@ -92,10 +92,10 @@ def _images_below(folder: Path) -> tuple[list[str], list[str]]:
 def _left_out(unplaced: list[str], others: list[str]) -> list[Finding]:
     found = []
     if unplaced:
-        said = f"{len(unplaced):,} images are in no class folder and are left out"
+        said = f"{counted(len(unplaced), 'image')} left out: in no class folder"
         found.append(Finding(said, len(unplaced), tuple(unplaced[:5])))
     if others:
-        kinds = Counter(os.path.splitext(path)[1].lower() or "no suffix" for path in others)
+        kinds = Counter(os.path.splitext(path)[1].lower() or "without a suffix" for path in others)
         said = ", ".join(f"{count:,} {kind}" for kind, count in kinds.most_common(5))
         found.append(Finding(f"files of other kinds are left out: {said}", len(others), tuple(others[:5]), "note"))
     return found
@@ -192,7 +192,7 @@ def _refuse_empty(top: Path, first: list[str], folders: dict[str, tuple[str, ...
     filled = {path[0] for path in folders.values() if path}
     for name in first:
         if name not in filled:
-            others = sorted({os.path.splitext(path)[1].lower() or "no suffix" for path in walk(top / name)})
+            others = sorted({os.path.splitext(path)[1].lower() or "without a suffix" for path in walk(top / name)})
             what = f" (files of other kinds: {', '.join(others[:5])})" if others else ""
             raise ValueError(f"the class folder {top / name} holds no image{what}")
 
@@ -205,8 +205,21 @@ def _expect_classes(top: Path, classes: list[str], count: int) -> None:
     if not classes:
         lying = len(_images_below(top)[0])
         inside = "no folder of a class" if _folders(top) else "no folder"
-        raise ValueError(f"{top} holds {inside}{f' but {lying:,} images' if lying else ''}; expected {_EXPECTED}")
-    raise ValueError(f"{top} holds {count} images of {len(classes)} class; expected {_EXPECTED}")
+        inside += f" but {counted(lying, 'image')}" if lying else ""
+        raise ValueError(f"{top} holds {inside}; expected {_EXPECTED}{_other_source(top)}")
+    raise ValueError(
+        f"{top} holds {counted(count, 'image')} of one class only, {classes[0]!r}; expected {_EXPECTED}"
+        + _other_source(top)
+    )
+
+
+def _other_source(top: Path) -> str:
+    """How to name what lies in the folder, where that is another source: a table, files of Hugging Face."""
+    files = sorted(walk(top))
+    if any(path.endswith((".parquet", ".arrow")) for path in files):
+        return f". It looks like a Hugging Face dataset: hf:{top}"
+    tables = [path for path in files if path.lower().endswith((".csv", ".tsv"))]
+    return f". The labels may be in a table: csv:{top / tables[0]}[label=COLUMN]" if tables else ""
 
 
 def _patients(names: list[str], pattern: str) -> list[str]:

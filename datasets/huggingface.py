@@ -14,7 +14,6 @@ Datasets that bring code to run are not loaded. The library keeps what it reads 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,9 +24,10 @@ import numpy as np
 
 from bench.datasets import _images, _splits
 from bench.datasets._archives import walk
+from bench.datasets._contents import contents
 from bench.datasets._images import Decoding
 from bench.datasets._listing import Array, Listing, OwnSource, Rows, spare, unused, usual
-from bench.registry import Finding, SourceName, nearest
+from bench.registry import Finding, SourceName, counted, nearest
 
 _PLAIN = ("string", "bool", "int8", "int16", "int32", "int64")  # columns that may go with the label
 
@@ -135,14 +135,13 @@ class HuggingFace(OwnSource):
     told = "from Hugging Face datasets"
 
     def fingerprint(self, size: int, root: Path | None) -> str:
-        """Names, sizes and times of local files, the library's own fingerprint of a hub's; and what splits."""
+        """Names and contents of local files, the library's own fingerprint of a hub's; and what splits."""
         digest = self.digest(self.source.config)
         place = Path(self.source.place)
         if place.exists():
-            for path in sorted(walk(place)) if place.is_dir() else [""]:
-                status = os.stat(place / path)
-                line = f"{path}\t{status.st_size}\t{status.st_mtime_ns}\n"
-                digest.update(line.encode("utf-8", "surrogateescape"))
+            folder, names = (place, sorted(walk(place))) if place.is_dir() else (place.parent, [place.name])
+            for name, content in zip(names, contents(place, folder, names), strict=True):
+                digest.update(f"{name}\t{content}\n".encode("utf-8", "surrogateescape"))
         else:
             for name, table in _load(_library(), self.source):
                 digest.update(f"{name} {table._fingerprint}\n".encode())
@@ -203,7 +202,7 @@ def _without_row(place: Path, count: int) -> list[Finding]:
     if not place.is_dir() or not any(place.rglob("metadata.*")):
         return []
     left = sum(map(_images.is_image, walk(place))) - count
-    said = f"{left:,} images of the folder have no row in its metadata and are left out"
+    said = f"{counted(left, 'image')} left out: no row in the folder's metadata"
     return [Finding(said, left)] if left > 0 else []
 
 

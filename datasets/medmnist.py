@@ -18,6 +18,7 @@ from typing import IO, Any, NamedTuple
 
 import numpy as np
 
+from bench.datasets._contents import contents
 from bench.datasets._listing import checked_options
 from bench.errors import DataError
 from bench.registry import BlockSplit, DatasetInfo, RegistryError, RemoteFile, parse_source
@@ -255,7 +256,7 @@ class OwnFile(MedMNIST):
             raise MedMNISTError(f"{path}: {pictures.key} should be square images of uint8, found {said}")
         if labels.dtype.kind not in "iu" or labels.shape[:1] != pictures.shape[:1] or len(labels.shape) > 2:
             said = f"{labels.shape} of {labels.dtype} for {pictures.shape[0]} images"
-            raise MedMNISTError(f"{path}: {labels.key} should be whole numbers, one row an image, found {said}")
+            raise MedMNISTError(f"{path}: {labels.key} should be whole numbers, one row per image, found {said}")
         return pictures, labels
 
     def files(self, size: int) -> tuple[RemoteFile, ...]:
@@ -263,9 +264,9 @@ class OwnFile(MedMNIST):
         return ()
 
     def fingerprint(self, size: int, root: Path | None) -> str:
-        """Size and time of the file."""
-        status = Path(parse_source(self.info.name).place).stat()
-        return f"npz-{self.version}-{status.st_size}-{status.st_mtime_ns}"
+        """The file's content."""
+        place = Path(parse_source(self.info.name).place)
+        return f"npz-{self.version}-{contents(place, place.parent, [place.name])[0][:32]}"
 
     def load(self, size: int, root: Path | None) -> dict[str, BlockSplit]:
         """Give the file's splits, read block by block."""

@@ -91,6 +91,11 @@ class Phantom:
             split: generate(self.kind, split, count, size, self.acquisition) for split, count in self._counts().items()
         }
 
+    def lesion_diameters(self, split: str) -> Array:
+        """Of each image of a split, as of :func:`describe`, (N,); empty for phantoms that hide none."""
+        found = describe(self.kind, split, self._counts()[split])
+        return found.get("lesion_diameter", np.zeros(0))
+
     def _counts(self) -> dict[str, int]:
         return {"train": self.info.n_train or 0, "val": self.info.n_val or 0, "test": self.info.n_test or 0}
 

@@ -88,7 +88,7 @@ def rate_together(name: str, resolution: int, images: int, count: int) -> float:
 
 
 def main() -> None:
-    """Print one line a model."""
+    """Print one line per model."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument(
         "--models", default="medmamba_tiny,vmamba_tiny,resnet18,vit_tiny_patch16_224,swin_tiny_patch4_window7_224"

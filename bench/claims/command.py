@@ -44,7 +44,7 @@ def run_claims(
     claims = judge(proposed, others, phi or PHI, measure(measured), noise)
     if not claims:
         raise DataError(
-            f"{path or 'the published figures'}: the models share no dataset, so there is nothing to compare"
+            f"{path or 'the published figures'}: the models have no dataset in common, so there is nothing to compare"
         )
     section = page(claims, path.name if path else "published_results.csv")
     if console:
@@ -64,7 +64,9 @@ def _sides(
         known = sorted({row.model for row in rows})
         if model:
             raise DataError(f"{path or 'the published figures'}: no model {model!r}{nearest(model, known)}")
-        raise DataError(f"{path}: which model is claimed to be better? Add --model, or a column proposed with yes")
+        raise DataError(
+            f"{path}: no row says which model is claimed better; add --model NAME, or a column `proposed` with yes"
+        )
     others = named(rows, over) if over else [r for r in rows if r.model not in {p.model for p in proposed}]
     if not others:
         raise DataError(

@@ -1,4 +1,4 @@
-"""Published figures from a CSV, one row a model on a dataset, by the column names in use."""
+"""Published figures from a CSV, one row per model on a dataset, by the column names in use."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def read_figures(path: Path) -> list[Figure]:
     """Read a table of published figures.
 
     Raises:
-        DataError: no such file, a column is missing, or a value is no number; names file, line and column.
+        DataError: no such file, a column is missing, or a value is not a number; names file, line and column.
     """
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -76,7 +76,7 @@ def read_figures(path: Path) -> list[Figure]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     if not rows:
-        raise DataError(f"{path}: it has no rows")
+        raise DataError(f"{path}: no rows below the header")
     return rows
 
 
@@ -93,12 +93,14 @@ def _figure(
         try:
             return float(value)
         except ValueError:
-            raise DataError(f"{path}, line {line}: {columns[role]} {value!r} is no number") from None
+            raise DataError(f"{path}, line {line}: {columns[role]} {value!r} is not a number") from None
 
     def share(role: str) -> float | None:
         value = number(role)
         if value is not None and not 0 <= value <= 100:
-            raise DataError(f"{path}, line {line}: {columns[role]} {value:g} is neither a share nor percent")
+            raise DataError(
+                f"{path}, line {line}: {columns[role]} {value:g} is neither a share (0 to 1) nor a percentage (to 100)"
+            )
         percent = value is not None and (value > 1 or text(role).endswith("%"))
         return value / 100 if percent and value is not None else value
 
@@ -110,7 +112,7 @@ def _figure(
     def whole(role: str) -> int | None:
         value = number(role)
         if value is not None and (value != int(value) or value < 1):
-            raise DataError(f"{path}, line {line}: {columns[role]} {value:g} is no whole number from 1")
+            raise DataError(f"{path}, line {line}: {columns[role]} {value:g} must be a whole number, 1 or more")
         return int(value) if value is not None else None
 
     dataset = text("dataset")

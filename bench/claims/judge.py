@@ -102,12 +102,12 @@ def _claim(metric: str, a: Figure, b: Figure, phi: tuple[float, float], measured
     if a.n_test is None or b.n_test is None:
         return claim(NOT_COMPARABLE, "the number of test images is not known; add a column n_test")
     if a.n_test != b.n_test:
-        return claim(NOT_COMPARABLE, f"other test images: {a.n_test:,} against {b.n_test:,}")
+        return claim(NOT_COMPARABLE, f"different test sets: {a.n_test:,} and {b.n_test:,} images")
     training = sum(_training(row, metric, noise) for row in (a, b))
     if metric == "acc":
         p = tuple(false_acc(first, second, a.n_test, end, training) for end in ends)
     elif a.n_positive is None:
-        return claim(NOT_COMPARABLE, "the variance of an AUC needs the class counts (column n_positive, two classes)")
+        return claim(NOT_COMPARABLE, "AUC needs the number of positive images (column n_positive), and two classes")
     else:
         n = a.n_positive, a.n_test - a.n_positive
         p = tuple(false_auc(first, second, *n, end, training) for end in ends)
@@ -126,15 +126,15 @@ def _decided(claim: Claim, corrected: tuple[float, float]) -> Claim:
     if claim.outcome == OPPOSITE:
         return replace(claim, corrected=corrected)
     if corrected[0] < ALPHA:
-        outcome, reason = SUPPORTED, f"at every correlation from {claim.phi[0]:.2f}"
+        outcome, reason = SUPPORTED, f"at every correlation from {claim.phi[0]:.2f} up"
     elif corrected[1] < ALPHA:
-        outcome, reason = UNSUPPORTED, f"supported only if the errors correlate about {claim.phi[1]:.2f}"
+        outcome, reason = UNSUPPORTED, f"supported only if the errors correlate at about {claim.phi[1]:.2f}"
     elif claim.difference == 0:
         outcome, reason = UNSUPPORTED, "the figures are equal"
     elif max(claim.p) < ALPHA:
-        outcome, reason = UNSUPPORTED, "not after correction for all claims of the paper"
+        outcome, reason = UNSUPPORTED, "not after correction for the number of comparisons"
     else:
-        outcome, reason = UNSUPPORTED, f"{claim.proposed.n_test:,} test images cannot tell"
+        outcome, reason = UNSUPPORTED, f"{claim.proposed.n_test:,} test images are too few"
     return replace(claim, corrected=corrected, outcome=outcome, reason=reason)
 
 
@@ -142,7 +142,7 @@ def measure(runs: Sequence[Path]) -> dict[tuple[str, frozenset[str]], tuple[floa
     """Correlations of the errors of our models, over all pairs of trainings of one protocol.
 
     Raises:
-        StoreError: a folder is no run directory.
+        StoreError: a folder is not a run directory.
     """
     answers: dict[tuple[str, str], dict[str, list[Array]]] = {}
     for run in runs:

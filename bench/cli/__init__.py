@@ -1,1 +1,1 @@
-"""The command ``bench``: one file a command; parses, prints, decides nothing."""
+"""The command ``bench``: one file per command; parses, prints, decides nothing."""

@@ -77,7 +77,7 @@ def chance(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number between 0 and 1 (such as 0.95)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number between 0 and 1 (such as 0.95)")
     return value
 
 
@@ -89,7 +89,7 @@ def positive(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number above 0 (such as 5, 2.5, 500k, 5M)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0 (such as 5, 2.5, 500k, 5M)")
     return value
 
 

@@ -155,7 +155,7 @@ def _data(data_root: Path | None) -> Check:
 
 
 def _cache() -> Check:
-    from bench.data.files import default_cache_dir
+    from bench.record.paths import default_cache_dir
 
     path = default_cache_dir()
     parent = next(p for p in (path, *path.parents) if p.exists())

@@ -41,13 +41,27 @@ SWEEP_FLAGS = {
     "--data-root": ("run.data_root", "folder of the dataset files"),
     "--out": ("run.out", "run directory; an existing one is resumed (default: runs/PRESET or runs/CONFIG)"),
     "--threads": ("run.threads", "CPU threads per worker"),
-    "--pack": ("run.pack", "trainings to run at once on one GPU or on the CPU: a number or auto"),
+    "--pack": ("run.pack", "trainings to run at once on a GPU, or the CPU: a number or auto (default)"),
     "--timeout": ("run.timeout_s", "seconds after which a cell, or a round of an efficiency cell, is ended as timeout"),
     "--executor": ("run.executor", "local (this machine) or ray (a Ray cluster, see docs/clusters.md)"),
     "--ray-address": ("run.ray_address", "auto or host:port of a cluster (default: start one on this machine)"),
     "--leaks": ("sweep.leaks", "images or patients in two splits: warn (default), refuse or drop (from train, val)"),
     "--folds": ("sweep.folds", "cross-validate in K folds, stratified and by patient"),
     "--retry": ("run.retry", "cells to run again: failed,timeout,oom,diverged, or noisy (speeds that did not repeat)"),
+}  # fmt: skip
+
+
+GROUPS = {  # of SWEEP_FLAGS, in `bench run --help`
+    "what to train and measure": (
+        "--models", "--datasets", "--sizes", "--resolutions", "--resize", "--recipe", "--epochs", "--tune", "--seeds",
+        "--kinds",
+    ),
+    "data": ("--data-root", "--leaks", "--folds"),
+    "pretrained weights, few labels": (
+        "--track", "--heads", "--finetune-recipe", "--shots", "--label-fraction", "--draws",
+    ),
+    "machine": ("--device", "--threads", "--pack", "--timeout", "--executor", "--ray-address"),
+    "run directory": ("--out", "--retry"),
 }  # fmt: skip
 
 
@@ -141,21 +155,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add every flag that describes a sweep; :func:`loaded` reads them."""
+    parser.usage = f"{parser.prog} [options]"
+    parser.epilog = f"example: {parser.prog} --models resnet18,medmamba_tiny --datasets folder:scans --resolutions 64"
     add_config(parser)
     parser.add_argument(
         "--preset",
         metavar="NAME",
         help="quick (default if no models or datasets are named), standard or paper",
     )
-    add_some(parser, SWEEP_FLAGS)
-    parser.add_argument(
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for title, group in groups.items():
+        add_some(group, GROUPS[title])
+    groups["what to train and measure"].add_argument(
         "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
         help="also evaluate models trained on SOURCE on other datasets, over shared classes; repeatable",
     )  # fmt: skip
-    parser.add_argument(
+    groups["run directory"].add_argument(
         "--keep-weights", action="store_true", help="keep the weights of all models (default: of the recommended one)"
     )
-    parser.add_argument("--skip-missing", action="store_true", help="leave out datasets whose files are missing")
+    groups["data"].add_argument(
+        "--skip-missing", action="store_true", help="leave out datasets whose files are missing"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -171,7 +191,7 @@ def add_some(parser: argparse._ActionsContainer, some: Iterable[str]) -> None:
     """Add some of :data:`SWEEP_FLAGS`; :func:`swept` reads them."""
     for flag in some:
         key, text = SWEEP_FLAGS[flag]
-        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        added = parser.add_argument(flag, dest=key, metavar=flag.rpartition("-")[2].upper(), help=text)
         complete_names(added, flag)
 
 

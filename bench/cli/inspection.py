@@ -16,6 +16,7 @@ from rich.text import Text
 from bench.data.files import DataError, bundled_note
 from bench.data.inspect.scan import Inspection, inspect
 from bench.data.look import SPLITS
+from bench.errors import say
 from bench.registry import dataset_info, file_stem, legible
 
 SHOWN = 8  # of each kind; files have all
@@ -47,10 +48,10 @@ def run_inspect(
         return found.sound
     print_inspection(found, console)
     if note := bundled_note(info, found.size or 0, root):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        say(console, note)
     console.print()
     if paths:
-        console.print("written: " + ", ".join(map(str, paths)), markup=False, highlight=False, soft_wrap=True)
+        say(console, "written: " + ", ".join(map(str, paths)))
     else:
         console.print("--out DIR writes a contact sheet (PNG), all findings (CSV) and everything as JSON", style="dim")
     return found.sound

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from functools import partial
 from itertools import groupby
@@ -15,14 +15,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import registry
+from bench.errors import say
 from bench.plan.base import Plan
-from bench.plan.estimate import bundled_notes, cost_of, estimate_s, size
+from bench.plan.estimate import bundled_notes, cost_of, estimate_s, long_time, size
 from bench.plan.memory import memory_bytes
 from bench.record import store
 from bench.record.cells import Cell, cell_label
-from bench.registry import Registry
+from bench.registry import ModelInfo, Registry
 from bench.registry.registry import Info
-from bench.runner.progress import clock
 
 WIDE = 130  # columns of a terminal that shows all of the datasets' counts and sizes
 SHOWN_CELLS = 40
@@ -70,8 +70,7 @@ def _table(*columns: str, right: Collection[str] = (), wrapped: str) -> Table:
 
 
 def print_models(console: Console, names: Collection[str] | None = None) -> None:
-    """Print the models by family, or those named; of all, also the words that stand for several."""
-    say = partial(console.print, markup=False, highlight=False)
+    """Print the models by family; of all, also the words that stand for several, of those named, their options."""
     numbers = ("params\n10^6", "GMACs\ncounted", "GMACs\npaper")
     table = _table("model", *numbers, "what it is", right=numbers, wrapped="what it is")
     chosen = _chosen(registry.models, names)
@@ -89,18 +88,27 @@ def print_models(console: Console, names: Collection[str] | None = None) -> None
                 table.add_row(info.name, params, *macs, escape(re.split(r" \(|;", info.summary)[0]))
             table.add_section()
     console.print(table)
+    if names is not None:
+        _print_options(console, chosen)
+        return
+    words = Table(box=None, pad_edge=False, show_header=False, title="\nwords for several", title_justify="left")
+    for word, patterns in sorted(registry.models.aliases().items()):
+        words.add_row(word, escape(", ".join(patterns)) if word != "all" else "every size of the five families")
+    words.add_row("timm:NAME", "any model of timm")
+    console.print(words)
+    say(console, "\nOptions, such as medmamba_tiny[branch=ssm]: bench list models medmamba")
+
+
+def _print_options(console: Console, chosen: Sequence[ModelInfo]) -> None:
+    """Print what can stand in brackets behind the models, once for each family."""
     first = {info.family: info for info in reversed(chosen) if info.options and info.group == "main"}
-    for family, info in reversed(first.items()):
-        say(f"\n{family}: options in brackets, as {info.name}[key=value]", style="bold")
+    for info in reversed(first.values()):
+        title = f"\n{info.family}: options in brackets, as {escape(f'{info.name}[key=value]')}"
+        table = Table(box=None, pad_edge=False, show_header=False, title=title, title_justify="left")
         for key, option in (info.options or {}).items():
             choices = "|".join(str(choice).lower() for choice in option.choices) or str(option.default)
-            say(f"  {key}={choices}", end="  ")
-            say(option.help, style="dim")
-    if names is None:
-        say("\nwords", style="bold")
-        for word, patterns in sorted(registry.models.aliases().items()):
-            say(f"  {word}: {', '.join(patterns) if word != 'all' else 'every size of the five families'}")
-        say("  timm:<name>: any model of timm")
+            table.add_row(escape(f"{key}={choices}"), escape(option.help))
+        console.print(table)
 
 
 def print_datasets(console: Console, names: Collection[str] | None = None) -> None:
@@ -138,14 +146,14 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
     from bench.data.files import missing_message
     from bench.plan.look_ahead import plan_lines
 
-    say = partial(console.print, markup=False, highlight=False, soft_wrap=True)
+    tell = partial(say, console)
     done = _statuses(out)
     todo = {key: cell for key, cell in plan.cells.items() if key not in plan.unsupported}
     for key, cell in list(todo.items())[:SHOWN_CELLS]:
-        cost = f"{clock(estimate_s(cell, plan.threads, plan.device))}, {size(memory_bytes(cell))}"
-        say(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{done.get(key) or cost}]")
+        cost = f"{long_time(estimate_s(cell, plan.threads, plan.device))}, {size(memory_bytes(cell))}"
+        tell(f"{key[:8]}  {cell.kind:<10}  {cell_label(cell)}  [{done.get(key) or cost}]")
     if len(todo) > SHOWN_CELLS:
-        say(f"... and {len(todo) - SHOWN_CELLS} more (--json lists all)")
+        tell(f"... and {len(todo) - SHOWN_CELLS} more (--json lists all)")
     total = cost_of(plan, done, keep_weights)
     left = Counter(cell.kind for key, cell in todo.items() if key not in done)
     lines = [
@@ -160,7 +168,7 @@ def print_plan(plan: Plan, out: Path, console: Console, keep_weights: bool = Fal
         f"total: {total}",
     ]
     for line in lines:
-        say(line)
+        tell(line)
 
 
 def _statuses(out: Path) -> dict[str, str]:

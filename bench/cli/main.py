@@ -17,7 +17,7 @@ from bench.cli import boards, doctor, fetch, flags, gate, inspect, instruments, 
 from bench.cli import list as listing
 from bench.cli.judge import claims, recommend, score, submit
 from bench.cli.trained import deploy, explain
-from bench.errors import BenchError
+from bench.errors import ELSEWHERE, PLACE_FAULTS, BenchError, say
 
 COMMANDS = (
     run,
@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")  # what a terminal without UTF-8 cannot show is no reason to stop
     parser = make_parser()
+    if not argv and "_ARGCOMPLETE" not in os.environ:
+        parser.print_help(sys.stderr)
+        return flags.USAGE
     if "_ARGCOMPLETE" in os.environ:
         from argcomplete import autocomplete
 
@@ -74,14 +77,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        print(f"bench: this needs {error.name}: pip install 'medbench[{extra}]'", file=sys.stderr)
+        complain(f"bench: this needs {error.name}: pip install 'medbench[{extra}]'")
+        return flags.USAGE
+    except OSError as error:
+        if error.errno in PLACE_FAULTS:
+            complain(f"bench: cannot write {error.filename or 'a file'}: {error.strerror}; {ELSEWHERE}")
+        elif isinstance(error, PermissionError) and error.filename:
+            complain(f"bench: {error.filename}: {error.strerror}; change its permissions, or name another")
+        else:
+            raise
         return flags.USAGE
     except BenchError as error:
-        print(f"bench: {error}", file=sys.stderr)
+        complain(f"bench: {error}")
         if error.details:
             verbose = getattr(options, "verbose", False)
-            print(f"\n{error.details}" if verbose else "Links and MD5 sums: add --verbose", file=sys.stderr)
+            complain(f"\n{error.details}" if verbose else "Links and MD5 sums: add --verbose")
         return flags.USAGE
+
+
+def complain(text: str) -> None:
+    """Print an error; in a terminal it is broken between words."""
+    if not sys.stderr.isatty():
+        print(text, file=sys.stderr)
+        return
+    from rich.console import Console
+
+    say(Console(stderr=True), text)
 
 
 def make_parser() -> flags.Parser:
@@ -90,7 +111,7 @@ def make_parser() -> flags.Parser:
         prog="bench",
         description="Benchmark architectures on medical images: accuracy, FLOPs, speed and memory, measured together.",
         epilog="examples:\n"
-        "  bench run                                             the preset quick: three minutes, no download\n"
+        "  bench run                                             the preset quick: two minutes, no download\n"
         "  bench run --models all --datasets medmnist            every model on MedMNIST\n"
         "  bench plan --models resnet,medmamba_tiny[branch=ssm] --datasets breastmnist\n"
         "  bench list models\n"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from bench.plan.base import Plan
     from bench.plan.estimate import Cost
 
-NOTHING_LEFT = "bench: no cell was left to run"
+NOTHING_LEFT = "bench: nothing is left to run; the lines above say what was left out"
 
 
 def add(commands: flags.Commands) -> None:
@@ -47,14 +47,17 @@ def _run(options: argparse.Namespace) -> int:
     outcome = run_sweep(flags.loaded(options), console, options.command_line, consent)
     if outcome.interrupted:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is written: a second Ctrl-C must not change the exit code
-        print(f"interrupted: the same command goes on where it stopped ({outcome.out})", file=sys.stderr)
+        print(f"interrupted; run the same command again to resume ({outcome.out})", file=sys.stderr)
         return flags.INTERRUPTED
     if not outcome.keys:
         print(NOTHING_LEFT, file=sys.stderr)
         return flags.USAGE
     if outcome.failed:
         count = f"{outcome.failed} cell{'s' * (outcome.failed != 1)}"
-        print(f"{count} failed; try again with --retry failed,timeout", file=sys.stderr)
+        print(
+            f"{count} failed (reasons above and on the leaderboard); once that is mended, add --retry failed,timeout",
+            file=sys.stderr,
+        )
     return flags.FAILED if outcome.failed else 0
 
 
@@ -99,12 +102,12 @@ def agree(plan: Plan, cost: Cost, console: Console, yes: bool) -> None:
     Raises:
         ConfigError: the user declined, or nobody can be asked. Nothing has run.
     """
-    from bench.sweep.config import ConfigError
+    from bench.errors import ConfigError, say
 
     text = warning(plan, cost)
     if not text:
         return
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    say(console, text)
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stdout.isatty()):

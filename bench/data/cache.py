@@ -18,9 +18,10 @@ from pathlib import Path
 from bench import registry
 from bench.data import cache_entry as entries
 from bench.data.cache_entry import AnySplit, Entry, Members
-from bench.data.files import DataError, MissingFilesError, default_cache_dir, default_root, preflight
+from bench.data.files import DataError, MissingFilesError, default_root, preflight
 from bench.data.look import SPLITS, Looked
 from bench.record.files import replacing
+from bench.record.paths import default_cache_dir
 from bench.registry import DatasetInfo, Split
 
 Progress = Callable[[dict[str, object]], None]  # events as a worker's Context takes them

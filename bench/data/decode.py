@@ -102,8 +102,8 @@ def _lazily(split: LazySplit, where: str, shape: tuple[int, int, int], rule: str
         more = "at least " if len(faults) >= _SHOWN_FAULTS else ""
         lines = "\n  ".join(faults[:_SHOWN_FAULTS])
         raise DataError(
-            f"{where}: {more}{len(faults)} of {count:,} images cannot be used: {lines}\n"
-            "Mend or remove them; `bench inspect` lists all of them."
+            f"{where}: {more}{len(faults)} of {count:,} images cannot be used (mend or remove them; "
+            f"`bench inspect` lists all): {lines}"
         )
 
 

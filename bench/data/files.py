@@ -22,6 +22,7 @@ from bench.data.download import HEADERS, UnreachableError, download, in_lines
 from bench.data.download import DataError as DataError
 from bench.data.download import FetchError as FetchError
 from bench.data.download import Progress as Progress
+from bench.record.paths import default_cache_dir
 from bench.registry import DatasetInfo, RemoteFile
 
 if TYPE_CHECKING:
@@ -81,15 +82,6 @@ def default_root() -> Path:
     import platformdirs
 
     return Path(platformdirs.user_data_dir("medbench", appauthor=False))
-
-
-def default_cache_dir() -> Path:
-    """Where decoded arrays are kept: ``$MEDBENCH_CACHE``, else the user's cache folder."""
-    if named := os.environ.get("MEDBENCH_CACHE"):
-        return Path(named).expanduser()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("medbench", appauthor=False))
 
 
 # --- verifying -------------------------------------------------------------------------------------------------

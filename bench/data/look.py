@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from bench.registry import DatasetInfo, Finding, legible
+from bench.registry import DatasetInfo, Finding, counted, legible
 
 Array = npt.NDArray[np.generic]
 SPLITS = ("train", "val", "test")
@@ -109,7 +109,7 @@ class Look:
             repeated[one].update(row for digest in shared for row in places[one][digest])
             if shared:
                 both = [[(one, r) for r in places[one][d]] + [(two, r) for r in places[two][d]] for d in shared]
-                text = f"{images_said(len(shared))} of {one} {_is(len(shared))} in {two} too, with equal pixels"
+                text = f"{counted(len(shared), 'image')} of {one} {_is(len(shared))} in {two} too, with equal pixels"
                 pairs = (called((one, places[one][d][0]), (two, places[two][d][0])) for d in shared)
                 told(text + _otherwise(labels, both), len(shared), pairs, "leak")
             if patients := sorted((set(groups[one]) & set(groups[two])) - {""}):
@@ -120,24 +120,24 @@ class Look:
         for split in SPLITS:
             again = [[(split, row) for row in rows] for rows in places[split].values() if len(rows) > 1]
             if count := sum(len(rows) - 1 for rows in again):
-                text = f"{images_said(count)} of {split} {'repeat' if count > 1 else 'repeats'} another of {split}"
+                text = f"{counted(count, 'image')} of {split} {'repeat' if count > 1 else 'repeats'} another of {split}"
                 told(text + _otherwise(labels, again), count, (called(*rows[:2]) for rows in again))
             blank = [row for row, digest in enumerate(self.digests[split]) if digest == b""]
             if blank:
-                text = f"{images_said(len(blank))} of {split} {_is(len(blank))} of one gray level"
+                text = f"{counted(len(blank), 'image')} of {split} {_is(len(blank))} of one gray level"
                 told(text, len(blank), (called((split, row)) for row in blank))
             findings += _one_sided(info, split, labels[split])
         return Looked(tuple(findings), {split: sorted(rows) for split, rows in repeated.items()})
 
 
+def all_findings(info: DatasetInfo, looked: Looked) -> list[Finding]:
+    """What the source says and what the pixels show; a leak that both know is said once, split by split."""
+    return [*(f for f in info.findings if f.severity != "leak" or not looked.leaks), *looked.findings]
+
+
 def label_text(info: DatasetInfo, label: Array) -> str:
     """The class of an image, or its findings joined by a bar."""
     return "|".join(info.classes[c] for c in np.flatnonzero(label)) if np.ndim(label) else info.classes[int(label)]
-
-
-def images_said(count: int) -> str:
-    """``1 image``, ``2 images``."""
-    return f"{count:,} image{'s' * (count != 1)}"
 
 
 def _is(count: int) -> str:

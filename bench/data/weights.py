@@ -21,9 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench import registry
-from bench.data.files import DataError, default_cache_dir
+from bench.data.files import DataError
 from bench.errors import ConfigError
 from bench.record.files import replacing
+from bench.record.paths import default_cache_dir
 from bench.registry import Finding, ModelSpec, hub
 from bench.registry.normalisation import timm_config
 from bench.registry.shared_patients import shares_patients

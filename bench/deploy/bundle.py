@@ -69,6 +69,7 @@ class Bundle:
         resolution: side length that the network is fed.
         any_size: whether the training images had sizes of their own.
         channels: of a decoded image, 1 or 3; ``in_chans`` of the network's input.
+        features: of a frozen network, how many its linear head reads; 0: the network has a classifier of its own.
         mean, std: one number a channel of the input, of pixels scaled to 0..1.
         decoding: ``mix``, ``window``, ``frames`` of :class:`bench.datasets._images.Decoding`.
         precision: fp32 or bf16, as it was scored.
@@ -103,6 +104,7 @@ class Bundle:
     temperature: float
     members: tuple[Member, ...]
     training_images: Look
+    features: int = 0
     licences: Mapping[str, str] = field(default_factory=dict)
     plugins: tuple[str, ...] = ()
     checks: Mapping[str, float] = field(default_factory=dict)
@@ -145,7 +147,7 @@ def read_bundle(folder: Path) -> Bundle:
     """
     path = folder / FILE
     if not path.is_file():
-        raise DeployError(f"{folder} is no exported model: it has no {FILE}; make one with `bench export-model`")
+        raise DeployError(f"{folder} is not an exported model: it has no {FILE}; make one with `bench export-model`")
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found.get("format") != FORMAT:

@@ -10,6 +10,7 @@ from bench.deploy.bundle import MULTI, Bundle
 from bench.metrics.one_vs_rest import Array, correct, one_vs_rest
 from bench.record.cells import few_labels, track_of, tuned_over
 from bench.record.store import Record
+from bench.record.types import Recipe
 from bench.registry import DatasetInfo
 from bench.report.rows import tuned_text
 from bench.stats import Interval, Share, bootstrap_interval, share
@@ -37,6 +38,7 @@ def card(bundle: Bundle, info: DatasetInfo, records: Sequence[Record], arrays: S
         "## Use": _use(bundle),
         "## Licence": (
             f"- Network's code: {bundle.licences.get('model') or 'not stated'}.",
+            *_of_the_weights(records[0]),
             f"- Dataset: {bundle.licences.get('dataset') or 'not stated'}. Its terms decide who may have the weights.",
         ),
     }
@@ -71,18 +73,18 @@ def _data(bundle: Bundle, info: DatasetInfo, record: Record) -> Iterator[str]:
 
 def _training(bundle: Bundle, records: Sequence[Record]) -> Iterator[str]:
     spec = records[0]["spec"]
-    start = {"scratch": "from random weights", "finetune": "from pretrained weights"}.get(
-        track_of(spec), track_of(spec)
-    )
-    few = few_labels(spec)
-    yield f"- {bundle.model}, trained {start} with the recipe `{spec['recipe']}`{f', {few}' if few else ''}."
-    settings = spec["recipe_settings"]
-    chosen = (records[0]["metrics"].get("tuned") or {}).get("chosen") or {}
-    rate, batch = ({**settings, **chosen}.get(name) for name in ("learning_rate", "batch_size"))
-    how = f"{settings.get('epochs')} epochs, {settings.get('optimizer')}, learning rate {rate}, batch {batch}"
-    yield f"- {how}; the epoch was chosen on validation."
-    if over := tuned_text(tuned_over(settings)):
-        yield f"- On validation too: {over}; taken {', '.join(f'{key} {value:g}' for key, value in chosen.items())}."
+    settings, few = spec["recipe_settings"], few_labels(spec)
+    few = f", {few}" if few else ""
+    if spec.get("head"):
+        start = "pretrained" if spec.get("weights_sha256") else "random"
+        yield f"- {bundle.model} with its {start} weights, frozen; of its {bundle.features:,} features the head"
+        yield f"  `{spec['recipe']}` makes the logits, one linear layer{few}."
+        chosen = records[0]["metrics"].get("chosen") or {}
+        yield from (f"- Chosen on validation: {key.replace('_', ' ')} {value:g}." for key, value in chosen.items())
+    else:
+        start = {"scratch": "random", "finetune": "pretrained"}[track_of(spec)]
+        yield f"- {bundle.model}, trained from {start} weights with the recipe `{spec['recipe']}`{few}."
+        yield from _schedule(settings, records[0])
     way = f"{bundle.size} pixels a side{f', by `{bundle.rule}`' if bundle.any_size else ''}"
     fed = "" if bundle.size == bundle.resolution else f", fed at {bundle.resolution} by `{bundle.resize}`"
     scaled = f"mean {_numbers(bundle.mean)}, standard deviation {_numbers(bundle.std)} of pixels in 0..1"
@@ -91,6 +93,16 @@ def _training(bundle: Bundle, records: Sequence[Record]) -> Iterator[str]:
         fold = "" if member.fold is None else f", fold {member.fold}"
         place = record["environment"].get("hardware") or record["environment"].get("device", "")
         yield f"- Cell {member.key}: seed {member.seed}{fold}, {place}; weights' SHA-256 {member.weights_sha256[:16]}."
+
+
+def _schedule(settings: Recipe, record: Record) -> Iterator[str]:
+    """How a network was trained."""
+    chosen = (record["metrics"].get("tuned") or {}).get("chosen") or {}
+    rate, batch = ({**settings, **chosen}.get(name) for name in ("learning_rate", "batch_size"))
+    how = f"{settings.get('epochs')} epochs, {settings.get('optimizer')}, learning rate {rate}, batch {batch}"
+    yield f"- {how}; the epoch was chosen on validation."
+    if over := tuned_text(tuned_over(settings)):
+        yield f"- On validation too: {over}; taken {', '.join(f'{key} {value:g}' for key, value in chosen.items())}."
 
 
 def _numbers(values: Sequence[float]) -> str:
@@ -160,6 +172,13 @@ def _limits(bundle: Bundle, records: Sequence[Record], arrays: Sequence[Arrays])
     if ece is not None:
         yield f"- Calibrated (temperature {bundle.temperature:.3g}): expected calibration error {ece:.3f} on test."
     yield "- An image unlike the training images is scored all the same, with a warning. No warning is no guarantee."
+
+
+def _of_the_weights(record: Record) -> Iterator[str]:
+    """Where the pretrained weights come from, and their licence."""
+    if said := record["metrics"].get("weights"):
+        trained = f", trained on {said['trained_on']}" if said.get("trained_on") else ""
+        yield f"- Pretrained weights: {said.get('licence') or 'not stated'} ({said.get('source')}{trained})."
 
 
 def _use(bundle: Bundle) -> Iterator[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from bench import registry
 from bench.data.cache import open_entry
@@ -35,6 +35,9 @@ from bench.record.paths import predictions_path, weights_path
 from bench.record.store import Record
 from bench.registry import DatasetInfo, LazySplit, parse_source
 from bench.registry.names import is_source
+from bench.train import weights
+from bench.train.accuracy import build_model
+from bench.train.frozen.network import FrozenNetwork
 from bench.train.preprocess import Preprocess
 
 CHECKED = 64  # test images on which ONNX and PyTorch are compared
@@ -72,13 +75,11 @@ def export_model(
     if folder.exists() and any(folder.iterdir()) and not (folder / FILE).is_file():
         raise DeployError(f"{folder} is not empty and no exported model; name another --out")
     cell = cell_of(records[0])
-    if cell.track == "frozen":
-        raise DeployError(f"{records[0]['key'][:8]} is a head on frozen features, which keeps no weights to export")
     info = registry.dataset_info(cell.dataset)
     entry = open_entry(info, cell.size, root, resize=cell.resize, fingerprint=cell.data_fingerprint)
     arrays = [_predictions(out, record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)
-    members = tuple(_copied(out, record, folder, alone=len(records) == 1) for record in records)
+    members = tuple(_copied(out, record, info, folder, alone=len(records) == 1) for record in records)
     bundle = _bundle(cell, info, records, arrays, members, _look(info, entry, cell, root))
     atomic_write(folder / FILE, bundle.text().encode())
     images = np.asarray(entry.splits["test"].images[: bundle.batch_size])
@@ -92,12 +93,26 @@ def export_model(
     return bundle
 
 
-def _copied(out: Path, record: Record, folder: Path, alone: bool) -> Member:
-    """Copy the weights of a Cell; their name says which of several they are."""
+def _copied(out: Path, record: Record, info: DatasetInfo, folder: Path, alone: bool) -> Member:
+    """Put the weights of a Cell into the folder; their name says which of several they are."""
     seed, fold = record["spec"]["seed"], record["spec"].get("fold")
     name = f"model{'' if alone else f'-fold{fold}' if fold is not None else f'-seed{seed}'}.safetensors"
-    shutil.copyfile(weights_path(out, record["key"]), folder / name)
+    if record["spec"].get("head"):
+        atomic_write(folder / name, save(_frozen_with_head(out, record, info)))
+    else:
+        shutil.copyfile(weights_path(out, record["key"]), folder / name)
     return Member(record["key"], seed, fold, name, hashlib.sha256((folder / name).read_bytes()).hexdigest())
+
+
+def _frozen_with_head(out: Path, record: Record, info: DatasetInfo) -> dict[str, torch.Tensor]:
+    """The weights of a frozen network as they were found, and of the head that was fitted on it."""
+    try:
+        backbone, _ = build_model(cell_of(record), info, torch.device("cpu"), head=False)
+        head = weights.load(out, record["key"])
+    except (RuntimeError, ValueError) as error:  # other weights than then; a damaged file
+        raise DeployError(f"cell {record['key'][:8]}: {error}") from error
+    state = FrozenNetwork(backbone, *head["weight"].shape[::-1]).state_dict() | head
+    return {key: tensor.contiguous() for key, tensor in state.items()}
 
 
 def _predictions(out: Path, record: Record) -> Arrays:
@@ -127,7 +142,8 @@ def _bundle(
         model=cell.model, dataset=registry.display_name(cell.dataset), task=info.task, classes=tuple(info.classes),
         positive_class=positive, positive_class_guessed=bool(said.get("positive_class_guessed")), size=cell.size,
         resolution=cell.resolution, resize=cell.resize, any_size=info.varied, channels=info.channels,
-        in_chans=feed.in_chans, mean=tuple(map(float, feed.mean)), std=tuple(map(float, feed.std)),
+        features=_features(records[0]), in_chans=feed.in_chans, mean=tuple(map(float, feed.mean)),
+        std=tuple(map(float, feed.std)),
         decoding=decoding | {"frames": options.get("frames", "")}, precision=cell.precision,
         batch_size=min(batch, int(said.get("micro_batch_size") or batch)), threads=int(place.get("threads") or 1),
         thresholds=thresholds, temperature=scale, members=members, training_images=look,
@@ -135,6 +151,11 @@ def _bundle(
         plugins=tuple(os.path.basename(file) for file in (model.plugin_file, info.plugin_file) if file),
         medbench=VERSION,
     )  # fmt: skip
+
+
+def _features(record: Record) -> int:
+    """How many numbers the head of a frozen network reads; 0 for a network with a classifier of its own."""
+    return int(record["metrics"]["features"]) if record["spec"].get("head") else 0
 
 
 def operating_point(arrays: Sequence[Arrays], classes: Sequence[str], positive: str) -> tuple[tuple[float, ...], float]:

@@ -26,11 +26,12 @@ TABLES = (".csv", ".tsv", ".txt")
 
 
 class Image(NamedTuple):
-    """An image that was named: a file, or pixels that are decoded already."""
+    """An image that was named: a file, or pixels that are decoded already, also ``sized`` for the network."""
 
     name: str
     path: Path | None = None
     pixels: Pixels | None = None
+    sized: bool = False
 
 
 class Decoded(NamedTuple):
@@ -102,7 +103,7 @@ def _of_arrays(path: Path, bundle: Bundle) -> Iterator[Image]:
             names = [name for name in ("test_images", "images") if name in stored.files] or list(stored.files)
             images = stored[names[0]]
     except Exception as error:
-        raise DeployError(f"{path} is no readable .npz file ({error})") from error
+        raise DeployError(f"{path} is not a readable .npz file ({error})") from error
     images = images[..., None] if images.ndim == 3 else images
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DeployError(f"{path}, {names[0]}: images should be uint8 (N, H, W) or (N, H, W, C), not {images.shape}")
@@ -115,12 +116,13 @@ def _of_dataset(name: str, bundle: Bundle) -> Iterator[Image]:
     try:
         info = registry.dataset_info(name)
     except registry.RegistryError as error:
-        raise DeployError(f"{name} is neither a file, a folder nor a dataset ({error})") from error
+        why = f" ({error})" if ":" in name else ""
+        raise DeployError(f"{name} is neither a file, a folder nor a dataset{why}") from error
     size = bundle.size if not info.sizes or bundle.size in info.sizes else info.sizes[-1]
     entry = open_entry(info, size, resize=bundle.rule)
     split, said = entry.splits["test"], members(entry.folder).get("test")
     for number, pixels in enumerate(split.images):
-        yield Image(said.names[number] if said and said.names else f"{name}#test/{number}", None, pixels)
+        yield Image(said.names[number] if said and said.names else f"{name}#test/{number}", None, pixels, info.varied)
 
 
 def decoder(bundle: Bundle) -> Callable[[Sequence[Image]], list[Decoded]]:
@@ -139,7 +141,7 @@ def decoder(bundle: Bundle) -> Callable[[Sequence[Image]], list[Decoded]]:
         except (ValueError, OSError) as error:
             said = str(error)
             return Decoded(None, (f"not scored: {said if image.name in said else f'{image.name} {said}'}",))
-        return Decoded(sized, (*warnings, *unlike(pixels.shape[:2], sized, bundle)))
+        return Decoded(sized, (*warnings, *unlike(None if image.sized else pixels.shape[:2], sized, bundle)))
 
     def several(batch: Sequence[Image]) -> list[Decoded]:
         with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
@@ -167,11 +169,11 @@ def in_channels(pixels: Pixels, bundle: Bundle) -> tuple[Pixels, tuple[str, ...]
     return pixels, ()
 
 
-def unlike(shape: tuple[int, int], sized: Pixels, bundle: Bundle) -> list[str]:
-    """What sets an image apart from all training images that were looked at."""
+def unlike(shape: tuple[int, int] | None, sized: Pixels, bundle: Bundle) -> list[str]:
+    """What sets an image apart from all training images that were looked at; ``shape`` None: its size is not known."""
     look, found = bundle.training_images, []
     (low_h, low_w), (high_h, high_w) = look.sizes
-    if not (low_h <= shape[0] <= high_h and low_w <= shape[1] <= high_w):
+    if shape and not (low_h <= shape[0] <= high_h and low_w <= shape[1] <= high_w):
         usual_ = f"{low_w} x {low_h}" if look.sizes[0] == look.sizes[1] else f"{low_w} x {low_h} to {high_w} x {high_h}"
         found.append(f"has {shape[1]} x {shape[0]} pixels; the training images {usual_}")
     mean, spread = looked_at(sized[None])[0]

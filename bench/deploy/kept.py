@@ -7,12 +7,14 @@ Cells whose weights nobody asked for, so that a later command into the same dire
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Collection
 from pathlib import Path
 
+from bench.plan.class_maps import keeps_weights
 from bench.plan.estimate import size, weights_bytes
 from bench.plan.plan import Plan
-from bench.record.cells import AccuracyCell
+from bench.record.cells import AccuracyCell, TrialCell
 from bench.record.paths import record_path, weights_path
 from bench.record.store import read_record, write_json
 from bench.report.recommend import Limits, RecommendError, recommend
@@ -29,7 +31,9 @@ def unasked(plan: Plan, asked: Collection[str], pending: Collection[str], rule: 
     if not rule:
         return set()
     found = {
-        k: c for k, c in plan.cells.items() if isinstance(c, AccuracyCell) and c.track != "frozen" and k in pending
+        k: c
+        for k, c in plan.cells.items()
+        if k in pending and isinstance(c, AccuracyCell) and (keeps_weights(c) or isinstance(c, TrialCell))
     }
     few = sum(map(weights_bytes, found.values())) <= MOST_BYTES
     return set(found) - set(asked) if few else set()
@@ -64,7 +68,8 @@ def keep_recommended(out: Path, report: ReportData, limits: Limits | None = None
         return ""
     taken = sum(weights_path(out, key).stat().st_size for key in stay)
     cells = f"{len(stay)} cell{'s' * (len(stay) > 1)}"
-    return f"Weights of {pick} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: bench export-model {out}"
+    place = shlex.quote(str(out))
+    return f"Weights of {pick} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: bench export-model {place}"
 
 
 def _list(out: Path) -> Path:

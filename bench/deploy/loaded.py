@@ -114,7 +114,7 @@ def load_model(folder: str | Path, device: str = "cpu", engine: str | None = Non
         engine: ``torch``, or ``onnx`` (onnxruntime, on the CPU); by default PyTorch where it is installed.
 
     Raises:
-        DeployError: it is no exported model, a file is missing or damaged, or neither library is installed.
+        DeployError: it is not an exported model, a file is missing or damaged, or neither library is installed.
     """
     place = Path(folder).expanduser()
     return load_bundle(read_bundle(place), place, device, engine)
@@ -144,16 +144,20 @@ def build(bundle: Bundle, device: torch.device) -> tuple[torch.nn.Module, bool]:
     import torch
 
     from bench.registry.layout import prefers_channels_last
+    from bench.train.frozen.network import FrozenNetwork
 
     try:
         spec = registry.parse_model(bundle.model)
         options = {key: value for key, value in spec.options if key != "pretrained"}
         info = registry.model_info(spec.name)
-        model: torch.nn.Module = info.build(len(bundle.classes), bundle.in_chans, bundle.resolution, **options)
+        classes = 0 if bundle.features else len(bundle.classes)
+        model: torch.nn.Module = info.build(classes, bundle.in_chans, bundle.resolution, **options)
     except registry.RegistryError as error:
         where = f" (its plug-in was {', '.join(bundle.plugins)}; name it in bench.toml)" if bundle.plugins else ""
         raise DeployError(f"{error}{where}; an ONNX file runs without it: --onnx") from error
     last = prefers_channels_last(model)
+    if bundle.features:
+        model = FrozenNetwork(model, bundle.features, len(bundle.classes))
     model = model.to(device)
     return (model.to(memory_format=torch.channels_last) if last else model), last
 

@@ -21,7 +21,7 @@ def columns(bundle: Bundle) -> list[str]:
 
 
 def write_scores(path: Path, bundle: Bundle, predictions: Sequence[Prediction]) -> None:
-    """Write one row an image; every digit of a probability, nothing where there is none."""
+    """Write one row per image; every digit of a probability, nothing where there is none."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(columns(bundle))

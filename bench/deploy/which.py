@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,11 +28,13 @@ def members_of(out: Path, wanted: str = "", dataset: str = "") -> list[Record]:
         StoreError: no run directory, or the weights were not kept.
     """
     require_run(out)
-    records = [r for r in _accuracy(out) if not dataset or dataset in (r["spec"]["dataset"], _shown(r))]
+    every = _accuracy(out)
+    records = [r for r in every if not dataset or dataset in (r["spec"]["dataset"], _shown(r))]
     if wanted and len(found := [r for r in records if r["key"].startswith(wanted)]) == 1:
-        return find_cells(out, [found[0]["key"]])
-    name = wanted or _recommended(out)
+        return _with_weights(out, found, every)
+    name, among = (wanted, None) if wanted else _recommended(out)
     fitting = [r for r in records if r["spec"]["model"] == name and r["status"] == "ok"]
+    fitting = [r for r in fitting if among is None or r["key"] in among]
     if not fitting:
         models = ", ".join(sorted({r["spec"]["model"] for r in records if r["status"] == "ok"})) or "none"
         where = f" on {dataset}" if dataset else ""
@@ -50,11 +53,27 @@ def members_of(out: Path, wanted: str = "", dataset: str = "") -> list[Record]:
     best = max(group, key=lambda r: (_val_auc(r), -r["spec"]["seed"]))
     seed = best["spec"]["seed"]
     if best["spec"].get("fold") is None:
-        return find_cells(out, [best["key"]])
+        return _with_weights(out, [best], every)
     folds = sorted((r for r in group if r["spec"]["seed"] == seed), key=lambda r: r["spec"]["fold"])
     if len(folds) != best["spec"]["folds"]:
         raise DeployError(f"{name}, seed {seed}: {len(folds)} of {best['spec']['folds']} folds are done; run it again")
-    return find_cells(out, [record["key"] for record in folds])
+    return _with_weights(out, folds, every)
+
+
+def _with_weights(out: Path, chosen: Sequence[Record], every: Sequence[Record]) -> list[Record]:
+    """The chosen ones, if their weights were kept; a vote among neighbours has none."""
+    spec = chosen[0]["spec"]
+    if k := spec["recipe_settings"].get("neighbours"):
+        same = {**spec, "recipe": "linear", "head": "linear", "recipe_settings": {}}
+        other = [r["key"] for r in every if {**r["spec"], "recipe_settings": {}} == same and r["status"] == "ok"]
+        instead = (
+            f"bench export-model {shlex.quote(str(out))} {other[0][:8]}" if other else "run it with --heads linear"
+        )
+        raise DeployError(
+            f"{keys(chosen)}: the head {spec['head']} asks the {k} nearest training images, so it is no network and "
+            f"would need their features wherever it goes; take the linear head of the same features: {instead}"
+        )
+    return find_cells(out, [record["key"] for record in chosen], heads=True)
 
 
 def _accuracy(out: Path) -> list[Record]:
@@ -62,14 +81,18 @@ def _accuracy(out: Path) -> list[Record]:
     return [record for path in paths if (record := store.read_record(path))["kind"] == "accuracy"]
 
 
-def _recommended(out: Path) -> str:
+def _recommended(out: Path) -> tuple[str, set[str]]:
+    """The recommended model, and the keys of its Cells under the protocol that it is recommended for."""
     from bench.report.build import read_report
     from bench.report.recommend import Limits, recommend
+    from bench.report.sections.summary import headline
 
-    found = recommend(read_report(out)[0], Limits())
-    if not found.model:
+    report = read_report(out)[0]
+    found, board = recommend(report, Limits()), headline(report.boards)
+    if not found.model or not board:
         raise DeployError(f"{out}: {found.why}")
-    return found.model
+    pick = next(s for s in board.ranked if s.model == found.model)
+    return pick.code[0], {record["key"] for row in pick.rows.values() for record in row.ok}
 
 
 def _shown(record: Record) -> str:

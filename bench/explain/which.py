@@ -15,31 +15,35 @@ from bench.record.store import Record, StoreError
 from bench.registry import RegistryError
 
 
-def find_cells(out: Path, wanted: Sequence[str]) -> list[Record]:
+def find_cells(out: Path, wanted: Sequence[str], heads: bool = False) -> list[Record]:
     """Find the Records of keys or their beginnings; ``all`` is every training whose weights were kept.
+
+    Args:
+        out: the run.
+        wanted: the keys.
+        heads: whether heads on frozen features will do.
 
     Raises:
         StoreError: no such run or Cell, several Cells begin so, or its weights do not lie there.
     """
     require_run(out)
     keys = sorted(path.stem for path in (out / "cells").glob("*.json") if not path.name.startswith("."))
-    kept = [key for key in keys if weights_path(out, key).is_file()]
     if not wanted:
-        raise StoreError(f"name a cell of {out}: {_some(out, kept)}")
+        raise StoreError(f"name a cell of {out}: {_some(out, _kept(out, keys, heads))}")
     if list(wanted) == ["all"]:
-        if not kept:
+        if not (kept := _kept(out, keys, heads)):
             raise StoreError(f"{out}: no weights were kept; {_how_to_keep(out)}")
-        return [store.read_record(record_path(out, key)) for key in kept]
+        return kept
     found: dict[str, Record] = {}
     for beginning in wanted:
         matches = [key for key in keys if key.startswith(beginning)] if beginning else []
         if not matches:
-            raise StoreError(f"{out} has no cell {beginning!r}; {_some(out, kept)}")
+            raise StoreError(f"{out} has no cell {beginning!r}; {_some(out, _kept(out, keys, heads))}")
         if len(matches) > 1:
             first = ", ".join(matches[:5])
             raise StoreError(f"{beginning!r} is ambiguous: it matches {len(matches)} cells of {out} ({first})")
         record = store.read_record(record_path(out, matches[0]))
-        _check(out, record)
+        _check(out, record, heads)
         found[record["key"]] = record
     return list(found.values())
 
@@ -62,7 +66,13 @@ def where_it_ran(out: Path) -> Iterator[Path | None]:
         yield Path(root) if root and Path(root).is_dir() else None
 
 
-def _check(out: Path, record: Record) -> None:
+def _kept(out: Path, keys: Sequence[str], heads: bool) -> list[Record]:
+    """Those whose weights lie there."""
+    found = [store.read_record(record_path(out, key)) for key in keys if weights_path(out, key).is_file()]
+    return [record for record in found if heads or track_of(record["spec"]) != "frozen"]
+
+
+def _check(out: Path, record: Record, heads: bool) -> None:
     key, spec = record["key"], record["spec"]
     what = f"cell {key} ({spec['model']})"
     if record["kind"] == "transfer":
@@ -73,18 +83,20 @@ def _check(out: Path, record: Record) -> None:
         raise StoreError(f"{what} is an {record['kind']} cell and trains nothing")
     if record["status"] != "ok":
         raise StoreError(f"{what} has status {record['status']}: no trained network")
-    if track_of(spec) == "frozen":
-        raise StoreError(f"{what} only read features, and keeps no weights; name one of track finetune or scratch")
+    if track_of(spec) == "frozen" and not heads:
+        raise StoreError(
+            f"{what} is a head on frozen features and trained no network; name one of track finetune or scratch"
+        )
     if not weights_path(out, key).is_file():
         raise StoreError(f"missing {weights_path(out, key)}: the weights of {what} were not kept; {_how_to_keep(out)}")
 
 
-def _some(out: Path, kept: Sequence[str]) -> str:
+def _some(out: Path, kept: Sequence[Record]) -> str:
     if not kept:
         return f"no weights were kept; {_how_to_keep(out)}"
     names = []
-    for key in kept[:8]:
-        spec = store.read_record(record_path(out, key))["spec"]
+    for record in kept[:8]:
+        key, spec = record["key"], record["spec"]
         names.append(f"{key[:8]} {spec['model']} on {spec['dataset']} at {spec['resolution']} px, seed {spec['seed']}")
     more = f"\n  and {len(kept) - 8} more" if len(kept) > 8 else ""
     return "these have weights:\n  " + "\n  ".join(names) + more + "\n  (or `all`)"

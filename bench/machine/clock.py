@@ -20,6 +20,10 @@ class Clock:
         """Host seconds."""
         return time.perf_counter()
 
+    def spent(self) -> float:
+        """Seconds of processor time that this process has taken, all threads together."""
+        return time.process_time()
+
     def mark(self) -> Mark:
         """A point in the device's stream."""
         return time.perf_counter()

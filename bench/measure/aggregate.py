@@ -33,7 +33,8 @@ def combine(rounds: Rounds) -> Fields:
         t over the rounds),
         ``step_ms_p50``, ``latency_ms_p50/p90/p99`` (inference; a percentile with too few samples beyond it is None)
         with ``latency_noise_rel``,
-        ``relative_speed_rounds`` (the speed over that of ``relative_to``, measured in turn with it),
+        ``relative_speed_rounds`` (the speed over that of ``relative_to``, measured in turn with it in what
+        ``relative_in`` says),
         ``forward_ms_p50`` ... (training), energy, the place under the roofline (``mfu``, ``roofline_fraction``),
         ``device_step_ms_p50`` and ``device_images_per_s_p50`` (the step replayed as one CUDA graph) with
         ``launch_bound``,
@@ -57,7 +58,8 @@ def combine(rounds: Rounds) -> Fields:
         metrics |= _latency(latency)
     metrics |= _phases(rounds) | _energy(rounds) | _clocks(rounds) | _device(rounds, metrics)
     if beside := [r["relative_speeds"] for r in rounds if r.get("relative_speeds")]:
-        metrics |= {"relative_to": rounds[0]["relative_to"], "relative_speed_rounds": Samples(beside).medians()}
+        metrics |= {name: rounds[0][name] for name in ("relative_to", "relative_in") if name in rounds[0]}
+        metrics["relative_speed_rounds"] = Samples(beside).medians()
     metrics |= _roofline(rounds, metrics)
     if metrics.get("launch_bound") and "bound" in metrics:
         metrics["bound"] = "launches"

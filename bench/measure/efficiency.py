@@ -29,7 +29,7 @@ from bench.measure.largest_batch import largest_batch, least_batch
 from bench.measure.once import kept
 from bench.measure.roofline import kept_ceilings
 from bench.measure.workload import Workload, touch_libraries, traffic
-from bench.record.cells import SPEED_REFERENCE, Context, EfficiencyCell, Result, cell_key
+from bench.record.cells import ONE_THREAD, SPEED_REFERENCE, Context, EfficiencyCell, Result, cell_key
 from bench.record.types import Fields
 from bench.registry.build import IN_CHANS
 
@@ -148,14 +148,20 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: Fields, phase
     raw["measured_s"] = after["at_s"] - before["at_s"]
     if not cuda and not cell.compile and "largest" not in raw and cell.model != SPEED_REFERENCE:
         phase("reference")
-        raw["relative_to"], raw["relative_speeds"] = SPEED_REFERENCE, _beside_reference(cell, step, clock, budget)
+        raw |= {"relative_to": SPEED_REFERENCE, "relative_in": ONE_THREAD}
+        raw["relative_speeds"] = _beside_reference(cell, step, clock, budget)
     if cuda and cell.mode == "infer":
         phase("graph")
         raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
 
 
 def _beside_reference(cell: EfficiencyCell, step: Step, clock: Clock, budget: timing.Budget) -> list[float]:
-    """The speed relative to the reference model doing the same beside it; nothing where it cannot."""
+    """The speed relative to the reference model doing the same beside it; nothing where it cannot.
+
+    On one thread: several wait for each other where others use the cores, and spend processor time on it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
         reference = Workload(replace(cell, model=SPEED_REFERENCE)).step()
         return timing.side_by_side(step, reference, clock, budget)
@@ -163,6 +169,8 @@ def _beside_reference(cell: EfficiencyCell, step: Step, clock: Clock, budget: ti
         if not memory.is_out_of_memory(error) and not isinstance(error, ValueError):  # batch norm of a single value
             raise
         return []
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _replayed(workload: Workload, clock: Clock, budget: timing.Budget) -> Fields:

@@ -147,24 +147,25 @@ def latency_samples(step: Step, clock: Clock, budget: Budget) -> list[float]:
 def side_by_side(step: Step, reference: Step, clock: Clock, budget: Budget) -> list[float]:
     """Time blocks of a step and of a reference in turn, so that what slows the machine slows both.
 
-    It goes on until the median ratio is known to a sixth of ``budget.agree`` (standard error), but not longer than
-    twice ``budget.throughput_s``: long on a busy machine, short on a quiet one.
+    Blocks are timed in processor time, which others on the machine take none of. It goes on until the median ratio is
+    known to a sixth of ``budget.agree`` (standard error), but not longer than twice ``budget.throughput_s``, in
+    processor time too.
 
     Returns:
-        The reference's seconds a step over the step's, one ratio for each pair of blocks: how often as fast it is.
+        The reference's processor time a step over the step's, one ratio for each pair of blocks: how often as fast it
+        is.
     """
-    counts, ratios, begin = [], list[float](), clock.now()
+    counts, ratios, begin = [], list[float](), clock.spent()
     for run in (step, reference):
         warm = warm_up(run, clock, replace(budget, warmup_s=budget.warmup_s / 4, warmup_max_s=budget.warmup_s / 2))
         counts.append(max(1, round(budget.block_s / max(warm.step_s, 1e-9))))
-    while clock.now() - begin < 2 * budget.throughput_s or len(ratios) < budget.min_blocks:
+    while clock.spent() - begin < 2 * budget.throughput_s or len(ratios) < budget.min_blocks:
         seconds = [0.0, 0.0]
         for which in (0, 1) if len(ratios) % 2 else (1, 0):
-            start = clock.now()
+            start = clock.spent()
             for number in range(counts[which]):
                 (step, reference)[which](number)
-            clock.synchronize()
-            seconds[which] = (clock.now() - start) / counts[which]
+            seconds[which] = (clock.spent() - start) / counts[which]
         ratios.append(seconds[1] / seconds[0])
         if len(ratios) >= MIN_PAIRS and _error_of_median(np.log(ratios)) <= budget.agree / 6:
             break

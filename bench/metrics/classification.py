@@ -5,7 +5,7 @@ operation, so they equal it to the last bit of float64 on the same scores; the r
 
 Conventions
 -----------
-Scores are probabilities (float64). ``(N, C)``, one column a class; for ``binary-class`` the *last* column is the
+Scores are probabilities (float64). ``(N, C)``, one column per class; for ``binary-class`` the *last* column is the
 probability of class 1, and ``(N,)`` or ``(N, 1)`` are accepted as that column alone; for ``multi-label`` there is one
 column a label. ``ordinal-regression`` is scored as multi-class, as the evaluator does.
 

@@ -163,8 +163,8 @@ def kept_weights(cells: Mapping[str, Cell], done: Collection[str], keep_all: boo
 
 
 def keeps_weights(cell: AccuracyCell) -> bool:
-    """Whether a Cell trains a network of its own that somebody may want."""
-    return cell.track != "frozen" and not isinstance(cell, TrialCell)
+    """Whether a Cell makes weights that somebody may want; a vote among neighbours has none."""
+    return "neighbours" not in cell.recipe and not isinstance(cell, TrialCell)
 
 
 def to_train_again(finished: Collection[str], kept: Collection[str], out: Path) -> list[str]:

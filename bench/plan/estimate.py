@@ -30,6 +30,7 @@ GPU_STEP_S = 0.04  # the least time of a training step there: Python launches it
 CPU_UPDATE_S = 3e-9  # of AdamW, for each weight and step
 DEFAULT_MACS_G_224 = 4.0  # a plug-in that publishes no figure
 DEFAULT_PARAMS = 25_000_000
+HEAD_BYTES = 1 << 16
 HEAD_S = 0.1  # of fitting a head on frozen features and writing its Record
 OVERHEAD_S = 2.5  # a process, building the network, loading data, computing metrics
 LONG_S = 2 * 3600.0  # who starts a longer sweep is asked first
@@ -97,7 +98,7 @@ class Cost:
         seconds: one after the other on this machine.
         disk: bytes of decoded images, predictions and kept weights.
         memory: bytes that the largest Cell takes at once (:mod:`bench.plan.memory`), and of the device, 0 if unknown.
-        too_large: what does not fit into the device: a line a model and resolution.
+        too_large: what does not fit into the device: a line per model and resolution.
         cheaper: flags that shorten it -> seconds with them.
     """
 
@@ -173,8 +174,8 @@ def _params(model: str) -> int:
 
 
 def weights_bytes(cell: AccuracyCell) -> int:
-    """Of the file with the weights of a training, roughly."""
-    return 4 * _params(cell.model)
+    """Of the file with the weights of a training, roughly; of a frozen network only its head is kept."""
+    return HEAD_BYTES if cell.track == "frozen" else 4 * _params(cell.model)
 
 
 def _too_large(cell: Cell, needed: int, there: int) -> str:

@@ -11,7 +11,8 @@ from rich.console import Console
 from bench import registry
 from bench.data.cache import decode_bar, looked_at, open_entry
 from bench.data.files import DataError
-from bench.data.look import Looked
+from bench.data.look import Looked, all_findings
+from bench.errors import say
 from bench.plan.base import Plan
 from bench.record.cells import AccuracyCell
 from bench.registry import Finding
@@ -30,7 +31,7 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
     """
     leaks = []
     for line in plan.remarks:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     for cell in _to_train(plan, out):
         info = registry.dataset_info(cell.dataset)
         looked = Looked()
@@ -39,9 +40,9 @@ def look_ahead(loaded: Loaded, plan: Plan, out: Path, console: Console) -> None:
                 info, cell.size, plan.data_root, resize=cell.resize, progress=told, fingerprint=cell.data_fingerprint
             )
             looked = entry.looked
-        found = [*info.findings, *looked.findings]
+        found = all_findings(info, looked)
         for line in lines(cell, found):
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            say(console, line)
         leaks += [f"{cell.dataset}: {finding.text}" for finding in found if finding.severity == "leak"]
     if leaks and loaded.sweep.sweep.leaks == "refuse":
         raise ConfigError(f"{loaded.origin('sweep.leaks')}: refused, since {'; '.join(leaks)}")
@@ -53,7 +54,7 @@ def plan_lines(plan: Plan, out: Path) -> list[str]:
     for cell in _to_train(plan, out):
         info = registry.dataset_info(cell.dataset)
         looked = looked_at(info, cell.size, cell.data_fingerprint, cell.resize) or Looked()
-        found += lines(cell, [*info.findings, *looked.findings])
+        found += lines(cell, all_findings(info, looked))
     return found
 
 
@@ -70,12 +71,14 @@ def _to_train(plan: Plan, out: Path) -> Iterator[AccuracyCell]:
 
 
 def lines(cell: AccuracyCell, findings: list[Finding]) -> list[str]:
-    """``data: NAME: leak: 8 images of train ...``, the worst first."""
+    """``data of NAME:`` and a line for each finding, ``- leak: 8 images of train ...``, the worst first."""
+    if not findings:
+        return []
     order = ("leak", "warning", "note")
     findings = sorted(findings, key=lambda finding: order.index(finding.severity))
-    shown = [f"data: {cell.dataset}: {f.severity}: {f.text}{_examples(f)}" for f in findings[:SHOWN]]
+    shown = [f"- {f.severity}: {f.text}{_examples(f)}" for f in findings[:SHOWN]]
     more = len(findings) - SHOWN
-    return [*shown, *([f"data: {cell.dataset}: and {more} more; `bench inspect` lists all"] if more > 0 else [])]
+    return [f"data of {cell.dataset}:", *shown, *([f"- {more} more: `bench inspect` lists all"] if more > 0 else [])]
 
 
 def _examples(finding: Finding) -> str:

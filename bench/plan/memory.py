@@ -1,6 +1,6 @@
 """Memory of training and inference before anything runs, from what was measured once per network. Torch-free.
 
-Activations grow with the pixels of a batch, so one figure a network is enough: bytes a pixel. Of inference they are
+Activations grow with the pixels of a batch, so one figure per network is enough: bytes a pixel. Of inference they are
 the slope of peak memory over pixels on an H100 in bf16 (results/efficiency: 64 to 1024 px, straight to 5 %); of
 training the tensors that autograd keeps for the backward pass in fp32, counted at 64 and 128 px (which differ by up
 to 16 %). To both come the weights. Other networks of a family are scaled by the square root of their multiply-adds

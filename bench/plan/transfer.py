@@ -8,7 +8,7 @@ from bench.plan import class_maps
 from bench.plan.base import Plan, resolved
 from bench.plan.fingerprints import fingerprint, plugin_sha256
 from bench.plan.inputs import resize_rule, unfeedable
-from bench.record.cells import AccuracyCell, SharedClass, TransferCell, few_labels
+from bench.record.cells import AccuracyCell, SharedClass, TransferCell, TrialCell, few_labels
 from bench.registry import DatasetInfo, RegistryError
 from bench.registry.shared_patients import shares_patients
 from bench.sweep.config import ConfigError, Loaded
@@ -72,13 +72,14 @@ def add_transfers(plan: Plan, loaded: Loaded) -> None:
             for cell in plan.cells.values()
             if isinstance(cell, AccuracyCell)
             and cell.dataset == source
-            and class_maps.keeps_weights(cell)
+            and cell.track != "frozen"
+            and not isinstance(cell, TrialCell)
             and not few_labels(cell.spec())
         ]
         if not trained:
             raise ConfigError(
-                f"{loaded.origin('sweep.transfer')}: a transfer evaluates networks trained with all labels; frozen "
-                "features keep no weights, so add finetune or scratch to --track"
+                f"{loaded.origin('sweep.transfer')}: a transfer evaluates networks trained with all labels, not heads "
+                "on frozen features, so add finetune or scratch to --track"
             )
         missing: dict[int, list[Problem]] = {}
         for cell in trained:

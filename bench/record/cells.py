@@ -97,6 +97,7 @@ class TrialCell(AccuracyCell):
 
 
 SPEED_REFERENCE = "resnet18"  # what other models' speeds are relative to
+ONE_THREAD = "processor time of one thread"  # what those of a CPU are measured in
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,6 +225,11 @@ def needs(cell: Cell) -> tuple[str, ...]:
 def track_of(spec: Spec) -> str:
     """The track of an accuracy Cell's spec; where it says none, what starts from weights is fine-tuned."""
     return str(spec.get("track") or ("finetune" if spec.get("weights_sha256") else "scratch"))
+
+
+def is_control(spec: Spec) -> bool:
+    """Whether a Cell is of the random network that stands beside each frozen pretrained one: compared, never chosen."""
+    return track_of(spec) == "frozen" and not spec.get("weights_sha256")
 
 
 def few_labels(spec: Spec) -> str:

@@ -16,11 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import StoreError
+from bench.errors import ELSEWHERE, StoreError
 from bench.record.paths import WRITTEN
 
 _BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[0-9a-f]{8})")
 _LONG_S = 86_400.0
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
 
 
 @contextlib.contextmanager
@@ -36,6 +38,7 @@ def replacing(path: Path) -> Iterator[Path]:
         yield part
         with part.open("rb") as file:
             os.fsync(file.fileno())
+        part.chmod(0o666 & ~_UMASK)  # some libraries write files that their owner alone can read
         os.replace(part, path)
     finally:
         with contextlib.suppress(OSError):
@@ -48,7 +51,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         with replacing(path) as part:
             part.write_bytes(data)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}; {ELSEWHERE}") from error
 
 
 def clear_abandoned(out: Path) -> None:

@@ -40,7 +40,7 @@ def merge(out: Path, runs: Sequence[Path]) -> Merged:
         runs: run directories; they are only read.
 
     Raises:
-        StoreError: one of ``runs`` is no run directory, or ``out`` cannot be written or holds Records that this
+        StoreError: one of ``runs`` is not a run directory, or ``out`` cannot be written or holds Records that this
             version cannot read.
     """
     for run in runs:

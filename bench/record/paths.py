@@ -1,4 +1,4 @@
-"""Every path of a run directory.
+"""Every path of a run directory, and where caches lie.
 
 RUN/run.json                        what was asked: command, sweep, datasets left out
 RUN/search.json                     of ``bench recommend DATASET --budget 2h``: what it decided, when and why
@@ -17,9 +17,19 @@ RUN/claims/                         leases of drivers (:mod:`bench.runner.leases
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from bench.errors import StoreError
+
+
+def default_cache_dir() -> Path:
+    """Where what can be made again is kept: ``$MEDBENCH_CACHE``, else the user's cache folder."""
+    if named := os.environ.get("MEDBENCH_CACHE"):
+        return Path(named).expanduser()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("medbench", appauthor=False))
 
 
 def run_file(out: Path) -> Path:
@@ -94,8 +104,8 @@ def is_run(out: Path) -> bool:
 
 
 def require_run(out: Path, error: type[StoreError] = StoreError) -> None:
-    """Raise ``error`` if a folder is no run directory."""
+    """Raise ``error`` if a folder is not a run directory."""
     if not is_run(out):
         raise error(
-            f"{out} is no run directory: it has neither cells/ nor run.json; give the --out of an earlier `bench run`"
+            f"{out} is not a run directory: it has no cells/ and no run.json; give the --out of an earlier `bench run`"
         )

@@ -29,6 +29,11 @@ def nearest(name: str, candidates: Iterable[str], label: str = "did you mean") -
     return f" ({label} {close[0]!r}?)" if close else ""
 
 
+def counted(n: int, singular: str, plural: str = "") -> str:
+    """``1 cell``, ``2 cells``."""
+    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
+
+
 def resolve(target: str | Callable[..., Any]) -> Callable[..., Any]:
     """Import ``"module:attribute"``; anything else is what it is."""
     if not isinstance(target, str):
@@ -196,7 +201,8 @@ class Positive(NamedTuple):
 
 
 _NEGATIVE = re.compile(
-    r"(no|non|not|without)([ _-].*)?|0|false|normal|negative|neg|healthy|controls?|benign|absent|none|clear",
+    r"(no|non|not|without)([ _-].*)?|no[nt]?(tumou?r|cancer|disease|finding|lesion|polyp|nodule|covid|pneumonia)\w*|0|"
+    r"false|normal|negative|neg|healthy|uninfected|unaffected|controls?|benign|absent|none|clear",
     re.I,
 )
 
@@ -211,7 +217,9 @@ def positive_of(task: str, classes: Sequence[str], declared: str = "") -> Positi
         return None
     if declared in classes:
         return Positive(declared, classes.index(declared), False)
-    index = 0 if _NEGATIVE.fullmatch(classes[1]) and not _NEGATIVE.fullmatch(classes[0]) else 1
+    negative = [bool(_NEGATIVE.fullmatch(name)) for name in classes]
+    negative[1] |= classes[1].lower() in (f"no{classes[0]}".lower(), f"non{classes[0]}".lower())
+    index = 0 if negative == [False, True] else 1
     return Positive(classes[index], index, True)
 
 

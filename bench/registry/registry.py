@@ -79,11 +79,13 @@ class Registry(Generic[Info]):
     def __getitem__(self, name: str) -> Info:
         self._load_builtins()
         if name not in self._info:
-            timm = f"; a model of timm is written timm:{name}" if self.kind == "model" else ""
-            raise RegistryError(
-                f"unknown {self.kind} {name!r}{nearest(name, [*self._info, *self.aliases()])}; "
-                f"`bench list {self.kind}s` shows all{timm}"
-            )
+            close = nearest(name, [*self._info, *self.aliases()])
+            hint = f"; a model of timm is written timm:{name}"
+            if self.kind == "dataset":
+                hint = (
+                    "" if close else "; images of your own are named by their path, and there is no such file or folder"
+                )
+            raise RegistryError(f"unknown {self.kind} {name!r}{close}; `bench list {self.kind}s` shows all{hint}")
         return self._info[name]
 
     def __contains__(self, name: object) -> bool:

@@ -57,8 +57,18 @@ def weights_file(text: str) -> Path:
     """The file that ``pretrained=TEXT`` means: a file, a folder with model.safetensors, or RUN/CELL.
 
     Raises:
-        ConfigError: there is none, or several Cells of the run begin so.
+        ConfigError: there is none, several Cells of the run begin so, or it holds no network.
     """
+    found = _named_file(text)
+    if head := info_of(found).get("head"):
+        raise ConfigError(
+            f"pretrained={text}: {found} holds only the head {head!r} of a frozen network; name the weights that the "
+            "network itself started from"
+        )
+    return found
+
+
+def _named_file(text: str) -> Path:
     path = Path(text).expanduser()
     if path.is_file():
         return path

@@ -90,7 +90,7 @@ def rebuild(
         The files written, and one message for each Record that could not be read.
 
     Raises:
-        StoreError: ``out`` is no run directory, or cannot be written.
+        StoreError: ``out`` is not a run directory, or cannot be written.
     """
     report, problems = read_report(out, rule)
     paths = report.write(out)
@@ -106,7 +106,7 @@ def read_report(out: Path, rule: Rule = YOUDEN) -> tuple[Report, list[str]]:
     """Compute the boards of a run directory; also one message for each Record that could not be read.
 
     Raises:
-        StoreError: ``out`` is no run directory.
+        StoreError: ``out`` is not a run directory.
     """
     require_run(out)
     records, info, problems = read_run_directory(out)

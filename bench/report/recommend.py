@@ -1,5 +1,6 @@
 """Which network to take: the cheapest that is not significantly worse than the best, under limits of cost.
 
+Random networks, which stand beside frozen ones on boards, are no candidates.
 The best is looked for among the models that keep the limits, and the others of these are compared with it alone
 (:mod:`bench.stats.leader`). Of those that are not significantly worse, and lose no more than :data:`MAX_LOSS`, the
 cheapest is taken: by measured latency if all of them have a usable one, else by multiply-adds, else by parameters.
@@ -19,6 +20,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.metrics.registry import AUC
 from bench.record.types import Record
+from bench.registry.names import bare_model
 from bench.report.clinical.shortcuts import shortcuts
 from bench.report.noise import noise_floor
 from bench.report.report import ReportData
@@ -167,7 +169,7 @@ def recommend(report: ReportData, limits: Limits | None = None, board: Overall |
     if board is None:
         raise RecommendError("no model has a test result to choose by; a `bench run` of accuracy cells makes them")
     costs, note, floor = costs_of(report, board, limits.device)
-    fitting, out = _within(board.ranked, costs, limits)
+    fitting, out = _within(board.candidates, costs, limits)
     if not fitting:
         return _nothing(board, costs, limits, out)
     models = [s.model for s in fitting]
@@ -236,9 +238,11 @@ def _asked(limits: Limits) -> list[tuple[Cost, float]]:
 
 def _nothing(board: Overall, costs: Mapping[str, Figures], limits: Limits, out: Sequence[str]) -> Recommendation:
     """No model keeps the limits: which come nearest, by the largest of their excesses."""
+    if not board.candidates:
+        return Recommendation(None, "all models with a result have random weights, which are there to compare with")
     asked = _asked(limits)
     near = []
-    for s in board.ranked:
+    for s in board.candidates:
         measured = [(cost, v, cost.excess(v, limit)) for cost, limit in asked if (v := costs[s.model].get(cost.key))]
         if len(measured) == len(asked):
             times = max(excess for *_, excess in measured)
@@ -246,7 +250,7 @@ def _nothing(board: Overall, costs: Mapping[str, Figures], limits: Limits, out: 
             near.append((times, f"{name(s.model)}, {over} ({significant(times)} times the limit)"))
     said = listed(f"{cost.label} {'>=' if cost.more_is_better else '<='} {significant(limit * cost.factor)} {cost.unit}"
                   for cost, limit in asked)  # fmt: skip
-    why = f"none of {counted(len(board.ranked), 'model')} has {said}"
+    why = f"none of {counted(len(board.candidates), 'model')} has {said}"
     return Recommendation(None, why, warnings=tuple(out), misses=tuple(text for _, text in sorted(near)[:MAX_MISSES]))
 
 
@@ -299,7 +303,7 @@ def _why(
     parts = [f"{figure_of(board)} {metric.shown(pick.score)}"]
     if by:
         parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + (device_of(note) if by is LATENCY else ""))
-    within = " within the limits" * (len(fitting) < len(board.ranked))
+    within = " within the limits" * (len(fitting) < len(board.candidates))
     found = test.of(pick.model) if test else None
     if len(fitting) == 1:
         place = f"the only model{within}"
@@ -344,30 +348,33 @@ def _against(
     low = pick.interval[0]
     if metric is AUC and low is not None and low <= 0.5:
         yield "it is not significantly better than chance (AUC 0.5)"
+    yield from _beside_random(board, pick)
     found = test.of(pick.model) if test else None
     if found and found.low < -LARGE_LOSS:
         yield f"its {metric.label} may be up to {metric.shown(-found.low)} below that of {name(best.model)} (95 %)"
-    if board.ranked[0] is not best:
+    first = board.candidates[0]
+    if first is not best:
         lost = board.significance.leader.of(pick.model) if board.significance.leader else None
         surely = "significantly " if lost and lost.worse else ""
-        gap = metric.shown(abs((board.ranked[0].score or 0.0) - (pick.score or 0.0)))
-        yield f"{surely}worse by {gap} than {name(board.ranked[0].model)}, which the limits rule out"
+        gap = metric.shown(abs((first.score or 0.0) - (pick.score or 0.0)))
+        yield f"{surely}worse by {gap} than {name(first.model)}, which the limits rule out"
     if line := incomplete(report.run_info, report.records)[0]:
         yield line.replace("INCOMPLETE", INCOMPLETE)
     if board.seeds < 2:
         yield "single seed, so training again may change the order"
-    if test is None and len(board.ranked) > 1:
+    if test is None and len(board.candidates) > 1:
         reason = (board.significance.reasons or ["The saved scores are missing."])[0].rstrip(".")
         yield f"which differences are significant is unknown ({reason[0].lower()}{reason[1:]})"
     yield from _few(board, pick)
     yield from _elsewhere(report, board)
-    missing = {row.model for row in report.rows if row.protocol == board.protocol} - {s.model for s in board.ranked}
+    asked = {row.model for row in report.rows if row.protocol == board.protocol and not row.control}
+    missing = asked - {s.model for s in board.candidates}
     if missing:
         yield f"not considered, as a result is missing: {listed(map(name, sorted(missing, key=natural)))}"
 
 
 def _leaks(records: Iterable[Record], datasets: Collection[str]) -> Iterator[str]:
-    """Test images or patients that training has seen, a sentence a dataset."""
+    """Test images or patients that training has seen, a sentence per dataset."""
     found: dict[str, dict[str, None]] = {}
     for record in records:
         if record["kind"] == "accuracy" and record["spec"].get("dataset") in datasets:
@@ -385,6 +392,20 @@ def _majority(board: Overall, pick: Standing) -> Iterator[str]:
         same = sum(table.ndim == 2 and int((table.sum(0) > 0).sum()) == 1 for table in tables)
         if same:
             yield f"on {name(dataset)} it always gives the same answer ({same} of {counted(len(tables), 'training')})"
+
+
+def _beside_random(board: Overall, pick: Standing) -> Iterator[str]:
+    """Where the pick's weights may be worth nothing: the same network with random ones is not significantly worse."""
+    sign = board.metric.sign
+    for control in board.ranked:
+        if not control.control or bare_model(control.code[0]) != bare_model(pick.code[0]):
+            continue
+        models = [pick.model, control.model]
+        pair = contrast_of(board, models)
+        surely = control.model in against_leader(models, pair).worse if pair else False
+        if not surely and (pair or sign * (control.score or 0.0) >= sign * (pick.score or 0.0)):
+            than = f"{name(control.model)}, {board.metric.label} {board.metric.shown(control.score)}"
+            yield f"it is {'not significantly' if pair else 'not'} better than {than}"
 
 
 def _few(board: Overall, pick: Standing) -> Iterator[str]:
@@ -405,10 +426,10 @@ def _few(board: Overall, pick: Standing) -> Iterator[str]:
 def _elsewhere(report: ReportData, board: Overall) -> Iterator[str]:
     """A model that has a higher figure on the same datasets under another protocol: frozen, larger images, tuned."""
     sign = board.metric.sign
-    same = [b for b in report.boards if b.ranked and b is not board and b.counted == board.counted]
-    best = max(same, key=lambda b: sign * (b.ranked[0].score or 0.0), default=None)
-    if best and sign * (best.ranked[0].score or 0.0) > sign * (board.ranked[0].score or 0.0):
-        first, protocol = best.ranked[0], best.protocol
+    same = [b for b in report.boards if b.candidates and b is not board and b.counted == board.counted]
+    best = max(same, key=lambda b: sign * (b.candidates[0].score or 0.0), default=None)
+    if best and sign * (best.candidates[0].score or 0.0) > sign * (board.candidates[0].score or 0.0):
+        first, protocol = best.candidates[0], best.protocol
         yield (
             f"{name(first.model)} has {board.metric.label} {board.metric.shown(first.score)} under another protocol "
             f"({protocol.pixels}, {protocol.training}), which was not compared"

@@ -17,7 +17,7 @@ from bench.metrics.calibration import Clinical
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import Metric
 from bench.record import store
-from bench.record.cells import few_labels, track_of, tuned_over
+from bench.record.cells import few_labels, is_control, track_of, tuned_over
 from bench.record.positive import positive_class, with_positive
 from bench.record.types import Fields, Record, RunInfo, Spec
 from bench.registry import Positive
@@ -147,6 +147,7 @@ class Row:
     clinical: list[Clinical] = field(default_factory=list)  # one a seed; empty without saved validation scores
     code: Code = ("", None)
     origin: str = ""  # of the images: datasets of one origin are variants of one another
+    control: bool = False  # a frozen network with random weights: no candidate
     _figures: dict[str, Figures] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -269,7 +270,9 @@ def accuracy_rows(records: Iterable[Record], origins: Mapping[str, str] | None =
         spec = members[0]["spec"]
         known_as = str(spec["dataset"])
         origin = (origins or {}).get(known_as, known_as)
-        row = Row(model, dataset, protocol, code=code_of(spec), origin=origin)
+        control = is_control(spec)
+        shown = f"{model} (random weights)" if control else model
+        row = Row(shown, dataset, protocol, code=code_of(spec), origin=origin, control=control)
         for record in _one_a_seed(record for *_, own in parts for record in own):
             (row.ok if record["status"] == "ok" else row.other).append(record)
         rows.append(row)

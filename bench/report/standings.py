@@ -77,6 +77,11 @@ class Standing:
     estimate: Estimate | None = None
 
     @property
+    def control(self) -> bool:
+        """Whether it is a frozen network with random weights: shown and compared, never recommended."""
+        return any(row.control for row in self.rows.values())
+
+    @property
     def interval(self) -> tuple[float | None, float | None]:
         """95 % interval of ``score`` over test images and trainings."""
         return self.estimate.interval() if self.estimate else (None, None)
@@ -130,6 +135,11 @@ class Overall:
     def ranked(self) -> list[Standing]:
         """Those that have every counted dataset, best first."""
         return [s for s in self.standings if s.place is not None]
+
+    @property
+    def candidates(self) -> list[Standing]:
+        """The ranked models that can be recommended: all but random networks."""
+        return [s for s in self.ranked if not s.control]
 
     @property
     def seeds(self) -> int:

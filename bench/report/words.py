@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeGuard, TypeVar
 
+from bench.registry import counted as counted
+
 MISSING = "–"
 T = TypeVar("T")
 K = TypeVar("K")
@@ -29,11 +31,6 @@ def listed(items: Iterable[str], last: str = "and") -> str:
 def some(items: Sequence[str], most: int) -> list[str]:
     """The first items, and how many more there are."""
     return [*items[:most], f"{len(items) - most} more"] if len(items) > most else list(items)
-
-
-def counted(n: int, singular: str, plural: str = "") -> str:
-    """``1 cell``, ``2 cells``."""
-    return f"{n:,} {singular if n == 1 else plural or singular + 's'}"
 
 
 def known(value: object) -> TypeGuard[float]:

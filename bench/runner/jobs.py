@@ -18,7 +18,7 @@ from bench.measure.aggregate import combine
 from bench.plan.base import Plan
 from bench.plan.estimate import HEAD_S, estimate_s
 from bench.record import store
-from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_label, features_key
+from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, Result, cell_key, cell_label, features_key
 from bench.record.paths import checkpoint_path, record_path, round_path, rounds_folder
 from bench.record.store import Record
 from bench.record.types import Fields
@@ -59,7 +59,7 @@ def make_jobs(
     for key, cells in _gathered(pending).items():
         limit = common["time_limit_s"] and common["time_limit_s"] * len(cells)
         given = {**common, "time_limit_s": limit, "more": tuple(cells[:-1])}
-        yield Job(key, cells[-1], None, **given, keep_weights=key in kept)
+        yield Job(key, cells[-1], None, **given, keep_weights=any(cell_key(cell) in kept for cell in cells))
 
 
 def _gathered(pending: Mapping[str, Cell]) -> dict[str, list[Cell]]:

@@ -10,6 +10,7 @@ from bench.plan import class_maps
 from bench.plan.base import Plan
 from bench.record import store
 from bench.record.cells import AccuracyCell, Cell, EfficiencyCell, Result, needs
+from bench.registry import counted
 from bench.runner.done import Done
 from bench.runner.executors.base import Finished, Job
 from bench.runner.jobs import combined, make_jobs, write_finished
@@ -49,7 +50,7 @@ def find_pending(loaded: Loaded, plan: Plan, out: Path, note: Callable[[str], No
     kept = class_maps.kept_weights(plan.cells, found.keys() - again, loaded.sweep.run.keep_weights is True)
     finished = {key for key in plan.cells if key in found and found[key].status == "ok"}
     if bare := class_maps.to_train_again(finished, kept, out):
-        note(f"{len(bare)} cells are trained again: their weights are needed and were not kept")
+        note(f"{counted(len(bare), 'cell')} will be trained again: weights are needed and were not kept")
         again |= set(bare)
     done = Done(
         out,

@@ -14,8 +14,10 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TaskID, TextColum
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from bench.errors import say
 from bench.record.store import Record
 from bench.record.types import Fields
+from bench.registry import counted
 
 STYLES = {"ok": "green", "unsupported": "dim", "failed": "bold red"}
 SHOWN = 8  # running jobs that have a line in a terminal
@@ -29,11 +31,6 @@ def clock(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def counted(cells: int) -> str:
-    """``1 cell``, ``9 cells``."""
-    return f"{cells} cell{'s' * (cells != 1)}"
 
 
 def describe(record: Record) -> str:
@@ -93,8 +90,8 @@ class Observer:
         self.cells, self.done = cells, done
         self.left_s, self.estimated_s, self.taken_s = estimate_s, SMOOTHING_S, SMOOTHING_S
         if done:
-            self.note(f"{counted(done)} {'is' if done == 1 else 'are'} done already")
-        self.note(f"{counted(cells - done)} to run, roughly {clock(estimate_s)}")
+            self.note(f"{counted(done, 'cell')} {'is' if done == 1 else 'are'} done already")
+        self.note(f"{counted(cells - done, 'cell')} to run, roughly {clock(estimate_s)}")
         if self.console.is_terminal:
             self.live = Live(get_renderable=self._view, console=self.console, refresh_per_second=4)
             self.live.start()
@@ -135,7 +132,7 @@ class Observer:
     def note(self, text: str, style: str = "") -> None:
         """Print a line as it is, unwrapped."""
         with contextlib.suppress(OSError, SystemExit):  # with the latter rich answers a closed pipe
-            self.console.print(text, style=style, soft_wrap=True, markup=False, highlight=False)
+            say(self.console, text, style)
 
     def close(self) -> None:
         """The run ended."""

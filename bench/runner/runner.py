@@ -207,7 +207,7 @@ class _Driver:
 
     def _finish(self, running: Running, finished: Finished) -> None:
         if self.schedule.taken_over(running.job):
-            self._give_back(running, "given up: another bench run has taken it over", again=True)
+            self._give_back(running, "given up: another `bench run` has taken it over", again=True)
             return
         stored, record = self.storage.write(running, finished)
         if not stored:
@@ -216,7 +216,9 @@ class _Driver:
             self.done.add(record)
             if record["status"] != finished.result.status:
                 ended = f"{finished.result.status} ({finished.result.reason})"
-                self.reporter.note(f"{running.label}: trained again for its weights, {ended}; the earlier result stays")
+                self.reporter.note(
+                    f"{running.label}: trained again for its weights, but {ended}; the earlier result is kept"
+                )
         for cell in running.job.more:  # what a worker that died has not done ends as its job did
             if finished.result.status != "ok" and cell_key(cell) not in self.done.statuses:
                 self._store_part(running, cell, finished)
@@ -246,15 +248,15 @@ class _Driver:
             text = f"{reason} ({ATTEMPTS} times)"
             self._finish(running, Finished(Result({}, "failed", text), environment, seconds))
             return
-        self._give_back(running, f"to run again: {reason}", again=True)
+        self._give_back(running, f"will run again: {reason}", again=True)
         self.storage.check()
 
     def _stop_gently(self) -> None:
         self.stopping = True
         if any(not running.job.alone for running in self.running.values()):
-            limit = "" if self.interrupts.deadline is None else f" (kept within {GRACE_S:.0f} s)"
+            limit = "" if self.interrupts.deadline is None else f", {GRACE_S:.0f} s at most"
             self.reporter.note(
-                f"stopping: trainings keep a checkpoint at the end of their epoch{limit}; once more stops at once"
+                f"stopping after the current epoch (checkpoint kept{limit}); press Ctrl-C again to stop at once"
             )
         for ticket in list(self.running):
             self.executor.cancel(ticket, gently=True)

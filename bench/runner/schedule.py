@@ -118,7 +118,7 @@ class Schedule:
 
     def _say_waiting(self, job: Job) -> None:
         if not self._said_waiting and (holder := self.leases.holder(job.key)):
-            self.reporter.note(f"another bench run works on this directory too: {holder}")
+            self.reporter.note(f"another `bench run` is using this directory too: {holder}")
             self._said_waiting = True
 
     def taken_over(self, job: Job) -> bool:

@@ -58,8 +58,8 @@ class Storage:
         if self._since is None:
             self._since = time.monotonic()
             self.note(
-                f"{problem}; nothing new is started until that works again (for {PATIENCE_S / 60:.0f} min at most); "
-                "what is finished waits in memory"
+                f"{problem}; finished results wait in memory, and nothing new starts until the directory can be "
+                f"written again ({PATIENCE_S / 60:.0f} min at most)"
             )
         self.failing, self._problem = True, problem
 
@@ -67,7 +67,7 @@ class Storage:
         """The directory can be written."""
         if self._since is not None:
             self._since = None
-            self.note("the run directory can be written again: going on")
+            self.note("the run directory can be written again; continuing")
 
     def check(self) -> None:
         """Notice if the directory cannot be written."""
@@ -90,4 +90,6 @@ class Storage:
                 finish(running, finished)  # may fail again
         if (self.failing and stopping) or (self._since and time.monotonic() - self._since > PATIENCE_S):
             lost = ", ".join(running.label for running, _ in self._unwritten) or "nothing"
-            raise StoreError(f"{problem or self._problem}. Not stored and to be run again: {lost}; all else is on disk")
+            raise StoreError(
+                f"{problem or self._problem}. Not saved: {lost}; everything else is. The same command runs the rest"
+            )

@@ -11,6 +11,7 @@ from rich.console import Console
 from bench.data.download import FetchError, unresolved
 from bench.data.files import MissingFilesError, default_root, fetch
 from bench.deploy.kept import keep_recommended
+from bench.errors import say
 from bench.metrics.operating import YOUDEN, Rule
 from bench.plan.estimate import Cost, bundled_notes, cost_of
 from bench.plan.look_ahead import look_ahead
@@ -55,7 +56,7 @@ def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent 
     memory = [f"memory: {text}" for text in cost.too_large]
     for line in [loaded.note, *bundled_notes(plan), *memory, f"total: {cost}"]:
         if line:
-            console.print(line, soft_wrap=True, markup=False, highlight=False)
+            say(console, line)
     missing = [problem for problem in plan.problems if problem.reason == "missing" and run.download]
     if missing and (failure := unresolved(missing[0].file)):  # nothing to ask: it cannot start
         raise MissingFilesError(plan.problems, failure, _without(plan, command))
@@ -63,7 +64,7 @@ def ready_plan(loaded: Loaded, console: Console, command: str, consent: Consent 
         consent(plan, cost)
     if missing:
         root = plan.data_root or default_root()
-        console.print(f"downloading {len(missing)} files to {root}", soft_wrap=True, markup=False, highlight=False)
+        say(console, f"downloading {len(missing)} files to {root}")
         try:
             with fetch_bars(console) as progress:
                 # One try without pause: without a network the answer should come at once; `bench fetch` is patient.
@@ -102,13 +103,13 @@ def run_sweep(loaded: Loaded, console: Console, command: str, consent: Consent |
     """
     plan = ready_plan(loaded, console, command, consent)
     for line in plan.skipped:
-        console.print(f"left out: {line}", soft_wrap=True, markup=False, highlight=False)
+        say(console, f"left out: {line}")
     out = run_directory(loaded)
     look_ahead(loaded, plan, out, console)
     outcome = execute(loaded, plan, out, Observer(console), command)
     report = rebuild_boards(out, console, outcome.keys)
     if not outcome.interrupted and (line := keep_recommended(out, report)):
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     return outcome
 
 
@@ -118,11 +119,11 @@ def rebuild_boards(out: Path, console: Console, keys: Collection[str] = (), rule
     ``rule`` chooses the operating point.
 
     Raises:
-        StoreError: ``out`` is no run directory, or cannot be written.
+        StoreError: ``out`` is not a run directory, or cannot be written.
     """
     report, problems = read_report(out, rule)
     for problem in problems:
-        console.print(f"left out of the boards: {problem}", soft_wrap=True, markup=False, highlight=False)
+        say(console, f"left out of the leaderboard: {problem}")
     report.write(out)
     print_screen(report, out, console, keys)
     return report

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import multiprocessing
 import os
 import platform
@@ -22,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 
+from bench.errors import PLACE_FAULTS, BenchError
 from bench.record.cells import (
     AccuracyCell,
     Cell,
@@ -40,7 +40,6 @@ from bench.runner.executors.base import Job, Message, Send
 __all__ = ["Job", "environment", "run_job", "work"]
 
 SOCKET_FOLDER = "MEDBENCH_FORKSERVER_FOLDER"  # tells the forkserver what to remove when its driver was killed
-PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the disk's, not the Cell's: it runs again elsewhere or later
 
 
 class StopRequest:
@@ -150,7 +149,7 @@ def _execute(job: Job, send: Send, stop: Callable[[], bool]) -> tuple[Result, Fi
 
     registry.load_plugins(job.plugins, job.plugin_base)
     if changed := changed_since(job.cell):
-        raise RuntimeError(f"{changed} changed after the run was planned; run again")
+        raise RuntimeError(f"{changed} changed after the run was planned; run the same command again")
     context = Context(
         device=job.device,
         threads=job.threads,
@@ -251,7 +250,7 @@ def _status(error: BaseException) -> str:
 
 
 def _reason(error: BaseException) -> str:
-    """One line for people, whatever the error does when it is asked for its text."""
+    """One line for people, whatever the error does when it is asked for its text; of our own faults, the place too."""
     frames = traceback.extract_tb(error.__traceback__)
     where = f" ({Path(frames[-1].filename).name}:{frames[-1].lineno})" if frames else ""
     try:
@@ -259,4 +258,6 @@ def _reason(error: BaseException) -> str:
     except Exception as second:
         lines = [f"(its text cannot be had: {type(second).__name__})"]
     text = "".join(c if c.isprintable() else "?" for c in lines[0][:340]) if lines else ""
+    if isinstance(error, BenchError):
+        return text
     return f"{type(error).__name__}: {text}{where}"[:400]

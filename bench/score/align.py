@@ -11,8 +11,10 @@ import numpy as np
 from bench.errors import DataError
 from bench.metrics.one_vs_rest import Array
 from bench.registry import nearest
+from bench.report.words import counted
 from bench.score.roles import Predictions, plain
 
+LARGEST_LOGIT = 20  # scores of 0 to 100 that go beyond are percent: nobody is sure of all images to 1e-9
 SUM_TOLERANCE = 0.01  # rows of probabilities add up to one but for rounding
 MAX_NAMED = 3
 BINARY, MULTI, LABELS, ORDINAL = "binary-class", "multi-class", "multi-label", "ordinal-regression"
@@ -104,8 +106,8 @@ def align(
         found.groups |= {name: v[order] for name, v in part.groups.items() if name not in found.groups}
         if part.folds:
             notes.append(
-                f"{part.model}: the test images of {part.folds} folds are put together; the AUC compares scores of "
-                "different trainings"
+                f"{part.model}: the test images of {part.folds} folds are pooled, so its AUC mixes scores of different "
+                "trainings"
             )
     return found
 
@@ -126,8 +128,8 @@ def _refuse_double_ids(ids: Array, path: Path) -> None:
     if (counts > 1).any():
         named = ", ".join(values[counts > 1][:MAX_NAMED].tolist())
         raise DataError(
-            f"{path}: {int((counts > 1).sum()):,} ids are there more than once: {named}; one row an image, or a column "
-            "model or seed that tells the rows apart"
+            f"{path}: {counted(int((counts > 1).sum()), 'id')} in more than one row: {named}; write one row per image, "
+            "or add a column model or seed"
         )
 
 
@@ -164,7 +166,7 @@ def _classes(parts: Sequence[Predictions], truth: Truth, given: tuple[str, ...])
     width = max(p.scores.shape[1] for p in parts)
     for part in parts:
         if part.scores.shape[1] != width and not {part.scores.shape[1], width} <= {1, 2}:
-            raise DataError(f"{part.path}: {part.scores.shape[1]} columns of scores, others have {width}")
+            raise DataError(f"{part.path}: {part.scores.shape[1]} columns of scores, other files have {width}")
     if truth.labels.ndim == 2:
         width = truth.labels.shape[1]
     values = np.unique(truth.labels) if truth.labels.ndim == 1 else np.arange(width)
@@ -229,10 +231,10 @@ def _numbered(labels: Array, names: tuple[str, ...], path: Path, notes: list[str
 def _refuse_no_classes(labels: Array, path: Path) -> None:
     if not np.isfinite(labels).all():
         rows = int((~np.isfinite(labels)).reshape(len(labels), -1).any(1).sum())
-        raise DataError(f"{path}: {rows:,} images have no label; leave them out of all files")
+        raise DataError(f"{path}: {counted(rows, 'image')} without a label; leave them out of all files")
     if (labels != np.round(labels)).any():
         raise DataError(
-            f"{path}: label {labels[labels != np.round(labels)][0]:g} is no whole number; labels are classes"
+            f"{path}: label {labels[labels != np.round(labels)][0]:g} is not a whole number; write class numbers"
         )
 
 
@@ -241,7 +243,7 @@ def _refuse_one_class(labels: Array, names: tuple[str, ...], path: Path) -> None
     if labels.ndim == 1 and labels.min() == labels.max():
         raise DataError(f"{path}: all {len(labels):,} images have the label {names[labels[0]]}; two classes are needed")
     if labels.ndim == 2 and (labels.min(0) == labels.max(0)).all():
-        raise DataError(f"{path}: no label is there on some images and absent on others")
+        raise DataError(f"{path}: no label has images with it and images without it; an AUC needs both")
 
 
 def _same_labels(part: Predictions, order: Array, labels: Array, names: tuple[str, ...], truth: Truth) -> None:
@@ -253,8 +255,8 @@ def _same_labels(part: Predictions, order: Array, labels: Array, names: tuple[st
     if len(apart):
         which = truth.ids[apart[0]] if truth.ids is not None else f"row {apart[0]}"
         raise DataError(
-            f"{part.path}: {len(apart):,} of {len(own):,} labels differ from those in {truth.path}, first of {which}; "
-            "these are two test sets, or their images are in another order"
+            f"{part.path}: {len(apart):,} of {len(own):,} labels differ from those in {truth.path}, first that of "
+            f"{which}; the files are of different test sets, or their images are in another order"
         )
 
 
@@ -265,13 +267,14 @@ def probabilities(part: Predictions, scores: Array, names: tuple[str, ...], task
     """Scores as probabilities (N, C) in the order of ``names``, float64.
 
     Raises:
-        DataError: a score is no number, or they are neither probabilities nor logits.
+        DataError: a score is not a number, or they are neither probabilities nor logits.
     """
     who = f"{part.path}" + (f" ({part.model}, seed {part.seed})" if part.model else "")
     if not np.isfinite(scores).all():
         rows = np.flatnonzero(~np.isfinite(scores).all(1))
-        raise DataError(f"{who}: {len(rows):,} images have a score that is no finite number, first row {rows[0]}")
+        raise DataError(f"{who}: {counted(len(rows), 'image')} without a finite score, first in row {rows[0]}")
     scores = _ordered(part, scores, names, who)
+    _refuse_percent(scores, who)
     shares = bool(((scores >= 0) & (scores <= 1)).all())
     if scores.shape[1] == 1 or task == LABELS:
         if not shares:
@@ -289,10 +292,19 @@ def probabilities(part: Predictions, scores: Array, names: tuple[str, ...], task
     if off.max() > SUM_TOLERANCE:
         row = int(off.argmax())
         raise DataError(
-            f"{who}: the probabilities of {int((off > SUM_TOLERANCE).sum()):,} images do not add up to one (row {row}: "
-            f"{scores[row].sum():.4g}); give softmax probabilities or logits"
+            f"{who}: {counted(int((off > SUM_TOLERANCE).sum()), 'image')} with probabilities that do not add up to one "
+            f"(row {row}: {scores[row].sum():.4g}); give softmax probabilities or logits"
         )
     return scores
+
+
+def _refuse_percent(scores: Array, who: str) -> None:
+    """Refuse 0 to 100: as log-odds or logits most of them would be the same probability."""
+    percent = scores.min() >= 0 and LARGEST_LOGIT < scores.max() <= 100
+    if percent and (scores.shape[1] == 1 or np.abs(scores.sum(1) - 100).max() <= 1):
+        raise DataError(
+            f"{who}: scores from {scores.min():.4g} to {scores.max():.4g} look like percent; divide them by 100"
+        )
 
 
 def _ordered(part: Predictions, scores: Array, names: tuple[str, ...], who: str) -> Array:

@@ -26,7 +26,7 @@ def add_runs(found: TestSet, dataset: str, runs: Sequence[Path]) -> str:
 
     Raises:
         DataError: a run has no scores of this test set; says which it has.
-        StoreError: a folder is no run directory.
+        StoreError: a folder is not a run directory.
     """
     foreign = {scored.model for scored in found.models}
     for run in runs:

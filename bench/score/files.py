@@ -60,15 +60,15 @@ def read_columns(path: Path) -> Columns:
         elif suffix in readers:
             found = readers[suffix](path)
         else:
-            raise DataError(f"{path}: what {suffix or 'a file without a suffix'} is, is not known; "
-                            f"write one of {', '.join(SUFFIXES)}")  # fmt: skip
+            raise DataError(f"{path}: unknown file type {suffix or '(no suffix)'}; "
+                            f"use one of {', '.join(SUFFIXES)}")  # fmt: skip
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, csv.Error) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path} cannot be read as {suffix[1:]}: {error}") from error
     lengths = {name: len(values) for name, values in found.values.items()}
     if not lengths or not max(lengths.values()):
-        raise DataError(f"{path}: it has no rows; one row an image is needed")
+        raise DataError(f"{path}: it has no rows; write one row per image")
     if len(set(lengths.values())) > 1:
         raise DataError(
             f"{path}: its columns have different lengths: {', '.join(f'{n} {k:,}' for n, k in lengths.items())}"
@@ -92,7 +92,7 @@ def _csv(path: Path) -> Columns:
     headless = all(_is_number(cell) for cell in rows[0])
     names = [str(i) for i in range(len(rows[0]))] if headless else [cell.strip() for cell in rows[0]]
     if repeated := {name for name in names if names.count(name) > 1}:
-        raise DataError(f"{path}: two columns are called {', '.join(sorted(repeated))}; name each once")
+        raise DataError(f"{path}: more than one column is called {', '.join(sorted(repeated))}; rename all but one")
     body = rows if headless else rows[1:]
     for number, row in enumerate(body, start=1 if headless else 2):
         if len(row) != len(names):
@@ -150,14 +150,14 @@ def _json(path: Path) -> Columns:
         content = {name: [row[name] for row in content] for name in names}
     if not isinstance(content, dict):
         raise DataError(
-            f'{path}: write a list of rows, [{{"id": ..., "label": ..., "score": ...}}, ...], or one list a column'
+            f'{path}: write a list of rows, [{{"id": ..., "label": ..., "score": ...}}, ...], or one list per column'
         )
     return Columns(path, {str(name): _array(path, str(name), values) for name, values in content.items()})
 
 
 def _array(path: Path, name: str, values: object) -> Array:
     if not isinstance(values, list):
-        raise DataError(f"{path}: {name!r} is no list with a value for each image")
+        raise DataError(f"{path}: {name!r} is not a list with a value for each image")
     try:
         array = np.array([np.nan if v is None else v for v in values])
     except ValueError:
@@ -172,7 +172,7 @@ def _checked_array(path: Path, name: str, array: Array) -> Array:
         array = np.char.decode(array)
     if array.dtype.kind not in "iufU" or array.ndim not in (1, 2):
         raise DataError(f"{path}: {name!r} has type {array.dtype} and shape {array.shape}; "
-                        "numbers or texts are needed, one row an image")  # fmt: skip
+                        "write numbers or texts, one row per image")  # fmt: skip
     return array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
 
 

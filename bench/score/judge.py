@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bench.errors import say
 from bench.metrics.one_vs_rest import Array
 from bench.record import store
 from bench.record.types import Fields
@@ -76,7 +77,7 @@ def score(
         store.write_json(json_path, judged)
     if console:
         for note in found.notes:
-            console.print(f"note: {note}", soft_wrap=True, markup=False, highlight=False)
+            say(console, f"note: {note}")
         print_screen(report, out, console, keys)
     return judged
 

@@ -19,7 +19,7 @@ from bench.record.cells import spec_key
 from bench.record.types import Fields, Record
 from bench.score.submit import LICENCES, MANIFEST, SCHEMA
 
-MOST_BYTES, MOST_MEMBERS = 1 << 30, 20_000  # unpacked; more is no submission
+MOST_BYTES, MOST_MEMBERS = 1 << 30, 20_000  # unpacked; more is not a submission
 _MEMBER = re.compile(r"cells/[0-9a-f]{20}\.json|predictions/[0-9a-f]{20}\.npz")
 Arrays = dict[str, Array]
 
@@ -39,25 +39,27 @@ def open_submission(path: Path) -> Submission:
     """Read a submission.
 
     Raises:
-        StoreError: it is no zip file, has no readable ``submission.json``, or unpacks to too much.
+        StoreError: it is not a zip file, has no readable ``submission.json``, or unpacks to too much.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
             if len(infos) > MOST_MEMBERS or sum(info.file_size for info in infos) > MOST_BYTES:
-                raise StoreError(f"{path}: it unpacks to more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files")
+                raise StoreError(
+                    f"{path}: it would unpack to more than {MOST_BYTES >> 30} GiB or {MOST_MEMBERS:,} files"
+                )
             members = {info.filename: _read(archive, info, path) for info in infos}
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{path} is no submission of `bench submit`: {error}") from error
+        raise StoreError(f"{path} is not a submission of `bench submit`: {error}") from error
     try:
         manifest = json.loads(members.pop(MANIFEST))
     except (KeyError, ValueError) as error:
-        raise StoreError(f"{path} is no submission of `bench submit`: no readable {MANIFEST}") from error
+        raise StoreError(f"{path} is not a submission of `bench submit`: no readable {MANIFEST}") from error
     found = Submission(path, manifest if isinstance(manifest, dict) else {})
     if len({info.filename for info in infos}) < len(infos):
-        found.problems.append("a file is in it twice")
+        found.problems.append("it holds two files of one name")
     _check_manifest(found, members)
     for name, data in members.items():
         _take(found, name, data)
@@ -68,14 +70,14 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, path: Path) -> bytes:
     with archive.open(info) as file:
         data = file.read(info.file_size + 1)  # never more than stated
     if len(data) != info.file_size:
-        raise StoreError(f"{path}: {info.filename} is not the {info.file_size} bytes that it states")
+        raise StoreError(f"{path}: {info.filename} is not as long as stated ({info.file_size} bytes)")
     return data
 
 
 def _check_manifest(found: Submission, members: dict[str, bytes]) -> None:
     manifest, problems = found.manifest, found.problems
     if manifest.get("schema") != SCHEMA:
-        problems.append(f"{MANIFEST}: schema {manifest.get('schema')!r}, this version reads {SCHEMA}")
+        problems.append(f"{MANIFEST}: schema {manifest.get('schema')!r}; this version of medbench reads {SCHEMA}")
     if manifest.get("licence") not in LICENCES:
         problems.append(f"{MANIFEST}: licence {manifest.get('licence')!r} is none of {', '.join(LICENCES)}")
     if not str(manifest.get("author") or "").strip():
@@ -84,16 +86,16 @@ def _check_manifest(found: Submission, members: dict[str, bytes]) -> None:
     stated = stated if isinstance(stated, dict) else {}
     for name in sorted({*stated, *members}):
         if name not in members:
-            problems.append(f"{name}: stated, but not in the file")
+            problems.append(f"{name}: listed in {MANIFEST}, but missing")
         elif name not in stated:
-            problems.append(f"{name}: in the file, but not stated in {MANIFEST}")
+            problems.append(f"{name}: not listed in {MANIFEST}")
         elif hashlib.sha256(members[name]).hexdigest() != stated[name]:
-            problems.append(f"{name}: its SHA-256 is not the stated one; it was changed")
+            problems.append(f"{name}: its SHA-256 is not the one in {MANIFEST}; the file was changed")
 
 
 def _take(found: Submission, name: str, data: bytes) -> None:
     if not _MEMBER.fullmatch(name):
-        found.problems.append(f"{name!r}: only cells/<key>.json and predictions/<key>.npz belong into a submission")
+        found.problems.append(f"{name!r}: only cells/<key>.json and predictions/<key>.npz belong in a submission")
         return
     key = name.partition("/")[2].partition(".")[0]
     if name.startswith("predictions/"):
@@ -113,6 +115,6 @@ def _take(found: Submission, name: str, data: bytes) -> None:
         return
     right = spec_key(record["kind"], record["spec"])
     if right != key or record["key"] != key:
-        found.problems.append(f"{name}: by its spec its key should be {right}; it was changed by hand")
+        found.problems.append(f"{name}: by its spec its key should be {right}; the record was edited")
         return
     found.records[key] = record

@@ -98,7 +98,7 @@ def _split(argument: str) -> tuple[str, int | None, Path]:
     if not colon:
         return before, None, Path(after)
     if not seed.isdecimal():
-        raise DataError(f"{argument}: the seed {seed!r} is no whole number; write NAME:SEED=FILE")
+        raise DataError(f"{argument}: the seed {seed!r} is not a whole number; write NAME:SEED=FILE")
     return name, int(seed), Path(after)
 
 

@@ -146,7 +146,7 @@ def understand(file: Columns, model: str, seed: int | None, notes: list[str]) ->
 def _seed(file: Columns, text: str) -> int:
     match = re.fullmatch(r"[^\d]*(\d+)", text)  # seed0, run-1, 42
     if match is None:
-        raise DataError(f"{file.path}: the seed {text!r} is no whole number")
+        raise DataError(f"{file.path}: the seed {text!r} is not a whole number")
     return int(match[1])
 
 

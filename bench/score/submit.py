@@ -49,9 +49,9 @@ def submit(run: Path, out: Path, licence: str, author: str, note: str = "") -> F
     """
     require_run(run)
     if not out.name.endswith(ENDING):
-        raise StoreError(f"{out}: the name of a submission ends in {ENDING}")
+        raise StoreError(f"--out {out}: the name of a submission must end in {ENDING}")
     if licence not in LICENCES:
-        raise StoreError(f"licence {licence!r}{registry.nearest(licence, LICENCES)}: one of {', '.join(LICENCES)}")
+        raise StoreError(f"licence {licence!r}{registry.nearest(licence, LICENCES)}: use one of {', '.join(LICENCES)}")
     if not author.strip():
         raise StoreError("--author: say who submits these results")
     records, problems = store.read_records(run)

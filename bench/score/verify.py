@@ -19,6 +19,7 @@ from bench.record.paths import is_run
 from bench.record.positive import positive_class
 from bench.record.types import Metrics, Record
 from bench.report.evidence import UNREADABLE, read_saved
+from bench.report.words import counted
 from bench.score.files import bundled, read_columns
 from bench.score.open_submission import Submission, open_submission
 from bench.score.run import digest, fingerprint_of
@@ -55,14 +56,14 @@ def verify(path: Path, against: Sequence[Path] = ()) -> Verified:
         against: folders with run directories or other submissions, in which its results must not be already.
 
     Raises:
-        StoreError: it is no submission.
+        StoreError: it is not a submission.
     """
     submission = open_submission(path)
     found = Verified(path, submission, problems=list(submission.problems))
     for key, record in sorted(submission.records.items()):
         who = _who(record)
         if record["status"] != "ok":
-            found.problems.append(f"{who}: status {record['status']}; only results belong into a submission")
+            found.problems.append(f"{who}: status {record['status']}; a submission holds only results with status ok")
         elif record["kind"] == "accuracy":
             _check_scores(found, who, record, submission.arrays.get(key))
     if orphans := set(submission.arrays) - set(submission.records):
@@ -85,7 +86,7 @@ def _who(record: Record) -> str:
 
 def _check_scores(found: Verified, who: str, record: Record, arrays: Mapping[str, Array] | None) -> None:
     if not arrays or not {"test_scores", "test_labels"} <= set(arrays):
-        found.problems.append(f"{who}: no scores, so nothing that it states can be recomputed")
+        found.problems.append(f"{who}: no scores, so its figures cannot be recomputed")
         return
     scores, labels = arrays["test_scores"], arrays["test_labels"]
     task = task_of(record, labels)
@@ -113,10 +114,10 @@ def _check_scores(found: Verified, who: str, record: Record, arrays: Mapping[str
         found.problems.append(f"{who}: validation and test scores are the same")
     for name in ("test_auc", "test_acc"):
         if name not in record["metrics"]:
-            found.problems.append(f"{who}: {name} is not stated")
+            found.problems.append(f"{who}: {name} is missing")
     _check_test_set(found, who, record, labels)
     if record["metrics"].get("scores_sha256") not in (None, digest(scores)):
-        found.problems.append(f"{who}: scores_sha256 is not that of its scores")
+        found.problems.append(f"{who}: scores_sha256 does not match its scores")
     for finding in (record.get("data") or record["metrics"].get("data") or {}).get("findings", []):
         text = str(finding.get("text", ""))
         if any(word in text.lower() for word in LEAK_WORDS):
@@ -140,7 +141,7 @@ def _compare(found: Verified, who: str, figures: Metrics, stated: Metrics) -> No
         if said is figures:
             continue  # a metric that its version did not have
         if name.endswith("confusion"):
-            agrees, shown = said == value, "its table"
+            agrees, shown = said == value, "another table than its scores give"
         elif said is None or not isinstance(said, (int, float)):
             agrees, shown = said is None and not math.isfinite(value), repr(said)
         else:
@@ -149,7 +150,7 @@ def _compare(found: Verified, who: str, figures: Metrics, stated: Metrics) -> No
             found.recomputed += 1
         else:
             given = "" if name.endswith("confusion") else f", its scores give {value:.6f}"
-            found.problems.append(f"{who}: {name} is stated as {shown}{given}")
+            found.problems.append(f"{who}: {name} is given as {shown}{given}")
 
 
 def _check_test_set(found: Verified, who: str, record: Record, labels: Array) -> None:
@@ -158,9 +159,9 @@ def _check_test_set(found: Verified, who: str, record: Record, labels: Array) ->
     dataset, stated = str(spec["dataset"]), str(spec.get("data_fingerprint", ""))
     name = dataset.partition("[")[0]
     if is_foreign(record) and stated != fingerprint_of(labels, None):
-        _once(found.open, f"{dataset}: its fingerprint holds ids of images, which are not in the file")
+        _once(found.open, f"{dataset}: its fingerprint, which depends on image ids that are not in the file")
     if name not in list(registry.datasets):
-        _once(found.open, f"{dataset} is no dataset of medbench, so whether its labels are right")
+        _once(found.open, f"{dataset}: its labels, as medbench does not know this dataset")
         return
     info = registry.datasets[name]
     if info.n_test and dataset == name and len(labels) != info.n_test:
@@ -173,10 +174,10 @@ def _check_test_set(found: Verified, who: str, record: Record, labels: Array) ->
     try:
         right = info.open().fingerprint(int(spec.get("size") or 0), None)
     except (BenchError, ValueError, OSError, KeyError, TypeError, ImportError):
-        _once(found.open, f"{name}: its fingerprint; that needs the dataset's package or files, which are not here")
+        _once(found.open, f"{name}: its fingerprint, as the dataset's package or files are not on this machine")
         return
     if dataset == name and right != stated:
-        found.problems.append(f"{who}: fingerprint {stated}; that of {name} is {right}")
+        found.problems.append(f"{who}: data fingerprint {stated}, but {name} has {right}")
 
 
 def _once(lines: list[str], line: str) -> None:
@@ -199,7 +200,7 @@ def _check_against(found: Verified, folders: Sequence[Path]) -> None:
     own = {digest(a["test_scores"]): k for k, a in found.submission.arrays.items() if "test_scores" in a}
     for where, keys, digests in _known(folders, found.path):
         if both := sorted(set(keys) & set(found.submission.records)):
-            found.problems.append(f"{len(both)} of its results are already in {where}, first {both[0]}")
+            found.problems.append(f"{counted(len(both), 'result')} already in {where}, first {both[0]}")
         elif same := [own[d] for d in digests if d in own]:
             found.problems.append(f"{_who(found.submission.records[same[0]])}: its scores are already in {where}")
 
@@ -230,17 +231,15 @@ def _open(records: Iterable[Record]) -> list[str]:
     records = list(records)
     found = []
     if any(r["kind"] == "accuracy" for r in records):
-        found.append("that the scores come from the stated training, and that nobody chose by test results")
+        found.append("that the scores come from the stated training, and that nothing was chosen on the test split")
     if any(r["kind"] == "efficiency" for r in records):
-        found.append("speed and memory: they were measured on another machine")
+        found.append("speed and memory, which were measured on another machine")
     if any(r["spec"].get("model_plugin_sha256") or r["spec"].get("data_plugin_sha256") for r in records):
-        found.append("models or datasets of a plug-in: their code is not in the file")
+        found.append("models or datasets of plug-ins, whose code is not in the file")
     if any(r["spec"].get("weights_sha256") for r in records):
-        found.append("what pretrained weights had seen before")
+        found.append("what data the pretrained weights were trained on")
     if foreign := sum(is_foreign(r) for r in records):
-        found.append(
-            f"the training of {foreign} results, which medbench did not run: data, recipe and seeds are not stated"
-        )
+        found.append(f"how {counted(foreign, 'result')} not trained by medbench came about: data, recipe, seeds")
     return found
 
 
@@ -253,7 +252,7 @@ def unpack(found: Verified, out: Path) -> None:
     if found.problems:
         raise store.StoreError(f"{found.path} has problems; nothing was unpacked")
     if out.exists():
-        raise store.StoreError(f"{out} is there already; unpack into a new folder, then `bench merge`")
+        raise store.StoreError(f"{out} exists already; unpack into a new folder, then use `bench merge`")
     store.prepare(out)
     for key, record in found.submission.records.items():
         store.write_record(out, record, found.submission.arrays.get(key))

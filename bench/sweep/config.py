@@ -22,7 +22,7 @@ from pydantic_core import ErrorDetails
 
 from bench.errors import ConfigError as ConfigError
 from bench.registry import nearest, split_names
-from bench.sweep.recipes import Tuned
+from bench.sweep.recipes import Tuned, plain_words
 
 CONFIG_NAME = "bench.toml"
 WHAT = ("sweep.models", "sweep.datasets")  # who names one of these asks for a sweep of their own, not for `quick`
@@ -98,7 +98,7 @@ class RunSection(_Section):
 
     device: Annotated[str, AfterValidator(_device)] = "auto"
     threads: Annotated[int, Field(ge=0)] = 0
-    pack: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = 1
+    pack: Annotated[int, Field(ge=1, le=1024)] | Literal["auto"] = "auto"  # a CPU has one place then
     out: str | None = None
     data_root: str | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = None
@@ -184,7 +184,8 @@ def find_key(name: str) -> str:
     if bare:
         return bare[0]  # of two, the sweep's: it is declared first
     shorts = {key.rpartition(".")[2] for key in keys}
-    raise ConfigError(f"unknown key {name!r}{nearest(name, [*keys, *shorts])}; keys: {', '.join(keys)}")
+    close = nearest(name, [*keys, *shorts])
+    raise ConfigError(f"unknown key {name!r}{close}" + ("" if close else f"; keys: {', '.join(keys)}"))
 
 
 def _line_of(text: str, section: str, key: str) -> int | None:
@@ -346,7 +347,7 @@ def _explain(item: ErrorDetails, origins: Mapping[str, str]) -> str:
     if section == "plugins" and not isinstance(item["input"], str):
         return f'{where}: [plugins] has one key, paths = ["file.py", "module"]'
     hint = nearest(str(item["input"]), _choices(key)) if item["type"] == "literal_error" else ""
-    return f"{where}: {key} = {item['input']!r}: {item['msg'].removeprefix('Value error, ')}{hint}"
+    return f"{where}: {key} = {item['input']!r}: {plain_words(item)}{hint}"
 
 
 def _choices(key: str) -> list[str]:

@@ -144,7 +144,7 @@ def _assignments(value: Any) -> Any:
         try:
             values.append(int(text) if text.strip().lstrip("-").isdecimal() else float(text))
         except ValueError:
-            raise ValueError(f"{text.strip()!r} is no number") from None
+            raise ValueError(f"{text.strip()!r} is not a number") from None
     return found
 
 
@@ -155,7 +155,7 @@ def _tunable(given: dict[str, list[float]]) -> dict[str, list[float]]:
     found = {}
     for key, values in given.items():
         if key not in TUNABLE:
-            why = "is not tuned" if key in FIELDS else "is no key of a recipe"
+            why = "is not tuned" if key in FIELDS else "is not a key of a recipe"
             raise ValueError(f"{key!r} {why}{nearest(key, TUNABLE)}; keys: {', '.join(TUNABLE)}")
         try:
             found[key] = sorted({_checked({key: value}, "tune")[key] for value in values})
@@ -168,6 +168,16 @@ def _tunable(given: dict[str, list[float]]) -> dict[str, list[float]]:
 
 Tuned = Annotated[dict[str, list[int | float]], BeforeValidator(_assignments), AfterValidator(_tunable)]
 _RANGES = ("crop_scale", "crop_ratio")
+_WORDS = {  # pydantic's words -> common ones
+    "Input should be": "should be",
+    "a valid integer": "a whole number",
+    "a valid number": "a number",
+    "a valid boolean": "true or false",
+    "a valid list": "a list",
+    "a valid string": "text",
+    "greater than or equal to": "at least",
+    "less than or equal to": "at most",
+}
 
 
 def names() -> list[str]:
@@ -246,7 +256,15 @@ def _explained(item: ErrorDetails) -> str:
     if item["type"] == "extra_forbidden":
         return f"unknown key {key!r}{nearest(key, FIELDS)}; keys: {', '.join(FIELDS)}"
     hint = nearest(str(value), get_args(FIELDS[key].annotation)) if item["type"] == "literal_error" else ""
-    return f"{key} = {value!r}: {item['msg']}{hint}"
+    return f"{key} = {value!r}: {plain_words(item)}{hint}"
+
+
+def plain_words(item: ErrorDetails) -> str:
+    """What pydantic says of a value, in common words: ``should be a whole number``."""
+    said = item["msg"].removeprefix("Value error, ").partition(", unable to parse")[0].partition(", got a number")[0]
+    for theirs, ours in _WORDS.items():
+        said = said.replace(theirs, ours)
+    return said
 
 
 def _scaled(settings: Settings, epochs: int) -> Settings:

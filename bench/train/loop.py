@@ -22,12 +22,11 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from bench.metrics import classification, one_vs_rest
 from bench.record.cells import Stopped, never
 from bench.record.types import Fields, Recipe
-from bench.train import rng
+from bench.train import rng, turns
 from bench.train.checkpoint import Checkpoint
 from bench.train.optim import LearningRates, Loss, learning_rate, make_optimizer
 from bench.train.pipeline import Pipeline, batch_bounds
 from bench.train.replay import Replayed
-from bench.train.turns import turn
 
 Progress = Callable[[Fields], None]
 REPORT_EVERY_S = 0.5
@@ -148,7 +147,7 @@ class Trainer:
         """Return all that the training needs to go on to the same bits; ``finished``: only what is to be evaluated."""
         position = None
         if self.position is not None and not finished:
-            with turn():
+            with turns.turn():
                 position = {**self.position, "random": rng.torch_state(self.device)}
         return {
             "position": position,
@@ -228,8 +227,7 @@ class Trainer:
 
     def _train_epoch(self, epoch: int) -> float:
         """Run one epoch; return the mean loss over its images."""
-        with turn():
-            torch.manual_seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
+        turns.seed(rng.torch_seed(self.seed, rng.DROPOUT, epoch))
         self.model.train()
         n = len(self.splits.train)
         steps = len(batch_bounds(n, self.recipe["batch_size"]))
@@ -260,7 +258,7 @@ class Trainer:
         at, self.position = self.position, None
         if at is None:
             return 0, torch.zeros((), dtype=torch.float64, device=self.device)
-        with turn():
+        with turns.turn():
             rng.set_torch_state(at["random"], self.device)
         return int(at["step"]), at["total"].to(self.device)
 

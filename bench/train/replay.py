@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 import torch
 
-from bench.train.turns import turn
+from bench.train.turns import launch
 
 Step = Callable[..., torch.Tensor]
 WARM_CALLS = 2  # optimizer state, cuBLAS workspaces and compiled kernels exist after these
@@ -45,10 +45,10 @@ class Replayed:
         """Return what ``step`` returns; the next call may overwrite it."""
         shapes = tuple(tensor.shape for tensor in inputs)
         if shapes not in self._graphs:
-            with turn():
-                self._calls[shapes] = self._calls.get(shapes, 0) + 1
-                if not self.recording or self._calls[shapes] <= WARM_CALLS or not self._record(shapes, inputs):
-                    return self.step(*inputs)
+            self._calls[shapes] = self._calls.get(shapes, 0) + 1
+            warm = self._calls[shapes] > WARM_CALLS
+            if not (self.recording and warm and launch(self._record, shapes, inputs)):
+                return launch(self.step, *inputs)
         return self._graphs[shapes].replay(inputs)
 
     def _record(self, shapes: tuple[torch.Size, ...], inputs: tuple[torch.Tensor, ...]) -> bool:

@@ -3,6 +3,7 @@
 The file's metadata, one JSON object under ``medbench``, say whose they are: the Cell's ``key``, ``model``, ``dataset``,
 ``classes``, ``resolution``, ``mean`` and ``std`` (one number a channel), ``epoch``. Equal trainings give equal bytes. A
 model named ``resnet18[pretrained=RUN/weights/<key>.safetensors]`` goes on from them, and their normalisation follows.
+Of a frozen network only the ``head`` is kept, ``weight`` and ``bias``: nothing that a training could go on from.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def save(
         "mean": list(mean),
         "std": list(std),
         "epoch": epoch,
+        **({"head": cell.head} if cell.head else {}),
     }
     metadata = {"medbench": json.dumps(facts, sort_keys=True)}  # one entry: the library writes several in any order
     path = weights_path(out, key)

@@ -100,7 +100,9 @@ def test_medmamba_over_the_baselines_of_medmnist(tmp_path, capsys):
     assert not [c for c in claimed if c["dataset"] == "breastmnist" and c["outcome"] == "supported"]
     assert all(c["protocol_differs"] for c in accs)
     assert "ACC: 42 to 50 of 65 supported" in capsys.readouterr().out
-    assert "Claims of MedMamba" in (tmp_path / "c.md").read_text()
+    page = (tmp_path / "c.md").read_text()
+    assert "Claims of MedMamba" in page and "| not comparable" not in page
+    assert "56 comparisons not in the table: AUC needs the number of positive images" in page
     assert "42 to 50 of 65" in (ROOT / "docs/claims.md").read_text(encoding="utf-8")
 
 
@@ -136,7 +138,7 @@ def test_a_table_of_ones_own(tmp_path):
     assert first.proposed.acc == pytest.approx(0.93) and first.proposed.acc_spread == pytest.approx(0.01)
     training = (0.01**2 + 0.02**2) / 3
     assert first.p[0] == pytest.approx(false_acc(0.93, 0.87, 156, 0.2, training))
-    assert claims["breast", "Odd", "acc"].reason == "other test images: 156 against 100"
+    assert claims["breast", "Odd", "acc"].reason == "different test sets: 156 and 100 images"
     assert claims["breast", "Odd", "auc"].reason == "Odd has no AUC"
     assert claims["other", "Old", "acc"].reason.startswith("the number of test images is not known")
     assert claims["third", "Old", "acc"].outcome == "opposite"
@@ -152,14 +154,17 @@ def test_what_cannot_be_judged_says_why(tmp_path, capsys):
 
     refused("", "no column dataset, model")
     refused("dataset,model,f1\n", "no column acc or auc; it has dataset, model, f1")
-    refused("dataset,model,acc\n", "it has no rows")
-    refused("dataset,model,acc\nd,m,high\n", "t.csv, line 2: acc 'high' is no number")
-    refused("dataset,model,acc\nd,m,930\n", "line 2: acc 930 is neither a share nor percent")
-    refused("dataset,model,acc,n_test\nd,m,0.9,1.5\n", "line 2: n_test 1.5 is no whole number from 1")
-    refused("dataset,model,acc\nd,m,0.9\n", "which model is claimed to be better? Add --model, or a column proposed")
+    refused("dataset,model,acc\n", "no rows below the header")
+    refused("dataset,model,acc\nd,m,high\n", "t.csv, line 2: acc 'high' is not a number")
+    refused("dataset,model,acc\nd,m,930\n", "line 2: acc 930 is neither a share (0 to 1) nor a percentage (to 100)")
+    refused("dataset,model,acc,n_test\nd,m,0.9,1.5\n", "line 2: n_test 1.5 must be a whole number, 1 or more")
+    refused(
+        "dataset,model,acc\nd,m,0.9\n",
+        "no row says which model is claimed better; add --model NAME, or a column `proposed`",
+    )
     refused(TABLE, "no model 'Ne' (did you mean 'New'?)", "--model", "Ne")
     refused(TABLE, "no other model 'x' to compare with", "--over", "x")
-    refused("dataset,model,acc,proposed\na,m,0.9,yes\nb,n,0.9,\n", "the models share no dataset")
+    refused("dataset,model,acc,proposed\na,m,0.9,yes\nb,n,0.9,\n", "the models have no dataset in common")
     (tmp_path / "b.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DataError, match="cannot be read"):
         read_figures(tmp_path / "b.csv")

@@ -1,5 +1,7 @@
 """The command `bench` itself: what it imports, what it answers."""
 
+import errno
+import io
 import json
 import os
 import subprocess
@@ -9,9 +11,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from bench.cli import main
-from bench.errors import BenchError
+from bench.cli import flags, main
+from bench.errors import BenchError, say
 
 HEAVY = {"torch", "numpy", "rich", "pydantic", "requests", "timm"}
 
@@ -87,6 +90,12 @@ def test_what_is_mistyped_is_answered_with_the_closest(
             "a model of timm is written timm:convnext_tiny",
         ),
         (["plan", "--models", "resnt18"], "unknown model 'resnt18' (did you mean 'resnet18'?)"),
+        (
+            ["inspect", "scans"],
+            "unknown dataset 'scans'; `bench list datasets` shows all; images of your own are named by",
+        ),
+        (["plan", "--epochs", "x"], "bench: --epochs: sweep.epochs = 'x': should be a whole number\n"),
+        (["plan", "--set", "swep.seeds=3"], "unknown key 'swep.seeds' (did you mean 'sweep.seeds'?)\n"),
         (["inspect", "cxr/list.csv"], "dataset 'cxr/list.csv': there is no such file or folder"),
         (["plan", "--datasets", "cxr/list.csv"], "dataset 'cxr/list.csv': there is no such file or folder"),
         (
@@ -115,6 +124,51 @@ def test_wrong_names_are_answered_with_what_to_write(
         book.writestr("xl/workbook.xml", "<workbook/>")
     assert main.main(typed) == 2
     assert said in capsys.readouterr().err
+
+
+def test_every_flag_of_a_sweep_has_its_group() -> None:
+    grouped = [flag for group in flags.GROUPS.values() for flag in group]
+    assert sorted(grouped) == sorted(flags.SWEEP_FLAGS)
+
+
+def test_bench_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([]) == 2
+    shown = capsys.readouterr()
+    assert not shown.out and "recommend a network" in shown.err and "examples:" in shown.err
+
+
+def test_lines_in_a_terminal_break_between_words_and_commands_never() -> None:
+    text = (
+        "data: breastmnist: 1 image of train is in test too, with equal pixels\n  bench run --skip-missing --out runs/a"
+    )
+    shown = {}
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=40, force_terminal=terminal, no_color=True)
+        say(console, text)
+        shown[terminal] = console.file.getvalue().splitlines()
+    assert [line.rstrip() for line in shown[True]] == [
+        "data: breastmnist: 1 image of train is",
+        "in test too, with equal pixels",
+        text.split("\n")[1],
+    ]
+    assert shown[False] == text.split("\n")
+
+
+def test_a_folder_that_cannot_be_written_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(error: OSError) -> None:
+        monkeypatch.setattr(main.doctor, "examine", lambda root: (_ for _ in ()).throw(error))
+
+    fails(OSError(errno.EROFS, "Read-only file system", "look"))
+    assert main.main(["doctor"]) == 2
+    assert (
+        "bench: cannot write look: Read-only file system; free space, or choose another place"
+        in capsys.readouterr().err
+    )
+    fails(OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="Bad file"):
+        main.main(["doctor"])
 
 
 def test_timm_is_not_imported_to_word_an_error() -> None:

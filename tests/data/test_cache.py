@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from bench import registry
-from bench.data import cache
 from bench.data import cache_entry as entries
 from bench.data.cache import load_dataset, open_entry
 from bench.data.files import DataError, MissingFilesError
+from bench.record.paths import default_cache_dir
 from bench.registry import DatasetInfo, RemoteFile, Split
 
 REAL = Path(os.environ.get("MEDBENCH_TEST_DATA", Path(__file__).parents[3] / "shared" / "data" / "medmnist"))
@@ -275,9 +275,9 @@ def test_load_dataset_of_a_phantom_and_of_nothing(tmp_path, monkeypatch):
 
 def test_default_cache_dir(monkeypatch, tmp_path):
     monkeypatch.setenv("MEDBENCH_CACHE", str(tmp_path))
-    assert cache.default_cache_dir() == tmp_path
+    assert default_cache_dir() == tmp_path
     monkeypatch.delenv("MEDBENCH_CACHE")
-    assert cache.default_cache_dir().name == "medbench"
+    assert default_cache_dir().name == "medbench"
 
 
 def test_a_printed_dataset_fits_a_screen(tmp_path, monkeypatch):

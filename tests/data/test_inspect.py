@@ -356,3 +356,15 @@ def test_the_same_picture_in_two_folders(tmp_path, capsys):
     data = json.loads(capsys.readouterr().out)
     for kind, names in (("equal", {"2 x.png", "copy.png"}), ("near", {"again.jpg", "3 x.png"})):
         assert [{Path(pair[side]["name"]).name for side in ("first", "second")} for pair in data[kind]] == [names]
+
+
+def test_a_table_whose_images_are_elsewhere_is_answered_with_the_option_that_helps(tmp_path, capsys):
+    rows = []
+    for number in range(20):
+        path = tmp_path / "study" / "img" / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(number).integers(0, 256, (9, 9), np.uint8)).save(path)
+        rows.append(f"{number}.png,{'ab'[number % 2]}")
+    (tmp_path / "study" / "labels.csv").write_text("\n".join(["image,label", *rows]))
+    assert main(["inspect", f"{tmp_path}/study/labels.csv"]) == 2
+    assert f"img/0.png is: set root={tmp_path}/study/img" in capsys.readouterr().err

@@ -13,6 +13,7 @@ from PIL import Image
 from bench import registry
 from bench.data.cache import load_dataset, looked_at, open_entry
 from bench.data.cache_entry import without_repeats
+from bench.data.look import Looked, all_findings
 from bench.registry import Finding
 
 REAL = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "medmnist"
@@ -94,3 +95,11 @@ def test_pneumoniamnist_as_published(tmp_path: Path) -> None:
     for row, image in enumerate(rows["train"]):
         where[image].append(row)
     assert sorted(looked.repeated["train"]) == sorted(row for image in shared for row in where[image])
+
+
+def test_a_leak_that_source_and_pixels_know_is_said_once() -> None:
+    torn, other = Finding("2 patients have images in more than one split", severity="leak"), Finding("column 'x'")
+    info = registry.DatasetInfo("torn", "binary-class", ("a", "b"), 1, object, findings=(torn, other))
+    pairs = Finding("2 patients are in train and in test", severity="leak")
+    assert all_findings(info, Looked((pairs,))) == [other, pairs]
+    assert all_findings(info, Looked()) == [torn, other]

@@ -180,7 +180,7 @@ def test_images_beside_the_classes_are_counted(tmp_path: Path) -> None:
     source = tree(tmp_path, ["a", "b"], 10)
     picture(tmp_path / "overview.png", 1)
     (tmp_path / "a" / "notes.txt").write_text("x")
-    assert finding(source, "are in no class folder").examples == ("overview.png",)
+    assert finding(source, "in no class folder").examples == ("overview.png",)
     assert finding(source, "files of other kinds are left out: 1 .txt").count == 1
 
 
@@ -203,7 +203,7 @@ def test_masks_are_no_samples(mask: str, tmp_path: Path) -> None:
             picture(tmp_path / mask.format(kind, i), 100 + i)
     source = f"folder:{tmp_path}"
     assert set(read(source)) == {f"{kind}/x ({i}).png" for kind in ("benign", "malignant") for i in range(10)}
-    assert finding(source, "masks beside images are left out").count == 20
+    assert finding(source, "masks beside images left out").count == 20
     assert len(read(f"{source}[masks=keep]")) == 40
     assert finding(f"{source}[masks=ignore]", "masks beside images").severity == "note"
 
@@ -212,7 +212,7 @@ def test_one_name_with_two_suffixes_is_told(tmp_path: Path) -> None:
     source = tree(tmp_path, ["a", "b"], 10)
     for i in range(10):
         picture(tmp_path / "a" / f"{i}.bmp", i)
-    assert finding(source, "same name but for its suffix").count == 10
+    assert finding(source, "beside another of the same name").count == 10
 
 
 def test_classes_spelt_otherwise_in_another_split(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_folders_of_images_and_masks(tmp_path: Path) -> None:
     for i in range(10):
         (tmp_path / "COVID" / "images" / f"{i}.png").rename(tmp_path / "COVID" / "images" / f"other{i}.png")
         (tmp_path / "Normal" / "images" / f"{i}.png").rename(tmp_path / "Normal" / "images" / f"other{i}.png")
-    refused(f"folder:{tmp_path}", "20 images lie in a folder named as masks are", "masks=ignore")
+    refused(f"folder:{tmp_path}", "20 images in a folder named like masks", "masks=ignore")
     assert len(read(f"folder:{tmp_path}[masks=ignore]")) == 20
 
 
@@ -319,7 +319,7 @@ def test_metadata_of_some_of_the_images(hub: Any, tmp_path: Path) -> None:
     text = lines("file_name,label,patient", lambda i: f"{i}.png,{('pos', 'neg')[i % 2]},p{i // 2}", 40)
     table(tmp_path / "set", text, "metadata.csv")
     source = f"hf:{tmp_path / 'set'}"
-    assert finding(source, "have no row in its metadata").count == 20
+    assert finding(source, "no row in the folder's metadata").count == 20
     assert "without patient=patient" in finding(source, "'patient' is not used").text
     groups = [set(split.groups) for split in look(f"{source}[patient=patient]").open().load(28, None).values()]
     assert sum(map(len, groups)) == len(set().union(*groups)) == 20
@@ -461,7 +461,7 @@ def test_words_for_no_label(tmp_path: Path) -> None:
     source = table(tmp_path, lines("image,label", lambda i: f"{i}.png,{'ab'[i % 2] if i % 5 else words[i // 5 % 4]}"))
     refused(source, "t.csv, lines 2, 7, 12", "may mean that there is no label", "missing=ignore", "missing=class")
     assert set(read(f"{source}[missing=ignore]")) == {f"{i}.png" for i in range(60) if i % 5}
-    assert finding(f"{source}[missing=ignore]", "without a label are left out").count == 12
+    assert finding(f"{source}[missing=ignore]", "rows left out: no label").count == 12
     assert len(look(f"{source}[missing=class]").classes) == 6
     source = table(tmp_path, lines("image,label", lambda i: f"{i}.png,{(-1, 0, 1)[i % 3]}"))
     refused(source, "'-1' in column 'label' may mean that there is no label")
@@ -512,7 +512,7 @@ def test_composed_and_decomposed_letters(tmp_path: Path) -> None:
 def test_one_image_in_two_rows(tmp_path: Path) -> None:
     twice = lines("image,label,who", lambda i: f"{'./' if i >= 40 else ''}{i % 40}.png,{'ab'[i % 2]},p{i % 40}", 80)
     source = table(tmp_path, twice)
-    assert len(read(source)) == 40 and finding(source, "repeat another row's image").count == 40
+    assert len(read(source)) == 40 and finding(source, "rows left out: the image of another row").count == 40
     torn = lines("image,label,who", lambda i: f"{i % 40}.png,{'ab'[i % 2]},p{i}")
     refused(f"{table(tmp_path, torn)}[patient=who]", "lines 2, 3", "one image is listed with several patients")
     assert len(read(f"{table(tmp_path, torn)}[patient=who,conflicts=drop]")) == 20
@@ -615,6 +615,11 @@ def test_a_column_that_goes_with_the_label(tmp_path: Path) -> None:
     strength = association(pd.crosstab(frame["label"], frame["view"]).to_numpy(), method="cramer")
     assert f"Cramér's V {strength:.2f}; 38 of 40 'icu' have 'ap'" in finding(source, "'view' goes with the label").text
     assert not any("'sex'" in f.text for f in look(source).findings)
+
+
+def test_a_column_that_tells_the_label_exactly_is_noted(tmp_path: Path) -> None:
+    source = table(tmp_path, lines("image,label,site", lambda i: f"{i}.png,{i % 2},{'AB'[i % 2]}"))
+    assert finding(source, "column 'site' tells the label exactly").severity == "note"
 
 
 HANNOVER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "covid_cxr_hannover" / "labels.csv"

@@ -85,6 +85,8 @@ def test_the_digest_changes_with_the_content_and_needs_no_unpacking(tmp_path: Pa
     (folder / "a.txt").write_bytes(b"1")
     before = Tree(folder).digest()
     os.utime(folder / "a.txt", ns=(1, 1))
+    assert before == Tree(folder).digest()
+    (folder / "a.txt").write_bytes(b"2")
     assert before != Tree(folder).digest()
 
 

@@ -117,6 +117,8 @@ def test_fingerprints_follow_the_files(tmp_path: Path) -> None:
     assert first == facts(tmp_path).open().fingerprint(64, None)
     assert facts(tmp_path, "[seed=1]").open().fingerprint(28, None) != first
     os.utime(tmp_path / "a" / "003.png", ns=(1, 1))
+    assert info.open().fingerprint(28, None) == first, "a time is no content"
+    picture(tmp_path / "a" / "003.png", 99)
     second = info.open().fingerprint(28, None)
     picture(tmp_path / "b" / "new.png", 3)
     third = info.open().fingerprint(28, None)
@@ -155,14 +157,24 @@ def test_a_class_too_small_to_split(tmp_path: Path) -> None:
 
 def test_layouts_that_are_none(tmp_path: Path) -> None:
     refused(tmp_path / "absent", "there is no folder .*absent")
-    refused(tmp_path, "holds no folder; expected one folder a class")
+    refused(tmp_path, "holds no folder; expected one folder per class")
     picture(tmp_path / "x.png", 1)
-    refused(tmp_path, "holds no folder but 1 images; expected one folder a class")
+    refused(tmp_path, "holds no folder but 1 image; expected one folder per class")
     refused(tmp_path / "x.png", "is a file; name its folder")
     classes_in(tmp_path / "inside", {"a": 10, "b": 10})
     refused(tmp_path, r"holds only the folder 'inside' \(is that one meant\?\)")
     with pytest.raises(RegistryError, match="missing path after 'folder:'"):
         dataset_info("folder:")
+
+
+def test_a_table_beside_the_images_is_named(tmp_path: Path) -> None:
+    for seed in range(3):
+        picture(tmp_path / "images" / f"{seed}.png", seed)
+    refused(tmp_path, "holds 3 images of one class only, 'images'; expected one folder per class")
+    (tmp_path / "labels.csv").write_text("path,icu\n")
+    refused(tmp_path, r"The labels may be in a table: csv:.*/labels\.csv\[label=COLUMN\]")
+    (tmp_path / "train.parquet").write_bytes(b"")
+    refused(tmp_path, "It looks like a Hugging Face dataset: hf:")
 
 
 def test_a_stranger_beside_the_splits(tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_what_is_no_image(content: bytes) -> None:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ImageError, match=r"a/b\.png is not a readable image: No such file or directory"):
+    with pytest.raises(ImageError, match=r"^a/b\.png does not exist"):
         decode(tmp_path / "b.png", "a/b.png", Decoding(3))
 
 

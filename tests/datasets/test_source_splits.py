@@ -84,11 +84,28 @@ def test_findings_are_stratified_each() -> None:
         assert np.abs(found - [0.7, 0.1, 0.2]).max() < 0.04
 
 
+@pytest.mark.parametrize("patients", [False, True])
+def test_common_findings_are_as_frequent_in_each_split(patients: bool) -> None:
+    """Images with several findings must not gather in train, which would change the prevalence of val and test."""
+    rng = np.random.default_rng(0)
+    labels = (rng.random((1200, 3)) < (0.5, 0.4, 0.1)).astype(np.int64)
+    groups = [f"p{i // 3}" for i in range(len(labels))] if patients else ()
+    chosen = make(labels, [f"i{i}" for i in range(len(labels))], groups)
+    for split, share in enumerate((0.7, 0.1, 0.2)):
+        assert abs(np.mean(chosen == split) - share) < 0.015
+        assert np.abs(labels[chosen == split].mean(axis=0) - labels.mean(axis=0)).max() < 0.06
+        assert abs((labels[chosen == split].sum(axis=1) == 0).mean() - (labels.sum(axis=1) == 0).mean()) < 0.06
+
+
 def test_three_images_of_a_class_are_enough_and_two_are_not() -> None:
     assert sorted(make(np.array([0, 0, 0, 1, 1, 1]), keys(6))) == [0, 0, 1, 1, 2, 2]
-    with pytest.raises(SplitError, match=r"class 'rare' has 2 images, too few to give val a share; 3 are needed"):
+    with pytest.raises(
+        SplitError, match=r"class 'rare' has 2 images, too few to give val a share; 3 images are needed"
+    ):
         make(np.repeat([0, 1], [50, 2]), keys(52), classes=("common", "rare"))
-    with pytest.raises(SplitError, match=r"class 'rare' has 9 images of 1 patients, too few"):
+    with pytest.raises(
+        SplitError, match=r"class 'rare' has 9 images of 1 patient, too few to give val a share; 3 patients are"
+    ):
         make(np.repeat([0, 1], [50, 9]), keys(59), [*keys(50), *["one"] * 9], classes=("common", "rare"))
 
 

@@ -135,6 +135,7 @@ def test_folders_tables_arrays_and_datasets_are_read(study: Path, tmp_path: Path
     arrays, split = model.predict(tmp_path / "some.npz"), model.predict(dataset)
     scores = [[p.probabilities["sick"] for p in found] for found in (arrays, split)]
     assert scores[0] == scores[1] == _stored(study)["test_scores"][:, 0].tolist()
+    assert not any("pixels" in text for one in split for text in one.warnings), "they were decoded to 32 pixels here"
 
 
 def test_images_unlike_the_training_images_are_told(study: Path, tmp_path: Path) -> None:
@@ -169,7 +170,7 @@ def test_what_cannot_be_exported_or_read_says_why(study: Path, tmp_path: Path, c
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     assert "is not empty and no exported model" in said("export-model", run, MODEL, "--out", tmp_path / "full")
-    assert "is no exported model: it has no model.json" in said("predict", tmp_path, "x.png")
+    assert "is not an exported model: it has no model.json" in said("predict", tmp_path, "x.png")
     assert "neither a file, a folder nor a dataset" in said("predict", model, "nowhere.png")
     weights = weights_path(run, _key(study))
     weights.rename(weights.with_suffix(".away"))

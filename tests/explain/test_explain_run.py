@@ -116,7 +116,7 @@ def _check_numbers(out: Path, cell: AccuracyCell, key: str) -> None:
 
 def test_a_folder_that_is_no_run(capsys: pytest.CaptureFixture[str]) -> None:
     assert explain("nowhere", "abc") == 2
-    assert "nowhere is no run directory: it has neither cells/ nor run.json" in capsys.readouterr().err
+    assert "nowhere is not a run directory: it has no cells/ and no run.json" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
@@ -131,7 +131,7 @@ def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_captions_say_what_was_asked_and_answered() -> None:
     info = registry.datasets[DATASET]
     chosen = Choice(image=7, group=0, present=True, predicted=1, score=0.876, right=False)
-    assert _caption(chosen, info) == f"#7, wrong\nsaid {info.classes[1][:18]} 0.88"
+    assert _caption(chosen, info) == f"#7, wrong\npredicted {info.classes[1][:18]} 0.88"
     several = replace(info, task="multi-label", positive="")
     assert _caption(chosen._replace(present=False), several) == "#7, absent\nscore 0.88"
 

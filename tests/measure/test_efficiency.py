@@ -374,7 +374,7 @@ class PretendedTime(Clock):
     def now(self) -> float:
         return self.seconds_passed
 
-    mark = now
+    mark = spent = now
 
 
 def test_a_planted_slow_down_is_seen_and_an_aa_pair_is_not(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,23 @@ from bench.measure.timing import (
 from bench.report.compare.gate_stats import speed_evidence
 
 
+class SharedCores(Clock):
+    """Cores of which others take a share: work lasts longer than the processor time that it takes."""
+
+    def __init__(self) -> None:
+        self.wall = self.processor = 0.0
+
+    def work(self, seconds: float, taken: float) -> None:
+        self.processor += seconds
+        self.wall += seconds / (1 - taken)
+
+    def now(self) -> float:
+        return self.wall
+
+    def spent(self) -> float:
+        return self.processor
+
+
 class FakeDevice(Clock):
     """A device that works through a queue behind the host's back, on simulated time.
 
@@ -369,17 +386,16 @@ def test_a_step_that_no_graph_can_hold_has_no_figure_of_the_device_and_says_why(
 @pytest.mark.parametrize("noise", [0.0, 0.2])
 def test_side_by_side_takes_longer_on_a_busy_machine(noise: float) -> None:
     """Of a machine whose speed wanders the ratio stays; where single blocks differ, more of them are taken."""
-    random, device = np.random.default_rng(0), FakeDevice(0.0, lambda n: 0.0)
+    random, clock = np.random.default_rng(0), SharedCores()
 
     def run(seconds: float):
         def step(number: int) -> None:
-            slower = (1.5 + 0.5 * np.sin(device.host / 5)) * np.exp(noise * random.normal())
-            device.work_s = lambda n: seconds * slower
-            device.step(number)
+            slower = (1.5 + 0.5 * np.sin(clock.wall / 5)) * np.exp(noise * random.normal())
+            clock.work(seconds * slower, taken=random.choice([0.0, 0.5]))
 
         return step
 
-    ratios = side_by_side(run(0.002), run(0.003), device, BUDGET)
-    assert np.median(ratios) == pytest.approx(1.5, rel=0.03)
+    ratios = side_by_side(run(0.002), run(0.003), clock, BUDGET)
+    assert np.median(ratios) == pytest.approx(1.5, rel=0.06)
     assert len(ratios) == MIN_PAIRS if noise == 0 else len(ratios) > MIN_PAIRS
-    assert device.host < 2.5 * BUDGET.throughput_s
+    assert clock.wall < 4 * BUDGET.throughput_s

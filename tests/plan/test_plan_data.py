@@ -137,7 +137,7 @@ def test_a_plan_of_nothing_exits_as_a_run_of_it(tmp_path: Path, capsys):
     command = ["plan", *flags, "--skip-missing", "--out", str(tmp_path / "out")]
     for more in ([], ["--json"]):
         assert main([*command, *more]) == 2
-        assert "bench: no cell was left to run" in capsys.readouterr().err
+        assert "bench: nothing is left to run" in capsys.readouterr().err
 
 
 def test_two_spellings_of_a_folder_are_one_dataset(tmp_path: Path, capsys):

@@ -216,11 +216,11 @@ def test_names_with_and_without_their_weights(text: str, full: str | None, bare:
     assert not names_weights(without_weights(spec))
 
 
-def test_frozen_cells_keep_no_weights_and_are_never_trained_again_for_them(checkpoint: Path) -> None:
+def test_neighbours_keep_no_weights_and_no_head_is_transferred(checkpoint: Path) -> None:
     named = f"timm:test_resnet[pretrained={checkpoint}]"
-    found = {cell_key(cell): cell for cell in cells(named, track="frozen,finetune", heads="linear")}
+    found = {cell_key(cell): cell for cell in cells(named, track="frozen,finetune", heads="linear,knn11")}
     kept = class_maps.kept_weights(found, (), keep_all=True)
-    assert {found[key].track for key in kept} == {"finetune"}
+    assert {(found[key].track, found[key].head) for key in kept} == {("finetune", None), ("frozen", "linear")}
     with pytest.raises(ConfigError, match="add finetune or scratch to --track"):
         cells(named, track="frozen", transfer=["phantom_local[train=60]:phantom_local"])
 

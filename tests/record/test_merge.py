@@ -112,7 +112,7 @@ def test_what_does_not_fit_is_refused_and_the_rest_merged(tmp_path, capsys, chan
 def test_what_is_no_run_is_an_error(tmp_path, capsys):
     run = write(tmp_path / "run", record(0))
     assert main.main(["merge", str(tmp_path / "out"), str(tmp_path / "nothing")]) == 2
-    assert "nothing is no run directory" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert "nothing is not a run directory" in capsys.readouterr().err and not (tmp_path / "out").exists()
     with pytest.raises(StoreError, match="merge into"):
         merge(run, [run])
     (tmp_path / "file").write_text("")

@@ -230,6 +230,30 @@ def run_info() -> dict[str, Any]:
 
 
 @pytest.fixture
+def frozen(run: Run) -> Run:
+    """Frozen features of ``net`` and ``other``, and beside each the same with random weights: best and cheapest."""
+    for place, (model, distance, ms) in enumerate(
+        (
+            ("net[pretrained=true]", 2.0, 20.0),
+            ("net", 2.1, 1.0),
+            ("other[pretrained=true]", 1.9, 10.0),
+            ("other", 0.3, 9.0),
+        )
+    ):
+        for seed in range(3):
+            generator = np.random.default_rng(seed)
+            labels = np.arange(600) % 2
+            logits = generator.normal(size=600) + np.random.default_rng(100 + 10 * place + seed).normal(0, 0.3, 600)
+            scores = 1 / (1 + np.exp(-(logits + distance * labels)))
+            weights = "ab" * 32 if "pretrained" in model else None
+            run.accuracy(model, "breastmnist", seed=seed, scores=scores, labels=labels, recipe={"name": "linear"},
+                         of={"track": "frozen", "head": "linear", "weights_sha256": weights})  # fmt: skip
+        run.efficiency(model, 64, speed=1000 / ms, memory=10 * ms, batch=16, latency_ms_p50=ms, macs_g=ms / 100,
+                       params=int(ms * 1e6), latency_noise_rel=0.01)  # fmt: skip
+    return run
+
+
+@pytest.fixture
 def four(run: Run) -> Run:
     """``large`` is best, ``small`` and ``middle`` hardly worse and cheaper, ``bad`` cheapest and far worse; 3 seeds."""
     for place, (model, distance, ms) in enumerate(

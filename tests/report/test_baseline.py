@@ -125,7 +125,7 @@ def test_messages(whole_run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["baseline", str(out), "--out", str(file)]) == 2
     assert "no baseline of a damaged run" in capsys.readouterr().err
     assert main(["baseline", str(tmp_path / "none"), "--out", str(file)]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_runs_of_two_versions_are_no_baseline(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

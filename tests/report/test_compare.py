@@ -148,7 +148,7 @@ def test_what_cannot_be_compared_is_said(run: Any, tmp_path: Path, capsys: pytes
     for sides, message in (
         ((out, f"{out}:resnet18"), "name a model on both sides"),
         ((f"{out}:vit", f"{out}:resnet18"), "has no model 'vit'; it has resnet18"),
-        ((out, str(tmp_path / "none")), "is no run directory"),
+        ((out, str(tmp_path / "none")), "is not a run directory"),
     ):
         assert main(["compare", *sides]) == 2
         assert message in capsys.readouterr().err

@@ -77,7 +77,7 @@ def test_unreadable_records_are_told(out: Path, tmp_path: Path):
 def test_unhappy_paths(out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(store.StoreError, match=r"x\.xlsx: name a file that ends in \.csv, \.json, \.parquet"):
         export_records(out, tmp_path / "x.xlsx")
-    with pytest.raises(store.StoreError, match=r"is no run directory: it has neither cells/ nor run\.json"):
+    with pytest.raises(store.StoreError, match=r"is not a run directory: it has no cells/ and no run\.json"):
         export_records(tmp_path, tmp_path / "x.csv")
     whole = builtins.__import__
 
@@ -100,7 +100,7 @@ def test_load_records(out: Path, full_run: Any, tmp_path: Path):
     assert set(ok.dataset) == {"breastmnist", "phantom_local", "retinamnist"}
     (tmp_path / "empty" / "cells").mkdir(parents=True)
     assert len(bench.load_records(tmp_path / "empty")) == 0
-    with pytest.raises(store.StoreError, match=r"nowhere is no run directory"):
+    with pytest.raises(store.StoreError, match=r"nowhere is not a run directory"):
         bench.load_records(tmp_path / "nowhere")
 
 
@@ -116,4 +116,4 @@ def test_the_commands(out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     told = capsys.readouterr()
     assert "report.html" in told.out and "left out: " in told.err and not (out / "figures").exists()
     assert main(["report", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no run directory" in capsys.readouterr().err
+    assert "nowhere is not a run directory" in capsys.readouterr().err

@@ -46,6 +46,17 @@ def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
     assert confusion.keywords["panels"][0][1].keywords["counts"] == [[50, 0], [10, 40]]
 
 
+def test_a_confusion_matrix_names_its_classes() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    draw.confusion(axes, counts=[[5, 1], [2, 6]], classes=["malignant", "normal or benign"])
+    for shown in (axes.get_xticklabels(), axes.get_yticklabels()):
+        assert [label.get_text() for label in shown] == ["malignant", "normal or ben…"]
+    draw.confusion(axes, counts=[[5, 1], [2, 6]])
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
+
+
 def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(page_data, "MEASURES", page_data.MEASURES[:1])  # each figure takes a good part of a second
     for i, model in enumerate(("resnet18", "a$b$_^{c}", "模型 <&>")):  # no mathematics, no markup

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bench.cli.main import main
+from bench.record.cells import ONE_THREAD
 
 MODELS = ("resnet18", "vit_tiny_patch16_224", "medmamba_tiny")
 ROUNDS = 6
@@ -261,6 +262,29 @@ def test_a_busy_machine_is_no_regression(gate, flag: str):
     assert f"round 2: {flag} took 40% of the CPU" in text
 
 
+def test_processor_time_is_compared_on_a_busy_machine_too(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("COLUMNS", "140")
+
+    def timed(slower: float) -> Change:
+        def change(record: dict[str, Any]) -> None:
+            busy("other processes")(record)
+            ratios = [0.5 * slower * (1 + i / 1000) for i in range(ROUNDS)]
+            record["metrics"] |= {"relative_to": MODELS[0], "relative_in": ONE_THREAD, "relative_speed_rounds": ratios}
+
+        return of("efficiency", MODELS[1], change)
+
+    base = str(tmp_path / "base.json")
+    assert main(["baseline", str(sweep(run, change=timed(1)).write(tmp_path / "before")), "--out", base]) == 0
+    assert "busy" not in capsys.readouterr().out
+    for name, slower, code in (("same", 1.0, 0), ("slower", 0.9, 1)):
+        again = sweep(type(run)(), change=timed(slower)).write(tmp_path / name)
+        assert main(["check", str(again), "--baseline", base]) == code
+        text = " ".join(capsys.readouterr().out.split())
+        assert ("speed relative to resnet18 fell by 10" in text) is bool(code)
+
+
 @pytest.mark.parametrize("flags", [(), ("throttled",)])
 def test_noise_alone_and_throttling_excuse_nothing(gate, flags: tuple[str, ...]):
     code, text = gate(change=of("efficiency", MODELS[1], busy(*flags)))
@@ -340,7 +364,10 @@ def test_broken_inputs_exit_2_and_name_the_file(gate, tmp_path: Path, capsys: py
         assert main(["check", str(now), "--baseline", str(base)]) == 2
         assert message in " ".join(capsys.readouterr().out.split())
         victim.write_bytes(b"")
-    for text, message in (("[]", "this is no baseline file"), ('{"medbench_baseline": 9}', "its schema is 9, ours 1")):
+    for text, message in (
+        ("[]", "this is not a baseline file"),
+        ('{"medbench_baseline": 9}', "its schema is 9, ours 1"),
+    ):
         base.write_text(text)
         assert main(["check", str(now), "--baseline", str(base)]) == 2
         assert message in capsys.readouterr().err

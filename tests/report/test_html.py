@@ -264,7 +264,7 @@ def test_json_cannot_end_its_script():
 
 
 def test_rebuild_says_what_is_no_run(tmp_path: Path):
-    with pytest.raises(StoreError, match="is no run directory: it has neither cells/ nor run"):
+    with pytest.raises(StoreError, match="is not a run directory: it has no cells/ and no run"):
         rebuild(tmp_path)
 
 

@@ -144,8 +144,8 @@ def test_scatter_by_pointer_and_keyboard(page: Page):
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") != said
     page.keyboard.press("Escape")
     assert tip.is_hidden()
-    page.get_by_label("across", exact=True).focus()
-    page.get_by_label("across", exact=True).select_option("memory")
+    page.get_by_label("x axis", exact=True).focus()
+    page.get_by_label("x axis", exact=True).select_option("memory")
     assert "peak memory" in page.locator("#tradeoff figcaption").inner_text()
     assert page.evaluate("document.activeElement.tagName") == "SELECT"
     told = page.locator("#front").inner_text().split(": ", 1)[1].rstrip(".").split(", ")
@@ -170,7 +170,7 @@ def test_scatter_by_pointer_and_keyboard(page: Page):
 
 def test_every_view_and_the_page_of_a_cell(page: Page):
     for view, selector in {"Scaling": "#scaling path[data-series]", "Training": "#training path[data-series]",
-                           "Diagnosis": "#diagnosis .confusion", "Boards": "#boards table"}.items():  # fmt: skip
+                           "Errors": "#diagnosis .confusion", "All tables": "#boards table"}.items():  # fmt: skip
         visit(page, view)
         assert page.locator(selector).count() > 0, view
         assert page.locator("main > section:visible").count() == 1
@@ -213,7 +213,7 @@ def test_themes(page: Page):
 
 def test_readable_on_a_phone(page: Page):
     page.set_viewport_size({"width": 360, "height": 740})
-    for view in ("Overview", "Results", "Scaling", "Training", "Diagnosis", "Boards"):
+    for view in ("Overview", "Results", "Scaling", "Training", "Errors", "All tables"):
         visit(page, view)
         page.wait_for_timeout(60)  # figures are drawn anew for the width
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, view
@@ -222,7 +222,7 @@ def test_readable_on_a_phone(page: Page):
 
 
 def test_boards_are_sorted_and_labelled(page: Page):
-    visit(page, "Boards")
+    visit(page, "All tables")
     table = page.locator("#boards table").first
     place = table.locator("thead th").all_inner_texts().index("AUC")
     before = table.locator(f"tbody tr > :nth-child({place + 1})").all_inner_texts()
@@ -292,6 +292,20 @@ def test_limits_choose_as_the_command_does(browser: Browser, four: Any, tmp_path
     page.get_by_label("throughput at least").fill("4")
     page.get_by_label("latency at most").fill("4")
     assert "bad" in page.locator("#pick b").inner_text()
+    page.close()
+
+
+def test_a_random_network_is_no_candidate_in_the_page_either(browser: Browser, frozen: Any, tmp_path: Path):
+    page = opened(browser, frozen, tmp_path)
+    report = Report(frozen.records, {}, tmp_path / "predictions")
+    for stop, limit in enumerate((None, 20.0, 10.0)):
+        page.get_by_label("latency at most").fill(str(stop))
+        expected = recommend(report, Limits(max_latency_ms=limit))
+        assert page.locator("#pick").inner_text() == expected.lines()[0].replace("`", ""), limit
+        lines = page.locator("#decision-table tbody tr").all_inner_texts()
+        rows = {line.split("\t")[0]: line.split("\t")[-1] for line in lines}
+        assert rows["net (random weights)"] == rows["other (random weights)"] == "no candidate"
+        assert rows[expected.model or ""] == "the pick"
     page.close()
 
 

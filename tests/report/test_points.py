@@ -121,8 +121,8 @@ def test_the_decision_curve_is_a_figure_and_says_what_treating_all_gains(run: An
 @pytest.mark.parametrize(
     ("flags", "said"),
     [
-        (["--sensitivity", "95"], "'95' is no number between 0 and 1 (such as 0.95)"),
-        (["--cost", "0"], "'0' is no number above 0"),
+        (["--sensitivity", "95"], "'95' is not a number between 0 and 1 (such as 0.95)"),
+        (["--cost", "0"], "'0' is not a number above 0"),
         (["--sensitivity", "0.9", "--specificity", "0.9"], "not allowed with argument --sensitivity"),
     ],
 )

@@ -15,6 +15,7 @@ import bench
 from bench.cli.main import main
 from bench.report.build import Report, read_report
 from bench.report.recommend import Limits, RecommendError, contrast_of, recommend
+from bench.report.sections.summary import headline
 from tests.report.conftest import Run, binary_scores
 
 KEYS = ["model", "why", "runner_up", "not_significantly_worse", "resolve", "warnings"]
@@ -182,10 +183,10 @@ def test_the_command(four: Run, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert main(["recommend", str(tmp_path / "run"), "--device", "cuda"]) == 2
     assert "device 'cuda': nothing was timed on it, only on cpu; `bench run" in capsys.readouterr().err
     assert main(["recommend", str(tmp_path / "nowhere")]) == 2
-    assert "nowhere is no run directory" in capsys.readouterr().err
+    assert "nowhere is not a run directory" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["recommend", str(tmp_path / "run"), "--max-latency-ms", "-3"])
-    assert "'-3' is no number above 0" in capsys.readouterr().err
+    assert "'-3' is not a number above 0" in capsys.readouterr().err
 
 
 def test_from_python(four: Run, tmp_path: Path):
@@ -234,3 +235,55 @@ def test_cost_at_another_resolution_is_said(run: Run, tmp_path: Path):
     run.accuracy("a", "breastmnist", scores=scores, labels=labels, resolution=32)
     run.efficiency("a", 64, speed=10.0, latency_ms_p50=3.0)
     assert "cost was measured at 64 px, not at 32 px" in of(run, tmp_path).warnings
+
+
+def test_a_random_network_is_shown_and_never_recommended(frozen: Run, tmp_path: Path):
+    report = Report(frozen.write(tmp_path) and frozen.records, {}, tmp_path / "predictions")
+    (board,) = report.boards
+    assert board.ranked[0].model == "net (random weights)", "best and cheapest"
+    limits = ({}, {"max_latency_ms": 10}, {"min_images_per_s": 100}, {"max_latency_ms": 0.5}, {"max_memory_mib": 150})
+    for given in limits:
+        found = recommend(report, Limits(**given))
+        told = json.dumps({**found.as_json(), "warnings": []})
+        assert "random" not in told and 'net"' not in told.replace("net[pretrained=true]", ""), given
+    found = recommend(report)
+    assert (found.model, found.runner_up) == ("other[pretrained=true]", "net[pretrained=true]")
+    assert "cheapest of the 2 models" in found.why and found.resolve["against"] == "net[pretrained=true]"
+    assert not any("random" in text for text in found.warnings), "significantly better than its own random network"
+    assert recommend(report, Limits(max_latency_ms=0.5)).why.startswith("none of 2 models")
+    net = recommend(report, Limits(max_latency_ms=20, min_images_per_s=50, max_params=2e7))
+    assert net.model == "other[pretrained=true]" and "within the limits" not in net.why
+    text = (report.write(tmp_path) and tmp_path / "LEADERBOARD.md").read_text()
+    assert "| 1 | `net (random weights)` |" in text and "Recommended: `other[pretrained=true]`." in text
+    assert "Pareto" not in text, "two candidates make no front"
+
+
+def test_weights_that_may_be_worth_nothing_speak_against_it(frozen: Run, tmp_path: Path):
+    frozen.records = [r for r in frozen.records if "other" not in r["spec"]["model"]]
+    found = of(frozen, tmp_path)
+    assert found.model == "net[pretrained=true]" and "the only model" in found.why and found.runner_up is None
+    (said,) = [text for text in found.warnings if "random" in text]
+    assert said.startswith("it is not significantly better than `net (random weights)`, AUC 0.9")
+    frozen.arrays.clear()
+    assert any(text.startswith("it is not better than `net (random") for text in of(frozen, tmp_path / "b").warnings)
+
+
+def test_random_networks_alone_are_no_answer(frozen: Run, tmp_path: Path):
+    frozen.records = [r for r in frozen.records if "pretrained" not in r["spec"]["model"]]
+    found = of(frozen, tmp_path)
+    assert found.model is None and "random weights" in found.lines()[0]
+
+
+def test_of_equal_tables_the_one_is_taken_whose_network_can_be_exported(frozen: Run, tmp_path: Path):
+    for record in list(frozen.records):
+        if record["kind"] == "accuracy":
+            spec, arrays = record["spec"], frozen.arrays[record["key"]]
+            frozen.accuracy(
+                spec["model"], "breastmnist", seed=spec["seed"], recipe={"name": "knn11", "neighbours": 11},
+                scores=arrays["test_scores"], labels=arrays["test_labels"],
+                of={"track": "frozen", "head": "knn11", "weights_sha256": spec["weights_sha256"]},
+            )  # fmt: skip
+    report = Report(frozen.write(tmp_path) and frozen.records, {}, tmp_path / "predictions")
+    assert [board.protocol.recipe for board in report.boards] == ["frozen features, knn11", "frozen features, linear"]
+    board = headline(report.boards)
+    assert board and board.protocol.recipe == "frozen features, linear"

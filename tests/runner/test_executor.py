@@ -146,7 +146,7 @@ def test_a_killed_forkserver_loses_no_cell(tmp_path):
     listener = Listener(kill_server)
     outcome = run(["place_plain"], tmp_path / "run", listener, seeds=(0, 1))
     assert killed and {r["status"] for r in outcome.written} == {"ok"} and len(outcome.written) == 2
-    assert any("to run again" in said for _, _, said in listener.ended)
+    assert any("will run again" in said for _, _, said in listener.ended)
 
 
 def test_a_full_disk_is_not_the_fault_of_a_cell(surroundings, tmp_path):
@@ -158,7 +158,7 @@ def test_a_full_disk_is_not_the_fault_of_a_cell(surroundings, tmp_path):
     listener = MakesRoom()
     outcome = run(["place_full_disk"], tmp_path / "run", listener)
     assert [record["status"] for record in outcome.written] == ["ok"] and len(listener.ended) == 2
-    assert "to run again" in listener.ended[0][2] and "No space left" in listener.ended[0][2]
+    assert "will run again" in listener.ended[0][2] and "No space left" in listener.ended[0][2]
 
 
 def test_results_wait_in_memory_while_the_run_directory_is_full(tmp_path, monkeypatch):
@@ -180,7 +180,9 @@ def test_results_wait_in_memory_while_the_run_directory_is_full(tmp_path, monkey
     listener = Listener(room_again)
     outcome = run(["place_plain"], out, listener, seeds=(0, 1))
     assert len(outcome.written) == 2 and {r["status"] for r in store.read_records(out)[0]} == {"ok"}
-    assert any("waits in memory" in note for note in listener.notes) and any("going on" in n for n in listener.notes)
+    assert any("finished results wait in memory" in note for note in listener.notes) and any(
+        "continuing" in n for n in listener.notes
+    )
 
 
 def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monkeypatch):
@@ -193,7 +195,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_what_is_missing(tmp_path, monk
 
     monkeypatch.setattr(store, "atomic_write", write)
     monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
-    with pytest.raises(store.StoreError, match="Not stored and to be run again: place_plain on place_data"):
+    with pytest.raises(store.StoreError, match="Not saved: place_plain on place_data"):
         run(["place_plain"], out)
     assert not (out / "claims").exists() and not list(out.rglob(".*"))
     monkeypatch.undo()

@@ -8,10 +8,10 @@ from bench.runner.executors.packer import Packer
 def settle(speed_of, free=lambda n: 1.0, most=8, tell=lambda line: None):
     """Feed a packer until it stays: n trainings each run at ``speed_of(n)``."""
     packer = Packer(most, tell)
-    for _ in range(100):
+    for second in range(100):
         n = packer.places
         for ticket in map(str, range(n)):
-            packer.heard(ticket, speed_of(n), n, free(n))
+            packer.heard(ticket, speed_of(n), 9, second, running=n, free_share=free(n))
     return packer
 
 
@@ -47,11 +47,23 @@ def test_memory_is_a_limit():
 
 def test_one_that_ended_says_nothing_of_the_next():
     packer = Packer()
-    for _ in range(3):
-        packer.heard("slow", 10, 1, 1.0)
+    for second in range(3):
+        packer.heard("slow", 10, 9, second, running=1, free_share=1.0)
     assert packer.places == 2
     packer.ended("slow")
-    for _ in range(5):
-        packer.heard("fast", 1000, 2, 1.0)
-        packer.heard("other", 1000, 2, 1.0)
+    for second in range(3, 8):
+        packer.heard("fast", 1000, 9, second, running=2, free_share=1.0)
+        packer.heard("other", 1000, 9, second, running=2, free_share=1.0)
     assert packer.places == 3, "with no speed of the same training before, it is tried"
+
+
+def test_the_start_of_a_training_says_nothing():
+    packer = Packer()
+    for second in range(60):  # of three epochs, which compile and record
+        packer.heard("one", 1, 1 + second // 20, second, running=1, free_share=1.0)
+    assert packer.places == 1
+    for number in range(100):  # many short epochs in one second are not enough either
+        packer.heard("one", 1000, 4 + number, 60 + number / 100, running=1, free_share=1.0)
+    assert packer.places == 1
+    packer.heard("one", 1000, 104, 62, running=1, free_share=1.0)
+    assert packer.places == 2

@@ -118,7 +118,7 @@ def test_what_another_driver_has_or_has_done_is_not_started(schedule, tmp_path):
     assert other.take(jobs[0].key)
     store.write_record(tmp_path, record(jobs[1].cell))
     assert start(made, {}) == [] and made.pending() == [jobs[0]]
-    assert made.reporter.skipped == [1] and "another bench run works on this directory too" in made.reporter.notes[0]
+    assert made.reporter.skipped == [1] and "another `bench run` is using this directory too" in made.reporter.notes[0]
     assert made.patience_s(running=False) and made.patience_s(running=True)
     other.release(jobs[0].key)
     running = {}
@@ -151,15 +151,15 @@ def test_results_wait_until_the_disk_takes_them(tmp_path, monkeypatch):
     assert kept.write(running, finished) == (False, None) and kept.failing
     monkeypatch.setattr(store, "unwritable", lambda out: "cannot write RUN: No space left on device" if full else None)
     kept.retry(kept.write, stopping=False)
-    assert kept.failing and len(notes) == 1 and "waits in memory" in notes[0]
-    with pytest.raises(StoreError, match="Not stored and to be run again: a training"):
+    assert kept.failing and len(notes) == 1 and "finished results wait in memory" in notes[0]
+    with pytest.raises(StoreError, match="Not saved: a training; everything else is"):
         kept.retry(kept.write, stopping=True)
     monkeypatch.setattr(storage, "PATIENCE_S", 0.0)
-    with pytest.raises(StoreError, match=r"No space left on device\. Not stored"):
+    with pytest.raises(StoreError, match=r"No space left on device\. Not saved"):
         kept.retry(kept.write, stopping=False)
     full = False
     kept.retry(kept.write, stopping=False)
-    assert not kept.failing and "going on" in notes[-1]
+    assert not kept.failing and "continuing" in notes[-1]
     assert [found["status"] for found in store.read_records(tmp_path)[0]] == ["ok"]
 
 

@@ -79,7 +79,7 @@ def test_a_sweep_asks_for_what_its_cells_need(tmp_path):
     assert made.shape == Shape(3, 0.0, 2.0) and made.address == "head:6379" and made.trains
     assert list(made.plugins.values()) == [b"x = 1\n"]
     made.close()
-    with pytest.raises(config.ConfigError, match=r"did you mean 'ray'|Input should be 'local' or 'ray'"):
+    with pytest.raises(config.ConfigError, match=r"did you mean 'ray'|should be 'local' or 'ray'"):
         config.load(flags={"run.executor": "rai"})
 
 

@@ -211,7 +211,7 @@ def test_an_interrupted_run_writes_its_board(folder, number, handlers):
     out = folder / f"interrupted{number}"
     interrupt_when(lambda: len(stamps(out)) >= 1, number)
     code, said = here(folder, *SEEDS, out.name)
-    assert code == 130 and "goes on where it stopped" in said
+    assert code == 130 and "run the same command again to resume" in said
     assert "place_plain" in (out / "LEADERBOARD.md").read_text()
     assert not store.read_records(out)[1]
 
@@ -271,7 +271,7 @@ def test_missing_data_is_told_before_anything_runs(folder):
     )
     assert code == 0 and "retinamnist" in (folder / "nodata" / "LEADERBOARD.md").read_text()
     code, said = here(folder, "run", *arguments, "--skip-missing", "--datasets", "retinamnist", "--out", "nothing-left")
-    assert code == 2 and "no cell" in said
+    assert code == 2 and "nothing is left to run" in said
 
 
 REMOTE = """
@@ -315,7 +315,7 @@ def test_results_path_that_is_a_file(folder):
 
 def test_leaderboard_of_no_run(folder):
     code, said = here(folder, "leaderboard", "nothing")
-    assert code == 2 and "no run directory" in said
+    assert code == 2 and "is not a run directory" in said
 
 
 def test_leaderboard_again_gives_the_same_bytes(folder, faulty_run):

@@ -54,7 +54,11 @@ def test_asked_once_a_training_keeps_a_checkpoint_and_goes_on_from_it(folder, nu
     process, family, temporary = start(folder)
     process.send_signal(number)
     code, said = end(process, family, temporary)
-    assert code == 130 and "keep a checkpoint" in said and "goes on where it stopped" in said
+    assert (
+        code == 130
+        and "stopping after the current epoch (checkpoint kept" in said
+        and "run the same command again to resume" in said
+    )
     (checkpoint,) = (folder / "run" / "checkpoints").iterdir()
     assert checkpoint.suffix == ".pt" and not store.read_records(folder / "run")[0]
     assert not (folder / "run" / "claims").exists() and not list((folder / "run").rglob(".*"))

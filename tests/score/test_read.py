@@ -162,13 +162,18 @@ GOOD = {"id": IDS, "label": LABELS, "score": P}
         ({"id": IDS, "label": LABELS}, r"no column of scores among id, label\. Call them p_class0"),
         ({"id": IDS, "score": P}, r"no file has labels; add a column 'label', or give --labels FILE"),
         (GOOD | {"y_true": LABELS}, r"the label is both 'label' and 'y_true'; keep or rename one"),
-        (GOOD | {"id": ["x", "x", *IDS[2:]]}, r"1 ids are there more than once: x; one row an image"),
-        (GOOD | {"score": [np.nan, *P[1:]]}, r"1 images have a score that is no finite number, first row 0"),
-        (GOOD | {"label": ["", *LABELS[1:]]}, r"1 images have no label; leave them out"),
+        (GOOD | {"id": ["x", "x", *IDS[2:]]}, r"1 id in more than one row: x; write one row per image"),
+        (GOOD | {"score": [np.nan, *P[1:]]}, r"1 image without a finite score, first in row 0"),
+        (GOOD | {"score": 100 * np.asarray(P)}, r"scores from [\d.]+ to [\d.]+ look like percent; divide them by 100"),
+        (
+            {"id": IDS, "label": LABELS, "p0": 100 - 100 * np.asarray(P), "p1": 100 * np.asarray(P)},
+            "look like percent; divide them by 100",
+        ),
+        (GOOD | {"label": ["", *LABELS[1:]]}, r"1 image without a label; leave them out"),
         (GOOD | {"label": [1] * N}, r"all 40 images have the label 1; two classes are needed"),
-        (GOOD | {"label": LABELS + 0.5}, r"label 0.5 is no whole number"),
+        (GOOD | {"label": LABELS + 0.5}, r"label 0.5 is not a whole number"),
         (GOOD | {"label": np.arange(N) % 3}, r"one column of scores, but 3 different labels"),
-        ({"id": IDS, "label": LABELS, "p0": P, "p1": P}, r"probabilities of \d+ images do not add up to one \(row"),
+        ({"id": IDS, "label": LABELS, "p0": P, "p1": P}, r"\d+ images with probabilities that do not add up"),
         ({"id": IDS, "label": np.arange(N) % 3, "p0": 1 - P, "p1": P}, r"labels go from 0 to 2, but there are scores"),
         ({"id": IDS, "label": np.where(LABELS, "a", "b"), "p0": 1 - P, "p1": P}, r"are numbered; add --classes"),
         ({"id": IDS, "label": np.where(LABELS, "a", "b"), "score": P}, r"add --classes NEGATIVE,POSITIVE"),
@@ -177,7 +182,7 @@ GOOD = {"id": IDS, "label": LABELS, "score": P}
         ({"id": IDS, "label": LABELS, "y_pred": (P > 0.5).astype(int)}, r"'y_pred' holds decisions, and no column"),
         (GOOD | {"split": ["train"] * 20 + ["val"] * 20}, r"column 'split' has train, val, but no 'test'"),
         (GOOD | {"score": [f"{p:.3f}".replace(".", ",") for p in P]}, r"'score' holds scores as text, first '0,"),
-        (GOOD | {"seed": ["one"] * N}, r"the seed 'one' is no whole number"),
+        (GOOD | {"seed": ["one"] * N}, r"the seed 'one' is not a whole number"),
     ],
 )  # fmt: skip
 def test_bad_columns(tmp_path, columns, message):
@@ -192,7 +197,7 @@ def test_files_that_are_not_of_one_test_set(tmp_path):
         read([a, other])
     flipped = table(tmp_path / "c.csv", **(GOOD | {"label": [1 - LABELS[0], *LABELS[1:]]}))
     with pytest.raises(
-        DataError, match=r"c\.csv: 1 of 40 labels differ from those in .*a\.csv, first of case00; these are"
+        DataError, match=r"c\.csv: 1 of 40 labels differ from those in .*a\.csv, first that of case00; the files are"
     ):
         read([a, flipped])
     short = table(tmp_path / "d.csv", label=LABELS[:-1], score=P[:-1])
@@ -201,7 +206,7 @@ def test_files_that_are_not_of_one_test_set(tmp_path):
     with pytest.raises(DataError, match=r"model 'a', seed 0 is in .* too; write NAME:SEED=FILE"):
         read([a, f"a={a}"])
     wide = table(tmp_path / "e.csv", id=IDS, label=LABELS, p0=1 - P, p1=P, p2=P * 0)
-    with pytest.raises(DataError, match=r"columns of scores, others have 3"):
+    with pytest.raises(DataError, match=r"columns of scores, other files have 3"):
         read([a, wide])
 
 
@@ -213,16 +218,16 @@ def test_bad_files(tmp_path):
             read([str(path)])
 
     refused(tmp_path / "none.csv", "there is no such file")
-    refused(tmp_path / "a.xlsx", r"what \.xlsx is, is not known; write one of \.csv", "x")
+    refused(tmp_path / "a.xlsx", r"unknown file type \.xlsx; use one of \.csv", "x")
     refused(tmp_path / "b.csv", "it has no rows", "id,label,score\n")
     refused(tmp_path / "c.csv", r"line 3: 2 cells, but 3 columns", "id,label,score\na,1,0.5\nb,0\n")
-    refused(tmp_path / "d.csv", "two columns are called score", "id,label,score,score\na,1,0.5,0.5\n")
+    refused(tmp_path / "d.csv", "more than one column is called score", "id,label,score,score\na,1,0.5,0.5\n")
     refused(tmp_path / "e.json", "cannot be read as json: Expecting", "{")
     refused(tmp_path / "f.json", "write a list of rows", "[1, 2]")
     refused(
         tmp_path / "g.json", "row 1: its keys are id, the first row's id, label", '[{"id": 1, "label": 1}, {"id": 2}]'
     )
-    refused(tmp_path / "h.json", "'score' is no list with a value for each image", '{"score": 1}')
+    refused(tmp_path / "h.json", "'score' is not a list with a value for each image", '{"score": 1}')
     refused(tmp_path / "i.npz", "cannot be read as npz", b"PK\x03\x04 damaged")
     np.savez(tmp_path / "j.npz", probs=np.zeros((3, 2)), labels=np.zeros(4))
     refused(tmp_path / "j.npz", "different lengths: probs 3, labels 4")

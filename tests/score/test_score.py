@@ -139,7 +139,7 @@ def test_the_run_directory_is_an_ordinary_one(tmp_path, capsys):
     with pytest.raises(StoreError, match="is a run of `bench run`; scores of others go into a directory of their own"):
         score([str(files[0])], None, out=tmp_path / "ours")
     assert main(["score", str(files[0]), "--beside", run.replace("/r", "/none")]) == 2
-    assert "is no run directory" in capsys.readouterr().err
+    assert "is not a run directory" in capsys.readouterr().err
 
 
 def test_one_directory_holds_several_test_sets_and_each_once(tmp_path, capsys):

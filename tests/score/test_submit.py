@@ -68,7 +68,7 @@ def test_our_committed_results_verify(ours):
     found = verify(ours, [OURS])
     records = [r for r in store.read_records(OURS)[0] if r["status"] == "ok"]
     (message,) = found.problems
-    assert message.startswith(f"{len(records)} of its results are already in") and "breast-retina" in message
+    assert message.startswith(f"{len(records)} results already in") and "breast-retina" in message
     assert len(found.submission.records) == len(records)
     assert found.recomputed > 10 * sum(r["kind"] == "accuracy" for r in records)
     assert any(line.startswith("speed and memory") for line in found.open)
@@ -102,7 +102,7 @@ def test_an_operating_point_is_recomputed_too(tmp_path):
     store.write_record(tmp_path / "r", record, arrays)
     submit(tmp_path / "r", tmp_path / "o.medbench.zip", "MIT", "me")
     (problem,) = verify(tmp_path / "o.medbench.zip").problems
-    assert "temperature is stated as" in problem
+    assert "temperature is given as" in problem
 
 
 def test_nothing_says_who_was_imaged(foreign):
@@ -116,20 +116,20 @@ def test_nothing_says_who_was_imaged(foreign):
     assert b"secret" not in text and b"Mrs" not in text
     checked = verify(foreign)
     assert not checked.problems and checked.recomputed > 20
-    assert "ward7 is no dataset of medbench, so whether its labels are right" in checked.open
+    assert "ward7: its labels, as medbench does not know this dataset" in checked.open
 
 
 def test_it_can_be_read_as_a_run(foreign, tmp_path, capsys):
     assert main(["verify", str(foreign), "--unpack", str(tmp_path / "u"), "--json", str(tmp_path / "v.json")]) == 0
     assert main(["leaderboard", str(tmp_path / "u")]) == 0
-    assert "nothing is wrong with what can be checked" in capsys.readouterr().out
+    assert "no problem found" in capsys.readouterr().out
     assert json.loads((tmp_path / "v.json").read_text())[0]["problems"] == []
     first, second = (
         {r["key"]: r["metrics"] for r in store.read_records(p)[0]} for p in (tmp_path / "u", tmp_path / "run")
     )
     assert first == second
     assert main(["verify", str(foreign), "--unpack", str(tmp_path / "u")]) == 2
-    assert "is there already; unpack into a new folder" in capsys.readouterr().err
+    assert "exists already; unpack into a new folder" in capsys.readouterr().err
 
 
 def first(found: dict[str, bytes], folder: str) -> str:
@@ -195,16 +195,16 @@ def leaking(found, manifest):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (edited_metric, "test_auc is stated as"),
-        (edited_spec, "it was changed by hand"),
+        (edited_metric, "test_auc is given as"),
+        (edited_spec, "the record was edited"),
         (another_dataset, "60 test images; breastmnist has 156"),
         (another_dataset, "its test labels are not those of the official file"),
-        (another_dataset, "fingerprint made up; that of breastmnist is medmnist-1-750601b1f35ba3300ea97c75c52ff8f6"),
-        (changed_scores, "scores_sha256 is not that of its scores"),
+        (another_dataset, "data fingerprint made up, but breastmnist has medmnist-1-750601b1f35ba3300ea97c75c52ff8f6"),
+        (changed_scores, "scores_sha256 does not match its scores"),
         (same_scores, "the same scores as"),
-        (without_scores, "no scores, so nothing that it states can be recomputed"),
+        (without_scores, "no scores, so its figures cannot be recomputed"),
         (orphan, "scores without a record"),
-        (failed, "status failed; only results belong into a submission"),
+        (failed, "status failed; a submission holds only results with status ok"),
         (leaking, "validation and test scores are the same"),
         (lambda f, m: f.update({"../evil.sh": b"x"}), "only cells/<key>.json and predictions/<key>.npz belong"),
         (lambda f, m: f.update({first(f, "cells"): b"{"}), "Expecting property name"),
@@ -212,7 +212,7 @@ def leaking(found, manifest):
         (lambda f, m: f.update({first(f, "cells"): b"{}"}), "it lacks schema"),
         (lambda f, m: f.clear(), "it holds no result"),
         (lambda f, m: m.update(licence="mine"), "licence 'mine' is none of CC-BY-4.0"),
-        (lambda f, m: m.update(schema=9), "schema 9, this version reads 1"),
+        (lambda f, m: m.update(schema=9), "schema 9; this version of medbench reads 1"),
         (lambda f, m: m.update(author=" "), "no author"),
     ],
 )
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_found(foreign, change, message, capsys):
     problems = verify(path).problems
     assert any(message in problem for problem in problems), problems
     assert main(["verify", str(path)]) == 1
-    assert "not to be taken as it is" in capsys.readouterr().out
+    assert "do not accept it as it is" in capsys.readouterr().out
 
 
 def test_a_changed_member_is_found_by_its_digest(foreign):
@@ -231,14 +231,18 @@ def test_a_changed_member_is_found_by_its_digest(foreign):
         manifest["files"]["cells/" + "1" * 20 + ".json"] = "0"
 
     problems = verify(rewritten(foreign, change, restate=False)).problems
-    for message in ("its SHA-256 is not the stated one", "in the file, but not stated", "stated, but not in the file"):
+    for message in (
+        "its SHA-256 is not the one in submission.json",
+        ": not listed in submission.json",
+        "listed in submission.json, but missing",
+    ):
         assert any(message in problem for problem in problems)
 
 
 def test_what_is_no_submission(tmp_path, capsys):
     (tmp_path / "a.zip").write_text("no zip")
     assert main(["verify", str(tmp_path / "a.zip")]) == 2
-    assert "is no submission of `bench submit`" in capsys.readouterr().err
+    assert "is not a submission of `bench submit`" in capsys.readouterr().err
     (tmp_path / "b.zip").write_bytes(_zipped({"x": b""}))
     with pytest.raises(StoreError, match=r"no readable submission\.json"):
         verify(tmp_path / "b.zip")
@@ -246,9 +250,9 @@ def test_what_is_no_submission(tmp_path, capsys):
 
 def test_what_cannot_be_submitted(tmp_path, foreign, capsys):
     out = tmp_path / "o.medbench.zip"
-    with pytest.raises(StoreError, match="is no run directory"):
+    with pytest.raises(StoreError, match="is not a run directory"):
         submit(tmp_path / "none", out, "CC-BY-4.0", "me")
-    with pytest.raises(StoreError, match=r"ends in \.medbench\.zip"):
+    with pytest.raises(StoreError, match=r"must end in \.medbench\.zip"):
         submit(OURS, tmp_path / "o.zip", "CC-BY-4.0", "me")
     with pytest.raises(StoreError, match=r"licence 'CC-BY' \(did you mean 'CC-BY-4.0'\?\)"):
         submit(OURS, out, "CC-BY", "me")

@@ -73,7 +73,7 @@ def test_flags_take_commas_and_brackets(empty):
         ("models = 3\n", ["unknown section 'models'"]),
         ("[plugins]\nfiles = []\n", ["paths"]),
         ("sweep = 3\n", ["[sweep]"]),
-        ("[sweep]\nresolutions = [4]\n", ["line 2", "greater than or equal to 8"]),
+        ("[sweep]\nresolutions = [4]\n", ["line 2", "should be at least 8"]),
         ("[sweep]\nmodels = []\n", ["line 2", "sweep.models"]),
     ],
 )

@@ -75,6 +75,23 @@ def test_the_linear_probe_is_scikit_learns_optimum(task: str, width: int) -> Non
         np.testing.assert_allclose(ours, expected, atol=2e-4)
 
 
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("head", ["linear", "medmnistplus"])
+@pytest.mark.parametrize("lacking", [False, True])
+def test_its_layer_gives_its_probabilities(task: str, head: str, lacking: bool) -> None:
+    """Also where nobody in train has a class or a label, and where there are fewer images than features."""
+    train, val, test = made(task, width=90)
+    if lacking:
+        there = train.labels[:, 0] == 0 if task == "multi-label" else train.labels != 1
+        train = Split(train.images[there], train.labels[there])
+    found = fitted(head, task, (train, val, test))
+    assert found.layer is not None
+    logits = torch.from_numpy(test.images).double() @ found.layer["weight"].T + found.layer["bias"]
+    scores = logits.sigmoid() if task == "multi-label" else logits.softmax(1)
+    np.testing.assert_allclose(scores.numpy(), found.test_scores, atol=1e-5)
+    assert fitted("knn11", task, (train, val, test)).layer is None
+
+
 def test_regularisation_is_chosen_on_validation() -> None:
     parts = made("multi-class", n=120, width=60)
     found = fitted("linear", "multi-class", parts)

@@ -233,6 +233,17 @@ def test_a_file_of_weights_is_whole_or_not_there(tmp_path: Path, monkeypatch: py
     assert not list((tmp_path / "weights").iterdir())
 
 
+def test_who_may_read_a_run_may_read_its_weights(tmp_path: Path) -> None:
+    """The library of the format makes files that their owner alone can read."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    state = {"a": torch.zeros(3)}
+    cell = make_plan(config.load(None, None, {"sweep.models": "resnet18", "sweep.datasets": "phantom_local"})).cells
+    first = next(one for one in cell.values() if isinstance(one, AccuracyCell))
+    path = weights.save(tmp_path, first, registry.datasets["phantom_local"], state, IMAGENET, 1)
+    assert path.stat().st_mode == plain.stat().st_mode
+
+
 def test_shifted_phantoms_show_the_same_scenes_otherwise() -> None:
     from bench.datasets import phantoms
 

@@ -55,7 +55,7 @@ def duration(text: str) -> float:
     parts = re.findall(r"(\d+(?:\.\d+)?)\s*(min|[smhd])", text.strip().lower())
     seconds = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not seconds or "".join(f"{number}{unit}" for number, unit in parts) != re.sub(r"\s", "", text.lower()):
-        raise argparse.ArgumentTypeError(f"{text!r} is no time (such as 20m, 2h or 1h30m)")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a time (such as 20m, 2h or 1h30m)")
     return seconds
 
 
@@ -93,7 +93,7 @@ def _search(options: argparse.Namespace, limits: Limits) -> int:
     try:
         found = search(loaded, options.budget, limits, console, options.command_line)
     except Interrupted:
-        print("interrupted: the same command goes on where it stopped", file=sys.stderr)
+        print("interrupted; run the same command again to resume", file=sys.stderr)
         return flags.INTERRUPTED
     if found.recommendation is None:
         print(f"bench: no network is left; {found.out}/search.json says why each was dropped", file=sys.stderr)

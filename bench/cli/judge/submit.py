@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from bench.cli import flags
@@ -41,7 +42,7 @@ def _submit(options: argparse.Namespace) -> int:
     print(f"written: {out} ({cells} results, {out.stat().st_size / 1024:.0f} KiB, {manifest['licence']})")
     if manifest["left_out"]:
         print("left out: " + ", ".join(f"{n} {what}" for what, n in manifest["left_out"].items()))
-    print(f"Next: bench verify {out}")
+    print(f"Next: bench verify {shlex.quote(str(out))}")
     return 0
 
 
@@ -61,12 +62,12 @@ def _verify(options: argparse.Namespace) -> int:
         for word, lines in (("problem", found.problems), ("note", found.notes), ("cannot be verified", found.open)):
             for line in lines:
                 print(f"  {word}: {line}")
-        print("  nothing is wrong with what can be checked" if not found.problems else "  not to be taken as it is")
+        print("  no problem found" if not found.problems else "  do not accept it as it is")
         findings.append({"file": str(path), "recomputed": found.recomputed, "problems": found.problems,
                          "notes": found.notes, "cannot_be_verified": found.open})  # fmt: skip
         if options.unpack:
             unpack(found, options.unpack)
-            print(f"written: {options.unpack}; its leaderboard: bench leaderboard {options.unpack}")
+            print(f"written: {options.unpack}; its leaderboard: bench leaderboard {shlex.quote(str(options.unpack))}")
     if options.json:
         write_json(options.json, findings)
     return flags.FAILED if any(f["problems"] for f in findings) else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from bench.cli import flags
@@ -54,19 +55,23 @@ def _export(options: argparse.Namespace) -> int:
         given = (root.resolve() if root else None) if options.data_root else root_of_run or root
         export_model(run, records, out, given, options.onnx, print)
     print(f"written: {options.out} (README.md is the model card)")
-    print(f"Next: bench predict {options.out} IMAGES --out scores.csv")
+    print(f"Next: bench predict {shlex.quote(str(options.out))} IMAGES --out scores.csv")
     return 0
 
 
 def _predict(options: argparse.Namespace) -> int:
     from bench.deploy.predict import summary, write_scores
     from bench.deploy.session import opened, progress_bar
+    from bench.registry import counted
 
     flags.configured(options)
     model = opened(options.model, options.device, "onnx" if options.onnx else None, options.threads, options.batch)
     with progress_bar() as told:
         predictions = model.predict(options.images, told)
     write_scores(options.out, model.bundle, predictions)
-    for line in [*summary(predictions), f"written: {options.out} ({len(predictions):,} images, {model.engine})"]:
+    for line in [
+        *summary(predictions),
+        f"written: {options.out} ({counted(len(predictions), 'image')}, {model.engine})",
+    ]:
         print(line)
     return 0 if any(one.probabilities for one in predictions) else flags.FAILED

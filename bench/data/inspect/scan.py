@@ -20,8 +20,10 @@ from bench.data.cache_entry import AnySplit, groups_of, names_of
 from bench.data.decode import blocks_of, check_labels
 from bench.data.decode_pool import in_order
 from bench.data.inspect import hashes
-from bench.data.look import PAIRS, SPLITS, Look, Looked, images_said, label_text
-from bench.registry import DatasetInfo, Finding, LazySplit
+from bench.data.look import PAIRS, SPLITS, Look, Looked, label_text
+from bench.datasets._listing import BY_IMAGE
+from bench.errors import DataError
+from bench.registry import DatasetInfo, Finding, LazySplit, counted
 
 DEFAULT_GENERATED_SIZE = 64
 _CHUNK = 64
@@ -103,21 +105,19 @@ class Inspection:
             patients = ", ".join(f"{name} {count:,}" for name, count in self.patients.items())
             also = f", and no patient or lesion ({patients})" if patients else ""
             yield Finding(f"no image is in two splits with equal pixels{also}", severity="fine")
-        if not self.patients:
+        if not self.patients and not any(f.text.endswith(BY_IMAGE) for f in self.info.findings):
             yield Finding(
                 "this source names no patients, so whether splits share some cannot be checked", severity="note"
             )
         if self.ungrouped:
-            text = f"{images_said(self.ungrouped)} without a patient, although the source names patients"
+            text = f"{counted(self.ungrouped, 'image')} without a patient, although the source names patients"
             yield Finding(text, self.ungrouped)
         if self.near:
-            lines = (
-                f"{p.first} ~ {p.second}: {p.bits} bits differ, correlation {p.correlation:.2f}" for p in self.near
-            )
-            text = f"{images_said(len(self.near))} nearly the same as one of another split, for you to look at"
+            lines = (f"{p.first} ~ {p.second}: correlation {p.correlation:.2f}" for p in self.near)
+            text = f"{counted(len(self.near), 'image')} nearly the same as one of another split, for you to look at"
             yield Finding(text, len(self.near), tuple(lines))
         if self.gray:
-            text = f"{images_said(self.gray)} of this colour dataset without colour"
+            text = f"{counted(self.gray, 'image')} of this colour dataset without colour"
             yield Finding(text, self.gray, severity="note")
         for issue in () if self.info.findings else self.info.traps:
             yield Finding(f"known issue: {issue}")
@@ -169,6 +169,8 @@ def inspect(
             else:
                 found.sizes[one.width, one.height] += 1
                 found.gray += one.gray and info.channels == 3
+    if len(found.unreadable) == done:
+        _refuse_absent(info, chosen, root)
     found.looked = look.done(info, labels, names, groups, examples=done)
     places = {split: look.rows(split) for split in SPLITS}
     for one, two in PAIRS:
@@ -179,6 +181,14 @@ def inspect(
         found.patients = {name: len({group for group in part if group}) for name, part in groups.items()}
         found.ungrouped = sum(found.images[name] - sum(map(bool, part)) for name, part in groups.items())
     return found
+
+
+def _refuse_absent(info: DatasetInfo, size: int, root: Path | None) -> None:
+    """No image can be read: where the source finds no files at all, it knows which option would help."""
+    try:
+        info.open().fingerprint(size, root)
+    except ValueError as error:
+        raise DataError(f"{info.name}: {error}") from error
 
 
 def _counts(info: DatasetInfo, labels: npt.NDArray[np.int64]) -> dict[str, int]:

@@ -72,7 +72,7 @@ def draw_sheet(found: Inspection, root: Path | None, path: Path) -> None:
         step = (width - 2 * MARGIN) // PAIRS_A_ROW
         x = MARGIN + number % PAIRS_A_ROW * step
         y = below + 2 * LINE + number // PAIRS_A_ROW * (STEP + 3 * LINE)
-        said = f"{pair.bits} bits, r {pair.correlation:.2f}" if pair.bits or pair.correlation < 1 else "same pixels"
+        said = f"correlation {pair.correlation:.2f}" if pair.bits or pair.correlation < 1 else "same pixels"
         said += " - labels differ" if pair.first.label != pair.second.label else ""
         for place, member in enumerate(pair[:2]):
             sheet.paste(x + place * STEP, y, tiles.get((member.split, member.row)))

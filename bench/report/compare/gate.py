@@ -153,14 +153,14 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
         findings += _lost(metric, pairs, options)
     efficiency = [(before, now) for before, now in pairs if before.kind == "efficiency"]
     same = [(before, now) for before, now in efficiency if before.machine == now.machine]
-    quiet = [(before, now) for before, now in same if not before.busy and not now.busy]
-    asked = _accuracy(pairs, (*TESTED, *baseline.metrics), options) + _speed(quiet, options)
+    timed = [(before, now) for before, now in same if not _disturbed(before, now)]
+    asked = _accuracy(pairs, (*TESTED, *baseline.metrics), options) + _speed(timed, options)
     asked += _memory(same, memory_noise(_repeats(baseline, current)), options)
     findings += [_elsewhere(before, now) for before, now in efficiency if before.machine != now.machine]
-    findings += [_busy(before, now) for before, now in same if before.busy or now.busy]
+    findings += [_busy(before, now) for before, now in same if _disturbed(before, now)]
     judged, tests = judge(asked, options)
     problems = [*baseline.problems, *current.problems]
-    notes = [*_notes(baseline, current), *_faster_references(quiet, judged, options)]
+    notes = [*_notes(baseline, current), *_faster_references(timed, judged, options)]
     return CheckResult([*findings, *judged], options, problems, notes, tests)
 
 
@@ -367,6 +367,11 @@ def _elsewhere(before: SnapshotCell, now: SnapshotCell) -> CheckFinding:
     places = f"{shown_machine(before.machine)}, now {shown_machine(now.machine)}"
     message = f"measured on another machine: {places}"
     return CheckFinding("efficiency", before.title(), "speed and memory", CheckOutcome.OTHER, message=message)
+
+
+def _disturbed(before: SnapshotCell, now: SnapshotCell) -> bool:
+    """Whether others used the machine, and the speeds are such that it shows."""
+    return bool(before.busy or now.busy) and not before.steady(now)
 
 
 def _busy(before: SnapshotCell, now: SnapshotCell) -> CheckFinding:

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from bench.errors import say
 from bench.metrics.registry import TESTED
 from bench.record import store
+from bench.record.cells import ONE_THREAD
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Section, Table, Text
 from bench.report.compare import snapshot as baselines
@@ -162,7 +164,7 @@ def to_json(verdict: CheckResult) -> Fields:
 
 
 def junit(verdict: CheckResult) -> bytes:
-    """JUnit XML: a suite a kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
+    """JUnit XML: a suite per kind of Cell, a case a check; regressions fail, lost Cells are errors, others skipped."""
     suites = ElementTree.Element("testsuites", name="bench check")
     totals: Counter[str] = Counter()
     for kind, members in grouped(verdict.findings, lambda finding: finding.kind).items():
@@ -234,13 +236,13 @@ def run_baseline(
         lines.append(f"{counted(absent, 'cell')} of the sweep without a record: no check will miss them")
     if without:
         lines.append(f"{counted(without, 'cell')} without a result: nothing of them can get worse")
-    if busy := sum(bool(entry.busy) for entry in good):
+    if busy := sum(bool(entry.busy) and entry.relative_in != ONE_THREAD for entry in good):
         whose = "its" if busy == 1 else "their"
         lines.append(f"{counted(busy, 'cell')} measured while the machine was busy: {whose} speed will not be compared")
     if rounds and min(rounds) < 6:
         lines.append(
-            f"{min(rounds)} rounds a cell: speed needs 6 a side or more; give several runs, or efficiency.rounds=6"
+            f"{min(rounds)} rounds per cell: speed needs 6 on each side; give several runs, or set efficiency.rounds"
         )
     for line in lines:
-        console.print(line, soft_wrap=True, markup=False, highlight=False)
+        say(console, line)
     return 0

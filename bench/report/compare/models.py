@@ -60,7 +60,7 @@ def judged_pairs(run: Path, a: str, b: str) -> list[PairRow]:
     """What the leaderboard of ``run`` says of models ``a`` and ``b``, protocol by protocol, the mean first.
 
     Raises:
-        StoreError: ``run`` is no run directory.
+        StoreError: ``run`` is not a run directory.
     """
     boards = read_report(run)[0].boards
     pixels = [board.protocol.pixels for board in boards]

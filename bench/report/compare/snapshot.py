@@ -1,6 +1,6 @@
 """What a comparison needs of a run, in one compact form: taken from run directories, or read from a baseline file.
 
-A baseline is JSON with one line a Cell, so that git shows which Cells changed. It holds the Cells' identities, the
+A baseline is JSON with one line per Cell, so that git shows which Cells changed. It holds the Cells' identities, the
 exact figures, the throughput of each round, the memory of each run, and the test scores (``baseline_scores``).
 """
 
@@ -18,6 +18,7 @@ import numpy as np
 from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
+from bench.record.cells import ONE_THREAD
 from bench.record.paths import require_run
 from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
@@ -42,7 +43,8 @@ NOT_ASKED = frozenset({
 BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
 _SCORES = ("_scores", "_labels")  # the arrays of saved predictions that are compared
 _WRITTEN = (
-    "reason", "exact", "shown", "speed", "reference", "relative", "memory", "noisy", "arrays", "flags", "evidence"
+    "reason", "exact", "shown", "speed", "reference", "relative", "relative_in", "memory", "noisy", "arrays", "flags",
+    "evidence",
 )  # fmt: skip
 MAX_EVIDENCE = 2  # sentences kept of it
 
@@ -65,8 +67,9 @@ class SnapshotCell:
         exact: those of ``EXACT`` that are known.
         shown: those of ``SHOWN`` that are known.
         speed: images/s of each round.
-        reference: the model whose images/s in the same rounds ``relative`` is the ratio to; "" where there is none.
-        relative: ``speed`` over the reference's, of each round.
+        reference: the model whose speed in the same rounds ``relative`` is the ratio to; "" where there is none.
+        relative: the speed over the reference's, of each round.
+        relative_in: ``ONE_THREAD`` where those speeds are of processor time, "" where they are images/s.
         memory: peak MiB of each run.
         noisy: a run's own rounds lay too far apart.
         flags: of any of the runs, as ``noisy``, ``other processes``.
@@ -90,6 +93,7 @@ class SnapshotCell:
     evidence: list[str] = field(default_factory=list)
     reference: str = ""
     relative: list[float] = field(default_factory=list)
+    relative_in: str = ""
 
     @property
     def busy(self) -> list[str]:
@@ -97,8 +101,13 @@ class SnapshotCell:
         return [flag for flag in self.flags if flag in BUSY]
 
     def beside(self, other: SnapshotCell) -> bool:
-        """Whether both have a speed relative to the same reference."""
-        return bool(self.reference) and self.reference == other.reference
+        """Whether both have a speed relative to the same reference, measured in the same way."""
+        ours, theirs = ((entry.reference, entry.relative_in) for entry in (self, other))
+        return bool(self.reference) and ours == theirs
+
+    def steady(self, other: SnapshotCell) -> bool:
+        """Whether their speeds can be compared although others used the machine: processor time hardly notices."""
+        return self.beside(other) and self.relative_in == ONE_THREAD
 
     @property
     def asked(self) -> str:
@@ -177,7 +186,7 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
         max_images: of a larger test set a fixed part is kept.
 
     Raises:
-        BaselineError: one is no run directory.
+        BaselineError: one is not a run directory.
     """
     grouped: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
     problems: list[str] = []
@@ -260,8 +269,8 @@ def _entry(
         entry.relative += _positive(other["metrics"].get("relative_speed_rounds") or ())
         if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
             entry.memory += _positive([other["metrics"].get("peak_memory_mib")])
-    references = {other["metrics"].get("relative_to", "") for _, other in group}
-    entry.reference = references.pop() if len(references) == 1 else ""
+    ways = {(str(m.get("relative_to", "")), str(m.get("relative_in", ""))) for m in (r["metrics"] for _, r in group)}
+    entry.reference, entry.relative_in = ways.pop() if len(ways) == 1 else ("", "")
     entry.relative = entry.relative if entry.reference else []
     if entry.kind != "efficiency":
         _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
@@ -294,7 +303,7 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
 
 
 def to_bytes(snapshot: Snapshot) -> bytes:
-    """The baseline file: JSON, one line a Cell, the same bytes for the same content."""
+    """The baseline file: JSON, one line per Cell, the same bytes for the same content."""
     recipes: Fields = {}
     test_sets: Fields = {}
     lines = []
@@ -350,7 +359,7 @@ def read(path: Path) -> Snapshot:
     except (OSError, ValueError) as error:
         raise BaselineError(f"{path}: {error}; {again}") from error
     if not isinstance(content, dict) or "medbench_baseline" not in content:
-        raise BaselineError(f"{path}: this is no baseline file; {again}")
+        raise BaselineError(f"{path}: this is not a baseline file; {again}")
     if content["medbench_baseline"] != SCHEMA:
         raise BaselineError(f"{path}: its schema is {content['medbench_baseline']!r}, ours {SCHEMA}; {again}")
     try:
@@ -382,7 +391,7 @@ def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, Arr
         speed=_positive(cell.get("speed", ())), memory=_positive(cell.get("memory", ())), noisy=bool(cell.get("noisy")),
         arrays={str(k): list(v) for k, v in cell.get("arrays", {}).items()}, flags=texts("flags"),
         evidence=texts("evidence"), reference=str(cell.get("reference", "")),
-        relative=_positive(cell.get("relative", ())),
+        relative=_positive(cell.get("relative", ())), relative_in=str(cell.get("relative_in", "")),
     )  # fmt: skip
     if "scores" in cell:
         images, labels = sets[cell["test_set"]]

@@ -20,6 +20,7 @@ MARKERS = ("o", "s", "^", "D", "X", "v", "P")
 DASHES: tuple[object, ...] = ("-", (0, (7, 3)), (0, (2, 2)), (0, (9, 3, 2, 3)), (0, (5, 2, 1, 2)), (0, (12, 3)), "--")
 SOFT, GRID = "#565f6b", "#e3e6eb"
 DPI = 150
+MAX_CLASS = 14  # characters of a class name at a confusion matrix
 _PLAIN = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.4}  # behind a name that lies on a line
 _STYLE: Any = {
     "font.family": "DejaVu Sans", "font.size": 9, "axes.edgecolor": SOFT, "axes.spines.top": False,
@@ -217,7 +218,7 @@ def _label_ends(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def bars(canvas: Figure, *, title: str, note: str, axis: str, ranks: Sequence[Rank]) -> None:
-    """Ranks, one line a model, the best on top."""
+    """Ranks, one line per model, the best on top."""
     from matplotlib.ticker import MaxNLocator
 
     canvas.set_size_inches(7.2, 1.3 + 0.21 * len(ranks))
@@ -245,22 +246,25 @@ def grid(canvas: Figure, *, title: str, panels: Sequence[Panel], note: str = "")
     _note(canvas, note)
     several = canvas.subplots(down, across, squeeze=False).ravel()
     for axes, (name, draw) in zip(several, panels, strict=False):
-        axes.set_title(name, fontsize=8)
+        axes.set_title(name, fontsize=7)
         draw(axes)
     for axes in several[len(panels) :]:
         axes.set_visible(False)
 
 
-def confusion(axes: Axes, *, counts: list[list[int]]) -> None:
-    """A confusion matrix, truth by row."""
+def confusion(axes: Axes, *, counts: list[list[int]], classes: Sequence[str] = ()) -> None:
+    """A confusion matrix, truth by row; without ``classes`` they are numbered."""
     share = [[n / max(sum(line), 1) for n in line] for line in counts]
     axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     axes.grid(False)
     size = range(len(counts))
-    axes.set_xticks(list(size))
-    axes.set_yticks(list(size))
-    axes.set_xlabel("predicted class", fontsize=8)
-    axes.set_ylabel("true class", fontsize=8)
+    names = [name if len(name) <= MAX_CLASS else f"{name[: MAX_CLASS - 1]}…" for name in classes or map(str, size)]
+    small = 6 if len(counts) < 8 else 4
+    long = max(map(len, names)) > 3
+    axes.set_xticks(list(size), names, fontsize=small, rotation=30 if long else 0, ha="right" if long else "center")
+    axes.set_yticks(list(size), names, fontsize=small)
+    axes.set_xlabel("predicted", fontsize=8)
+    axes.set_ylabel("true", fontsize=8)
     for i in size:
         for j in size:
             axes.text(j, i, str(counts[i][j]), ha="center", va="center", fontsize=8 if len(counts) < 6 else 5,
@@ -279,4 +283,4 @@ def reliability(axes: Axes, *, bins: Seeds, scaled: Seeds, number: int) -> None:
     axes.set_ylim(0, 1)
     axes.set_aspect("equal")
     axes.set_xlabel("confidence", fontsize=8)
-    axes.set_ylabel("share right", fontsize=8)
+    axes.set_ylabel("share correct", fontsize=8)

@@ -61,7 +61,18 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
 
 
 SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = ("labels", "pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision")
+KINDS = (
+    "labels",
+    "pareto",
+    "ranks",
+    "difference",
+    "scaling",
+    "training",
+    "confusion",
+    "reliability",
+    "decision",
+    "lesions",
+)
 
 
 def figures(document: Document) -> Iterator[tuple[str, Figure]]:
@@ -136,6 +147,8 @@ class _Figures:
                 yield ["training", *where], lines
             if lines := self.decisions(rows, title):
                 yield ["decision", *where], lines
+            if lines := self.lesions(rows, title):
+                yield ["lesions", *where], lines
             for kind, panels, note in (
                 ("confusion", self.confusions(rows), ""), ("reliability", self.reliabilities(rows), SCALED)
             ):  # fmt: skip
@@ -249,7 +262,7 @@ class _Figures:
         return {key: sorted(rows, key=order) for key, rows in found.items()}
 
     def learning(self) -> Iterator[tuple[list[str], Figure]]:
-        """Learning curves of each dataset: a line a network and way over the number of labelled images."""
+        """Learning curves of each dataset: a line per network and way over the number of labelled images."""
         groups = grouped(self.document["learning"], lambda curve: (curve["dataset"], curve["pixels"]))
         axes = Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}")
         for (dataset, pixels), curves in groups.items():
@@ -263,7 +276,7 @@ class _Figures:
                 yield ["labels", dataset, pixels], _lines(title, "", [axes], [panel])
 
     def training(self, rows: Sequence[Document], title: str) -> Figure | None:
-        """Validation and loss over epochs, one line a seed, of which one has the name."""
+        """Validation and loss over epochs, one line per seed, of which one has the name."""
         axes, panels = [], []
         for name, text in (
             (f"val_{RANKING.name}", f"validation {RANKING.label}"), ("train_loss", "training loss"),
@@ -278,10 +291,10 @@ class _Figures:
             if panel:
                 axes.append((Axis("epoch", whole=True), Axis(text)))
                 panels.append(panel)
-        return _lines("Training curves, one line a seed", title, axes, panels) if panels else None
+        return _lines("Training curves, one line per seed", title, axes, panels) if panels else None
 
     def decisions(self, rows: Sequence[Document], title: str) -> Figure | None:
-        """Net benefit against the chance from which one treats; treating nobody is 0."""
+        """Net benefit against the probability from which one treats; treating nobody is 0."""
         drawn = [row for row in rows if row.get("decision")]
         if not drawn:
             return None
@@ -289,9 +302,17 @@ class _Figures:
         named = [("treat all", len(self.families), drawn[0]["treat_all"])]
         named += [(self.label(row), self.number(row), row["decision"]) for row in drawn]
         curves = [Curve(label, n, tuple((x, y) for x, y in points if y >= least)) for label, n, points in named]
-        axes = Axis("chance from which one treats"), Axis("net benefit")
-        note = "Net benefit in true positives a patient; treating nobody is 0."
+        axes = Axis("threshold probability (treat from here)"), Axis("net benefit")
+        note = "Net benefit in true positives per patient; treating nobody is 0."
         return _lines(f"Decision curves, {title}", note, [axes], [[c for c in curves if c.points]])
+
+    def lesions(self, rows: Sequence[Document], title: str) -> Figure | None:
+        """AUC over the diameter of lesions, a line a model."""
+        curves = [Curve(self.label(row), self.number(row), tuple(map(tuple, row["lesions"])))
+                  for row in rows[:MAX_CURVES] if row.get("lesions")]  # fmt: skip
+        axes = Axis("diameter of the lesion", "px", logarithmic=True), Axis(f"test {RANKING.label}")
+        note = "Lesions of about one diameter against all images without one; mean over seeds."
+        return _lines(f"Lesions by size, {title}", note, [axes], [curves]) if curves else None
 
     def confusions(self, rows: Sequence[Document]) -> list[Panel]:
         """A table a model, its trainings added up; not of several labels."""
@@ -301,7 +322,9 @@ class _Figures:
             tables = [t for t in found if t and isinstance(t[0], list) and known(t[0][0])]
             if tables and all(len(t) == len(tables[0]) for t in tables):
                 counts = np.sum(tables, axis=0).tolist()
-                panels.append((self.label(row), partial(draw.confusion, counts=counts)))
+                named = self.cells[row["cells"][0]]["metrics"].get("classes") or ()
+                classes = [str(one) for one in named] if len(named) == len(counts) else []
+                panels.append((self.label(row), partial(draw.confusion, counts=counts, classes=classes)))
         return panels
 
     def reliabilities(self, rows: Sequence[Document]) -> list[Panel]:

@@ -19,7 +19,7 @@ MAX_MISSING_NAMED = 3
 
 
 def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]], cost_note: str) -> Section:
-    """Accuracy beside efficiency, one line a model.
+    """Accuracy beside efficiency, one line per model.
 
     Args:
         board: the ranking.

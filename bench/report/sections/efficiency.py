@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from math import log
 
+from bench.record.cells import ONE_THREAD
 from bench.record.types import Metrics, Record
 from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Section, Table, Text
 from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
@@ -17,7 +18,7 @@ from bench.report.words import MISSING, counted, figure, grouped, known, listed,
 
 MAX_EVIDENCE = 8
 RELATIVE = (
-    "Relative speed: images/s over those of {} in the same rounds, the median with its 95 % interval. What slows the "
+    "Relative speed: {} over {} of {} in the same rounds, the median with its 95 % interval. What slows the "
     "whole machine falls out of it, so it repeats better than images/s."
 )
 LATENCY = "latency_ms"
@@ -92,7 +93,9 @@ def efficiency_sections(records: Iterable[Record]) -> list[Section]:
         members, reference = with_relative_speeds(measured)
         blocks: list[Block] = [_cost_table(members), Text(_noise_line(members))]
         if reference:
-            blocks.append(Text(RELATIVE.format(name(reference))))
+            timed = any(record["metrics"].get("relative_in") == ONE_THREAD for record in members)
+            of = (f"images per {ONE_THREAD}", "that") if timed else ("images/s", "those")
+            blocks.append(Text(RELATIVE.format(*of, name(reference))))
         if unusable := unusable_line(members):
             blocks.append(Text(unusable))
         if waiting := _waiting(members):

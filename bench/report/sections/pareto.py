@@ -39,17 +39,17 @@ def front(points: Mapping[str, tuple[float, float]], more_is_better: bool = Fals
 
 
 def front_note(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> str:
-    """The models on a front of the score and each cost; empty where fewer than three ranked models have a cost."""
+    """The models on a front of the score and each cost; empty where fewer than three candidates have a cost."""
     on: dict[str, list[str]] = {}
     for key, heading, more in COSTS:
         points = {
             s.model: (board.metric.sign * (s.score or 0.0), value)
-            for s in board.ranked
+            for s in board.candidates
             if (value := cost.get(s.code, {}).get(key)) is not None
         }
         for model in front(points, more) if len(points) >= 3 else ():
             on.setdefault(model, []).append(heading)
     if not on:
         return ""
-    models = [f"{name(s.model)} ({', '.join(on[s.model])})" for s in board.ranked if s.model in on]
+    models = [f"{name(s.model)} ({', '.join(on[s.model])})" for s in board.candidates if s.model in on]
     return f"No other model has at least this {board.metric.label} at less cost (Pareto front): {listed(models)}."

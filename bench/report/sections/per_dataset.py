@@ -9,6 +9,7 @@ from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import MODEL, Block, Column, Columns, Details, Section, Text, tabled
 from bench.report.clinical.folds import fold_blocks
+from bench.report.clinical.lesions import lesion_blocks
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.shortcuts import shortcut_blocks
 from bench.report.clinical.size import size_note
@@ -129,6 +130,7 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     blocks += fold_blocks(members)
     blocks += clinical_blocks(members, rule)
     blocks += subgroup_blocks(members, rule)
+    blocks += lesion_blocks(members)
     blocks += shortcut_blocks(members)
     fed = f"Fed at {protocol.pixels}; recipe {protocol.training}" if protocol.resolution else "Scores from files"
     return Details(f"{_leader(members)} {fed}.", tuple(blocks))

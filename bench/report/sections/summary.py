@@ -43,9 +43,18 @@ def summary(
 
 
 def headline(boards: Sequence[Overall]) -> Overall | None:
-    """The protocol that a search chose, else with the largest table (models times datasets); of equals the first."""
+    """The protocol that a search chose, else the largest table (candidates times datasets).
+
+    Of equals the first whose networks can be exported: a vote among neighbours is none.
+    """
+
+    def order(board: Overall) -> tuple[object, ...]:
+        row = next(iter(board.ranked[0].rows.values()))
+        vote = "neighbours" in (row.ok[0]["spec"].get("recipe_settings") or {})
+        return board.preferred, len(board.candidates) * len(board.counted), not vote
+
     ranked = [board for board in boards if board.ranked]
-    return max(ranked, key=lambda b: (b.preferred, len(b.ranked) * len(b.counted))) if ranked else None
+    return max(ranked, key=order) if ranked else None
 
 
 def _leader(board: Overall, protocols: int) -> str:
@@ -74,17 +83,18 @@ def _significance(board: Overall) -> str:
     test, n = board.significance.friedman, board.independent
     if len(board.ranked) < 2:
         return ""
-    basis = f"training again ({board.seeds} {board.unit}s)"
+    basis = f"and for training again ({board.seeds} {board.unit}s)"
     if board.seeds < 2:
-        basis = "these trained networks only (single seed)"
+        basis = "but not for training again (single seed)"
     if board.seeds < 2 <= board.most_seeds:
-        basis = "training again (models with a single seed are given the spread of the others)"
-    found = [f"Tested on other test images and {basis}." if board.significance.leader else "No model was tested."]
+        basis = "and for training again (models with a single seed are given the spread of the others)"
+    allows = f"Significance allows for other test images {basis}."
+    found = [allows if board.significance.leader else "Nothing was tested for significance."]
     if test:
         apart = f"{int(test.better.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
         found.append(f"With the {test.datasets} datasets as a sample of more, {apart}.")
     elif n < MIN_DATASETS:
-        found.append(f"{counted(n, 'dataset')} cannot say whether the order holds on others.")
+        found.append(f"{counted(n, 'dataset')} cannot show whether the order holds on other datasets.")
     return " ".join(filter(None, found))
 
 

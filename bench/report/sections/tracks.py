@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 from typing import NamedTuple
 
 from bench.metrics.registry import RANKING
-from bench.record.cells import few_labels, track_of
+from bench.record.cells import few_labels, is_control, track_of
 from bench.record.types import Record, Spec
 from bench.registry.names import bare_model
 from bench.report.blocks import Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
@@ -29,7 +29,7 @@ def way_of(spec: Spec) -> str:
     """How a network was used, in words: ``frozen, linear``, ``fine-tuned, medmnistplus``, ``scratch, medmnist``."""
     track, recipe = track_of(spec), str(spec.get("recipe") or "")
     if track == "frozen":
-        return f"frozen, {recipe}" if spec.get("weights_sha256") else f"{RANDOM}, {recipe}"
+        return f"{RANDOM}, {recipe}" if is_control(spec) else f"frozen, {recipe}"
     return f"{'fine-tuned' if track == 'finetune' else 'scratch'}, {recipe}"
 
 
@@ -85,7 +85,7 @@ def _used(row: Row) -> _Used:
 
 
 def _side_by_side(used: Sequence[_Used]) -> list[Block]:
-    """One line a network and way, one column a dataset; what is fed otherwise stands in a table of its own."""
+    """One line a network and way, one column per dataset; what is fed otherwise stands in a table of its own."""
     blocks: list[Block] = []
     tables = grouped(used, lambda one: f"{one.row.protocol.pixels}, {one.row.protocol.precision}")
     for fed, members in sorted(tables.items(), key=lambda t: natural(t[0])):

@@ -41,6 +41,7 @@ from bench.stats.ranking import ALPHA
 Document = Fields
 MAX_MODELS = 200  # of more the page holds no p values, and so no sliders
 EXAMPLES = 3  # right answers, and as many wrong ones
+NO_CANDIDATE = "no candidate"  # a random network, which stands there to compare with
 MEMORY = next(cost for cost in COSTS if cost.key == "memory_mib")
 
 
@@ -73,7 +74,8 @@ def decision(report: ReportData, out: Path) -> Document:
     for s in board.ranked:
         low, high = s.interval
         own = {cost.key: costs[s.model].get(cost.key) for cost in (*COSTS, MACS)}
-        models.append({"model": s.model, "score": s.score, "low": low, "high": high, "rates": rates[s.model], **own})
+        said = {"model": s.model, "control": s.control, "score": s.score, "low": low, "high": high}
+        models.append({**said, "rates": rates[s.model], **own})
     line, against = pick.lines()
     return {
         **found, "line": line, "against": against, "warnings": list(pick.against), "sure": pick.resolve.get("text", ""),
@@ -95,7 +97,8 @@ def _plain(cost: Cost) -> Document:
 
 def _limit(cost: Cost, models: Sequence[Document]) -> Document:
     """A slider: the values at which it stops, from the loosest to the strictest."""
-    values = sorted({m[cost.key] for m in models if known(m[cost.key])}, reverse=not cost.more_is_better)
+    given = {m[cost.key] for m in models if known(m[cost.key]) and not m["control"]}
+    values = sorted(given, reverse=not cost.more_is_better)
     return {**_plain(cost), "stops": values}
 
 
@@ -220,14 +223,17 @@ def _table(found: Document) -> Iterator[str]:
 
 def worse_than(found: Document, pick: str | None) -> list[str]:
     """For each model the answer to "significantly worse than the pick?"; corrected as against a leader."""
-    models = [one["model"] for one in found["models"]]
-    if pick is None or found["p"] is None:
-        return ["the pick" if model == pick else MISSING for model in models]
-    at = models.index(pick)
-    others = [i for i in range(len(models)) if i != at]
-    corrected = selected_leader(np.array([found["p"][at][i] for i in others]))
-    worse = {i for i, p in zip(others, corrected, strict=True) if p < found["alpha"] and i > at}  # best first
-    return ["the pick" if i == at else "yes" if i in worse else "no" for i in range(len(models))]
+    answers = {one["model"]: NO_CANDIDATE if one["control"] else MISSING for one in found["models"]}
+    if pick is None:
+        return list(answers.values())
+    if found["p"] is not None:
+        at = list(answers).index(pick)
+        others = [i for i, one in enumerate(found["models"]) if i != at and not one["control"]]
+        corrected = selected_leader(np.array([found["p"][at][i] for i in others]))
+        for i, p in zip(others, corrected, strict=True):
+            worse = p < found["alpha"] and i > at  # they are best first
+            answers[found["models"][i]["model"]] = "yes" if worse else "no"
+    return list((answers | {pick: "the pick"}).values())
 
 
 def examples_section(found: Document) -> list[Section]:
@@ -236,14 +242,14 @@ def examples_section(found: Document) -> list[Section]:
     if not shown or not shown["lines"]:
         return []
     columns = (
-        Column("image", left=True, code=True), Column("truth", left=True), Column("said", left=True),
+        Column("image", left=True, code=True), Column("truth", left=True), Column("predicted", left=True),
         Column("probability"), Column("answer", left=True),
     )  # fmt: skip
     lines = [
         (image, truth, said, fixed(sure, 3), "right" if truth == said else "wrong")
         for image, truth, said, sure in shown["lines"]
     ]
-    note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the surest right and the surest wrong answers."
+    note = f"On {name(shown['dataset'])}, seed {shown['seed']}: the most confident right and wrong predictions."
     return [Section(f"Six predictions of {name(shown['model'])}", [Text(note), Table(columns, lines)], 1)]
 
 

@@ -20,6 +20,7 @@ from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.operating import Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Fields, Record
+from bench.report.clinical.lesions import lesion_curve
 from bench.report.clinical.points import curve
 from bench.report.evidence import UNREADABLE, read_saved
 from bench.report.report import ReportData
@@ -234,6 +235,8 @@ def _row(
         found["majority"] = row.evidence.majority
     if rule and (both := curve(row, rule)):  # two classes with saved scores
         found["decision"], found["treat_all"] = both
+    if rule and (by_size := lesion_curve(row)):
+        found["lesions"] = by_size
     return found
 
 

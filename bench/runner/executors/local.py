@@ -256,7 +256,8 @@ class LocalExecutor:
         if self.packer and "images_per_s" in progress and running.slot:
             beside = sum(other.slot is not None and other.host is running.host for other in self.running.values())
             free = free_memory_share(running.slot.visible_gpus)
-            self.packer.heard(running.job.ticket, progress["images_per_s"], beside, free)
+            rate, epoch = progress["images_per_s"], progress["epoch"]
+            self.packer.heard(running.job.ticket, rate, epoch, time.monotonic(), running=beside, free_share=free)
 
     def _ended(self, running: _Running, message: Message | None) -> Event:
         """Clean up after a worker and say how it ended; ``message`` is its last, None if it died without one."""

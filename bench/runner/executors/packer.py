@@ -10,7 +10,8 @@ from collections.abc import Callable
 from statistics import fmean, median
 
 MOST = 8  # trainings on a GPU
-SAMPLES = 3  # speeds of each training, half a second apart, that are compared
+FIRST_EPOCH = 4  # whose speed counts: before it kernels are compiled and steps are recorded
+WATCHED_S = 1.5  # that each training is watched for before speeds are compared
 LEAST_GAIN = 1.05
 LEAST_FREE_SHARE = 0.25  # of the device's memory: what one more training must find
 
@@ -27,16 +28,22 @@ class Packer:
         self.most, self.places, self.said = most, 1, ""
         self._tell, self._told = tell, False
         self._settled = False
+        self._since: dict[str, float] = {}
         self._speeds: dict[str, list[float]] = {}
         self._before: dict[str, float] = {}
 
-    def heard(self, ticket: str, images_per_s: float, running: int, free_share: float) -> None:
-        """Take a training's speed; ``running`` trainings share the device, ``free_share`` of its memory is free."""
-        speeds = self._speeds.setdefault(ticket, [])
-        speeds.append(images_per_s)
-        if self._settled or running < self.places or sum(len(s) >= SAMPLES for s in self._speeds.values()) < running:
+    def heard(
+        self, ticket: str, images_per_s: float, epoch: int, at_s: float, *, running: int, free_share: float
+    ) -> None:
+        """Take a training's speed at a time; ``running`` share the device, ``free_share`` of its memory is free."""
+        if epoch < FIRST_EPOCH:
             return
-        now = {ticket: median(speeds[-SAMPLES:]) for ticket, speeds in self._speeds.items()}
+        self._since.setdefault(ticket, at_s)
+        self._speeds.setdefault(ticket, []).append(images_per_s)
+        watched = sum(at_s - since >= WATCHED_S for since in self._since.values())
+        if self._settled or running < self.places or watched < running:
+            return
+        now = {ticket: median(speeds) for ticket, speeds in self._speeds.items()}
         if same := self._before.keys() & now.keys():
             gain = running / (running - 1) * fmean(now[ticket] / self._before[ticket] for ticket in same)
             self.said = f"{running} trainings at a time do {gain:.2f} times the work of {running - 1}"
@@ -47,7 +54,7 @@ class Packer:
         if running >= self.most or free_share < LEAST_FREE_SHARE:
             self.settle()
             return
-        self._before, self._speeds = now, {}
+        self._before, self._speeds, self._since = now, {}, {}
         self.places = running + 1
 
     def settle(self) -> None:
@@ -59,5 +66,5 @@ class Packer:
 
     def ended(self, ticket: str) -> None:
         """A training is over: what was heard of it says nothing of those that follow."""
-        self._speeds.pop(ticket, None)
-        self._before.pop(ticket, None)
+        for kept in (self._since, self._speeds, self._before):
+            kept.pop(ticket, None)

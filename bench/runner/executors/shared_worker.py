@@ -8,6 +8,7 @@ process runs each again in a process of its own.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import gc
 import io
 import os
@@ -29,25 +30,25 @@ DEVICE_LOST = 70  # exit status: CUDA cannot be used any more, by nobody in this
 
 
 class _Logs(io.TextIOBase):
-    """Standard output of each thread in a log of its own."""
+    """Standard output of each training in a log of its own; `turns.launch` takes the log along to its thread."""
 
     def __init__(self, fallback: TextIO) -> None:
-        self._fallback, self._here = fallback, threading.local()
+        self._log = contextvars.ContextVar("log", default=fallback)
 
     def write(self, text: str) -> int:
-        return int(getattr(self._here, "log", self._fallback).write(text))
+        return self._log.get().write(text)
 
     def flush(self) -> None:
-        getattr(self._here, "log", self._fallback).flush()
+        self._log.get().flush()
 
     @contextlib.contextmanager
     def into(self, log: TextIO) -> Iterator[None]:
         """Send what this thread prints to ``log``."""
-        self._here.log = log
+        token = self._log.set(log)
         try:
             yield
         finally:
-            del self._here.log
+            self._log.reset(token)
 
 
 class SharedWorker:

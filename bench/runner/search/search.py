@@ -21,7 +21,7 @@ from rich.console import Console
 from bench import registry
 from bench.data.weights import lies_here
 from bench.deploy.kept import keep_recommended
-from bench.errors import ConfigError
+from bench.errors import ConfigError, say
 from bench.plan.base import Plan
 from bench.plan.estimate import cost_of, estimate_s, long_time
 from bench.plan.look_ahead import look_ahead
@@ -107,12 +107,12 @@ def with_defaults(loaded: Loaded) -> Loaded:
     section = loaded.sweep.sweep
     for key in ("sizes", "resolutions"):
         if len(getattr(section, key)) > 1:
-            raise ConfigError(f"{loaded.origin(f'sweep.{key}')}: a search is for one of {key}; name one")
+            raise ConfigError(f"{loaded.origin(f'sweep.{key}')}: a search takes one of {key}; name one")
     for key in ("track", "transfer", "shots", "folds"):
         if getattr(section, key):
             raise ConfigError(f"{loaded.origin(f'sweep.{key}')}: a search does not take {key}; leave it out")
     if len(registry.split_names(section.recipe)) > 1:
-        raise ConfigError(f"{loaded.origin('sweep.recipe')}: a search is for one recipe; name one")
+        raise ConfigError(f"{loaded.origin('sweep.recipe')}: a search takes one recipe; name one")
     kinds = {"sweep.kinds": ["accuracy", "efficiency"], "efficiency.resolutions": section.resolutions}
     return changed(loaded, kinds)
 
@@ -128,7 +128,7 @@ class _Search:
         self.last: list[str] = []  # keys of the full trainings
 
     def _show(self, text: str) -> None:
-        self.console.print(text, soft_wrap=True, markup=False, highlight=False)
+        say(self.console, text)
 
     def run(self) -> Found:
         plan = ready_plan(self.loaded, self.console, self.command)
@@ -184,9 +184,9 @@ class _Search:
         every = sorted(seconds, key=lambda model: seconds[model])
         if every and (least := whole_way(self.predicted.costs(every[:1]))) > self.diary.budget_s:
             raise ConfigError(
-                f"--budget: {long_time(self.diary.budget_s)} are not enough for the cheapest network, {every[0]}: its "
-                f"trials and seeds at {self.epochs} epochs take about {long_time(least)}; shorter with fewer --epochs, "
-                "--seeds, values in --tune, or a lower --resolutions"
+                f"--budget: {long_time(self.diary.budget_s)} is not enough for the cheapest network, {every[0]}: its "
+                f"trials and seeds at {self.epochs} epochs take about {long_time(least)}; use fewer --epochs, "
+                "--seeds or --tune values, or a lower --resolutions"
             )
         return every
 
@@ -252,7 +252,7 @@ class _Search:
             m: str(s) for m, s in specs.items() if isinstance(dict(s.options).get("pretrained"), str) or lies_here(s)
         }
         if not named:
-            self.diary.say("frozen features: no weights of these networks lie here (bench fetch --weights), not tried")
+            self.diary.say("frozen features not tried: no pretrained weights on this machine (bench fetch --weights)")
             return []
         names: list[str] = []
         for name in named.values():
@@ -260,8 +260,8 @@ class _Search:
             if cost_of(plan, ()).seconds <= FROZEN_SHARE * self.diary.budget_s:
                 names.append(name)
         without = [model for model in every if model not in named]
-        rest = f"; no weights of {', '.join(without)} lie here" if without else ""
-        self.diary.say(f"frozen features with a {HEAD} head: {', '.join(names) or 'too dear'}{rest}")
+        rest = f"; no weights here of {', '.join(without)}" if without else ""
+        self.diary.say(f"frozen features with a {HEAD} head: {', '.join(names) or 'too expensive'}{rest}")
         return names
 
     # --- rungs -------------------------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ class _Search:
             ranked = self._ranked(title, plan, start)
             best = [model for model, _ in ranked[: go_on(len(start))]]
             shown = [f"{model} {said}" for model, said in ranked]
-            self.diary.say(f"{title}, {epochs} epochs: goes on: {', '.join(shown[: len(best)]) or 'nobody'}")
+            self.diary.say(f"{title}, {epochs} epochs, kept: {', '.join(shown[: len(best)]) or 'none'}")
             if shown[len(best) :]:
                 self.diary.say(f"dropped {', '.join(shown[len(best) :])}: not among the best {go_on(len(start))}")
             return best
@@ -299,7 +299,7 @@ class _Search:
         chosen = fitting(costs, self.diary.left_s) or [_cheapest(costs)]
         for place, model in enumerate(names):
             if place not in chosen:
-                self.diary.say(f"dropped {model}: no room for its way to the end after {title} was predicted")
+                self.diary.say(f"dropped {model}: from {title} to the end it would not fit into the budget")
         start = [names[place] for place in chosen]
         predicted = sum(costs[place][0] for place in chosen)
         if len(start) > FINALISTS:
@@ -318,10 +318,10 @@ class _Search:
             best = [choose(group, measure) for group in found[model].values()]
             missing = [trial for group in found[model].values() for trial in group if trial.record is None]
             if missing:
-                self.diary.say(f"dropped {model}: its trials were not all done when the time of {title} was over")
+                self.diary.say(f"dropped {model}: its trials did not end within the time for {title}")
             elif None in best or not best:
                 bad = next(trial for group in found[model].values() for trial in group if trial.status != "ok")
-                self.diary.say(f"dropped {model}: no trial ended well, {bad}")
+                self.diary.say(f"dropped {model}: no usable trial, {bad}")
             else:
                 scores = [one.score(measure) or 0.0 for one in best if one]
                 mean = sum(scores) / len(scores)
@@ -338,7 +338,7 @@ class _Search:
             for place, model in enumerate(names):
                 if place not in places:
                     self.diary.say(
-                        f"dropped {model}: no room for its full training, about {long_time(costs[place][0])}"
+                        f"dropped {model}: no budget for its full training of about {long_time(costs[place][0])}"
                     )
             stay = [names[place] for place in places]
             about = long_time(sum(costs[place][0] for place in places))
@@ -357,10 +357,12 @@ class _Search:
             report = self._by_validation(report)
         missing = [key for key in self.last if not record_path(self.out, key).is_file()]
         if missing:
-            self.diary.say(f"the budget is spent: {len(missing)} cells of the last rung were not started")
+            self.diary.say(
+                f"the budget is spent; not started: {registry.counted(len(missing), 'cell')} of the last rung"
+            )
         report.write(self.out)
         if not any(board.ranked for board in report.boards):
-            self.diary.say("the budget was spent before any network was fully trained; a longer --budget goes on")
+            self.diary.say("the budget was spent before any network was fully trained; repeat with a longer --budget")
             self.diary.save()
             return Found(self.out, None)
         found = recommend(report, self.limits)

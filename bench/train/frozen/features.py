@@ -21,9 +21,9 @@ from torch import nn
 
 from bench import registry
 from bench.data.cache_entry import only_one
-from bench.data.files import default_cache_dir
 from bench.record.cells import AccuracyCell, Context, features_key
 from bench.record.files import replacing
+from bench.record.paths import default_cache_dir
 from bench.record.types import Fields
 from bench.registry import DatasetInfo, Split
 from bench.train.loop import forward

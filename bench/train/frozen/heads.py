@@ -1,7 +1,7 @@
 """Heads on frozen features: nearest neighbours, logistic regression, and probes trained by gradient descent.
 
 Each returns probabilities (N, C) in float64: classes, or labels of their own for multi-label. An ordinal task is
-answered as classes, as everywhere in this program.
+answered as classes, as everywhere in this program. All but neighbours come down to one linear layer on the features.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ GRADIENT_TOLERANCE = 1e-6  # of the mean loss
 MOST_ITERATIONS = 2_000
 MOST_ROWS = 200  # of a probe's history
 WORSE_IN_A_ROW = 2  # values of C, from strong to weak, after which the path ends
+NEVER = 1e4  # a logit of this size is a probability of 0 or 1
+Layer = dict[str, torch.Tensor]
 
 
 class Problem(NamedTuple):
@@ -52,9 +54,16 @@ class Problem(NamedTuple):
 
 @dataclass(slots=True)
 class Fitted(Outcome):
-    """What a head gives; ``chosen`` is what it settled on."""
+    """What a head gives.
+
+    Attributes:
+        chosen: what it settled on.
+        layer: ``weight`` (C, D) and ``bias`` (C,), float64, whose logits of features give its probabilities (softmax,
+            or a sigmoid each for multi-label); None of neighbours.
+    """
 
     chosen: Fields = field(default_factory=dict)
+    layer: Layer | None = None
 
 
 def fit(settings: Recipe, problem: Problem, seed: int, shots: int | None) -> Fitted:
@@ -93,7 +102,7 @@ def linear(problem: Problem, grid: list[float]) -> Fitted:
     strong to weak regularisation, each from the last one's optimum. A class that nobody in ``train`` has gets 0, a
     label that everybody or nobody has its share.
     """
-    x, x_val, x_test = _reduced(problem.features())
+    (x, x_val, x_test), frame = _reduced(problem.features())
     targets_of = _targets(problem.task, problem.train.labels, problem.n_classes)
     best: tuple[float, float, Array] | None = None
     weights = np.zeros((x.shape[1] + 1, targets_of.values.shape[1]))
@@ -110,22 +119,37 @@ def linear(problem: Problem, grid: list[float]) -> Fitted:
     assert best is not None
     _, c, weights = best
     of_val, of_test = (targets_of.scores(_affine(part, weights)) for part in (x_val, x_test))
-    return Fitted(val_scores=of_val, test_scores=of_test, chosen={"inverse_regularisation": c})
+    layer = targets_of.layer(*frame.layer(torch.from_numpy(weights)))
+    return Fitted(val_scores=of_val, test_scores=of_test, chosen={"inverse_regularisation": c}, layer=layer)
 
 
-def _reduced(parts: list[torch.Tensor]) -> list[torch.Tensor]:
+class _Frame(NamedTuple):
+    """How features (N, D) were brought into the coordinates that are fitted in: ``(x - mean) / std @ basis``."""
+
+    mean: torch.Tensor
+    std: torch.Tensor
+    basis: torch.Tensor | None
+
+    def layer(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Weights (d + 1, K) in those coordinates, as weight (K, D) and bias (K,) of the features themselves."""
+        inner = weights[:-1] if self.basis is None else self.basis @ weights[:-1]
+        inner = inner / self.std[:, None]
+        return inner.T, weights[-1] - self.mean @ inner
+
+
+def _reduced(parts: list[torch.Tensor]) -> tuple[list[torch.Tensor], _Frame]:
     """Standardised features, in the span of the training images where those are fewer than the features.
 
     The optimum lies in that span, whose coordinates are fewer: an exact short cut.
     """
     x = parts[0].double()
     std = x.std(0, correction=0)
-    std = torch.where(std > 0, std, 1.0)
-    parts = [(part.double() - x.mean(0)) / std for part in parts]
+    mean, std = x.mean(0), torch.where(std > 0, std, 1.0)
+    parts = [(part.double() - mean) / std for part in parts]
     if x.shape[0] >= x.shape[1]:
-        return parts
+        return parts, _Frame(mean.cpu(), std.cpu(), None)
     basis = torch.linalg.svd(parts[0], full_matrices=False).Vh.T
-    return [part @ basis for part in parts]
+    return [part @ basis for part in parts], _Frame(mean.cpu(), std.cpu(), basis.cpu())
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +170,15 @@ class _Targets:
             given = np.concatenate([1 - given, given], axis=1)
         found[:, self.columns] = given
         return found
+
+    def layer(self, weight: torch.Tensor, bias: torch.Tensor) -> Layer:
+        """The layer of all C logits, of that of the K fitted ones: weight (K, D) and bias (K,)."""
+        fixed = torch.from_numpy(self.fixed)
+        whole = {"weight": weight.new_zeros(len(fixed), weight.shape[1]), "bias": fixed.logit().clamp(-NEVER, NEVER)}
+        if self.paired:  # one logit of two classes: it is that of the second, and the first has 0
+            weight, bias = (torch.cat([torch.zeros_like(part), part]) for part in (weight, bias))
+        whole["weight"][self.columns], whole["bias"][self.columns] = weight, bias
+        return whole
 
 
 def _targets(task: str, labels: Array, n_classes: int) -> _Targets:
@@ -230,6 +263,7 @@ def probe(settings: Recipe, problem: Problem, seed: int) -> Fitted:
             break
     layer.load_state_dict(kept)
     fitted.val_scores, fitted.test_scores = (_probabilities(layer, part, task) for part in (x_val, x_test))
+    fitted.layer = {name: tensor.double().cpu() for name, tensor in kept.items()}
     return fitted
 
 

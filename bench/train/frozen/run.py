@@ -11,6 +11,7 @@ import numpy as np
 from bench.record.cells import AccuracyCell, Context, Result, Stopped, cell_key
 from bench.registry import Split
 from bench.sweep.heads import EXACT
+from bench.train import weights
 from bench.train.accuracy import about, build_model, label_rows, opened, result_of, set_up, whose
 from bench.train.frozen import heads
 from bench.train.frozen.features import features
@@ -43,7 +44,7 @@ def run_frozen(cells: Sequence[AccuracyCell], ctx: Context) -> Iterator[tuple[st
 
     found = features(first, info, data, ctx, lambda: build_model(first, info, device, head=False), timings)
     who = whose(first, entry)
-    done: dict[str, Result] = {}
+    done: dict[str, tuple[Result, heads.Fitted]] = {}
     for number, cell in enumerate(cells):
         if ctx.stop():
             raise Stopped(f"after {number} of {len(cells)} heads")
@@ -57,7 +58,10 @@ def run_frozen(cells: Sequence[AccuracyCell], ctx: Context) -> Iterator[tuple[st
             fitted = heads.fit(cell.recipe, problem, cell.seed, cell.shots)
             metrics = {"chosen": fitted.chosen, "features": found["test"].shape[1], **about(cell, info, entry, rows)}
             persons = {name: said.at(rows[name]) if said else None for name, said in who.items()}
-            done[same] = result_of(cell, info, used, persons, fitted, metrics, {})
+            done[same] = result_of(cell, info, used, persons, fitted, metrics, {}), fitted
+        result, fitted = done[same]
+        if ctx.keep_weights and fitted.layer:
+            weights.save(ctx.out, cell, info, fitted.layer, cell.normalisation or ((), ()), fitted.best_epoch)
         spent = {**timings, "head_s": time.perf_counter() - began}
-        yield cell_key(cell), dataclasses.replace(done[same], metrics=dict(done[same].metrics), timings=spent)
+        yield cell_key(cell), dataclasses.replace(result, metrics=dict(result.metrics), timings=spent)
         timings = {}

@@ -3,6 +3,8 @@
 const decision = data.decision;
 const asked = new Map(); // cost -> the limit, where one is set
 
+const candidates = [...(decision.models ?? []).keys()].filter((i) => !decision.models[i].control); // all but random networks
+
 const worth = (one, cost) => (isNumber(one[cost.key]) ? one[cost.key] : null);
 const costText = (cost, value) => `${cost.label} ${significant(value * cost.factor)} ${cost.unit}`;
 
@@ -38,7 +40,7 @@ function cheapestFirst(tied) {
 }
 
 function choose() {
-  const fitting = [...decision.models.keys()].filter((i) => [...asked].every(([cost, limit]) => {
+  const fitting = candidates.filter((i) => [...asked].every(([cost, limit]) => {
     const value = worth(decision.models[i], cost);
     return value && (cost.more ? value >= limit : value <= limit);
   }));
@@ -57,7 +59,7 @@ function sentence({ fitting, tied, near, best, by, pick, second }) {
   const { figure, device, digits } = decision.metric;
   const cost = by ? `, ${costText(by, worth(one, by))}${by.key === 'latency_ms' ? device : ''}` : '';
   const score = `${figure[0].toUpperCase()}${figure.slice(1).replaceAll('`', '')} ${fixed(one.score, digits)}${cost}`;
-  const within = fitting.length < decision.models.length ? ' within the limits' : '';
+  const within = fitting.length < candidates.length ? ' within the limits' : '';
   const others = fitting.length === 2 ? 'the other model' : `all ${fitting.length - 1} others`;
   const rest = tied.length - 1;
   const equals = near.length === tied.length ? `the ${near.length} models that are not significantly worse`
@@ -85,6 +87,7 @@ function startDecision() {
     else if (found.pick === undefined) say(['No model keeps these limits.'], []);
     else say(sentence(found), ['What speaks against it: ', element('code', {}, `bench recommend RUN${flags}`)]);
     lines.forEach((line, i) => {
+      if (decision.models[i].control) return;
       const inside = found.fitting.includes(i);
       line.className = i === found.pick ? 'pick' : inside ? '' : 'out';
       line.lastChild.textContent = i === found.pick ? 'the pick' : !inside ? 'beyond the limits' : found.worse.has(i) ? 'yes' : 'no';

@@ -84,8 +84,8 @@ function startTradeoff(holder) {
     if (!measures.some((measure) => measure.id === tradeoff.measure)) tradeoff.measure = mostModels(measures)?.id;
     const keep = document.activeElement?.closest?.('.field')?.firstChild.textContent;
     controls.replaceChildren(
-      select('across', measures.map((measure) => [measure.id, `${measure.label} (${measure.unit})`]), tradeoff.measure, change('measure')),
-      select('up', Object.entries(SCORES), tradeoff.score, change('score')),
+      select('x axis', measures.map((measure) => [measure.id, `${measure.label} (${measure.unit})`]), tradeoff.measure, change('measure')),
+      select('y axis', Object.entries(SCORES), tradeoff.score, change('score')),
       choices.length > 1 ? select('dataset', choices, tradeoff.dataset, change('dataset')) : '',
       data.protocols.length > 1 ? select('protocol', protocolOptions(), tradeoff.protocol, change('protocol')) : '',
       where.length > 1 ? select('cost measured as', where.map((place) => [place.key, `${place.resolution} px, batch ${batchName(place.batch)}, ${data.settings[place.setting]}`]), tradeoff.where, change('where')) : '');
@@ -264,7 +264,7 @@ function drawTraining(chart, cells) {
     chart.replaceChildren(element('p', {}, 'No family is shown.'));
     return;
   }
-  drawChart(chart, { title: `${CURVE_NAMES[training.curve]}, one line a seed`, height: 420, x: { label: 'epoch', whole: true },
+  drawChart(chart, { title: `${CURVE_NAMES[training.curve]}, one line per seed`, height: 420, x: { label: 'epoch', whole: true },
     y: { label: CURVE_NAMES[training.curve], log: training.curve === 'lr' && series.every((one) => one.points.every((point) => point.y > 0)) }, series });
 }
 
@@ -279,7 +279,7 @@ function confusionOf(cells) {
 }
 
 function labelTable(counts, label, classes) {
-  const names = ['label', 'true no', 'false yes', 'false no', 'true yes'];
+  const names = ['label', 'true neg.', 'false pos.', 'false neg.', 'true pos.'];
   return scrollable(label, element('table', { class: 'confusion' }, element('caption', { class: 'visually-hidden' }, label),
     element('thead', {}, element('tr', {}, names.map((name) => element('th', { scope: 'col' }, name)))),
     element('tbody', {}, counts.map((line, i) => element('tr', {}, element('th', { scope: 'row' }, classes[i]),
@@ -288,7 +288,7 @@ function labelTable(counts, label, classes) {
 
 // Counts with the share of the true class as shade; the text tells the numbers, so the shade is never alone.
 function confusionTable(counts, label, classes) {
-  const head = element('tr', {}, element('th', { scope: 'col' }, 'true \\ said'), counts.map((_, j) => element('th', { scope: 'col' }, classes[j])));
+  const head = element('tr', {}, element('th', { scope: 'col' }, 'true \\ predicted'), counts.map((_, j) => element('th', { scope: 'col' }, classes[j])));
   const body = counts.map((line, i) => {
     const total = line.reduce((sum, value) => sum + value, 0);
     return element('tr', {}, element('th', { scope: 'row' }, classes[i]), line.map((value) => {
@@ -314,10 +314,10 @@ function mergedBins(cells, name) {
 // Solid as the model gives it, dotted after temperature scaling on validation.
 function reliabilityChart(holder, cells, family) {
   const line = (name, words, dash) => ({ name: words, family, line: true, dash, points: mergedBins(cells, name).map(([x, y, answers]) => ({
-    x, y, name: words, lines: [`confidence ${fixed(x, 2)}: ${fixed(y, 2)} right`, `${answers.toLocaleString('en')} answers`] })) });
+    x, y, name: words, lines: [`confidence ${fixed(x, 2)}: ${fixed(y, 2)} correct`, `${answers.toLocaleString('en')} answers`] })) });
   drawChart(holder, {
     title: 'Reliability (dashed: perfect)', small: true, height: 190, diagonal: true,
-    x: { label: 'confidence', domain: [0, 1], ticks: [0, 0.5, 1] }, y: { label: 'share right', domain: [0, 1], ticks: [0, 0.5, 1] },
+    x: { label: 'confidence', domain: [0, 1], ticks: [0, 0.5, 1] }, y: { label: 'share correct', domain: [0, 1], ticks: [0, 0.5, 1] },
     series: [line('reliability', 'as given', ''), line('calibrated', 'temperature scaled', '1 3')].filter((one) => one.points.length),
   });
 }
@@ -360,11 +360,11 @@ function startDiagnosis(section) {
     const members = [...groups.get(diagnosis.group)].sort((a, b) => compare(a.row[RANKING], b.row[RANKING], false));
     cards.replaceChildren(...members.slice(0, diagnosis.shown).map(({ row, cells }) => predictionCard(
       element('a', { href: cellLink(cells[0]) }, row.model), cells, row.family,
-      element('p', { class: 'note' }, `${VALIDATED.map(({ name, label }) => `${label} ${fixed(row[name])}, `).join('')}ECE ${fixed(row.ece)}${cells.length > 1 ? `; ${cells.length} seeds added up` : row.seeds > 1 ? `; means over ${row.seeds} seeds, the matrix of one` : ''}`))).filter(Boolean));
+      element('p', { class: 'note' }, `${VALIDATED.map(({ name, label }) => `${label} ${fixed(row[name])}, `).join('')}ECE ${fixed(row.ece)}${cells.length > 1 ? `; ${cells.length} seeds together` : row.seeds > 1 ? `; means over ${row.seeds} seeds, the matrix of one` : ''}`))).filter(Boolean));
     const left = members.length - diagnosis.shown;
-    more.replaceChildren(left > 0 ? element('button', { type: 'button', on: { click: () => { diagnosis.shown += CARDS; fill(); } } }, `Show more (${left} are left)`) : '');
+    more.replaceChildren(left > 0 ? element('button', { type: 'button', on: { click: () => { diagnosis.shown += CARDS; fill(); } } }, `Show more (${left} left)`) : '');
   };
-  section.append(element('p', { class: 'note' }, 'Rows of a matrix are the truth, columns what the model said; the shade is the share of the true class. Reliability: 15 bins of confidence as in ECE; solid as the model gives it, dotted after temperature scaling on validation.'),
+  section.append(element('p', { class: 'note' }, 'Rows of a matrix are the truth, columns the prediction; the shade is the share of the true class. Reliability: 15 bins of confidence as in ECE; solid as the model gives it, dotted after temperature scaling on validation.'),
     element('div', { class: 'controls' }, groups.size > 1 ? select('dataset', groupOptions(groups), diagnosis.group, (value) => { diagnosis.group = value; diagnosis.shown = CARDS; fill(); }) : ''), cards, more);
   fill();
 }

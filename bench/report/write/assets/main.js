@@ -5,8 +5,8 @@ const VIEWS = {
   results: ['Results', startResults],
   ...(scales() ? { scaling: ['Scaling', startScaling] } : {}),
   ...(data.cells.some((cell) => cell.history.epoch) || !data.detailed ? { training: ['Training', startTraining] } : {}),
-  ...(data.cells.some((cell) => cell.metrics.test_confusion || cell.reliability) ? { diagnosis: ['Diagnosis', startDiagnosis] } : {}),
-  boards: ['Boards', () => {}],
+  ...(data.cells.some((cell) => cell.metrics.test_confusion || cell.reliability) ? { diagnosis: ['Errors', startDiagnosis] } : {}),
+  boards: ['All tables', () => {}],
 };
 const made = new Set();
 const pageTitle = document.title;

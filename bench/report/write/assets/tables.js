@@ -58,7 +58,7 @@ function startBoards() {
     head.scrollIntoView();
     head.focus({ preventScroll: true });
   };
-  byId('board-contents').append(element('h2', {}, 'All boards'), element('ul', {}, heads.map((head) =>
+  byId('board-contents').append(element('h2', {}, 'All tables'), element('ul', {}, heads.map((head) =>
     element('li', {}, element('a', { href: '#/boards', 'data-to': head.id, on: { click: jump } }, head.textContent)))));
 }
 
