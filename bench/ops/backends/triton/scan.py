@@ -196,9 +196,7 @@ def _merge_proj(p: Layout, grads: _Grads, grad_proj: Tensor, order: Tensor, weig
 # ---- the four-direction form ---------------------------------------------------------------------------------------
 
 
-def cross_scan_carry_shape(
-    b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
-) -> tuple[int, ...]:
+def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
     """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
     return (b * k, -(-h * w // CARRY_EVERY), n, d)
 
@@ -258,7 +256,7 @@ def cross_scan_backward(
 # ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
 
 
-def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype) -> tuple[int, ...]:
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
     """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
     return (b * g, -(-length // CARRY_EVERY), n, d // g)
 
