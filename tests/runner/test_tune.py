@@ -129,7 +129,7 @@ def test_two_keys_are_a_grid_and_spelling_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("tune", "said"),
     [
-        ("lerning_rate=1e-3,1e-4", ["lerning_rate", "no key", "learning_rate", "--tune"]),
+        ("lerning_rate=1e-3,1e-4", ["lerning_rate", "not a key", "learning_rate", "--tune"]),
         ("learning_rate=1e-3", ["two values"]),
         ("learning_rate=1e-3,1e-3", ["two values"]),
         ("learning_rate=fast,slow", ["'fast' is not a number"]),
