@@ -6,10 +6,15 @@ exit code 2; any other exception is a fault of the tool and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # of the disk, not of the tool
+ELSEWHERE = "free space, or choose another place (--out)"
 
 
 class BenchError(Exception):

@@ -50,7 +50,7 @@ Array = np.ndarray
 BY_IMAGE = "image by image: images of one patient, if there are any, may lie on both sides"
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
-_STRONG, _MOST_VALUES = 0.5, 12  # of a column that goes with the label
+_STRONG, _EXACT, _MOST_VALUES = 0.5, 0.999, 12  # of a column that goes with the label, or tells it
 _TASKS = ("multi-class", "binary-class", "multi-label", "ordinal", "ordinal-regression")
 # Option -> what it may be (a pattern), and how that is said.
 OPTIONS: dict[str, tuple[str, str]] = {
@@ -335,7 +335,12 @@ def _shortcuts(
         shown = expected > 0
         chi2 = ((counts - expected)[shown] ** 2 / expected[shown]).sum()
         strength = float(np.sqrt(chi2 / (len(labels) * (min(counts.shape) - 1))))  # Cramer's V
-        if _STRONG <= strength < 0.999:  # 1: the label once more, by another name
+        if strength >= _EXACT:
+            said = (
+                f"column {column!r} tells the label exactly: is it the label by another name, or a shortcut to learn?"
+            )
+            found.append(Finding(said, len(labels), severity="note"))
+        elif strength >= _STRONG:
             at = int(counts.sum(axis=1).argmax())
             most = int(counts[at].argmax())
             of = f"{int(counts[at, most]):,} of {int(counts[at].sum()):,} {classes[at]!r} have {str(names[most])!r}"

@@ -10,6 +10,7 @@ from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.words import counted, fixed, signed
 
+REASONS = 3  # for which something cannot be judged, that are named
 OUTCOMES = (SUPPORTED, UNSUPPORTED, OPPOSITE, NOT_COMPARABLE)
 COLUMNS: Columns[Claim] = [
     (Column("dataset", left=True), lambda c: c.proposed.dataset),
@@ -29,12 +30,13 @@ COLUMNS: Columns[Claim] = [
 
 
 def page(claims: Sequence[Claim], source: str) -> Section:
-    """The page of one paper's claims."""
+    """The page of one paper's claims; what cannot be judged is counted, and not in the table."""
     names = list(dict.fromkeys(claim.proposed.model for claim in claims))
     several = len(names) > 1  # else the heading names the one
     blocks: list[Block] = [Text(summary(claims)), Bullets(tuple(_notes(claims)))]
     order = {outcome: i for i, outcome in enumerate(OUTCOMES)}
-    ranked = sorted(claims, key=lambda c: (order[c.outcome], c.metric, c.proposed.dataset, c.other.model))
+    judged = [claim for claim in claims if claim.outcome != NOT_COMPARABLE]
+    ranked = sorted(judged, key=lambda c: (order[c.outcome], c.metric, c.proposed.dataset, c.other.model))
     shown = [cell for cell in COLUMNS if several or cell[0].name != "better"]
     blocks.append(tabled(shown, ranked))
     return Section(f"Claims of {', '.join(names)} ({source})", blocks)
@@ -72,8 +74,14 @@ def _notes(claims: Sequence[Claim]) -> list[str]:
     )
     if not any(c.proposed.acc_spread or c.proposed.auc_spread for c in tested):
         notes.append("No spread over trainings is given, so a supported claim is about these trained networks only.")
+    reasons = Counter(c.reason for c in claims if c.outcome == NOT_COMPARABLE).most_common()
+    notes += [f"{counted(n, 'comparison')} not in the table: {reason}." for reason, n in reasons[:REASONS]]
+    if (rest := sum(n for _, n in reasons[REASONS:])) > 0:
+        notes.append(f"{counted(rest, 'comparison')} not in the table for other reasons (--json has all).")
     if differs := sum(bool(c.differs) for c in tested):
-        notes.append(f"In {differs} of {len(tested)} the protocols differ; the difference may come from that alone.")
+        notes.append(
+            f"In {differs} of {counted(len(tested), 'comparison')} the protocols differ, which alone may explain it."
+        )
     return notes
 
 

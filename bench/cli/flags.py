@@ -51,6 +51,20 @@ SWEEP_FLAGS = {
 }  # fmt: skip
 
 
+GROUPS = {  # of SWEEP_FLAGS, in `bench run --help`
+    "what to train and measure": (
+        "--models", "--datasets", "--sizes", "--resolutions", "--resize", "--recipe", "--epochs", "--tune", "--seeds",
+        "--kinds",
+    ),
+    "data": ("--data-root", "--leaks", "--folds"),
+    "pretrained weights, few labels": (
+        "--track", "--heads", "--finetune-recipe", "--shots", "--label-fraction", "--draws",
+    ),
+    "machine": ("--device", "--threads", "--pack", "--timeout", "--executor", "--ray-address"),
+    "run directory": ("--out", "--retry"),
+}  # fmt: skip
+
+
 class Parser(argparse.ArgumentParser):
     """A parser that suggests the closest choice, of commands and flags too."""
 
@@ -141,21 +155,27 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 def add_sweep(parser: argparse.ArgumentParser) -> None:
     """Add every flag that describes a sweep; :func:`loaded` reads them."""
+    parser.usage = f"{parser.prog} [options]"
+    parser.epilog = f"example: {parser.prog} --models resnet18,medmamba_tiny --datasets folder:scans --resolutions 64"
     add_config(parser)
     parser.add_argument(
         "--preset",
         metavar="NAME",
         help="quick (default if no models or datasets are named), standard or paper",
     )
-    add_some(parser, SWEEP_FLAGS)
-    parser.add_argument(
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    for title, group in groups.items():
+        add_some(group, GROUPS[title])
+    groups["what to train and measure"].add_argument(
         "--transfer", action="append", metavar="SOURCE:TARGET[,TARGET]", dest="sweep.transfer",
         help="also evaluate models trained on SOURCE on other datasets, over shared classes; repeatable",
     )  # fmt: skip
-    parser.add_argument(
+    groups["run directory"].add_argument(
         "--keep-weights", action="store_true", help="keep the weights of all models (default: of the recommended one)"
     )
-    parser.add_argument("--skip-missing", action="store_true", help="leave out datasets whose files are missing")
+    groups["data"].add_argument(
+        "--skip-missing", action="store_true", help="leave out datasets whose files are missing"
+    )
     parser.add_argument(
         "--set",
         action="append",
@@ -171,7 +191,7 @@ def add_some(parser: argparse._ActionsContainer, some: Iterable[str]) -> None:
     """Add some of :data:`SWEEP_FLAGS`; :func:`swept` reads them."""
     for flag in some:
         key, text = SWEEP_FLAGS[flag]
-        added = parser.add_argument(flag, dest=key, metavar=flag.strip("-").upper().replace("-", "_"), help=text)
+        added = parser.add_argument(flag, dest=key, metavar=flag.rpartition("-")[2].upper(), help=text)
         complete_names(added, flag)
 
 

@@ -17,7 +17,7 @@ from bench.cli import boards, doctor, fetch, flags, gate, inspect, instruments, 
 from bench.cli import list as listing
 from bench.cli.judge import claims, recommend, score, submit
 from bench.cli.trained import deploy, explain
-from bench.errors import BenchError, say
+from bench.errors import ELSEWHERE, PLACE_FAULTS, BenchError, say
 
 COMMANDS = (
     run,
@@ -78,6 +78,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if extra is None:
             raise
         complain(f"bench: this needs {error.name}: pip install 'medbench[{extra}]'")
+        return flags.USAGE
+    except OSError as error:
+        if error.errno in PLACE_FAULTS:
+            complain(f"bench: cannot write {error.filename or 'a file'}: {error.strerror}; {ELSEWHERE}")
+        elif isinstance(error, PermissionError) and error.filename:
+            complain(f"bench: {error.filename}: {error.strerror}; change its permissions, or name another")
+        else:
+            raise
         return flags.USAGE
     except BenchError as error:
         complain(f"bench: {error}")

@@ -33,7 +33,7 @@ def overlays(
 ) -> bytes:
     """Draw images (n,h,w,3) from 0 to 1, and under each the map (n,h,w) laid over it; a caption each, and if right."""
     figure, panels = _panels(2, len(images), 1.75, 1.9)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle(textwrap.fill(title, max(44, 30 * len(images))), fontsize=8)
     for column, (text, right) in enumerate(captions):
         above, below = panels[0][column], panels[1][column]
         above.imshow(images[column], interpolation="nearest")

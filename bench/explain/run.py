@@ -132,9 +132,10 @@ def _overlays(
     maps = np.concatenate([class_maps(model, images[part], classes[part], stage) for part in parts])
     shown = _shown(reader, images)
     asked = "label:" if info.task == "multi-label" else "true class:"
+    dataset = registry.display_name(cell.dataset)
     for group in sorted({choice.group for choice in choices}):
         here = [i for i, choice in enumerate(choices) if choice.group == group]
-        title = f"{cell.model} on {cell.dataset}; {asked} {info.classes[group]} (read at {stage.name})"
+        title = f"{cell.model} on {dataset}; {asked} {info.classes[group]} (map of {stage.name})"
         captions = [(_caption(choices[i], info), choices[i].right) for i in here]
         name = re.sub(r"[^a-z0-9]+", "-", info.classes[group].lower()).strip("-")[:40]
         data = overlays(title, shown[here], maps[here], captions)
@@ -146,7 +147,7 @@ def _overlays(
 def _caption(choice: Choice, info: DatasetInfo) -> str:
     if info.task == "multi-label":
         return f"#{choice.image}, {'present' if choice.present else 'absent'}\nscore {choice.score:.2f}"
-    answer = f"said {info.classes[choice.predicted][:18]} {choice.score:.2f}"
+    answer = f"predicted {info.classes[choice.predicted][:18]} {choice.score:.2f}"
     return f"#{choice.image}, {'right' if choice.right else 'wrong'}\n{answer}"
 
 

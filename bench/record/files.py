@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.errors import StoreError
+from bench.errors import ELSEWHERE, StoreError
 from bench.record.paths import WRITTEN
 
 _BEGUN = re.compile(r"\..+\.(?P<process>\d+)@(?P<machine>[0-9a-f]{8})")
@@ -51,7 +51,7 @@ def atomic_write(path: Path, data: bytes) -> None:
         with replacing(path) as part:
             part.write_bytes(data)
     except OSError as error:
-        raise StoreError(f"cannot write {path}: {error.strerror}; free space or choose another --out") from error
+        raise StoreError(f"cannot write {path}: {error.strerror}; {ELSEWHERE}") from error
 
 
 def clear_abandoned(out: Path) -> None:

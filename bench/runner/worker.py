@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import multiprocessing
 import os
 import platform
@@ -22,7 +21,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from types import FrameType
 
-from bench.errors import BenchError
+from bench.errors import PLACE_FAULTS, BenchError
 from bench.record.cells import (
     AccuracyCell,
     Cell,
@@ -41,7 +40,6 @@ from bench.runner.executors.base import Job, Message, Send
 __all__ = ["Job", "environment", "run_job", "work"]
 
 SOCKET_FOLDER = "MEDBENCH_FORKSERVER_FOLDER"  # tells the forkserver what to remove when its driver was killed
-PLACE_FAULTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)  # the disk's, not the Cell's: it runs again elsewhere or later
 
 
 class StopRequest:

@@ -20,6 +20,7 @@ from bench.data.cache_entry import Entry, Members, members, not_repeated, withou
 from bench.data.folds import fold_of_all
 from bench.data.look import all_findings
 from bench.data.weights import leak_of_weights, locate
+from bench.errors import ConfigError
 from bench.machine.memory import is_out_of_memory
 from bench.metrics.calibration import clinical, recorded
 from bench.metrics.classification import classification_metrics
@@ -38,6 +39,8 @@ from bench.train.optim import freeze, zero_head
 from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, launch, turn
+
+SOFTMAX_TOLERANCE = 1e-4
 
 __all__ = ["run_accuracy"]
 
@@ -224,7 +227,7 @@ def _fit(
     # On a GPU of the size of a batch: what the device's libraries prepare for it serves the first step too.
     count = min(recipe["micro_batch_size"] or recipe["batch_size"], len(splits.train)) if device.type == "cuda" else 2
     blank = torch.zeros(count, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
-    deterministic = launch(_runs_deterministically, trainer, blank)
+    deterministic = launch(_runs_deterministically, trainer, blank, cell.model, len(info.classes))
     outcome = trainer.fit()
     if ctx.keep_weights and outcome.status == "ok":
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
@@ -337,7 +340,7 @@ def _make_deterministic(device: torch.device) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
 
 
-def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
+def _runs_deterministically(trainer: Trainer, images: torch.Tensor, name: str, classes: int) -> bool:
     """Try one forward and backward pass; where an operation has no deterministic form, allow the other ones.
 
     Merely warning from the start would not do: attention then takes its non-deterministic backward although it has
@@ -346,7 +349,9 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
     model = trainer.model.train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
     try:
-        trainer.forward(model, images).float().sum().backward()
+        logits = trainer.forward(model, images)
+        _check_logits(logits, name, (len(images), classes))
+        logits.float().sum().backward()
         return True
     except RuntimeError as error:
         if "deterministic" not in str(error):
@@ -360,6 +365,15 @@ def _runs_deterministically(trainer: Trainer, images: torch.Tensor) -> bool:
         model.zero_grad(set_to_none=True)
         for name, buffer in model.named_buffers():
             buffer.copy_(before[name])
+
+
+def _check_logits(logits: object, name: str, expected: tuple[int, int]) -> None:
+    """Refuse a network of a plug-in with other outputs than a logit per class: it would be trained and scored."""
+    if not isinstance(logits, torch.Tensor) or logits.shape != expected:
+        found = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ConfigError(f"model {name!r} should give logits of shape {expected} (images, num_classes), found {found}")
+    if logits.min() >= 0 and (logits.float().sum(1) - 1).abs().max() < SOFTMAX_TOLERANCE:
+        raise ConfigError(f"model {name!r} gives probabilities (each row adds up to 1); return logits, without softmax")
 
 
 def _keep_freed_memory() -> None:

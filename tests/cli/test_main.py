@@ -1,5 +1,6 @@
 """The command `bench` itself: what it imports, what it answers."""
 
+import errno
 import io
 import json
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from bench.cli import main
+from bench.cli import flags, main
 from bench.errors import BenchError, say
 
 HEAVY = {"torch", "numpy", "rich", "pydantic", "requests", "timm"}
@@ -125,6 +126,11 @@ def test_wrong_names_are_answered_with_what_to_write(
     assert said in capsys.readouterr().err
 
 
+def test_every_flag_of_a_sweep_has_its_group() -> None:
+    grouped = [flag for group in flags.GROUPS.values() for flag in group]
+    assert sorted(grouped) == sorted(flags.SWEEP_FLAGS)
+
+
 def test_bench_alone_shows_its_commands(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main([]) == 2
     shown = capsys.readouterr()
@@ -146,6 +152,23 @@ def test_lines_in_a_terminal_break_between_words_and_commands_never() -> None:
         text.split("\n")[1],
     ]
     assert shown[False] == text.split("\n")
+
+
+def test_a_folder_that_cannot_be_written_is_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(error: OSError) -> None:
+        monkeypatch.setattr(main.doctor, "examine", lambda root: (_ for _ in ()).throw(error))
+
+    fails(OSError(errno.EROFS, "Read-only file system", "look"))
+    assert main.main(["doctor"]) == 2
+    assert (
+        "bench: cannot write look: Read-only file system; free space, or choose another place"
+        in capsys.readouterr().err
+    )
+    fails(OSError(errno.EBADF, "Bad file descriptor"))
+    with pytest.raises(OSError, match="Bad file"):
+        main.main(["doctor"])
 
 
 def test_timm_is_not_imported_to_word_an_error() -> None:

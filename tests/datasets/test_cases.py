@@ -617,6 +617,11 @@ def test_a_column_that_goes_with_the_label(tmp_path: Path) -> None:
     assert not any("'sex'" in f.text for f in look(source).findings)
 
 
+def test_a_column_that_tells_the_label_exactly_is_noted(tmp_path: Path) -> None:
+    source = table(tmp_path, lines("image,label,site", lambda i: f"{i}.png,{i % 2},{'AB'[i % 2]}"))
+    assert finding(source, "column 'site' tells the label exactly").severity == "note"
+
+
 HANNOVER = Path(__file__).resolve().parents[2].parent / "shared" / "data" / "covid_cxr_hannover" / "labels.csv"
 
 

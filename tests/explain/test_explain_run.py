@@ -131,7 +131,7 @@ def test_a_device_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixtur
 def test_captions_say_what_was_asked_and_answered() -> None:
     info = registry.datasets[DATASET]
     chosen = Choice(image=7, group=0, present=True, predicted=1, score=0.876, right=False)
-    assert _caption(chosen, info) == f"#7, wrong\nsaid {info.classes[1][:18]} 0.88"
+    assert _caption(chosen, info) == f"#7, wrong\npredicted {info.classes[1][:18]} 0.88"
     several = replace(info, task="multi-label", positive="")
     assert _caption(chosen._replace(present=False), several) == "#7, absent\nscore 0.88"
 

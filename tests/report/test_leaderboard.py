@@ -232,7 +232,7 @@ def test_summary_separates_only_what_the_test_images_separate(run: Any, tmp_path
         run.accuracy(model, "breastmnist", scores=scores, labels=labels)
     text = page(run, tmp_path)
     assert "`good` ranks first, significantly better than all others: AUC on `breastmnist`" in text
-    assert "Tested on other test images and these trained networks only (single seed)." in text
+    assert "Significance allows for other test images but not for training again (single seed)." in text
     assert [r["significantly worse"] for r in table(text, "## Accuracy: ")] == ["leader", "yes", "yes"]
     assert "All pairs: 2 of 3 pairs differ significantly" in text
     assert "Chance is AUC 0.5, and ACC 0.705 for the most frequent answer." in text

@@ -49,7 +49,7 @@ def test_groups_ranks_and_datasets_of_a_full_board(run: Any, tmp_path: Path):
     assert judgement.friedman is not None
     assert judgement.friedman.statistic == pytest.approx(stats.friedmanchisquare(*areas.T).statistic)
     assert "`strong` ranks first, significantly better than all others: mean AUC over 5 datasets" in text
-    assert "Tested on other test images and training again (3 seeds)." in text
+    assert "Significance allows for other test images and for training again (3 seeds)." in text
     assert "Would the order hold on other datasets like these 5? Friedman's chi-square is" in text
     board = section(text, "## By dataset")
     assert "sd images" in board and "sd seeds" in board and "seeds 95 %" not in board
@@ -59,7 +59,7 @@ def test_one_training_is_no_claim_on_training_again(run: Any, tmp_path: Path):
     fill(run, {"a": 3.0, "b": 0.5}, datasets=2)
     text = page(run, tmp_path)
     assert "single seed: of these trained networks only, as training again was not measured" in text
-    assert "- Tested on other test images and these trained networks only (single seed). 2 datasets cannot say" in text
+    assert "- Significance allows for other test images but not for training again (single seed). 2 datasets" in text
     assert "AUC 95 % covers test images only (single seed)." in text
     assert "Significantly worse: than `a`, on other test images of these classes;" in text
     assert "Friedman's test needs 5 datasets and 3 models; this table has 2 datasets and 2 models." in text
@@ -84,7 +84,7 @@ def test_too_few_test_images_are_not_judged(run: Any, tmp_path: Path):
     text = page(run, tmp_path)
     assert "`tiny` is not judged: its rarest class has 4 test images, and 5 are the least." in text
     assert "| significantly worse |" not in text
-    assert "No model was tested." in text
+    assert "Nothing was tested for significance." in text
 
 
 def test_the_page_is_short_at_the_top_and_well_formed(run: Any, tmp_path: Path):

@@ -146,7 +146,7 @@ def test_a_killed_forkserver_loses_no_cell(tmp_path):
     listener = Listener(kill_server)
     outcome = run(["place_plain"], tmp_path / "run", listener, seeds=(0, 1))
     assert killed and {r["status"] for r in outcome.written} == {"ok"} and len(outcome.written) == 2
-    assert any("to run again" in said for _, _, said in listener.ended)
+    assert any("will run again" in said for _, _, said in listener.ended)
 
 
 def test_a_full_disk_is_not_the_fault_of_a_cell(surroundings, tmp_path):
@@ -158,7 +158,7 @@ def test_a_full_disk_is_not_the_fault_of_a_cell(surroundings, tmp_path):
     listener = MakesRoom()
     outcome = run(["place_full_disk"], tmp_path / "run", listener)
     assert [record["status"] for record in outcome.written] == ["ok"] and len(listener.ended) == 2
-    assert "to run again" in listener.ended[0][2] and "No space left" in listener.ended[0][2]
+    assert "will run again" in listener.ended[0][2] and "No space left" in listener.ended[0][2]
 
 
 def test_results_wait_in_memory_while_the_run_directory_is_full(tmp_path, monkeypatch):

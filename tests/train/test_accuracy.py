@@ -13,6 +13,7 @@ from medmnist.evaluator import getACC, getAUC
 from torch import nn
 
 from bench import registry
+from bench.errors import ConfigError
 from bench.record.cells import AccuracyCell, Context, Result
 from bench.registry import RemoteFile, Split, register_dataset, register_model
 from bench.sweep.recipes import resolve
@@ -145,6 +146,34 @@ def test_the_model_is_built_for_the_classes_channels_and_resolution(run: Any) ->
     run(cell("multi-class", resolution=32, resize="nearest"))
     run(cell("multi-class", recipe={"as_rgb": False}))
     assert CALLS == [(3, 3, 32), (3, 1, 16)]
+
+
+@pytest.mark.parametrize(
+    ("extra", "said"), [(1, r"\(2, 2\) \(images, num_classes\), found \(2, 3\)"), (None, "found list")]
+)
+def test_a_network_of_other_outputs_than_classes_is_refused(
+    run: Any, monkeypatch: pytest.MonkeyPatch, extra: int | None, said: str
+) -> None:
+    def wrong(num_classes: int, in_chans: int, img_size: int) -> nn.Module:
+        net = accuracy_test_net(num_classes + (extra or 0), in_chans, img_size)
+        if extra is None:
+            net.forward = lambda images: [images]  # type: ignore[assignment,method-assign]
+        return net
+
+    changed = replace(registry.models["accuracy_test_net"], builder=wrong)
+    monkeypatch.setitem(registry.models._info, "accuracy_test_net", changed)
+    with pytest.raises(ConfigError, match=said):
+        run(cell())
+
+
+def test_a_network_that_ends_in_softmax_is_refused(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(num_classes: int, in_chans: int, img_size: int) -> nn.Module:
+        return nn.Sequential(accuracy_test_net(num_classes, in_chans, img_size), nn.Softmax(1))
+
+    changed = replace(registry.models["accuracy_test_net"], builder=wrong)
+    monkeypatch.setitem(registry.models._info, "accuracy_test_net", changed)
+    with pytest.raises(ConfigError, match=r"gives probabilities .* return logits, without softmax"):
+        run(cell())
 
 
 def test_flips_follow_the_dataset(run: Any) -> None:

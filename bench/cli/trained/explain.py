@@ -14,7 +14,7 @@ def add(commands: flags.Commands) -> None:
         commands, "explain", _explain, "show where a trained model looks: activation maps and receptive fields",
         epilog="example: bench explain runs/quick 3f2a (one cell by the start of its key; `all`: every cell)",
     )  # fmt: skip
-    explain.add_argument("directory", type=Path, metavar="RUN", help="run directory made with --keep-weights")
+    explain.add_argument("directory", type=Path, metavar="RUN", help="run directory; cells whose weights were kept")
     explain.add_argument("cells", nargs="*", metavar="CELL", help="keys of cells, their first characters, or `all`")
     explain.add_argument(
         "--per-class",

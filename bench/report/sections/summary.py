@@ -83,17 +83,18 @@ def _significance(board: Overall) -> str:
     test, n = board.significance.friedman, board.independent
     if len(board.ranked) < 2:
         return ""
-    basis = f"training again ({board.seeds} {board.unit}s)"
+    basis = f"and for training again ({board.seeds} {board.unit}s)"
     if board.seeds < 2:
-        basis = "these trained networks only (single seed)"
+        basis = "but not for training again (single seed)"
     if board.seeds < 2 <= board.most_seeds:
-        basis = "training again (models with a single seed are given the spread of the others)"
-    found = [f"Tested on other test images and {basis}." if board.significance.leader else "No model was tested."]
+        basis = "and for training again (models with a single seed are given the spread of the others)"
+    allows = f"Significance allows for other test images {basis}."
+    found = [allows if board.significance.leader else "Nothing was tested for significance."]
     if test:
         apart = f"{int(test.better.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
         found.append(f"With the {test.datasets} datasets as a sample of more, {apart}.")
     elif n < MIN_DATASETS:
-        found.append(f"{counted(n, 'dataset')} cannot say whether the order holds on others.")
+        found.append(f"{counted(n, 'dataset')} cannot show whether the order holds on other datasets.")
     return " ".join(filter(None, found))
 
 
