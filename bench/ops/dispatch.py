@@ -40,14 +40,10 @@ class Backend(Protocol):
     def unavailable(self, device_type: str) -> str | None:
         """None where the backend can run on the device type, otherwise the reason in one line."""
 
-    def selective_scan_carry_shape(
-        self, b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def selective_scan_carry_shape(self, b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
         """Shape of the float32 tensor a forward keeps for its backward."""
 
-    def cross_scan_carry_shape(
-        self, b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
-    ) -> tuple[int, ...]:
+    def cross_scan_carry_shape(self, b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
         """Shape of the float32 tensor a forward keeps for its backward."""
 
     def selective_scan_forward(self, scan: SequenceScan, save: bool) -> tuple[Tensor, Tensor]:

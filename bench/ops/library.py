@@ -64,7 +64,7 @@ def _(x: Tensor, proj: Tensor, dt_weight: Tensor, dt_bias: Tensor, A: Tensor, *r
     b, h, w, d = x.shape
     k, _, r = dt_weight.shape
     y = torch.empty_like(x, memory_format=torch.contiguous_format)
-    shape = backend_module(backend).cross_scan_carry_shape(b, h, w, d, A.shape[-1], r, k, x.dtype)
+    shape = backend_module(backend).cross_scan_carry_shape(b, h, w, d, A.shape[-1], r, k)
     return y, _carry(x, shape, save, backend)
 
 
@@ -140,7 +140,7 @@ def _(u: Tensor, delta: Tensor, A: Tensor, B: Tensor, *rest: Any) -> tuple[Tenso
     *_, backend, save = rest
     out = torch.empty_like(u, memory_format=torch.contiguous_format)
     b, d, length = u.shape
-    shape = backend_module(backend).selective_scan_carry_shape(b, d, length, A.shape[1], B.shape[1], u.dtype)
+    shape = backend_module(backend).selective_scan_carry_shape(b, d, length, A.shape[1], B.shape[1])
     return out, _carry(u, shape, save, backend)
 
 

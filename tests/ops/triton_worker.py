@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,16 +18,25 @@ from torch import Tensor
 from bench.ops import ConvAct, NormGate, add_shuffled, cross_selective_scan, selective_scan, use_backend
 from bench.ops.backends.triton import layout
 
-_spec = importlib.util.spec_from_file_location("scan_cases", Path(__file__).with_name("scan_cases.py"))
-assert _spec and _spec.loader
-cases = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(cases)
+
+def beside(name: str) -> Any:
+    """A module that lies beside this file."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+cases = beside("scan_cases")
 
 # Gradients of these take the interpreter long; what they have is also in shorter ones: 16 states, groups, one state.
 LONG = ("b1g2d4n16l1031", "x_near0_b1g1d4n2l1031", "b2g2d8n16l49", "b1g4d12n1l196")
 PREFIX = 70
 
 # batch, height, width, channels, states, rank: one pixel, primes, tails of blocks and tiles, one state, high rank
+# What a GPU runs for bfloat16: 16 states and one, step sizes of fused and of high rank, tails of blocks and tiles
+LANES = [(1, 3, 6, 20, 16, 3), (1, 3, 6, 33, 1, 9)]
 CROSS = [(1, 1, 1, 5, 1, 1), (1, 3, 5, 6, 3, 2), (1, 5, 7, 33, 1, 6), (1, 1, 37, 3, 2, 1), (1, 4, 4, 7, 4, 9)]
 
 
@@ -55,16 +65,17 @@ def cross(inputs: dict[str, Tensor], grad: Tensor, backend: str | None, directio
     else:
         y = cross_selective_scan(**leaves, directions=directions, backend=backend)
     y.backward(grad.to(y.dtype))
-    return [y.detach(), *(t.grad for t in leaves.values())]
+    return [y.detach().cpu(), *(t.grad.cpu() for t in leaves.values())]
 
 
 def cross_errors(
-    sizes: tuple[int, ...], dtype: torch.dtype, directions: tuple[int, ...] = (0, 1, 2, 3)
+    sizes: tuple[int, ...], dtype: torch.dtype, directions: tuple[int, ...] = (0, 1, 2, 3), device: str = "cpu"
 ) -> dict[str, list[float]]:
     """By tensor: the errors of Triton and of the PyTorch backend against float64, both in dtype."""
     inputs = {k: t.to(dtype) for k, t in cases.cross_inputs(*sizes, k=len(directions)).items()}
     grad = torch.randn(inputs["x"].shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     truth = cross({k: t.double() for k, t in inputs.items()}, grad.double(), None, directions)
+    inputs, grad = {k: t.to(device) for k, t in inputs.items()}, grad.to(device)
     mine, plain = (cross(inputs, grad, b, directions) for b in ("triton", "reference"))
     names = ("y", *cases.CROSS_NAMES)
     rows = zip(names, mine, plain, truth, strict=True)
@@ -132,6 +143,8 @@ def main() -> None:
         "fused": fused(),
         "directions": {str(i): cross_errors((1, 3, 4, 2, 2, 1), torch.float32, i) for i in ((3,), (1, 2))},
     }
+    with beside("lanes_emulated").emulated():
+        results["lanes"] = {str(s): cross_errors(s, torch.bfloat16) for s in LANES}
     print(json.dumps(results))
 
 

@@ -182,7 +182,7 @@ def test_a_cluster_of_our_own_ends_with_its_driver(tmp_path, number):
         assert code == 130 and len(list((folder / "run" / "checkpoints").glob("*.pt"))) == 1
         left = [path for path in temporary.iterdir() if not path.name.startswith("torchinductor")]  # torch's own, empty
         assert not left and not list(Path("/tmp").glob(f"medbench-ray-{process.pid}-*"))
-        assert "keep a checkpoint" in (folder / "driver.log").read_text()
+        assert "checkpoint kept" in (folder / "driver.log").read_text()
 
 
 def test_what_nodes_leave_comes_back_where_the_run_directory_is_not_shared(tmp_path, nodes):

@@ -129,11 +129,11 @@ def test_two_keys_are_a_grid_and_spelling_does_not_matter(tmp_path):
 @pytest.mark.parametrize(
     ("tune", "said"),
     [
-        ("lerning_rate=1e-3,1e-4", ["lerning_rate", "no key", "learning_rate", "--tune"]),
+        ("lerning_rate=1e-3,1e-4", ["lerning_rate", "not a key", "learning_rate", "--tune"]),
         ("learning_rate=1e-3", ["two values"]),
         ("learning_rate=1e-3,1e-3", ["two values"]),
         ("learning_rate=fast,slow", ["'fast' is not a number"]),
-        ("learning_rate=-1,1", ["learning_rate = -1", "greater than or equal to 0"]),
+        ("learning_rate=-1,1", ["learning_rate = -1", "at least 0"]),
         ("batch_size=8.5,16", ["batch_size"]),
         ("optimizer=1,2", ["'optimizer' is not tuned"]),
         ("epochs=10,20", ["'epochs' is not tuned"]),

@@ -273,9 +273,7 @@ class _Scan:
 # ---- four directions over an image ---------------------------------------------------------------------------------
 
 
-def cross_scan_carry_shape(
-    b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
-) -> tuple[int, ...]:
+def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
     """Shape of the saved states: one a chunk, channels padded to whole vectors."""
     return (b, k, (h * w + CHUNK - 1) // CHUNK, n, (d + PAD - 1) // PAD * PAD)
 
@@ -285,7 +283,7 @@ def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
     x, proj, dt_weight, dt_bias, A, D, directions = scan
     kernel = _Scan(x, proj, None, dt_weight, dt_bias, A, D, directions, True, shared=True)
     b, h, w, d = x.shape
-    shape = cross_scan_carry_shape(b, h, w, d, A.shape[-1], kernel.rank, len(directions), x.dtype)
+    shape = cross_scan_carry_shape(b, h, w, d, A.shape[-1], kernel.rank, len(directions))
     carry = x.new_empty(shape if save else (0,), dtype=torch.float32)
     return kernel.forward(carry if save else None).to(x.dtype), carry
 
@@ -303,7 +301,7 @@ def cross_scan_backward(
 # ---- sequences -----------------------------------------------------------------------------------------------------
 
 
-def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype) -> tuple[int, ...]:
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
     """Shape of the saved states: one a chunk, the channels of a group padded to whole vectors."""
     return (b, g, (length + CHUNK - 1) // CHUNK, n, (d // g + PAD - 1) // PAD * PAD)
 
@@ -324,7 +322,7 @@ def selective_scan_forward(scan: SequenceScan, save: bool) -> tuple[Tensor, Tens
     """Scan sequences (b,d,l); see `bench.ops.selective_scan`. Returns the output and the saved states."""
     kernel = _sequence_scan(scan)
     b, d, length = scan.u.shape
-    shape = selective_scan_carry_shape(b, d, length, scan.A.shape[1], scan.B.shape[1], scan.u.dtype)
+    shape = selective_scan_carry_shape(b, d, length, scan.A.shape[1], scan.B.shape[1])
     carry = scan.u.new_empty(shape if save else (0,), dtype=torch.float32)
     out = kernel.forward(carry if save else None)
     return _own(out.squeeze(1).transpose(1, 2)).to(scan.u.dtype), carry

@@ -40,7 +40,7 @@ def unavailable(device_type: str) -> str | None:
     return None
 
 
-def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype) -> tuple[int, ...]:
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
     """Shape of what the kernel keeps: for each chunk the products of decays and the states."""
     return (b, d, (length + KERNEL_CHUNK - 1) // KERNEL_CHUNK, 2 * n)
 
@@ -66,11 +66,9 @@ def selective_scan_backward(
 # ---- the four-direction form ---------------------------------------------------------------------------------------
 
 
-def cross_scan_carry_shape(
-    b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
-) -> tuple[int, ...]:
+def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
     """Shape of what the kernel keeps for k directions."""
-    return selective_scan_carry_shape(b, k * d, h * w, n, k, dtype)
+    return selective_scan_carry_shape(b, k * d, h * w, n, k)
 
 
 def _sequences(

@@ -177,7 +177,7 @@ def _grouped(scan: SequenceScan) -> _Problem:
                     split(bias), softplus)  # fmt: skip
 
 
-def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype) -> tuple[int, ...]:
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
     """Shape of the chunk-boundary states kept for the backward."""
     return ((length + CHUNK - 1) // CHUNK, b, g, d // g, n)
 
@@ -237,9 +237,7 @@ def _cross_problem(
     return _Problem(to_sequences(x, directions), delta, A, B, C, D, dt_bias, True)
 
 
-def cross_scan_carry_shape(
-    b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
-) -> tuple[int, ...]:
+def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
     """Shape of the chunk-boundary states kept for the backward."""
     return ((h * w + CHUNK - 1) // CHUNK, b, k, d, n)
 

@@ -10,17 +10,8 @@ import torch
 from torch import Tensor
 
 CHANNELS = 32  # channels of a block: one warp
-CARRY_EVERY = 32  # positions between the states kept for the backward
-FEW_STATES = 4  # so few cost little memory
+CARRY_EVERY = 16  # positions between the states kept for the backward, which holds as many in registers at a time
 MAX_SEGMENTS = 32
-
-
-def carry_every(n: int, dtype: torch.dtype) -> int:
-    """Positions between the states kept for the backward, of n a channel and for inputs of a type.
-
-    Few states, and those kept in bfloat16, are kept twice as often: then none is computed again.
-    """
-    return CARRY_EVERY // 2 if n <= FEW_STATES or dtype == torch.bfloat16 else CARRY_EVERY
 
 
 @lru_cache(maxsize=64)
@@ -33,14 +24,13 @@ def order_table(h: int, w: int, directions: tuple[int, ...], device: torch.devic
 
 
 class Layout(NamedTuple):
-    """Sizes, and where things lie; the strides are those of `triton_walks.py`."""
+    """Sizes, and where things lie; the strides are those of `walks.py`."""
 
     batch: int
     k: int
     length: int
     d: int  # channels of one direction
     n: int
-    keep: int  # positions between the states kept for the backward
     xb: int
     xk: int
     xs: int
@@ -59,7 +49,7 @@ class Layout(NamedTuple):
     @property
     def chunks(self) -> int:
         """Chunks of a sequence: the state before each is kept for the backward."""
-        return -(-self.length // self.keep)
+        return -(-self.length // CARRY_EVERY)
 
     @property
     def sequences(self) -> int:

@@ -139,6 +139,18 @@ def bias_backward(
     tl.store(sums + tl.program_id(0) * D + c, tl.sum(total, axis=0), mask=c < D)
 
 
+@triton.jit
+def _normal_share(v, bell):
+    """The normal distribution function of v, of bell = exp(-v^2/2), to an absolute 8e-8 (Abramowitz, Stegun, 7.1.26).
+
+    An erf of its own would be most of the time of GELU's backward.
+    """
+    t = 1.0 / (1.0 + 0.23164190 * tl.abs(v))
+    p = t * (0.127414796 + t * (-0.142248368 + t * (0.71070687 + t * (-0.72657601 + t * 0.53070271))))
+    tail = p * bell
+    return tl.where(v > 0.0, 1.0 - tail, tail)
+
+
 @triton.jit(do_not_specialize=["rows"])
 def gelu_sums(grad, x, grad_x, again, sums, rows, D: tl.constexpr, CB: tl.constexpr, RB: tl.constexpr):
     """Write the gradient of x through GELU, the GELU again, and sums (programs, D): that gradient over tiles."""
@@ -149,9 +161,10 @@ def gelu_sums(grad, x, grad_x, again, sums, rows, D: tl.constexpr, CB: tl.conste
         mask = (r < rows)[:, None] & (c < D)[None, :]
         at = r[:, None] * D + c[None, :]
         v = tl.load(x + at, mask=mask, other=0.0).to(tl.float32)
-        share = 0.5 + 0.5 * tl.erf(v * 0.7071067811865476)
+        bell = tl.exp2(v * v * -0.7213475204444817)
+        share = _normal_share(v, bell)
         tl.store(again + at, (v * share).to(again.dtype.element_ty), mask=mask)
-        slope = share + v * 0.3989422804014327 * tl.exp(-0.5 * v * v)
+        slope = share + v * 0.3989422804014327 * bell
         g = tl.load(grad + at, mask=mask, other=0.0).to(tl.float32) * slope
         total += g
         tl.store(grad_x + at, g.to(grad_x.dtype.element_ty), mask=mask)

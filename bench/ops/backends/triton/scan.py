@@ -1,6 +1,6 @@
 """The Triton backend: fused scans on CUDA, compute capability 8.0 and later, or on the CPU under TRITON_INTERPRET=1.
 
-The kernels are in `triton_walks.py`, `triton_backward.py` and `triton_sums.py`; this file chooses how work is cut into
+The kernels are in `walks.py`, `lines.py`, `backward.py` and `sums.py`; this file chooses how work is cut into
 blocks and adds up what blocks leave behind, always in the same order: results are the same from run to run.
 
 A sequence is one warp's work for each 32 channels. Where images and channels are too few to fill the device, a
@@ -17,22 +17,21 @@ import torch
 import triton
 from torch import Tensor
 
-from bench.ops.backends.triton import backward, sums, walks
-from bench.ops.backends.triton.layout import CHANNELS, FEW_STATES, Layout, carry_every, order_table
+from bench.ops.backends.triton import backward, lines, sums, walks
+from bench.ops.backends.triton.layout import CARRY_EVERY, CHANNELS, Layout, order_table
 from bench.ops.backends.triton.layout import on_device as _on
 from bench.ops.backends.triton.steps import step_gradients, step_sizes
+from bench.ops.backends.triton.tiles import INTERPRETED
 from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "triton"
 WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; the longer for 512 positions and more
-TILE = 16  # positions whose states the backward holds in registers at a time
 MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix product before the scan
 # Warps a multiprocessor runs at once without slowing each other down: the walk forward is limited by its schedulers,
-# the backward by its registers (both measured on an H200). With 168 registers a multiprocessor holds 12 warps of many
-# states instead of 8, for a few spills: 53.0 instead of 54.6 ms a step of MedMamba-T.
-FORWARD_SLOTS, BACKWARD_SLOTS, BACKWARD_SLOTS_CAPPED = 6, 8, 12
-REGISTERS = 168
-MERGE_ROWS, BC_TILE = 8, 32  # rows and positions of a block in the kernels that add or reorder
+# the backward by its registers, of which 168 a thread let it run 12 (both measured on an H200).
+FORWARD_SLOTS, BACKWARD_SLOTS = 6, 12
+REGISTERS, LINE_REGISTERS = 168, 128
+MERGE_ROWS, BC_TILE, PROJ_TILE = 8, 32, 64  # rows and positions of a block in the kernels that add or reorder
 
 
 def unavailable(device_type: str) -> str | None:
@@ -64,11 +63,6 @@ class _Steps(NamedTuple):
         return {"R": rank, "DIRECT": not fused, "SOFTPLUS": self.softplus, "HAS_BIAS": self.bias is not None}
 
 
-def _launch(p: Layout) -> dict[str, int]:
-    """Options of the compiler for the kernels that hold all states."""
-    return {"num_warps": 1} if p.n <= FEW_STATES else {"num_warps": 1, "maxnreg": REGISTERS}
-
-
 def carry_dtype(dtype: torch.dtype) -> torch.dtype:
     """Type of what is kept, and of what kernels hand to one another, for inputs of a type; arithmetic is float32.
 
@@ -95,28 +89,35 @@ def _scan(
     segments, each = p.segments(x.device, FORWARD_SLOTS, 1.0)
     tile = LONG_WALK_TILE if p.length >= 512 else WALK_TILE
     carry = _carry(p, x, save)
-    span = each * p.keep
-    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": p.keep, "T": tile}
+    span = each * CARRY_EVERY
+    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY, "T": tile}
     constants = {**steps.constants, "N": p.n, **sizes_of_blocks}
     proj = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     grid = (p.blocks, segments, p.sequences)
     sizes = (order, p.length, span, segments, p.chunks, p.k, p.d, *p.strides)
-    start, end, total = (y, y, y)
+    start, end, total = (A, A, A)
     with _on(x):
         if segments > 1:
             start, end = p.state(segments, x), p.state(segments, x)
             total = end.new_empty((p.sequences, segments, p.d))
             walks.walk_forward[(p.blocks, segments - 1, p.sequences)](
                 x, delta, proj, weight, bias, A, A, y, carry, start, end, total, *sizes, 0, 0, **constants,
-                HAS_D=False, END=True, **_launch(p),
+                HAS_D=False, END=True, num_warps=1, maxnreg=REGISTERS,
             )  # fmt: skip
             walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, start, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=False, num_warps=1
             )
+        if p.n == 1 and x.dtype == torch.bfloat16 and steps.softplus and D is None and not INTERPRETED:
+            lines.walk_lines[grid](
+                x, delta, proj, weight, bias, A, y, carry, start, *sizes, int(segments > 1), int(save),
+                R=constants["R"], K=CARRY_EVERY, DIRECT=constants["DIRECT"], HAS_BIAS=constants["HAS_BIAS"],
+                num_warps=1, maxnreg=LINE_REGISTERS,
+            )  # fmt: skip
+            return carry
         walks.walk_forward[grid](
             x, delta, proj, weight, bias, A, A if D is None else D, y, carry, start, end, total, *sizes,
-            int(segments > 1), int(save), **constants, HAS_D=D is not None, END=False, **_launch(p),
+            int(segments > 1), int(save), **constants, HAS_D=D is not None, END=False, num_warps=1, maxnreg=REGISTERS,
         )  # fmt: skip
     return carry
 
@@ -129,6 +130,7 @@ def _features(proj: Tensor, skip: int, steps: _Steps) -> Tensor:
 class _Grads(NamedTuple):
     raw: Tensor  # of the step size before softplus, per-direction layout
     A: Tensor  # (k, d, n) float32
+    D: Tensor  # (k, d) float32
     bc: Tensor  # (blocks, s, 2n, l), to be summed over blocks
 
 
@@ -137,18 +139,16 @@ def _scan_backward(
     carry: Tensor, grad_x: Tensor, skip_features: int,
 ) -> _Grads:  # fmt: skip
     """Write the gradient of x to grad_x (per-direction layout) and return the others."""
-    slots = BACKWARD_SLOTS if p.n <= FEW_STATES else BACKWARD_SLOTS_CAPPED
-    segments, each = p.segments(x.device, slots, 0.2)
+    segments, each = p.segments(x.device, BACKWARD_SLOTS, 0.2)
     constants = {**steps.constants, "N": p.n, "CB": CHANNELS}
-    keep = p.keep
     features = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     adjoint, grad_a = p.state(segments, x, zero=segments == 1), p.state(segments, x, zero=True)
     dtype = carry_dtype(x.dtype)
-    fine = carry.new_empty((p.sequences, p.chunks, keep // TILE - 1, p.n, p.d))
     grad_raw = torch.empty_like(grad_x, dtype=dtype)
     grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length), dtype=dtype)
-    bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length), dtype=dtype)
+    bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
+    grad_d = grad_a.new_empty((p.sequences, segments, p.d))
     grid = (p.blocks, segments, p.sequences)
     with _on(x):
         sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
@@ -158,62 +158,53 @@ def _scan_backward(
         if segments > 1:
             end, total = p.state(segments, x), grad_a.new_empty((p.sequences, segments, p.d))
             walks.walk_adjoint[(p.blocks, segments - 1, p.sequences)](
-                grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * keep, segments,
+                grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * CARRY_EVERY, segments,
                 p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), T=WALK_TILE,
                 num_warps=1,
             )  # fmt: skip
             walks.join_segments[(p.blocks, p.n, p.sequences)](
                 A, end, total, adjoint, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
             )
-        if keep > TILE:
-            backward.refine_states[(p.blocks, p.chunks, p.sequences)](
-                x, delta, features, bc, weight, bias, A, carry, fine, order, p.length, p.chunks, p.k, p.d, *p.strides,
-                **constants, K=keep, T=TILE, num_warps=1,
-            )  # fmt: skip
         backward.scan_backward[grid](
-            grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, fine, grad_x,
-            grad_raw, grad_a, grad_bc, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
-            **constants, HAS_D=D is not None, K=keep, T=TILE, **_launch(p),
+            grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, grad_x, grad_raw,
+            grad_a, grad_bc, grad_d, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
+            **constants, HAS_D=D is not None, T=CARRY_EVERY, num_warps=1, maxnreg=REGISTERS,
         )  # fmt: skip
     summed = grad_a.view(p.batch, p.k, segments, p.n, p.d).sum((0, 2)).transpose(1, 2).contiguous()
-    return _Grads(grad_raw, summed, grad_bc)
+    return _Grads(grad_raw, summed, grad_d.view(p.batch, p.k, segments, p.d).sum((0, 2)), grad_bc)
 
 
-def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor, x: Tensor | None = None) -> Tensor:
-    """Write parts.sum(0) + skip * other to out, with the sum in float32; with x, return the sum of other * x, (d,)."""
+def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor) -> None:
+    """Write parts.sum(0) + skip * other to out, with the sum in float32."""
     k, rows, d = parts.shape
-    grid = (triton.cdiv(rows, MERGE_ROWS), triton.cdiv(d, 128))
-    grad_d = skip.new_empty((grid[0] if x is not None else 0, d))
     with _on(out):
-        sums.merge[grid](
-            parts, other, skip, out, other if x is None else x, grad_d, rows, d, K=k, RB=MERGE_ROWS, CB=128,
-            WITH_D=x is not None,
-        )  # fmt: skip
-    return grad_d.sum(0)
+        sums.merge[triton.cdiv(rows, MERGE_ROWS), triton.cdiv(d, 128)](
+            parts, other, skip, out, rows, d, K=k, RB=MERGE_ROWS, CB=128
+        )
 
 
-def _merge_bc(p: Layout, grad_bc: Tensor, grad_proj: Tensor, order: Tensor, rank: int) -> None:
+def _merge_proj(p: Layout, grads: _Grads, grad_proj: Tensor, order: Tensor, weight: Tensor | None) -> None:
+    rank = 0 if weight is None else weight.shape[-1]
     with _on(grad_proj):
-        sums.merge_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
-            grad_bc, grad_proj, order, p.length, p.k, p.sequences, p.blocks, p.pb, p.pk, p.ps, R=rank, N2=2 * p.n,
-            NP2=triton.next_power_of_2(2 * p.n), T=BC_TILE,
+        sums.merge_proj[(triton.cdiv(p.length, PROJ_TILE), p.sequences)](
+            grads.bc, grads.raw, grads.raw if weight is None else weight, grad_proj, order, p.length, p.k, p.sequences,
+            p.blocks, p.d, p.pb, p.pk, p.ps, R=rank, RP=max(16, triton.next_power_of_2(rank)), N2=2 * p.n,
+            NP2=triton.next_power_of_2(2 * p.n), T=PROJ_TILE, CB=CHANNELS if p.d % 64 else 64,
         )  # fmt: skip
 
 
 # ---- the four-direction form ---------------------------------------------------------------------------------------
 
 
-def cross_scan_carry_shape(
-    b: int, h: int, w: int, d: int, n: int, r: int, k: int, dtype: torch.dtype
-) -> tuple[int, ...]:
-    """Shape of the states kept for the backward: one before every `carry_every`-th position."""
-    return (b * k, -(-h * w // carry_every(n, dtype)), n, d)
+def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
+    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
+    return (b * k, -(-h * w // CARRY_EVERY), n, d)
 
 
 def _cross_layout(x: Tensor, proj: Tensor, n: int) -> Layout:
     b, h, w, d = x.shape
     k, features, length = proj.shape[3], proj.shape[4], h * w
-    return Layout(b, k, length, d, n, carry_every(n, x.dtype), length * d, 0, d, length * d, b * length * d, d,
+    return Layout(b, k, length, d, n, length * d, 0, d, length * d, b * length * d, d,
                    length * k * features, features, k * features)  # fmt: skip
 
 
@@ -232,7 +223,7 @@ def cross_scan_forward(scan: ImageScan, save: bool) -> tuple[Tensor, Tensor]:
     _, h, w, d = x.shape
     p = _cross_layout(x, proj, A.shape[-1])
     order = order_table(h, w, tuple(directions), x.device)
-    parts = torch.empty((p.k, p.batch * p.length, d), dtype=torch.float32, device=x.device)
+    parts = torch.empty((p.k, p.batch * p.length, d), dtype=carry_dtype(x.dtype), device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
     carry = _scan(p, x, proj, steps, _decays(A, p), None, order, parts, dt_weight.shape[-1], save)
     y = torch.empty_like(x)
@@ -253,26 +244,27 @@ def cross_scan_backward(
     steps = _cross_steps(proj, dt_weight, dt_bias)
     grads = _scan_backward(p, grad_y, x, proj, steps, _decays(A, p), None, order, carry, parts, r)
     grad_x = torch.empty_like(x)
-    grad_d = _merge(parts, grad_y, D.sum(0), grad_x, x)
+    _merge(parts, grad_y, D.sum(0), grad_x)
     grad_proj = torch.empty_like(proj)
-    _merge_bc(p, grads.bc, grad_proj, order, r)
+    dt_weight = dt_weight.contiguous()
+    _merge_proj(p, grads, grad_proj, order, dt_weight)
     with _on(x):
-        grad_weight, grad_bias = step_gradients(grads.raw, proj, dt_weight.contiguous(), grad_proj)
-    return grad_x, grad_proj, grad_weight, grad_bias, grads.A, grad_d.expand_as(D).contiguous()
+        grad_weight, grad_bias = step_gradients(grads.raw, proj, dt_weight)
+    return grad_x, grad_proj, grad_weight, grad_bias, grads.A, grads.D
 
 
 # ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
 
 
-def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int, dtype: torch.dtype) -> tuple[int, ...]:
-    """Shape of the states kept for the backward: one before every `carry_every`-th position."""
-    return (b * g, -(-length // carry_every(n, dtype)), n, d // g)
+def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
+    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
+    return (b * g, -(-length // CARRY_EVERY), n, d // g)
 
 
 def _sequence_layout(u: Tensor, B: Tensor) -> Layout:
     b, d, length = u.shape
     g, n = B.shape[1], B.shape[2]
-    return Layout(b, g, length, d // g, n, carry_every(n, u.dtype), length * d, d // g, d, length * d, d // g, d,
+    return Layout(b, g, length, d // g, n, length * d, d // g, d, length * d, d // g, d,
                    length * g * 2 * n, 2 * n, g * 2 * n)  # fmt: skip
 
 
@@ -303,10 +295,10 @@ def selective_scan_backward(
     grad_y, grad_x, grad_bc = _channels_last(grad_out), torch.empty_like(x), torch.empty_like(bc)
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
     grads = _scan_backward(p, grad_y, x, bc, steps, _decays(A, p), D, order, carry, grad_x, 0)
-    _merge_bc(p, grads.bc, grad_bc, order, 0)
+    _merge_proj(p, grads, grad_bc, order, None)
     # Clones: an operator's outputs must not share memory.
     grad_b, grad_c = (t.clone() for t in grad_bc.permute(0, 2, 3, 1).contiguous().split(p.n, dim=2))
-    grad_d = None if D is None else (grad_y.float() * x.float()).sum((0, 1))
+    grad_d = None if D is None else grads.D.view(D.shape)
     grad_bias = None if delta_bias is None else grads.raw.sum((0, 1), dtype=torch.float32)
     grad_delta = _channels_last(grads.raw.to(delta.dtype))
     grad_a = grads.A.view(A.shape)

@@ -10,18 +10,15 @@ gradient raw are (k, rows, d), weight is (k, d, R), the features are the first R
 
 from __future__ import annotations
 
-import os
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from bench.ops.backends.triton.layout import processors
+from bench.ops.backends.triton.tiles import NARROW
 
 ROWS, COLUMNS = 64, 64  # of a tile
-# What is multiplied as it is. Triton's interpreter multiplies the bits of bfloat16 as if they were integers.
-NARROW = tl.constexpr(tl.float64 if os.environ.get("TRITON_INTERPRET") == "1" else tl.bfloat16)
 
 
 @triton.jit
@@ -48,28 +45,15 @@ def project(
     tl.store(delta + at, tl.dot(f, w, input_precision="tf32x3"), mask=(r < rows)[:, None] & (c < d)[None, :])
 
 
-@triton.jit(do_not_specialize=["rows", "ps", "pk"])
-def project_back(
-    raw, weight, grad_proj, rows, d, ps, pk, R: tl.constexpr, RP: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr
-):
-    """Write raw @ weight, the gradient of the features, where they lie in a gradient of the projections."""
-    r = (tl.program_id(0) * RB + tl.arange(0, RB)).to(tl.int64)
-    k = tl.program_id(1).to(tl.int64)
-    j = tl.arange(0, RP)
-    total = tl.zeros([RB, RP], tl.float32)
-    for start in range(0, d, CB):
-        c = start + tl.arange(0, CB)
-        at = (k * rows + r[:, None]) * d + c[None, :]
-        g = tl.load(raw + at, mask=(r < rows)[:, None] & (c < d)[None, :], other=0.0)
-        w = tl.load(weight + (k * d + c[:, None]) * R + j[None, :], mask=(c < d)[:, None] & (j < R)[None, :], other=0.0)
-        if raw.dtype.element_ty == NARROW:  # exact in bf16 already: two products with the parts of the weight do
-            high = w.to(tl.bfloat16)
-            total = tl.dot(g, high, total)
-            total = tl.dot(g, (w - high.to(tl.float32)).to(tl.bfloat16), total)
-        else:
-            total = tl.dot(g.to(tl.float32), w, total, input_precision="tf32x3")
-    to = grad_proj + k * pk + r[:, None] * ps + j[None, :]
-    tl.store(to, total.to(grad_proj.dtype.element_ty), mask=(r < rows)[:, None] & (j < R)[None, :])
+@triton.jit
+def multiply_exactly(g, w, total):
+    """Add g @ w, of which w is float32, to total; what g is exact in bfloat16 takes two products with parts of w."""
+    if g.dtype == NARROW:
+        high = w.to(tl.bfloat16)
+        total = tl.dot(g, high, total)
+        return tl.dot(g, (w - high.to(tl.float32)).to(tl.bfloat16), total)
+    else:
+        return tl.dot(g.to(tl.float32), w, total, input_precision="tf32x3")
 
 
 @triton.jit(do_not_specialize=["rows", "ps", "pk"])
@@ -109,16 +93,14 @@ def step_sizes(proj: Tensor, weight: Tensor) -> Tensor:
     return delta
 
 
-def step_gradients(raw: Tensor, proj: Tensor, weight: Tensor, grad_proj: Tensor) -> tuple[Tensor, Tensor]:
-    """Write the features' part of grad_proj; return the gradients of weight (k,d,r) and bias (k,d)."""
+def step_gradients(raw: Tensor, proj: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradients of weight (k,d,r) and bias (k,d), of raw (k, rows, d) and the projections."""
     k, d, r = weight.shape
     features = proj.shape[-1]
     rows = proj.numel() // (k * features)
     tiles, blocks = triton.cdiv(rows, ROWS), triton.cdiv(d, COLUMNS)
-    sizes, constants = (rows, d, k * features, features), _constants(r)
-    project_back[tiles, k](raw, weight, grad_proj, *sizes, **constants)
     programs = max(1, min(tiles, 4 * processors(raw.device) // (k * blocks)))
     sums = torch.empty((programs, k, d, r + 1), dtype=torch.float32, device=raw.device)
-    project_weights[blocks, k, programs](raw, proj, sums, *sizes, **constants)
+    project_weights[blocks, k, programs](raw, proj, sums, rows, d, k * features, features, **_constants(r))
     total = sums.sum(0)
     return total[..., :r].contiguous(), total[..., r].contiguous()

@@ -14,6 +14,8 @@ import os
 import triton
 import triton.language as tl
 
+from bench.ops.backends.triton.lanes import log2
+
 # Sizes that a kernel is not compiled anew for. By itself Triton makes a variant for each that is 1 or a multiple of 16:
 # at another resolution a network's stages then compile for a minute what runs the same, and a size of 1 is not even a
 # value of the kernel's language any more. Channels and their strides stay out: their loads gain by it.
@@ -23,7 +25,11 @@ LOG2E_LOW = tl.constexpr(1.925963033500946e-08)  # log2(e) minus its float32 rou
 LN2 = tl.constexpr(0.6931471805599453)
 # A GPU's exp2 is too small by a relative 2e-8 in the mean (measured on an H200), which a state adds up over its memory:
 # the gradient of A missed its limit. The interpreter's exp2 is exact.
-EXP2_SHIFT = tl.constexpr(0.0 if os.environ.get("TRITON_INTERPRET") == "1" else 2.1e-8)
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+EXP2_SHIFT = tl.constexpr(0.0 if INTERPRETED else 2.1e-8)
+# The type that is computed with less care, on tensor cores and by special functions, for it is rounded more than that
+# costs. Triton's interpreter has none of these instructions, and multiplies the bits of bfloat16 as integers.
+NARROW = tl.constexpr(tl.float64 if INTERPRETED else tl.bfloat16)
 
 
 @triton.jit
@@ -57,17 +63,23 @@ def log1p_unit(e):
 
 
 @triton.jit
-def softplus(x):
-    """log(1 + exp(x)); above 20 that rounds to x, which torch returns there."""
-    return tl.maximum(x, 0.0) + log1p_unit(exp_negative(-tl.abs(x)))
+def softplus(x, NARROWED: tl.constexpr):
+    """log(1 + exp(x)); above 20 that rounds to x, which torch returns there. NARROWED: to an absolute 3e-7."""
+    if NARROWED:
+        return tl.maximum(x, 0.0) + LN2 * log2(1.0 + tl.exp2(-tl.abs(x) * LOG2E))
+    else:
+        return tl.maximum(x, 0.0) + log1p_unit(exp_negative(-tl.abs(x)))
 
 
 @triton.jit
-def sigmoid(x):
-    """1 / (1 + exp(-x)), the derivative of softplus."""
-    e = exp_negative(-tl.abs(x))
-    root = tl.rsqrt(1.0 + e)  # its square is the reciprocal, at half the instructions of a division
-    return tl.where(x >= 0, 1.0, e) * (root * root)
+def softplus_slope(s, NARROWED: tl.constexpr):
+    """The derivative of softplus where it is s: 1 - exp(-s). NARROWED: to an absolute 1e-7."""
+    exact = 1.0 - tl.exp2(s * -LOG2E)
+    if NARROWED:
+        return exact
+    else:
+        small = s * (1.0 - s * (0.5 - s * (1.0 / 6 - s * (1.0 / 24 - s * (1.0 / 120 - s * (1.0 / 720))))))
+        return tl.where(s < 0.3, small, exact)
 
 
 @triton.jit

@@ -3,7 +3,7 @@
 A thread is a channel and keeps its n states in registers. Positions are read where they lie (channels last), in the
 order given by a table, so that nothing is flipped or transposed. Sequences have the index s = image * k + direction.
 
-Addresses, also in `triton_backward.py`: x and grad_y lie at image * xb + direction * xk + pixel * xs + channel; the
+Addresses, also in `backward.py`: x and grad_y lie at image * xb + direction * xk + pixel * xs + channel; the
 per-direction tensors (output, step sizes, gradients of both) at image * yb + direction * yk + pixel * ys + channel;
 the projections at image * pb + direction * pk + pixel * ps + feature, features being r of the step size, n of B and n
 of C. A is (k,n,d).
@@ -19,6 +19,7 @@ import triton.language as tl
 
 from bench.ops.backends.triton.tiles import (
     LOG2E,
+    NARROW,
     SIZES,
     decay,
     load_steps,
@@ -103,7 +104,7 @@ def walk_forward(
                 weights = load_weights(weight, bias, direction * d + c, mask, R, HAS_BIAS, CB)
             step = raw_steps(parts, weights, R, DIRECT, T, CB)
             if SOFTPLUS:
-                step = softplus(step)
+                step = softplus(step, x.dtype.element_ty == NARROW)
             step = tl.where(live[None, :], step, 0.0)
             x_tile = x_next.to(tl.float32)
             steps = spread(step, T, CB)
@@ -171,7 +172,7 @@ def walk_adjoint(
         live = done + tt < last - first
         step = raw_steps(parts, weights, R, DIRECT, T, CB)
         if SOFTPLUS:
-            step = softplus(step)
+            step = softplus(step, grad_y.dtype.element_ty == NARROW)
         step = tl.where(live[None, :], step, 0.0)
         steps = spread(step, T, CB)
         gys = spread(tl.where(live[None, :], gy_next.to(tl.float32), 0.0), T, CB)
