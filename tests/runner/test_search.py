@@ -232,12 +232,12 @@ def test_limits_drop_networks_before_they_are_trained(folder):
 def test_a_rung_that_takes_longer_than_predicted_ends_with_the_budget(folder, monkeypatch):
     monkeypatch.setattr(Predictor, "costs", lambda self, names, again=False: [[0.1, 0.1, 0.1] for _ in names])
     tune = "learning_rate=1e-4,1e-3,1e-2,1e-1"
-    arguments = ["--models", "place_slow", "--epochs", 60, "--seeds", "0,1,2,3", "--tune", tune, "--out", "out"]
-    code, said = here(folder, *SMALL, *arguments, "--budget", "15s")
+    arguments = ["--models", "place_slow", "--epochs", 40, "--seeds", "0,1,2,3", "--tune", tune, "--out", "out"]
+    code, said = here(folder, *SMALL, *arguments, "--budget", "8s")
     out, trials = folder / "out", of_kind(folder / "out", "trial")
     assert re.search(r"not started: \d+ cells? of the last rung", said)
     longest = max([0.0, *(r["timings"]["wall_s"] for r in trials)])
-    assert diary(out)["spent_s"] < 15 + longest + 10, "one training at most, and the boards"
+    assert diary(out)["spent_s"] < 8 + longest + 10, "one training at most, and the boards"
     if not of_kind(out, "accuracy"):
         assert code == 1 and "before any network was fully trained" in said
     code, said = here(folder, *SMALL, *arguments, "--budget", "1s")
