@@ -483,19 +483,19 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
     seeds, images = board.seeds, sum(pick.rows[d].n_test or 0 for d in board.counted)
     patients = sum(e.n_patients or 0 for d in board.counted if (e := pick.rows[d].evidence))
+    unit, there = ("patients", patients) if patients else ("images", images)
     now, ways = [counted(seeds, board.unit), counted(images, "image")], []
     if training and over_images < enough:
-        found["seeds"] = max(seeds, ceil(seeds * training / (enough - over_images)))
-        ways += [f"{found['seeds']:,} seeds"] * (found["seeds"] <= MOST_SEEDS)
+        found["seeds"] = more = max(seeds, ceil(seeds * training / (enough - over_images)))
+        ways += [f"{more:,} seeds"] * (more <= MOST_SEEDS)
     if images and training < enough:
         times = max(1.0, over_images / (enough - training))
         found["test_images"] = ceil(images * times)
         found["patients"] = ceil(patients * times) if patients else None
-        many, unit = (found["patients"], "patients") if patients else (found["test_images"], "images")
+        many = ceil(there * times)
         ways += [f"{many:,} test {unit}"] * (many <= MOST_IMAGES)
     now += [counted(patients, "patient")] if patients else []
     both = found["both_times"] = round(max(1.0, (training + over_images) / enough), 1)
-    unit, there = ("patients", patients) if patients else ("images", images)
     does = listed(ways, "or") or f"{significant(both, 2)} times as many seeds and {unit}"
     if not ways and (both * seeds > MOST_SEEDS or both * there > MOST_IMAGES):
         does = f"no realistic number of seeds or test {unit}"
