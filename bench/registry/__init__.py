@@ -40,6 +40,9 @@ from bench.registry.info import (
     Split as Split,
 )
 from bench.registry.info import (
+    SplitByImage as SplitByImage,
+)
+from bench.registry.info import (
     counted as counted,
 )
 from bench.registry.info import (
