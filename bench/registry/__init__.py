@@ -100,6 +100,9 @@ from bench.registry.registry import (
     family_of as family_of,
 )
 from bench.registry.registry import (
+    is_own_data as is_own_data,
+)
+from bench.registry.registry import (
     load_plugins as load_plugins,
 )
 from bench.registry.registry import (
