@@ -12,6 +12,10 @@ from bench.record import store
 from bench.record.paths import require_run
 from bench.record.store import Record
 from bench.registry import display_name
+from bench.report.build import read_report
+from bench.report.recommend import Limits, Recommendation, recommend
+from bench.report.report import ReportData
+from bench.report.sections.summary import headline
 
 # What two trainings of one network differ in.
 _OF_ONE_TRAINING = {"seed", "fold", "draw"}
@@ -81,18 +85,22 @@ def _accuracy(out: Path) -> list[Record]:
     return [record for path in paths if (record := store.read_record(path))["kind"] == "accuracy"]
 
 
-def _recommended(out: Path) -> tuple[str, set[str]]:
-    """The recommended model, and the keys of its Cells under the protocol that it is recommended for."""
-    from bench.report.build import read_report
-    from bench.report.recommend import Limits, recommend
-    from bench.report.sections.summary import headline
+def recommended(report: ReportData, limits: Limits | None = None) -> tuple[Recommendation, list[Record]]:
+    """What a run recommends, and the Records behind it: the pick's, under the protocol that it is recommended for.
 
-    report = read_report(out)[0]
-    found, board = recommend(report, Limits()), headline(report.boards)
-    if not found.model or not board:
+    Raises:
+        RecommendError: there is nothing to recommend from.
+    """
+    found, board = recommend(report, limits), headline(report.boards)
+    picks = [s for s in board.ranked if s.model == found.model] if board else []
+    return found, [record for pick in picks for row in pick.rows.values() for record in row.ok]
+
+
+def _recommended(out: Path) -> tuple[str, set[str]]:
+    found, records = recommended(read_report(out)[0])
+    if not records:
         raise DeployError(f"{out}: {found.why}")
-    pick = next(s for s in board.ranked if s.model == found.model)
-    return pick.code[0], {record["key"] for row in pick.rows.values() for record in row.ok}
+    return records[0]["spec"]["model"], {record["key"] for record in records}
 
 
 def _shown(record: Record) -> str:

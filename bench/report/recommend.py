@@ -36,6 +36,7 @@ from bench.stats.separation import Contrast
 MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
 MAX_LOSS = 0.02  # of the figure that ranks: what being cheaper may cost
 LARGE_LOSS = 0.05  # where the data allow one, a warning speaks
+MOST_SEEDS, MOST_IMAGES = 50, 20_000  # to ask for; a difference that takes more (or as many patients) is too small
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
 MAX_MISSES, MAX_AGAINST = 3, 3
@@ -482,22 +483,24 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
     seeds, images = board.seeds, sum(pick.rows[d].n_test or 0 for d in board.counted)
     patients = sum(e.n_patients or 0 for d in board.counted if (e := pick.rows[d].evidence))
+    unit, there = ("patients", patients) if patients else ("images", images)
     now, ways = [counted(seeds, board.unit), counted(images, "image")], []
     if training and over_images < enough:
-        found["seeds"] = max(seeds, ceil(seeds * training / (enough - over_images)))
-        ways.append(f"{found['seeds']:,} seeds")
+        found["seeds"] = more = max(seeds, ceil(seeds * training / (enough - over_images)))
+        ways += [f"{more:,} seeds"] * (more <= MOST_SEEDS)
     if images and training < enough:
         times = max(1.0, over_images / (enough - training))
         found["test_images"] = ceil(images * times)
         found["patients"] = ceil(patients * times) if patients else None
-        many = f"{found['patients']:,} test patients" if patients else f"{found['test_images']:,} test images"
-        ways.append(many)
+        many = ceil(there * times)
+        ways += [f"{many:,} test {unit}"] * (many <= MOST_IMAGES)
     now += [counted(patients, "patient")] if patients else []
     both = found["both_times"] = round(max(1.0, (training + over_images) / enough), 1)
-    does = (
-        listed(ways, "or") or f"{significant(both, 2)} times as many seeds and {'patients' if patients else 'images'}"
-    )
-    gap = board.metric.shown(abs(difference))
+    does = listed(ways, "or") or f"{significant(both, 2)} times as many seeds and {unit}"
+    if not ways and (both * seeds > MOST_SEEDS or both * there > MOST_IMAGES):
+        does = f"no realistic number of seeds or test {unit}"
+    least = 10.0**-board.metric.digits
+    gap = board.metric.shown(abs(difference)) if abs(difference) >= least / 2 else f"below {least:g}"
     once = "" if pairs.retrained else " (single seed: first train with three)"
     of = f"its difference from {name(other.model)}, {gap}"
     return {**found, "text": f"{does} (now {', '.join(now)}) would show {of}{once}"}
