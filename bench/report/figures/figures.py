@@ -20,7 +20,7 @@ from bench.metrics.registry import RANKING
 from bench.record.store import StoreError, atomic_write
 from bench.report.figures import draw
 from bench.report.figures.draw import Axis, Curve, Panel, Point, Rank
-from bench.report.sections.pareto import front
+from bench.report.sections.accuracy import front
 from bench.report.words import fixed, grouped, known, natural
 from bench.report.write.page_data import Document
 
