@@ -1,4 +1,4 @@
-"""What ``report.html`` embeds: a run's Records, histories, logs and saved scores as dictionaries, lists, numbers, text."""
+"""What ``report.html`` embeds: Records, histories, logs and saved scores as dictionaries, lists, numbers and text."""
 
 from __future__ import annotations
 
