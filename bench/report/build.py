@@ -44,7 +44,6 @@ from bench.report.standings import Overall, overall
 from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
-from bench.report.write.page_data import collect
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def rebuild(
         paths.append(out / "CHECKLIST.md")
         atomic_write(paths[-1], checklist(report, guideline).encode())
     if figures:
-        paths += write_figures(collect(report, out), out / "figures")
+        paths += write_figures(report, out)
     return paths, problems
 
 
