@@ -6,8 +6,9 @@ Everything is a function of the Records and the scores saved beside them: same R
 from __future__ import annotations
 
 import json
+import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -32,19 +33,17 @@ from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
 from bench.report.sections.native_sizes import native_size_sections
-from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.sections.tracks import few_labels_section, tracks_section
 from bench.report.sections.tuned import tuned_blocks
-from bench.report.settings import batch_text
+from bench.report.settings import cell_in_words
 from bench.report.significance import significance
 from bench.report.standings import Overall, overall
 from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
-from bench.report.write.page_data import collect
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ def rebuild(
         paths.append(out / "CHECKLIST.md")
         atomic_write(paths[-1], checklist(report, guideline).encode())
     if figures:
-        paths += write_figures(collect(report, out), out / "figures")
+        paths += write_figures(report, out)
     return paths, problems
 
 
@@ -204,7 +203,7 @@ class Report(ReportData):
         sections += [s for s in (tracks_section(self.rows, self.records), few_labels_section(self.records)) if s]
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
-        sections += metric_sections(self.rows, self.metrics)
+        sections += self._of_plugins()
         for board in self.boards:
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
@@ -213,29 +212,32 @@ class Report(ReportData):
             sections.append(moved)
         return sections
 
+    def _of_plugins(self) -> Iterator[Section]:
+        """The models ranked by each metric of a plug-in, with tie groups over trainings, for each protocol."""
+        for metric in self.metrics:
+            for board in overall(self.rows, metric):
+                if board.ranked:
+                    board.significance = significance(board, (metric,))
+                    found = overall_section(board, {}, "")
+                    yield Section(found.title.replace("Accuracy", metric.label, 1), found.blocks)
+
 
 def _best(board: Overall) -> str:
     if not board.ranked:
         return f"no test {board.metric.label}"
-    over = board.over
     best, label = board.ranked[0], board.metric.label
-    if len(board.ranked) == 1:
-        return f"only {name(best.model)}, {label} {over} {board.metric.shown(best.score)}"
-    of = f"{over} of {counted(len(board.ranked), 'model')}"
-    return f"{name(best.model)} has the highest {label} {of}, {board.metric.shown(best.score)}"
+    return (
+        f"{counted(len(board.ranked), 'model')}, first {name(best.model)} with {label} {board.metric.shown(best.score)}"
+    )
 
 
 def _folded(section: Section, first: bool) -> Section:
-    """Fold the tables of a setting away; of the first setting the table of cost stays open, if it is short."""
-    tables = [i for i, block in enumerate(section.blocks) if isinstance(block, Table)]
-    if not tables:
-        return section
-    lengths = [len(block.rows) for block in section.blocks if isinstance(block, Table)]
-    open_ = 0
-    if first and lengths[0] <= MAX_OPEN_ROWS:
-        open_ = min(tables[0] + 2, len(section.blocks))  # with the noise floor below it
+    """Fold the tables of a setting away; of the first the table of cost and its noise floor stay open, if short."""
+    cost = section.blocks[0]
+    rows = len(cost.rows) if isinstance(cost, Table) else 0
+    open_ = 2 if first and rows <= MAX_OPEN_ROWS else 0
+    line = "Growth with the image and notes" if open_ else f"Tables and notes ({counted(rows, 'row')})"
     rest = tuple(section.blocks[open_:])
-    line = "Growth with the image and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
     return Section(section.title, [*section.blocks[:open_], *([Details(line, rest)] if rest else [])], section.level)
 
 
@@ -249,8 +251,10 @@ def _without_result(
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for record in records:
         if record["status"] != "ok" and record["kind"] != "trial":  # what a trial came to, its Cell says
-            reason = " ".join(str(record["reason"] or "no reason was recorded").split())
-            groups[record["spec"]["model"], record["status"], reason].append(_where(record))
+            reason = textwrap.shorten(str(record["reason"] or "no reason was recorded"), MAX_REASON, placeholder="…")
+            groups[record["spec"]["model"], record["status"], reason].append(
+                cell_in_words(record["kind"], record["spec"], model=False)
+            )
     blocks: list[Block] = []
     if groups:
         columns = (
@@ -258,7 +262,7 @@ def _without_result(
             Column("where", left=True, drop=1, wrap=True), Column("reason", left=True, wrap=True),
         )  # fmt: skip
         lines = [
-            (model, status, str(len(cells)), *_brief(cells, reason))
+            (model, status, str(len(cells)), "; ".join(some(cells, MAX_CELLS_NAMED)), reason)
             for (model, status, reason), cells in sorted(groups.items(), key=lambda g: (natural(g[0][0]), g[0]))
         ]
         blocks.append(Table(columns, lines))
@@ -272,25 +276,6 @@ def _without_result(
         blocks.append(Text("Saved scores that could not be used (their rows have no interval):"))
         blocks.append(Bullets(tuple(problems)))
     return [Section("Without a result", blocks)] if blocks else []
-
-
-def _brief(cells: Sequence[str], reason: str) -> tuple[str, str]:
-    """The first Cells and the beginning of their reason."""
-    whole = len(reason) <= MAX_REASON
-    return "; ".join(some(cells, MAX_CELLS_NAMED)), reason if whole else reason[: MAX_REASON - 1] + "…"
-
-
-def _where(record: Record) -> str:
-    spec = record["spec"]
-    if record["kind"] == "accuracy":
-        return f"{spec.get('dataset')} {spec.get('size')}→{spec.get('resolution')} px, seed {spec.get('seed')}"
-    if record["kind"] == "transfer":
-        return f"{spec.get('source')} → {spec.get('dataset')} at {spec.get('resolution')} px, seed {spec.get('seed')}"
-    compiled = ", compiled" if spec.get("compile") else ""
-    return (
-        f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
-        f"{compiled}, {spec.get('device')}"
-    )
 
 
 # --- how it was made -------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from bench import registry
@@ -430,3 +432,24 @@ def test_a_network_that_waits_for_its_device_has_no_replay_and_says_why(context:
     found = run_efficiency(cell("planted_net[waits=1]", device="cuda:0", rounds=1), context).metrics
     assert found["device_step_error"] and "device_step_ms_p50" not in found
     assert found["throughput_images_per_s_p50"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["resnet18", "medmamba_tiny"])
+def test_a_replayed_training_step_is_the_step(name: str) -> None:
+    asked = cell(name, device="cuda:0", mode="train", resolution=64, batch=8)
+    torch.manual_seed(0)
+    replayed = Workload(asked)
+    for module in replayed.module.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    eager = Workload(asked, copy.deepcopy(replayed.module))
+    before = [p.detach().clone() for p in eager.module.parameters()]
+    replay, step = replayed.graph_step(), eager.step(pool=1)  # recording takes a step of its own
+    for number in range(4):
+        step(number)
+    for number in range(3):
+        replay(number)
+    for start, mine, plain in zip(before, replayed.module.parameters(), eager.module.parameters(), strict=True):
+        assert (mine - plain).norm() <= 0.02 * (plain - start).norm() + 1e-6

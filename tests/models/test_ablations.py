@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import nn
 
 from bench.models import medmamba, vmamba
@@ -67,12 +68,13 @@ def test_trains_and_every_parameter_has_a_gradient(name):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", [*ABLATIONS, "medmamba_base_d16", "vmamba_tiny", "vmamba_small"])
-def test_gradients_of_the_fused_blocks_are_as_exact_as_those_of_pytorch(name, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
+def test_gradients_of_the_fused_blocks_are_as_exact_as_those_of_pytorch(name, exact_convolutions):
     def gradients(backend, half, dtype=torch.float32):
         torch.manual_seed(0)
         model = build(name, num_classes=3, img_size=64, device="cpu").to("cuda", dtype).train()
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0  # its draws in float64 are others
         x, y = torch.randn(8, 3, 64, 64).to("cuda", dtype), torch.arange(8, device="cuda") % 3
         with use_backend(backend), torch.autocast("cuda", torch.bfloat16, enabled=half):
             loss = F.cross_entropy(model(x), y)

@@ -18,11 +18,19 @@ from bench.metrics.registry import RANKING, TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
-from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
 from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
-from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
+from bench.report.compare.snapshot import (
+    MAX_NAMED,
+    BaselineError,
+    Snapshot,
+    SnapshotCell,
+    canonical,
+    nearly,
+    shown_machine,
+    take,
+)
 from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, some, span
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
@@ -32,7 +40,6 @@ if TYPE_CHECKING:
 
 ALPHA = 0.05
 REPEATS_WITHIN = 0.03  # the share of ratios within this is what a repeated measurement is judged by
-MAX_NAMED = 3
 SPEED, LATENCY = "throughput_images_per_s_p50", "latency_ms_p50"
 
 Pair = tuple[SnapshotCell, SnapshotCell]

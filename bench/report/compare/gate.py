@@ -15,7 +15,6 @@ from enum import StrEnum
 import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
-from bench.report.compare.diff import differences
 from bench.report.compare.gate_stats import (
     Evidence,
     Parts,
@@ -29,7 +28,7 @@ from bench.report.compare.gate_stats import (
     rounds_needed,
     speed_evidence,
 )
-from bench.report.compare.snapshot import EXACT, ArrayInfo, Snapshot, SnapshotCell, shown_machine
+from bench.report.compare.snapshot import EXACT, ArrayInfo, Snapshot, SnapshotCell, differences, shown_machine
 from bench.report.words import MISSING, grouped, significant
 from bench.stats.paired import holm
 

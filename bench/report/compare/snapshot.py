@@ -24,9 +24,9 @@ from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import UNREADABLE, recorded_otherwise
 from bench.report.relative import with_relative_speeds
-from bench.report.rows import read_run_directory
-from bench.report.settings import by_setting
-from bench.report.words import counted, known, natural
+from bench.report.rows import flattened, read_run_directory
+from bench.report.settings import by_setting, cell_in_words
+from bench.report.words import counted, grouped, known, natural
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
@@ -47,6 +47,9 @@ _WRITTEN = (
     "evidence",
 )  # fmt: skip
 MAX_EVIDENCE = 2  # sentences kept of it
+MAX_NAMED = 3
+MAX_TRACED = 20  # cells of which the nearest is looked for
+SAME = ("model", "dataset", "mode", "seed")  # a Cell of another of these is another Cell, not the same set otherwise
 
 Machine = tuple[str, str, int]
 ArrayInfo = list[str | list[int]]  # dtype and shape
@@ -121,16 +124,7 @@ class SnapshotCell:
 
     def title(self, seed: bool = True, model: bool = True) -> str:
         """The Cell in words."""
-        has = self.identity.get
-        name = f"{has('model')} " if model else ""
-        if self.kind == "efficiency":
-            parts = [f"batch {has('batch') or 'largest'}", str(has("precision")), str(has("mode"))]
-            parts += ["compiled"] if has("compile") else []
-            return f"{name}at {has('resolution')} px, {', '.join(parts)}"
-        pixels = f"{has('size')}→{has('resolution')} px" if has("resolution") else "scores from files"
-        source = f" from {has('source')}" if has("source") else ""
-        seeds = f", seed {has('seed')}" if seed and has("seed") is not None else ""
-        return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"
+        return cell_in_words(self.kind, self.identity, seed=seed, model=model)
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -175,6 +169,51 @@ def shown_machine(machine: Machine) -> str:
     return f"{device} ({hardware}, {counted(threads, 'thread')})"
 
 
+# --- why two runs have no Cell in common ---------------------------------------------------------------------
+
+
+def nearly(only: Sequence[SnapshotCell], others: Sequence[SnapshotCell], where: str, of_models: bool) -> list[str]:
+    """In what settings Cells of one side differ from the nearest of the other, as lines for people.
+
+    Args:
+        only: Cells that only the first side has.
+        others: those that only the second has.
+        where: the second side's name.
+        of_models: two models are compared, so that they may differ in that.
+    """
+    cells = grouped(only[:MAX_TRACED], lambda entry: differences(entry, others, of_models))
+    cells.pop("", None)
+    return [
+        f"{where} has {found[0].title()}{' and more' if len(found) > 1 else ''} with {apart}"
+        for apart, found in list(cells.items())[:MAX_NAMED]
+    ]
+
+
+def differences(wanted: SnapshotCell, others: Sequence[SnapshotCell], of_models: bool = False) -> str:
+    """``resolution 32 instead of 64, recipe_settings.epochs 2 instead of 3``; "" where there is nothing near.
+
+    Args:
+        wanted: the Cell that is missed.
+        others: Cells that nothing else asks for.
+        of_models: the model may be another, and is not named.
+    """
+    same = [name for name in SAME if not (of_models and name == "model")]
+    flat = flattened(wanted.identity)
+    best: list[str] | None = None
+    for entry in others:
+        has = flattened(entry.identity)
+        if entry.kind != wanted.kind or any(has.get(k) != flat.get(k) for k in same):
+            continue
+        fields = [k for k in sorted({*flat, *has}) if flat.get(k) != has.get(k) and not (of_models and k == "model")]
+        apart = [f"{k} {has.get(k)} instead of {flat.get(k)}" for k in fields]
+        if best is None or len(apart) < len(best):
+            best = apart
+    if best is None:
+        return ""
+    more = f" and {len(best) - MAX_NAMED} more" if len(best) > MAX_NAMED else ""
+    return ", ".join(best[:MAX_NAMED]) + more
+
+
 # --- from runs -------------------------------------------------------------------------------------------------
 
 
@@ -188,7 +227,7 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
     Raises:
         BaselineError: one is not a run directory.
     """
-    grouped: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
     problems: list[str] = []
     commands: list[str] = []
     unrecorded: set[str] = set()
@@ -203,13 +242,13 @@ def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
         for record in [*_relative_speeds(records), *others]:
             asked = canonical([record["kind"], _identity(record["spec"])])
             machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
-            grouped[asked, machine].append((run, record))
-    metrics = defined(record for group in grouped.values() for _, record in group)
+            groups[asked, machine].append((run, record))
+    metrics = defined(record for group in groups.values() for _, record in group)
     shown = (*SHOWN, *(metric.field for metric in metrics))
-    entries = [_entry(_newest(group), max_images, shown, problems) for group in grouped.values()]
-    versions = [e[1].get("environment", {}).get("versions", {}) for group in grouped.values() for e in group]
+    entries = [_entry(_newest(group), max_images, shown, problems) for group in groups.values()]
+    versions = [e[1].get("environment", {}).get("versions", {}) for group in groups.values() for e in group]
     about = {"commands": commands, "versions": {k: v for found in versions for k, v in sorted(found.items())}}
-    unrecorded -= {record["key"] for group in grouped.values() for _, record in group}
+    unrecorded -= {record["key"] for group in groups.values() for _, record in group}
     entries.sort(key=lambda e: (e.order, e.machine))
     return Snapshot(entries, about, problems, max_images, sorted(unrecorded), metrics)
 

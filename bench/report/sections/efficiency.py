@@ -194,7 +194,10 @@ def _evidence(members: Iterable[Record]) -> tuple[str, ...]:
 # --- beside accuracy -------------------------------------------------------------------------------------------
 
 _EACH_IMAGE = {"params": "params", "macs_g": "macs_g", "latency_ms": "latency_ms_p50"}
-_EACH_BATCH = {"throughput": "throughput_images_per_s_p50", "memory_mib": "peak_memory_mib"}
+_EACH_BATCH = {
+    "throughput": "throughput_images_per_s_p50", "memory_mib": "peak_memory_mib", "energy": "energy_j_per_image",
+    "device": "device_images_per_s_p50",
+}  # fmt: skip
 
 
 def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[Code, dict[str, float | None]], str]:

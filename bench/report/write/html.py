@@ -173,10 +173,9 @@ def page_json(document: Document) -> str:
             if value not in ("", None, [], {})
         }
         cells.append({**found, "environment": place})
-    protocols = [{name: value for name, value in one.items() if name != "orders"} for one in document["protocols"]]
-    rest = {name: rounded(value) for name, value in document.items() if name not in ("protocols", "cells")}
+    rest = {name: rounded(value) for name, value in document.items() if name != "cells"}
     shared = [json.loads(text) for text in environments]
-    return script_json({**rest, "protocols": rounded(protocols), "cells": cells, "environments": shared})
+    return script_json({**rest, "cells": cells, "environments": shared})
 
 
 def rounded(value: object, digits: int = DIGITS) -> object:
