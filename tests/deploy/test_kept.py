@@ -13,6 +13,7 @@ from bench.deploy.which import members_of
 from bench.plan.plan import make_plan
 from bench.record import store
 from bench.record.paths import predictions_path, weights_path
+from bench.record.store import StoreError
 from bench.report.build import read_report
 from bench.sweep.config import load
 from tests.runner.runs import here
@@ -108,6 +109,16 @@ def test_a_model_whose_label_names_its_version_stays(folder: Path, tmp_path: Pat
     assert re.match(r"Weights of good \([0-9a-f]{8}\) are kept \(2 cells, ", line), line
     assert _there(out) == [("good", "also"), ("good", "bright")]
     assert len(members_of(out, dataset="also")) == 1
+
+
+def test_where_no_weights_lie_the_command_that_keeps_them_is_said(folder: Path, tmp_path: Path) -> None:
+    """Not first which of two datasets is meant, then that neither has weights."""
+    out = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(StoreError, match=r"were not kept; to train again and keep them: bench run --models good,.*"):
+        members_of(out)
+    [record] = [r for r in store.read_records(folder / "run")[0] if r["spec"]["model"] == "good"][:1]
+    weights_path(out, record["key"]).write_bytes(b"")
+    assert [r["key"] for r in members_of(out)] == [record["key"]], "the one whose weights are there"
 
 
 def test_what_was_asked_for_stays(folder: Path, tmp_path: Path) -> None:

@@ -68,9 +68,7 @@ def test_trains_and_every_parameter_has_a_gradient(name):
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("name", [*ABLATIONS, "medmamba_base_d16", "vmamba_tiny", "vmamba_small"])
-def test_gradients_of_the_fused_blocks_are_as_exact_as_those_of_pytorch(name, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
-
+def test_gradients_of_the_fused_blocks_are_as_exact_as_those_of_pytorch(name, exact_convolutions):
     def gradients(backend, half, dtype=torch.float32):
         torch.manual_seed(0)
         model = build(name, num_classes=3, img_size=64, device="cpu").to("cuda", dtype).train()
