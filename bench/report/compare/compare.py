@@ -19,7 +19,7 @@ from bench.record import store
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
-from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
+from bench.report.compare.gate_stats import MEMORY_NOISE_REL, Evidence, least_p, memory_evidence, speed_evidence
 from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import (
     MAX_NAMED,
@@ -104,7 +104,7 @@ def side(text: str) -> Side:
         BaselineError: there is no such run, or it has no such model (the ones it has are named).
     """
     run, separator, model = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
-    snapshot = take([Path(run or text)])
+    snapshot = take(Path(run or text))
     if not separator:
         return Side(text, None, snapshot, Path(text))
     models = sorted({str(entry.identity.get("model")) for entry in snapshot.entries})
@@ -273,7 +273,7 @@ def timed(pairs: Sequence[Pair]) -> list[Timed]:
         if a.status != "ok" or b.status != "ok":
             continue
         evidence = speed_evidence(a.speed, b.speed, 0.0) if a.machine == b.machine else None
-        memory = memory_evidence(a.memory, b.memory, 0.0, memory_noise({})["cpu"])
+        memory = memory_evidence(a.memory, b.memory, 0.0, MEMORY_NOISE_REL["cpu"])
         rows.append((a, b, evidence, memory.effect + 1 if memory else None))
     adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
     found = []
