@@ -89,7 +89,7 @@ def test_boards_have_one_protocol_no_trials_and_say_what_was_tried(tuned):
         line = next(x for x in board.splitlines() if x.startswith(f"| `{record['spec']['model']}`") and "val_auc" in x)
         assert f"`learning_rate` {record['metrics']['tuned']['chosen']['learning_rate']:g}" in line
         assert all(f"{t['learning_rate']:g}: {t['val_auc']:.3f}" in line for t in record["metrics"]["tuned"]["tried"])
-    assert len(take([tuned]).entries) == 4  # a baseline holds results
+    assert len(take(tuned).entries) == 4  # a baseline holds results
     assert '"kind":"trial"' not in (tuned / "report.html").read_text().replace(" ", "")
 
 

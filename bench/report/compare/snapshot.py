@@ -1,4 +1,4 @@
-"""What a comparison needs of a run, in one compact form: taken from run directories, or read from a baseline file.
+"""What a comparison needs of a run, in one compact form: taken from its directory, or read from a baseline file.
 
 A baseline is JSON with one line per Cell, so that git shows which Cells changed. It holds the Cells' identities, the
 exact figures, the throughput of each round, the memory of each run, and the test scores (``baseline_scores``).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.cells import ONE_THREAD
-from bench.record.paths import require_run
+from bench.record.paths import predictions_path, require_run
 from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import UNREADABLE, recorded_otherwise
@@ -73,9 +72,9 @@ class SnapshotCell:
         reference: the model whose speed in the same rounds ``relative`` is the ratio to; "" where there is none.
         relative: the speed over the reference's, of each round.
         relative_in: ``ONE_THREAD`` where those speeds are of processor time, "" where they are images/s.
-        memory: peak MiB of each run.
-        noisy: a run's own rounds lay too far apart.
-        flags: of any of the runs, as ``noisy``, ``other processes``.
+        memory: peak MiB; several numbers in baselines of earlier versions.
+        noisy: its own rounds lay too far apart.
+        flags: as ``noisy``, ``other processes``.
         evidence: a few sentences on those of ``BUSY``.
         arrays: name -> [dtype, shape] of each array of saved predictions.
     """
@@ -136,12 +135,12 @@ class SnapshotCell:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Runs, or a baseline file, in the compact form.
+    """A run, or a baseline file, in the compact form.
 
     Attributes:
         about: where it comes from, for people: commands and versions.
         problems: damaged files that were found; what they hold is missing.
-        unrecorded: keys of Cells that the runs' commands planned and that have no Record; not part of the file.
+        unrecorded: keys of Cells that the run's commands planned and that have no Record; not part of the file.
         metrics: what plug-ins defined.
     """
 
@@ -214,43 +213,39 @@ def differences(wanted: SnapshotCell, others: Sequence[SnapshotCell], of_models:
     return ", ".join(best[:MAX_NAMED]) + more
 
 
-# --- from runs -------------------------------------------------------------------------------------------------
+# --- from a run -------------------------------------------------------------------------------------------------
 
 
-def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
-    """Read one run, or several of one version whose rounds are put together.
+def take(run: Path, max_images: int = MAX_IMAGES) -> Snapshot:
+    """Read a run; where it holds a Cell of several versions of the libraries, the newest counts.
 
     Args:
-        runs: run directories; their efficiency Cells give more rounds, their accuracy Cells must not contradict.
+        run: the run directory.
         max_images: of a larger test set a fixed part is kept.
 
     Raises:
-        BaselineError: one is not a run directory.
+        BaselineError: it is not a run directory.
     """
-    groups: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
-    problems: list[str] = []
-    commands: list[str] = []
-    unrecorded: set[str] = set()
-    for run in runs:
-        require_run(run, BaselineError)
-        records, info, damaged = read_run_directory(run)
-        problems += damaged
-        commands.append(str(info.get("command", run)))
-        unrecorded |= store.planned(info)
-        unrecorded -= {record["key"] for record in records if record["kind"] == "trial"}
-        others = (r for r in records if r["kind"] not in ("efficiency", "trial"))
-        for record in [*_relative_speeds(records), *others]:
-            asked = canonical([record["kind"], _identity(record["spec"])])
-            machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
-            groups[asked, machine].append((run, record))
-    metrics = defined(record for group in groups.values() for _, record in group)
+    require_run(run, BaselineError)
+    records, info, problems = read_run_directory(run)
+    results = [record for record in records if record["kind"] != "trial"]
+    found: dict[tuple[str, str], Record] = {}
+    others = [record for record in results if record["kind"] != "efficiency"]
+    for record in sorted([*_relative_speeds(results), *others], key=_versions):
+        machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
+        found[canonical([record["kind"], _identity(record["spec"])]), machine] = record
+    metrics = defined(results)
     shown = (*SHOWN, *(metric.field for metric in metrics))
-    entries = [_entry(_newest(group), max_images, shown, problems) for group in groups.values()]
-    versions = [e[1].get("environment", {}).get("versions", {}) for group in groups.values() for e in group]
-    about = {"commands": commands, "versions": {k: v for found in versions for k, v in sorted(found.items())}}
-    unrecorded -= {record["key"] for group in groups.values() for _, record in group}
+    entries = [_entry(record, run, max_images, shown, problems) for record in found.values()]
     entries.sort(key=lambda e: (e.order, e.machine))
-    return Snapshot(entries, about, problems, max_images, sorted(unrecorded), metrics)
+    versions = {k: v for r in results for k, v in sorted(r["environment"].get("versions", {}).items())}
+    about = {"commands": [str(info.get("command", run))], "versions": versions}
+    unrecorded = sorted(store.planned(info) - {record["key"] for record in records})
+    return Snapshot(entries, about, problems, max_images, unrecorded, metrics)
+
+
+def _versions(record: Record) -> tuple[object, ...]:
+    return tuple((k, natural(str(v))) for k, v in sorted(record["spec"].get("versions", {}).items()))
 
 
 def _relative_speeds(records: Sequence[Record]) -> Iterable[Record]:
@@ -272,47 +267,27 @@ def _machine(record: Record) -> Machine:
     return device, str(facts.get("hardware", "")), int(facts.get("threads") or 0)
 
 
-def _newest(group: list[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
-    """A run directory may hold a Cell of several versions of the libraries: the newest counts."""
-
-    def versions(record: Record) -> tuple[object, ...]:
-        return tuple((k, natural(str(v))) for k, v in sorted(record["spec"].get("versions", {}).items()))
-
-    newest = max(versions(record) for _, record in group)
-    return [(run, record) for run, record in group if versions(record) == newest]
-
-
-def _entry(
-    group: list[tuple[Path, Record]], max_images: int, shown: Sequence[str], problems: list[str]
-) -> SnapshotCell:
-    """One Cell of one run, or the same of several; one that failed in any of them has failed."""
-    run, record = next(((run, r) for run, r in group if r["status"] != "ok"), group[0])
+def _entry(record: Record, run: Path, max_images: int, shown: Sequence[str], problems: list[str]) -> SnapshotCell:
+    metrics, kind = record["metrics"], record["kind"]
     entry = SnapshotCell(
-        record["kind"], _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
+        kind, _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
     )
     if entry.status != "ok":
         return entry
-    metrics = record["metrics"]
     entry.exact = {name: metrics[name] for name in EXACT if known(metrics.get(name))}
     entry.shown = {name: float(f"{metrics[name]:.7g}") for name in shown if known(metrics.get(name))}
-    entry.noisy = any(bool(other["metrics"].get("noisy")) for _, other in group)
-    entry.flags = sorted({str(flag) for _, other in group for flag in other["metrics"].get("flags") or ()})
+    entry.noisy = bool(metrics.get("noisy"))
+    entry.flags = sorted(map(str, metrics.get("flags") or ()))
     if entry.busy:
-        told = [str(text) for _, other in group for text in other["metrics"].get("noisy_evidence") or ()]
+        told = map(str, metrics.get("noisy_evidence") or ())
         entry.evidence = [text for text in told if text.startswith("round ")][:MAX_EVIDENCE]  # not "rounds of"
-    for _, other in group:
-        again = {name: other["metrics"][name] for name in EXACT if known(other["metrics"].get(name))}
-        if again != entry.exact:
-            problems.append(f"{entry.title()}: {entry.exact} in one run and {again} in another: not one version")
-        entry.speed += _positive(other["metrics"].get("throughput_images_per_s_rounds") or ())
-        entry.relative += _positive(other["metrics"].get("relative_speed_rounds") or ())
-        if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
-            entry.memory += _positive([other["metrics"].get("peak_memory_mib")])
-    ways = {(str(m.get("relative_to", "")), str(m.get("relative_in", ""))) for m in (r["metrics"] for _, r in group)}
-    entry.reference, entry.relative_in = ways.pop() if len(ways) == 1 else ("", "")
-    entry.relative = entry.relative if entry.reference else []
-    if entry.kind != "efficiency":
-        _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
+    entry.speed = _positive(metrics.get("throughput_images_per_s_rounds") or ())
+    entry.reference, entry.relative_in = str(metrics.get("relative_to", "")), str(metrics.get("relative_in", ""))
+    entry.relative = _positive(metrics.get("relative_speed_rounds") or ()) if entry.reference else []
+    if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
+        entry.memory = _positive([metrics.get("peak_memory_mib")])
+    if kind != "efficiency":
+        _add_scores(entry, record, predictions_path(run, record["key"]), max_images, problems)
     return entry
 
 
