@@ -10,17 +10,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.metrics.registry import RANKING, TESTED, Metric
+from bench.metrics.registry import TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
-from bench.report.compare.gate_stats import MEMORY_NOISE_REL, Evidence, least_p, memory_evidence, speed_evidence
-from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
+from bench.report.compare.gate_stats import MEMORY_NOISE_REL, least_p, memory_evidence, speed_evidence
+from bench.report.compare.pairs import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import (
     MAX_NAMED,
     BaselineError,
@@ -31,7 +31,7 @@ from bench.report.compare.snapshot import (
     shown_machine,
     take,
 )
-from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, some, span
+from bench.report.words import MISSING, counted, fixed, grouped, listed, name, significant, some
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 
@@ -179,60 +179,29 @@ def _about(found: Comparison) -> list[Block]:
     return [*blocks, Bullets(tuple(lines))] if lines else blocks
 
 
+AS_ON_THE_BOARD = (
+    "As on the leaderboard of this run, so that both say the same: paired by test image, over trainings too, and "
+    "corrected for the comparisons that the leaderboard makes. p by itself is for whoever planned this comparison "
+    "alone, before seeing results."
+)
+PAIRED = "Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC; Holm over each table."
+
+
 def _accuracy(found: Comparison) -> list[Block]:
-    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(found.tested, metric))]
-    blocks: list[Block] = [tabled(_columns(metric, not found.of_models), rows) for metric, rows in tested]
-    if blocks and not found.judged:
-        one = any(t.seeds == 1 for metric, rows in tested for t in rows if metric == RANKING)
-        about = " One seed speaks of the trained networks, not of training once more." if one else ""
-        how = "Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC; Holm over each table."
-        blocks.insert(0, Text(how + about))
-    return [*pair_blocks(found.judged), *blocks]
+    return [*pair_blocks(found.judged, AS_ON_THE_BOARD), *pair_blocks(tested(found), PAIRED)]
 
 
-def _columns(metric: Metric, model: bool) -> Columns[Tested]:
-    """Of a table of one metric; ``model``: rows are named with theirs."""
-
-    def difference(t: Tested) -> str:
-        return signed(-metric.sign * t.evidence.effect)
-
-    def interval(t: Tested) -> str:
-        half, middle = t.evidence.half_width(), -metric.sign * t.evidence.effect
-        return span(middle - half, middle + half) if half is not None else MISSING
-
-    def told(t: Tested) -> str:
-        higher = -metric.sign * t.evidence.effect > 0
-        return "not significant" if not t.p <= ALPHA else "higher" if higher else "lower"
-
-    return [
-        (Column("where", left=True, wrap=True), lambda t: t.cell.title(seed=False, model=model)),
-        (Column("seeds", drop=2), lambda t: str(t.seeds)),
-        (Column(f"{metric.heading} A"), lambda t: t.before),
-        (Column(f"{metric.heading} B"), lambda t: t.now),
-        (Column("difference"), difference),
-        (Column("95 %", drop=1), interval),
-        (Column("p (Holm)", drop=1), lambda t: f"{t.p:.2g}"),
-        (Column("B is", left=True), told),
-    ]
-
-
-class Tested(NamedTuple):
-    """A row: a Cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
-
-    cell: SnapshotCell
-    seeds: int
-    before: str
-    now: str
-    evidence: Evidence
-    p: float
-
-
-def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
-    """Test a metric in every row that both sides have."""
-    found = accuracy_tests(pairs, metric)
-    adjusted = holm([evidence.two_sided for *_, evidence in found])
-    rows = zip(found, adjusted, strict=True)
-    return [Tested(cell, len(part.seeds), a, b, evidence, float(p)) for (cell, part, a, b, evidence), p in rows]
+def tested(found: Comparison) -> list[PairRow]:
+    """Every row that both sides have, in each metric that no leaderboard judges."""
+    rows = []
+    for metric in found.metrics:
+        own = accuracy_tests(found.tested, metric)
+        adjusted = holm([evidence.two_sided for *_, evidence in own])
+        for (cell, part, before, now, e), p in zip(own, adjusted, strict=True):
+            where = cell.title(seed=False, model=not found.of_models)
+            rows.append(PairRow(metric, where, cell.identity, len(part.seeds), before, now, -metric.sign * e.effect,
+                                e.half_width(), e.two_sided, float(p), counted(len(own), "row")))  # fmt: skip
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -383,14 +352,7 @@ def repeatability(rows: Sequence[Timed]) -> list[str]:
 
 def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
-    accuracy = pair_json(found.judged) + [
-        {
-            "where": entry.identity, "metric": metric.name, "seeds": seeds, "difference": -e.effect,
-            "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,
-        }
-        for metric in found.metrics
-        for entry, seeds, _, _, e, p in tested_accuracy(found.tested, metric)
-    ]  # fmt: skip
+    accuracy = pair_json([*found.judged, *tested(found)])
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,

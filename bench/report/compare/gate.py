@@ -251,7 +251,7 @@ Asked = list[tuple[CheckFinding, Evidence | None]]
 
 def accuracy_parts(
     pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric
-) -> dict[str, tuple[SnapshotCell, Parts, str, str]]:
+) -> dict[str, tuple[SnapshotCell, Parts, float, float]]:
     """For each row, its seeds put together: a cell that names it, what its images and seeds say, the two means."""
     rows = grouped((pair for pair in pairs if _comparable(*pair, metric)), lambda pair: pair[0].row)
     found = {}
@@ -261,8 +261,7 @@ def accuracy_parts(
             part = parts([(n.scores, b.scores) for b, n in seeds if n.scores and b.scores], metric)
         else:
             part = of_seeds(metric, list(zip(new, old, strict=True)))
-        means = [metric.shown(float(np.mean(side))) for side in (old, new)]
-        found[row] = (seeds[0][0], part, means[0], means[1])
+        found[row] = (seeds[0][0], part, float(np.mean(old)), float(np.mean(new)))
     return {row: f for row, f in found.items() if np.isfinite(f[1].difference)}
 
 
@@ -289,7 +288,7 @@ def _lost(metric: Metric, pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], op
 
 def accuracy_tests(
     pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric, least: float = 0.0, assumed: float = 0.0
-) -> list[tuple[SnapshotCell, Parts, str, str, Evidence]]:
+) -> list[tuple[SnapshotCell, Parts, float, float, Evidence]]:
     """Each row of :func:`accuracy_parts` with its evidence; models of one dataset share what is known of trainings."""
     found = accuracy_parts(pairs, metric).values()
     datasets = grouped(found, lambda row: row[0].kind + str(row[0].identity.get("dataset")))
@@ -309,7 +308,8 @@ def _accuracy(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metrics: Seque
         ):
             seeds = len(part.seeds)
             cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
-            finding = CheckFinding(entry.kind, cell, metric.label, CheckOutcome.FINE, before, now, worse=worse)
+            shown = metric.shown(before), metric.shown(now)
+            finding = CheckFinding(entry.kind, cell, metric.label, CheckOutcome.FINE, *shown, worse=worse)
             asked.append((finding, evidence))
     return asked
 

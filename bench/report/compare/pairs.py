@@ -1,8 +1,8 @@
-"""Two models of one run as the run's leaderboard judges them: the same differences, corrected in the same families."""
+"""Pairs of figures of two sides; two models of one run as its leaderboard judges them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from bench.report.blocks import Block, Bullets, Column, Columns, Text, tabled
 from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
-from bench.report.words import counted, known, p_text, signed, span
+from bench.report.words import MISSING, counted, grouped, known, p_text, signed, span
 from bench.stats.leader import LeaderTest
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import all_pairs
@@ -22,38 +22,43 @@ from bench.stats.separation import all_pairs
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """One figure of two models: B less A.
+    """One figure on both sides of a comparison: B less A.
 
     Attributes:
-        where: the datasets and the protocol, in words.
-        dataset: empty for the mean over datasets.
-        a: figure of the first model.
-        low: 95 % interval of the difference, over test images and trainings.
+        where: what was scored, in words.
+        place: the same for programs.
+        a: figure of the first side.
+        half: half the width of the difference's 95 % interval; None where it is not known.
         p: two-sided, of this comparison alone.
-        p_corrected: as on the leaderboard.
+        p_corrected: Holm's, or as on the leaderboard.
         family: what it is corrected for.
         reason: why the leaderboard calls neither worse, where one of the two leads; else empty.
     """
 
     metric: Metric
     where: str
-    dataset: str
+    place: Fields
     seeds: int
     a: float
     b: float
-    low: float
-    high: float
+    difference: float
+    half: float | None
     p: float
     p_corrected: float
     family: str
-    reason: str
+    reason: str = ""
+
+    @property
+    def interval(self) -> str:
+        """Of the difference."""
+        return MISSING if self.half is None else span(self.difference - self.half, self.difference + self.half)
 
     @property
     def word(self) -> str:
-        """What B is, in the leaderboard's judgement."""
+        """What B is."""
         if not self.p_corrected < ALPHA:
             return "not significant"
-        return "significantly " + ("higher" if self.b > self.a else "lower")
+        return "significantly " + ("higher" if self.difference > 0 else "lower")
 
 
 def judged_pairs(run: Path, a: str, b: str) -> list[PairRow]:
@@ -95,11 +100,11 @@ def _ablation(one: Ablation, metric: Metric, pair: tuple[Standing, Standing], fe
     """A planned comparison, as in the board's table of ablations."""
     common = sorted(pair[0].rows.keys() & pair[1].rows.keys())
     a, b = (float(np.mean([s.rows[d].mean(metric.field) or 0.0 for d in common])) for s in pair)
-    low, high = one.gap.low or 0.0, one.gap.high or 0.0
-    if one.model == pair[0].model:  # the table has the variant less its parent
-        low, high = -high, -low
+    gap = -one.gap.value if one.model == pair[0].model else one.gap.value  # the table has the variant less its parent
+    half = ((one.gap.high or 0.0) - (one.gap.low or 0.0)) / 2
     where = f"mean over {counted(one.datasets, 'dataset')}{fed}"
-    return PairRow(metric, where, "", seeds, a, b, low, high, one.gap.p or 0.0, one.p, "the ablations", "")
+    place = {"datasets": where, "dataset": None}
+    return PairRow(metric, where, place, seeds, a, b, gap, half, one.gap.p or 0.0, one.p, "the ablations")
 
 
 def _row(
@@ -117,48 +122,42 @@ def _row(
         every = all_pairs(names, pairs, alone)
         first, second = (every.models.index(model) for model in models)
         corrected, reason, family = float(every.p[first, second]), "", f"{every.pairs} pairs"
-    low, high = sorted((metric.sign * (gap - half), metric.sign * (gap + half)))
     where, dataset, seeds = place
-    return PairRow(metric, where, dataset, seeds, *values, low, high, p, corrected, family, reason)
+    said = {"datasets": where, "dataset": dataset or None}
+    return PairRow(metric, where, said, seeds, *values, metric.sign * gap, half, p, corrected, family, reason)
 
 
-def pair_blocks(rows: Iterable[PairRow]) -> list[Block]:
-    """The rows as a table for each metric, and why a difference from the leader is not significant."""
-    rows = list(rows)
-    blocks: list[Block] = []
-    for metric in dict.fromkeys(row.metric for row in rows):
-        own = [row for row in rows if row.metric == metric]
-        columns: Columns[PairRow] = [
+def pair_blocks(rows: Sequence[PairRow], how: str) -> list[Block]:
+    """How the rows were tested, a table for each metric, and why a difference from the leader is not significant."""
+    if not rows:
+        return []
+    one = " One seed speaks of the trained networks, not of training again." * any(row.seeds == 1 for row in rows)
+
+    def columns(metric: Metric) -> Columns[PairRow]:
+        return [
             (Column("where", left=True, wrap=True), lambda r: r.where),
             (Column("seeds", drop=3), lambda r: str(r.seeds)),
-            (Column(f"{metric.heading} A"), lambda r: r.metric.shown(r.a)),
-            (Column(f"{metric.heading} B"), lambda r: r.metric.shown(r.b)),
-            (Column("difference"), lambda r: signed(r.b - r.a)),
-            (Column("95 %", drop=1), lambda r: span(r.low, r.high)),
+            (Column(f"{metric.heading} A"), lambda r: metric.shown(r.a)),
+            (Column(f"{metric.heading} B"), lambda r: metric.shown(r.b)),
+            (Column("difference"), lambda r: signed(r.difference)),
+            (Column("95 %", drop=1), lambda r: r.interval),
             (Column("p", drop=2), lambda r: p_text(r.p)),
             (Column("p corrected", drop=1), lambda r: p_text(r.p_corrected)),
             (Column("for", left=True, drop=2), lambda r: r.family),
             (Column("B is", left=True), lambda r: r.word),
         ]
-        blocks.append(tabled(columns, own))
+
+    tables = (tabled(columns(metric), own) for metric, own in grouped(rows, lambda row: row.metric).items())
     reasons = tuple(f"{r.metric.label}, {r.where}: not significant, {r.reason}." for r in rows[:1] if r.reason)
-    text = (
-        "As on the leaderboard of this run, so that both say the same: paired by test image, over trainings too, and "
-        "corrected for the comparisons that the leaderboard makes. p by itself is for whoever planned this comparison "
-        "alone, before seeing results."
-    )
-    if any(row.seeds == 1 for row in rows):
-        text += " One seed speaks of the trained networks, not of training again."
-    return [Text(text), *blocks, *([Bullets(reasons)] if reasons else [])] if rows else []
+    return [Text(how + one), *tables, *([Bullets(reasons)] if reasons else [])]
 
 
 def pair_json(rows: Iterable[PairRow]) -> list[Fields]:
     """The rows for programs."""
     return [
         {
-            "where": {"datasets": row.where, "dataset": row.dataset or None}, "metric": row.metric.name,
-            "seeds": row.seeds, "difference": row.b - row.a, "half_width_95": (row.high - row.low) / 2, "p": row.p,
-            "p_corrected": row.p_corrected, "corrected_for": row.family,
+            "where": row.place, "metric": row.metric.name, "seeds": row.seeds, "difference": row.difference,
+            "half_width_95": row.half, "p": row.p, "p_corrected": row.p_corrected, "corrected_for": row.family,
         }
         for row in rows
     ]  # fmt: skip
