@@ -22,12 +22,11 @@ from bench.metrics.registry import AUC
 from bench.record.types import Record
 from bench.registry.names import bare_model
 from bench.report.clinical.shortcuts import shortcuts
-from bench.report.noise import noise_floor
-from bench.report.report import ReportData
 from bench.report.sections.efficiency import LATENCY as LATENCY_MS
 from bench.report.sections.efficiency import cost_beside
 from bench.report.sections.summary import headline, incomplete
-from bench.report.standings import Overall, Standing
+from bench.report.speeds import noise_floor
+from bench.report.standings import Overall, ReportData, Standing
 from bench.report.words import counted, listed, name, natural, signed, significant
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.ranking import ALPHA

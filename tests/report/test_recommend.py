@@ -31,7 +31,9 @@ def test_the_cheapest_that_is_not_significantly_worse(four: Run, tmp_path: Path)
     assert (found.model, found.runner_up) == ("small", "middle")
     assert set(found.not_significantly_worse) == {"large", "middle", "small"} and found.misses == ()
     assert found.not_significantly_worse[0] == "large", "best first"
-    assert "latency 10.0 ms (cpu); cheapest of 3 models within 0.02 of the best and not significantly worse" in found.why
+    assert (
+        "latency 10.0 ms (cpu); cheapest of 3 models within 0.02 of the best and not significantly worse" in found.why
+    )
     assert found.resolve["against"] == "large" and found.resolve["difference"] < 0
     assert found.warnings == ()
 
