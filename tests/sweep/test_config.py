@@ -147,6 +147,7 @@ def test_a_byte_order_mark_is_no_mistake(empty):
 def test_quick_is_what_runs_where_nothing_is_named(empty):
     quick = load(preset="quick").sweep
     assert load().sweep == quick and load().name == "quick"
+    assert quick.efficiency.resolutions is None, "cost is measured at the size that is trained"
     assert load(flags={"sweep.epochs": "2"}).sweep.sweep.models == quick.sweep.models
     assert load(sets=["sizes=[28]"]).sweep.sweep.preset == "quick"
     for flags in ({"sweep.models": "all"}, {"sweep.datasets": "medmnist"}):
