@@ -19,7 +19,7 @@ from bench.record.cells import AccuracyCell, TrialCell
 from bench.record.paths import record_path, weights_path
 from bench.record.store import write_json
 from bench.report.recommend import Limits, RecommendError
-from bench.report.report import ReportData
+from bench.report.standings import ReportData
 
 MOST_BYTES = 10 << 30  # of all weights of a run, beyond which none are kept unasked
 

@@ -14,8 +14,8 @@ from bench.record.store import Record
 from bench.registry import display_name
 from bench.report.build import read_report
 from bench.report.recommend import Limits, Recommendation, recommend
-from bench.report.report import ReportData
 from bench.report.sections.summary import headline
+from bench.report.standings import ReportData
 
 # What two trainings of one network differ in.
 _OF_ONE_TRAINING = {"seed", "fold", "draw"}

@@ -24,9 +24,7 @@ from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
-from bench.report.noise import without_unusable
 from bench.report.recommend import Recommendation, recommend
-from bench.report.report import ReportData
 from bench.report.rows import accuracy_rows, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, issues_of_targets, with_known_issues
 from bench.report.sections.accuracy import overall_section
@@ -40,7 +38,8 @@ from bench.report.sections.tracks import few_labels_section, tracks_section
 from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import cell_in_words
 from bench.report.significance import significance
-from bench.report.standings import Overall, overall
+from bench.report.speeds import without_unusable
+from bench.report.standings import Overall, ReportData, overall
 from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html

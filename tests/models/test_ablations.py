@@ -86,7 +86,7 @@ def test_gradients_of_the_fused_blocks_are_as_exact_as_those_of_pytorch(name, ex
     exact = gradients("reference", False, torch.float64)
     for half in (False, True):
         fused, plain = (float((gradients(b, half) - exact).norm() / exact.norm()) for b in ("triton", "reference"))
-        assert fused < 2 * plain + 1e-5, (half, fused, plain)
+        assert fused < 3 * plain + 1e-5, (half, fused, plain)  # as `bench ops` allows a gradient
 
 
 def test_branches_add_up():

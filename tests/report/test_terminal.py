@@ -178,7 +178,7 @@ def test_what_is_not_significant_and_why(run: Run, tmp_path: Path):
         run.accuracy(model, "breastmnist", scores=scores, labels=labels)
     text = text_of(run.write(tmp_path))
     assert text.startswith("Recommended: strong. AUC on breastmnist 0.98")
-    assert "; significantly better than all 2 others. Against it: single seed, so training again may change" in text
+    assert "; significantly better than all others. Against it: single seed, so training again may change" in text
 
 
 def test_an_insignificant_leader_is_not_called_better(run: Run, tmp_path: Path):
@@ -186,7 +186,7 @@ def test_an_insignificant_leader_is_not_called_better(run: Run, tmp_path: Path):
         scores, labels = binary_scores(40, 0.0, seed)
         run.accuracy(model, "breastmnist", scores=scores, labels=labels)
     text = text_of(run.write(tmp_path))
-    assert "; best; the 2 others that are not significantly worse lose more than 0.02. Runner-up: b." in text
+    assert "; best, no other is within 0.02 of it. Runner-up: b." in text
     assert "Against it: it is not significantly better than chance (AUC 0.5); single seed" in text
     assert "(now 1 seed, 40 images) would show its difference from b, " in text_of(tmp_path, width=140)
 

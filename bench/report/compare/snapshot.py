@@ -22,9 +22,9 @@ from bench.record.paths import predictions_path, require_run
 from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import UNREADABLE, recorded_otherwise
-from bench.report.relative import with_relative_speeds
 from bench.report.rows import flattened, read_run_directory
 from bench.report.settings import by_setting, cell_in_words
+from bench.report.speeds import with_relative_speeds
 from bench.report.words import counted, grouped, known, natural
 
 SCHEMA = 1

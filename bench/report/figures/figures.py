@@ -22,14 +22,13 @@ from bench.report.clinical.lesions import lesion_curve
 from bench.report.clinical.points import curve
 from bench.report.figures import draw
 from bench.report.figures.draw import Axis, Curve, Panel, Point, Rank
-from bench.report.report import ReportData
 from bench.report.rows import Code, Row, family_of
 from bench.report.sections.accuracy import front
 from bench.report.sections.efficiency import cost_beside
 from bench.report.sections.growth import curves
 from bench.report.sections.tracks import learning_curves
 from bench.report.settings import by_setting
-from bench.report.standings import Overall
+from bench.report.standings import Overall, ReportData
 from bench.report.words import figure as figure_of
 from bench.report.words import fixed, grouped, known, natural
 from bench.report.write.page_data import MEASURES, Measure, history, reliability_of, short

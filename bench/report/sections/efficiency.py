@@ -9,11 +9,10 @@ from math import log
 from bench.record.cells import ONE_THREAD
 from bench.record.types import Metrics, Record
 from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Section, Table, Text
-from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
-from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
 from bench.report.settings import LARGEST, batch_text, by_setting, row_order
+from bench.report.speeds import NORMAL_95, UNUSABLE, noise_floor, with_relative_speeds
 from bench.report.words import MISSING, counted, figure, grouped, known, listed, name, percent, significant
 
 MAX_EVIDENCE = 8

@@ -10,9 +10,9 @@ from math import log
 
 from bench.record.types import Record
 from bench.report.blocks import MODEL, Block, Bullets, Column, Table, Text
-from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
+from bench.report.speeds import NORMAL_95, noise, noise_floor
 from bench.report.words import MISSING, figure, fixed, grouped, name, natural, percent
 from bench.stats.scaling import Crossover, Fit, crossovers, fit_common_exponent, fit_exponent
 

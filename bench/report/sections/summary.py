@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.noise import noise_floor
 from bench.report.rows import Row
 from bench.report.sections.efficiency import unusable_line
 from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
+from bench.report.speeds import noise_floor
 from bench.report.standings import Overall
 from bench.report.words import counted, grouped, listed, name, natural, percent, significant, some
 

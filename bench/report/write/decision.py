@@ -30,10 +30,9 @@ from bench.report.recommend import (
     figure_of,
     recommend,
 )
-from bench.report.report import ReportData
 from bench.report.rows import Row
 from bench.report.sections.summary import headline, incomplete
-from bench.report.standings import Overall
+from bench.report.standings import Overall, ReportData
 from bench.report.words import MISSING, counted, fixed, known, listed, name, significant, span
 from bench.stats.leader import selected_leader
 from bench.stats.ranking import ALPHA

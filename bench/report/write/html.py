@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.record.store import atomic_write, plain
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table
-from bench.report.report import ReportData
+from bench.report.standings import ReportData
 from bench.report.words import known
 from bench.report.write.decision import decision, decision_html, examples_section
 from bench.report.write.page_data import Document, collect

@@ -16,10 +16,10 @@ from bench.metrics.calibration import Reliability, reliability, rescaled
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Fields, Record
 from bench.report.evidence import UNREADABLE, read_saved
-from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
 from bench.report.settings import by_setting
+from bench.report.standings import ReportData
 from bench.report.words import known, natural
 
 Document = Fields

@@ -19,13 +19,13 @@ from bench.record.store import planned
 from bench.record.types import Record, RunInfo
 from bench.report.blocks import MODEL, Column, Columns, Table, tabled
 from bench.report.build import Report
-from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
 from bench.report.rows import code_of
 from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
+from bench.report.speeds import NORMAL_95, noise_floor
 from bench.report.standings import Overall, Standing, is_worse
 from bench.report.words import counted, listed, percent, significant, span
 from bench.report.write.page_data import short
