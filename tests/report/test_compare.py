@@ -180,6 +180,10 @@ def test_two_models_are_judged_as_on_their_leaderboard(run: Any, compare: Any, t
             "significantly lower" in text,
             f"not significant, {other.reason}" in text,
         )
+    (near,) = [other for other in test.others if other.model == "near"]
+    for sides, low, high in ((("lead", "near"), near.low, near.high), (("near", "lead"), -near.high, -near.low)):
+        text, _ = compare(*(f"{out}:{model}" for model in sides))
+        assert f"the 95 % interval of the difference, {low:+.3f} to {high:+.3f}, contains 0" in text
     assert compare(f"{out}:near", f"{out}:far")[1]["accuracy"][0]["corrected_for"] == "6 pairs"
     mean, *rest = compare(f"{out}:far", f"{out}:near")[1]["accuracy"]
     assert mean["difference"] > 0 and {row["metric"] for row in rest} == {"auc", "acc"} and len(rest) == 4
