@@ -82,7 +82,7 @@ def run(
     config: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = True,
-    **keys: Any,
+    **keys: object,
 ) -> pd.DataFrame:
     """Run a sweep, as ``bench run`` does but without asking before a long one, and return its Records.
 
@@ -112,7 +112,7 @@ def run(
     from bench.runner.sweep import run_sweep
     from bench.sweep import config as configuration
 
-    flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}
+    flags: dict[str, object] = {"sweep.models": models, "sweep.datasets": datasets}
     flags["run.out"] = str(out) if out else None
     for name, value in keys.items():
         if isinstance(value, dict) and name in configuration.Sweep.model_fields:

@@ -5,19 +5,18 @@ Everything is a function of the Records and the scores saved beside them: same R
 
 from __future__ import annotations
 
-import json
 import textwrap
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
 from bench.record.store import atomic_write
-from bench.record.types import Environment, Record, RunInfo
+from bench.record.types import Record, RunInfo
 from bench.report.blocks import MODEL, Block, Bullets, Code, Column, Details, Section, Table, Text
 from bench.report.clinical.checklist import checklist
 from bench.report.clinical.shortcuts import shortcut_warnings
@@ -30,12 +29,12 @@ from bench.report.sections.about_data import data_warnings, issues_of_targets, w
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.how_made import made_by
 from bench.report.sections.native_sizes import native_size_sections
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.sections.tracks import few_labels_section, tracks_section
-from bench.report.sections.tuned import tuned_blocks
 from bench.report.settings import cell_in_words
 from bench.report.significance import significance
 from bench.report.speeds import without_unusable
@@ -49,10 +48,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 FILES = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
-T = TypeVar("T")
 MAX_REASON = 240
 MAX_CELLS_NAMED = 6
-MAX_VALUES = 4  # of a fact of the environment
 MAX_OPEN_ROWS = 24  # of an efficiency table; a longer one is folded away
 
 
@@ -174,7 +171,7 @@ class Report(ReportData):
             datasets = with_known_issues(dataset_sections(self.rows, self.boards, self.rule), self.run_info)
             sections += [Section("By dataset"), *datasets]
         sections += _without_result(self.records, skipped, self.problems, self.damaged)
-        sections += _made_by(self.records, self.run_info)
+        sections += made_by(self.records, self.run_info)
         return sections
 
     def _incomplete(self) -> list[Block]:
@@ -275,80 +272,3 @@ def _without_result(
         blocks.append(Text("Saved scores that could not be used (their rows have no interval):"))
         blocks.append(Bullets(tuple(problems)))
     return [Section("Without a result", blocks)] if blocks else []
-
-
-# --- how it was made -------------------------------------------------------------------------------------------
-
-
-def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
-    blocks: list[Block] = []
-    if command := run_info.get("command"):
-        preset = f" (preset {run_info['preset']})" if run_info.get("preset") else ""
-        blocks += [Text(f"Made by{preset}:"), Code(str(command))]
-    if notes := run_info.get("notes"):
-        blocks += [Text("Of the files with scores:"), Bullets(tuple(map(str, notes)))]
-    if records:
-        done = sum(r["status"] == "ok" for r in records)
-        kinds = Counter(str(r["kind"]) for r in records)
-        each = ", ".join(f"{kinds[kind]} {kind}" for kind in dict.fromkeys(("accuracy", "efficiency", *sorted(kinds))))
-        blocks.append(
-            Text(
-                f"{counted(len(records), 'record')} ({each}), {done} with a result. The tables leave digits out; the "
-                "CSV files beside this page have all of them."
-            )
-        )
-    blocks += [*_recipes(records), *tuned_blocks(records)]
-    found = {kind: environment_lines(r for r in records if r["kind"] == kind) for kind in ("accuracy", "efficiency")}
-    if found["accuracy"] == found["efficiency"]:
-        found = {"everything": found["accuracy"]}
-    for kind, lines in found.items():
-        if lines:
-            blocks.append(Details(f"{kind.capitalize()} was measured with", (Bullets(lines),)))
-    return [Section("How this was made", blocks)] if blocks else []
-
-
-def _recipes(records: Iterable[Record]) -> list[Block]:
-    """The resolved settings of each recipe that was used."""
-    used: dict[str, str] = {}
-    both = ((r["spec"].get("recipe"), r["spec"].get("recipe_settings")) for r in records if r["kind"] != "trial")
-    for recipe, settings in _distinct(both):
-        if settings:
-            flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat(settings).items()) if key != "name")
-            used[flat] = str(recipe or settings.get("name") or "recipe")
-    lines = tuple(f"{name(used[flat])}: {flat}" for flat in sorted(used, key=lambda f: (natural(used[f]), f)))
-    return (
-        [Details("The recipe, resolved" if len(lines) == 1 else "The recipes, resolved", (Bullets(lines),))]
-        if lines
-        else []
-    )
-
-
-def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:
-    """One line for each fact of the environments of Records that ran, with all its values."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for environment in _distinct(r["environment"] for r in records if r["status"] != "unsupported"):
-        for key, value in _flat(environment).items():
-            values[key].add(value)
-    lines = []
-    for key, found in sorted(values.items()):
-        first, *_, last = [*sorted(found), max(found)]
-        many = f"{len(found)} different values, {first} to {last}"
-        lines.append(f"{key}: {', '.join(sorted(found)) if len(found) <= MAX_VALUES else many}")
-    return tuple(lines)
-
-
-def _distinct(values: Iterable[T]) -> Iterable[T]:
-    """Values that differ as JSON: thousands of Records share one environment."""
-    return {json.dumps(value, default=str): value for value in values}.values()
-
-
-def _flat(environment: Environment) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in environment.items():
-        if isinstance(value, Mapping):
-            flat[key] = ", ".join(f"{k} {v}" for k, v in sorted(value.items()) if v is not None)
-        elif isinstance(value, (list, tuple)):
-            flat[key] = json.dumps(value, sort_keys=True, ensure_ascii=False)
-        elif value is not None:
-            flat[key] = str(value)
-    return {key: value for key, value in flat.items() if value}

@@ -131,7 +131,7 @@ _FILE = Path(__file__).with_name("presets.toml")
 PRESETS = {name: _flat(tree) for name, tree in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()}
 SMALLEST: list[str] = PRESETS["quick"]["sweep.models"]  # type: ignore[assignment]
 # Of data of one's own, where nothing else is said: what a laptop trains in minutes instead of hours.
-OWN: dict[str, Any] = {"sweep.models": SMALLEST, "sweep.resolutions": [64], "sweep.recipe": "standard"}
+OWN: dict[str, object] = {"sweep.models": SMALLEST, "sweep.resolutions": [64], "sweep.recipe": "standard"}
 _OWN_SAID = {
     "sweep.models": "the smallest model of each family (--models all: every size)",
     "sweep.resolutions": "64 px (--resolutions)",
@@ -158,7 +158,7 @@ class Loaded:
         return self.origins.get(key, "default")
 
 
-def changed(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
+def changed(loaded: Loaded, values: Mapping[str, object]) -> Loaded:
     """The same with other values (``section.key`` -> value), which are not validated."""
     sweep = loaded.sweep
     for key, value in values.items():

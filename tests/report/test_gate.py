@@ -150,7 +150,7 @@ def test_missing_cells(gate):
     assert "the current run has no such cell" in text
     code, text = gate("--allow-missing", models=MODELS[:2])
     assert code == 0
-    assert "3 absent cells that are allowed" in text
+    assert "20 fine and 3 allowed" in text
 
 
 def test_another_seed_of_the_baseline_is_no_substitute(gate):

@@ -1,6 +1,6 @@
 """``bench compare A B``: two runs, or two models, side by side: what differs, and whether the data can tell.
 
-Differences and ratios are of B against A. p-values are two-sided, adjusted by Holm over one table.
+Differences and ratios are of B against A. p values are two-sided; beside ratios of speeds stands their noise.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from bench.record import store
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
-from bench.report.compare.gate_stats import MEMORY_NOISE_REL, least_p, memory_evidence, speed_evidence
+from bench.report.compare.gate_stats import MEMORY_NOISE_REL, memory_evidence, speed_evidence
 from bench.report.compare.pairs import PairRow, judged_pairs, pair_blocks, pair_json
 from bench.report.compare.snapshot import (
     MAX_NAMED,
@@ -38,7 +38,6 @@ from bench.stats.paired import holm
 if TYPE_CHECKING:
     from rich.console import Console
 
-ALPHA = 0.05
 REPEATS_WITHIN = 0.03  # the share of ratios within this is what a repeated measurement is judged by
 SPEED, LATENCY = "throughput_images_per_s_p50", "latency_ms_p50"
 
@@ -215,7 +214,6 @@ class Timed:
     speed: float | None
     relative: float | None
     noise: float | None
-    p: float | None
     latency: float | None
     memory: float | None
 
@@ -236,20 +234,16 @@ class Timed:
 
 
 def timed(pairs: Sequence[Pair]) -> list[Timed]:
-    """Ratios and noise of all Cells with a result on both sides; p-values adjusted over those of one machine."""
-    rows = []
+    """Ratios and noise of all Cells with a result on both sides."""
+    found = []
     for a, b in pairs:
         if a.status != "ok" or b.status != "ok":
             continue
         evidence = speed_evidence(a.speed, b.speed, 0.0) if a.machine == b.machine else None
         memory = memory_evidence(a.memory, b.memory, 0.0, MEMORY_NOISE_REL["cpu"])
-        rows.append((a, b, evidence, memory.effect + 1 if memory else None))
-    adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
-    found = []
-    for (a, b, e, used), p in zip(rows, adjusted, strict=True):
         relative = float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
-        noise, p_holm = (e.limit, float(p)) if e else (None, None)
-        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, p_holm, _ratio(a, b, LATENCY), used))
+        noise, used = evidence.limit if evidence else None, memory.effect + 1 if memory else None
+        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, _ratio(a, b, LATENCY), used))
     return found
 
 
@@ -267,7 +261,6 @@ def _efficiency(found: Comparison) -> list[Block]:
         (Column("img/s B"), lambda row: significant(row.b.shown.get(SPEED))),
         (Column("B / A"), lambda row: fixed(row.speed)),
         (Column("noise ±", drop=1), lambda row: f"{row.noise:.1%}" if row.noise is not None else MISSING),
-        (Column("p (Holm)", drop=3), lambda row: f"{row.p:.2g}" if row.p is not None else MISSING),
         (Column("latency B / A", drop=4), lambda row: fixed(row.latency)),
         (Column("memory B / A", drop=2), lambda row: fixed(row.memory)),
         (Column("B is", left=True), _speed_word),
@@ -278,13 +271,10 @@ def _efficiency(found: Comparison) -> list[Block]:
 def _speed_word(row: Timed) -> str:
     if not row.comparable:
         return "elsewhere"
-    if row.speed is None or row.noise is None or row.p is None:
+    if row.speed is None or row.noise is None:
         return "noise unknown"
-    flag = ", noisy" if row.noisy else ""
-    if row.within_noise:
-        return f"within noise{flag}"
-    word = "faster" if row.speed > 1 else "slower"
-    return f"{word}{flag}" if row.p <= ALPHA else f"{word}? few rounds{flag}"
+    word = "within noise" if row.within_noise else "faster" if row.speed > 1 else "slower"
+    return f"{word}, noisy" if row.noisy else word
 
 
 def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
@@ -298,12 +288,6 @@ def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
         texts.append(f"{counted(len(elsewhere), 'cell')} on different machines: {a}, {b}.")
     if not found.of_models:
         texts += repeatability(rows)
-    rounds = [min(len(r.a.speed), len(r.b.speed)) for r in rows if r.comparable]
-    if rounds and 2 * least_p(min(rounds), min(rounds)) * len(rows) > ALPHA:
-        texts.append(
-            f"With {counted(min(rounds), 'round')} a side no speed among {len(rows)} can be significant by "
-            "Mann-Whitney; the noise is what the rounds show."
-        )
     return texts
 
 
@@ -356,7 +340,7 @@ def to_json(found: Comparison) -> Fields:
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
-            "relative_speed_ratio": row.relative, "noise_95": row.noise, "p_holm": row.p,
+            "relative_speed_ratio": row.relative, "noise_95": row.noise,
             "latency_ratio": row.latency, "memory_ratio": row.memory, "noisy": row.noisy, "exact_a": row.a.exact,
             "exact_b": row.b.exact,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,7 @@ from bench.report.build import read_report
 from bench.report.sections.comparisons import Ablation, ablations
 from bench.report.standings import Judged, Overall, Standing
 from bench.report.words import MISSING, counted, grouped, known, p_text, signed, span
-from bench.stats.leader import LeaderTest
+from bench.stats.leader import LeaderTest, explained
 from bench.stats.ranking import ALPHA
 from bench.stats.separation import all_pairs
 
@@ -117,6 +117,9 @@ def _row(
     against = test.of(models[0]) or test.of(models[1]) if test.leader in models else None
     if against:
         corrected, reason = against.p_corrected, against.reason
+        if reason and (test.leader == models[1]) is (metric.sign > 0):  # the interval is that of B less A
+            turned = replace(against, difference=-against.difference, low=-against.high, high=-against.low)
+            reason = explained(turned, test.comparisons, metric.digits).reason
         family = f"{counted(test.comparisons, 'comparison')} with the leader"
     else:
         every = all_pairs(names, pairs, alone)

@@ -42,7 +42,7 @@ function cheapestFirst(tied) {
 function choose() {
   const fitting = candidates.filter((i) => [...asked].every(([cost, limit]) => {
     const value = worth(decision.models[i], cost);
-    return value && (cost.more ? value >= limit : value <= limit);
+    return value && (cost.more_is_better ? value >= limit : value <= limit);
   }));
   if (!fitting.length) return { fitting };
   const [best, ...others] = fitting;
@@ -79,7 +79,7 @@ function startDecision() {
   const lines = [...byId('decision-table').tBodies[0].rows];
   const redraw = () => {
     const found = choose();
-    const flags = [...asked].map(([cost, limit]) => ` --${cost.flag} ${Number((limit * (cost.more ? 1 - 1e-5 : 1 + 1e-5)).toPrecision(6))}`).join('');
+    const flags = [...asked].map(([cost, limit]) => ` --${cost.limit.replaceAll('_', '-')} ${Number((limit * (cost.more_is_better ? 1 - 1e-5 : 1 + 1e-5)).toPrecision(6))}`).join('');
     if (!asked.size) say(...first);
     else if (found.pick === undefined) say(['No model keeps these limits.'], []);
     else say(sentence(found), ['What speaks against it: ', element('code', {}, `bench recommend RUN${flags}`)]);
@@ -95,7 +95,7 @@ function startDecision() {
 }
 
 function slider(cost, redraw) {
-  const word = cost.more ? 'at least' : 'at most';
+  const word = cost.more_is_better ? 'at least' : 'at most';
   const said = element('output', {}, 'any');
   const control = element('input', { type: 'range', min: 0, max: cost.stops.length, value: 0, step: 1 });
   const name = element('label', {}, `${cost.label} ${word} `, said);
