@@ -29,7 +29,7 @@ def clinical_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
     if not shown:
         return []
     classes = max(len(row.clinical[0].sensitivity) for row in shown)
-    blocks = _two_classes(shown, rule) if classes == 1 else _macro(shown)
+    blocks = _two_classes(shown, rule) if classes == 1 else []
     note = (
         "Scaled: after temperature scaling fitted on validation; a temperature above 1 says that the model was "
         "overconfident. ECE over 15 bins."
@@ -171,20 +171,6 @@ def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] |
 # --- more classes, calibration, other figures ------------------------------------------------------------------
 
 
-def _macro(shown: Sequence[Row]) -> list[Block]:
-    columns = (
-        MODEL, Column("macro sensitivity at Youden"),
-        Column("macro specificity at Youden"),
-    )  # fmt: skip
-    fields = ("test_sensitivity_youden_macro", "test_specificity_youden_macro")
-    lines = [(row.model, *(fixed(row.mean(field)) for field in fields)) for row in shown]
-    note = (
-        f"At Youden: {YOUDEN.said}, reported on test. Macro: the mean over the classes, each one against the rest at "
-        "its own threshold."
-    )
-    return [Text(note), Table(columns, lines)]
-
-
 def _calibration(shown: Sequence[Row]) -> Table:
     fields = ("test_ece", "test_ece_scaled", "test_brier", "test_brier_scaled", "temperature")
     columns = (
@@ -231,13 +217,18 @@ def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
     if len(names) != len(first.positives):
         names = tuple(map(str, range(len(first.positives))))
     heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
-    columns = (MODEL, *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
+    columns = (MODEL, Column("macro"), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
     lines = []
     for row in shown:
+        macro = [fixed(row.mean(f"test_{rate}_youden_macro"), 2) for rate in ("sensitivity", "specificity")]
         pairs = zip(over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity"), strict=True)
         cells = [f"{fixed(float(a), 2)} / {fixed(float(b), 2)}" if known(float(a)) else MISSING for a, b in pairs]
-        lines.append((row.model, *cells, *[MISSING] * (classes - len(cells))))
-    return [Text("Sensitivity / specificity of each class:"), Table(columns, lines)]
+        lines.append((row.model, " / ".join(macro), *cells, *[MISSING] * (classes - len(cells))))
+    note = (
+        f"Sensitivity / specificity of each class against the rest, at a threshold of its own: {YOUDEN.said}, reported "
+        "on test. Macro: the mean over the classes."
+    )
+    return [Text(note), Table(columns, lines)]
 
 
 # --- several labels an image ------------------------------------------------------------------------------------
