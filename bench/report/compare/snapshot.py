@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,10 +42,6 @@ NOT_ASKED = frozenset({
 # is "throttled": heavier code alone brings a GPU to its power limit.
 BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
 _SCORES = ("_scores", "_labels")  # the arrays of saved predictions that are compared
-_WRITTEN = (
-    "reason", "exact", "shown", "speed", "reference", "relative", "relative_in", "memory", "noisy", "arrays", "flags",
-    "evidence",
-)  # fmt: skip
 MAX_EVIDENCE = 2  # sentences kept of it
 MAX_NAMED = 3
 MAX_TRACED = 20  # cells of which the nearest is looked for
@@ -316,6 +313,21 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
 # --- the file --------------------------------------------------------------------------------------------------
 
 
+def _numbers(found: Fields) -> dict[str, float]:
+    return {str(name): value for name, value in found.items() if known(value)}
+
+
+def _texts(found: Iterable[object]) -> list[str]:
+    return list(map(str, found))
+
+
+# The fields that a file has where they are not empty, and how each is read.
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "reason": str, "exact": _numbers, "shown": _numbers, "speed": _positive, "reference": str, "relative": _positive,
+    "relative_in": str, "memory": _positive, "noisy": bool, "arrays": dict, "flags": _texts, "evidence": _texts,
+}  # fmt: skip
+
+
 def to_bytes(snapshot: Snapshot) -> bytes:
     """The baseline file: JSON, one line per Cell, the same bytes for the same content."""
     recipes: Fields = {}
@@ -328,7 +340,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
             recipes[digest] = identity["recipe_settings"]
             identity["recipe_settings"] = digest
         line: Fields = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
-        line |= {name: value for name in _WRITTEN if (value := getattr(entry, name))}
+        line |= {name: value for name in _FIELDS if (value := getattr(entry, name))}
         if scores := entry.scores:
             test_sets[scores.test_set] = {"images": scores.images, "labels": to_text(scores.labels.astype(np.int16))}
             line["test_set"] = scores.test_set
@@ -393,19 +405,9 @@ def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, Arr
     if cell["status"] not in store.STATUSES:
         raise ValueError(f"status {cell['status']!r}")
 
-    def numbers(name: str) -> dict[str, float]:
-        return {str(k): v for k, v in cell.get(name, {}).items() if known(v)}
-
-    def texts(name: str) -> list[str]:
-        return [str(text) for text in cell.get(name, ())]
-
     entry = SnapshotCell(
         str(cell["kind"]), identity, (str(device), str(hardware), int(threads)), cell["status"],
-        reason=str(cell.get("reason", "")), exact=numbers("exact"), shown=numbers("shown"),
-        speed=_positive(cell.get("speed", ())), memory=_positive(cell.get("memory", ())), noisy=bool(cell.get("noisy")),
-        arrays={str(k): list(v) for k, v in cell.get("arrays", {}).items()}, flags=texts("flags"),
-        evidence=texts("evidence"), reference=str(cell.get("reference", "")),
-        relative=_positive(cell.get("relative", ())), relative_in=str(cell.get("relative_in", "")),
+        **{name: read_(cell[name]) for name, read_ in _FIELDS.items() if name in cell},
     )  # fmt: skip
     if "scores" in cell:
         images, labels = sets[cell["test_set"]]
