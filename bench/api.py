@@ -82,11 +82,12 @@ def run(
     config: str | Path | None = None,
     out: str | Path | None = None,
     quiet: bool = True,
-    **keys: Any,
+    **keys: object,
 ) -> pd.DataFrame:
     """Run a sweep, as ``bench run`` does but without asking before a long one, and return its Records.
 
-    Where neither models, datasets, preset nor config are given, it is the preset ``quick``.
+    Where neither models, datasets, preset nor config are given, it is the preset ``quick``. Of data of your own alone
+    (``folder:...``), what is not given is the smallest model of each family, 64 pixels and the recipe ``standard``.
 
     Args:
         models: names, words or globs, as a list or comma-separated.
@@ -111,7 +112,7 @@ def run(
     from bench.runner.sweep import run_sweep
     from bench.sweep import config as configuration
 
-    flags: dict[str, Any] = {"sweep.models": models, "sweep.datasets": datasets}
+    flags: dict[str, object] = {"sweep.models": models, "sweep.datasets": datasets}
     flags["run.out"] = str(out) if out else None
     for name, value in keys.items():
         if isinstance(value, dict) and name in configuration.Sweep.model_fields:
@@ -120,7 +121,7 @@ def run(
             flags[configuration.find_key(name)] = str(value) if isinstance(value, Path) else value
     if flags.get("sweep.resolutions") and "efficiency.resolutions" not in flags:
         flags["efficiency.resolutions"] = flags["sweep.resolutions"]
-    loaded = configuration.load(Path(config) if config else None, preset, flags)
+    loaded = configuration.with_own_defaults(configuration.load(Path(config) if config else None, preset, flags))
     console = Console(quiet=quiet)
     outcome = run_sweep(loaded, console, "bench.run(...)")
     if outcome.interrupted:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +39,7 @@ from bench.registry import (
     LazySplit,
     RegistryError,
     SourceName,
+    SplitByImage,
     counted,
     legible,
     nearest,
@@ -47,7 +49,6 @@ from bench.registry import (
 
 Array = np.ndarray
 
-BY_IMAGE = "image by image: images of one patient, if there are any, may lie on both sides"
 _HEADERS = 64  # images that are asked whether they are gray
 _EXAMPLES = 5  # of a finding
 _STRONG, _EXACT, _MOST_VALUES = 0.5, 0.999, 12  # of a column that goes with the label, or tells it
@@ -544,9 +545,11 @@ def info_of(source: SourceName, listing: Listing, rows: Rows, adapter: str, told
 
 def made_here(names: Sequence[str], grouped: bool) -> Finding:
     """Say that splits were made here."""
-    how = "by patient" if grouped else BY_IMAGE
     which = "the splits were" if len(names) == 3 else f"{' and '.join(names)} {'was' if len(names) == 1 else 'were'}"
-    return Finding(f"{which} made by medbench, {how}", severity="note" if grouped else "warning")
+    made = f"{which} made by medbench"
+    if grouped:
+        return Finding(f"{made}, by patient", severity="note")
+    return SplitByImage(f"{made}, image by image: images of one patient, if there are any, may lie on both sides")
 
 
 # --- adapters --------------------------------------------------------------------------------------------------
@@ -566,7 +569,7 @@ class FileReader:
         return _images.decode(self.folder / name, name, self.how)
 
 
-class OwnSource:
+class OwnSource(ABC):
     """Adapter of a user's own images; a subclass says what the source holds. See :class:`bench.registry.Adapter`.
 
     Attributes:
@@ -599,9 +602,9 @@ class OwnSource:
             raise RegistryError(f"dataset {str(source)!r}: {error}") from None
 
     @classmethod
+    @abstractmethod
     def rows(cls, source: SourceName) -> Rows:
         """Read what the source lists. Raises ValueError, naming the place that is not as it should be."""
-        raise NotImplementedError
 
     def files(self, size: int) -> tuple[()]:
         """Nothing that could be fetched."""

@@ -70,7 +70,7 @@ class Stage(nn.Module):
 
 
 def _checkpointed(block: nn.Module, x: Tensor) -> Tensor:
-    def contexts() -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
+    def contexts() -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
         return nullcontext(), _running_statistics_held(block)
 
     if torch.compiler.is_compiling():  # the compiler replays the graph, not the module: nothing to hold
@@ -204,9 +204,9 @@ class Hierarchy(nn.Module):
         """Names of parameters that decay would harm: A_log, D and the step biases set time scales, not weights."""
         return {name for name, _ in self.named_parameters() if name.endswith((".A_log", ".D", ".dt_proj_bias"))}
 
-    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+    def group_matcher(self, coarse: bool = False) -> dict[str, object]:
         """Patterns that put parameters in order of depth (timm's layer-wise learning-rate decay)."""
-        blocks: Any = r"^stages\.(\d+)"
+        blocks: object = r"^stages\.(\d+)"
         if not coarse:
             blocks = [
                 (r"^stages\.(\d+)\.downsample", (0,)),

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -278,7 +277,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     return translate(state_dict, model, _RULES)
 
 
-def _cfg() -> dict[str, Any]:
+def _cfg() -> dict[str, object]:
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -303,7 +302,7 @@ _NAMES = (
 default_cfgs = generate_default_cfgs({name: _cfg() for name in _NAMES})
 
 
-def _create_medmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def _create_medmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     if pretrained is True:
         raise ValueError(f"{variant}: there are no weights to download; give pretrained= the path of a checkpoint")
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True}
@@ -314,48 +313,48 @@ def _create_medmamba(variant: str, pretrained: bool | str | Path | None = False,
 
 
 @register_model
-def medmamba_tiny(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_tiny(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """MedMamba-T: 15.2 M parameters at 1,000 classes, 2.41 G multiply-adds at 224 px (2.0 G as published)."""
     return _create_medmamba("medmamba_tiny", pretrained, **kwargs)
 
 
 @register_model
-def medmamba_small(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_small(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """MedMamba-S of the public code: stage 3 has 8 blocks."""
     args = {"depths": (2, 2, 8, 2)}
     return _create_medmamba("medmamba_small", pretrained, **{**args, **kwargs})
 
 
 @register_model
-def medmamba_base(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_base(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """MedMamba-B of the public code: stage 3 has 12 blocks."""
     args = {"depths": (2, 2, 12, 2), "dims": (128, 256, 512, 1024)}
     return _create_medmamba("medmamba_base", pretrained, **{**args, **kwargs})
 
 
 @register_model
-def medmamba_small_d12(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_small_d12(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """The network that the paper's counts for MedMamba-S describe: stage 3 has 12 blocks."""
     args = {"depths": (2, 2, 12, 2)}
     return _create_medmamba("medmamba_small_d12", pretrained, **{**args, **kwargs})
 
 
 @register_model
-def medmamba_base_d16(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_base_d16(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """The network that the paper's counts for MedMamba-B describe: stage 3 has 16 blocks."""
     args = {"depths": (2, 2, 16, 2), "dims": (128, 256, 512, 1024)}
     return _create_medmamba("medmamba_base_d16", pretrained, **{**args, **kwargs})
 
 
 @register_model
-def medmamba_tiny_conv_twin(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_tiny_conv_twin(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """MedMamba-T with convolutions only, over all channels, as many parameters as both branches together."""
     args = {"branch": "conv", "branch_dims": (56, 104, 184, 368)}
     return _create_medmamba("medmamba_tiny_conv_twin", pretrained, **{**args, **kwargs})
 
 
 @register_model
-def medmamba_tiny_ssm_twin(pretrained: bool | str | Path | None = False, **kwargs: Any) -> MedMamba:
+def medmamba_tiny_ssm_twin(pretrained: bool | str | Path | None = False, **kwargs: object) -> MedMamba:
     """MedMamba-T with scans only, over all channels, as many parameters as both branches together."""
     args = {"branch": "ssm", "branch_dims": (144, 320, 672, 1376)}
     return _create_medmamba("medmamba_tiny_ssm_twin", pretrained, **{**args, **kwargs})

@@ -44,7 +44,7 @@ def build(
     img_size: int,
     pretrained: bool | str | Path | None = None,
     weights_file: str | Path | None = None,
-    **options: Any,
+    **options: object,
 ) -> nn.Module:
     """Build timm's model ``name``, for ``img_size`` where its shape depends on it.
 
@@ -94,7 +94,7 @@ def _config(name: str) -> Any:
 
 def _load(model: nn.Module, name: str, path: str | Path, in_chans: int) -> None:
     model.in_chans = in_chans  # type: ignore[assignment]
-    config: Mapping[str, Any] = model.pretrained_cfg  # type: ignore[assignment]
+    config: Mapping[str, object] = model.pretrained_cfg  # type: ignore[assignment]
     architecture = str(config["architecture"]) if name.startswith(HUB) else name
     family = importlib.import_module(timm.model_entrypoint(architecture).__module__)
 
@@ -155,12 +155,12 @@ def _info(name: str, summary: str, config: Any) -> ModelInfo:
     )
 
 
-def _text(config: Any, key: str) -> str:
+def _text(config: object, key: str) -> str:
     value = getattr(config, key, None) or ""
     return value if isinstance(value, str) else ", ".join(value)
 
 
-def _unsupported(name: str, resolution: int, options: Mapping[str, Any]) -> str | None:
+def _unsupported(name: str, resolution: int, options: Mapping[str, object]) -> str | None:
     """Try it without memory or arithmetic (meta tensors), against the size the model was made for."""
     options = {key: value for key, value in options.items() if key != "pretrained"}
     try:

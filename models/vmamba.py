@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -153,7 +152,7 @@ def checkpoint_filter_fn(state_dict: StateDict, model: nn.Module) -> StateDict:
     return translate(state_dict, model, _RULES)
 
 
-def _cfg() -> dict[str, Any]:
+def _cfg() -> dict[str, object]:
     return {
         "num_classes": 1000,
         "input_size": (3, 224, 224),
@@ -173,7 +172,7 @@ def _cfg() -> dict[str, Any]:
 default_cfgs = generate_default_cfgs({name: _cfg() for name in ("vmamba_tiny", "vmamba_small", "vmamba_base")})
 
 
-def _create_vmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: Any) -> VMamba:
+def _create_vmamba(variant: str, pretrained: bool | str | Path | None = False, **kwargs: object) -> VMamba:
     if pretrained is True:
         raise ValueError(f"{variant}: nothing is downloaded; give pretrained= the path of a checkpoint of the authors")
     feature_cfg = {"out_indices": (0, 1, 2, 3), "feature_cls": "getter", "flatten_sequential": True}
@@ -185,20 +184,20 @@ def _create_vmamba(variant: str, pretrained: bool | str | Path | None = False, *
 
 
 @register_model
-def vmamba_tiny(pretrained: bool | str | Path | None = False, **kwargs: Any) -> VMamba:
+def vmamba_tiny(pretrained: bool | str | Path | None = False, **kwargs: object) -> VMamba:
     """VMamba-T (s1l8): 30.2 M parameters, 4.9 G at 224 px as the authors count."""
     return _create_vmamba("vmamba_tiny", pretrained, **kwargs)
 
 
 @register_model
-def vmamba_small(pretrained: bool | str | Path | None = False, **kwargs: Any) -> VMamba:
+def vmamba_small(pretrained: bool | str | Path | None = False, **kwargs: object) -> VMamba:
     """VMamba-S (s2l15): 50.1 M parameters, 8.7 G at 224 px as the authors count."""
     args = {"depths": (2, 2, 15, 2), "ssm_ratio": 2.0, "drop_path_rate": 0.3}
     return _create_vmamba("vmamba_small", pretrained, **{**args, **kwargs})
 
 
 @register_model
-def vmamba_base(pretrained: bool | str | Path | None = False, **kwargs: Any) -> VMamba:
+def vmamba_base(pretrained: bool | str | Path | None = False, **kwargs: object) -> VMamba:
     """VMamba-B (s2l15): 88.6 M parameters, 15.4 G at 224 px as the authors count."""
     args = {"depths": (2, 2, 15, 2), "dims": (128, 256, 512, 1024), "ssm_ratio": 2.0, "drop_path_rate": 0.6}
     return _create_vmamba("vmamba_base", pretrained, **{**args, **kwargs})

@@ -209,7 +209,7 @@ def loaded(options: argparse.Namespace) -> Loaded:
     flags["sweep.transfer"] = getattr(options, "sweep.transfer")
     flags["run.skip_missing"] = True if options.skip_missing else None
     flags["run.keep_weights"] = True if options.keep_weights else None
-    return config.load(options.config, options.preset, flags, options.sets)
+    return config.with_own_defaults(config.load(options.config, options.preset, flags, options.sets))
 
 
 def configured(options: argparse.Namespace) -> Sweep:

@@ -19,15 +19,10 @@ def add(commands: flags.Commands) -> None:
     compare.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON")
 
     baseline = flags.command(commands, "baseline", _baseline, "write a compact baseline for `bench check`")
-    baseline.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; several runs of one version are pooled"
-    )
+    baseline.add_argument("run", type=Path, metavar="RUN", help="run directory")
     baseline.add_argument("--out", required=True, type=Path, metavar="FILE", help="output file")
     baseline.add_argument(
         "--allow-incomplete", action="store_true", help="accept an interrupted run; cells it lacks are never checked"
-    )
-    baseline.add_argument(
-        "--images", type=int, default=2000, help="largest number of test images to keep scores of (default: 2000)"
     )
 
     check = flags.command(
@@ -35,9 +30,7 @@ def add(commands: flags.Commands) -> None:
         epilog="exit codes: 0 no regression, 1 regression, 2 usage or broken input, 3 nothing comparable, 4 cells "
         "failed or absent (where several hold: 2, 1, 4, 3)",
     )  # fmt: skip
-    check.add_argument(
-        "runs", nargs="+", type=Path, metavar="RUN", help="run directory; several runs of one version are pooled"
-    )
+    check.add_argument("run", type=Path, metavar="RUN", help="run directory")
     check.add_argument("--baseline", required=True, type=Path, metavar="FILE", help="file written by `bench baseline`")
     check.add_argument("--allow-missing", action="store_true", help="do not fail on cells that the run lacks")
     check.add_argument(
@@ -70,8 +63,7 @@ def _compare(options: argparse.Namespace) -> int:
 def _baseline(options: argparse.Namespace) -> int:
     from bench.report.compare.gate_output import run_baseline
 
-    allowed = options.allow_incomplete
-    return run_baseline(options.runs, options.out, options.images, flags.console(), allow_incomplete=allowed)
+    return run_baseline(options.run, options.out, flags.console(), allow_incomplete=options.allow_incomplete)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -88,6 +80,6 @@ def _check(options: argparse.Namespace) -> int:
     )
     summary = os.environ.get("GITHUB_STEP_SUMMARY")
     return run_check(
-        options.runs, options.baseline, least, flags.console(),
+        options.run, options.baseline, least, flags.console(),
         json_path=options.json, junit_path=options.junit, summary_path=Path(summary) if summary else None,
     )  # fmt: skip

@@ -92,7 +92,7 @@ def warning(plan: Plan, cost: Cost) -> str:
     where = f"one {plan.device}" if plan.device != "cpu" else f"{plan.threads} CPU threads"
     lines = [f"This sweep takes about {long_time(cost.seconds)} on {where} ({cost.cells} cells). Shorter:"]
     lines += [f"  {flags}: about {long_time(less)}" for flags, less in cost.cheaper.items()]
-    lines += ["  bench run --preset quick: minutes, for a first look"]
+    lines += ["  bench run --preset quick: minutes, for a first look at BreastMNIST"]
     return "\n".join(lines)
 
 

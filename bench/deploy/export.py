@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -44,6 +45,7 @@ CHECKED = 64  # test images on which ONNX and PyTorch are compared
 LOOKED_AT = 2000  # training images whose gray values are looked at
 SIZED = 200  # those whose own sizes are read
 TOLERANCE = 1e-4  # of a probability
+_NETWORK = re.compile(r"model(-(fold|seed)\d+)?\.(safetensors|onnx)")  # files of networks in an exported folder
 
 
 def export_model(
@@ -59,7 +61,7 @@ def export_model(
     Args:
         out: the run.
         records: of the Cells, as :func:`bench.deploy.which.members_of` gives them.
-        folder: where; must be new or an earlier export.
+        folder: where; must be new or an earlier export, whose networks are removed.
         root: folder of the dataset files.
         onnx: write ONNX too; None: where the libraries are there.
         tell: given a line for people.
@@ -79,6 +81,11 @@ def export_model(
     entry = open_entry(info, cell.size, root, resize=cell.resize, fingerprint=cell.data_fingerprint)
     arrays = [_predictions(out, record) for record in records]
     folder.mkdir(parents=True, exist_ok=True)
+    if (folder / FILE).is_file():
+        tell(f"the earlier export in {folder} is replaced")
+        for path in folder.iterdir():
+            if _NETWORK.fullmatch(path.name):  # also an ONNX file or folds that the new export has not
+                path.unlink()
     members = tuple(_copied(out, record, info, folder, alone=len(records) == 1) for record in records)
     bundle = _bundle(cell, info, records, arrays, members, _look(info, entry, cell, root))
     atomic_write(folder / FILE, bundle.text().encode())

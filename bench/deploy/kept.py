@@ -11,14 +11,15 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
+from bench.deploy.which import recommended
 from bench.plan.class_maps import keeps_weights
 from bench.plan.estimate import size, weights_bytes
 from bench.plan.plan import Plan
 from bench.record.cells import AccuracyCell, TrialCell
 from bench.record.paths import record_path, weights_path
-from bench.record.store import read_record, write_json
-from bench.report.recommend import Limits, RecommendError, recommend
-from bench.report.report import ReportData
+from bench.record.store import write_json
+from bench.report.recommend import Limits, RecommendError
+from bench.report.standings import ReportData
 
 MOST_BYTES = 10 << 30  # of all weights of a run, beyond which none are kept unasked
 
@@ -57,19 +58,20 @@ def keep_recommended(out: Path, report: ReportData, limits: Limits | None = None
     if not keys:
         return ""
     try:
-        pick = recommend(report, limits).model
+        found, records = recommended(report, limits)
     except RecommendError:
-        pick = None
-    found = [read_record(record_path(out, key)) for key in keys]
-    stay = [r["key"] for r in found if r["spec"]["model"] == pick and r["kind"] != "trial"]
+        found, records = None, []
+    stay = {record["key"]: record for record in records if record["key"] in keys}
     for key in set(keys) - set(stay):
         weights_path(out, key).unlink(missing_ok=True)
-    if not stay:
+    if found is None or not stay:
         return ""
     taken = sum(weights_path(out, key).stat().st_size for key in stay)
     cells = f"{len(stay)} cell{'s' * (len(stay) > 1)}"
-    place = shlex.quote(str(out))
-    return f"Weights of {pick} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: bench export-model {place}"
+    datasets = sorted({str(record["spec"]["dataset"]) for record in stay.values()})
+    which = f" --dataset {shlex.quote(datasets[0])}" if len(datasets) > 1 else ""
+    following = f"bench export-model {shlex.quote(str(out))}{which}"
+    return f"Weights of {found.model} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: {following}"
 
 
 def _list(out: Path) -> Path:

@@ -9,9 +9,13 @@ from pathlib import Path
 from bench.deploy.bundle import DeployError
 from bench.explain.which import find_cells
 from bench.record import store
-from bench.record.paths import require_run
+from bench.record.paths import require_run, weights_path
 from bench.record.store import Record
 from bench.registry import display_name
+from bench.report.build import read_report
+from bench.report.recommend import Limits, Recommendation, recommend
+from bench.report.sections.summary import headline
+from bench.report.standings import ReportData
 
 # What two trainings of one network differ in.
 _OF_ONE_TRAINING = {"seed", "fold", "draw"}
@@ -20,11 +24,11 @@ _OF_ONE_TRAINING = {"seed", "fold", "draw"}
 def members_of(out: Path, wanted: str = "", dataset: str = "") -> list[Record]:
     """The Records to export: of a key or its beginning, or of a model's name; without either, the recommended model.
 
-    Of several seeds it is the one with the highest AUC on validation, so that test decides nothing. All folds of that
-    seed belong together.
+    Of several settings it is the one whose weights were kept. Of several seeds it is the one with the highest AUC on
+    validation, so that test decides nothing. All folds of that seed belong together.
 
     Raises:
-        DeployError: nothing fits, or several settings do.
+        DeployError: nothing fits, or several settings do and have weights.
         StoreError: no run directory, or the weights were not kept.
     """
     require_run(out)
@@ -44,8 +48,10 @@ def members_of(out: Path, wanted: str = "", dataset: str = "") -> list[Record]:
         rest = {key: value for key, value in record["spec"].items() if key not in _OF_ONE_TRAINING}
         rest.pop("data_fingerprint", None)
         groups.setdefault(repr(sorted(rest.items(), key=str)), []).append(record)
+    kept = {k: own for k, own in groups.items() if any(weights_path(out, r["key"]).is_file() for r in own)}
+    groups = kept or dict([next(iter(groups.items()))])  # of none it is said how to keep them
     if len(groups) > 1:
-        lines = "\n  ".join(_line(group[0]) for group in groups.values())
+        lines = "\n  ".join(described(group[0]) for group in groups.values())
         raise DeployError(
             f"{name} was trained in {len(groups)} settings; give --dataset, or the key of one:\n  {lines}"
         )
@@ -81,18 +87,22 @@ def _accuracy(out: Path) -> list[Record]:
     return [record for path in paths if (record := store.read_record(path))["kind"] == "accuracy"]
 
 
-def _recommended(out: Path) -> tuple[str, set[str]]:
-    """The recommended model, and the keys of its Cells under the protocol that it is recommended for."""
-    from bench.report.build import read_report
-    from bench.report.recommend import Limits, recommend
-    from bench.report.sections.summary import headline
+def recommended(report: ReportData, limits: Limits | None = None) -> tuple[Recommendation, list[Record]]:
+    """What a run recommends, and the Records behind it: the pick's, under the protocol that it is recommended for.
 
-    report = read_report(out)[0]
-    found, board = recommend(report, Limits()), headline(report.boards)
-    if not found.model or not board:
+    Raises:
+        RecommendError: there is nothing to recommend from.
+    """
+    found, board = recommend(report, limits), headline(report.boards)
+    picks = [s for s in board.ranked if s.model == found.model] if board else []
+    return found, [record for pick in picks for row in pick.rows.values() for record in row.ok]
+
+
+def _recommended(out: Path) -> tuple[str, set[str]]:
+    found, records = recommended(read_report(out)[0])
+    if not records:
         raise DeployError(f"{out}: {found.why}")
-    pick = next(s for s in board.ranked if s.model == found.model)
-    return pick.code[0], {record["key"] for row in pick.rows.values() for record in row.ok}
+    return records[0]["spec"]["model"], {record["key"] for record in records}
 
 
 def _shown(record: Record) -> str:
@@ -104,7 +114,8 @@ def _val_auc(record: Record) -> float:
     return float(value) if value is not None else -1.0
 
 
-def _line(record: Record) -> str:
+def described(record: Record) -> str:
+    """``3f2a91c0 resnet18 on scans, 64->64 px, recipe standard, seed 0``."""
     spec = record["spec"]
     parts = [f"{record['key'][:8]} {spec['model']} on {_shown(record)}, {spec['size']}->{spec['resolution']} px"]
     parts += [f"recipe {spec['recipe']}", f"seed {spec['seed']}"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from bench.record import store
 from bench.record.cells import LATER_SETTINGS, AccuracyCell, cell_key, track_of
 from bench.record.paths import record_path, require_run, weights_path
 from bench.record.store import Record, StoreError
+from bench.record.types import Fields
 from bench.registry import RegistryError
 
 
@@ -88,7 +90,9 @@ def _check(out: Path, record: Record, heads: bool) -> None:
             f"{what} is a head on frozen features and trained no network; name one of track finetune or scratch"
         )
     if not weights_path(out, key).is_file():
-        raise StoreError(f"missing {weights_path(out, key)}: the weights of {what} were not kept; {_how_to_keep(out)}")
+        raise StoreError(
+            f"missing {weights_path(out, key)}: the weights of {what} were not kept; {_how_to_keep(out, key)}"
+        )
 
 
 def _some(out: Path, kept: Sequence[Record]) -> str:
@@ -102,14 +106,30 @@ def _some(out: Path, kept: Sequence[Record]) -> str:
     return "these have weights:\n  " + "\n  ".join(names) + more + "\n  (or `all`)"
 
 
-def _how_to_keep(out: Path) -> str:
-    """The command that trains again what is done, this time keeping its weights."""
+def _how_to_keep(out: Path, key: str = "") -> str:
+    """The command that trains a Cell again, this time keeping its weights; without a key all that trained."""
     info = store.read_run(out)
+    planned = info.get("planned") or {}
     commands = [line for line in str(info.get("command", "")).splitlines() if line.startswith("bench run")]
+    commands = [line for line in commands if key in planned.get(line, ())][-1:] or commands
     if not commands:
         return f"run the same sweep again with --keep-weights --out {shlex.quote(str(out))}"
-    flag = "" if "--keep-weights" in commands[-1] else " --keep-weights"
-    return f"to train again and keep them: {commands[-1]}{flag}"
+    said = [_keeping(line, out, info) for line in commands]
+    if len(said) == 1:
+        return f"to train again and keep them: {said[0]}"
+    return "\n  ".join(("to train again and keep them, one of:", *said))
+
+
+def _keeping(command: str, out: Path, info: Fields) -> str:
+    """A recorded command with --keep-weights, and with --out where it wrote to another place than this."""
+    words, out = shlex.split(command), out.resolve()
+    place = (info.get("sweep") or {}).get("run", {}).get("out")
+    if "--out" in words[:-1]:
+        place = words[words.index("--out") + 1]
+    more = [] if "--keep-weights" in words else ["--keep-weights"]
+    if not place or (Path(info.get("folder") or ".") / place).resolve() != out:
+        more += ["--out", shlex.quote(os.path.relpath(out) if out.is_relative_to(Path.cwd()) else str(out))]
+    return " ".join([command, *more])
 
 
 def cell_of(record: Record) -> AccuracyCell:

@@ -150,7 +150,7 @@ def _measure(cell: EfficiencyCell, ctx: Context, number: int, raw: Fields, phase
         phase("reference")
         raw |= {"relative_to": SPEED_REFERENCE, "relative_in": ONE_THREAD}
         raw["relative_speeds"] = _beside_reference(cell, step, clock, budget)
-    if cuda and cell.mode == "infer":
+    if cuda:
         phase("graph")
         raw |= _replayed(workload, clock, budget)  # last: a capture that fails may leave the process unfit for more
 

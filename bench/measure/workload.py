@@ -52,7 +52,8 @@ class Workload:
         self._inputs: dict[int, list[torch.Tensor]] = {}
         self._loss: torch.Tensor | None = None
         if cell.mode == "train":
-            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=True)
+            cuda = self.device.type == "cuda"  # capturable: its counters lie on the device, for the graph's sake
+            self._optimizer = torch.optim.AdamW(self.module.parameters(), lr=1e-4, fused=True, capturable=cuda)
             generator = self._seeded(0)
             self._labels = torch.randint(NUM_CLASSES, (cell.batch,), generator=generator, device=self.device)
 
@@ -112,23 +113,26 @@ class Workload:
         return infer
 
     def graph_step(self) -> Step:
-        """Return the inference step recorded as CUDA graphs, one an input: replayed, it launches nothing from Python.
+        """Return the step recorded as CUDA graphs, one an input: replayed, it launches nothing from Python.
+
+        Training replays its first input only: a step's activations are too large to be held for several.
 
         Raises:
-            RuntimeError: the model waits for the device within its forward pass, which no graph can hold.
+            RuntimeError: the model waits for the device within its step, which no graph can hold.
         """
-        infer = self.step()
+        training = self.cell.mode == "train"
+        step = self.step(pool=1 if training else POOL)
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
-            infer(0)  # what a library sets up for a new stream must not be recorded
+            step(0)  # what a library sets up for a new stream must not be recorded
         torch.cuda.current_stream(self.device).wait_stream(side)
         torch.cuda.empty_cache()  # graphs have memory of their own: at the largest batch there is no room for both
         graphs: list[torch.cuda.CUDAGraph] = []
-        for number in range(len(self._inputs[self.cell.batch])):
+        for number in range(1 if training else len(self._inputs[self.cell.batch])):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None, stream=side):
-                infer(number)
+                step(number)
             graphs.append(graph)
 
         def replay(number: int) -> None:

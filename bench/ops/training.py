@@ -146,7 +146,8 @@ class _ConvBranch(torch.autograd.Function):
             if i == 2:
                 back = F.linear(grad, kernel.flatten(1).t())
             else:
-                back = _convolve_back(grad, inputs[i + 1], kernel, 1, 1, [True, False])[0]
+                like = torch.empty_like(inputs[i], dtype=grad.dtype)  # only its shape and layout are looked at
+                back = _convolve_back(grad, like, kernel, 1, 1, [True, False])[0]
             before, grad_weight, grad_shift, a = batch_norm_backward(back, inputs[i], weight, bias, stats[i], i > 0)
             if i == 2:
                 grad_kernel = (_flat(grad).t() @ _flat(a)).view(kernel.shape)

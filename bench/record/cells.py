@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bench.record.types import Fields, Recipe, Spec
 from bench.registry import display_name
@@ -23,12 +23,12 @@ TRANSFER_PROTOCOL = 1
 
 # Settings of a recipe that came later, with the value under which a training is what it was before them: with it they
 # are left out of the key, so that no record of an unchanged training is lost.
-LATER_SETTINGS: Mapping[str, Any] = {
+LATER_SETTINGS: Mapping[str, object] = {
     "layer_decay": 1.0, "compile": "none", "normalisation": "weights", "head_rate": 1.0, "frozen_layers": 0.0,
     "zero_head": False,
 }  # fmt: skip
 # The same for fields of an accuracy Cell: a Record without one has this value.
-LATER_FIELDS: Mapping[str, Any] = {
+LATER_FIELDS: Mapping[str, object] = {
     "normalisation": None, "leaks": "warn", "track": "scratch", "head": None, "shots": None, "label_fraction": 1.0,
     "draw": 0, "fold": None, "folds": None,
 }  # fmt: skip

@@ -40,6 +40,9 @@ from bench.registry.info import (
     Split as Split,
 )
 from bench.registry.info import (
+    SplitByImage as SplitByImage,
+)
+from bench.registry.info import (
     counted as counted,
 )
 from bench.registry.info import (
@@ -95,6 +98,9 @@ from bench.registry.registry import (
 )
 from bench.registry.registry import (
     family_of as family_of,
+)
+from bench.registry.registry import (
+    is_own_data as is_own_data,
 )
 from bench.registry.registry import (
     load_plugins as load_plugins,

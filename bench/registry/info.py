@@ -192,6 +192,10 @@ class Finding:
     severity: str = "warning"
 
 
+class SplitByImage(Finding):
+    """Splits were drawn without regard to patients, whose images may lie on both sides."""
+
+
 class Positive(NamedTuple):
     """The class of a two-class task that a sensitivity is of: its name, its number, and whether that is a guess."""
 

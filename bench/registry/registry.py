@@ -12,6 +12,7 @@ Info is plain data and torch-free, so listing and planning are instant. The buil
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import importlib
 import importlib.util
@@ -361,6 +362,18 @@ def expand_datasets(patterns: Sequence[str]) -> list[str]:
                 raise
             found[dataset_info(pattern, refresh=True).name] = None
     return list(found)
+
+
+def is_own_data(pattern: str) -> bool:
+    """Whether a dataset is named by where its images lie, as a scheme or a path, and not by a registered name."""
+    if is_source(pattern):
+        return True
+    try:
+        return not datasets.expand(pattern.partition("[")[0])
+    except RegistryError:
+        with contextlib.suppress(RegistryError):
+            return source_of_path(pattern) is not None
+        return True
 
 
 def display_name(name: str) -> str:

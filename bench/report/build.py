@@ -5,56 +5,51 @@ Everything is a function of the Records and the scores saved beside them: same R
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+import textwrap
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import RANKING, TESTED, defined
 from bench.record.paths import require_run
 from bench.record.store import atomic_write
-from bench.record.types import Environment, Record, RunInfo
+from bench.record.types import Record, RunInfo
 from bench.report.blocks import MODEL, Block, Bullets, Code, Column, Details, Section, Table, Text
 from bench.report.clinical.checklist import checklist
 from bench.report.clinical.shortcuts import shortcut_warnings
 from bench.report.evidence import add_evidence
 from bench.report.figures.figures import write_figures
 from bench.report.names import with_short_names
-from bench.report.noise import without_unusable
 from bench.report.recommend import Recommendation, recommend
-from bench.report.report import ReportData
 from bench.report.rows import accuracy_rows, read_run_directory, unique
 from bench.report.sections.about_data import data_warnings, issues_of_targets, with_known_issues
 from bench.report.sections.accuracy import overall_section
 from bench.report.sections.comparisons import ablation_section, resolution_section, transfer_section
 from bench.report.sections.efficiency import cost_beside, efficiency_sections
+from bench.report.sections.how_made import made_by
 from bench.report.sections.native_sizes import native_size_sections
-from bench.report.sections.other_metrics import metric_sections
 from bench.report.sections.per_dataset import dataset_sections
 from bench.report.sections.published import published_section
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, summary
 from bench.report.sections.tracks import few_labels_section, tracks_section
-from bench.report.sections.tuned import tuned_blocks
-from bench.report.settings import batch_text
+from bench.report.settings import cell_in_words
 from bench.report.significance import significance
-from bench.report.standings import Overall, overall
+from bench.report.speeds import without_unusable
+from bench.report.standings import Overall, ReportData, overall
 from bench.report.words import counted, name, natural, some
 from bench.report.write.csv import accuracy_csv, efficiency_csv
 from bench.report.write.html import write_html
-from bench.report.write.page_data import collect
 from bench.report.write.render import markdown, terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 FILES = ("LEADERBOARD.md", "leaderboard_accuracy.csv", "leaderboard_efficiency.csv")
-T = TypeVar("T")
 MAX_REASON = 240
 MAX_CELLS_NAMED = 6
-MAX_VALUES = 4  # of a fact of the environment
 MAX_OPEN_ROWS = 24  # of an efficiency table; a longer one is folded away
 
 
@@ -98,7 +93,7 @@ def rebuild(
         paths.append(out / "CHECKLIST.md")
         atomic_write(paths[-1], checklist(report, guideline).encode())
     if figures:
-        paths += write_figures(collect(report, out), out / "figures")
+        paths += write_figures(report, out)
     return paths, problems
 
 
@@ -176,7 +171,7 @@ class Report(ReportData):
             datasets = with_known_issues(dataset_sections(self.rows, self.boards, self.rule), self.run_info)
             sections += [Section("By dataset"), *datasets]
         sections += _without_result(self.records, skipped, self.problems, self.damaged)
-        sections += _made_by(self.records, self.run_info)
+        sections += made_by(self.records, self.run_info)
         return sections
 
     def _incomplete(self) -> list[Block]:
@@ -204,7 +199,7 @@ class Report(ReportData):
         sections += [s for s in (tracks_section(self.rows, self.records), few_labels_section(self.records)) if s]
         if by_pixels := resolution_section(self.rows):
             sections.append(by_pixels)
-        sections += metric_sections(self.rows, self.metrics)
+        sections += self._of_plugins()
         for board in self.boards:
             cost, _ = cost_beside(self.records, board.protocol.resolution)
             sections += [s for s in (ablation_section(board, cost),) if s]
@@ -213,29 +208,32 @@ class Report(ReportData):
             sections.append(moved)
         return sections
 
+    def _of_plugins(self) -> Iterator[Section]:
+        """The models ranked by each metric of a plug-in, with tie groups over trainings, for each protocol."""
+        for metric in self.metrics:
+            for board in overall(self.rows, metric):
+                if board.ranked:
+                    board.significance = significance(board, (metric,))
+                    found = overall_section(board, {}, "")
+                    yield Section(found.title.replace("Accuracy", metric.label, 1), found.blocks)
+
 
 def _best(board: Overall) -> str:
     if not board.ranked:
         return f"no test {board.metric.label}"
-    over = board.over
     best, label = board.ranked[0], board.metric.label
-    if len(board.ranked) == 1:
-        return f"only {name(best.model)}, {label} {over} {board.metric.shown(best.score)}"
-    of = f"{over} of {counted(len(board.ranked), 'model')}"
-    return f"{name(best.model)} has the highest {label} {of}, {board.metric.shown(best.score)}"
+    return (
+        f"{counted(len(board.ranked), 'model')}, first {name(best.model)} with {label} {board.metric.shown(best.score)}"
+    )
 
 
 def _folded(section: Section, first: bool) -> Section:
-    """Fold the tables of a setting away; of the first setting the table of cost stays open, if it is short."""
-    tables = [i for i, block in enumerate(section.blocks) if isinstance(block, Table)]
-    if not tables:
-        return section
-    lengths = [len(block.rows) for block in section.blocks if isinstance(block, Table)]
-    open_ = 0
-    if first and lengths[0] <= MAX_OPEN_ROWS:
-        open_ = min(tables[0] + 2, len(section.blocks))  # with the noise floor below it
+    """Fold the tables of a setting away; of the first the table of cost and its noise floor stay open, if short."""
+    cost = section.blocks[0]
+    rows = len(cost.rows) if isinstance(cost, Table) else 0
+    open_ = 2 if first and rows <= MAX_OPEN_ROWS else 0
+    line = "Growth with the image and notes" if open_ else f"Tables and notes ({counted(rows, 'row')})"
     rest = tuple(section.blocks[open_:])
-    line = "Growth with the image and notes" if open_ else f"Tables and notes (up to {counted(max(lengths), 'row')})"
     return Section(section.title, [*section.blocks[:open_], *([Details(line, rest)] if rest else [])], section.level)
 
 
@@ -249,8 +247,10 @@ def _without_result(
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for record in records:
         if record["status"] != "ok" and record["kind"] != "trial":  # what a trial came to, its Cell says
-            reason = " ".join(str(record["reason"] or "no reason was recorded").split())
-            groups[record["spec"]["model"], record["status"], reason].append(_where(record))
+            reason = textwrap.shorten(str(record["reason"] or "no reason was recorded"), MAX_REASON, placeholder="…")
+            groups[record["spec"]["model"], record["status"], reason].append(
+                cell_in_words(record["kind"], record["spec"], model=False)
+            )
     blocks: list[Block] = []
     if groups:
         columns = (
@@ -258,7 +258,7 @@ def _without_result(
             Column("where", left=True, drop=1, wrap=True), Column("reason", left=True, wrap=True),
         )  # fmt: skip
         lines = [
-            (model, status, str(len(cells)), *_brief(cells, reason))
+            (model, status, str(len(cells)), "; ".join(some(cells, MAX_CELLS_NAMED)), reason)
             for (model, status, reason), cells in sorted(groups.items(), key=lambda g: (natural(g[0][0]), g[0]))
         ]
         blocks.append(Table(columns, lines))
@@ -272,99 +272,3 @@ def _without_result(
         blocks.append(Text("Saved scores that could not be used (their rows have no interval):"))
         blocks.append(Bullets(tuple(problems)))
     return [Section("Without a result", blocks)] if blocks else []
-
-
-def _brief(cells: Sequence[str], reason: str) -> tuple[str, str]:
-    """The first Cells and the beginning of their reason."""
-    whole = len(reason) <= MAX_REASON
-    return "; ".join(some(cells, MAX_CELLS_NAMED)), reason if whole else reason[: MAX_REASON - 1] + "…"
-
-
-def _where(record: Record) -> str:
-    spec = record["spec"]
-    if record["kind"] == "accuracy":
-        return f"{spec.get('dataset')} {spec.get('size')}→{spec.get('resolution')} px, seed {spec.get('seed')}"
-    if record["kind"] == "transfer":
-        return f"{spec.get('source')} → {spec.get('dataset')} at {spec.get('resolution')} px, seed {spec.get('seed')}"
-    compiled = ", compiled" if spec.get("compile") else ""
-    return (
-        f"{spec.get('mode')} at {spec.get('resolution')} px, batch {batch_text(record)}, {spec.get('precision')}"
-        f"{compiled}, {spec.get('device')}"
-    )
-
-
-# --- how it was made -------------------------------------------------------------------------------------------
-
-
-def _made_by(records: Sequence[Record], run_info: RunInfo) -> list[Section]:
-    blocks: list[Block] = []
-    if command := run_info.get("command"):
-        preset = f" (preset {run_info['preset']})" if run_info.get("preset") else ""
-        blocks += [Text(f"Made by{preset}:"), Code(str(command))]
-    if notes := run_info.get("notes"):
-        blocks += [Text("Of the files with scores:"), Bullets(tuple(map(str, notes)))]
-    if records:
-        done = sum(r["status"] == "ok" for r in records)
-        kinds = Counter(str(r["kind"]) for r in records)
-        each = ", ".join(f"{kinds[kind]} {kind}" for kind in dict.fromkeys(("accuracy", "efficiency", *sorted(kinds))))
-        blocks.append(
-            Text(
-                f"{counted(len(records), 'record')} ({each}), {done} with a result. The tables leave digits out; the "
-                "CSV files beside this page have all of them."
-            )
-        )
-    blocks += [*_recipes(records), *tuned_blocks(records)]
-    found = {kind: environment_lines(r for r in records if r["kind"] == kind) for kind in ("accuracy", "efficiency")}
-    if found["accuracy"] == found["efficiency"]:
-        found = {"everything": found["accuracy"]}
-    for kind, lines in found.items():
-        if lines:
-            blocks.append(Details(f"{kind.capitalize()} was measured with", (Bullets(lines),)))
-    return [Section("How this was made", blocks)] if blocks else []
-
-
-def _recipes(records: Iterable[Record]) -> list[Block]:
-    """The resolved settings of each recipe that was used."""
-    used: dict[str, str] = {}
-    both = ((r["spec"].get("recipe"), r["spec"].get("recipe_settings")) for r in records if r["kind"] != "trial")
-    for recipe, settings in _distinct(both):
-        if settings:
-            flat = ", ".join(f"{key} {value}" for key, value in sorted(_flat(settings).items()) if key != "name")
-            used[flat] = str(recipe or settings.get("name") or "recipe")
-    lines = tuple(f"{name(used[flat])}: {flat}" for flat in sorted(used, key=lambda f: (natural(used[f]), f)))
-    return (
-        [Details("The recipe, resolved" if len(lines) == 1 else "The recipes, resolved", (Bullets(lines),))]
-        if lines
-        else []
-    )
-
-
-def environment_lines(records: Iterable[Record]) -> tuple[str, ...]:
-    """One line for each fact of the environments of Records that ran, with all its values."""
-    values: dict[str, set[str]] = defaultdict(set)
-    for environment in _distinct(r["environment"] for r in records if r["status"] != "unsupported"):
-        for key, value in _flat(environment).items():
-            values[key].add(value)
-    lines = []
-    for key, found in sorted(values.items()):
-        first, *_, last = [*sorted(found), max(found)]
-        many = f"{len(found)} different values, {first} to {last}"
-        lines.append(f"{key}: {', '.join(sorted(found)) if len(found) <= MAX_VALUES else many}")
-    return tuple(lines)
-
-
-def _distinct(values: Iterable[T]) -> Iterable[T]:
-    """Values that differ as JSON: thousands of Records share one environment."""
-    return {json.dumps(value, default=str): value for value in values}.values()
-
-
-def _flat(environment: Environment) -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for key, value in environment.items():
-        if isinstance(value, Mapping):
-            flat[key] = ", ".join(f"{k} {v}" for k, v in sorted(value.items()) if v is not None)
-        elif isinstance(value, (list, tuple)):
-            flat[key] = json.dumps(value, sort_keys=True, ensure_ascii=False)
-        elif value is not None:
-            flat[key] = str(value)
-    return {key: value for key, value in flat.items() if value}

@@ -22,12 +22,11 @@ from bench.metrics.registry import AUC
 from bench.record.types import Record
 from bench.registry.names import bare_model
 from bench.report.clinical.shortcuts import shortcuts
-from bench.report.noise import noise_floor
-from bench.report.report import ReportData
 from bench.report.sections.efficiency import LATENCY as LATENCY_MS
 from bench.report.sections.efficiency import cost_beside
 from bench.report.sections.summary import headline, incomplete
-from bench.report.standings import Overall, Standing
+from bench.report.speeds import noise_floor
+from bench.report.standings import Overall, ReportData, Standing
 from bench.report.words import counted, listed, name, natural, signed, significant
 from bench.stats.leader import LeaderTest, against_leader
 from bench.stats.ranking import ALPHA
@@ -36,6 +35,7 @@ from bench.stats.separation import Contrast
 MIN_PER_CLASS = 50  # test images of the rarest class; of fewer a warning speaks
 MAX_LOSS = 0.02  # of the figure that ranks: what being cheaper may cost
 LARGE_LOSS = 0.05  # where the data allow one, a warning speaks
+MOST_SEEDS, MOST_IMAGES = 50, 20_000  # to ask for; a difference that takes more (or as many patients) is too small
 POWER = 0.8  # with which "what it takes to be sure" would show a difference as large as the one seen
 INCOMPLETE = "incomplete run"
 MAX_MISSES, MAX_AGAINST = 3, 3
@@ -181,10 +181,13 @@ def recommend(report: ReportData, limits: Limits | None = None, board: Overall |
     pick = order[0]
     second = next(iter([*order[1:], *(s for s in tied if s not in near)]), None)
     other = fitting[0] if pick is not fitting[0] else second
+    figure = f"{figure_of(board)} {board.metric.shown(pick.score)}"
+    if by:
+        figure += f", {by.text(costs[pick.model].get(by.key) or 0.0)}{device_of(note) * (by is LATENCY)}"
     against = (*_against(report, board, pick, test, fitting[0]), *out, *_of_cost(board, tied, costs, note, by))
     return Recommendation(
         model=pick.model,
-        why=_why(board, pick, fitting, (tied, near), test, by, costs, note),
+        why=f"{figure}; {_place(board, pick, fitting, tied, near, test, by)}",
         runner_up=second.model if second else None,
         not_significantly_worse=tuple(s.model for s in tied) if test or len(fitting) == 1 else (),
         resolve=resolve(board, pairs, models, pick, other) if pairs and other else Resolve(),
@@ -288,40 +291,24 @@ def cheapest_first(
 # --- in words ------------------------------------------------------------------------------------------------------
 
 
-def _why(
-    board: Overall, pick: Standing, fitting: Sequence[Standing], equals: tuple[Sequence[Standing], Sequence[Standing]],
-    test: LeaderTest | None, by: Cost | None, costs: Mapping[str, Figures], note: str,
+def _place(
+    board: Overall, pick: Standing, fitting: Sequence[Standing], tied: Sequence[Standing], near: Sequence[Standing],
+    test: LeaderTest | None, by: Cost | None,
 ) -> str:  # fmt: skip
-    """The pick's figure and cost, and what it is compared with.
-
-    ``equals``: the models that are not significantly worse than the best, and those of them that are near it.
-    """
-    metric, best, (tied, near) = board.metric, fitting[0], equals
-    equals_said = f"the {len(near)} models that are not significantly worse"
-    if len(near) < len(tied):
-        equals_said = f"the {len(near)} models that lose no more than {MAX_LOSS:g} and are not significantly worse"
-    parts = [f"{figure_of(board)} {metric.shown(pick.score)}"]
-    if by:
-        parts.append(by.text(costs[pick.model].get(by.key) or 0.0) + (device_of(note) if by is LATENCY else ""))
-    within = " within the limits" * (len(fitting) < len(board.candidates))
-    found = test.of(pick.model) if test else None
+    """What the pick is compared with: ``tied`` are not significantly worse than the best, ``near`` are close to it."""
+    best, within = fitting[0], " within the limits" * (len(fitting) < len(board.candidates))
     if len(fitting) == 1:
-        place = f"the only model{within}"
-    elif test is None:
-        place = f"the highest{within}, not tested for significance"
-    elif len(tied) == 1:
-        others = "the other model" if len(fitting) == 2 else f"all {len(fitting) - 1} others"
-        place = f"significantly better than {others}{within}"
-    elif len(near) == 1:
-        rest = len(tied) - 1
-        others = f"the {rest} others that are" if rest > 1 else "the other model that is"
-        place = f"best; {others} not significantly worse {'lose' if rest > 1 else 'loses'} more than {MAX_LOSS:g}"
-    elif found is None:
-        place = f"best{' and cheapest' * bool(by)} of {equals_said}"
-    else:
-        gap = f"{name(best.model)} ({signed(found.difference, metric.digits)})"
-        place = f"cheapest of {equals_said} than the best, {gap}"
-    return f"{', '.join(parts)}; {place}"
+        return f"the only model{within}"
+    if test is None:
+        return f"the highest{within}, not tested for significance"
+    if len(tied) == 1:
+        return f"significantly better than all others{within}"
+    if len(near) == 1:
+        return f"best{within}, no other is within {MAX_LOSS:g} of it"
+    equals = f"of {len(near)} models within {MAX_LOSS:g} of the best and not significantly worse"
+    if found := test.of(pick.model):
+        return f"cheapest {equals}, {signed(found.difference, board.metric.digits)} against {name(best.model)}"
+    return f"best{' and cheapest' * bool(by)} {equals}"
 
 
 def figure_of(board: Overall) -> str:
@@ -482,22 +469,24 @@ def resolve(board: Overall, pairs: Contrast, models: Sequence[str], pick: Standi
     enough = (difference / float(ndtri(1 - level / 2) + ndtri(POWER))) ** 2
     seeds, images = board.seeds, sum(pick.rows[d].n_test or 0 for d in board.counted)
     patients = sum(e.n_patients or 0 for d in board.counted if (e := pick.rows[d].evidence))
+    unit, there = ("patients", patients) if patients else ("images", images)
     now, ways = [counted(seeds, board.unit), counted(images, "image")], []
     if training and over_images < enough:
-        found["seeds"] = max(seeds, ceil(seeds * training / (enough - over_images)))
-        ways.append(f"{found['seeds']:,} seeds")
+        found["seeds"] = more = max(seeds, ceil(seeds * training / (enough - over_images)))
+        ways += [f"{more:,} seeds"] * (more <= MOST_SEEDS)
     if images and training < enough:
         times = max(1.0, over_images / (enough - training))
         found["test_images"] = ceil(images * times)
         found["patients"] = ceil(patients * times) if patients else None
-        many = f"{found['patients']:,} test patients" if patients else f"{found['test_images']:,} test images"
-        ways.append(many)
+        many = ceil(there * times)
+        ways += [f"{many:,} test {unit}"] * (many <= MOST_IMAGES)
     now += [counted(patients, "patient")] if patients else []
     both = found["both_times"] = round(max(1.0, (training + over_images) / enough), 1)
-    does = (
-        listed(ways, "or") or f"{significant(both, 2)} times as many seeds and {'patients' if patients else 'images'}"
-    )
-    gap = board.metric.shown(abs(difference))
+    does = listed(ways, "or") or f"{significant(both, 2)} times as many seeds and {unit}"
+    if not ways and (both * seeds > MOST_SEEDS or both * there > MOST_IMAGES):
+        does = f"no realistic number of seeds or test {unit}"
+    least = 10.0**-board.metric.digits
+    gap = board.metric.shown(abs(difference)) if abs(difference) >= least / 2 else f"below {least:g}"
     once = "" if pairs.retrained else " (single seed: first train with three)"
     of = f"its difference from {name(other.model)}, {gap}"
     return {**found, "text": f"{does} (now {', '.join(now)}) would show {of}{once}"}

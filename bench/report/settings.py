@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from bench.record.types import Fields, Record
+from bench.record.types import Fields, Record, Spec
 from bench.report.rows import labels
 from bench.report.words import differing, grouped, natural
 
@@ -125,3 +125,16 @@ def batch_text(record: Record) -> str:
         return str(batch if batch is not None else "")
     found = record["metrics"].get("largest_batch")
     return f"largest ({found})" if found else "largest"
+
+
+def cell_in_words(kind: str, spec: Spec, *, seed: bool = True, model: bool = True) -> str:
+    """``resnet18 on breastmnist (28→64 px, seed 0)``, or how it was timed."""
+    has = spec.get
+    name = f"{has('model')} " if model else ""
+    if kind == "efficiency":
+        parts = [f"batch {has('batch') or 'largest'}", has("precision"), has("mode"), "compiled" * bool(has("compile"))]
+        return f"{name}at {has('resolution')} px, {', '.join(str(part) for part in (*parts, has('device')) if part)}"
+    pixels = f"{has('size')}→{has('resolution')} px" if has("resolution") else "scores from files"
+    source = f" from {has('source')}" if has("source") else ""
+    seeds = f", seed {has('seed')}" if seed and has("seed") is not None else ""
+    return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"

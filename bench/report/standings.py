@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from bench.metrics.one_vs_rest import Array, rank
+from bench.metrics.operating import Rule
 from bench.metrics.registry import METRICS, RANKING, Metric
+from bench.record.types import Record, RunInfo
 from bench.report.rows import Code, Protocol, Row
 from bench.report.words import counted, grouped, name, natural
 from bench.stats.leader import LeaderTest
@@ -166,6 +168,31 @@ class Overall:
     def most_seeds(self) -> int:
         """The most seeds behind any counted figure."""
         return max((len(s.rows[d].ok) for s in self.ranked for d in self.counted), default=0)
+
+
+@dataclass(slots=True)
+class ReportData:
+    """A run as its boards see it: plain data that sections and writers read, and ``build`` fills.
+
+    Attributes:
+        records: each Cell once, in an order of their own.
+        run_info: what ``run.json`` says.
+        rows: a model on a dataset under a protocol each, over its seeds.
+        metrics: those that plug-ins defined.
+        boards: the models of each protocol, ranked.
+        problems: saved scores that could not be used.
+        damaged: Records that could not be read.
+        rule: how operating points are chosen.
+    """
+
+    records: list[Record]
+    run_info: RunInfo
+    rows: list[Row]
+    metrics: tuple[Metric, ...]
+    boards: list[Overall]
+    problems: list[str]
+    damaged: list[str]
+    rule: Rule
 
 
 def overall(rows: Iterable[Row], metric: Metric = RANKING, shown: Sequence[Metric] = ()) -> list[Overall]:

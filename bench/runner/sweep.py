@@ -18,7 +18,7 @@ from bench.plan.look_ahead import look_ahead
 from bench.plan.plan import Plan, make_plan
 from bench.record import store
 from bench.report.build import read_report
-from bench.report.report import ReportData
+from bench.report.standings import ReportData
 from bench.report.write.terminal import print_screen
 from bench.runner.progress import Observer, fetch_bars
 from bench.runner.runner import RunOutcome, execute

@@ -236,6 +236,8 @@ def _scores(file: Columns, found: _Found, notes: list[str]) -> _Scores:
         (pairs,) = found.scores.values()
         return _stacked(file, pairs)
     numeric = [n for n in found.rest if file.values[n].dtype.kind != "U" and file.values[n].ndim == 1]
+    # `bench predict` writes each class a second time; the first is what the run's own scores are.
+    numeric = [n for n in numeric if f"{n}_calibrated" in numeric] or numeric
     if named := _by_class_name(file, found, numeric):
         return _stacked(file, [(name, name) for name in named])
     fractions = [

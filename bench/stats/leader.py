@@ -112,7 +112,7 @@ def against_leader(
         found = AgainstLeader(
             models[i], difference, low, high, float(alone[at]), float(corrected[at]), worse, float(training[at]), ""
         )
-        others.append(found if worse else _explained(found, len(rest) * tables, digits))
+        others.append(found if worse else explained(found, len(rest) * tables, digits))
     return LeaderTest(models[first], tuple(others), len(rest) * tables, pairs.retrained)
 
 
@@ -133,7 +133,7 @@ def selected_leader(p: Array, tables: int = 1) -> Array:
     return corrected
 
 
-def _explained(found: AgainstLeader, comparisons: int, digits: int) -> AgainstLeader:
+def explained(found: AgainstLeader, comparisons: int, digits: int) -> AgainstLeader:
     """The same with the reason why it is not significantly worse, and what would decide it."""
     if found.difference == 0:
         reason = "its figure equals the leader's"

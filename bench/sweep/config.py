@@ -21,7 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from bench.errors import ConfigError as ConfigError
-from bench.registry import nearest, split_names
+from bench.registry import is_own_data, nearest, split_names
 from bench.sweep.recipes import Tuned, plain_words
 
 CONFIG_NAME = "bench.toml"
@@ -130,6 +130,13 @@ def _flat(tree: Mapping[str, Mapping[str, object]]) -> dict[str, object]:
 _FILE = Path(__file__).with_name("presets.toml")
 PRESETS = {name: _flat(tree) for name, tree in tomllib.loads(_FILE.read_text(encoding="utf-8")).items()}
 SMALLEST: list[str] = PRESETS["quick"]["sweep.models"]  # type: ignore[assignment]
+# Of data of one's own, where nothing else is said: what a laptop trains in minutes instead of hours.
+OWN: dict[str, object] = {"sweep.models": SMALLEST, "sweep.resolutions": [64], "sweep.recipe": "standard"}
+_OWN_SAID = {
+    "sweep.models": "the smallest model of each family (--models all: every size)",
+    "sweep.resolutions": "64 px (--resolutions)",
+    "sweep.recipe": "recipe standard (--recipe)",
+}
 
 
 @dataclass(frozen=True)
@@ -137,7 +144,7 @@ class Loaded:
     """A Sweep, where each value came from (``section.key`` -> text), and the folder that plug-ins are relative to.
 
     ``name`` is that of the run directory: the preset, else the stem of ``--config``, else ``sweep``. ``note`` says
-    that the file's preset does not apply.
+    that the file's preset does not apply, and which defaults of own data do.
     """
 
     sweep: Sweep
@@ -151,7 +158,7 @@ class Loaded:
         return self.origins.get(key, "default")
 
 
-def changed(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
+def changed(loaded: Loaded, values: Mapping[str, object]) -> Loaded:
     """The same with other values (``section.key`` -> value), which are not validated."""
     sweep = loaded.sweep
     for key, value in values.items():
@@ -159,6 +166,23 @@ def changed(loaded: Loaded, values: Mapping[str, Any]) -> Loaded:
         part = getattr(sweep, section).model_copy(update={name: value})
         sweep = sweep.model_copy(update={section: part})
     return replace(loaded, sweep=sweep)
+
+
+def with_own_defaults(loaded: Loaded) -> Loaded:
+    """The same with :data:`OWN` where a sweep of nothing but data of one's own leaves it open, and a note that says so.
+
+    Networks that start from published weights keep the usual resolution: they were trained at about that.
+    """
+    section = loaded.sweep.sweep
+    if section.preset or not all(map(is_own_data, section.datasets)):
+        return loaded
+    left = {key: value for key, value in OWN.items() if key not in loaded.origins}
+    if section.track or any("pretrained" in name for name in section.models):
+        left.pop("sweep.resolutions", None)
+    if not left:
+        return loaded
+    said = f"defaults for data of your own: {', '.join(_OWN_SAID[key] for key in left)}"
+    return replace(changed(loaded, left), note="\n".join(filter(None, (loaded.note, said))))
 
 
 def _keys() -> dict[str, FieldInfo]:

@@ -129,7 +129,7 @@ TUNABLE = [k for k, f in FIELDS.items() if f.annotation in (int, float) and k no
 MOST_TUNED = 2
 
 
-def _assignments(value: Any) -> Any:
+def _assignments(value: object) -> object:
     """``learning_rate=1e-4,3e-4,weight_decay=0,0.05`` as a table; anything else as it is."""
     if not isinstance(value, str):
         return value

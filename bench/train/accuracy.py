@@ -227,7 +227,12 @@ def _fit(
     # On a GPU of the size of a batch: what the device's libraries prepare for it serves the first step too.
     count = min(recipe["micro_batch_size"] or recipe["batch_size"], len(splits.train)) if device.type == "cuda" else 2
     blank = torch.zeros(count, splits.train.in_chans, cell.resolution, cell.resolution, device=device)
-    deterministic = launch(_runs_deterministically, trainer, blank, cell.model, len(info.classes))
+    tried = cell.model, frozen, blank.shape, len(info.classes), cell.precision, recipe["compile"]
+    deterministic = tried in _deterministic or launch(
+        _runs_deterministically, trainer, blank, cell.model, len(info.classes)
+    )
+    if deterministic and joined():
+        _deterministic.add(tried)
     outcome = trainer.fit()
     if ctx.keep_weights and outcome.status == "ok":
         weights.save(ctx.out, cell, info, trainer.best, splits.train.normalisation, outcome.best_epoch)
@@ -240,6 +245,10 @@ def _fit(
         "resident": splits.train.resident,
         **_replayed(trainer.step, device),
     }
+
+
+# What trainings that share this process have tried: the next seed of a network need not wait its turn for that again.
+_deterministic: set[tuple[object, ...]] = set()
 
 
 def _replayed(step: Replayed, device: torch.device) -> Fields:

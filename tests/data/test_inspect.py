@@ -26,7 +26,7 @@ from bench.data.files import DataError
 from bench.data.inspect import hashes
 from bench.data.inspect.scan import inspect
 from bench.data.resize import resize_matrix
-from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split
+from bench.registry import BlockSplit, DatasetInfo, LazySplit, Split, SplitByImage
 
 
 def picture(seed: int, side: int = 96, channels: int = 3) -> np.ndarray:
@@ -205,7 +205,10 @@ def test_a_multi_label_set_and_one_without_names(tmp_path):
     found = inspect(info, 64)
     assert found.counts["test"] == {"a": 6, "b": 2, "c": 2} and found.sound and found.patients == {}
     said = {finding.text: finding.severity for finding in found.findings}
-    assert said["this source names no patients, so whether splits share some cannot be checked"] == "note"
+    unknown = "this source names no patients, so whether splits share some cannot be checked"
+    assert said[unknown] == "note"
+    drawn = inspect(replace(info, findings=(SplitByImage("drawn image by image"),)), 64)
+    assert unknown not in {finding.text for finding in drawn.findings}, "that it was drawn so says it already"
     assert not found.near and found.size == 64
     sheet, *_ = write_files(found, tmp_path / "out", None)
     assert Image.open(sheet).size[1] > 300

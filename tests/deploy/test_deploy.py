@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -96,6 +97,20 @@ def test_files_score_as_in_the_record_to_the_bit(study: Path, capsys: pytest.Cap
     assert np.allclose([float(row["sick_calibrated"]) for row in rows], scaled[:, 0], atol=1e-9)
     assert {row["warning"] for row in rows} == {""}
     assert "written:" in capsys.readouterr().out
+
+
+def test_an_earlier_export_is_replaced_whole(study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No network of another export stays beside the new one: neither ONNX nor folds; other files do."""
+    pytest.importorskip("onnxruntime")
+    folder = shutil.copytree(study / "model", tmp_path / "model")
+    assert (folder / "model.onnx").is_file()
+    for name in ("model-fold1.safetensors", "model-fold1.onnx", "notes.txt", "model-mine.onnx"):
+        (folder / name).write_text("x")
+    assert main.main(["export-model", str(study / "run"), _key(study)[:8], "--out", str(folder), "--no-onnx"]) == 0
+    assert "the earlier export in" in capsys.readouterr().out
+    there = {path.name for path in folder.iterdir()}
+    assert there == {"model.safetensors", "model.json", "README.md", "notes.txt", "model-mine.onnx"}
+    assert not read_bundle(folder).members[0].onnx
 
 
 def test_onnx_scores_the_same_without_torch(study: Path) -> None:

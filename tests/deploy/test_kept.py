@@ -1,56 +1,133 @@
-"""Which weights stay when a run ends."""
+"""Which weights stay when a run ends: real runs of networks that train in no time."""
 
+import json
+import re
+import shutil
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.deploy import kept
+from bench.deploy.which import members_of
 from bench.plan.plan import make_plan
 from bench.record import store
-from bench.record.paths import weights_path
-from bench.report.recommend import RecommendError
+from bench.record.paths import predictions_path, weights_path
+from bench.record.store import StoreError
+from bench.report.build import read_report
 from bench.sweep.config import load
+from tests.runner.runs import here
+
+PLUGIN = """
+import numpy as np
+from torch import nn
+
+from bench.registry import Split, register_dataset, register_model
 
 
-def _trained(out: Path, key: str, model: str) -> None:
-    record = {"schema": store.SCHEMA, "key": key, "kind": "accuracy", "status": "ok", "reason": "", "metrics": {},
-              "environment": {}, "spec": {"model": model}}  # fmt: skip
-    store.write_record(out, record)
-    weights_path(out, key).parent.mkdir(exist_ok=True)
-    weights_path(out, key).write_bytes(b"w" * 2**20)
+@register_model(family="mine")
+def good(num_classes, in_chans, img_size):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(in_chans, num_classes))
 
 
-def _picks(monkeypatch: pytest.MonkeyPatch, model: str | None) -> None:
-    def chosen(*_: Any) -> Any:
-        if model is None:
-            raise RecommendError("nothing")
-        return SimpleNamespace(model=model)
+@register_model(family="mine")
+def blind(num_classes, in_chans, img_size):
+    class Blind(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(in_chans, num_classes)
 
-    monkeypatch.setattr(kept, "recommend", chosen)
+        def forward(self, x):
+            return self.head(0 * x.mean((2, 3)))
+
+    return Blind()
 
 
-def _there(out: Path) -> set[str]:
-    return {path.stem for path in (out / "weights").glob("*.safetensors")}
+class Bright:
+    def __init__(self, info): ...
+    def files(self, size): return ()
+    def fingerprint(self, size, root): return "1"
+    def load(self, size, root):
+        labels = np.arange(60) % 2
+        pixels = np.random.default_rng(0).integers(0, 120, (60, size, size, 1)).astype(np.uint8)
+        pixels += (100 * labels).astype(np.uint8)[:, None, None, None]
+        parts = {"train": slice(0, 30), "val": slice(30, 44), "test": slice(44, 60)}
+        return {name: Split(pixels[part], labels[part]) for name, part in parts.items()}
 
 
-def test_the_recommended_model_and_what_was_asked_for_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for key, model in (("a0", "good"), ("a1", "good"), ("b0", "poor"), ("c0", "asked")):
-        _trained(tmp_path, key, model)
-    kept.note_unasked(tmp_path, {"a0", "a1", "b0", "d0"}, {"c0"})
-    _picks(monkeypatch, "good")
-    line = kept.keep_recommended(tmp_path, Any)  # type: ignore[arg-type]
-    assert _there(tmp_path) == {"a0", "a1", "c0"}
-    assert line.startswith("Weights of good are kept (2 cells, 2 MiB;") and f"bench export-model {tmp_path}" in line
-    # A later command into the same run: what it asks for stays, and the rest is chosen again.
-    _trained(tmp_path, "e0", "better")
-    kept.note_unasked(tmp_path, {"e0"}, {"a1"})
-    _picks(monkeypatch, "better")
-    kept.keep_recommended(tmp_path, Any)  # type: ignore[arg-type]
-    assert _there(tmp_path) == {"a1", "c0", "e0"}
-    _picks(monkeypatch, None)
-    assert kept.keep_recommended(tmp_path, Any) == "" and _there(tmp_path) == {"a1", "c0"}  # type: ignore[arg-type]
+for name in ("bright", "also"):
+    register_dataset(name, task="binary-class", classes=("dark", "light"), channels=1, sizes=(28,))(Bright)
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where both networks were run on both datasets: ``run``, and ``said``, what the command printed."""
+    folder = tmp_path_factory.mktemp("kept")
+    (folder / "mine.py").write_text(PLUGIN)
+    (folder / "bench.toml").write_text('[plugins]\npaths = ["mine.py"]\n[run]\nthreads = 1\n')
+    (folder / "said").write_text(_run(folder, "run", "--seeds", "0"))
+    return folder
+
+
+def _run(folder: Path, out: str, *arguments: str) -> str:
+    always = ["--models", "good,blind", "--datasets", "bright,also", "--resolutions", "28", "--kinds", "accuracy"]
+    code, said = here(folder, "run", *always, "--recipe", "quick", "--out", out, *arguments)
+    assert code == 0, said
+    return str(said)
+
+
+def _there(out: Path) -> list[tuple[str, str]]:
+    """Model and dataset of all weights that lie there."""
+    weights = {path.stem for path in (out / "weights").glob("*.safetensors")}
+    return sorted((r["spec"]["model"], r["spec"]["dataset"]) for r in store.read_records(out)[0] if r["key"] in weights)
+
+
+def test_the_recommended_model_stays_on_all_datasets_and_can_be_exported(folder: Path) -> None:
+    said = (folder / "said").read_text()
+    line = re.search(r"Weights of good are kept \(2 cells, .*\. Next: bench (.*)", said)
+    assert line and line[1].strip() == "export-model run --dataset also", said
+    assert _there(folder / "run") == [("good", "also"), ("good", "bright")]
+    code, exported = here(folder, *line[1].split(), "--out", "model", "--no-onnx")
+    assert code == 0, exported
+    assert json.loads((folder / "model" / "model.json").read_text())["dataset"] == "also"
+
+
+def test_a_model_whose_label_names_its_version_stays(folder: Path, tmp_path: Path) -> None:
+    """Two versions of a plug-in in one run: the board calls their networks ``good (1a2b)`` and ``good (ffff)``."""
+    out = shutil.copytree(folder / "run", tmp_path / "run")
+    for record in store.read_records(out)[0]:
+        if record["spec"]["model"] != "good":
+            continue
+        key = record["key"][::-1]
+        later = {**record, "key": key, "spec": {**record["spec"], "model_plugin_sha256": "f" * 64}}
+        with np.load(predictions_path(out, record["key"])) as arrays:
+            store.write_record(out, later, {**arrays, "test_scores": arrays["test_scores"][::-1]})
+        weights_path(out, key).write_bytes(weights_path(out, record["key"]).read_bytes())
+        kept.note_unasked(out, {key}, ())
+    line = kept.keep_recommended(out, read_report(out)[0])
+    assert re.match(r"Weights of good \([0-9a-f]{8}\) are kept \(2 cells, ", line), line
+    assert _there(out) == [("good", "also"), ("good", "bright")]
+    assert len(members_of(out, dataset="also")) == 1
+
+
+def test_where_no_weights_lie_the_command_that_keeps_them_is_said(folder: Path, tmp_path: Path) -> None:
+    """Not first which of two datasets is meant, then that neither has weights."""
+    out = shutil.copytree(folder / "run", tmp_path / "run", ignore=shutil.ignore_patterns("*.safetensors"))
+    with pytest.raises(StoreError, match=r"were not kept; to train again and keep them: bench run --models good,.*"):
+        members_of(out)
+    [record] = [r for r in store.read_records(folder / "run")[0] if r["spec"]["model"] == "good"][:1]
+    weights_path(out, record["key"]).write_bytes(b"")
+    assert [r["key"] for r in members_of(out)] == [record["key"]], "the one whose weights are there"
+
+
+def test_what_was_asked_for_stays(folder: Path, tmp_path: Path) -> None:
+    """Also what a later command asks for: weights that were not kept are trained again."""
+    out = shutil.copytree(folder / "run", tmp_path / "run")
+    _run(folder, str(out), "--keep-weights")
+    _run(folder, str(out), "--seeds", "1")
+    every = [(model, dataset) for model in ("blind", "good") for dataset in ("also", "bright")]
+    assert _there(out) == sorted([*every, ("good", "also"), ("good", "bright")])
 
 
 def test_unasked_weights_have_a_limit_and_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:

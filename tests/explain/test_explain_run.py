@@ -156,6 +156,17 @@ def test_which_cell_is_meant_and_what_it_lacks(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(StoreError, match=message):
             find_cells(tmp_path, [wanted])
+    # Of several commands the one that trained it; of a run that was moved the place where it lies now.
+    other = "bench run --models n --out elsewhere"
+    about = {"command": f"{COMMAND}\n{other}", "planned": {COMMAND: ["aa11"], other: ["zz"]}}
+    store.write_json(tmp_path / "run.json", about)
+    with pytest.raises(StoreError, match=f"to train again and keep them: {COMMAND} --keep-weights --out \\.$"):
+        find_cells(tmp_path, ["aa11"])
+    with pytest.raises(StoreError, match=f"one of:\n  {COMMAND} .*\n  {other} --keep-weights --out \\.$"):
+        find_cells(tmp_path, ["all"])
+    store.write_json(tmp_path / "run.json", {"command": "bench run", "sweep": {"run": {"out": str(tmp_path)}}})
+    with pytest.raises(StoreError, match=r"to train again and keep them: bench run --keep-weights$"):
+        find_cells(tmp_path, ["aa11"])
     weights_path(tmp_path, "aa12").parent.mkdir()
     weights_path(tmp_path, "aa12").write_bytes(b"")
     with pytest.raises(StoreError, match=r"name a cell of .*these have weights:\n  aa12 m on d at 32 px, seed 0"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from timm.layers import DropPath
 from torch import nn
 
 from bench import registry
@@ -163,10 +165,23 @@ def test_an_inference_cell_has_all_its_figures(context: Context) -> None:
     assert "forward_ms_p50" not in found
 
 
-def test_the_memory_of_a_fresh_process_holds_at_least_the_images_and_two_maps(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """Static figures of Cells by name, all from one new interpreter: importing torch takes longer than all of them.
+
+    The one whose maps may come from malloc is first; what the others plant is too large for it.
+    """
+    cells: dict[str, dict[str, Any]] = {
+        "large": {"resolution": 512, "batch": 8}, "plain": {}, "leaking": {"model": LEAKING},
+        "compiled": {"compile": True}, "compiled, leaking": {"model": LEAKING, "compile": True},
+    }  # fmt: skip
+    return dict(zip(cells, in_fresh_process(tmp_path_factory.mktemp("fresh"), *cells.values()), strict=True))
+
+
+def test_the_memory_of_a_fresh_process_holds_at_least_the_images_and_two_maps(fresh: dict[str, dict[str, Any]]) -> None:
     """While the norm runs, the images, its input and its output are there."""
     images, maps = 4 * 8 * 3 * 512**2, 4 * 8 * 4 * 510**2
-    (found,) = in_fresh_process(tmp_path, {"resolution": 512, "batch": 8})
+    found = fresh["large"]
     assert images + 2 * maps <= found["peak_memory_mib"] * 2**20 < 3 * (images + 2 * maps)
 
 
@@ -332,15 +347,22 @@ def test_flops_are_counted_once_for_all_batches_precisions_and_modes(
 LEAKING = "planted_net[leak_mib=40]"
 
 
-def test_a_planted_leak_shows_in_the_memory_figure(tmp_path: Path) -> None:
-    plain, leaking = (found["peak_memory_mib"] for found in in_fresh_process(tmp_path, {}, {"model": LEAKING}))
+def test_a_planted_leak_shows_in_the_memory_figure(fresh: dict[str, dict[str, Any]]) -> None:
+    plain, leaking = (fresh[name]["peak_memory_mib"] for name in ("plain", "leaking"))
     assert leaking - plain > 100  # three steps of 40 MiB, that a correct model gives back
 
 
-@pytest.mark.parametrize("mode", ["infer", pytest.param("train", marks=pytest.mark.slow)])
-def test_what_the_compiler_keeps_is_not_the_models_memory(tmp_path: Path, mode: str) -> None:
-    compiled = {"compile": True, "mode": mode}
-    plain, leaking = in_fresh_process(tmp_path, compiled, {"model": LEAKING, **compiled})
+def test_what_the_compiler_keeps_is_not_the_models_memory(fresh: dict[str, dict[str, Any]]) -> None:
+    _without_the_compilers(fresh["compiled"], fresh["compiled, leaking"])
+
+
+@pytest.mark.slow
+def test_nor_is_it_in_training(tmp_path: Path) -> None:
+    compiled = {"compile": True, "mode": "train"}
+    _without_the_compilers(*in_fresh_process(tmp_path, compiled, {"model": LEAKING, **compiled}))
+
+
+def _without_the_compilers(plain: dict[str, Any], leaking: dict[str, Any]) -> None:
     assert plain["peak_memory_mib"] < 30
     assert leaking["peak_memory_mib"] > 70  # two steps of 40 MiB after the first
 
@@ -430,3 +452,24 @@ def test_a_network_that_waits_for_its_device_has_no_replay_and_says_why(context:
     found = run_efficiency(cell("planted_net[waits=1]", device="cuda:0", rounds=1), context).metrics
     assert found["device_step_error"] and "device_step_ms_p50" not in found
     assert found["throughput_images_per_s_p50"] > 0
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", ["resnet18", "medmamba_tiny"])
+def test_a_replayed_training_step_is_the_step(name: str) -> None:
+    asked = cell(name, device="cuda:0", mode="train", resolution=64, batch=8)
+    torch.manual_seed(0)
+    replayed = Workload(asked)
+    for module in replayed.module.modules():
+        if isinstance(module, DropPath):
+            module.drop_prob = 0.0
+    eager = Workload(asked, copy.deepcopy(replayed.module))
+    before = [p.detach().clone() for p in eager.module.parameters()]
+    replay, step = replayed.graph_step(), eager.step(pool=1)  # recording takes a step of its own
+    for number in range(4):
+        step(number)
+    for number in range(3):
+        replay(number)
+    for start, mine, plain in zip(before, replayed.module.parameters(), eager.module.parameters(), strict=True):
+        assert (mine - plain).norm() <= 0.02 * (plain - start).norm() + 1e-6

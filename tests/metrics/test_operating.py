@@ -73,8 +73,12 @@ def drawn(n: int, seed: int) -> np.ndarray:
     return np.stack([np.ones(n), *draws], axis=1).astype(np.float32)
 
 
+@pytest.mark.parametrize("many", [0, resampled.MANY])  # resamples from which images are walked one by one
 @pytest.mark.parametrize("positive", [0, 1])
-def test_average_precision_of_resamples_is_scikit_learns(positive: int) -> None:
+def test_average_precision_of_resamples_is_scikit_learns(
+    positive: int, many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampled, "MANY", many)
     scores, labels = binary(7, decimals=1)
     weights = drawn(len(labels), 1)
     found = resampled.average_precision(scores, labels, weights, positive)
@@ -82,9 +86,11 @@ def test_average_precision_of_resamples_is_scikit_learns(positive: int) -> None:
     for value, weight in zip(found, weights.T, strict=True):
         expected = average_precision_score(labels == positive, column.round(9), sample_weight=weight)
         assert value == pytest.approx(expected, abs=1e-12)
-    many = np.stack([scores, 1 - scores], 1), np.stack([labels, 1 - labels], 1)
-    both = average_precision_score(many[1], many[0], average="macro", sample_weight=weights[:, 1])
-    assert resampled.average_precision(*many, weights)[1] == pytest.approx(both, abs=1e-12)
+    several = np.stack([scores, 1 - scores], 1), np.stack([labels, 1 - labels], 1)
+    both = average_precision_score(several[1], several[0], average="macro", sample_weight=weights[:, 1])
+    assert resampled.average_precision(*several, weights)[1] == pytest.approx(both, abs=1e-12)
+    absent = resampled.average_precision(scores, np.zeros_like(labels), weights)
+    assert np.isnan(absent).all(), "without an image of the class"
 
 
 def test_log_loss_and_quadratic_kappa_of_resamples_are_scikit_learns() -> None:

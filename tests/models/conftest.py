@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -24,6 +25,15 @@ def _load(name: str) -> ModuleType:
 @pytest.fixture(scope="session")
 def parity() -> ModuleType:
     return _load("parity")
+
+
+@pytest.fixture
+def exact_convolutions() -> Iterator[None]:
+    """No TF32 in convolutions, whatever an earlier test left."""
+    before = torch.backends.cudnn.conv.fp32_precision
+    torch.backends.cudnn.conv.fp32_precision = "ieee"
+    yield
+    torch.backends.cudnn.conv.fp32_precision = before
 
 
 @pytest.fixture(autouse=True)

@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.layers import DropPath
 from torch import nn
 
 from bench.models import medmamba, vmamba
 from bench.models._ssm import SS2D, CrossScan, GlobalAttention, Mixing
+from bench.ops import use_backend
 from bench.registry import RegistryError, expand_models, models, parse_model
 
 ABLATIONS = [str(spec) for spec in expand_models(["ablations"])]
@@ -61,6 +63,30 @@ def test_trains_and_every_parameter_has_a_gradient(name):
         assert torch.isfinite(p.grad).all(), key
     dead = [k for k, p in model.named_parameters() if not p.grad.any() and not k.endswith(("conv1.bias", "conv2.bias"))]
     assert dead == []  # at 64 px; a last grid of one token would leave A, and biases before batch norm, without
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("name", [*ABLATIONS, "medmamba_base_d16", "vmamba_tiny", "vmamba_small"])
+def test_gradients_of_the_fused_blocks_are_as_exact_as_those_of_pytorch(name, exact_convolutions):
+    def gradients(backend, half, dtype=torch.float32):
+        torch.manual_seed(0)
+        model = build(name, num_classes=3, img_size=64, device="cpu").to("cuda", dtype).train()
+        for module in model.modules():
+            if isinstance(module, DropPath):
+                module.drop_prob = 0.0  # its draws in float64 are others
+        x, y = torch.randn(8, 3, 64, 64).to("cuda", dtype), torch.arange(8, device="cuda") % 3
+        with use_backend(backend), torch.autocast("cuda", torch.bfloat16, enabled=half):
+            loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        # Biases before a batch norm have a gradient of exactly zero when fused, and of rounding errors in PyTorch.
+        kept = (p.grad for n, p in model.named_parameters() if not n.endswith(("conv1.bias", "conv2.bias")))
+        return torch.cat([g.flatten().double() for g in kept])
+
+    exact = gradients("reference", False, torch.float64)
+    for half in (False, True):
+        fused, plain = (float((gradients(b, half) - exact).norm() / exact.norm()) for b in ("triton", "reference"))
+        assert fused < 3 * plain + 1e-5, (half, fused, plain)  # as `bench ops` allows a gradient
 
 
 def test_branches_add_up():

@@ -20,7 +20,7 @@ RESOLUTIONS = (28, 32, 64, 96, 112, 128, 224, 384, 512, 1024)
 UNSUPPORTED_28 = {n for n in NAMES if n.startswith(("vit", "medmamba"))}
 
 
-@functools.lru_cache(maxsize=1)  # tests of one model follow each other, so it is built once and never two are held
+@functools.lru_cache(maxsize=1)  # tests of one model follow each other (by scope): it is built once, never two are held
 def built(name):
     torch.manual_seed(0)
     return models[name].build(num_classes=5, in_chans=3, img_size=32)
@@ -40,7 +40,7 @@ def silence():
     assert (out.getvalue(), err.getvalue(), [str(w.message) for w in caught]) == ("", "", [])
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="class")
 class TestEveryModel:
     def test_forward_backward_and_head(self, name):
         model = built(name)

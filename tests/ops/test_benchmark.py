@@ -69,7 +69,7 @@ def wrong_backend(monkeypatch: pytest.MonkeyPatch):
 )
 def test_a_wrong_backend_fails_the_check(forward: float, backward: float, blamed: str, wrong_backend) -> None:
     wrong_backend(forward, backward)
-    rows = run.check_backend("wrong", torch.device("cpu"), torch.float32)
+    rows = run.check_backends(["wrong"], torch.device("cpu"), torch.float32)
     cross = [row for row in rows if row["case"].startswith("cross")]
     assert cross and not any(row["ok"] for row in cross)
     assert all(row["failures"][0].startswith(blamed) for row in cross)
@@ -79,7 +79,7 @@ def test_a_wrong_backend_fails_the_check(forward: float, backward: float, blamed
 def test_a_right_backend_passes_in_every_type(wrong_backend) -> None:
     wrong_backend(0.0, 0.0)
     for dtype in (torch.float32, torch.bfloat16):
-        assert all(row["ok"] for row in run.check_backend("wrong", torch.device("cpu"), dtype))
+        assert all(row["ok"] for row in run.check_backends(["wrong"], torch.device("cpu"), dtype))
 
 
 def test_rows_and_tables() -> None:

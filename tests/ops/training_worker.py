@@ -23,6 +23,11 @@ def medmamba_block() -> nn.Module:
     return medmamba.Block(12, ssm.Mixing(3), drop_path=0.5)
 
 
+def narrow_convolutions() -> nn.Module:
+    """The block of the parameter-matched ablation: its convolutions are narrower than what they are added to."""
+    return medmamba.OneBranchBlock(12, ssm.Mixing(3), "conv", branch_dim=8)
+
+
 def vmamba_block() -> nn.Module:
     return vmamba.Block(6, 6, 12, ssm.Mixing(1), drop_path=0.5)
 
@@ -48,7 +53,7 @@ def step(make: Callable[[], nn.Module], dim: int, device: str, backend: str | No
 def errors(device: str = "cpu") -> dict[str, dict[str, list[float]]]:
     """By block, precision and tensor: errors against float64, relative to the largest, fused and by PyTorch."""
     found = {}
-    for make, dim in ((medmamba_block, 12), (vmamba_block, 6)):
+    for make, dim in ((medmamba_block, 12), (narrow_convolutions, 12), (vmamba_block, 6)):
         truth = step(make, dim, device, None, False)
         for half in (False, True):
             fused, plain = (step(make, dim, device, backend, half) for backend in ("triton", "reference"))

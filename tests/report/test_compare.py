@@ -90,7 +90,6 @@ def test_two_runs_seeds_and_repeatability(run: Any, compare: Any, tmp_path: Path
     assert "median ratio 1.010, 2 of 3 cells (67%) within 3%" in text
     assert "without the 1 flagged noisy 100%" in text
     assert "Parameters and MACs are equal in all 3 cells." in text
-    assert "With 3 rounds a side no speed among 3 can be significant" in text
     means = [[np.mean([roc_auc_score(labels, scores_of(1.5, 10 * w + s)[0]) for s in range(3)])] for w in (0, 1)]
     assert found["accuracy"][0]["difference"] == pytest.approx(means[1][0] - means[0][0], abs=1e-4)
     assert found["accuracy"][0]["seeds"] == 3
@@ -181,6 +180,10 @@ def test_two_models_are_judged_as_on_their_leaderboard(run: Any, compare: Any, t
             "significantly lower" in text,
             f"not significant, {other.reason}" in text,
         )
+    (near,) = [other for other in test.others if other.model == "near"]
+    for sides, low, high in ((("lead", "near"), near.low, near.high), (("near", "lead"), -near.high, -near.low)):
+        text, _ = compare(*(f"{out}:{model}" for model in sides))
+        assert f"the 95 % interval of the difference, {low:+.3f} to {high:+.3f}, contains 0" in text
     assert compare(f"{out}:near", f"{out}:far")[1]["accuracy"][0]["corrected_for"] == "6 pairs"
     mean, *rest = compare(f"{out}:far", f"{out}:near")[1]["accuracy"]
     assert mean["difference"] > 0 and {row["metric"] for row in rest} == {"auc", "acc"} and len(rest) == 4

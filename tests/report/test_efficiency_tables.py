@@ -132,7 +132,6 @@ def test_a_family_overtakes_another_with_its_evidence(run: Any, tmp_path: Path):
     assert f"it takes {100 * ((300 / 256) ** 2 - 1):.0f} % more time at 256 px" in sentence
     assert f"{100 * (1 - (300 / 512) ** 2):.0f} % less at 512 px" in sentence
     assert "memory than" not in text
-    assert " Above about 300 px `medmamba_tiny` is faster than `swin_tiny`." in text.split("\n## ", 1)[0]
 
 
 def test_growth_and_order_are_those_of_the_device_where_all_rows_have_it(run: Any, tmp_path: Path):
@@ -268,7 +267,7 @@ def test_the_largest_batch_is_named_and_never_compared(run: Any, tmp_path: Path)
         "largest (512)", "largest (130)", "largest (37)", "largest"]  # fmt: skip
     assert "Growth with the image" not in text
     assert "is faster than" not in text
-    assert "infer at 512 px, batch largest, fp32, cpu" in text
+    assert "at 512 px, batch largest, fp32, infer, cpu" in text
 
 
 def test_the_largest_batch_is_no_cost_beside_accuracy(run: Any, tmp_path: Path):

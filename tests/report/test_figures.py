@@ -12,15 +12,15 @@ import pytest
 
 from bench.report.build import Report
 from bench.report.figures import draw
+from bench.report.figures import figures as drawn
 from bench.report.figures.figures import figures, slug, write_figures
-from bench.report.write import page_data
 
 CURVE = "epoch,train_loss,val_auc\n1,0.7,0.6\n2,0.5,0.7\n"
 
 
-def document_of(run: Any, out: Path) -> dict[str, Any]:
+def report_of(run: Any, out: Path) -> Report:
     run.write(out)
-    return page_data.collect(Report(run.records, None, out / "predictions"), out)
+    return Report(run.records, None, out / "predictions")
 
 
 def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
@@ -28,7 +28,7 @@ def test_every_kind_of_figure(full_run: Any, tmp_path: Path):
     for record in full_run.records:
         if record["kind"] == "accuracy" and record["spec"]["dataset"] == "breastmnist":
             (tmp_path / "history" / f"{record['key']}.csv").write_text(CURVE)
-    found = dict(figures(document_of(full_run, tmp_path)))
+    found = dict(figures(report_of(full_run, tmp_path), tmp_path))
     kinds = {name.split("_")[0] for name in found}
     assert kinds == {"pareto", "ranks", "scaling", "training", "confusion", "reliability"}
     assert len({name.lower() for name in found}) == len(found) and all(len(name) <= 75 for name in found)
@@ -58,16 +58,16 @@ def test_a_confusion_matrix_names_its_classes() -> None:
 
 
 def test_same_run_same_bytes_and_old_figures_go(run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(page_data, "MEASURES", page_data.MEASURES[:1])  # each figure takes a good part of a second
+    monkeypatch.setattr(drawn, "MEASURES", drawn.MEASURES[:1])  # each figure takes a good part of a second
     for i, model in enumerate(("resnet18", "a$b$_^{c}", "模型 <&>")):  # no mathematics, no markup
         run.accuracy(model, "breastmnist", 0.7 + 0.1 * i, acc=0.7, test_confusion=[[5, 1], [2, 6]])
         run.efficiency(model, 64, speed=100.0 / (i + 1), memory=50.0)
-    document = document_of(run, tmp_path)
-    first = {path: path.read_bytes() for path in write_figures(document, tmp_path / "figures")}
+    report = report_of(run, tmp_path)
+    first = {path: path.read_bytes() for path in write_figures(report, tmp_path)}
     assert {path.suffix for path in first} == {".png", ".svg"}
     for name in ("pareto_gone.png", "scaling_gone.svg", "mine_own.png", "note.txt"):
         (tmp_path / "figures" / name).write_bytes(b"")
-    again = {path: path.read_bytes() for path in write_figures(document, tmp_path / "figures")}
+    again = {path: path.read_bytes() for path in write_figures(report, tmp_path)}
     assert again == first
     assert {p.name for p in (tmp_path / "figures").iterdir()} == {p.name for p in first} | {"mine_own.png", "note.txt"}
     png = next(data for path, data in first.items() if path.name == "pareto_throughput.png")
@@ -83,7 +83,7 @@ def test_ranks_and_the_critical_difference(run: Any, tmp_path: Path):
             labels = np.arange(200) % 2
             scores = 1 / (1 + np.exp(-np.random.default_rng(10 * i + j).normal(labels * distance, 1.0)))
             run.accuracy(model, f"set{i}", scores=scores, labels=labels)
-    found = dict(figures(document_of(run, tmp_path)))
+    found = dict(figures(report_of(run, tmp_path), tmp_path))
     ranks, difference = found["ranks_auc"], found["difference_auc"]
     assert ranks.func is difference.func is draw.bars
     ranks, bars = (found.keywords["ranks"] for found in (ranks, difference))
@@ -128,4 +128,4 @@ def test_slug(parts: list[str], name: str):
 
 
 def test_an_empty_run_has_no_figures(tmp_path: Path, run: Any):
-    assert write_figures(document_of(run, tmp_path), tmp_path / "figures") == []
+    assert write_figures(report_of(run, tmp_path), tmp_path) == []

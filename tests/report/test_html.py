@@ -17,6 +17,7 @@ import pytest
 from bench.record.store import StoreError, read_records
 from bench.report.build import Report, rebuild
 from bench.report.figures.draw import COLOURS
+from bench.report.figures.figures import friedman_note
 from bench.report.write import html, page_data
 from bench.stats import ranking
 
@@ -334,7 +335,7 @@ def test_families_differ_for_colour_blind_readers(theme: str, sight: str | None)
 def test_bars_over_datasets_prove_nothing_without_friedman(scores: list[float], proven: bool) -> None:
     rng = np.random.default_rng(0)
     test = ranking.friedman(np.asarray(scores) + rng.normal(0, 0.01, (8, 3)))
-    note = page_data._friedman_note(test)
+    note = friedman_note(test)
     assert (test.p < 0.05) is proven
     assert ("do not overlap, the models differ" in note) is proven
 

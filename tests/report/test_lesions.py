@@ -14,7 +14,6 @@ from bench.datasets.phantoms import describe
 from bench.report.build import Report
 from bench.report.clinical.lesions import lesion_blocks, lesion_curve, sizes_of, smallest_found
 from bench.report.figures.figures import figures
-from bench.report.write.page_data import collect
 from bench.stats.separation import Estimate
 
 COUNT = 400
@@ -52,7 +51,7 @@ def test_each_size_against_all_without_a_lesion(run: Any, tmp_path: Path) -> Non
     assert found["blind"] == "none" and 3 < float(found["keen"].split()[0]) < 8
     page = (report.write(tmp_path) and tmp_path / "LEADERBOARD.md").read_text()
     assert "AUC by the diameter of the lesion, in pixels as fed" in page
-    drawn = [name for name, _ in figures(collect(report, tmp_path))]
+    drawn = [name for name, _ in figures(report, tmp_path)]
     assert [name for name in drawn if name.startswith("lesions")] == [f"lesions_phantom-small-train-{COUNT}"]
 
 

@@ -17,7 +17,6 @@ from bench.record.store import load_records
 from bench.report.build import Report
 from bench.report.figures.figures import figures
 from bench.report.write.csv import export_records
-from bench.report.write.page_data import collect
 
 LABELS = np.repeat([0, 1], [40, 60])  # malignant is class 0
 
@@ -109,7 +108,7 @@ def test_the_decision_curve_is_a_figure_and_says_what_treating_all_gains(run: An
     _, test = fill(run)
     run.write(tmp_path)
     report = Report(run.records, {}, tmp_path / "predictions", rule=Rule(prevalence=0.2))
-    drawn = dict(figures(collect(report, tmp_path)))
+    drawn = dict(figures(report, tmp_path))
     (lines,) = [figure for name, figure in drawn.items() if name.startswith("decision")]
     curves = {curve.label: curve.points for curve in lines.keywords["panels"][0]}
     assert set(curves) == {"treat all", "good", "poor"}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bench.report.relative import with_relative_speeds
+from bench.report.speeds import with_relative_speeds
 
 
 def row(label: str, rounds: list[float] | None, status: str = "ok", px: int = 64, **more: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.measure.aggregate import combine
-from bench.report.noise import noise
+from bench.report.speeds import noise
 
 
 def test_the_latency_of_older_records_has_the_noise_of_its_interval():

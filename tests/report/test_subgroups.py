@@ -12,9 +12,8 @@ from sklearn.metrics import roc_auc_score
 
 from bench.metrics.operating import YOUDEN
 from bench.report.build import Report
-from bench.report.clinical.groups import by_value
 from bench.report.clinical.shortcuts import shortcuts
-from bench.report.clinical.subgroups import gaps
+from bench.report.clinical.subgroups import by_value, gaps
 from bench.report.rows import Row
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def wait_for(condition, seconds=400):
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
     return condition()
+
+
+def interrupt_when(condition, number=signal.SIGINT):
+    """Send a signal to this process as soon as ``condition()`` holds."""
+
+    def watch():
+        if wait_for(condition):
+            os.kill(os.getpid(), number)
+
+    for each in (signal.SIGINT, signal.SIGTERM):  # a run that has ended already leaves them to pytest
+        signal.signal(each, lambda number, frame: None)
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Listener:

@@ -16,6 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from bench.record.store import read_record
 from tests.runner.runs import PLUGIN, ROOT, here, results, wait_for
 
 
@@ -122,7 +123,11 @@ def prove(tmp_path, seeds, plan, drivers, say=lambda text: None, order=7):
     sweep = Sweep(wild, seeds, drivers)
     shared = set(os.listdir("/dev/shm"))
     killed = chaos(sweep, plan, random.Random(order), say)
+    done = {
+        path: path.stat().st_mtime_ns for path in sweep.out.glob("cells/*.json") if read_record(path)["status"] == "ok"
+    }
     sweep.finish()
+    assert {path: path.stat().st_mtime_ns for path in done} == done, "what was done is not done again"
     assert killed == collections.Counter(plan)
     expected, found = results(undisturbed.out), results(sweep.out)
     say(f"{killed.total()} kills ({dict(killed)}), {sweep.started} drivers, {len(found)} records")

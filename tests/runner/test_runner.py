@@ -19,7 +19,7 @@ import pytest
 import bench
 from bench.cli.main import main
 from bench.record import store
-from tests.runner.runs import PLUGIN, ROOT, apart, here, wait_for
+from tests.runner.runs import PLUGIN, ROOT, apart, here, interrupt_when, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -108,28 +108,7 @@ def test_efficiency_rounds_are_combined_and_cleared(faulty_run):
     assert not list((out / "rounds").glob("*/*"))
 
 
-def interrupt_when(condition, number=signal.SIGINT):
-    """Send a signal to this process as soon as ``condition()`` holds."""
-
-    def watch():
-        if wait_for(condition):
-            os.kill(os.getpid(), number)
-
-    for each in (signal.SIGINT, signal.SIGTERM):  # a run that has ended already leaves them to pytest
-        signal.signal(each, lambda number, frame: None)
-    threading.Thread(target=watch, daemon=True).start()
-
-
-@pytest.fixture
-def handlers():
-    """Puts the handlers of signals back."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def test_rounds_without_their_record_are_combined_and_a_torn_round_is_measured_again(folder, handlers):
+def test_rounds_without_their_record_are_combined_and_a_torn_round_is_measured_again(folder):
     arguments = ["run", "--models", "place_plain", "--kinds", "efficiency", "--set", "efficiency.rounds=3"]
     interrupt_when(lambda: len(list((folder / "rounds" / "rounds").glob("*/*.json"))) == 2)
     code, _ = here(folder, *arguments, "--out", "rounds")
@@ -174,6 +153,7 @@ def test_a_second_run_does_nothing_and_a_lost_record_alone_is_done_again(folder,
 SEEDS = ["run", "--models", "place_plain", "--kinds", "accuracy", "--seeds", "0,1,2,3,4,5", "--out"]
 
 
+@pytest.mark.slow  # test_chaos.py kills a driver too, and proves as much
 def test_a_killed_driver_loses_at_most_the_cell_in_flight_and_leaves_nothing_behind(folder):
     out, temporary = folder / "killed", Path(tempfile.mkdtemp(prefix="mb-"))  # short: sockets have long names
     process = apart(folder, *SEEDS, "killed", TMPDIR=str(temporary))
@@ -207,7 +187,7 @@ def test_a_second_driver_works_beside_the_first(folder):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupted_run_writes_its_board(folder, number, handlers):
+def test_an_interrupted_run_writes_its_board(folder, number):
     out = folder / f"interrupted{number}"
     interrupt_when(lambda: len(stamps(out)) >= 1, number)
     code, said = here(folder, *SEEDS, out.name)
@@ -233,6 +213,7 @@ def test_a_script_without_a_main_guard_can_call_run(folder):
     env = {**os.environ, "MEDBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert ran.stdout.strip() == "1", ran.stderr
+    assert "leaked" not in ran.stderr, "what libraries say at the end of the forkserver"
 
 
 @pytest.mark.parametrize(

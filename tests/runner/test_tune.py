@@ -1,7 +1,6 @@
 """``--tune``: trials on validation decide about a number of the recipe, for every network alike."""
 
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -17,7 +16,7 @@ from bench.record.paths import checkpoint_path, predictions_path, record_path, w
 from bench.report.build import read_report
 from bench.report.compare.snapshot import take
 from bench.sweep.config import ConfigError
-from tests.runner.runs import PLUGIN, Listener, apart, here, run, sweep, wait_for
+from tests.runner.runs import PLUGIN, Listener, here, interrupt_when, run, sweep
 
 RATES = {"learning_rate": [1e-4, 1e-2]}
 
@@ -89,7 +88,7 @@ def test_boards_have_one_protocol_no_trials_and_say_what_was_tried(tuned):
         line = next(x for x in board.splitlines() if x.startswith(f"| `{record['spec']['model']}`") and "val_auc" in x)
         assert f"`learning_rate` {record['metrics']['tuned']['chosen']['learning_rate']:g}" in line
         assert all(f"{t['learning_rate']:g}: {t['val_auc']:.3f}" in line for t in record["metrics"]["tuned"]["tried"])
-    assert len(take([tuned]).entries) == 4  # a baseline holds results
+    assert len(take(tuned).entries) == 4  # a baseline holds results
     assert '"kind":"trial"' not in (tuned / "report.html").read_text().replace(" ", "")
 
 
@@ -212,10 +211,8 @@ def test_interrupted_within_a_trial_and_resumed_gives_the_same_bits(tmp_path):
                  "accuracy", "--recipe", "quick", "--epochs", "15", "--seeds", "0,1", "--tune",
                  "learning_rate=1e-3,1e-2"]  # fmt: skip
     (tmp_path / "bench.toml").write_text(f'[plugins]\npaths = ["{PLUGIN}"]\n[run]\nthreads = 1\n')
-    process = apart(tmp_path, *arguments, "--out", "cut")
-    assert wait_for(lambda: any(b"epoch" in p.read_bytes() for p in (tmp_path / "cut" / "logs").glob("*.log")), 120)
-    process.send_signal(signal.SIGINT)
-    assert process.wait(120) == 130
+    interrupt_when(lambda: any(b"epoch" in p.read_bytes() for p in (tmp_path / "cut" / "logs").glob("*.log")))
+    assert here(tmp_path, *arguments, "--out", "cut")[0] == 130
     done = len(records(tmp_path / "cut", "trial"))
     assert done < 2 and not records(tmp_path / "cut")
     kept = list((tmp_path / "cut" / "checkpoints").glob("*.pt"))

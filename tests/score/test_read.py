@@ -41,13 +41,15 @@ def scores(path: str, **keywords) -> np.ndarray:
         {"study_id": IDS, "label": LABELS, "logit_0": np.zeros(N), "logit_1": np.log(P / (1 - P)), "p_1": P},
         {"id": IDS, "label": np.where(LABELS, "sick", "well"), "well": 1 - P, "sick": P},
         {"id": IDS, "dx": np.where(LABELS, "sick", "well"), "p_well": 1 - P, "p_sick": P, "age": range(N)},
+        {"path": IDS, "well": 1 - P, "sick": P, "well_calibrated": (1 - P) / 2, "sick_calibrated": 1 - (1 - P) / 2,
+         "decision": np.where(P > 0.5, "sick", "well"), "warning": [""] * N, "label": LABELS},  # bench predict
         {"id": IDS, "label": 2 * LABELS - 1, "decision_function": np.log(P / (1 - P)) * 1.0},
         {"id": IDS, "true_0": LABELS, "score_0": P},  # MedMNIST's save_results
         {"y_true": LABELS, "y_pred": P},  # Keras
         {"": range(N), "filename": IDS, "label": LABELS == 1, "y_score_0": 1 - P, "y_score_1": P},  # pandas' index
         {"index": range(N), "image": IDS, "path": IDS, "label": LABELS, "y_prob": P, "seed": ["seed3"] * N},
     ],
-)
+)  # fmt: skip
 def test_columns_as_people_name_them(tmp_path, columns):
     path = table(tmp_path / "a.csv", **columns)
     assert scores(path) == pytest.approx(P, abs=1e-12)

@@ -14,9 +14,9 @@ from sklearn.metrics import roc_auc_score
 from bench.cli.main import main
 from bench.errors import StoreError
 from bench.metrics.classification import classification_metrics
+from bench.metrics.resampled import figures
 from bench.record import store
-from bench.score.intervals import bootstrapped, figures
-from bench.score.judge import score
+from bench.score.judge import bootstrapped, score
 from bench.score.run import write_run
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -10,14 +10,12 @@ from scipy.stats import mannwhitneyu, norm, t, ttest_rel
 
 from bench.metrics.registry import ACC, AUC, TESTED
 from bench.report.compare.gate_stats import (
-    MEMORY_NOISE_REL,
     Parts,
     accuracy_evidence,
     between_runs,
     can_fire,
     least_p,
     memory_evidence,
-    memory_noise,
     parts,
     rounds_needed,
     speed_evidence,
@@ -55,24 +53,12 @@ def test_what_can_be_tested():
 
 
 def test_memory_against_its_noise():
-    found = memory_evidence([100.0], [115.0], 0.05, (0.03, math.inf))
+    found = memory_evidence([100.0], [115.0], 0.05, 0.03)
     z = math.log(1.15) / (0.03 * math.sqrt(2))
     assert found.p == pytest.approx(norm.sf(z))
     assert found.effect == pytest.approx(0.15)
     assert found.limit == pytest.approx(math.exp(1.959964 * 0.03 * math.sqrt(2)) - 1)
-    repeats = memory_evidence([100.0, 101.0], [115.0, 116.0], 0.05, (0.01, 12.0))
-    assert repeats.p == pytest.approx(t.sf(np.log(115 * 116 / 10_100) / 2 / 0.01, 12))
-    assert memory_evidence([], [1.0], 0.05, (0.01, 12.0)) is None
-    exact = memory_evidence([100.0], [100.0], 0.05, (0.0, math.inf))
-    assert (exact.p, exact.effect) == (1.0, 0.0)
-
-
-def test_memory_noise_is_measured_where_runs_repeat():
-    generator = np.random.default_rng(1)
-    repeats = np.exp(0.02 * generator.normal(size=(300, 3))) * 100
-    sd, freedom = memory_noise({"cpu": repeats.tolist()})["cpu"]
-    assert (sd, freedom) == (pytest.approx(0.02, rel=0.1), 600)
-    assert memory_noise({"cpu": [[1.0, 2.0]]})["cpu"] == (MEMORY_NOISE_REL["cpu"], math.inf)  # too few
+    assert memory_evidence([], [1.0], 0.05, 0.01) is None
 
 
 def test_accuracy_over_seeds_by_hand():

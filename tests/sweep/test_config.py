@@ -7,7 +7,7 @@ import pytest
 
 from bench.runner.sweep import run_directory
 from bench.sweep import config
-from bench.sweep.config import ConfigError, Sweep, load
+from bench.sweep.config import ConfigError, Sweep, load, with_own_defaults
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -147,6 +147,7 @@ def test_a_byte_order_mark_is_no_mistake(empty):
 def test_quick_is_what_runs_where_nothing_is_named(empty):
     quick = load(preset="quick").sweep
     assert load().sweep == quick and load().name == "quick"
+    assert quick.efficiency.resolutions is None, "cost is measured at the size that is trained"
     assert load(flags={"sweep.epochs": "2"}).sweep.sweep.models == quick.sweep.models
     assert load(sets=["sizes=[28]"]).sweep.sweep.preset == "quick"
     for flags in ({"sweep.models": "all"}, {"sweep.datasets": "medmnist"}):
@@ -159,6 +160,37 @@ def test_quick_is_what_runs_where_nothing_is_named(empty):
     assert load().sweep.sweep == quick.sweep and load().sweep.run.data_root == "data"
     (empty / "bench.toml").write_text('[sweep]\ndatasets = ["phantoms"]\n')
     assert load().sweep == Sweep() and load().name == "sweep"
+
+
+def test_data_of_ones_own_alone_has_defaults_of_its_own_and_they_are_said(empty):
+    """MedMNIST's 100 epochs of every size at 224 px take 17 hours of two cores for 200 images."""
+    (empty / "scans").mkdir()
+    for name in ("folder:scans", "scans", "csv:t.csv[label=x]", "folder:a,hf:b/c"):
+        plain = load(flags={"sweep.datasets": name})
+        own = with_own_defaults(plain)
+        assert own.sweep.sweep.resolutions == [64] and own.sweep.sweep.recipe == "standard"
+        assert own.sweep.sweep.models == config.SMALLEST and own.sweep.efficiency.resolutions is None
+        assert "--models all" in own.note and "64 px" in own.note and "recipe standard" in own.note
+    for flags in ({"sweep.datasets": "phantoms"}, {"sweep.datasets": "breastmnist,folder:scans"}, {},
+                  {"sweep.datasets": "pad_ufes_20[split=author]"}):  # fmt: skip
+        published = load(flags=flags)
+        assert with_own_defaults(published) is published
+    assert with_own_defaults(load(preset="paper", flags={"sweep.datasets": "scans"})).sweep.sweep.seeds == [
+        0,
+        1,
+        2,
+        3,
+        4,
+    ]
+    told = {"sweep.datasets": "scans", "sweep.models": "resnet18", "sweep.resolutions": "224"}
+    said = with_own_defaults(load(flags=told))
+    assert said.sweep.sweep.resolutions == [224] and said.sweep.sweep.models == ["resnet18"]
+    assert said.note == "defaults for data of your own: recipe standard (--recipe)"
+    assert not with_own_defaults(load(flags={**told, "sweep.recipe": "medmnist"})).note
+    started = {"sweep.datasets": "scans", "sweep.models": "resnet18[pretrained=true]"}
+    assert with_own_defaults(load(flags=started)).sweep.sweep.resolutions == [224]
+    (empty / "bench.toml").write_text('[sweep]\npreset = "quick"\n')
+    assert with_own_defaults(load(flags={"sweep.datasets": "scans"})).note.count("\n") == 1, "and that quick gives way"
 
 
 def test_quick_of_a_file_gives_way_to_models_and_datasets_and_says_so(empty):

@@ -43,7 +43,7 @@ def add(commands: flags.Commands) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     from bench.deploy.export import export_model
-    from bench.deploy.which import members_of
+    from bench.deploy.which import described, members_of
     from bench.explain.which import where_it_ran
 
     root = flags.data_root(options)
@@ -51,7 +51,7 @@ def _export(options: argparse.Namespace) -> int:
     with where_it_ran(run) as root_of_run:
         records = members_of(run, options.cell, options.dataset)
         for record in records:
-            print(f"cell {record['key']}: {record['spec']['model']}, seed {record['spec']['seed']}")
+            print(f"cell {described(record)}")
         given = (root.resolve() if root else None) if options.data_root else root_of_run or root
         export_model(run, records, out, given, options.onnx, print)
     print(f"written: {options.out} (README.md is the model card)")

@@ -21,9 +21,8 @@ from bench.data.decode import blocks_of, check_labels
 from bench.data.decode_pool import in_order
 from bench.data.inspect import hashes
 from bench.data.look import PAIRS, SPLITS, Look, Looked, label_text
-from bench.datasets._listing import BY_IMAGE
 from bench.errors import DataError
-from bench.registry import DatasetInfo, Finding, LazySplit, counted
+from bench.registry import DatasetInfo, Finding, LazySplit, SplitByImage, counted
 
 DEFAULT_GENERATED_SIZE = 64
 _CHUNK = 64
@@ -105,7 +104,7 @@ class Inspection:
             patients = ", ".join(f"{name} {count:,}" for name, count in self.patients.items())
             also = f", and no patient or lesion ({patients})" if patients else ""
             yield Finding(f"no image is in two splits with equal pixels{also}", severity="fine")
-        if not self.patients and not any(f.text.endswith(BY_IMAGE) for f in self.info.findings):
+        if not self.patients and not any(isinstance(f, SplitByImage) for f in self.info.findings):
             yield Finding(
                 "this source names no patients, so whether splits share some cannot be checked", severity="note"
             )

@@ -70,9 +70,7 @@ def run(
     ceilings = {"copy_bytes_per_s": copied_bytes_per_s(str(where), 0.3), "exp_per_s": exponentials_per_s(where)}
     rows: list[Row] = [{"kind": "ceilings", **_environment(where), **ceilings, "dtype": dtype}]
     if check:
-        for name in names:
-            progress(f"checking {name} against float64")
-            rows += check_backend(name, where, DTYPES[dtype])
+        rows += check_backends(names, where, DTYPES[dtype], progress)
     batches = batches or ((1, 64, 128) if where.type == "cuda" else (1,))
     pace: dict[tuple[str, str, int], float] = {}
     for case in cases.model_cases(models, resolutions, batches):
@@ -118,18 +116,22 @@ def _environment(device: torch.device) -> Row:
 # ---- check ---------------------------------------------------------------------------------------------------------
 
 
-def check_backend(name: str, device: torch.device, dtype: torch.dtype) -> list[Row]:
-    """Errors of a backend against float64, beside those of the PyTorch backend in the same type; a row a shape."""
-    rows = []
+def check_backends(
+    names: Sequence[str], device: torch.device, dtype: torch.dtype, progress: Callable[[str], None] = lambda line: None
+) -> list[Row]:
+    """Errors of backends against float64, beside those of PyTorch in the same type; a row a backend and shape."""
+    rows: list[Row] = []
     for sizes in cases.CROSS_CHECKS:
         inputs = cases.cross_inputs(cases.check_case(sizes), dtype, device)
         label = "cross scan b,h,w,d,n,r = " + ",".join(map(str, sizes))
-        rows.append(_check(label, name, _run_cross, inputs, cases.CROSS_NAMES, dtype))
+        progress(f"checking against float64: {label}")
+        rows += _check(label, names, _run_cross, inputs, cases.CROSS_NAMES)
     for shape in cases.SEQUENCE_CHECKS:
         sequence = cases.sequence_inputs(shape, dtype, device)
         label = "sequence b,g,d,n,l = " + ",".join(map(str, shape[:5])) + (" wide steps" if shape[6] > 10 else "")
-        rows.append(_check(label, name, _run_sequence, sequence, cases.SEQUENCE_NAMES, dtype))
-    return rows
+        progress(f"checking against float64: {label}")
+        rows += _check(label, names, _run_sequence, sequence, cases.SEQUENCE_NAMES)
+    return sorted(rows, key=lambda row: names.index(row["backend"]))
 
 
 def _run_cross(tensors: list[Tensor], backend: str) -> Tensor:
@@ -154,36 +156,38 @@ def _results(
 
 def _check(
     label: str,
-    backend: str,
+    backends: Sequence[str],
     call: Callable[[list[Tensor], str], Tensor],
     inputs: list[Tensor],
     names: Sequence[str],
-    dtype: torch.dtype,
-) -> Row:
+) -> list[Row]:
     truth = _results(call, inputs, names, "reference", wide=True)
     plain = _results(call, inputs, names, "reference", wide=False)
-    found = plain if backend == "reference" else _results(call, inputs, names, backend, wide=False)
-    failures, ratios = [], {True: 0.0, False: 0.0}
-    errors = {key: cases.rel_to_max(found[key], truth[key]) for key in truth}
-    for key, error in errors.items():
-        forward = key == "output"
-        luck = LUCK * torch.finfo(found[key].dtype).eps
-        ratio = error / max(cases.rel_to_max(plain[key], truth[key]), luck)
-        ratios[forward] = max(ratios[forward], ratio)
-        if not ratio <= (FORWARD_LIMIT if forward else BACKWARD_LIMIT):  # NaN fails
-            failures.append(f"{key} {ratio:.1f}x")
-    return {
-        "kind": "check",
-        "backend": backend,
-        "case": label,
-        "error_forward": errors["output"],
-        "error_gradients": max(e for k, e in errors.items() if k != "output"),
-        "errors": errors,
-        "ratio_forward": ratios[True],
-        "ratio_gradients": ratios[False],
-        "ok": not failures,
-        "failures": failures,
-    }
+    rows: list[Row] = []
+    for backend in backends:
+        found = plain if backend == "reference" else _results(call, inputs, names, backend, wide=False)
+        errors = {key: cases.rel_to_max(found[key], truth[key]) for key in truth}
+        failures, ratios = [], {True: 0.0, False: 0.0}
+        for key, error in errors.items():
+            forward = key == "output"
+            luck = LUCK * torch.finfo(found[key].dtype).eps
+            ratio = error / max(cases.rel_to_max(plain[key], truth[key]), luck)
+            ratios[forward] = max(ratios[forward], ratio)
+            if not ratio <= (FORWARD_LIMIT if forward else BACKWARD_LIMIT):  # NaN fails
+                failures.append(f"{key} {ratio:.1f}x")
+        rows.append({
+            "kind": "check",
+            "backend": backend,
+            "case": label,
+            "error_forward": errors["output"],
+            "error_gradients": max(e for k, e in errors.items() if k != "output"),
+            "errors": errors,
+            "ratio_forward": ratios[True],
+            "ratio_gradients": ratios[False],
+            "ok": not failures,
+            "failures": failures,
+        })  # fmt: skip
+    return rows
 
 
 # ---- time ----------------------------------------------------------------------------------------------------------

@@ -13,13 +13,11 @@ from pathlib import Path
 
 from bench.metrics.registry import RANKING
 from bench.record.types import Spec
-from bench.report.clinical.groups import asked
 from bench.report.clinical.points import decided, positive_note
-from bench.report.clinical.size import size_note
-from bench.report.clinical.subgroups import largest_gaps
-from bench.report.report import ReportData
+from bench.report.clinical.subgroups import asked, largest_gaps
 from bench.report.rows import Row
-from bench.report.standings import Overall
+from bench.report.sections.per_dataset import size_note
+from bench.report.standings import Overall, ReportData
 from bench.report.words import fixed, listed, name, span
 
 GUIDELINES = {"tripod-ai": "TRIPOD+AI (2024)", "stard-ai": "STARD-AI (2025)", "claim": "CLAIM (2024 update)"}

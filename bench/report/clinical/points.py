@@ -8,31 +8,28 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.metrics.calibration import over_seeds
-from bench.metrics.one_vs_rest import Array, one_vs_rest
+from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
 from bench.metrics.operating import YOUDEN, Rule, expected_cost, net_benefit, threshold, treat_all
-from bench.metrics.registry import METRICS
+from bench.metrics.registry import RANKING
 from bench.metrics.resampled import average_precision, log_loss, quadratic_kappa
 from bench.report.blocks import MODEL, Block, Column, Columns, Table, Text, tabled
-from bench.report.clinical.labels import label_blocks
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 from bench.report.words import MISSING, fixed, known, name, span
 from bench.stats.bootstrap import interval, seed_of_test_set
 from bench.stats.cluster import Ratios, Share, TwoRates, ratios, resamples, two_rates
+from bench.stats.separation import estimate
 
-CHANCES = (0.05, 0.1, 0.2, 0.3, 0.5)  # at which decision curves are tabulated
 EXACT_LIMIT = 20_000  # images times classes, above which average precision has no interval
 
 
 def clinical_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
-    """Operating point, decision curve, calibration and other figures of the models of one dataset and protocol."""
+    """Operating point, calibration and other figures of the models of one dataset and protocol."""
     shown = [row for row in members if row.clinical]
     if not shown:
-        if all(row.mean(METRICS["ece"].field) is None for row in members):
-            return []
-        return [Text("Calibration as recorded (saved scores would give more):"), _stored_calibration(members)]
+        return []
     classes = max(len(row.clinical[0].sensitivity) for row in shown)
-    blocks = _two_classes(shown, rule) if classes == 1 else _macro(shown)
+    blocks = _two_classes(shown, rule) if classes == 1 else []
     note = (
         "Scaled: after temperature scaling fitted on validation; a temperature above 1 says that the model was "
         "overconfident. ECE over 15 bins."
@@ -141,10 +138,10 @@ def _two_classes(shown: Sequence[Row], rule: Rule) -> list[Block]:
     note = (
         f"{positive_note(shown)} Sensitivity and specificity without more words are at a score of 0.5. "
         f"{rule.name[0].upper()}{rule.name[1:]}: {rule.said}, reported on test; 95 % by Wilson, over {by}. "
-        f"Predictive values and net benefit at a prevalence of {100 * share:.3g} % ({of_whom}).{cost}"
+        f"Predictive values are at a prevalence of {100 * share:.3g} % ({of_whom}).{cost}"
     )
     table = tabled(columns, [(point, point.rates, ratios(point.rates, share)) for point in found])
-    return [Text(note.strip()), table, *_decision_curve(found, share)]
+    return [Text(note.strip()), table]
 
 
 def _bounds(one: Share, digits: int = 3) -> str:
@@ -157,20 +154,6 @@ def _ratio(one: Share) -> str:
 
 def _cost(rates: TwoRates, share: float, cost: float) -> str:
     return fixed(float(expected_cost(rates.sensitivity.value, rates.specificity.value, share, cost)))
-
-
-def _decision_curve(found: Sequence[Decided], share: float) -> list[Block]:
-    chances = np.array(CHANCES)
-    columns = (Column("model", left=True), *(Column(f"at {100 * c:.0f} %") for c in CHANCES))
-    gains = [(point.row.model, net_benefit(point.column, point.target, chances, share)) for point in found]
-    everybody, nobody = ("treat all", treat_all(share, chances)), ("treat none", np.zeros(len(chances)))
-    lines = [(model, *map(fixed, values.tolist())) for model, values in (everybody, nobody, *gains)]
-    most = max(gains, key=lambda gain: float(gain[1].sum()))[0]
-    line = (
-        "Net benefit (decision curve): treating whom the model gives this chance or more, in true positives a patient, "
-        f"less the false ones at the odds of that chance; most over these chances: {name(most)}"
-    )
-    return [Text(f"{line}."), Table(columns, lines)]
 
 
 def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] | None:
@@ -186,20 +169,6 @@ def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] |
 
 
 # --- more classes, calibration, other figures ------------------------------------------------------------------
-
-
-def _macro(shown: Sequence[Row]) -> list[Block]:
-    columns = (
-        MODEL, Column("macro sensitivity at Youden"),
-        Column("macro specificity at Youden"),
-    )  # fmt: skip
-    fields = ("test_sensitivity_youden_macro", "test_specificity_youden_macro")
-    lines = [(row.model, *(fixed(row.mean(field)) for field in fields)) for row in shown]
-    note = (
-        f"At Youden: {YOUDEN.said}, reported on test. Macro: the mean over the classes, each one against the rest at "
-        "its own threshold."
-    )
-    return [Text(note), Table(columns, lines)]
 
 
 def _calibration(shown: Sequence[Row]) -> Table:
@@ -248,21 +217,69 @@ def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:
     if len(names) != len(first.positives):
         names = tuple(map(str, range(len(first.positives))))
     heads = [f"{one} (n={n:,})" for one, n in zip(names, first.positives, strict=True)]
-    columns = (MODEL, *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
+    columns = (MODEL, Column("macro"), *(Column(head, drop=1 + i) for i, head in enumerate(heads)))
     lines = []
     for row in shown:
+        macro = [fixed(row.mean(f"test_{rate}_youden_macro"), 2) for rate in ("sensitivity", "specificity")]
         pairs = zip(over_seeds(row.clinical, "sensitivity"), over_seeds(row.clinical, "specificity"), strict=True)
         cells = [f"{fixed(float(a), 2)} / {fixed(float(b), 2)}" if known(float(a)) else MISSING for a, b in pairs]
-        lines.append((row.model, *cells, *[MISSING] * (classes - len(cells))))
-    return [Text("Sensitivity / specificity of each class:"), Table(columns, lines)]
+        lines.append((row.model, " / ".join(macro), *cells, *[MISSING] * (classes - len(cells))))
+    note = (
+        f"Sensitivity / specificity of each class against the rest, at a threshold of its own: {YOUDEN.said}, reported "
+        "on test. Macro: the mean over the classes."
+    )
+    return [Text(note), Table(columns, lines)]
 
 
-def _stored_calibration(members: Sequence[Row]) -> Table:
-    """What the records alone say, where the scores are not at hand."""
-    columns = (MODEL, Column("ECE"), Column("Brier", drop=1))
-    lines = [
-        (row.model, fixed(row.mean(METRICS["ece"].field)), fixed(row.mean(METRICS["brier"].field)))
-        for row in members
-        if row.ok
-    ]
-    return Table(columns, lines).without_empty()
+# --- several labels an image ------------------------------------------------------------------------------------
+
+
+def label_blocks(members: Sequence[Row]) -> list[Block]:
+    """Each label of the first model that has scores; nothing but for multi-label tasks."""
+    row = next((row for row in members if row.evidence and np.asarray(row.evidence.labels).ndim == 2), None)
+    if row is None or row.scored.labels.shape[1] < 2:
+        return []
+    labels = np.asarray(row.scored.labels)
+    scores = [joined(folds).scores for folds in trainings(row)]
+    names = row.classes if len(row.classes) == labels.shape[1] else tuple(map(str, range(labels.shape[1])))
+    point = [over_seeds(row.clinical, field) for field in ("sensitivity", "specificity")] if row.clinical else []
+    lines = [_of_label(row, text, k, scores, point) for k, text in enumerate(names)]
+    columns = (
+        Column("label", left=True), Column("positive"), Column(RANKING.label), Column(f"{RANKING.label} 95 %", drop=1),
+        Column("AUPRC"), Column("sensitivity at Youden", drop=2), Column("specificity at Youden", drop=2),
+    )  # fmt: skip
+    lines += [_mean_of_labels(row, point), _micro(scores, labels)]
+    note = (
+        f"Label by label, {name(row.model)}. Macro: the mean over labels; micro: all images and labels together, so "
+        "frequent labels count most and scores of different labels are compared."
+    )
+    return [Text(note), Table(columns, lines).without_empty()]
+
+
+def _of_label(row: Row, text: str, k: int, scores: Sequence[Array], point: Sequence[Array]) -> tuple[str, ...]:
+    labels = row.scored.labels[:, k]
+    positive = int((labels > 0).sum())
+    cells = [text, f"{positive:,}"]
+    if not 0 < positive < len(labels):
+        return (*cells, *[MISSING] * 5)
+    columns = [own[:, k] for own in scores]
+    found = estimate(RANKING.over, columns, labels, row.scored.patients)
+    once = np.ones((len(labels), 1))
+    precision = float(np.mean([average_precision(c, labels, once)[0] for c in columns]))
+    cells += [fixed(found.value), span(*found.interval()), fixed(precision)]
+    return (*cells, *(fixed(float(values[k])) for values in point), *[MISSING] * (2 - len(point)))
+
+
+def _mean_of_labels(row: Row, point: Sequence[Array]) -> tuple[str, ...]:
+    ends = [float(np.nanmean(values)) for values in point]
+    interval = span(*row.evidence.interval(RANKING)) if row.evidence else MISSING
+    cells = ("macro", MISSING, fixed(row.mean(RANKING.field)), interval, fixed(row.mean("test_auprc")))
+    return (*cells, *map(fixed, ends), *[MISSING] * (2 - len(ends)))
+
+
+def _micro(scores: Sequence[Array], labels: Array) -> tuple[str, ...]:
+    flat = labels.reshape(-1) > 0
+    once = np.ones((len(flat), 1))
+    area = float(np.mean([binary_auc(own.reshape(-1), flat) for own in scores]))
+    precision = float(np.mean([average_precision(own.reshape(-1), flat.astype(int), once)[0] for own in scores]))
+    return ("micro", f"{int(flat.sum()):,}", fixed(area), MISSING, fixed(precision), MISSING, MISSING)

@@ -9,7 +9,7 @@ import numpy as np
 
 from bench.metrics.one_vs_rest import Array, binary_auc, one_vs_rest
 from bench.report.blocks import Block, Column, Columns, Text, tabled
-from bench.report.clinical.groups import MOST_VALUES, numbers
+from bench.report.clinical.subgroups import MOST_VALUES, numbers
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 from bench.report.words import fixed, listed, name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -12,7 +12,6 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.operating import Rule
 from bench.metrics.registry import RANKING
 from bench.report.blocks import Block, Column, Table, Text
-from bench.report.clinical.groups import asked, by_value
 from bench.report.clinical.points import Decided, decided
 from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
@@ -23,6 +22,9 @@ from bench.stats.ranking import ALPHA
 from bench.stats.separation import estimate
 
 LEAST = 5  # images of each class in a group that is judged
+BINS = 3
+MOST_VALUES = 12
+UNKNOWN = "not stated"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,41 @@ def subgroup_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
     said = [gap for row in shown if (gap := largest_gaps(row, rule))]
     text = " ".join(said) or "No two groups of a column are large enough to be compared."
     return [Text(note), Table(columns, lines).without_empty(), Text(text)]
+
+
+def numbers(values: Sequence[str] | Array) -> Array | None:
+    """A column as numbers, NaN where nothing stands; None where it holds words."""
+    found = []
+    for text in np.asarray(values).tolist():
+        try:
+            found.append(float(text.replace(",", ".")) if text else float("nan"))
+        except ValueError:
+            return None
+    column = np.array(found)
+    return column if np.isfinite(column).any() else None
+
+
+def by_value(values: Array) -> tuple[list[str], Array]:
+    """Names of the groups of a column and the group of each image, (N,); many numbers are binned at their terciles."""
+    column = numbers(values)
+    if column is not None and len(np.unique(column[np.isfinite(column)])) > 2 * BINS:
+        known = column[np.isfinite(column)]
+        edges = np.unique(np.quantile(known, np.arange(1, BINS) / BINS, method="higher"))
+        where = np.searchsorted(edges, column, side="right")
+        names = [f"below {edges[0]:g}", *(f"{a:g} to below {b:g}" for a, b in pairwise(edges))]
+        names.append(f"{edges[-1]:g} and above")
+        where[np.isnan(column)] = len(names)
+        return ([*names, UNKNOWN] if np.isnan(column).any() else names), where
+    texts, where = np.unique(np.asarray(values).astype(str), return_inverse=True)
+    order = [i for i, text in enumerate(texts) if text] + [i for i, text in enumerate(texts) if not text]
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return [str(texts[i]) or UNKNOWN for i in order], place[where]
+
+
+def asked(row: Row) -> tuple[str, ...]:
+    """The columns of ``group=``, as a row's Records name them."""
+    return next((tuple(map(str, found)) for r in row.ok if (found := r["metrics"].get("subgroups"))), ())
 
 
 def _members(row: Row, column: str) -> tuple[list[str], Array]:

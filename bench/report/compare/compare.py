@@ -1,6 +1,6 @@
 """``bench compare A B``: two runs, or two models, side by side: what differs, and whether the data can tell.
 
-Differences and ratios are of B against A. p-values are two-sided, adjusted by Holm over one table.
+Differences and ratios are of B against A. p values are two-sided; beside ratios of speeds stands their noise.
 """
 
 from __future__ import annotations
@@ -10,29 +10,35 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bench.metrics.registry import RANKING, TESTED, Metric
+from bench.metrics.registry import TESTED, Metric
 from bench.record import store
 from bench.record.types import Fields
 from bench.report.blocks import Block, Bullets, Column, Columns, Section, Text, tabled
-from bench.report.compare.diff import nearly
 from bench.report.compare.gate import EXACT_NAMES, accuracy_tests
-from bench.report.compare.gate_stats import Evidence, least_p, memory_evidence, memory_noise, speed_evidence
-from bench.report.compare.models import PairRow, judged_pairs, pair_blocks, pair_json
-from bench.report.compare.snapshot import BaselineError, Snapshot, SnapshotCell, canonical, shown_machine, take
-from bench.report.words import MISSING, counted, fixed, grouped, listed, name, signed, significant, some, span
+from bench.report.compare.gate_stats import MEMORY_NOISE_REL, memory_evidence, speed_evidence
+from bench.report.compare.pairs import PairRow, judged_pairs, pair_blocks, pair_json
+from bench.report.compare.snapshot import (
+    MAX_NAMED,
+    BaselineError,
+    Snapshot,
+    SnapshotCell,
+    canonical,
+    nearly,
+    shown_machine,
+    take,
+)
+from bench.report.words import MISSING, counted, fixed, grouped, listed, name, significant, some
 from bench.report.write.render import terminal
 from bench.stats.paired import holm
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-ALPHA = 0.05
 REPEATS_WITHIN = 0.03  # the share of ratios within this is what a repeated measurement is judged by
-MAX_NAMED = 3
 SPEED, LATENCY = "throughput_images_per_s_p50", "latency_ms_p50"
 
 Pair = tuple[SnapshotCell, SnapshotCell]
@@ -97,7 +103,7 @@ def side(text: str) -> Side:
         BaselineError: there is no such run, or it has no such model (the ones it has are named).
     """
     run, separator, model = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
-    snapshot = take([Path(run or text)])
+    snapshot = take(Path(run or text))
     if not separator:
         return Side(text, None, snapshot, Path(text))
     models = sorted({str(entry.identity.get("model")) for entry in snapshot.entries})
@@ -172,60 +178,29 @@ def _about(found: Comparison) -> list[Block]:
     return [*blocks, Bullets(tuple(lines))] if lines else blocks
 
 
+AS_ON_THE_BOARD = (
+    "As on the leaderboard of this run, so that both say the same: paired by test image, over trainings too, and "
+    "corrected for the comparisons that the leaderboard makes. p by itself is for whoever planned this comparison "
+    "alone, before seeing results."
+)
+PAIRED = "Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC; Holm over each table."
+
+
 def _accuracy(found: Comparison) -> list[Block]:
-    tested = [(metric, rows) for metric in found.metrics if (rows := tested_accuracy(found.tested, metric))]
-    blocks: list[Block] = [tabled(_columns(metric, not found.of_models), rows) for metric, rows in tested]
-    if blocks and not found.judged:
-        one = any(t.seeds == 1 for metric, rows in tested for t in rows if metric == RANKING)
-        about = " One seed speaks of the trained networks, not of training once more." if one else ""
-        how = "Paired by test image: DeLong for AUC; McNemar (one seed) or paired t for ACC; Holm over each table."
-        blocks.insert(0, Text(how + about))
-    return [*pair_blocks(found.judged), *blocks]
+    return [*pair_blocks(found.judged, AS_ON_THE_BOARD), *pair_blocks(tested(found), PAIRED)]
 
 
-def _columns(metric: Metric, model: bool) -> Columns[Tested]:
-    """Of a table of one metric; ``model``: rows are named with theirs."""
-
-    def difference(t: Tested) -> str:
-        return signed(-metric.sign * t.evidence.effect)
-
-    def interval(t: Tested) -> str:
-        half, middle = t.evidence.half_width(), -metric.sign * t.evidence.effect
-        return span(middle - half, middle + half) if half is not None else MISSING
-
-    def told(t: Tested) -> str:
-        higher = -metric.sign * t.evidence.effect > 0
-        return "not significant" if not t.p <= ALPHA else "higher" if higher else "lower"
-
-    return [
-        (Column("where", left=True, wrap=True), lambda t: t.cell.title(seed=False, model=model)),
-        (Column("seeds", drop=2), lambda t: str(t.seeds)),
-        (Column(f"{metric.heading} A"), lambda t: t.before),
-        (Column(f"{metric.heading} B"), lambda t: t.now),
-        (Column("difference"), difference),
-        (Column("95 %", drop=1), interval),
-        (Column("p (Holm)", drop=1), lambda t: f"{t.p:.2g}"),
-        (Column("B is", left=True), told),
-    ]
-
-
-class Tested(NamedTuple):
-    """A row: a Cell that names it, its seeds, the two means as text, the evidence, its two-sided p (Holm)."""
-
-    cell: SnapshotCell
-    seeds: int
-    before: str
-    now: str
-    evidence: Evidence
-    p: float
-
-
-def tested_accuracy(pairs: Sequence[Pair], metric: Metric) -> list[Tested]:
-    """Test a metric in every row that both sides have."""
-    found = accuracy_tests(pairs, metric)
-    adjusted = holm([evidence.two_sided for *_, evidence in found])
-    rows = zip(found, adjusted, strict=True)
-    return [Tested(cell, len(part.seeds), a, b, evidence, float(p)) for (cell, part, a, b, evidence), p in rows]
+def tested(found: Comparison) -> list[PairRow]:
+    """Every row that both sides have, in each metric that no leaderboard judges."""
+    rows = []
+    for metric in found.metrics:
+        own = accuracy_tests(found.tested, metric)
+        adjusted = holm([evidence.two_sided for *_, evidence in own])
+        for (cell, part, before, now, e), p in zip(own, adjusted, strict=True):
+            where = cell.title(seed=False, model=not found.of_models)
+            rows.append(PairRow(metric, where, cell.identity, len(part.seeds), before, now, -metric.sign * e.effect,
+                                e.half_width(), e.two_sided, float(p), counted(len(own), "row")))  # fmt: skip
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +214,6 @@ class Timed:
     speed: float | None
     relative: float | None
     noise: float | None
-    p: float | None
     latency: float | None
     memory: float | None
 
@@ -260,20 +234,16 @@ class Timed:
 
 
 def timed(pairs: Sequence[Pair]) -> list[Timed]:
-    """Ratios and noise of all Cells with a result on both sides; p-values adjusted over those of one machine."""
-    rows = []
+    """Ratios and noise of all Cells with a result on both sides."""
+    found = []
     for a, b in pairs:
         if a.status != "ok" or b.status != "ok":
             continue
         evidence = speed_evidence(a.speed, b.speed, 0.0) if a.machine == b.machine else None
-        memory = memory_evidence(a.memory, b.memory, 0.0, memory_noise({})["cpu"])
-        rows.append((a, b, evidence, memory.effect + 1 if memory else None))
-    adjusted = holm([e.two_sided if e else np.nan for _, _, e, _ in rows])
-    found = []
-    for (a, b, e, used), p in zip(rows, adjusted, strict=True):
+        memory = memory_evidence(a.memory, b.memory, 0.0, MEMORY_NOISE_REL["cpu"])
         relative = float(np.median(b.relative) / np.median(a.relative)) if a.beside(b) else None
-        noise, p_holm = (e.limit, float(p)) if e else (None, None)
-        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, p_holm, _ratio(a, b, LATENCY), used))
+        noise, used = evidence.limit if evidence else None, memory.effect + 1 if memory else None
+        found.append(Timed(a, b, _ratio(a, b, SPEED), relative, noise, _ratio(a, b, LATENCY), used))
     return found
 
 
@@ -291,7 +261,6 @@ def _efficiency(found: Comparison) -> list[Block]:
         (Column("img/s B"), lambda row: significant(row.b.shown.get(SPEED))),
         (Column("B / A"), lambda row: fixed(row.speed)),
         (Column("noise ±", drop=1), lambda row: f"{row.noise:.1%}" if row.noise is not None else MISSING),
-        (Column("p (Holm)", drop=3), lambda row: f"{row.p:.2g}" if row.p is not None else MISSING),
         (Column("latency B / A", drop=4), lambda row: fixed(row.latency)),
         (Column("memory B / A", drop=2), lambda row: fixed(row.memory)),
         (Column("B is", left=True), _speed_word),
@@ -302,13 +271,10 @@ def _efficiency(found: Comparison) -> list[Block]:
 def _speed_word(row: Timed) -> str:
     if not row.comparable:
         return "elsewhere"
-    if row.speed is None or row.noise is None or row.p is None:
+    if row.speed is None or row.noise is None:
         return "noise unknown"
-    flag = ", noisy" if row.noisy else ""
-    if row.within_noise:
-        return f"within noise{flag}"
-    word = "faster" if row.speed > 1 else "slower"
-    return f"{word}{flag}" if row.p <= ALPHA else f"{word}? few rounds{flag}"
+    word = "within noise" if row.within_noise else "faster" if row.speed > 1 else "slower"
+    return f"{word}, noisy" if row.noisy else word
 
 
 def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
@@ -322,12 +288,6 @@ def _statements(found: Comparison, rows: Sequence[Timed]) -> list[str]:
         texts.append(f"{counted(len(elsewhere), 'cell')} on different machines: {a}, {b}.")
     if not found.of_models:
         texts += repeatability(rows)
-    rounds = [min(len(r.a.speed), len(r.b.speed)) for r in rows if r.comparable]
-    if rounds and 2 * least_p(min(rounds), min(rounds)) * len(rows) > ALPHA:
-        texts.append(
-            f"With {counted(min(rounds), 'round')} a side no speed among {len(rows)} can be significant by "
-            "Mann-Whitney; the noise is what the rounds show."
-        )
     return texts
 
 
@@ -376,18 +336,11 @@ def repeatability(rows: Sequence[Timed]) -> list[str]:
 
 def to_json(found: Comparison) -> Fields:
     """The figures of the tables."""
-    accuracy = pair_json(found.judged) + [
-        {
-            "where": entry.identity, "metric": metric.name, "seeds": seeds, "difference": -e.effect,
-            "half_width_95": e.half_width(), "p": e.two_sided, "p_holm": p,
-        }
-        for metric in found.metrics
-        for entry, seeds, _, _, e, p in tested_accuracy(found.tested, metric)
-    ]  # fmt: skip
+    accuracy = pair_json([*found.judged, *tested(found)])
     efficiency = [
         {
             "where": row.a.identity, "same_machine": row.comparable, "throughput_ratio": row.speed,
-            "relative_speed_ratio": row.relative, "noise_95": row.noise, "p_holm": row.p,
+            "relative_speed_ratio": row.relative, "noise_95": row.noise,
             "latency_ratio": row.latency, "memory_ratio": row.memory, "noisy": row.noisy, "exact_a": row.a.exact,
             "exact_b": row.b.exact,
         }

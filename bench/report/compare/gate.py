@@ -15,21 +15,20 @@ from enum import StrEnum
 import numpy as np
 
 from bench.metrics.registry import TESTED, Metric
-from bench.report.compare.diff import differences
 from bench.report.compare.gate_stats import (
+    MEMORY_NOISE_REL,
     Evidence,
     Parts,
     accuracy_evidence,
     between_runs,
     can_fire,
     memory_evidence,
-    memory_noise,
     of_seeds,
     parts,
     rounds_needed,
     speed_evidence,
 )
-from bench.report.compare.snapshot import EXACT, ArrayInfo, Snapshot, SnapshotCell, shown_machine
+from bench.report.compare.snapshot import EXACT, ArrayInfo, Snapshot, SnapshotCell, differences, shown_machine
 from bench.report.words import MISSING, grouped, significant
 from bench.stats.paired import holm
 
@@ -155,7 +154,7 @@ def check(baseline: Snapshot, current: Snapshot, options: Options | None = None)
     same = [(before, now) for before, now in efficiency if before.machine == now.machine]
     timed = [(before, now) for before, now in same if not _disturbed(before, now)]
     asked = _accuracy(pairs, (*TESTED, *baseline.metrics), options) + _speed(timed, options)
-    asked += _memory(same, memory_noise(_repeats(baseline, current)), options)
+    asked += _memory(same, options)
     findings += [_elsewhere(before, now) for before, now in efficiency if before.machine != now.machine]
     findings += [_busy(before, now) for before, now in same if _disturbed(before, now)]
     judged, tests = judge(asked, options)
@@ -252,7 +251,7 @@ Asked = list[tuple[CheckFinding, Evidence | None]]
 
 def accuracy_parts(
     pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric
-) -> dict[str, tuple[SnapshotCell, Parts, str, str]]:
+) -> dict[str, tuple[SnapshotCell, Parts, float, float]]:
     """For each row, its seeds put together: a cell that names it, what its images and seeds say, the two means."""
     rows = grouped((pair for pair in pairs if _comparable(*pair, metric)), lambda pair: pair[0].row)
     found = {}
@@ -262,8 +261,7 @@ def accuracy_parts(
             part = parts([(n.scores, b.scores) for b, n in seeds if n.scores and b.scores], metric)
         else:
             part = of_seeds(metric, list(zip(new, old, strict=True)))
-        means = [metric.shown(float(np.mean(side))) for side in (old, new)]
-        found[row] = (seeds[0][0], part, means[0], means[1])
+        found[row] = (seeds[0][0], part, float(np.mean(old)), float(np.mean(new)))
     return {row: f for row, f in found.items() if np.isfinite(f[1].difference)}
 
 
@@ -290,7 +288,7 @@ def _lost(metric: Metric, pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], op
 
 def accuracy_tests(
     pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metric: Metric, least: float = 0.0, assumed: float = 0.0
-) -> list[tuple[SnapshotCell, Parts, str, str, Evidence]]:
+) -> list[tuple[SnapshotCell, Parts, float, float, Evidence]]:
     """Each row of :func:`accuracy_parts` with its evidence; models of one dataset share what is known of trainings."""
     found = accuracy_parts(pairs, metric).values()
     datasets = grouped(found, lambda row: row[0].kind + str(row[0].identity.get("dataset")))
@@ -310,7 +308,8 @@ def _accuracy(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], metrics: Seque
         ):
             seeds = len(part.seeds)
             cell = entry.title(seed=seeds == 1) + (f", {seeds} seeds" if seeds > 1 else "")
-            finding = CheckFinding(entry.kind, cell, metric.label, CheckOutcome.FINE, before, now, worse=worse)
+            shown = metric.shown(before), metric.shown(now)
+            finding = CheckFinding(entry.kind, cell, metric.label, CheckOutcome.FINE, *shown, worse=worse)
             asked.append((finding, evidence))
     return asked
 
@@ -341,12 +340,10 @@ def _rounds(rows: Sequence[tuple[SnapshotCell, str, list[float], list[float]]], 
     return [(finding, evidence and replace(evidence, limit=max(evidence.limit, floor))) for finding, evidence in asked]
 
 
-def _memory(
-    pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], noise: Mapping[str, tuple[float, float]], options: Options
-) -> Asked:
+def _memory(pairs: Sequence[tuple[SnapshotCell, SnapshotCell]], options: Options) -> Asked:
     asked: Asked = []
     for before, now in pairs:
-        own = noise.get(before.machine[0], noise["cpu"])
+        own = MEMORY_NOISE_REL.get(before.machine[0], MEMORY_NOISE_REL["cpu"])
         if evidence := memory_evidence(before.memory, now.memory, options.min_memory, own):
             old, new = _middle(before.memory), _middle(now.memory)
             finding = CheckFinding("efficiency", before.title(), "memory", CheckOutcome.FINE, old, new, worse="higher")
@@ -356,11 +353,6 @@ def _memory(
 
 def _middle(values: Sequence[float]) -> str:
     return significant(float(np.median(values))) if values else MISSING
-
-
-def _repeats(*snapshots: Snapshot) -> dict[str, list[list[float]]]:
-    cells = grouped((entry for snapshot in snapshots for entry in snapshot.entries), lambda entry: entry.machine[0])
-    return {device: [entry.memory for entry in own] for device, own in cells.items()}
 
 
 def _elsewhere(before: SnapshotCell, now: SnapshotCell) -> CheckFinding:
@@ -393,7 +385,7 @@ def judge(asked: Asked, options: Options) -> tuple[list[CheckFinding], int]:
     few = [question for question, possible in zip(questions, can, strict=True) if not possible]
     needed = rounds_needed(len(questions), options.alpha)
     for finding, evidence in few:
-        enough = f"{len(questions)} tests need {needed} rounds a side (efficiency.rounds, or several runs)"
+        enough = f"{len(questions)} tests need {needed} rounds a side (efficiency.rounds)"
         message = f"not enough samples: {enough}"
         judged.append(replace(finding, outcome=CheckOutcome.FEW, message=message, evidence=evidence))
     worse = holm([evidence.p for _, evidence in tested])

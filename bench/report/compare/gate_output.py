@@ -45,24 +45,12 @@ WORDS = {
 }
 SHOWN = (CheckOutcome.REGRESSION, CheckOutcome.FAILED, CheckOutcome.ABSENT, CheckOutcome.CHANGED, CheckOutcome.BETTER)
 MAX_ROWS = 200  # GitHub cuts a summary at 1 MiB
-_COUNTED = {
-    CheckOutcome.REGRESSION: ("regression", ""),
-    CheckOutcome.FAILED: ("failed cell", ""),
-    CheckOutcome.ABSENT: ("absent cell", ""),
-    CheckOutcome.ALLOWED: ("absent cell that is allowed", "absent cells that are allowed"),
-    CheckOutcome.CHANGED: ("change", "changes"),
-    CheckOutcome.BETTER: ("better", "better"),
-    CheckOutcome.FINE: ("fine", "fine"),
-    CheckOutcome.FEW: ("with too few samples", "with too few samples"),
-    CheckOutcome.OTHER: ("not compared", "not compared"),
-    CheckOutcome.NOTHING: ("without a result in the baseline", "without a result in the baseline"),
-}
 # XML 1.0 has no way to write these, not even escaped.
 _NOT_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def run_check(
-    runs: Sequence[Path],
+    run: Path,
     baseline: Path,
     options: Options,
     console: Console,
@@ -71,10 +59,10 @@ def run_check(
     junit_path: Path | None = None,
     summary_path: Path | None = None,
 ) -> int:
-    """Compare runs with a baseline file, print and write what was found; return the exit code.
+    """Compare a run with a baseline file, print and write what was found; return the exit code.
 
     Args:
-        runs: run directories of one version; their rounds are put together.
+        run: the run directory.
         baseline: of ``bench baseline``.
         options: what counts.
         console: prints the table.
@@ -86,7 +74,7 @@ def run_check(
         StoreError: the baseline or a run cannot be read, or an output cannot be written.
     """
     before = baselines.read(baseline)
-    verdict = check(before, baselines.take(runs, before.max_images), options)
+    verdict = check(before, baselines.take(run, before.max_images), options)
     found = sections(verdict)
     terminal(found, console)
     if json_path:
@@ -126,7 +114,7 @@ def sections(verdict: CheckResult) -> list[Section]:
 
 
 def _summary(verdict: CheckResult) -> str:
-    parts = [counted(n, *words) for outcome, words in _COUNTED.items() if (n := verdict.count(outcome))]
+    parts = [f"{n} {outcome}" for outcome in CheckOutcome if (n := verdict.count(outcome))]
     checks = counted(len(verdict.findings), "check")
     options, labels = verdict.options, listed([metric.label for metric in TESTED], "or")
     return (
@@ -211,16 +199,14 @@ def _xml(text: str) -> str:
     return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-def run_baseline(
-    runs: Sequence[Path], out: Path, max_images: int, console: Console, *, allow_incomplete: bool = False
-) -> int:
-    """Write the baseline file of runs and say what is in it; return 0.
+def run_baseline(run: Path, out: Path, console: Console, *, allow_incomplete: bool = False) -> int:
+    """Write the baseline file of a run and say what is in it; return 0.
 
     Raises:
-        StoreError: a run cannot be read, is damaged or has no result, or the file cannot be written; or Cells of its
+        StoreError: the run cannot be read, is damaged or has no result, or the file cannot be written; or Cells of its
             sweep have no Record, which would make every later check silent on them, and that is not allowed.
     """
-    snapshot = baselines.take(runs, max_images)
+    snapshot = baselines.take(run)
     absent = len(snapshot.unrecorded)
     if absent and not allow_incomplete:
         raise baselines.BaselineError(
@@ -240,9 +226,7 @@ def run_baseline(
         whose = "its" if busy == 1 else "their"
         lines.append(f"{counted(busy, 'cell')} measured while the machine was busy: {whose} speed will not be compared")
     if rounds and min(rounds) < 6:
-        lines.append(
-            f"{min(rounds)} rounds per cell: speed needs 6 on each side; give several runs, or set efficiency.rounds"
-        )
+        lines.append(f"{min(rounds)} rounds per cell: speed needs 6 on each side; set efficiency.rounds")
     for line in lines:
         say(console, line)
     return 0

@@ -6,7 +6,7 @@ Pure functions. An effect is how much worse the current run is: points of AUC or
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +17,10 @@ from bench.report.compare.scores import Scores
 from bench.stats.paired import Z_95, mcnemar_worse
 from bench.stats.separation import groups_of, over_images, over_trainings
 
-# Peak memory differs from run to run by this much (standard deviation, relative) where no repeated runs tell it:
+# Peak memory differs from run to run by this much (standard deviation, relative): on the CPU
 # resident memory of a process on the CPU (0.031 over 35 Cells of two sweeps of one version, by `bench compare`), the
 # allocator's own count on a GPU, which repeats but for the libraries' workspaces.
 MEMORY_NOISE_REL = {"cpu": 0.031, "cuda": 0.005}
-ENOUGH_REPEATS = 10  # degrees of freedom from which a measured noise is taken instead
 # A side: with five, the smallest two-sided p is 0.8 %, and one disturbed round decides.
 LEAST_ROUNDS = 6
 ENOUGH_CELLS = 8  # from which the Cells' own ratios tell how far two runs lie apart
@@ -221,40 +220,20 @@ def rounds_needed(tests: int, alpha: float) -> int:
     return next(n for n in range(LEAST_ROUNDS, 1000) if least_p(n, n) <= alpha / max(tests, 1))
 
 
-def memory_noise(repeats: Mapping[str, Sequence[Sequence[float]]]) -> dict[str, tuple[float, float]]:
-    """Relative standard deviation of peak memory for each device, with its degrees of freedom (infinite: assumed).
-
-    Args:
-        repeats: device -> for each Cell the MiB of its repeated runs.
-    """
-    found = {device: (noise, math.inf) for device, noise in MEMORY_NOISE_REL.items()}
-    for device, cells in repeats.items():
-        freedom = sum(len(c) - 1 for c in cells if len(c) > 1)
-        if freedom >= ENOUGH_REPEATS:
-            squares = sum(np.var(np.log(c), ddof=1) * (len(c) - 1) for c in cells if len(c) > 1)
-            found[device] = (math.sqrt(float(squares) / freedom), freedom)
-    return found
-
-
-def memory_evidence(
-    before: Sequence[float], now: Sequence[float], least: float, noise: tuple[float, float]
-) -> Evidence | None:
+def memory_evidence(before: Sequence[float], now: Sequence[float], least: float, noise: float) -> Evidence | None:
     """Test whether peak memory rose, against the noise between runs; None where a side was not measured.
 
     Args:
         before: MiB of each run of the baseline.
         now: MiB of each current run.
         least: the smallest relative rise that counts.
-        noise: of :func:`memory_noise`, for this device.
+        noise: of :data:`MEMORY_NOISE_REL`, for this device.
     """
     if not before or not now or min(*before, *now) <= 0:
         return None
     rise = float(np.mean(np.log(now)) - np.mean(np.log(before)))
-    spread = noise[0] * math.sqrt(1 / len(before) + 1 / len(now))
-    if spread == 0:
-        worse, better = float(rise <= 0), float(rise >= 0)
-    else:
-        worse, better = _beyond(rise / spread, noise[1]), _beyond(-rise / spread, noise[1])
+    spread = noise * math.sqrt(1 / len(before) + 1 / len(now))
+    worse, better = _beyond(rise / spread, math.inf), _beyond(-rise / spread, math.inf)
     return Evidence(math.expm1(rise), max(least, math.expm1(Z_95 * spread)), worse, better, spread=spread)
 
 

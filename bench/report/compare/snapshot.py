@@ -1,4 +1,4 @@
-"""What a comparison needs of a run, in one compact form: taken from run directories, or read from a baseline file.
+"""What a comparison needs of a run, in one compact form: taken from its directory, or read from a baseline file.
 
 A baseline is JSON with one line per Cell, so that git shows which Cells changed. It holds the Cells' identities, the
 exact figures, the throughput of each round, the memory of each run, and the test scores (``baseline_scores``).
@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,14 +19,14 @@ from bench.metrics.one_vs_rest import Array
 from bench.metrics.registry import TESTED, Metric, defined, definitions
 from bench.record import store
 from bench.record.cells import ONE_THREAD
-from bench.record.paths import require_run
+from bench.record.paths import predictions_path, require_run
 from bench.record.types import Fields, Metrics, Record, Spec
 from bench.report.compare.scores import MAX_IMAGES, Scores, from_text, pack_scores, to_text
 from bench.report.evidence import UNREADABLE, recorded_otherwise
-from bench.report.relative import with_relative_speeds
-from bench.report.rows import read_run_directory
-from bench.report.settings import by_setting
-from bench.report.words import counted, known, natural
+from bench.report.rows import flattened, read_run_directory
+from bench.report.settings import by_setting, cell_in_words
+from bench.report.speeds import with_relative_speeds
+from bench.report.words import counted, grouped, known, natural
 
 SCHEMA = 1
 EXACT = ("params", "macs_g", "train_macs_g")
@@ -42,11 +42,10 @@ NOT_ASKED = frozenset({
 # is "throttled": heavier code alone brings a GPU to its power limit.
 BUSY = frozenset({"other processes", "not warm", "steal", "shared GPU"})
 _SCORES = ("_scores", "_labels")  # the arrays of saved predictions that are compared
-_WRITTEN = (
-    "reason", "exact", "shown", "speed", "reference", "relative", "relative_in", "memory", "noisy", "arrays", "flags",
-    "evidence",
-)  # fmt: skip
 MAX_EVIDENCE = 2  # sentences kept of it
+MAX_NAMED = 3
+MAX_TRACED = 20  # cells of which the nearest is looked for
+SAME = ("model", "dataset", "mode", "seed")  # a Cell of another of these is another Cell, not the same set otherwise
 
 Machine = tuple[str, str, int]
 ArrayInfo = list[str | list[int]]  # dtype and shape
@@ -70,9 +69,9 @@ class SnapshotCell:
         reference: the model whose speed in the same rounds ``relative`` is the ratio to; "" where there is none.
         relative: the speed over the reference's, of each round.
         relative_in: ``ONE_THREAD`` where those speeds are of processor time, "" where they are images/s.
-        memory: peak MiB of each run.
-        noisy: a run's own rounds lay too far apart.
-        flags: of any of the runs, as ``noisy``, ``other processes``.
+        memory: peak MiB; several numbers in baselines of earlier versions.
+        noisy: its own rounds lay too far apart.
+        flags: as ``noisy``, ``other processes``.
         evidence: a few sentences on those of ``BUSY``.
         arrays: name -> [dtype, shape] of each array of saved predictions.
     """
@@ -121,16 +120,7 @@ class SnapshotCell:
 
     def title(self, seed: bool = True, model: bool = True) -> str:
         """The Cell in words."""
-        has = self.identity.get
-        name = f"{has('model')} " if model else ""
-        if self.kind == "efficiency":
-            parts = [f"batch {has('batch') or 'largest'}", str(has("precision")), str(has("mode"))]
-            parts += ["compiled"] if has("compile") else []
-            return f"{name}at {has('resolution')} px, {', '.join(parts)}"
-        pixels = f"{has('size')}→{has('resolution')} px" if has("resolution") else "scores from files"
-        source = f" from {has('source')}" if has("source") else ""
-        seeds = f", seed {has('seed')}" if seed and has("seed") is not None else ""
-        return f"{name}on {has('dataset')}{source} ({pixels}{seeds})"
+        return cell_in_words(self.kind, self.identity, seed=seed, model=model)
 
     @property
     def order(self) -> tuple[object, ...]:
@@ -142,12 +132,12 @@ class SnapshotCell:
 
 @dataclass(slots=True)
 class Snapshot:
-    """Runs, or a baseline file, in the compact form.
+    """A run, or a baseline file, in the compact form.
 
     Attributes:
         about: where it comes from, for people: commands and versions.
         problems: damaged files that were found; what they hold is missing.
-        unrecorded: keys of Cells that the runs' commands planned and that have no Record; not part of the file.
+        unrecorded: keys of Cells that the run's commands planned and that have no Record; not part of the file.
         metrics: what plug-ins defined.
     """
 
@@ -175,43 +165,84 @@ def shown_machine(machine: Machine) -> str:
     return f"{device} ({hardware}, {counted(threads, 'thread')})"
 
 
-# --- from runs -------------------------------------------------------------------------------------------------
+# --- why two runs have no Cell in common ---------------------------------------------------------------------
 
 
-def take(runs: Sequence[Path], max_images: int = MAX_IMAGES) -> Snapshot:
-    """Read one run, or several of one version whose rounds are put together.
+def nearly(only: Sequence[SnapshotCell], others: Sequence[SnapshotCell], where: str, of_models: bool) -> list[str]:
+    """In what settings Cells of one side differ from the nearest of the other, as lines for people.
 
     Args:
-        runs: run directories; their efficiency Cells give more rounds, their accuracy Cells must not contradict.
+        only: Cells that only the first side has.
+        others: those that only the second has.
+        where: the second side's name.
+        of_models: two models are compared, so that they may differ in that.
+    """
+    cells = grouped(only[:MAX_TRACED], lambda entry: differences(entry, others, of_models))
+    cells.pop("", None)
+    return [
+        f"{where} has {found[0].title()}{' and more' if len(found) > 1 else ''} with {apart}"
+        for apart, found in list(cells.items())[:MAX_NAMED]
+    ]
+
+
+def differences(wanted: SnapshotCell, others: Sequence[SnapshotCell], of_models: bool = False) -> str:
+    """``resolution 32 instead of 64, recipe_settings.epochs 2 instead of 3``; "" where there is nothing near.
+
+    Args:
+        wanted: the Cell that is missed.
+        others: Cells that nothing else asks for.
+        of_models: the model may be another, and is not named.
+    """
+    same = [name for name in SAME if not (of_models and name == "model")]
+    flat = flattened(wanted.identity)
+    best: list[str] | None = None
+    for entry in others:
+        has = flattened(entry.identity)
+        if entry.kind != wanted.kind or any(has.get(k) != flat.get(k) for k in same):
+            continue
+        fields = [k for k in sorted({*flat, *has}) if flat.get(k) != has.get(k) and not (of_models and k == "model")]
+        apart = [f"{k} {has.get(k)} instead of {flat.get(k)}" for k in fields]
+        if best is None or len(apart) < len(best):
+            best = apart
+    if best is None:
+        return ""
+    more = f" and {len(best) - MAX_NAMED} more" if len(best) > MAX_NAMED else ""
+    return ", ".join(best[:MAX_NAMED]) + more
+
+
+# --- from a run -------------------------------------------------------------------------------------------------
+
+
+def take(run: Path, max_images: int = MAX_IMAGES) -> Snapshot:
+    """Read a run; where it holds a Cell of several versions of the libraries, the newest counts.
+
+    Args:
+        run: the run directory.
         max_images: of a larger test set a fixed part is kept.
 
     Raises:
-        BaselineError: one is not a run directory.
+        BaselineError: it is not a run directory.
     """
-    grouped: dict[tuple[str, str], list[tuple[Path, Record]]] = defaultdict(list)
-    problems: list[str] = []
-    commands: list[str] = []
-    unrecorded: set[str] = set()
-    for run in runs:
-        require_run(run, BaselineError)
-        records, info, damaged = read_run_directory(run)
-        problems += damaged
-        commands.append(str(info.get("command", run)))
-        unrecorded |= store.planned(info)
-        unrecorded -= {record["key"] for record in records if record["kind"] == "trial"}
-        others = (r for r in records if r["kind"] not in ("efficiency", "trial"))
-        for record in [*_relative_speeds(records), *others]:
-            asked = canonical([record["kind"], _identity(record["spec"])])
-            machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
-            grouped[asked, machine].append((run, record))
-    metrics = defined(record for group in grouped.values() for _, record in group)
+    require_run(run, BaselineError)
+    records, info, problems = read_run_directory(run)
+    results = [record for record in records if record["kind"] != "trial"]
+    found: dict[tuple[str, str], Record] = {}
+    others = [record for record in results if record["kind"] != "efficiency"]
+    for record in sorted([*_relative_speeds(results), *others], key=_versions):
+        machine = canonical(_machine(record)) if record["kind"] == "efficiency" else ""
+        found[canonical([record["kind"], _identity(record["spec"])]), machine] = record
+    metrics = defined(results)
     shown = (*SHOWN, *(metric.field for metric in metrics))
-    entries = [_entry(_newest(group), max_images, shown, problems) for group in grouped.values()]
-    versions = [e[1].get("environment", {}).get("versions", {}) for group in grouped.values() for e in group]
-    about = {"commands": commands, "versions": {k: v for found in versions for k, v in sorted(found.items())}}
-    unrecorded -= {record["key"] for group in grouped.values() for _, record in group}
+    entries = [_entry(record, run, max_images, shown, problems) for record in found.values()]
     entries.sort(key=lambda e: (e.order, e.machine))
-    return Snapshot(entries, about, problems, max_images, sorted(unrecorded), metrics)
+    versions = {k: v for r in results for k, v in sorted(r["environment"].get("versions", {}).items())}
+    about = {"commands": [str(info.get("command", run))], "versions": versions}
+    unrecorded = sorted(store.planned(info) - {record["key"] for record in records})
+    return Snapshot(entries, about, problems, max_images, unrecorded, metrics)
+
+
+def _versions(record: Record) -> tuple[object, ...]:
+    return tuple((k, natural(str(v))) for k, v in sorted(record["spec"].get("versions", {}).items()))
 
 
 def _relative_speeds(records: Sequence[Record]) -> Iterable[Record]:
@@ -233,47 +264,27 @@ def _machine(record: Record) -> Machine:
     return device, str(facts.get("hardware", "")), int(facts.get("threads") or 0)
 
 
-def _newest(group: list[tuple[Path, Record]]) -> list[tuple[Path, Record]]:
-    """A run directory may hold a Cell of several versions of the libraries: the newest counts."""
-
-    def versions(record: Record) -> tuple[object, ...]:
-        return tuple((k, natural(str(v))) for k, v in sorted(record["spec"].get("versions", {}).items()))
-
-    newest = max(versions(record) for _, record in group)
-    return [(run, record) for run, record in group if versions(record) == newest]
-
-
-def _entry(
-    group: list[tuple[Path, Record]], max_images: int, shown: Sequence[str], problems: list[str]
-) -> SnapshotCell:
-    """One Cell of one run, or the same of several; one that failed in any of them has failed."""
-    run, record = next(((run, r) for run, r in group if r["status"] != "ok"), group[0])
+def _entry(record: Record, run: Path, max_images: int, shown: Sequence[str], problems: list[str]) -> SnapshotCell:
+    metrics, kind = record["metrics"], record["kind"]
     entry = SnapshotCell(
-        record["kind"], _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
+        kind, _identity(record["spec"]), _machine(record), record["status"], str(record["reason"] or "")
     )
     if entry.status != "ok":
         return entry
-    metrics = record["metrics"]
     entry.exact = {name: metrics[name] for name in EXACT if known(metrics.get(name))}
     entry.shown = {name: float(f"{metrics[name]:.7g}") for name in shown if known(metrics.get(name))}
-    entry.noisy = any(bool(other["metrics"].get("noisy")) for _, other in group)
-    entry.flags = sorted({str(flag) for _, other in group for flag in other["metrics"].get("flags") or ()})
+    entry.noisy = bool(metrics.get("noisy"))
+    entry.flags = sorted(map(str, metrics.get("flags") or ()))
     if entry.busy:
-        told = [str(text) for _, other in group for text in other["metrics"].get("noisy_evidence") or ()]
+        told = map(str, metrics.get("noisy_evidence") or ())
         entry.evidence = [text for text in told if text.startswith("round ")][:MAX_EVIDENCE]  # not "rounds of"
-    for _, other in group:
-        again = {name: other["metrics"][name] for name in EXACT if known(other["metrics"].get(name))}
-        if again != entry.exact:
-            problems.append(f"{entry.title()}: {entry.exact} in one run and {again} in another: not one version")
-        entry.speed += _positive(other["metrics"].get("throughput_images_per_s_rounds") or ())
-        entry.relative += _positive(other["metrics"].get("relative_speed_rounds") or ())
-        if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
-            entry.memory += _positive([other["metrics"].get("peak_memory_mib")])
-    ways = {(str(m.get("relative_to", "")), str(m.get("relative_in", ""))) for m in (r["metrics"] for _, r in group)}
-    entry.reference, entry.relative_in = ways.pop() if len(ways) == 1 else ("", "")
-    entry.relative = entry.relative if entry.reference else []
-    if entry.kind != "efficiency":
-        _add_scores(entry, record, run / "predictions" / f"{record['key']}.npz", max_images, problems)
+    entry.speed = _positive(metrics.get("throughput_images_per_s_rounds") or ())
+    entry.reference, entry.relative_in = str(metrics.get("relative_to", "")), str(metrics.get("relative_in", ""))
+    entry.relative = _positive(metrics.get("relative_speed_rounds") or ()) if entry.reference else []
+    if entry.identity.get("batch") != 0:  # the largest batch fills the memory, whatever there is
+        entry.memory = _positive([metrics.get("peak_memory_mib")])
+    if kind != "efficiency":
+        _add_scores(entry, record, predictions_path(run, record["key"]), max_images, problems)
     return entry
 
 
@@ -302,6 +313,21 @@ def _add_scores(entry: SnapshotCell, record: Record, path: Path, max_images: int
 # --- the file --------------------------------------------------------------------------------------------------
 
 
+def _numbers(found: Fields) -> dict[str, float]:
+    return {str(name): value for name, value in found.items() if known(value)}
+
+
+def _texts(found: Iterable[object]) -> list[str]:
+    return list(map(str, found))
+
+
+# The fields that a file has where they are not empty, and how each is read.
+_FIELDS: Mapping[str, Callable[[Any], Any]] = {
+    "reason": str, "exact": _numbers, "shown": _numbers, "speed": _positive, "reference": str, "relative": _positive,
+    "relative_in": str, "memory": _positive, "noisy": bool, "arrays": dict, "flags": _texts, "evidence": _texts,
+}  # fmt: skip
+
+
 def to_bytes(snapshot: Snapshot) -> bytes:
     """The baseline file: JSON, one line per Cell, the same bytes for the same content."""
     recipes: Fields = {}
@@ -314,7 +340,7 @@ def to_bytes(snapshot: Snapshot) -> bytes:
             recipes[digest] = identity["recipe_settings"]
             identity["recipe_settings"] = digest
         line: Fields = {"kind": entry.kind, "asked": identity, "machine": entry.machine, "status": entry.status}
-        line |= {name: value for name in _WRITTEN if (value := getattr(entry, name))}
+        line |= {name: value for name in _FIELDS if (value := getattr(entry, name))}
         if scores := entry.scores:
             test_sets[scores.test_set] = {"images": scores.images, "labels": to_text(scores.labels.astype(np.int16))}
             line["test_set"] = scores.test_set
@@ -379,19 +405,9 @@ def _read_entry(cell: Fields, recipes: Fields, sets: Mapping[str, tuple[int, Arr
     if cell["status"] not in store.STATUSES:
         raise ValueError(f"status {cell['status']!r}")
 
-    def numbers(name: str) -> dict[str, float]:
-        return {str(k): v for k, v in cell.get(name, {}).items() if known(v)}
-
-    def texts(name: str) -> list[str]:
-        return [str(text) for text in cell.get(name, ())]
-
     entry = SnapshotCell(
         str(cell["kind"]), identity, (str(device), str(hardware), int(threads)), cell["status"],
-        reason=str(cell.get("reason", "")), exact=numbers("exact"), shown=numbers("shown"),
-        speed=_positive(cell.get("speed", ())), memory=_positive(cell.get("memory", ())), noisy=bool(cell.get("noisy")),
-        arrays={str(k): list(v) for k, v in cell.get("arrays", {}).items()}, flags=texts("flags"),
-        evidence=texts("evidence"), reference=str(cell.get("reference", "")),
-        relative=_positive(cell.get("relative", ())), relative_in=str(cell.get("relative_in", "")),
+        **{name: read_(cell[name]) for name, read_ in _FIELDS.items() if name in cell},
     )  # fmt: skip
     if "scores" in cell:
         images, labels = sets[cell["test_set"]]

@@ -6,9 +6,8 @@ import io
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,24 +29,16 @@ _STYLE: Any = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """An axis with its unit."""
+class Axis(NamedTuple):
+    """An axis: its title with the unit, its scale, and whether numbers between whole ones have no meaning."""
 
-    label: str
-    unit: str = ""
+    title: str
     logarithmic: bool = False
     ticks: tuple[float, ...] = ()
-    whole: bool = False  # numbers between whole ones have no meaning
-
-    @property
-    def title(self) -> str:
-        """Label and unit."""
-        return f"{self.label} ({self.unit})" if self.unit else self.label
+    whole: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Point:
+class Point(NamedTuple):
     """One model; ``number`` is its family's."""
 
     x: float
@@ -58,8 +49,7 @@ class Point:
     high: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(NamedTuple):
     """One line; without a label it is named by another of its model."""
 
     label: str
@@ -67,8 +57,7 @@ class Curve:
     points: tuple[tuple[float, float], ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Rank:
+class Rank(NamedTuple):
     """A model's rank, the range it can have, and its tie groups as letters."""
 
     label: str

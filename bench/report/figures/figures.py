@@ -1,4 +1,4 @@
-"""The figures of a run as PNG and SVG under ``figures/``: which there are, from the document behind ``report.html``.
+"""The figures of a run as PNG and SVG under ``figures/``: which there are, and what each shows.
 
 They are made by ``bench report RUN``, not with the boards: drawing takes a good part of a second each. Same run, same
 bytes: no dates, no random identifiers.
@@ -7,46 +7,60 @@ bytes: no dates, no random identifiers.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from math import log
+from itertools import zip_longest
 from pathlib import Path
-from typing import TypeGuard
 
 import numpy as np
 
-from bench.metrics.registry import RANKING
+from bench.metrics.registry import METRICS, RANKING
+from bench.record.paths import history_path, predictions_path
 from bench.record.store import StoreError, atomic_write
+from bench.record.types import Record
+from bench.report.clinical.lesions import lesion_curve
+from bench.report.clinical.points import curve
 from bench.report.figures import draw
 from bench.report.figures.draw import Axis, Curve, Panel, Point, Rank
-from bench.report.sections.pareto import front
+from bench.report.rows import Code, Row, family_of
+from bench.report.sections.accuracy import front
+from bench.report.sections.efficiency import cost_beside
+from bench.report.sections.growth import curves
+from bench.report.sections.tracks import learning_curves
+from bench.report.settings import by_setting
+from bench.report.standings import Overall, ReportData
+from bench.report.words import figure as figure_of
 from bench.report.words import fixed, grouped, known, natural
-from bench.report.write.page_data import Document
+from bench.report.write.page_data import MEASURES, Measure, history, reliability_of, short
+from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
 Figure = partial[None]  # a function of draw.py with all but the canvas
-MAX_PANELS = 24
+MAX_PANELS = 24  # of confusion matrices and reliability curves, the best models first
 MAX_CURVES = 14
+MAX_EPOCHS = 300
 MAX_NAME = 70
-Place = tuple[int, int, int]  # setting, resolution, batch
-RANK = ("x", "low", "high", "groups")
+SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
+KINDS = (
+    "labels", "pareto", "ranks", "difference", "scaling", "training", "confusion", "reliability", "decision", "lesions",
+)  # fmt: skip
+_BESIDE = {"latency": "latency_ms", "flops": "macs_g", "memory": "memory_mib"}  # a measure's name in ``cost_beside``
 
 
-def write_figures(document: Document, folder: Path) -> list[Path]:
-    """Draw every figure of a run into ``folder`` as PNG and SVG, and remove those of an earlier state of the run.
+def write_figures(report: ReportData, out: Path) -> list[Path]:
+    """Draw every figure of a run into ``out/figures`` as PNG and SVG, and remove those of an earlier state of the run.
 
     Args:
-        document: as :func:`bench.report.write.page_data.collect` gives it.
-        folder: ``RUN/figures``.
+        report: its Records, rows and boards.
+        out: the run directory; ``history/`` and ``predictions/`` are read where they are there.
 
     Returns:
         The files written, in order.
 
     Raises:
-        StoreError: ``folder`` cannot be written.
+        StoreError: ``out/figures`` cannot be written.
     """
-    paths = []
-    for name, figure in figures(document):
+    paths, folder = [], out / "figures"
+    for name, figure in figures(report, out):
         for suffix, data in draw.render(figure).items():
             path = folder / f"{name}.{suffix}"
             atomic_write(path, data)
@@ -60,25 +74,10 @@ def write_figures(document: Document, folder: Path) -> list[Path]:
     return paths
 
 
-SCALED = "Solid: as the model gives it. Dotted: after temperature scaling on validation. Dashed: perfect."
-KINDS = (
-    "labels",
-    "pareto",
-    "ranks",
-    "difference",
-    "scaling",
-    "training",
-    "confusion",
-    "reliability",
-    "decision",
-    "lesions",
-)
-
-
-def figures(document: Document) -> Iterator[tuple[str, Figure]]:
+def figures(report: ReportData, out: Path) -> Iterator[tuple[str, Figure]]:
     """Name (of the file) and content of every figure, the names all different."""
     taken: set[str] = set()
-    for parts, figure in _Figures(document).all():
+    for parts, figure in _Figures(report, out).all():
         name = stem = slug(parts)
         i = 2
         while name in taken:
@@ -93,248 +92,227 @@ def slug(parts: Sequence[str]) -> str:
     return "_".join(word for word in words if word)[:MAX_NAME].rstrip("-_.")
 
 
-def _lines(title: str, note: str, axes: Sequence[tuple[Axis, Axis]], panels: Sequence[Sequence[Curve]]) -> Figure:
-    return partial(draw.lines, title=title, note=note, axes=axes, panels=panels)
-
-
-def _positive(value: object) -> TypeGuard[float]:
-    return known(value) and value > 0
-
-
-def _batch(batch: int) -> str:
-    return f"batch {batch}" if batch else "the largest batch that fits"
-
-
-def _place(cell: Document) -> Place:
-    spec = cell["spec"]
-    return cell["setting"], int(spec["resolution"]), int(spec.get("batch") or 0)
+def _lines(title: str, note: str, axes: tuple[Axis, Axis], *panels: Sequence[Curve]) -> Figure:
+    return partial(draw.lines, title=title, note=note, axes=[axes] * len(panels), panels=panels)
 
 
 class _Figures:
-    """The figures of a document; colour, marker and dashes follow from the number of a family, as in the page."""
+    """The figures of a run; colour, marker and dashes follow from the number of a model's family, as in the page."""
 
-    def __init__(self, document: Document) -> None:
-        self.document, self.cells, self.protocols = document, document["cells"], document["protocols"]
-        self.timed = [cell for cell in self.cells if cell["kind"] == "efficiency" and cell["status"] == "ok"]
-        families = {code["family"] for code in document["codes"]}
-        self.families = {f: i for i, f in enumerate(sorted(families, key=lambda n: (natural(n.lower()), n)))}
+    def __init__(self, report: ReportData, out: Path) -> None:
+        self.report, self.out = report, out
+        families = {str(record["spec"]["model"]): family_of(record) for record in report.records}
+        order = sorted(set(families.values()), key=lambda n: (natural(n.lower()), n))
+        self.numbers = {model: order.index(family) for model, family in families.items()}
+        self.families = len(order)
+        self.several = len(report.boards) > 1
 
-    def label(self, line: Document) -> str:
-        """The short name of a model, of whatever refers to one."""
-        code = self.document["codes"][line["code"]]
-        return str(code["short"] if line["model"] == code["name"] else line["model"])
-
-    def number(self, line: Document) -> int:
-        """The number of its family."""
-        return self.families[self.document["codes"][line["code"]]["family"]]
+    def number(self, model: str) -> int:
+        """The number of a model's family, by its name on a board or in a Record."""
+        return self.numbers.get(model, self.numbers.get(model.partition(" (")[0], 0))
 
     def all(self) -> Iterator[tuple[list[str], Figure]]:
         """Parts of the name, and the figure."""
-        several = len(self.protocols) > 1
-        for index, protocol in enumerate(self.protocols):
-            which = protocol["label"] if several else ""
-            for measure in self.document["measures"]:
-                if scatter := self.tradeoff(index, measure):
-                    yield ["pareto", measure["id"], which], scatter
-            for order in protocol["orders"]:
-                yield ["ranks" if order["axis"] == "rank" else "difference", RANKING.name, which], self.bars(order)
+        for board in self.report.boards:
+            which = self.label(board) if self.several else ""
+            cost = cost_beside(self.report.records, board.protocol.resolution)
+            for measure in MEASURES:
+                if scatter := self.tradeoff(board, measure, *cost):
+                    yield ["pareto", measure.id, which], scatter
+            if ranks := self.ranks(board):
+                yield ["ranks", RANKING.name, which], ranks
+            if board.significance.friedman:
+                yield ["difference", RANKING.name, which], self.mean_ranks(board, board.significance.friedman)
         yield from self.scaling()
         yield from self.learning()
-        for (index, dataset), rows in self.groups().items():
-            protocol = self.protocols[index]["label"]
-            where, title = [dataset, protocol if several else ""], f"{dataset}: {protocol}"
-            if lines := self.training(rows, title):
-                yield ["training", *where], lines
-            if lines := self.decisions(rows, title):
-                yield ["decision", *where], lines
-            if lines := self.lesions(rows, title):
-                yield ["lesions", *where], lines
-            for kind, panels, note in (
-                ("confusion", self.confusions(rows), ""), ("reliability", self.reliabilities(rows), SCALED)
-            ):  # fmt: skip
-                for page, start in enumerate(range(0, len(panels), MAX_PANELS)):
-                    shown, head = panels[start : start + MAX_PANELS], f"{kind.capitalize()}, {title}"
-                    figure = partial(draw.grid, title=head, panels=shown, note=note)
-                    yield [kind, *where, f"{page + 1}" if page else ""], figure
+        for board in self.report.boards:
+            for dataset in board.datasets:
+                rows = [s.rows[dataset] for s in board.standings if dataset in s.rows]
+                rows.sort(key=lambda row: (-(row.mean(RANKING.field) or 0.0), natural(row.model)))
+                title = f"{dataset}: {self.label(board)}"
+                where = [dataset, self.label(board) if self.several else ""]
+                yield from (([kind, *where], figure) for kind, figure in self.of_dataset(rows, title))
 
-    # --- accuracy against cost ---------------------------------------------------------------------------------
+    @staticmethod
+    def label(board: Overall) -> str:
+        """A protocol in words."""
+        return f"{board.protocol.pixels}, {board.protocol.training}"
 
-    def place_of_cost(self, protocol: Document) -> Place | None:
-        """Where cost is read beside a protocol's accuracy.
+    def of_dataset(self, rows: Sequence[Row], title: str) -> Iterator[tuple[str, Figure]]:
+        """Kind and content of the figures of one dataset under one protocol, whose rows are given, the best first."""
+        if training := self.training(rows, title):
+            yield "training", training
+        if decisions := self.decisions(rows, title):
+            yield "decision", decisions
+        by_size = [(row, points) for row in rows[:MAX_CURVES] if (points := lesion_curve(row))]
+        if by_size:
+            axes = Axis("diameter of the lesion (px)", logarithmic=True), Axis(f"test {RANKING.label}")
+            note = "Lesions of about one diameter against all images without one; mean over seeds."
+            lines = [Curve(short(row.model), self.number(row.model), tuple(points)) for row, points in by_size]
+            yield "lesions", _lines(f"Lesions by size, {title}", note, axes, lines)
+        if panels := self.confusions(rows):
+            yield "confusion", partial(draw.grid, title=f"Confusion, {title}", panels=panels[:MAX_PANELS])
+        if panels := self.reliabilities(rows):
+            head = f"Reliability, {title}"
+            yield "reliability", partial(draw.grid, title=head, panels=panels[:MAX_PANELS], note=SCALED)
 
-        Inference before training steps, the resolution nearest to the protocol's, the most models, the larger batch.
-        """
-        found: dict[Place, set[int]] = defaultdict(set)
-        for cell in self.timed:
-            found[_place(cell)].add(cell["code"])
-        wanted, settings = protocol["resolution"] or 1, self.document["settings"]
+    # --- accuracy against cost, and ranks ----------------------------------------------------------------------
 
-        def order(place: Place) -> tuple[object, ...]:
-            setting, resolution, batch = place
-            training = not settings[setting].startswith("inference")
-            return training, abs(log(resolution / wanted)), -len(found[place]), setting, -batch
-
-        return min(found, key=order, default=None)
-
-    def tradeoff(self, index: int, measure: Document) -> Figure | None:
-        """Accuracy against one cost, with the Pareto front."""
-        protocol = self.protocols[index]
-        place = self.place_of_cost(protocol)
+    def tradeoff(
+        self, board: Overall, measure: Measure, cost: Mapping[Code, Mapping[str, float | None]], note: str
+    ) -> Figure | None:
+        """Accuracy against one cost of the board's table, with the Pareto front."""
+        key = _BESIDE.get(measure.id, measure.id)
         points = []
-        for line in protocol["standings"]:
-            cost = self.cost(index, line, measure, place)
-            if line["place"] is not None and cost is not None and known(line[RANKING.name]):
-                bounds = (line[f"{RANKING.name}_{end}"] for end in ("low", "high"))
-                points.append(Point(cost, line[RANKING.name], self.label(line), self.number(line), *bounds))
+        for s in board.ranked:
+            value = cost.get(s.code, {}).get(key)
+            if value and s.score is not None:
+                label, number = short(s.model), self.number(s.code[0])
+                points.append(Point(value * measure.factor, s.score, label, number, *s.interval))
         if not points:
             return None
-        over = protocol["counted"][0] if len(protocol["counted"]) == 1 else f"mean {protocol['over']}"
-        note = ""
-        if measure["source"] == "cell" and place:
-            note = f"Cost at {place[1]} px, {_batch(place[2])}: {self.document['settings'][place[0]]}. "
         xs = [p.x for p in points]
-        kept = map(int, front({str(i): (p.y, p.x) for i, p in enumerate(points)}, bool(measure["more"])))
+        kept = map(int, front({str(i): (p.y, p.x) for i, p in enumerate(points)}, measure.more))
+        over = board.over.replace("`", "").removeprefix("on ")
         return partial(
             draw.scatter,
-            title=f"Test {RANKING.label} ({over}) against {measure['label']}",
-            note=f"{note}Dashed: Pareto front. Bars: 95 % intervals.",
-            x=Axis(measure["label"], measure["unit"], logarithmic=max(xs) > 5 * min(xs)),
+            title=f"Test {RANKING.label} ({'mean ' * (len(board.counted) > 1)}{over}) against {measure.label}",
+            note=f"{note.replace('`', '')} Dashed: Pareto front. Bars: 95 % intervals.",
+            x=Axis(f"{measure.label} ({measure.unit})", logarithmic=max(xs) > 5 * min(xs)),
             y=Axis(f"test {RANKING.label}"),
             points=points,
             front=sorted(kept, key=lambda i: (points[i].x, points[i].y, i)),
         )
 
-    def cost(self, protocol: int, line: Document, measure: Document, place: Place | None) -> float | None:
-        """What one model costs: in a row of its trainings, or in an efficiency Cell at ``place``."""
-        metric = measure["metric"]
-        if measure["source"] == "row":
-            rows = [r for r in self.document["rows"] if r["protocol"] == protocol and r["model"] == line["model"]]
-            values = [r[metric] for r in rows if _positive(r.get(metric))]
-            return sum(values) / len(values) * measure["factor"] if values else None
-        same = (cell["metrics"].get(metric) for cell in self.timed
-                if cell["code"] == line["code"] and _place(cell) == place)  # fmt: skip
-        return next((float(value * measure["factor"]) for value in same if _positive(value)), None)
+    def ranks(self, board: Overall) -> Figure | None:
+        """The places that each model can have on these test images."""
+        pairs = board.significance.pairs
+        if pairs is None or len(pairs.models) < 2:
+            return None
+        groups, places = pairs.letters(), pairs.ranks()
+        ranks = [Rank(short(m), self.number(m), i, *places[m], groups.get(m, ""))
+                 for i, m in enumerate(pairs.models, start=1)]  # fmt: skip
+        note = (
+            f"{pairs.significant} of {pairs.pairs} pairs differ significantly on these test images, corrected for the "
+            f"number of pairs; training again is {'' if pairs.contrast.retrained else 'not '}considered. Models that "
+            "share a letter are not significantly different."
+        )
+        title = f"Ranks by test {board.metric.label}, with 95 % intervals"
+        return partial(draw.bars, title=title, note=note, axis="rank", ranks=ranks)
 
-    def bars(self, order: Document) -> Figure:
-        """Ranks with the range that each model can have."""
-        ranks = [Rank(self.label(line), self.number(line), *(line[n] for n in RANK)) for line in order["lines"]]
-        return partial(draw.bars, title=order["title"], note=order["note"], axis=order["axis"], ranks=ranks)
+    def mean_ranks(self, board: Overall, test: Friedman) -> Figure:
+        """The critical-difference diagram: mean ranks over datasets."""
+        half, models = test.critical_difference / 2, board.significance.friedman_models
+        tied = list(letters(tie_groups(test.better) or (), test.models))
+        order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
+        ranks = [Rank(short(models[i]), self.number(models[i]), rank := test.mean_ranks[i], rank - half, rank + half,
+                      tied[i]) for i in order]  # fmt: skip
+        note = (
+            f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi). {friedman_note(test)} "
+            "Models that share a letter are not significantly different."
+        )
+        title = f"Mean ranks over {test.datasets} datasets, with the critical difference"
+        return partial(draw.bars, title=title, note=note, axis="mean rank", ranks=ranks)
 
-    # --- scaling -----------------------------------------------------------------------------------------------
+    # --- scaling and learning curves ---------------------------------------------------------------------------
 
     def scaling(self) -> Iterator[tuple[list[str], Figure]]:
         """Each cost over the resolution, for each setting and batch."""
-        groups = grouped(self.timed, lambda cell: _place(cell)[::2])
-        for (setting, batch), cells in sorted(groups.items()):
-            sides = sorted({_place(cell)[1] for cell in cells})
-            title = self.document["settings"][setting]
-            which = f"b{batch or '-largest'} {title}" if len(groups) > 1 else ""
-            for measure in self.document["measures"] if len(sides) > 1 else ():
-                curves = self.over_resolution(cells, measure)
-                if measure["source"] == "cell" and curves:
-                    axes = Axis("resolution", "px", True, tuple(sides)), Axis(measure["label"], measure["unit"], True)
-                    head = f"{measure['label']} over resolution"
-                    figure = _lines(head, f"{title}, {_batch(batch)}", [axes], [curves])
-                    yield ["scaling", measure["id"], which], figure
+        for setting, members in by_setting(self.report.records).items():
+            for measure in (m for m in MEASURES if m.source == "cell"):
+                yield from self.over_resolution(str(setting), members, measure)
 
-    def over_resolution(self, cells: Sequence[Document], measure: Document) -> list[Curve]:
-        """One cost of each model."""
-        found: dict[str, dict[int, float]] = defaultdict(dict)
-        of: dict[str, Document] = {}
-        for cell in cells:
-            value = cell["metrics"].get(measure["metric"])
-            if _positive(value):
-                found[cell["model"]][_place(cell)[1]] = value * measure["factor"]
-                of[cell["model"]] = cell
-        order = sorted(found, key=lambda model: (natural(model), model))
-        return [Curve(self.label(of[m]), self.number(of[m]), tuple(sorted(found[m].items()))) for m in order]
-
-    # --- trainings and predictions -----------------------------------------------------------------------------
-
-    def groups(self) -> dict[tuple[int, str], list[Document]]:
-        """Rows by protocol and dataset, the best first."""
-        best = RANKING.name
-
-        def order(row: Document) -> tuple[object, ...]:
-            return -(row[best] if known(row[best]) else -1), natural(row["model"]), row["model"]
-
-        found = grouped(self.document["rows"], lambda row: (row["protocol"], row["dataset"]))
-        return {key: sorted(rows, key=order) for key, rows in found.items()}
+    def over_resolution(
+        self, setting: str, members: Sequence[Record], measure: Measure
+    ) -> Iterator[tuple[list[str], Figure]]:
+        """One cost of each model, for each batch that was measured at several resolutions."""
+        found = curves(members, lambda record: figure_of(record["metrics"], measure.metric))
+        for batch, models in grouped(sorted(found, key=lambda k: natural(k[0])), lambda k: k[1]).items():
+            sides = sorted({side for model in models for side in found[model]})
+            if len(sides) < 2:
+                continue
+            lines = []
+            for model in models:
+                points = tuple((float(side), measure.factor * y) for side, y in sorted(found[model].items()))
+                lines.append(Curve(short(model[0]), self.number(model[0]), points))
+            axes = Axis("resolution (px)", True, tuple(sides)), Axis(f"{measure.label} ({measure.unit})", True)
+            figure = _lines(f"{measure.label} over resolution", f"{setting}, batch {batch}", axes, lines)
+            yield ["scaling", measure.id, f"b{batch} {setting}"], figure
 
     def learning(self) -> Iterator[tuple[list[str], Figure]]:
         """Learning curves of each dataset: a line per network and way over the number of labelled images."""
-        groups = grouped(self.document["learning"], lambda curve: (curve["dataset"], curve["pixels"]))
-        axes = Axis("images with a label", "training split", logarithmic=True), Axis(f"test {RANKING.label}")
-        for (dataset, pixels), curves in groups.items():
-            panel = []
-            for number, curve in enumerate(curves[:MAX_CURVES]):
-                points = tuple((float(n), mean) for _, n, mean, _, _ in curve["points"] if n)
-                if len(points) > 1:
-                    panel.append(Curve(f"{curve['network'].removeprefix('timm:')}, {curve['way']}", number, points))
-            if panel:
+        axes = Axis("images with a label (training split)", logarithmic=True), Axis(f"test {RANKING.label}")
+        found = learning_curves(self.report.records)
+        for (dataset, pixels), own in grouped(found, lambda one: (one.dataset, one.pixels)).items():
+            lines = [
+                Curve(f"{one.network.removeprefix('timm:')}, {one.way}", number, points)
+                for number, one in enumerate(own[:MAX_CURVES])
+                if len(points := tuple((float(p.images), p.mean) for p in one.points if p.images)) > 1
+            ]
+            if lines:
                 title = f"Few labels: {dataset}, {pixels}, mean over draws"
-                yield ["labels", dataset, pixels], _lines(title, "", [axes], [panel])
+                yield ["labels", dataset, pixels], _lines(title, "", axes, lines)
 
-    def training(self, rows: Sequence[Document], title: str) -> Figure | None:
+    # --- trainings and predictions of one dataset --------------------------------------------------------------
+
+    def training(self, rows: Sequence[Row], title: str) -> Figure | None:
         """Validation and loss over epochs, one line per seed, of which one has the name."""
-        axes, panels = [], []
-        for name, text in (
-            (f"val_{RANKING.name}", f"validation {RANKING.label}"), ("train_loss", "training loss"),
-        ):  # fmt: skip
-            panel = []
-            for row in rows:
-                for i, place in enumerate([*row["cells"], *row["other"]]):
-                    history = self.cells[place].get("history") or {}
-                    pairs = zip(history.get("epoch", ()), history.get(name, ()), strict=False)
+        shown = {f"val_{RANKING.name}": f"validation {RANKING.label}", "train_loss": "training loss"}
+        panels: dict[str, list[Curve]] = {metric: [] for metric in shown}
+        for row in rows:
+            for i, record in enumerate([*row.ok, *row.other]):
+                read = history(history_path(self.out, record["key"]), MAX_EPOCHS)
+                for metric, panel in panels.items():
+                    pairs = zip(read.get("epoch", ()), read.get(metric, ()), strict=False)
                     if points := tuple((x, y) for x, y in pairs if known(x) and known(y)):
-                        panel.append(Curve("" if i else self.label(row), self.number(row), points))
-            if panel:
-                axes.append((Axis("epoch", whole=True), Axis(text)))
-                panels.append(panel)
-        return _lines("Training curves, one line per seed", title, axes, panels) if panels else None
+                        panel.append(Curve("" if i else short(row.model), self.number(row.model), points))
+        drawn = {metric: panel for metric, panel in panels.items() if panel}
+        axes = [(Axis("epoch", whole=True), Axis(shown[metric])) for metric in drawn]
+        head = "Training curves, one line per seed"
+        return partial(draw.lines, title=head, note=title, axes=axes, panels=list(drawn.values())) if drawn else None
 
-    def decisions(self, rows: Sequence[Document], title: str) -> Figure | None:
+    def decisions(self, rows: Sequence[Row], title: str) -> Figure | None:
         """Net benefit against the probability from which one treats; treating nobody is 0."""
-        drawn = [row for row in rows if row.get("decision")]
-        if not drawn:
+        found = [(row, both) for row in rows if (both := curve(row, self.report.rule))]
+        if not found:
             return None
-        least = -0.1 * max(y for row in drawn for _, y in row["decision"]) - 0.02
-        named = [("treat all", len(self.families), drawn[0]["treat_all"])]
-        named += [(self.label(row), self.number(row), row["decision"]) for row in drawn]
-        curves = [Curve(label, n, tuple((x, y) for x, y in points if y >= least)) for label, n, points in named]
+        least = -0.1 * max(y for _, (own, _) in found for _, y in own) - 0.02
+        named = [("treat all", self.families, found[0][1][1])]
+        named += [(short(row.model), self.number(row.model), own) for row, (own, _) in found]
+        lines = [Curve(label, n, tuple((x, y) for x, y in points if y >= least)) for label, n, points in named]
         axes = Axis("threshold probability (treat from here)"), Axis("net benefit")
         note = "Net benefit in true positives per patient; treating nobody is 0."
-        return _lines(f"Decision curves, {title}", note, [axes], [[c for c in curves if c.points]])
+        return _lines(f"Decision curves, {title}", note, axes, [line for line in lines if line.points])
 
-    def lesions(self, rows: Sequence[Document], title: str) -> Figure | None:
-        """AUC over the diameter of lesions, a line a model."""
-        curves = [Curve(self.label(row), self.number(row), tuple(map(tuple, row["lesions"])))
-                  for row in rows[:MAX_CURVES] if row.get("lesions")]  # fmt: skip
-        axes = Axis("diameter of the lesion", "px", logarithmic=True), Axis(f"test {RANKING.label}")
-        note = "Lesions of about one diameter against all images without one; mean over seeds."
-        return _lines(f"Lesions by size, {title}", note, [axes], [curves]) if curves else None
-
-    def confusions(self, rows: Sequence[Document]) -> list[Panel]:
+    def confusions(self, rows: Sequence[Row]) -> list[Panel]:
         """A table a model, its trainings added up; not of several labels."""
         panels: list[Panel] = []
         for row in rows:
-            found = [self.cells[place]["metrics"].get("test_confusion") for place in row["cells"]]
-            tables = [t for t in found if t and isinstance(t[0], list) and known(t[0][0])]
+            tables = [t for r in row.ok if (t := r["metrics"].get("test_confusion")) and np.ndim(t) == 2]
             if tables and all(len(t) == len(tables[0]) for t in tables):
                 counts = np.sum(tables, axis=0).tolist()
-                named = self.cells[row["cells"][0]]["metrics"].get("classes") or ()
-                classes = [str(one) for one in named] if len(named) == len(counts) else []
-                panels.append((self.label(row), partial(draw.confusion, counts=counts, classes=classes)))
+                classes = row.classes if len(row.classes) == len(counts) else ()
+                panels.append((short(row.model), partial(draw.confusion, counts=counts, classes=classes)))
         return panels
 
-    def reliabilities(self, rows: Sequence[Document]) -> list[Panel]:
+    def reliabilities(self, rows: Sequence[Row]) -> list[Panel]:
         """Seeds are drawn apart: the mean of two curves would be better calibrated than either."""
         panels: list[Panel] = []
         for row in rows:
-            own = [self.cells[place] for place in row["cells"]]
-            bins, scaled = ([b for cell in own if (b := cell.get(name))] for name in ("reliability", "calibrated"))
+            pairs = zip_longest(row.ok, row.clinical)  # of a Record without validation's scores nothing is scaled
+            read = [
+                reliability_of(predictions_path(self.out, r["key"]), c.temperature if c else None) for r, c in pairs
+            ]
+            bins, scaled = ([b for own in read if (b := own.get(name))] for name in ("reliability", "calibrated"))
             if bins:
-                title = f"{self.label(row)}, ECE {fixed(row['ece'])}"
-                drawn = partial(draw.reliability, bins=bins, scaled=scaled, number=self.number(row))
+                title = f"{short(row.model)}, ECE {fixed(row.mean(METRICS['ece'].field))}"
+                drawn = partial(draw.reliability, bins=bins, scaled=scaled, number=self.number(row.model))
                 panels.append((title, drawn))
         return panels
+
+
+def friedman_note(test: Friedman) -> str:
+    """What the bars allow to say: without Friedman's test behind them, bars apart say nothing."""
+    if test.p < ALPHA:
+        return f"Where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}."
+    return f"Friedman's p = {test.p:.2g}: no difference in rank is significant, also where bars lie apart."

@@ -9,13 +9,19 @@ import numpy as np
 from bench.metrics.registry import Metric
 from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.rows import Code
-from bench.report.sections.pareto import front_note
 from bench.report.standings import Overall, Standing, is_worse
-from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, some, span
+from bench.report.words import MISSING, counted, fixed, listed, name, natural, p_text, signed, significant, span
 from bench.stats.leader import AgainstLeader, LeaderTest
 from bench.stats.ranking import ALPHA, MAX_GROUPS, letters, rank_intervals, tie_groups
 
-MAX_MISSING_NAMED = 3
+# of ``cost_beside``: key, name, more is better
+COSTS = (
+    ("throughput", "images/s", True),
+    ("latency_ms", "latency", False),
+    ("macs_g", "GMACs", False),
+    ("memory_mib", "memory", False),
+    ("params", "parameters", False),
+)
 
 
 def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | None]], cost_note: str) -> Section:
@@ -32,16 +38,49 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
         blocks.append(Text(basis_note(board.significance.leader, board.metric, board.most_seeds)))
     if cost_note:
         blocks.append(Text(cost_note))
-    places = {s.model: s.place for s in board.ranked}
-    notes = [
-        why_not(board.significance.leader, places),
-        *_uncounted(board),
-        *(_gap(s) for s in board.standings if s.place is None),
-    ]
-    if notes := [note for note in (front_note(board, cost), *notes, *board.significance.reasons) if note]:
+    why = why_not(board.significance.leader, {s.model: s.place for s in board.ranked})
+    notes = [front_note(board, cost), why, *_left_out(board), *board.significance.reasons]
+    if notes := [note for note in notes if note]:
         blocks.append(Bullets(tuple(notes)))
     blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
+
+
+def front(points: Mapping[str, tuple[float, float]], more_is_better: bool = False) -> list[str]:
+    """Names that no other beats: at least as good in both and better in one.
+
+    Args:
+        points: name -> (accuracy, cost).
+        more_is_better: the cost is a yield, such as images/s.
+
+    Returns:
+        The names, dearest (and best) first.
+    """
+    sign = -1.0 if more_is_better else 1.0
+    flat = {n: (a, sign * c) for n, (a, c) in points.items()}
+    kept = [
+        n
+        for n, (a, c) in flat.items()
+        if not any(b >= a and d <= c and (b > a or d < c) for m, (b, d) in flat.items() if m != n)
+    ]
+    return sorted(kept, key=lambda n: (-flat[n][0], flat[n][1], n))
+
+
+def front_note(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> str:
+    """The models on a front of the score and each cost; empty where fewer than three candidates have a cost."""
+    on: dict[str, list[str]] = {}
+    for key, heading, more in COSTS:
+        points = {
+            s.model: (board.metric.sign * (s.score or 0.0), value)
+            for s in board.candidates
+            if (value := cost.get(s.code, {}).get(key)) is not None
+        }
+        for model in front(points, more) if len(points) >= 3 else ():
+            on.setdefault(model, []).append(heading)
+    if not on:
+        return ""
+    models = [f"{name(s.model)} ({', '.join(on[s.model])})" for s in board.candidates if s.model in on]
+    return f"No other model has at least this {board.metric.label} at less cost (Pareto front): {listed(models)}."
 
 
 def _columns(board: Overall, cost: Mapping[Code, Mapping[str, float | None]]) -> Columns[Standing]:
@@ -197,17 +236,14 @@ def _counted_note(board: Overall) -> str:
     return f"{means}, {board.trained} each, sorted by {label}{rank}.{intervals}"
 
 
-def _uncounted(board: Overall) -> list[str]:
-    """A sentence on the datasets that are not ranked over."""
-    left_out = [d for d in board.datasets if d not in board.counted]
-    if not left_out or not board.counted:
-        return []
-    return [
-        f"Not counted, as too few models have results: {listed(map(name, left_out))} (models are ranked over the "
-        "datasets that give the largest table without gaps)."
-    ]
-
-
-def _gap(standing: Standing) -> str:
-    missing = some([name(dataset) for dataset in standing.missing], MAX_MISSING_NAMED)
-    return f"{name(standing.model)} is not ranked: no result on {listed(missing)}."
+def _left_out(board: Overall) -> list[str]:
+    """Which datasets do not count, and which models are not ranked."""
+    found = []
+    if board.counted and (few := [name(d) for d in board.datasets if d not in board.counted]):
+        found.append(
+            f"Not counted, as too few models have results: {listed(few)} (models are ranked over the datasets that "
+            "give the largest table without gaps)."
+        )
+    if board.counted and (gaps := [name(s.model) for s in board.standings if s.place is None]):
+        found.append(f"Not ranked, as a result is missing: {listed(gaps)}.")
+    return found

@@ -9,11 +9,10 @@ from math import log
 from bench.record.cells import ONE_THREAD
 from bench.record.types import Metrics, Record
 from bench.report.blocks import MODEL, Block, Bullets, Column, Columns, Section, Table, Text
-from bench.report.noise import NORMAL_95, UNUSABLE, noise_floor
-from bench.report.relative import with_relative_speeds
 from bench.report.rows import Code, code_of
 from bench.report.sections.growth import DEVICE, change_blocks, growth_blocks
 from bench.report.settings import LARGEST, batch_text, by_setting, row_order
+from bench.report.speeds import NORMAL_95, UNUSABLE, noise_floor, with_relative_speeds
 from bench.report.words import MISSING, counted, figure, grouped, known, listed, name, percent, significant
 
 MAX_EVIDENCE = 8
@@ -194,7 +193,10 @@ def _evidence(members: Iterable[Record]) -> tuple[str, ...]:
 # --- beside accuracy -------------------------------------------------------------------------------------------
 
 _EACH_IMAGE = {"params": "params", "macs_g": "macs_g", "latency_ms": "latency_ms_p50"}
-_EACH_BATCH = {"throughput": "throughput_images_per_s_p50", "memory_mib": "peak_memory_mib"}
+_EACH_BATCH = {
+    "throughput": "throughput_images_per_s_p50", "memory_mib": "peak_memory_mib", "energy": "energy_j_per_image",
+    "device": "device_images_per_s_p50",
+}  # fmt: skip
 
 
 def cost_beside(records: Iterable[Record], resolution: int) -> tuple[dict[Code, dict[str, float | None]], str]:

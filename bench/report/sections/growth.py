@@ -10,9 +10,9 @@ from math import log
 
 from bench.record.types import Record
 from bench.report.blocks import MODEL, Block, Bullets, Column, Table, Text
-from bench.report.noise import NORMAL_95, noise, noise_floor
 from bench.report.rows import family_of
 from bench.report.settings import LARGEST
+from bench.report.speeds import NORMAL_95, noise, noise_floor
 from bench.report.words import MISSING, figure, fixed, grouped, name, natural, percent
 from bench.stats.scaling import Crossover, Fit, crossovers, fit_common_exponent, fit_exponent
 
@@ -219,16 +219,10 @@ def change_blocks(members: Sequence[Record]) -> list[Block]:
     return [Bullets(tuple(_sentence(change, several) for change in found))] if found else []
 
 
-def overtaken(change: Change) -> str:
-    """``above about 300 px `a` is faster than `b```."""
-    less = "is faster than" if change.quantity == TIME else "needs less memory than"
-    return f"above about {change.crossover.resolution:.0f} px {name(change.crossover.above)} {less} " + name(
-        change.crossover.below
-    )
-
-
 def _sentence(change: Change, several: bool) -> str:
-    (low, high), costs = change.crossover.between, change.crossover.costs
+    cross = change.crossover
+    (low, high), costs = cross.between, cross.costs
+    beats = "is faster than" if change.quantity == TIME else "needs less memory than"
     at = f", batch {change.batch}" if several else ""
     one_of = ""
     if change.pairs > 1:
@@ -237,6 +231,7 @@ def _sentence(change: Change, several: bool) -> str:
         )
     more, less = map(percent, (costs[0] - 1, 1 - costs[1]))
     return (
-        f"A{overtaken(change)[1:]} (between the measured {low} and {high} px{at}): it takes {more} more "
+        f"Above about {cross.resolution:.0f} px {name(cross.above)} {beats} {name(cross.below)} (between the measured "
+        f"{low} and {high} px{at}): it takes {more} more "
         f"{change.quantity} at {low} px and {less} less at {high} px.{one_of}"
     )

@@ -5,21 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
-from bench.report.blocks import MODEL, Block, Column, Columns, Details, Section, Text, tabled
-from bench.report.clinical.folds import fold_blocks
+from bench.report.blocks import MODEL, Block, Column, Columns, Details, Section, Table, Text, tabled
 from bench.report.clinical.lesions import lesion_blocks
 from bench.report.clinical.points import clinical_blocks
 from bench.report.clinical.shortcuts import shortcut_blocks
-from bench.report.clinical.size import size_note
 from bench.report.clinical.subgroups import subgroup_blocks
+from bench.report.evidence import joined, trainings
 from bench.report.rows import Row
 from bench.report.sections.accuracy import basis_note, why_not
 from bench.report.standings import Overall, is_worse
-from bench.report.words import MISSING, counted, fixed, grouped, known, listed, name, natural, signed, span
+from bench.report.words import MISSING, counted, fixed, grouped, known, listed, name, natural, signed, significant, span
+from bench.stats.cluster import Z_95, resolvable
 from bench.stats.leader import LeaderTest
+from bench.stats.separation import compared, estimate
 
+POWER_Z = 0.8416212335729143  # of 80 % power
 NO_WIDTH = (
     "An interval of no width says only that these images never contradict the model (AUC 0 or 1) or give all "
     "one answer; others might not."
@@ -127,13 +131,77 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
         blocks.append(Text(NO_WIDTH))
     if said := size_note(members):
         blocks.append(Text(said))
-    blocks += fold_blocks(members)
+    blocks += _fold_blocks(members)
     blocks += clinical_blocks(members, rule)
     blocks += subgroup_blocks(members, rule)
     blocks += lesion_blocks(members)
     blocks += shortcut_blocks(members)
     fed = f"Fed at {protocol.pixels}; recipe {protocol.training}" if protocol.resolution else "Scores from files"
     return Details(f"{_leader(members)} {fed}.", tuple(blocks))
+
+
+def _fold_blocks(members: Sequence[Row]) -> list[Block]:
+    """Cross-validation: the score of each fold, their mean, and that of all images together; nothing without folds."""
+    shown = [row for row in members if row.folds and row.evidence]
+    if not shown:
+        return []
+    folds = shown[0].folds
+    label = RANKING.label
+    columns = (
+        MODEL, *(Column(f"fold {i + 1}", drop=3) for i in range(folds)),
+        Column(f"{label}, mean of folds"), Column("95 %"), Column(f"{label}, images together"),
+        Column("95 % of those", drop=1),
+    )  # fmt: skip
+    lines = []
+    for row in shown:
+        scores = [joined(own).scores for own in trainings(row)]
+        labels = row.scored.labels
+        together = estimate(RANKING.over, scores, labels, row.scored.patients)
+        values = row.scored.samples[RANKING.name].values
+        lines.append((
+            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.scored.interval(RANKING)),
+            fixed(together.value), span(*together.interval()),
+        ))  # fmt: skip
+    note = (
+        f"{folds} folds of all images, by patient where patients are known, stratified; in each an eighth of the other "
+        "images chooses the epoch. Training sets of two folds overlap, so intervals of the mean and differences of "
+        "models use Nadeau and Bengio's (2003) corrected variance over folds. Images together: every image by the "
+        "network that did not see it, so scores of several networks are compared. Operating points, subgroups and "
+        "shortcuts are of the images together, each at its own fold's threshold."
+    )
+    return [Text(note), Table(columns, lines)]
+
+
+def size_note(members: Sequence[Row]) -> str:
+    """One or two sentences on the first two models of a table, best first; empty without saved scores of both."""
+    rows = [row for row in members if row.evidence and row.mean(RANKING.field) is not None]
+    if len(rows) < 2 or rows[0].scored.test_set != rows[1].scored.test_set:
+        return ""
+    one, two = (row.scored for row in rows[:2])
+    pairs, _ = compared(RANKING.over, [e.samples[RANKING.name] for e in (one, two)], one.labels)
+    variance, training = float(pairs.variance[0, 1]), float(pairs.training[0, 1])
+    difference = abs(float(pairs.difference[0, 1]))
+    if not variance:
+        return ""
+    resolved = significant(resolvable(variance**0.5), 2)
+    said = (
+        f"With {one.images} the test resolves a difference in {RANKING.label} of {resolved} between "
+        f"{name(rows[0].model)} and {name(rows[1].model)} (two-sided 5 %, power 80 %); it is "
+        f"{significant(difference, 2)}."
+    )
+    return f"{said} {_wanted(difference, variance - training, training, one.n_patients or one.n_test, one.n_patients)}"
+
+
+def _wanted(difference: float, images: float, training: float, n: int, patients: int | None) -> str:
+    """How many images or patients, as alike as these, resolve the difference, with as many trainings as here."""
+    left = (difference / (Z_95 + POWER_Z)) ** 2 - training
+    units = "patients" if patients else "images"
+    if difference == 0:
+        return "No test set resolves a difference of 0."
+    if left <= 0:
+        return "More trainings are needed before a larger test set could resolve it."
+    wanted = images * n / left
+    return f"That takes about {wanted:,.0f} {units} as these." if wanted > n else "The test set is large enough for it."
 
 
 def _by_metric(metric: Metric, test: LeaderTest) -> str:

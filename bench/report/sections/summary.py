@@ -8,24 +8,22 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from bench.metrics.registry import ACC, AUC, RANKING
 from bench.record.store import planned
 from bench.record.types import Record, RunInfo
-from bench.report.noise import noise_floor
 from bench.report.rows import Row
 from bench.report.sections.efficiency import unusable_line
-from bench.report.sections.growth import DEVICE, TIME, find_changes, overtaken, time_of
+from bench.report.sections.growth import DEVICE, time_of
 from bench.report.settings import by_setting
+from bench.report.speeds import noise_floor
 from bench.report.standings import Overall
 from bench.report.words import counted, grouped, listed, name, natural, percent, significant, some
-from bench.stats.ranking import MIN_DATASETS
 
 MAX_NAMED = 4
 MAX_MACHINES = 3
-MAX_OVERTAKING = 2
 
 
 def summary(
     boards: Sequence[Overall], rows: Sequence[Row], records: Sequence[Record], skipped: Sequence[tuple[str, str]]
 ) -> tuple[str, ...]:
-    """A few lines: who leads, what is significant, what chance is, who is fast on each machine, and what is missing."""
+    """A few lines: who leads, what chance is, who is fast on each machine, and what is missing."""
     if not records:
         lines = ["Nothing has been measured yet.", _skipped(skipped)]
         return tuple(line for line in lines if line)
@@ -33,7 +31,6 @@ def summary(
     shown = {b.protocol.resolution for b in boards if b.ranked}
     lines = [
         _leader(board, sum(bool(b.ranked) for b in boards)) if board else "",
-        _significance(board) if board else "",
         _chance(rows),
         *_costs(records, shown),
         unusable_line(records),
@@ -78,26 +75,6 @@ def _leader(board: Overall, protocols: int) -> str:
     return f"{name(first.model)} ranks first{where}{shared}, {lead}: {best}.{more}"
 
 
-def _significance(board: Overall) -> str:
-    """On what basis the lead is tested."""
-    test, n = board.significance.friedman, board.independent
-    if len(board.ranked) < 2:
-        return ""
-    basis = f"and for training again ({board.seeds} {board.unit}s)"
-    if board.seeds < 2:
-        basis = "but not for training again (single seed)"
-    if board.seeds < 2 <= board.most_seeds:
-        basis = "and for training again (models with a single seed are given the spread of the others)"
-    allows = f"Significance allows for other test images {basis}."
-    found = [allows if board.significance.leader else "Nothing was tested for significance."]
-    if test:
-        apart = f"{int(test.better.sum())} of {test.models * (test.models - 1) // 2} pairs differ in rank"
-        found.append(f"With the {test.datasets} datasets as a sample of more, {apart}.")
-    elif n < MIN_DATASETS:
-        found.append(f"{counted(n, 'dataset')} cannot show whether the order holds on other datasets.")
-    return " ".join(filter(None, found))
-
-
 def _chance(rows: Iterable[Row]) -> str:
     """How many results are significantly better than chance, each by itself."""
     shown = [row.evidence for row in rows if row.evidence and row.mean(RANKING.field) is not None]
@@ -112,7 +89,7 @@ def _chance(rows: Iterable[Row]) -> str:
 
 
 def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
-    """Who is fast and how time grows, a line for each machine; a GPU before a CPU."""
+    """Who is fast, a line for each of the first machines; a GPU before a CPU."""
     timed = [r for r in records if r["kind"] == "efficiency"]
 
     def machine(record: Record) -> tuple[bool, str, str]:
@@ -120,11 +97,7 @@ def _costs(records: Sequence[Record], shown: Collection[int]) -> list[str]:
         return not device.startswith("cuda"), hardware, device
 
     machines = grouped(timed, machine)
-    said = (" ".join(filter(None, (_speed(of, shown), _overtaking(of)))) for _, of in sorted(machines.items()))
-    lines = [line for line in said if line]
-    if len(lines) > MAX_MACHINES:
-        lines[MAX_MACHINES:] = [f"{counted(len(lines) - MAX_MACHINES, 'more machine')}: see the tables."]
-    return lines
+    return [line for _, own in sorted(machines.items()) if (line := _speed(own, shown))][:MAX_MACHINES]
 
 
 def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
@@ -145,14 +118,6 @@ def _speed(records: Sequence[Record], shown: Collection[int]) -> str:
         first = max(speeds, key=lambda label: speeds[label])
         rest = within_noise(speeds, first, noise_floor(members, timed))
         return f"Fastest at {resolution} px ({key}): {name(first)} with {significant(speeds[first])} {what}{rest}."
-    return ""
-
-
-def _overtaking(records: Sequence[Record]) -> str:
-    """What the first setting with a change of order says of speed over resolutions."""
-    for members in by_setting(records).values():
-        if found := [overtaken(change) for change in find_changes(members) if change.quantity == TIME]:
-            return f"A{listed(found[:MAX_OVERTAKING])[1:]}."
     return ""
 
 

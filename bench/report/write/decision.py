@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,9 @@ from bench.report.recommend import (
     figure_of,
     recommend,
 )
-from bench.report.report import ReportData
 from bench.report.rows import Row
 from bench.report.sections.summary import headline, incomplete
-from bench.report.standings import Overall
+from bench.report.standings import Overall, ReportData
 from bench.report.words import MISSING, counted, fixed, known, listed, name, significant, span
 from bench.stats.leader import selected_leader
 from bench.stats.ranking import ALPHA
@@ -83,15 +83,8 @@ def decision(report: ReportData, out: Path) -> Document:
         "metric": {"label": board.metric.label, "digits": board.metric.digits, "mean": len(board.counted) > 1,
                    "figure": figure_of(board), "device": device_of(note)},
         "rates": heading, "models": models, "alpha": ALPHA, "max_loss": MAX_LOSS, "sign": board.metric.sign,
-        "costs": [_limit(cost, models) for cost in COSTS], "by": [_plain(c) for c in (LATENCY, MACS, PARAMS)],
+        "costs": [_limit(cost, models) for cost in COSTS], "by": [asdict(cost) for cost in (LATENCY, MACS, PARAMS)],
         "examples": examples(board, pick, out),
-    }  # fmt: skip
-
-
-def _plain(cost: Cost) -> Document:
-    return {
-        "key": cost.key, "label": cost.label, "unit": cost.unit, "factor": cost.factor, "more": cost.more_is_better,
-        "flag": cost.limit.replace("_", "-"),
     }  # fmt: skip
 
 
@@ -99,7 +92,7 @@ def _limit(cost: Cost, models: Sequence[Document]) -> Document:
     """A slider: the values at which it stops, from the loosest to the strictest."""
     given = {m[cost.key] for m in models if known(m[cost.key]) and not m["control"]}
     values = sorted(given, reverse=not cost.more_is_better)
-    return {**_plain(cost), "stops": values}
+    return {**asdict(cost), "stops": values}
 
 
 def _facts(report: ReportData, board: Overall | None) -> list[list[str]]:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from bench.record.store import atomic_write, plain
 from bench.report.blocks import Block, Bullets, Code, Details, Section, Table
-from bench.report.report import ReportData
+from bench.report.standings import ReportData
 from bench.report.words import known
 from bench.report.write.decision import decision, decision_html, examples_section
 from bench.report.write.page_data import Document, collect
@@ -173,10 +173,9 @@ def page_json(document: Document) -> str:
             if value not in ("", None, [], {})
         }
         cells.append({**found, "environment": place})
-    protocols = [{name: value for name, value in one.items() if name != "orders"} for one in document["protocols"]]
-    rest = {name: rounded(value) for name, value in document.items() if name not in ("protocols", "cells")}
+    rest = {name: rounded(value) for name, value in document.items() if name != "cells"}
     shared = [json.loads(text) for text in environments]
-    return script_json({**rest, "protocols": rounded(protocols), "cells": cells, "environments": shared})
+    return script_json({**rest, "cells": cells, "environments": shared})
 
 
 def rounded(value: object, digits: int = DIGITS) -> object:

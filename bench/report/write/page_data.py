@@ -1,8 +1,4 @@
-"""What the page and the figures show: a run's Records, histories, logs and saved scores as one plain document.
-
-The document holds dictionaries, lists, numbers and text only. ``report.html`` embeds it, the pictures
-are drawn from it, so both show the same numbers.
-"""
+"""What ``report.html`` embeds: Records, histories, logs and saved scores as dictionaries, lists, numbers and text."""
 
 from __future__ import annotations
 
@@ -11,44 +7,52 @@ import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from bench.metrics.calibration import Reliability, reliability, rescaled
-from bench.metrics.operating import Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED
 from bench.record.types import Fields, Record
-from bench.report.clinical.lesions import lesion_curve
-from bench.report.clinical.points import curve
 from bench.report.evidence import UNREADABLE, read_saved
-from bench.report.report import ReportData
 from bench.report.rows import Code, Row, code_of, family_of
 from bench.report.sections.summary import headline
-from bench.report.sections.tracks import learning_curves
 from bench.report.settings import by_setting
-from bench.report.standings import Overall
+from bench.report.standings import ReportData
 from bench.report.words import known, natural
-from bench.stats.ranking import ALPHA, Friedman, letters, tie_groups
 
 Document = Fields
 
-# What a model costs: heading, label, unit, metric; its factor, whether more is better, and where it is read: in an
-# efficiency Cell, or in the trainings ("row": a field of the document's rows).
-_MEASURES: tuple[tuple[object, ...], ...] = (
-    ("throughput", "images/s", "throughput", "images/s", "throughput_images_per_s_p50", 1, True, "cell"),
-    ("device", "device images/s", "throughput of the device", "images/s, launches aside", "device_images_per_s_p50",
-     1, True, "cell"),
-    ("latency", "latency ms", "latency p50", "ms", "latency_ms_p50", 1, False, "cell"),
-    ("flops", "GMACs", "FLOPs", "GMACs per image; 1 MAC = 2 FLOPs", "macs_g", 1, False, "cell"),
-    ("params", "params M", "parameters", "M", "params", 1e-6, False, "cell"),
-    ("memory", "memory MiB", "peak memory", "MiB", "peak_memory_mib", 1, False, "cell"),
-    ("energy", "J/image (est.)", "energy (est.)", "J per image", "energy_j_per_image", 1, False, "cell"),
-    ("train_speed", "training images/s", "training speed", "images/s, training", "train_images_per_s", 1, True, "row"),
+
+class Measure(NamedTuple):
+    """What a model costs: how it is named, its metric, factor, whether more is better, and where it is read.
+
+    ``source``: in an efficiency Cell, or in the trainings ("row": a field of the document's rows).
+    """
+
+    id: str
+    column: str
+    label: str
+    unit: str
+    metric: str
+    factor: float = 1
+    more: bool = False
+    source: str = "cell"
+
+
+MEASURES = (
+    Measure("throughput", "images/s", "throughput", "images/s", "throughput_images_per_s_p50", more=True),
+    Measure("device", "device images/s", "throughput of the device", "images/s, launches aside",
+            "device_images_per_s_p50", more=True),
+    Measure("latency", "latency ms", "latency p50", "ms", "latency_ms_p50"),
+    Measure("flops", "GMACs", "FLOPs", "GMACs per image; 1 MAC = 2 FLOPs", "macs_g"),
+    Measure("params", "params M", "parameters", "M", "params", 1e-6),
+    Measure("memory", "memory MiB", "peak memory", "MiB", "peak_memory_mib"),
+    Measure("energy", "J/image (est.)", "energy (est.)", "J per image", "energy_j_per_image"),
+    Measure("train_speed", "training images/s", "training speed", "images/s, training", "train_images_per_s",
+            more=True, source="row"),
 )  # fmt: skip
-_FIELDS = ("id", "column", "label", "unit", "metric", "factor", "more", "source")
-MEASURES = tuple(dict(zip(_FIELDS, values, strict=True)) for values in _MEASURES)
 CURVES = ("train_loss", "val_loss", *(f"val_{metric.name}" for metric in TESTED), "lr")
 MAX_EPOCHS, ALL_EPOCHS = 300, 40_000  # points of one history, and of all together
 LOG_CHARS, LOG_CHARS_BAD, ALL_LOG_CHARS = 2_000, 8_000, 1_000_000  # of a Cell with and without a result; of all
@@ -81,8 +85,7 @@ def collect(report: ReportData, out: Path) -> Document:
     protocols, of_protocol = _protocols(report, codes)
     metrics = _metrics(report)
     detailed = len(report.records) <= MAX_DETAILED
-    rule = report.rule if detailed else None
-    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics, rule) for row in report.rows]
+    rows = [_row(row, codes, of_protocol[row.protocol.identity], places, metrics) for row in report.rows]
     if detailed:
         pairs = (pair for row in report.rows for pair in zip(row.ok, row.clinical, strict=False))
         _add_files(cells, out, {record["key"]: clinic.temperature for record, clinic in pairs})
@@ -95,8 +98,7 @@ def collect(report: ReportData, out: Path) -> Document:
     run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
         "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
-        "learning": [asdict(curve) for curve in learning_curves(report.records)],
-        "measures": list(MEASURES), "metrics": metrics, "detailed": detailed,
+        "measures": [measure._asdict() for measure in MEASURES], "metrics": metrics, "detailed": detailed,
         "first": report.boards.index(first) if first else 0, "left_out": len(results) - len(records),
     }  # fmt: skip
 
@@ -159,51 +161,8 @@ def _protocols(report: ReportData, codes: _Codes) -> tuple[list[Document], dict[
         protocols.append({
             "label": f"{board.protocol.pixels}, {board.protocol.training}", "resolution": board.protocol.resolution,
             "counted": list(board.counted), "over": board.over.replace("`", ""), "standings": standings,
-            "orders": _orders(board, codes),
         })  # fmt: skip
     return protocols, {board.protocol.identity: i for i, board in enumerate(report.boards)}
-
-
-def _orders(board: Overall, codes: _Codes) -> list[Document]:
-    """Which models differ significantly, as bars over ranks: on the test images, and over datasets."""
-    judged = board.significance
-    places = {s.model: codes.places[s.code] for s in board.standings}
-
-    def line(model: str, x: float, low: float, high: float, groups: str) -> Document:
-        return {"model": model, "code": places[model], "x": x, "low": low, "high": high, "groups": groups}
-
-    found = []
-    if judged.pairs and len(judged.pairs.models) > 1:
-        ranks, groups = judged.pairs.ranks(), judged.pairs.letters()
-        lines = [line(m, i, *ranks[m], groups.get(m, "")) for i, m in enumerate(judged.pairs.models, start=1)]
-        found.append({
-            "title": f"Ranks by test {board.metric.label}, with 95 % intervals", "axis": "rank", "lines": lines,
-            "note": f"{judged.pairs.significant} of {judged.pairs.pairs} pairs differ significantly on these test "
-            f"images, corrected for the number of pairs; training again is "
-            f"{'' if judged.pairs.contrast.retrained else 'not '}considered. "
-            "Models that share a letter are not significantly different.",
-        })  # fmt: skip
-    if test := judged.friedman:
-        half = test.critical_difference / 2
-        tied = dict(enumerate(letters(tie_groups(test.better) or (), test.models)))
-        order = sorted(range(test.models), key=lambda i: (test.mean_ranks[i], i))
-        lines = [
-            line(judged.friedman_models[i], rank := test.mean_ranks[i], rank - half, rank + half, tied[i])
-            for i in order
-        ]
-        found.append({
-            "title": f"Mean ranks over {test.datasets} datasets, with the critical difference", "axis": "mean rank",
-            "lines": lines, "note": f"Bars are the critical difference long ({test.critical_difference:.2f}, Nemenyi). "
-            f"{_friedman_note(test)} Models that share a letter are not significantly different.",
-        })  # fmt: skip
-    return found
-
-
-def _friedman_note(test: Friedman) -> str:
-    """What the bars allow to say: without Friedman's test behind them, bars apart say nothing."""
-    if test.p < ALPHA:
-        return f"Where two do not overlap, the models differ over datasets like these; Friedman's p = {test.p:.2g}."
-    return f"Friedman's p = {test.p:.2g}: no difference in rank is significant, also where bars lie apart."
 
 
 def _metrics(report: ReportData) -> list[Document]:
@@ -216,9 +175,7 @@ def _metrics(report: ReportData) -> list[Document]:
     ]
 
 
-def _row(
-    row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document], rule: Rule | None
-) -> Document:
+def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metrics: Sequence[Document]) -> Document:
     found: Document = {
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
@@ -233,10 +190,6 @@ def _row(
             found[f"{metric.name}_low"], found[f"{metric.name}_high"] = row.evidence.interval(metric)
     if row.evidence:
         found["majority"] = row.evidence.majority
-    if rule and (both := curve(row, rule)):  # two classes with saved scores
-        found["decision"], found["treat_all"] = both
-    if rule and (by_size := lesion_curve(row)):
-        found["lesions"] = by_size
     return found
 
 
@@ -266,7 +219,7 @@ def _add_files(cells: Sequence[Document], out: Path, temperatures: Mapping[str, 
         cell["log"] = text or clean(cell["log"])[-most:]
         cell["pictures"], room = _pictures(out / "explain" / cell["key"], room)
         if cell["status"] == "ok" and cell["kind"] != "efficiency":
-            found = _reliability(out / "predictions" / f"{cell['key']}.npz", temperatures.get(cell["key"]))
+            found = reliability_of(out / "predictions" / f"{cell['key']}.npz", temperatures.get(cell["key"]))
             cell.update(found, temperature=temperatures.get(cell["key"]))
 
 
@@ -328,7 +281,7 @@ def clean(log: str) -> str:
     return _ESCAPES.sub("", "\n".join(lines)).strip("\n")
 
 
-def _reliability(path: Path, temperature: float | None) -> dict[str, list[list[float]]]:
+def reliability_of(path: Path, temperature: float | None) -> dict[str, list[list[float]]]:
     """Bins of confidence as the model gives it and, where validation found a temperature, after scaling."""
     try:
         saved = read_saved(path)

@@ -5,7 +5,6 @@ Nothing here is longer than :data:`LINES` or wider than the terminal; everything
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
@@ -19,13 +18,13 @@ from bench.record.store import planned
 from bench.record.types import Record, RunInfo
 from bench.report.blocks import MODEL, Column, Columns, Table, tabled
 from bench.report.build import Report
-from bench.report.noise import NORMAL_95, noise_floor
 from bench.report.recommend import recommend
 from bench.report.rows import code_of
 from bench.report.sections.efficiency import cost_beside, unusable_line
 from bench.report.sections.growth import metric
 from bench.report.sections.summary import headline, incomplete, skipped_datasets, within_noise
 from bench.report.settings import by_setting
+from bench.report.speeds import NORMAL_95, noise_floor
 from bench.report.standings import Overall, Standing, is_worse
 from bench.report.words import counted, listed, percent, significant, span
 from bench.report.write.page_data import short
@@ -40,7 +39,6 @@ MAX_NAMED = 4  # datasets
 MIN_WIDTH = 40
 MIN_NAME = 12
 SPEED = "throughput_images_per_s_p50"
-_PLAIN = str.maketrans({"–": "-", "…": "~", "→": ">", "×": "x", "·": ".", "⁹": "9", "²": "2"})
 _UNTIDY = ("failed", "timeout", "diverged", "oom", "unsupported")  # the worst first
 
 
@@ -62,17 +60,15 @@ class _Shown(NamedTuple):
 
 
 def print_screen(report: Report, out: Path, console: Console, keys: Collection[str] = ()) -> None:
-    """Print :func:`screen`; in a terminal without UTF-8 with plain characters."""
+    """Print :func:`screen`; what the terminal's encoding lacks becomes a question mark."""
     from rich.text import Text
 
-    lines = screen(report, out, console.width, keys, plain=not console.encoding.startswith("utf"))
-    for line in lines:
-        console.print(Text(line.text, line.style), soft_wrap=True, highlight=False)
+    for line in screen(report, out, console.width, keys):
+        text = line.text.encode(console.encoding, "replace").decode(console.encoding)
+        console.print(Text(text, line.style), soft_wrap=True, highlight=False)
 
 
-def screen(
-    report: Report, out: Path, width: int = 80, keys: Collection[str] = (), *, plain: bool = False
-) -> list[Line]:
+def screen(report: Report, out: Path, width: int = 80, keys: Collection[str] = ()) -> list[Line]:
     """Say in at most :data:`LINES` lines what a run has found.
 
     Args:
@@ -80,11 +76,10 @@ def screen(
         out: the run directory, as the user named it.
         width: columns of the terminal; less than 40 are taken for 40.
         keys: Cells of what was just run: of several protocols or settings theirs is shown; by default of all.
-        plain: only ASCII characters.
 
     Returns:
-        Lines without line ends. Only a path or a command without spaces to break it at is wider than ``width``: the
-        terminal breaks it, and it can still be copied.
+        Lines without line ends. Only a path or a command may be wider than ``width``: the terminal breaks it, and it
+        can still be copied.
     """
     width = max(width, MIN_WIDTH)
     shown = _accuracy(report, keys) or _efficiency(report, keys) or _Shown("Nothing has a result yet.")
@@ -107,10 +102,7 @@ def screen(
             break
     table = _table(shown.table, width, LINES - fixed_lines) if shown.table else []
     parts = [part for part in (top, [*caption, *table], notes, [Line(text) for text in end]) if part]
-    lines = parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
-    if plain:
-        lines = [Line(t.translate(_PLAIN).encode("ascii", "replace").decode(), style) for t, style in lines]
-    return lines
+    return parts[0] + [line for part in parts[1:] for line in (Line(""), *part)]
 
 
 def _printable(text: str) -> str:
@@ -134,17 +126,6 @@ def _wrapped(text: str, width: int, most: int) -> list[str]:
 def _height(lines: Iterable[str], width: int) -> int:
     """Lines of the terminal that these take."""
     return sum(max(1, ceil(cell_len(line) / width)) for line in lines)
-
-
-def _continued(command: str, width: int) -> list[str]:
-    """A command line, broken between its words with a backslash, as a shell takes it."""
-    lines = [""]
-    for word in re.findall(r"(?:'[^']*'|[^\s'])+", _printable(command)):
-        if lines[-1] and len(lines[-1]) + len(word) + 3 > width:
-            lines[-1] += " \\"
-            lines.append("  ")
-        lines[-1] += f"{' ' * bool(lines[-1].strip())}{word}"
-    return lines
 
 
 # --- accuracy ----------------------------------------------------------------------------------------------------
@@ -265,19 +246,18 @@ def _table(table: Table, width: int, room: int) -> list[Line]:
     kept = list(range(len(table.columns)))
     widths = [max(cell_len(table.columns[i].name), *(cell_len(row[i]) for row in rows)) for i in kept]
 
-    def name_width(gap: int) -> int:
-        return min(widths[0], width - sum(widths[i] + gap for i in kept[1:]))
+    def room_for_names() -> int:
+        return min(widths[0], width - sum(widths[i] + 1 for i in kept[1:]))
 
-    while name_width(1) < min(MIN_NAME, widths[0]) and (droppable := [i for i in kept if table.columns[i].drop]):
+    while room_for_names() < min(MIN_NAME, widths[0]) and (droppable := [i for i in kept if table.columns[i].drop]):
         kept.remove(max(droppable, key=lambda i: table.columns[i].drop))
-    gap = 2 if name_width(2) == widths[0] else 1
-    names = shortened([row[0] for row in rows], name_width(gap))
+    names = shortened([row[0] for row in rows], room_for_names())
     widths[0] = max(len(text) for text in (*names, table.columns[0].name))
 
     def line(cells: Sequence[str]) -> str:
         blanks = {i: " " * (widths[i] - cell_len(cells[i])) for i in kept}
         shown = (cells[i] + blanks[i] if table.columns[i].left else blanks[i] + cells[i] for i in kept)
-        return (" " * gap).join(shown).rstrip()
+        return " ".join(shown).rstrip()
 
     lines = [Line(line([column.name for column in table.columns]), "bold")]
     lines += [Line(line([name, *row[1:]])) for name, row in zip(names, rows, strict=True)]
@@ -288,28 +268,13 @@ def _table(table: Table, width: int, room: int) -> list[Line]:
 def shortened(names: Sequence[str], width: int) -> list[str]:
     """Names of at most ``width`` characters, all different.
 
-    Those that fit stay. Of the others library, patch and window size go first, then the keys of variants, then the
-    middle; equal ones are numbered.
+    Of those that do not fit library, patch and window size go first, then the middle; equal ones are numbered.
     """
-    found: list[str] = []
-    for name in names:
-        brief = _values_only(short(name))
-        ways = (name, short(name), brief, _without_middle(brief, width), _without_middle(name, width))
-        fitting = [way for way in ways if len(way) <= width]
-        free = [way for way in fitting if way not in found and (way == name or way not in names)]
-        number = len(found) + 1
-        found.append(free[0] if free else f"{name[: width - len(str(number)) - 1]}~{number}")
-    return found
-
-
-def _values_only(name: str) -> str:
-    """``medmamba_tiny[branch=conv]`` without its keys: ``medmamba_tiny[conv]``."""
-    return re.sub(r"(?<=[\[,])[^\[,]*=", "", name)
-
-
-def _without_middle(text: str, width: int) -> str:
+    brief = [name if len(name) <= width else short(name) for name in names]
     head, tail = width // 2, (width - 1) // 2
-    return f"{text[:head]}…{text[len(text) - tail :]}"
+    brief = [text if len(text) <= width else f"{text[:head]}…{text[len(text) - tail :]}" for text in brief]
+    numbers = [f"~{number}" * (brief.count(text) > 1) for number, text in enumerate(brief, start=1)]
+    return [text[: width - len(number)] + number for text, number in zip(brief, numbers, strict=True)]
 
 
 # --- below it ------------------------------------------------------------------------------------------------------
@@ -346,10 +311,10 @@ def _next(report: Report, out: Path, unfinished: Sequence[str], width: int) -> l
         flag = f"--retry {'failed,timeout' if failed else 'noisy'}"
         command = _command(report.run_info, failed or noisy).removesuffix(f" {flag}")
         command, otherwise = f"{command} {flag}", f"repeat the command with {flag}"
-    lines = _continued(f"Next: {command}", width)
-    if command != board and (not command.startswith("bench ") or _height(lines, width) > MAX_COMMAND):
+    line = _printable(f"Next: {command}")
+    if command != board and (not command.startswith("bench ") or _height([line], width) > MAX_COMMAND):
         return _wrapped(f"Next: {otherwise}", width, MAX_COMMAND)
-    return lines
+    return [line]
 
 
 def _command(run_info: RunInfo, keys: Collection[str]) -> str:

@@ -42,7 +42,7 @@ function cheapestFirst(tied) {
 function choose() {
   const fitting = candidates.filter((i) => [...asked].every(([cost, limit]) => {
     const value = worth(decision.models[i], cost);
-    return value && (cost.more ? value >= limit : value <= limit);
+    return value && (cost.more_is_better ? value >= limit : value <= limit);
   }));
   if (!fitting.length) return { fitting };
   const [best, ...others] = fitting;
@@ -60,15 +60,12 @@ function sentence({ fitting, tied, near, best, by, pick, second }) {
   const cost = by ? `, ${costText(by, worth(one, by))}${by.key === 'latency_ms' ? device : ''}` : '';
   const score = `${figure[0].toUpperCase()}${figure.slice(1).replaceAll('`', '')} ${fixed(one.score, digits)}${cost}`;
   const within = fitting.length < candidates.length ? ' within the limits' : '';
-  const others = fitting.length === 2 ? 'the other model' : `all ${fitting.length - 1} others`;
-  const rest = tied.length - 1;
-  const equals = near.length === tied.length ? `the ${near.length} models that are not significantly worse`
-    : `the ${near.length} models that lose no more than ${decision.max_loss} and are not significantly worse`;
+  const equals = `of ${near.length} models within ${decision.max_loss} of the best and not significantly worse`;
   const place = fitting.length === 1 ? `the only model${within}`
-    : tied.length === 1 ? `significantly better than ${others}${within}`
-      : near.length === 1 ? `best; ${rest > 1 ? `the ${rest} others that are` : 'the other model that is'} not significantly worse ${rest > 1 ? 'lose' : 'loses'} more than ${decision.max_loss}`
-      : pick === best ? `best${by ? ' and cheapest' : ''} of ${equals}`
-        : `cheapest of ${equals} than the best, ${decision.models[best].model} (${(one.score - decision.models[best].score).toFixed(digits)})`;
+    : tied.length === 1 ? `significantly better than all others${within}`
+      : near.length === 1 ? `best${within}, no other is within ${decision.max_loss} of it`
+        : pick === best ? `best${by ? ' and cheapest' : ''} ${equals}`
+          : `cheapest ${equals}, ${(one.score - decision.models[best].score).toFixed(digits)} against ${decision.models[best].model}`;
   const next = second === undefined ? '' : ` Runner-up: ${decision.models[second].model}.`;
   return ['Recommended: ', element('b', {}, one.model), `. ${score}; ${place}.${next}`];
 }
@@ -82,7 +79,7 @@ function startDecision() {
   const lines = [...byId('decision-table').tBodies[0].rows];
   const redraw = () => {
     const found = choose();
-    const flags = [...asked].map(([cost, limit]) => ` --${cost.flag} ${Number((limit * (cost.more ? 1 - 1e-5 : 1 + 1e-5)).toPrecision(6))}`).join('');
+    const flags = [...asked].map(([cost, limit]) => ` --${cost.limit.replaceAll('_', '-')} ${Number((limit * (cost.more_is_better ? 1 - 1e-5 : 1 + 1e-5)).toPrecision(6))}`).join('');
     if (!asked.size) say(...first);
     else if (found.pick === undefined) say(['No model keeps these limits.'], []);
     else say(sentence(found), ['What speaks against it: ', element('code', {}, `bench recommend RUN${flags}`)]);
@@ -98,7 +95,7 @@ function startDecision() {
 }
 
 function slider(cost, redraw) {
-  const word = cost.more ? 'at least' : 'at most';
+  const word = cost.more_is_better ? 'at least' : 'at most';
   const said = element('output', {}, 'any');
   const control = element('input', { type: 'range', min: 0, max: cost.stops.length, value: 0, step: 1 });
   const name = element('label', {}, `${cost.label} ${word} `, said);
