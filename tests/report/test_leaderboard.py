@@ -232,7 +232,7 @@ def test_summary_separates_only_what_the_test_images_separate(run: Any, tmp_path
     assert "`good` ranks first, significantly better than all others: AUC on `breastmnist`" in text
     assert "single seed: of these trained networks only, as training again was not measured" in text
     assert [r["significantly worse"] for r in table(text, "## Accuracy: ")] == ["leader", "yes", "yes"]
-    assert "All pairs: 2 of 3 pairs differ significantly" in text
+    assert "all pairs: 2 of 3 pairs differ significantly" in text
     assert "Chance is AUC 0.5, and ACC 0.705 for the most frequent answer." in text
     run.records = [r for r in run.records if r["spec"]["model"] != "good"]
     assert "but not significantly" in page(run, tmp_path, scores=False)
