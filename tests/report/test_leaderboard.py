@@ -392,3 +392,8 @@ def test_report_imports_neither_torch_nor_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_long_reason_keeps_its_beginning(run: Any, tmp_path: Path):
+    run.accuracy("a", "one", status="failed", reason="/" + "x" * 400)
+    assert f"/{'x' * 238}…" in page(run, tmp_path)
