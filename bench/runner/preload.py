@@ -27,4 +27,5 @@ with warnings.catch_warnings(), contextlib.suppress(Exception):
     import bench.train.accuracy
     import bench.train.frozen.run  # noqa: F401
 
+atexit.register(gc.unfreeze)  # or libraries complain at the end of a run, at length, that their objects leaked
 gc.freeze()  # half a million objects of the libraries: no worker's collections, 0.4 s each, need to look at them again

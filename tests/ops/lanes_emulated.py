@@ -10,7 +10,7 @@ import numpy as np
 import triton.language as tl
 from triton.runtime import interpreter
 
-from bench.ops.backends.triton import backward, lanes, walks
+from bench.ops.backends.triton import backward, lanes, scan, walks
 
 LANE = np.arange(32)
 QUAD, PLACE = LANE // 4, LANE % 4
@@ -56,7 +56,21 @@ class _Results:
         return self.values[i]
 
 
+def _rounded(before: Any) -> Any:
+    """Triton's conversion of floats, which cuts off where a GPU rounds to bfloat16 to the nearest, ties to even."""
+
+    def convert(v: Array, source: Any, target: Any, mode: Any) -> Array:
+        if (source, target) != (tl.float32, tl.bfloat16):
+            return before(v, source, target, mode)
+        bits = np.asarray(v).view(np.uint32)
+        return ((bits + 0x7FFF + (bits >> 16 & 1)) >> 16).astype(np.uint16)
+
+    return convert
+
+
 def _inline_asm(self: Any, text: str, constraints: str, operands: list[Any], *rest: Any) -> _Results:
+    if text == lanes.FROM_LANE.value:
+        return _Results([operands[0].data[operands[1].data]], tl.int32)
     v = [o.data if o.data.dtype == np.float32 else o.data.view(np.float32) for o in operands]
     if text == lanes.LOG2.value:
         found = [np.log2(v[0])]
@@ -70,12 +84,25 @@ def _inline_asm(self: Any, text: str, constraints: str, operands: list[Any], *re
 
 @contextmanager
 def emulated() -> Iterator[None]:
-    """The scan's backward of bfloat16, and softplus, are interpreted as they run on a GPU."""
+    """What runs for bfloat16 alone on a GPU is interpreted: the scan's backward, softplus, walks of one state."""
     builder, narrow = interpreter.InterpreterBuilder, backward.NARROW
     before, builder.create_inline_asm = builder.create_inline_asm, _inline_asm
     backward.NARROW = walks.NARROW = tl.constexpr(tl.bfloat16)
+    scan.INTERPRETED = False
     try:
         yield
     finally:
         builder.create_inline_asm = before
         backward.NARROW = walks.NARROW = narrow
+        scan.INTERPRETED = True
+
+
+@contextmanager
+def rounding() -> Iterator[None]:
+    """Round to bfloat16 as a GPU does."""
+    before = interpreter._convert_float
+    interpreter._convert_float = _rounded(before)
+    try:
+        yield
+    finally:
+        interpreter._convert_float = before

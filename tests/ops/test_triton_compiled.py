@@ -33,7 +33,7 @@ BACKWARD = COMMON | {"T": layout.CARRY_EVERY}
 LINES = STEPS | {"K": layout.CARRY_EVERY}
 KERNELS: dict[str, tuple[Any, dict[str, Any]]] = {
     "forward": (walks.walk_forward, FORWARD),
-    "long walk": (walks.walk_forward, FORWARD | {"R": 6, "T": scan.LONG_WALK_TILE}),
+    "wide walk": (walks.walk_forward, FORWARD | {"R": 6}),
     "backward": (backward.scan_backward, BACKWARD),
     "forward bf16": (walks.walk_forward, FORWARD),
     "line bf16": (lines.walk_lines, LINES),
@@ -95,8 +95,8 @@ class Compiled:
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], Compiled]:
     folder = tmp_path_factory.mktemp("cubins")
-    # sm_90 for the counts that are compared with the public kernel's; sm_80 is the oldest supported. The long walk
-    # needs the most registers: tiles of 16 positions, weights of rank 6 (MedMamba's second stage).
+    # sm_90 for the counts that are compared with the public kernel's; sm_80 is the oldest supported. The wide walk
+    # needs the most registers: weights of rank 6 (MedMamba's second stage).
     wanted = [*((name, 90) for name in KERNELS), ("forward", 80), ("backward", 80), ("backward bf16", 80)]
     return {(name, arch): Compiled(name, arch, folder) for name, arch in wanted}
 

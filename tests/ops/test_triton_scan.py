@@ -57,19 +57,15 @@ def test_sequences_cut_into_segments(results: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("group", ["cross", "half", "lanes", "directions"])
 def test_cross_scan_is_as_exact_as_pytorch(results: dict[str, Any], group: str) -> None:
-    half = group in ("half", "lanes")
-    check_cross(results[group], half, output=3 if half else 2)
+    check_cross(results[group], half=group in ("half", "lanes"))
 
 
-def check_cross(found: dict[str, dict[str, list[float]]], half: bool, output: float = 2) -> None:
-    """Outputs within twice, gradients within three times the error of the PyTorch backend in the same dtype.
-
-    Triton's interpreter cuts off where a GPU rounds to bfloat16, which the sum of four directions shows.
-    """
+def check_cross(found: dict[str, dict[str, list[float]]], half: bool) -> None:
+    """Outputs within twice, gradients within three times the error of the PyTorch backend in the same dtype."""
     floor = 1e-3 if half else 1e-6  # one rounding more or less of the largest element is no error
     for case, errors in found.items():
         for name, (mine, plain) in errors.items():
-            assert mine <= max((output if name == "y" else 3) * plain, floor), (case, name, mine, plain)
+            assert mine <= max((2 if name == "y" else 3) * plain, floor), (case, name, mine, plain)
 
 
 def check_fused(found: dict[str, list[list[float]]]) -> None:
@@ -94,12 +90,12 @@ def test_the_same_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     check_fused(worker.fused("cuda"))
     # What runs for bfloat16 there alone: tensor cores and shuffles, for 16 states and for one; whole and in segments.
-    for sizes in (*worker.LANES, (2, 6, 5, 40, 16, 9), (1, 37, 9, 33, 1, 6)):
+    for sizes in (*worker.LANES, (1, 3, 6, 20, 16, 3), (2, 6, 5, 40, 16, 9), (1, 37, 9, 33, 1, 6)):
         check_cross({str(sizes): worker.cross_errors(sizes, torch.bfloat16, device="cuda")}, half=True)
 
 
 @pytest.mark.slow
-def test_gradients_of_the_long_fixtures() -> None:
+def test_gradients_of_the_other_fixtures() -> None:
     check_fixtures(work("--long")["fixtures"])
 
 

@@ -162,4 +162,4 @@ def test_classes_are_called_by_their_names_where_records_say_them(run: Any, name
     (row,) = Report(run.records).rows
     row.clinical = [Clinical((0.5,) * 3, (0.9,) * 3, (0.8,) * 3, (10, 20, 5), 1.0, (0.1, 0.1), (0.2, 0.2))]
     _, table = _per_class([row], 3)
-    assert [column.name for column in table.columns[1:]] == heads
+    assert [column.name for column in table.columns[2:]] == heads

@@ -142,8 +142,8 @@ def test_several_classes_have_a_table_of_each(run: Any, tmp_path: Path):
         made = run.accuracy(model, "three", scores=scores, labels=labels)
         run.arrays[made["key"]] |= {"val_scores": scores, "val_labels": labels}
     text = page(run, tmp_path)
-    assert "Sensitivity / specificity of each class:" in text
-    assert "| model | 0 (n=30) | 1 (n=50) | 2 (n=20) |" in text
+    assert "Sensitivity / specificity of each class against the rest" in text
+    assert "| model | macro | 0 (n=30) | 1 (n=50) | 2 (n=20) |" in text
 
 
 # --- Pareto ----------------------------------------------------------------------------------------------------

@@ -213,6 +213,7 @@ def test_a_script_without_a_main_guard_can_call_run(folder):
     env = {**os.environ, "MEDBENCH_CACHE": str(folder / "cache"), "PYTHONPATH": str(ROOT)}
     ran = subprocess.run([sys.executable, script], cwd=folder, env=env, capture_output=True, text=True, timeout=120)
     assert ran.stdout.strip() == "1", ran.stderr
+    assert "leaked" not in ran.stderr, "what libraries say at the end of the forkserver"
 
 
 @pytest.mark.parametrize(

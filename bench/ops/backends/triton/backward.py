@@ -31,7 +31,7 @@ from bench.ops.backends.triton.tiles import (
 
 @triton.jit(do_not_specialize=SIZES)
 def scan_backward(
-    grad_y, x, delta, proj, bc, weight, bias, A, D, carry, adjoint, grad_x, grad_raw, grad_a, grad_bc, grad_d, order,
+    grad_y, x, delta, proj, bc, weight, bias, A, D, carry, adjoint, grad_x, grad_raw, grad_a, grad_bc, grad_rest, order,
     L, chunks, nseg, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps, batch_k,
     R: tl.constexpr, N: tl.constexpr, CB: tl.constexpr, T: tl.constexpr,
     DIRECT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
@@ -41,7 +41,8 @@ def scan_backward(
     adjoint (s, seg, N, d): on entry exp(s_{t+1} A) q_{t+1} behind the segment; rewritten as the walk goes back.
     bc (s, 2N, L): B and C as sequences, float32. carry (s, chunk, N, d): the state before each chunk. grad_raw: the
     gradient of the step size before softplus. grad_a (s, seg, N, d): zero on entry. grad_bc (blocks, s, 2N, L): sums
-    over a block's channels, on tensor cores if bfloat16. grad_d (s, seg, d): sums of grad_y times x.
+    over a block's channels, on tensor cores if bfloat16. grad_rest (s, seg, 2, d): sums over
+    positions, of grad_y times x and of grad_raw before it is rounded, this only if bfloat16.
     """
     CORES: tl.constexpr = grad_bc.dtype.element_ty == NARROW
     lane = tl.arange(0, CB)
@@ -77,6 +78,7 @@ def scan_backward(
     if HAS_D:
         skip = tl.load(D + direction * d + c, mask=mask, other=0.0)
     to_skip = tl.zeros([CB], tl.float32)
+    to_bias = tl.zeros([CB], tl.float32)
 
     first_chunk = seg * chunks
     last_chunk = tl.minimum(first_chunk + chunks, nchunk)
@@ -190,9 +192,13 @@ def scan_backward(
                 g_raw *= softplus_slope(steps[i], CORES)
             if HAS_D:
                 g_x += skip * narrow_gys[i].to(tl.float32)
+            if grad_raw.dtype.element_ty == tl.bfloat16:
+                to_bias += tl.where(t0 + i < L, g_raw, 0.0)
             grads_raw += (g_raw.to(grad_raw.dtype.element_ty),)
             grads_x += (g_x.to(grad_x.dtype.element_ty),)
         at = pixel[None, :] * ys + c[:, None]
         tl.store(grad_raw + at, stack(grads_raw, T, CB), mask=both)
         tl.store(grad_x + at, stack(grads_x, T, CB), mask=both)
-    tl.store(grad_d + (s * nseg + seg) * d + c, to_skip, mask=mask)
+    grad_rest += (s * nseg + seg) * 2 * d + c
+    tl.store(grad_rest, to_skip, mask=mask)
+    tl.store(grad_rest + d, to_bias, mask=mask)

@@ -53,10 +53,13 @@ def walk_lines(
     delta += image * yb + direction * yk
     order += direction * L
     a2 = tl.load(A + direction * d + c, mask=mask, other=0.0) * LOG2E
-    h = tl.load(start_state + (s * nseg + seg) * d + c, mask=mask & (resume != 0), other=0.0).to(tl.float32)
+    h = tl.zeros([32], tl.float32)
+    if resume != 0:
+        h = tl.load(start_state + (s * nseg + seg) * d + c, mask=mask, other=0.0)
     weights = load_weights(weight, bias, direction * d + c, mask, R, HAS_BIAS, 32)
     first = seg * span
     last = tl.minimum(first + span, L)
+    until = tl.where(mask, last, first)  # nothing is written for channels that are not there
     carry += (s * nchunk + first // K) * d + c
     # A tile is loaded while the one before it is walked.
     next_x, next_steps, next_row = _load_line(x, delta, proj, order, first, L, c, mask, lane, xs, ys, ps, R, DIRECT)
@@ -76,7 +79,7 @@ def walk_lines(
                 step += next_steps[i].to(tl.float32)
             for j in tl.static_range(R):
                 step += weights[j] * from_lane(row[j // 2], 2 * i + j % 2).to(tl.float32, bitcast=True)
-            steps += (tl.where(t + i < last, softplus(step, True), 0.0),)
+            steps += (tl.where(last > t + i, softplus(step, True), 0.0),)
             inputs += (steps[i] * next_x[i].to(tl.float32),)
         next_x, next_steps, next_row = _load_line(x, delta, proj, order, t + K, L, c, mask, lane, xs, ys, ps, R, DIRECT)
         for i in tl.static_range(16):
@@ -84,4 +87,4 @@ def walk_lines(
             cc = from_lane(row[(R + 1) // 2], 2 * i + (R + 1) % 2).to(tl.float32, bitcast=True)
             h = decay(a2, steps[i]) * h + inputs[i] * b
             to = y + from_lane(pixel, 2 * i) * ys
-            tl.store(to, (h * cc).to(y.dtype.element_ty), mask=mask & (t + i < last))
+            tl.store(to, (h * cc).to(y.dtype.element_ty), mask=until > t + i)

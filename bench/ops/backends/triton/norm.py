@@ -66,7 +66,7 @@ def norm_backward(
     b = tl.load(bias + c, mask=c < D, other=0.0).to(tl.float32)[None, :]
     grad_w = tl.zeros([RB, CB], tl.float32)
     grad_b = tl.zeros([RB, CB], tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, RB), tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, RB), tl.num_programs(0), num_stages=2):
         r = (tile * RB + tl.arange(0, RB)).to(tl.int64)
         mask = (r < rows)[:, None] & (c < D)[None, :]
         at = r[:, None] * D + c[None, :]
@@ -127,7 +127,7 @@ def bias_backward(
     c = tl.arange(0, CB)
     b = tl.load(bias + c, mask=c < D, other=0.0).to(tl.float32)[None, :]
     total = tl.zeros([RB, CB], tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, RB), tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, RB), tl.num_programs(0), num_stages=2):
         r = (tile * RB + tl.arange(0, RB)).to(tl.int64)
         mask = (r < rows)[:, None] & (c < D)[None, :]
         at = r[:, None] * D + c[None, :]
@@ -156,7 +156,7 @@ def gelu_sums(grad, x, grad_x, again, sums, rows, D: tl.constexpr, CB: tl.conste
     """Write the gradient of x through GELU, the GELU again, and sums (programs, D): that gradient over tiles."""
     c = tl.arange(0, CB)
     total = tl.zeros([RB, CB], tl.float32)
-    for tile in range(tl.program_id(0), tl.cdiv(rows, RB), tl.num_programs(0)):
+    for tile in tl.range(tl.program_id(0), tl.cdiv(rows, RB), tl.num_programs(0), num_stages=2):
         r = (tile * RB + tl.arange(0, RB)).to(tl.int64)
         mask = (r < rows)[:, None] & (c < D)[None, :]
         at = r[:, None] * D + c[None, :]

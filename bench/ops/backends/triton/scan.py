@@ -25,7 +25,7 @@ from bench.ops.backends.triton.tiles import INTERPRETED
 from bench.ops.problems import ImageScan, SequenceScan
 
 NAME = "triton"
-WALK_TILE, LONG_WALK_TILE = 8, 16  # positions loaded at a time by the walks; the longer for 512 positions and more
+WALK_TILE = 8  # positions loaded at a time by the walks
 MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix product before the scan
 # Warps a multiprocessor runs at once without slowing each other down: the walk forward is limited by its schedulers,
 # the backward by its registers, of which 168 a thread let it run 12 (both measured on an H200).
@@ -87,10 +87,9 @@ def _scan(
 ) -> Tensor:  # fmt: skip
     """Write outputs to y (x's or the per-direction layout); returns the carry. B and C follow `skip_features`."""
     segments, each = p.segments(x.device, FORWARD_SLOTS, 1.0)
-    tile = LONG_WALK_TILE if p.length >= 512 else WALK_TILE
     carry = _carry(p, x, save)
     span = each * CARRY_EVERY
-    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY, "T": tile}
+    sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY, "T": WALK_TILE}
     constants = {**steps.constants, "N": p.n, **sizes_of_blocks}
     proj = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
@@ -131,6 +130,7 @@ class _Grads(NamedTuple):
     raw: Tensor  # of the step size before softplus, per-direction layout
     A: Tensor  # (k, d, n) float32
     D: Tensor  # (k, d) float32
+    bias: Tensor  # (k, d) float32, the sum of raw before it was rounded; if that was not rounded, zero
     bc: Tensor  # (blocks, s, 2n, l), to be summed over blocks
 
 
@@ -148,7 +148,7 @@ def _scan_backward(
     grad_raw = torch.empty_like(grad_x, dtype=dtype)
     grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length), dtype=dtype)
     bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
-    grad_d = grad_a.new_empty((p.sequences, segments, p.d))
+    grad_rest = grad_a.new_empty((p.sequences, segments, 2, p.d))
     grid = (p.blocks, segments, p.sequences)
     with _on(x):
         sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
@@ -167,11 +167,13 @@ def _scan_backward(
             )
         backward.scan_backward[grid](
             grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, grad_x, grad_raw,
-            grad_a, grad_bc, grad_d, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
+            grad_a, grad_bc, grad_rest, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
             **constants, HAS_D=D is not None, T=CARRY_EVERY, num_warps=1, maxnreg=REGISTERS,
         )  # fmt: skip
     summed = grad_a.view(p.batch, p.k, segments, p.n, p.d).sum((0, 2)).transpose(1, 2).contiguous()
-    return _Grads(grad_raw, summed, grad_d.view(p.batch, p.k, segments, p.d).sum((0, 2)), grad_bc)
+    rest = grad_rest.view(p.batch, p.k, segments, 2, p.d).sum((0, 2)).unbind(1)
+    to_d, to_bias = (t.clone() for t in rest)  # an operator's outputs must not share memory
+    return _Grads(grad_raw, summed, to_d, to_bias, grad_bc)
 
 
 def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor) -> None:
@@ -249,7 +251,8 @@ def cross_scan_backward(
     dt_weight = dt_weight.contiguous()
     _merge_proj(p, grads, grad_proj, order, dt_weight)
     with _on(x):
-        grad_weight, grad_bias = step_gradients(grads.raw, proj, dt_weight)
+        grad_weight = step_gradients(grads.raw, proj, dt_weight)
+    grad_bias = grads.bias if grads.raw.dtype == torch.bfloat16 else grads.raw.sum(1)
     return grad_x, grad_proj, grad_weight, grad_bias, grads.A, grads.D
 
 
@@ -296,10 +299,9 @@ def selective_scan_backward(
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
     grads = _scan_backward(p, grad_y, x, bc, steps, _decays(A, p), D, order, carry, grad_x, 0)
     _merge_proj(p, grads, grad_bc, order, None)
-    # Clones: an operator's outputs must not share memory.
     grad_b, grad_c = (t.clone() for t in grad_bc.permute(0, 2, 3, 1).contiguous().split(p.n, dim=2))
     grad_d = None if D is None else grads.D.view(D.shape)
-    grad_bias = None if delta_bias is None else grads.raw.sum((0, 1), dtype=torch.float32)
+    grad_bias = grads.bias.view(-1) if grads.raw.dtype == torch.bfloat16 else grads.raw.sum((0, 1))
     grad_delta = _channels_last(grads.raw.to(delta.dtype))
     grad_a = grads.A.view(A.shape)
-    return _channels_last(grad_x), grad_delta, grad_a, grad_b, grad_c, grad_d, grad_bias
+    return _channels_last(grad_x), grad_delta, grad_a, grad_b, grad_c, grad_d, None if delta_bias is None else grad_bias

@@ -22,12 +22,9 @@ ROWS, COLUMNS = 64, 64  # of a tile
 
 
 @triton.jit
-def _features(proj, r, j, rows, ps, R: tl.constexpr, ONES: tl.constexpr):
-    live = (r < rows)[:, None]
-    f = tl.load(proj + r[:, None] * ps + j[None, :], mask=live & (j < R)[None, :], other=0.0).to(tl.float32)
-    if ONES:
-        f = tl.where(live & (j == R)[None, :], 1.0, f)
-    return f
+def _features(proj, r, j, rows, ps, R: tl.constexpr):
+    live = (r < rows)[:, None] & (j < R)[None, :]
+    return tl.load(proj + r[:, None] * ps + j[None, :], mask=live, other=0.0).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["rows", "ps", "pk"])
@@ -39,7 +36,7 @@ def project(
     c = tl.program_id(1) * CB + tl.arange(0, CB)
     k = tl.program_id(2).to(tl.int64)
     j = tl.arange(0, RP)
-    f = _features(proj + k * pk, r, j, rows, ps, R, False)
+    f = _features(proj + k * pk, r, j, rows, ps, R)
     w = tl.load(weight + (k * d + c[None, :]) * R + j[:, None], mask=(c < d)[None, :] & (j < R)[:, None], other=0.0)
     at = (k * rows + r[:, None]) * d + c[None, :]
     tl.store(delta + at, tl.dot(f, w, input_precision="tf32x3"), mask=(r < rows)[:, None] & (c < d)[None, :])
@@ -60,7 +57,7 @@ def multiply_exactly(g, w, total):
 def project_weights(
     raw, proj, sums, rows, d, ps, pk, R: tl.constexpr, RP: tl.constexpr, RB: tl.constexpr, CB: tl.constexpr
 ):
-    """Write sums (programs, k, d, R + 1): of raw times the features and of raw, over a program's tiles of rows."""
+    """Write sums (programs, k, d, R): of raw times the features, over a program's tiles of rows."""
     c = tl.program_id(0) * CB + tl.arange(0, CB)
     k = tl.program_id(1).to(tl.int64)
     j = tl.arange(0, RP)
@@ -69,17 +66,17 @@ def project_weights(
         r = (tile * RB + tl.arange(0, RB)).to(tl.int64)
         at = (k * rows + r[None, :]) * d + c[:, None]
         g = tl.load(raw + at, mask=(c < d)[:, None] & (r < rows)[None, :], other=0.0)
-        f = _features(proj + k * pk, r, j, rows, ps, R, True)
+        f = _features(proj + k * pk, r, j, rows, ps, R)
         if raw.dtype.element_ty == NARROW:  # then the features are bf16 too
             total = tl.dot(g, f.to(tl.bfloat16), total)
         else:
             total = tl.dot(g.to(tl.float32), f, total, input_precision="tf32x3")
-    to = sums + ((tl.program_id(2) * tl.num_programs(1) + k) * d + c[:, None]) * (R + 1) + j[None, :]
-    tl.store(to, total, mask=(c < d)[:, None] & (j <= R)[None, :])
+    to = sums + ((tl.program_id(2) * tl.num_programs(1) + k) * d + c[:, None]) * R + j[None, :]
+    tl.store(to, total, mask=(c < d)[:, None] & (j < R)[None, :])
 
 
 def _constants(rank: int) -> dict[str, int]:
-    return {"R": rank, "RP": max(16, triton.next_power_of_2(rank + 1)), "RB": ROWS, "CB": COLUMNS}
+    return {"R": rank, "RP": max(16, triton.next_power_of_2(rank)), "RB": ROWS, "CB": COLUMNS}
 
 
 def step_sizes(proj: Tensor, weight: Tensor) -> Tensor:
@@ -93,14 +90,13 @@ def step_sizes(proj: Tensor, weight: Tensor) -> Tensor:
     return delta
 
 
-def step_gradients(raw: Tensor, proj: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The gradients of weight (k,d,r) and bias (k,d), of raw (k, rows, d) and the projections."""
+def step_gradients(raw: Tensor, proj: Tensor, weight: Tensor) -> Tensor:
+    """The gradient of weight (k,d,r), of raw (k, rows, d) and the projections."""
     k, d, r = weight.shape
     features = proj.shape[-1]
     rows = proj.numel() // (k * features)
     tiles, blocks = triton.cdiv(rows, ROWS), triton.cdiv(d, COLUMNS)
     programs = max(1, min(tiles, 4 * processors(raw.device) // (k * blocks)))
-    sums = torch.empty((programs, k, d, r + 1), dtype=torch.float32, device=raw.device)
+    sums = torch.empty((programs, k, d, r), dtype=torch.float32, device=raw.device)
     project_weights[blocks, k, programs](raw, proj, sums, rows, d, k * features, features, **_constants(r))
-    total = sums.sum(0)
-    return total[..., :r].contiguous(), total[..., r].contiguous()
+    return sums.sum(0)
