@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeAlias
@@ -79,8 +80,12 @@ class Parser(argparse.ArgumentParser):
         """End with the arguments that no flag takes."""
         flags = self._option_string_actions
         said = " ".join(f"{text}{_closest(text, flags) if text.startswith('-') else ''}" for text in arguments)
-        lists = "" if arguments[0].startswith("-") else "; lists are separated by commas, as 64,224"
-        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}{lists}; see `{self.prog} --help`\n")
+        first, hint = arguments[0], ""
+        if "--datasets" in flags and (":" in first or os.path.exists(first)):
+            hint = f"; data are named by --datasets {first}"
+        elif not first.startswith("-"):
+            hint = "; lists are separated by commas, as 64,224"
+        self.exit(USAGE, f"{self.prog}: error: unrecognized arguments: {said}{hint}; see `{self.prog} --help`\n")
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"

@@ -1,4 +1,4 @@
-"""Which trained weights stay: those that were asked for, and the recommended model's; the others go when a run ends.
+"""Which trained weights stay: those that were asked for, and those of recommended models; the others go at the end.
 
 Until then all are kept, since the recommendation is known only from the results. ``RUN/weights/unasked.json`` lists the
 Cells whose weights nobody asked for, so that a later command into the same directory can choose again.
@@ -6,6 +6,7 @@ Cells whose weights nobody asked for, so that a later command into the same dire
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Collection
@@ -20,6 +21,7 @@ from bench.record.paths import record_path, weights_path
 from bench.record.store import write_json
 from bench.report.recommend import Limits, RecommendError
 from bench.report.standings import ReportData
+from bench.report.words import listed
 
 MOST_BYTES = 10 << 30  # of all weights of a run, beyond which none are kept unasked
 
@@ -49,29 +51,31 @@ def note_unasked(out: Path, keys: Collection[str], asked: Collection[str]) -> No
 
 
 def keep_recommended(out: Path, report: ReportData, limits: Limits | None = None) -> str:
-    """Remove the weights that nobody asked for, but those of the model that is recommended under ``limits``.
+    """Remove the weights that nobody asked for, but those of the model that each board recommends under ``limits``.
 
     Returns:
         A line for people, or "".
     """
-    keys = [key for key in sorted(_listed(out)) if weights_path(out, key).is_file() and record_path(out, key).is_file()]
+    keys = {key for key in _listed(out) if weights_path(out, key).is_file() and record_path(out, key).is_file()}
     if not keys:
         return ""
-    try:
-        found, records = recommended(report, limits)
-    except RecommendError:
-        found, records = None, []
-    stay = {record["key"]: record for record in records if record["key"] in keys}
-    for key in set(keys) - set(stay):
+    stay: dict[str, str] = {}  # key -> dataset
+    models: dict[str, None] = {}
+    for board in report.boards:
+        with contextlib.suppress(RecommendError):
+            found, records = recommended(report, [board], limits)
+            own = {r["key"]: str(r["spec"]["dataset"]) for r in records if r["key"] in keys}
+            stay |= own
+            models |= {str(found.model): None} if own else {}
+    for key in keys - stay.keys():
         weights_path(out, key).unlink(missing_ok=True)
-    if found is None or not stay:
+    if not stay:
         return ""
     taken = sum(weights_path(out, key).stat().st_size for key in stay)
-    cells = f"{len(stay)} cell{'s' * (len(stay) > 1)}"
-    datasets = sorted({str(record["spec"]["dataset"]) for record in stay.values()})
+    cells, datasets = f"{len(stay)} cell{'s' * (len(stay) > 1)}", sorted(set(stay.values()))
     which = f" --dataset {shlex.quote(datasets[0])}" if len(datasets) > 1 else ""
     following = f"bench export-model {shlex.quote(str(out))}{which}"
-    return f"Weights of {found.model} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: {following}"
+    return f"Weights of {listed(models)} are kept ({cells}, {size(taken)}; --keep-weights: all). Next: {following}"
 
 
 def _list(out: Path) -> Path:

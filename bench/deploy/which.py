@@ -13,9 +13,9 @@ from bench.record.paths import require_run, weights_path
 from bench.record.store import Record
 from bench.registry import display_name
 from bench.report.build import read_report
-from bench.report.recommend import Limits, Recommendation, recommend
+from bench.report.recommend import Limits, Recommendation, RecommendError, recommend
 from bench.report.sections.summary import headline
-from bench.report.standings import ReportData
+from bench.report.standings import Overall, ReportData
 
 # What two trainings of one network differ in.
 _OF_ONE_TRAINING = {"seed", "fold", "draw"}
@@ -36,7 +36,7 @@ def members_of(out: Path, wanted: str = "", dataset: str = "") -> list[Record]:
     records = [r for r in every if not dataset or dataset in (r["spec"]["dataset"], _shown(r))]
     if wanted and len(found := [r for r in records if r["key"].startswith(wanted)]) == 1:
         return _with_weights(out, found, every)
-    name, among = (wanted, None) if wanted else _recommended(out)
+    name, among = (wanted, None) if wanted else _recommended(out, records, dataset)
     fitting = [r for r in records if r["spec"]["model"] == name and r["status"] == "ok"]
     fitting = [r for r in fitting if among is None or r["key"] in among]
     if not fitting:
@@ -87,22 +87,35 @@ def _accuracy(out: Path) -> list[Record]:
     return [record for path in paths if (record := store.read_record(path))["kind"] == "accuracy"]
 
 
-def recommended(report: ReportData, limits: Limits | None = None) -> tuple[Recommendation, list[Record]]:
-    """What a run recommends, and the Records behind it: the pick's, under the protocol that it is recommended for.
+def recommended(
+    report: ReportData, boards: Sequence[Overall], limits: Limits | None = None
+) -> tuple[Recommendation, list[Record]]:
+    """What is recommended from some of a run's boards, and the Records behind it, under the protocol that it is for.
 
     Raises:
         RecommendError: there is nothing to recommend from.
     """
-    found, board = recommend(report, limits), headline(report.boards)
-    picks = [s for s in board.ranked if s.model == found.model] if board else []
+    board = headline(boards)
+    if board is None:
+        raise RecommendError("no model has a test result")
+    found = recommend(report, limits, board)
+    picks = [s for s in board.ranked if s.model == found.model]
     return found, [record for pick in picks for row in pick.rows.values() for record in row.ok]
 
 
-def _recommended(out: Path) -> tuple[str, set[str]]:
-    found, records = recommended(read_report(out)[0])
-    if not records:
+def _recommended(out: Path, records: Sequence[Record], dataset: str) -> tuple[str, set[str]]:
+    """The spec's name of the recommended model, and the keys behind it, from the boards with any of some Records."""
+    report, among = read_report(out)[0], {record["key"] for record in records}
+    boards = [
+        b for b in report.boards if any(r["key"] in among for s in b.ranked for row in s.rows.values() for r in row.ok)
+    ]
+    if not boards:
+        there = ", ".join(sorted({_shown(record) for record in _accuracy(out)})) or "none"
+        raise DeployError(f"{out} has no result{f' on {dataset}' if dataset else ''}; datasets: {there}")
+    found, chosen = recommended(report, boards)
+    if not chosen:
         raise DeployError(f"{out}: {found.why}")
-    return records[0]["spec"]["model"], {record["key"] for record in records}
+    return chosen[0]["spec"]["model"], {record["key"] for record in chosen}
 
 
 def _shown(record: Record) -> str:

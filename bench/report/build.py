@@ -5,7 +5,6 @@ Everything is a function of the Records and the scores saved beside them: same R
 
 from __future__ import annotations
 
-import textwrap
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -155,12 +154,8 @@ class Report(ReportData):
         skipped = skipped_datasets(self.run_info)
         pick = self.recommendation.lines() if self.recommendation else ()
         warnings = shortcut_warnings(self.rows)
-        lines = (
-            *warnings,
-            *pick,
-            *summary(self.boards, self.rows, self.records, skipped),
-            *data_warnings(self.records),
-        )
+        said = summary(self.boards, self.rows, self.records, skipped)
+        lines = (*warnings, *pick, *said, *data_warnings(self.records))
         sections = [Section("Leaderboard", [*self._incomplete(), Bullets(lines)], level=1)]
         sections += self._accuracy()
         if found := published_section(self.rows):
@@ -221,10 +216,9 @@ class Report(ReportData):
 def _best(board: Overall) -> str:
     if not board.ranked:
         return f"no test {board.metric.label}"
-    best, label = board.ranked[0], board.metric.label
-    return (
-        f"{counted(len(board.ranked), 'model')}, first {name(best.model)} with {label} {board.metric.shown(best.score)}"
-    )
+    best, metric = board.ranked[0], board.metric
+    first = f"first {name(best.model)} with {metric.label} {metric.shown(best.score)}"
+    return f"{counted(len(board.ranked), 'model')}, {first}"
 
 
 def _folded(section: Section, first: bool) -> Section:
@@ -247,10 +241,10 @@ def _without_result(
     groups: dict[tuple[str, str, str], list[str]] = defaultdict(list)
     for record in records:
         if record["status"] != "ok" and record["kind"] != "trial":  # what a trial came to, its Cell says
-            reason = textwrap.shorten(str(record["reason"] or "no reason was recorded"), MAX_REASON, placeholder="…")
-            groups[record["spec"]["model"], record["status"], reason].append(
-                cell_in_words(record["kind"], record["spec"], model=False)
-            )
+            reason = " ".join(str(record["reason"] or "no reason was recorded").split())
+            reason = reason if len(reason) <= MAX_REASON else f"{reason[: MAX_REASON - 1]}…"
+            where = cell_in_words(record["kind"], record["spec"], model=False)
+            groups[record["spec"]["model"], record["status"], reason].append(where)
     blocks: list[Block] = []
     if groups:
         columns = (

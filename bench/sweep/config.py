@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -168,15 +168,15 @@ def changed(loaded: Loaded, values: Mapping[str, object]) -> Loaded:
     return replace(loaded, sweep=sweep)
 
 
-def with_own_defaults(loaded: Loaded) -> Loaded:
-    """The same with :data:`OWN` where a sweep of nothing but data of one's own leaves it open, and a note that says so.
+def with_own_defaults(loaded: Loaded, keys: Collection[str] = tuple(OWN)) -> Loaded:
+    """The same with those of :data:`OWN` that a sweep of nothing but own data leaves open, and a note that says so.
 
     Networks that start from published weights keep the usual resolution: they were trained at about that.
     """
     section = loaded.sweep.sweep
     if section.preset or not all(map(is_own_data, section.datasets)):
         return loaded
-    left = {key: value for key, value in OWN.items() if key not in loaded.origins}
+    left = {key: OWN[key] for key in keys if key not in loaded.origins}
     if section.track or any("pretrained" in name for name in section.models):
         left.pop("sweep.resolutions", None)
     if not left:

@@ -69,6 +69,10 @@ def test_each_kind_of_error_is_imported_from_where_it_is_raised() -> None:
             ["plan", "--sizes", "28", "64"],
             "unrecognized arguments: 64; lists are separated by commas, as 64,224; see `b",
         ),
+        (
+            ["run", "folder:scans"],
+            "unrecognized arguments: folder:scans; data are named by --datasets folder:scans",
+        ),
         (["profile", "resnet18", "--device", "gpu"], "argument --device: gpu: write cpu, cuda or cuda:N"),
         (["explain", "run", "--device", "gpu"], "--device: gpu: write cpu, cuda or cuda:N"),
     ],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from bench.deploy import kept
+from bench.deploy.bundle import DeployError
 from bench.deploy.which import members_of
 from bench.plan.plan import make_plan
 from bench.record import store
@@ -70,8 +71,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(folder: Path, out: str, *arguments: str) -> str:
-    always = ["--models", "good,blind", "--datasets", "bright,also", "--resolutions", "28", "--kinds", "accuracy"]
+def _run(folder: Path, out: str, *arguments: str, datasets: str = "bright,also", side: int = 28) -> str:
+    always = ["--models", "good,blind", "--datasets", datasets, "--resolutions", str(side), "--kinds", "accuracy"]
     code, said = here(folder, "run", *always, "--recipe", "quick", "--out", out, *arguments)
     assert code == 0, said
     return str(said)
@@ -109,6 +110,18 @@ def test_a_model_whose_label_names_its_version_stays(folder: Path, tmp_path: Pat
     assert re.match(r"Weights of good \([0-9a-f]{8}\) are kept \(2 cells, ", line), line
     assert _there(out) == [("good", "also"), ("good", "bright")]
     assert len(members_of(out, dataset="also")) == 1
+
+
+def test_each_board_keeps_its_own_pick(folder: Path) -> None:
+    """Sets of different sizes share no board: a user's own set is not dropped for the one on the first board."""
+    said = _run(folder, "apart", datasets="bright,phantom_local[train=40]", side=32)
+    assert " are kept (2 cells, " in said and {dataset for _, dataset in _there(folder / "apart")} == {
+        "bright", "phantom_local[train=40]"}  # fmt: skip
+    for dataset in ("bright", "phantom_local[train=40]"):
+        [record] = members_of(folder / "apart", dataset=dataset)
+        assert record["spec"]["dataset"] == dataset
+    with pytest.raises(DeployError, match=r"has no result on nothing; datasets: bright, phantom_local\[train=40\]"):
+        members_of(folder / "apart", dataset="nothing")
 
 
 def test_where_no_weights_lie_the_command_that_keeps_them_is_said(folder: Path, tmp_path: Path) -> None:

@@ -232,7 +232,7 @@ def test_summary_separates_only_what_the_test_images_separate(run: Any, tmp_path
     assert "`good` ranks first, significantly better than all others: AUC on `breastmnist`" in text
     assert "single seed: of these trained networks only, as training again was not measured" in text
     assert [r["significantly worse"] for r in table(text, "## Accuracy: ")] == ["leader", "yes", "yes"]
-    assert "All pairs: 2 of 3 pairs differ significantly" in text
+    assert "all pairs: 2 of 3 pairs differ significantly" in text
     assert "Chance is AUC 0.5, and ACC 0.705 for the most frequent answer." in text
     run.records = [r for r in run.records if r["spec"]["model"] != "good"]
     assert "but not significantly" in page(run, tmp_path, scores=False)
@@ -392,3 +392,8 @@ def test_report_imports_neither_torch_nor_pandas():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_long_reason_keeps_its_beginning(run: Any, tmp_path: Path):
+    run.accuracy("a", "one", status="failed", reason="/" + "x" * 400)
+    assert f"/{'x' * 238}…" in page(run, tmp_path)

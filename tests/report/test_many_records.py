@@ -9,6 +9,7 @@ import pytest
 from bench.report import build, rows
 from bench.report.build import Report
 from bench.report.rows import Figures
+from bench.report.sections import how_made
 
 
 def test_sections_are_made_once_for_markdown_html_and_terminal(
@@ -30,9 +31,9 @@ def test_what_seeds_share_is_looked_at_once(run: Any, tmp_path: Path, monkeypatc
         for seed in range(20):
             run.accuracy(model, "breastmnist", 0.7 + seed / 100, seed=seed)
     looked, flattened, averaged = [], [], []
-    identity, flat, figures = rows._identity, build._flat, Figures.of
+    identity, flat, figures = rows._identity, how_made._flat, Figures.of
     monkeypatch.setattr(rows, "_identity", lambda *asked: looked.append(1) or identity(*asked))
-    monkeypatch.setattr(build, "_flat", lambda fields: flattened.append(1) or flat(fields))
+    monkeypatch.setattr(how_made, "_flat", lambda fields: flattened.append(1) or flat(fields))
     monkeypatch.setattr(Figures, "of", lambda values: averaged.append(1) or figures(values))
     Report(run.records).write(tmp_path)
     names = {name for record in run.records for name in record["metrics"]}

@@ -100,7 +100,8 @@ def test_nothing_is_started_after_a_deadline(tmp_path):
     ("arguments", "said"),
     [
         (["recommend", "nowhere"], ["nowhere is not a run directory"]),
-        (["recommend", "place_data", "--models", "place_plain"], ["--models", "--budget 2h"]),
+        (["recommend", "folder:scans"], ["folder:scans is a dataset: --budget 2h trains for it"]),
+        (["recommend", "nowhere", "--models", "place_plain"], ["--models", "--budget 2h"]),
         (["recommend", "place_daat", "--budget", "2h"], ["place_daat", "place_data"]),
         ([*SMALL, "--models", "place_plian", "--budget", "2h"], ["place_plian", "place_plain"]),
         ([*SMALL, "--budget", "2h", "--set", "sweep.folds=3"], ["folds"]),
@@ -126,7 +127,9 @@ def test_defaults_give_way_to_what_is_said(folder, monkeypatch):
     section = with_defaults(loaded_for("place_data", {"sweep.resolutions": "28"})).sweep
     assert section.sweep.tune == {"learning_rate": [1e-4, 3e-4, 1e-3]} and section.sweep.seeds == [0, 1, 2]
     assert section.efficiency.rounds == 1 and section.run.out == "runs/recommend-place_data"
-    assert with_defaults(loaded_for("folder:a/b c", {"sweep.resolutions": "28"})).sweep.run.out.startswith("runs/reco")
+    own = with_defaults(loaded_for("folder:a/b c", {}))
+    assert own.sweep.run.out.startswith("runs/reco") and own.sweep.sweep.models == ["all"]
+    assert own.sweep.sweep.resolutions == own.sweep.efficiency.resolutions == [64] and "64 px" in own.note
 
 
 # --- whole searches --------------------------------------------------------------------------------------------------

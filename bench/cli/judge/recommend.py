@@ -67,10 +67,14 @@ def _recommend(options: argparse.Namespace) -> int:
     )
     if options.budget:
         return _search(options, limits)
+    from bench import registry
     from bench.errors import ConfigError
+    from bench.registry.names import is_source
     from bench.report.build import read_report
     from bench.report.recommend import recommend
 
+    if is_source(options.run) or options.run in registry.datasets:
+        raise ConfigError(f"{options.run} is a dataset: --budget 2h trains for it; without it name a run directory")
     given = [flag for flag in SEARCHED if getattr(options, flags.SWEEP_FLAGS[flag][0]) is not None]
     if given or options.sets:
         raise ConfigError(f"{(given or ['--set'])[0]} says what to train, which needs --budget, such as --budget 2h")

@@ -30,17 +30,10 @@ def clinical_blocks(members: Sequence[Row], rule: Rule) -> list[Block]:
         return []
     classes = max(len(row.clinical[0].sensitivity) for row in shown)
     blocks = _two_classes(shown, rule) if classes == 1 else []
-    note = (
-        "Scaled: after temperature scaling fitted on validation; a temperature above 1 says that the model was "
-        "overconfident. ECE over 15 bins."
-    )
-    if any(len(row.clinical) > 1 for row in shown):
-        note += " Over several trainings all are means."
-    blocks += [Text(note), _calibration(shown)]
-    blocks += _with_intervals(shown)
-    if classes > 1 and not (labelled := label_blocks(shown)):
-        return [*blocks, *_per_class(shown, classes)]
-    return [*blocks, *labelled] if classes > 1 else blocks
+    blocks += _other_figures(shown)
+    if classes > 1:
+        blocks += label_blocks(shown) or _per_class(shown, classes)
+    return blocks
 
 
 # --- two classes -----------------------------------------------------------------------------------------------
@@ -171,44 +164,43 @@ def curve(row: Row, rule: Rule) -> tuple[list[list[float]], list[list[float]]] |
 # --- more classes, calibration, other figures ------------------------------------------------------------------
 
 
-def _calibration(shown: Sequence[Row]) -> Table:
-    fields = ("test_ece", "test_ece_scaled", "test_brier", "test_brier_scaled", "temperature")
-    columns = (
-        MODEL, Column("ECE"), Column("ECE scaled", drop=1), Column("Brier", drop=1),
-        Column("Brier scaled", drop=1), Column("temperature", drop=2),
-    )  # fmt: skip
-    lines = [(row.model, *(fixed(row.mean(f), 2 if f == "temperature" else 3) for f in fields)) for row in shown]
-    return Table(columns, lines).without_empty()
-
-
 Resampled = Callable[[Array, Array, Array], Array]
+_CALIBRATION = {
+    "test_ece": Column("ECE"), "test_ece_scaled": Column("ECE scaled", drop=1), "test_brier": Column("Brier", drop=1),
+    "test_brier_scaled": Column("Brier scaled", drop=1), "temperature": Column("temperature", drop=2),
+}  # fmt: skip
 
 
-def _with_intervals(shown: Sequence[Row]) -> list[Block]:
-    """Figures that are no means over images, with intervals from resampled images, or patients where they are known."""
-    first = shown[0].evidence
-    if not first:
-        return []
-    number = found.number if (found := shown[0].positive) else 1
-    asked: list[tuple[str, str, Resampled]] = [("loss", "log loss", log_loss)]
-    if len(first.labels) * max(len(shown[0].clinical[0].thresholds), 1) <= EXACT_LIMIT:
-        asked.insert(0, ("auprc", "AUPRC", lambda s, y, w: average_precision(s, y, w, number)))
-    if any(row.mean("test_qwk") is not None for row in shown):
-        asked.append(("qwk", "quadratic kappa", quadratic_kappa))
-    weights = resamples(first.labels, first.patients, seed_of_test_set(shown[0].dataset, first.labels))
-    columns = [MODEL]
-    for _, label, _ in asked:
-        columns += [Column(label), Column(f"{label} 95 %")]
-    lines = []
-    for row in shown:
-        saved = [joined(folds) for folds in trainings(row)]
-        line = [row.model]
-        for field, _, function in asked:
-            samples = np.mean([function(s.scores, s.labels, weights) for s in saved], axis=0) if saved else np.zeros(0)
-            line += [fixed(row.mean(f"test_{field}")), span(*interval(samples))]
-        lines.append(line)
-    by = "images" if first.patients is None else "patients"
-    return [Text(f"95 % intervals over {weights.shape[1]:,} resamples of {by}:"), Table(columns, lines)]
+def _other_figures(shown: Sequence[Row]) -> list[Block]:
+    """Calibration; and figures that are no means over images, with intervals from resampled images or patients."""
+    note = (
+        "Scaled: after temperature scaling fitted on validation; a temperature above 1 says that the model was "
+        "overconfident. ECE over 15 bins."
+    )
+    note += " Over several trainings all are means." if any(len(row.clinical) > 1 for row in shown) else ""
+    columns = [MODEL, *_CALIBRATION.values()]
+    lines = [[row.model, *(fixed(row.mean(f), 2 if f == "temperature" else 3) for f in _CALIBRATION)] for row in shown]
+    if first := shown[0].evidence:
+        number = found.number if (found := shown[0].positive) else 1
+        asked: list[tuple[str, str, Resampled]] = [("loss", "log loss", log_loss)]
+        if len(first.labels) * max(len(shown[0].clinical[0].thresholds), 1) <= EXACT_LIMIT:
+            asked.insert(0, ("auprc", "AUPRC", lambda s, y, w: average_precision(s, y, w, number)))
+        if any(row.mean("test_qwk") is not None for row in shown):
+            asked.append(("qwk", "quadratic kappa", quadratic_kappa))
+        weights = resamples(first.labels, first.patients, seed_of_test_set(shown[0].dataset, first.labels))
+        for row, line in zip(shown, lines, strict=True):
+            saved = [joined(folds) for folds in trainings(row)]
+            for field, _, function in asked:
+                drawn = (
+                    np.mean([function(s.scores, s.labels, weights) for s in saved], axis=0) if saved else np.zeros(0)
+                )
+                line += [fixed(row.mean(f"test_{field}")), span(*interval(drawn))]
+        columns += [
+            column for _, label, _ in asked for column in (Column(label, drop=1), Column(f"{label} 95 %", drop=3))
+        ]
+        by = "images" if first.patients is None else "patients"
+        note += f" 95 % intervals over {weights.shape[1]:,} resamples of {by}."
+    return [Text(note), Table(columns, lines).without_empty()]
 
 
 def _per_class(shown: Sequence[Row], classes: int) -> list[Block]:

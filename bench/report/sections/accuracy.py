@@ -42,7 +42,7 @@ def overall_section(board: Overall, cost: Mapping[Code, Mapping[str, float | Non
     notes = [front_note(board, cost), why, *_left_out(board), *board.significance.reasons]
     if notes := [note for note in notes if note]:
         blocks.append(Bullets(tuple(notes)))
-    blocks += [*_differences(board), *_all_pairs(board), *_ranks_over_datasets(board)]
+    blocks += [*_differences(board), *_ranks_over_datasets(board)]
     return Section(f"Accuracy: {board.protocol.pixels}, {board.protocol.training}", blocks)
 
 
@@ -144,47 +144,42 @@ def why_not(test: LeaderTest | None, places: Mapping[str, int | None]) -> str:
 
 
 def _differences(board: Overall) -> list[Block]:
-    """Every model against the leader: the difference, its interval, p, and why it is not significant."""
-    test, metric = board.significance.leader, board.metric
+    """Every model against the leader, and beside it what the comparison of all pairs says."""
+    test, every, sign = board.significance.leader, board.significance.pairs, board.metric.sign
     if test is None or not test.others:
         return []
+    others = {other.model: other for other in test.others}
+    several = every if every and every.pairs > 1 else None
+    groups, ranks = (several.letters(), several.ranks()) if several else ({}, {})
 
-    def ends(o: AgainstLeader) -> tuple[float, float]:
-        return (o.low, o.high) if metric.sign > 0 else (-o.high, -o.low)
+    def of(show: Callable[[AgainstLeader], str]) -> Callable[[str], str]:
+        return lambda model: show(others[model]) if model in others else MISSING
 
-    columns: Columns[AgainstLeader] = [
-        (MODEL, lambda o: o.model),
-        (Column(f"{metric.label} difference"), lambda o: signed(metric.sign * o.difference)),
-        (Column("95 %", drop=1), lambda o: span(*ends(o))),
-        (Column("p", drop=3), lambda o: p_text(o.p)),
-        (Column("p corrected", drop=2), lambda o: p_text(o.p_corrected)),
-        (Column("significantly worse", left=True), lambda o: "yes" if o.worse else "no"),
-        (Column("why not", left=True, wrap=True, drop=4), lambda o: o.reason),
+    columns: Columns[str] = [
+        (MODEL, str),
+        (Column(f"{board.metric.label} difference"), of(lambda o: signed(sign * o.difference))),
+        (Column("95 %", drop=1), of(lambda o: span(o.low, o.high) if sign > 0 else span(-o.high, -o.low))),
+        (Column("p", drop=3), of(lambda o: p_text(o.p))),
+        (Column("p corrected", drop=2), of(lambda o: p_text(o.p_corrected))),
+        (Column("group", left=True, drop=3), lambda model: groups.get(model, "")),
+        (Column("rank 95 %", drop=3), lambda model: rank_text(ranks[model]) if model in ranks else ""),
+        (Column("why not significantly worse", left=True, wrap=True, drop=4), of(lambda o: o.reason)),
     ]
+    blocks: list[Block] = [tabled(columns, [test.leader, *others])]
     line = f"Each model less {name(test.leader)}: difference, interval, p, and why it is not significantly worse"
-    return [Details(line, (tabled(columns, test.others),))]
-
-
-def _all_pairs(board: Overall) -> list[Block]:
-    """Tie groups and the ranks that each model can have, a family of its own."""
-    found = board.significance.pairs
-    if found is None or found.pairs < 2:
-        return []
-    groups, ranks = found.letters(), found.ranks()
-    columns = (MODEL, Column("group", left=True), Column("rank 95 %"))
-    lines = [(model, groups.get(model, ""), rank_text(ranks[model])) for model in found.models]
-    what = (
-        "Models that share a letter are not significantly different"
-        if groups
-        else f"The tie groups are too many to be named (more than {MAX_GROUPS})"
-    )
-    note = (
-        f"{what}; rank 95 % is the places a model can have. Every pair is compared (Holm over {found.pairs}), which is "
-        "another question than the one with the leader alone: a model can be significantly worse than the leader above "
-        "and share a letter with it here."
-    )
-    line = f"All pairs: {found.significant} of {counted(found.pairs, 'pair')} differ significantly"
-    return [Details(line, (Table(columns, lines).without_empty(), Text(note)))]
+    if several:
+        line += f"; all pairs: {several.significant} of {counted(several.pairs, 'pair')} differ significantly"
+        what = (
+            "Models that share a letter are not significantly different"
+            if groups
+            else f"The tie groups are too many to be named (more than {MAX_GROUPS})"
+        )
+        blocks.append(Text(
+            f"{what}; rank 95 % is the places a model can have. For these two every pair is compared (Holm over "
+            f"{several.pairs}), which is another question than the one with the leader alone: a model can be "
+            "significantly worse than the leader and share a letter with it."
+        ))  # fmt: skip
+    return [Details(line, tuple(blocks))]
 
 
 def rank_text(bounds: tuple[int, int]) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from bench.metrics.operating import YOUDEN, Rule
 from bench.metrics.registry import METRICS, RANKING, TESTED, Metric
 from bench.report.blocks import MODEL, Block, Column, Columns, Details, Section, Table, Text, tabled
@@ -136,8 +134,11 @@ def _protocol_details(members: list[Row], tables: Mapping[str, LeaderTest], colu
     blocks += subgroup_blocks(members, rule)
     blocks += lesion_blocks(members)
     blocks += shortcut_blocks(members)
-    fed = f"Fed at {protocol.pixels}; recipe {protocol.training}" if protocol.resolution else "Scores from files"
-    return Details(f"{_leader(members)} {fed}.", tuple(blocks))
+    scored = [row for row in members if row.mean(best) is not None]
+    said = f"{protocol.pixels}, {protocol.training}: {counted(len(scored), 'model')}"
+    if scored:
+        said += f", first {name(scored[0].model)} with {RANKING.label} {RANKING.shown(scored[0].mean(best))}"
+    return Details(said, tuple(blocks))
 
 
 def _fold_blocks(members: Sequence[Row]) -> list[Block]:
@@ -149,8 +150,7 @@ def _fold_blocks(members: Sequence[Row]) -> list[Block]:
     label = RANKING.label
     columns = (
         MODEL, *(Column(f"fold {i + 1}", drop=3) for i in range(folds)),
-        Column(f"{label}, mean of folds"), Column("95 %"), Column(f"{label}, images together"),
-        Column("95 % of those", drop=1),
+        Column(f"{label}, images together"), Column("95 %", drop=1),
     )  # fmt: skip
     lines = []
     for row in shown:
@@ -159,8 +159,7 @@ def _fold_blocks(members: Sequence[Row]) -> list[Block]:
         together = estimate(RANKING.over, scores, labels, row.scored.patients)
         values = row.scored.samples[RANKING.name].values
         lines.append((
-            row.model, *map(fixed, values), fixed(float(np.mean(values))), span(*row.scored.interval(RANKING)),
-            fixed(together.value), span(*together.interval()),
+            row.model, *map(fixed, values), fixed(together.value), span(*together.interval()),
         ))  # fmt: skip
     note = (
         f"{folds} folds of all images, by patient where patients are known, stratified; in each an eighth of the other "
@@ -212,18 +211,6 @@ def _by_metric(metric: Metric, test: LeaderTest) -> str:
         f"By {metric.label} {name(test.leader)} is first and significantly better than {who} "
         f"({'McNemar, exact, for two of one training; ' if exact else ''}corrected for "
         f"{counted(test.comparisons, 'comparison')})."
-    )
-
-
-def _leader(members: Sequence[Row]) -> str:
-    best = members[0].mean(RANKING.field)
-    if best is None:
-        return "No result."
-    scored = sum(row.mean(RANKING.field) is not None for row in members)
-    return (
-        f"{name(members[0].model)} has the highest {RANKING.label} of {scored}, {RANKING.shown(best)}."
-        if scored > 1
-        else "One model."
     )
 
 

@@ -72,7 +72,7 @@ def collect(report: ReportData, out: Path) -> Document:
             are there.
 
     Returns:
-        ``run`` (command, preset), ``codes`` (models: name, short name, family), ``protocols`` (and which of them comes
+        ``codes`` (models: name, short name, family), ``protocols`` (and which of them comes
         ``first``), ``settings``, ``measures``, ``cells`` (one each Record, but for those ``left_out``) and ``rows``
         (one each model, dataset and protocol); the latter refer to the others by index.
     """
@@ -95,9 +95,8 @@ def collect(report: ReportData, out: Path) -> Document:
             cell["metrics"] = {k: v for k, v in cell["metrics"].items() if known(v) or k in kept}
             cell["timings"], cell["log"] = {}, "" if cell["status"] == "ok" else clean(cell["log"])[-LOG_CHARS:]
     first = headline(report.boards)
-    run = {name: report.run_info.get(name) for name in ("command", "preset") if report.run_info.get(name)}
     return {
-        "run": run, "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
+        "codes": codes.entries, "protocols": protocols, "settings": settings, "cells": cells, "rows": rows,
         "measures": [measure._asdict() for measure in MEASURES], "metrics": metrics, "detailed": detailed,
         "first": report.boards.index(first) if first else 0, "left_out": len(results) - len(records),
     }  # fmt: skip
@@ -154,7 +153,7 @@ def _protocols(report: ReportData, codes: _Codes) -> tuple[list[Document], dict[
         for s in board.standings:
             low, high = s.interval
             standings.append({
-                "model": s.model, "code": codes.places[s.code], "place": s.place, "mean_rank": s.mean_rank,
+                "model": s.model, "code": codes.places[s.code], "place": s.place,
                 **{m.name: s.means.get(m.name) for m in (board.metric, *board.shown)},
                 f"{board.metric.name}_low": low, f"{board.metric.name}_high": high,
             })  # fmt: skip
@@ -180,7 +179,6 @@ def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metr
         "model": row.model, "code": codes.places[row.code], "dataset": row.dataset, "protocol": protocol,
         "cells": [places[r["key"]] for r in row.ok if r["key"] in places],
         "other": [places[r["key"]] for r in row.other if r["key"] in places], "seeds": row.seeds,
-        "n_test": row.n_test,
     }  # fmt: skip
     found.update({m["name"]: row.mean(f"test_{m['name']}") for m in metrics})
     found.update({name: row.mean(name) for name in ("params", "train_images_per_s")})
@@ -188,8 +186,6 @@ def _row(row: Row, codes: _Codes, protocol: int, places: Mapping[str, int], metr
         found[f"{metric.name}_sd"] = row.spread(metric.field)
         if row.evidence:
             found[f"{metric.name}_low"], found[f"{metric.name}_high"] = row.evidence.interval(metric)
-    if row.evidence:
-        found["majority"] = row.evidence.majority
     return found
 
 

@@ -133,7 +133,8 @@ def _height(lines: Iterable[str], width: int) -> int:
 
 def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
     """The models of one protocol; None where no accuracy Cell of ``keys`` has a result."""
-    boards = [board for board in report.boards if not keys or not _keys(board).isdisjoint(keys)]
+    ran = {row.protocol.identity for row in report.rows if any(r["key"] in keys for r in (*row.ok, *row.other))}
+    boards = [board for board in report.boards if not keys or board.protocol.identity in ran]
     board = headline(boards)
     if board is None:
         return None
@@ -167,10 +168,6 @@ def _accuracy(report: Report, keys: Collection[str]) -> _Shown | None:
     elsewhere = _elsewhere(sum(bool(b.ranked) for b in report.boards) - 1, "protocol")
     pick, against = recommend(report, board=board).lines()
     return _Shown(pick, against, f"{_where(board)}{elsewhere}:", tabled(columns, board.standings), notes)
-
-
-def _keys(board: Overall) -> set[str]:
-    return {str(r["key"]) for s in board.standings for row in s.rows.values() for r in (*row.ok, *row.other)}
 
 
 def _where(board: Overall) -> str:

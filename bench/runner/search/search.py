@@ -104,6 +104,7 @@ def with_defaults(loaded: Loaded) -> Loaded:
         ConfigError: it has several resolutions or recipes, tracks, or something else that a search does not vary.
     """
     loaded = changed(loaded, {key: value for key, value in DEFAULTS.items() if key not in loaded.origins})
+    loaded = config.with_own_defaults(loaded, ["sweep.resolutions"])
     section = loaded.sweep.sweep
     for key in ("sizes", "resolutions"):
         if len(getattr(section, key)) > 1:
