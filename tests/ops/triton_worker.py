@@ -133,7 +133,7 @@ def fused(device: str = "cpu") -> dict[str, list[list[float]]]:
 
 
 def patch_once() -> None:
-    """Let Triton's interpreter replace its language once a module: for each call of a function it costs a third of all."""
+    """Let the interpreter replace its language once a module: done at each call of a function it is a third of all."""
     from triton.runtime import interpreter
 
     seen: set[str] = set()
