@@ -24,10 +24,10 @@ from triton.compiler import ASTSource  # noqa: E402
 from bench.ops.backends.triton import backward, layout, lines, scan, sums, walks  # noqa: E402
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-STATES, RANK = 16, 3
+STATES, RANK, GROUP = 16, 3, 2
 INSTRUCTION = re.compile(r"^\s+/\*([0-9a-f]{4,})\*/\s+(?:@!?U?P\w+\s+)?([A-Z0-9_.]+)(.*?);")
 STEPS: dict[str, Any] = {"R": RANK, "DIRECT": False, "HAS_BIAS": True}
-COMMON = STEPS | {"N": STATES, "CB": scan.CHANNELS, "SOFTPLUS": True, "HAS_D": False}
+COMMON = STEPS | {"N": STATES, "G": GROUP, "CB": scan.CHANNELS, "SOFTPLUS": True, "HAS_D": False}
 FORWARD = COMMON | {"K": layout.CARRY_EVERY, "NP": STATES, "T": scan.WALK_TILE, "END": False}
 BACKWARD = COMMON | {"T": layout.CARRY_EVERY}
 LINES = STEPS | {"K": layout.CARRY_EVERY}
@@ -102,13 +102,16 @@ def compiled(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, int], 
 
 
 def test_hardly_anything_spills(compiled: dict[tuple[str, int], Compiled]) -> None:
-    """12 warps fit into a multiprocessor; what is spilt for it is little of the innermost loop."""
+    """12 warps fit into a multiprocessor; what is spilt for it is little of the innermost loop.
+
+    The backward computes two states in a pass and spills more than with one; on an H200 it is faster all the same.
+    """
     for key, kernel in compiled.items():
         loop = kernel.main_loop()
         spills = sum(o.startswith(("LDL", "STL")) for o in loop)
         print(key, kernel.registers, "registers,", kernel.stack, "bytes of stack,", spills, "of", len(loop))
         assert kernel.registers <= registers(key[0])
-        assert spills <= 0.05 * len(loop), key
+        assert spills <= (0.1 if key[0].startswith("backward") else 0.05) * len(loop), key
 
 
 @pytest.mark.parametrize(
@@ -118,10 +121,10 @@ def test_hardly_anything_spills(compiled: dict[tuple[str, int], Compiled]) -> No
         # states, outputs. The issue asked for 7; 6.3 are arithmetic. The public kernel: 33.8.
         ("forward", scan.WALK_TILE * STATES, 9.2),
         # The loop over states; what is done once for all states of T positions lies outside. The public kernel: 76.7.
-        ("backward", layout.CARRY_EVERY, 20.0),
+        ("backward", layout.CARRY_EVERY * GROUP, 20.0),
         ("forward bf16", scan.WALK_TILE * STATES, 8.7),
         ("line bf16", layout.CARRY_EVERY, 44.0),
-        ("backward bf16", layout.CARRY_EVERY, 19.2),
+        ("backward bf16", layout.CARRY_EVERY * GROUP, 19.2),
     ],
 )
 def test_instructions_a_state_update(
@@ -137,15 +140,15 @@ def test_instructions_a_state_update(
 def test_backward_evaluates_each_exponential_once(compiled: dict[tuple[str, int], Compiled]) -> None:
     for name in ("backward", "backward bf16"):
         loop = compiled[name, 90].main_loop()
-        assert sum(o.startswith("MUFU.EX2") for o in loop) == layout.CARRY_EVERY
+        assert sum(o.startswith("MUFU.EX2") for o in loop) == layout.CARRY_EVERY * GROUP
 
 
 def test_sums_over_channels_are_left_to_tensor_cores_in_bfloat16(compiled: dict[tuple[str, int], Compiled]) -> None:
     """Accesses to shared memory, through which they went before, were as many as the arithmetic is long."""
     for arch in (80, 90):
         loop = compiled["backward bf16", arch].main_loop()
-        assert sum(o.startswith("HMMA") for o in loop) == 14
-        assert sum(o.startswith(("STS", "LDSM")) for o in loop) <= 2
+        assert sum(o.startswith("HMMA") for o in loop) == 14 * GROUP
+        assert sum(o.startswith(("STS", "LDSM")) for o in loop) <= 2 * GROUP
 
 
 def test_sizes_make_no_variants() -> None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 CHANNELS = 32  # channels of a block: one warp
@@ -52,6 +53,11 @@ class Layout(NamedTuple):
         return -(-self.length // CARRY_EVERY)
 
     @property
+    def group(self) -> int:
+        """States that lie side by side where the backward reads them one after the other."""
+        return 1 if self.n % 2 else 2
+
+    @property
     def sequences(self) -> int:
         """Images times directions."""
         return self.batch * self.k
@@ -65,10 +71,15 @@ class Layout(NamedTuple):
         """All strides, in the order of the kernels' arguments."""
         return self.xb, self.xk, self.xs, self.yb, self.yk, self.ys, self.pb, self.pk, self.ps
 
-    def state(self, segments: int, like: Tensor, zero: bool = False) -> Tensor:
+    def state(self, segments: int, like: Tensor) -> Tensor:
         """One state a segment, (s, segments, n, d) float32."""
-        make = torch.zeros if zero else torch.empty
-        return make((self.sequences, segments, self.n, self.d), dtype=torch.float32, device=like.device)
+        return torch.empty((self.sequences, segments, self.n, self.d), dtype=torch.float32, device=like.device)
+
+    def by_groups(self, A: Tensor) -> Tensor:
+        """(k,d,n) as (k, blocks, groups, CHANNELS, group), zero behind the last channel."""
+        A, missing = A.view(self.k, self.d, self.n), self.blocks * CHANNELS - self.d
+        padded = F.pad(A, (0, 0, 0, missing)) if missing else A
+        return padded.view(self.k, self.blocks, CHANNELS, -1, self.group).transpose(2, 3).contiguous()
 
 
 @lru_cache(maxsize=1024)

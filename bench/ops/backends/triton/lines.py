@@ -60,13 +60,13 @@ def walk_lines(
     first = seg * span
     last = tl.minimum(first + span, L)
     until = tl.where(mask, last, first)  # nothing is written for channels that are not there
-    carry += (s * nchunk + first // K) * d + c
+    carry += ((s * nchunk + first // K) * tl.num_programs(0) + tl.program_id(0)) * 32 + lane
     # A tile is loaded while the one before it is walked.
     next_x, next_steps, next_row = _load_line(x, delta, proj, order, first, L, c, mask, lane, xs, ys, ps, R, DIRECT)
     for t in range(first, last, K):
         if save != 0:
-            tl.store(carry, h.to(carry.dtype.element_ty), mask=mask)
-            carry += d
+            tl.store(carry, h.to(carry.dtype.element_ty))
+            carry += tl.num_programs(0) * 32
         pixel = tl.load(order + tl.minimum(t + lane // 2, L - 1))
         steps = ()
         inputs = ()

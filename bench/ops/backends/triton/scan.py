@@ -31,7 +31,7 @@ MAX_FUSED_RANK = 8  # a step-size projection of higher rank is one matrix produc
 # the backward by its registers, of which 168 a thread let it run 12 (both measured on an H200).
 FORWARD_SLOTS, BACKWARD_SLOTS = 6, 12
 REGISTERS, LINE_REGISTERS = 168, 128
-MERGE_ROWS, BC_TILE, PROJ_TILE = 8, 32, 64  # rows and positions of a block in the kernels that add or reorder
+MERGE_ROWS, BC_CHUNKS, PROJ_CHUNKS = 8, 2, 4  # rows and chunks of a block in the kernels that add or reorder
 
 
 def unavailable(device_type: str) -> str | None:
@@ -71,8 +71,13 @@ def carry_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
 
 
+def carry_shape(sequences: int, length: int, n: int, d: int) -> tuple[int, ...]:
+    """Shape of the states kept: one before every `CARRY_EVERY`-th position, by blocks of channels; see `walks.py`."""
+    return (sequences, -(-length // CARRY_EVERY), -(-d // CHANNELS), n * CHANNELS)
+
+
 def _carry(p: Layout, x: Tensor, save: bool) -> Tensor:
-    shape = (p.sequences, p.chunks, p.n, p.d) if save else (0,)
+    shape = carry_shape(p.sequences, p.length, p.n, p.d) if save else (0,)
     return torch.empty(shape, dtype=carry_dtype(x.dtype), device=x.device)
 
 
@@ -90,7 +95,7 @@ def _scan(
     carry = _carry(p, x, save)
     span = each * CARRY_EVERY
     sizes_of_blocks = {"NP": triton.next_power_of_2(p.n), "CB": CHANNELS, "K": CARRY_EVERY, "T": WALK_TILE}
-    constants = {**steps.constants, "N": p.n, **sizes_of_blocks}
+    constants = {**steps.constants, "N": p.n, "G": p.group, **sizes_of_blocks}
     proj = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
     grid = (p.blocks, segments, p.sequences)
@@ -130,7 +135,7 @@ class _Grads(NamedTuple):
     raw: Tensor  # of the step size before softplus, per-direction layout
     A: Tensor  # (k, d, n) float32
     D: Tensor  # (k, d) float32
-    bias: Tensor  # (k, d) float32, the sum of raw before it was rounded; if that was not rounded, zero
+    bias: Tensor  # (k, d) float32, of the step size before softplus
     bc: Tensor  # (blocks, s, 2n, l), to be summed over blocks
 
 
@@ -143,37 +148,37 @@ def _scan_backward(
     constants = {**steps.constants, "N": p.n, "CB": CHANNELS}
     features = _features(proj, skip_features, steps)
     delta, weight, bias = (x if t is None else t for t in (steps.delta, steps.weight, steps.bias))
-    adjoint, grad_a = p.state(segments, x, zero=segments == 1), p.state(segments, x, zero=True)
+    state = torch.zeros((p.sequences, segments, p.blocks, p.n, CHANNELS, 2), device=x.device)
     dtype = carry_dtype(x.dtype)
     grad_raw = torch.empty_like(grad_x, dtype=dtype)
-    grad_bc = grad_a.new_empty((p.blocks, p.sequences, 2 * p.n, p.length), dtype=dtype)
-    bc = grad_a.new_empty((p.sequences, 2 * p.n, p.length))
-    grad_rest = grad_a.new_empty((p.sequences, segments, 2, p.d))
+    grad_bc = state.new_empty((p.blocks, p.sequences, p.chunks, 2 * p.n * CARRY_EVERY), dtype=dtype)
+    bc = state.new_empty((p.sequences, p.chunks, 2 * p.n * CARRY_EVERY))
+    grad_rest = state.new_zeros((p.sequences, segments, 2, p.d))
     grid = (p.blocks, segments, p.sequences)
     with _on(x):
-        sums.order_bc[(triton.cdiv(p.length, BC_TILE), p.sequences)](
-            features, bc, order, p.length, p.k, p.pb, p.pk, p.ps, R=constants["R"], N2=2 * p.n,
-            NP2=triton.next_power_of_2(2 * p.n), T=BC_TILE,
+        sums.order_bc[(triton.cdiv(p.chunks, BC_CHUNKS), p.sequences)](
+            features, bc, order, p.length, p.chunks, p.k, p.pb, p.pk, p.ps, R=constants["R"], N=p.n,
+            NP=triton.next_power_of_2(p.n), K=CARRY_EVERY, G=p.group, C=BC_CHUNKS,
         )  # fmt: skip
         if segments > 1:
-            end, total = p.state(segments, x), grad_a.new_empty((p.sequences, segments, p.d))
+            end, total, by_state = p.state(segments, x), state.new_empty((p.sequences, segments, p.d)), _decays(A, p)
             walks.walk_adjoint[(p.blocks, segments - 1, p.sequences)](
-                grad_y, delta, features, weight, bias, A, end, total, order, p.length, each * CARRY_EVERY, segments,
-                p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), T=WALK_TILE,
-                num_warps=1,
+                grad_y, delta, features, weight, bias, by_state, end, total, order, p.length, each * CARRY_EVERY,
+                segments, p.k, p.d, *p.strides, **constants, NP=triton.next_power_of_2(p.n), T=WALK_TILE, num_warps=1,
             )  # fmt: skip
             walks.join_segments[(p.blocks, p.n, p.sequences)](
-                A, end, total, adjoint, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
+                by_state, end, total, state, segments, p.k, p.d, N=p.n, CB=CHANNELS, REVERSE=True, num_warps=1
             )
         backward.scan_backward[grid](
-            grad_y, x, delta, features, bc, weight, bias, A, A if D is None else D, carry, adjoint, grad_x, grad_raw,
-            grad_a, grad_bc, grad_rest, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
-            **constants, HAS_D=D is not None, T=CARRY_EVERY, num_warps=1, maxnreg=REGISTERS,
+            grad_y, x, delta, features, bc, weight, bias, p.by_groups(A), A if D is None else D, carry, state, grad_x,
+            grad_raw, grad_bc, grad_rest, order, p.length, each, segments, p.chunks, p.k, p.d, *p.strides, p.sequences,
+            **constants, HAS_D=D is not None, T=CARRY_EVERY, G=p.group, num_warps=1, maxnreg=REGISTERS,
         )  # fmt: skip
-    summed = grad_a.view(p.batch, p.k, segments, p.n, p.d).sum((0, 2)).transpose(1, 2).contiguous()
+    to_a = state[..., 1].unflatten(0, (p.batch, p.k)).sum((0, 2))  # (k, blocks, n, CHANNELS)
+    grad_a = to_a.transpose(2, 3).reshape(p.k, -1, p.n)[:, : p.d].contiguous()
     rest = grad_rest.view(p.batch, p.k, segments, 2, p.d).sum((0, 2)).unbind(1)
     to_d, to_bias = (t.clone() for t in rest)  # an operator's outputs must not share memory
-    return _Grads(grad_raw, summed, to_d, to_bias, grad_bc)
+    return _Grads(grad_raw, grad_a, to_d, to_bias, grad_bc)
 
 
 def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor) -> None:
@@ -188,10 +193,11 @@ def _merge(parts: Tensor, other: Tensor, skip: Tensor, out: Tensor) -> None:
 def _merge_proj(p: Layout, grads: _Grads, grad_proj: Tensor, order: Tensor, weight: Tensor | None) -> None:
     rank = 0 if weight is None else weight.shape[-1]
     with _on(grad_proj):
-        sums.merge_proj[(triton.cdiv(p.length, PROJ_TILE), p.sequences)](
-            grads.bc, grads.raw, grads.raw if weight is None else weight, grad_proj, order, p.length, p.k, p.sequences,
-            p.blocks, p.d, p.pb, p.pk, p.ps, R=rank, RP=max(16, triton.next_power_of_2(rank)), N2=2 * p.n,
-            NP2=triton.next_power_of_2(2 * p.n), T=PROJ_TILE, CB=CHANNELS if p.d % 64 else 64,
+        sums.merge_proj[(triton.cdiv(p.chunks, PROJ_CHUNKS), p.sequences)](
+            grads.bc, grads.raw, grads.raw if weight is None else weight, grad_proj, order, p.length, p.chunks, p.k,
+            p.sequences, p.blocks, p.d, p.pb, p.pk, p.ps, R=rank, RP=max(16, triton.next_power_of_2(rank)), N=p.n,
+            NP=triton.next_power_of_2(p.n), K=CARRY_EVERY, G=p.group, C=PROJ_CHUNKS,
+            CB=CHANNELS if p.d % 64 else 64,
         )  # fmt: skip
 
 
@@ -199,8 +205,8 @@ def _merge_proj(p: Layout, grads: _Grads, grad_proj: Tensor, order: Tensor, weig
 
 
 def cross_scan_carry_shape(b: int, h: int, w: int, d: int, n: int, r: int, k: int) -> tuple[int, ...]:
-    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
-    return (b * k, -(-h * w // CARRY_EVERY), n, d)
+    """Shape of the states kept for the backward."""
+    return carry_shape(b * k, h * w, n, d)
 
 
 def _cross_layout(x: Tensor, proj: Tensor, n: int) -> Layout:
@@ -244,7 +250,7 @@ def cross_scan_backward(
     order = order_table(h, w, tuple(directions), x.device)
     parts = torch.empty((p.k, p.batch * p.length, d), dtype=carry_dtype(x.dtype), device=x.device)
     steps = _cross_steps(proj, dt_weight, dt_bias)
-    grads = _scan_backward(p, grad_y, x, proj, steps, _decays(A, p), None, order, carry, parts, r)
+    grads = _scan_backward(p, grad_y, x, proj, steps, A, None, order, carry, parts, r)
     grad_x = torch.empty_like(x)
     _merge(parts, grad_y, D.sum(0), grad_x)
     grad_proj = torch.empty_like(proj)
@@ -252,16 +258,15 @@ def cross_scan_backward(
     _merge_proj(p, grads, grad_proj, order, dt_weight)
     with _on(x):
         grad_weight = step_gradients(grads.raw, proj, dt_weight)
-    grad_bias = grads.bias if grads.raw.dtype == torch.bfloat16 else grads.raw.sum(1)
-    return grad_x, grad_proj, grad_weight, grad_bias, grads.A, grads.D
+    return grad_x, grad_proj, grad_weight, grads.bias, grads.A, grads.D
 
 
 # ---- the (b,d,l) form ----------------------------------------------------------------------------------------------
 
 
 def selective_scan_carry_shape(b: int, d: int, length: int, n: int, g: int) -> tuple[int, ...]:
-    """Shape of the states kept for the backward: one before every `CARRY_EVERY`-th position."""
-    return (b * g, -(-length // CARRY_EVERY), n, d // g)
+    """Shape of the states kept for the backward."""
+    return carry_shape(b * g, length, n, d // g)
 
 
 def _sequence_layout(u: Tensor, B: Tensor) -> Layout:
@@ -297,11 +302,11 @@ def selective_scan_backward(
     x, bc = _channels_last(u), torch.cat([B, C], 2).permute(0, 3, 1, 2).contiguous()
     grad_y, grad_x, grad_bc = _channels_last(grad_out), torch.empty_like(x), torch.empty_like(bc)
     steps = _Steps(_channels_last(delta), None, delta_bias, delta_softplus)
-    grads = _scan_backward(p, grad_y, x, bc, steps, _decays(A, p), D, order, carry, grad_x, 0)
+    grads = _scan_backward(p, grad_y, x, bc, steps, A, D, order, carry, grad_x, 0)
     _merge_proj(p, grads, grad_bc, order, None)
     grad_b, grad_c = (t.clone() for t in grad_bc.permute(0, 2, 3, 1).contiguous().split(p.n, dim=2))
     grad_d = None if D is None else grads.D.view(D.shape)
-    grad_bias = grads.bias.view(-1) if grads.raw.dtype == torch.bfloat16 else grads.raw.sum((0, 1))
+    grad_bias = None if delta_bias is None else grads.bias.view(delta_bias.shape)
     grad_delta = _channels_last(grads.raw.to(delta.dtype))
     grad_a = grads.A.view(A.shape)
-    return _channels_last(grad_x), grad_delta, grad_a, grad_b, grad_c, grad_d, None if delta_bias is None else grad_bias
+    return _channels_last(grad_x), grad_delta, grad_a, grad_b, grad_c, grad_d, grad_bias

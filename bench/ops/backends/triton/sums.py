@@ -25,51 +25,66 @@ def merge(parts, other, skip, out, rows, d, K: tl.constexpr, RB: tl.constexpr, C
     tl.store(out + at, total.to(out.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["k", "pb", "pk", "ps"])
-def order_bc(proj, bc, order, L, k, pb, pk, ps, R: tl.constexpr, N2: tl.constexpr, NP2: tl.constexpr, T: tl.constexpr):
-    """Write B and C as sequences, (s, 2N, L): the backward reads one state at many positions."""
-    t = tl.program_id(0) * T + tl.arange(0, T)
-    s = tl.program_id(1).to(tl.int64)
-    f = tl.arange(0, NP2)
-    mask = (t < L)[:, None] & (f < N2)[None, :]
-    pixel = tl.load(order + (s % k) * L + t, mask=t < L, other=0)
-    at = (s // k) * pb + (s % k) * pk + pixel[:, None] * ps + R + f[None, :]
-    row = tl.load(proj + at, mask=mask, other=0.0).to(tl.float32)
-    tl.store(bc + s * N2 * L + f[None, :] * L + t[:, None], row.to(bc.dtype.element_ty), mask=mask)
-
-
-@triton.jit(do_not_specialize=["k", "batch_k", "ncb", "pb", "pk", "ps"])
-def merge_proj(
-    grad_bc, raw, weight, grad_proj, order, L, k, batch_k, ncb, d, pb, pk, ps,
-    R: tl.constexpr, RP: tl.constexpr, N2: tl.constexpr, NP2: tl.constexpr, T: tl.constexpr, CB: tl.constexpr,
+@triton.jit(do_not_specialize=["nchunk", "k", "pb", "pk", "ps"])
+def order_bc(
+    proj, bc, order, L, nchunk, k, pb, pk, ps,
+    R: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, K: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """Write the gradient of the projections of T positions of a sequence.
+    """Write B and C of C chunks of K positions as `scan_backward` reads them, zero behind the end."""
+    first = tl.program_id(0) * C
+    t = first * K + tl.arange(0, C * K)
+    s = tl.program_id(1).to(tl.int64)
+    f = tl.arange(0, 2 * NP)  # B, then C
+    pixel = tl.load(order + (s % k) * L + t, mask=t < L, other=0)
+    at = (s // k) * pb + (s % k) * pk + pixel[:, None] * ps + R + (f // NP * N + f % NP)[None, :]
+    row = tl.load(proj + at, mask=(t < L)[:, None] & (f % NP < N)[None, :], other=0.0).to(tl.float32)
+    groups = tl.permute(tl.reshape(row, [C, K, 2, NP // G, G]), (0, 3, 2, 1, 4))
+    j = tl.arange(0, NP * 2 * K)
+    chunk = first + tl.arange(0, C)
+    inside = (chunk < nchunk)[:, None] & (j < N * 2 * K)[None, :]
+    to = bc + (s * nchunk + chunk[:, None]) * N * 2 * K + j[None, :]
+    tl.store(to, tl.reshape(groups, [C, NP * 2 * K]), mask=inside)
 
-    For B and C the sum of grad_bc (ncb, s, 2N, L) over channel blocks; for R step-size features the product of raw
-    (k, images, L, d), by pixels, with weight (k, d, R). One kernel for both: a row is not written in two parts.
+
+@triton.jit(do_not_specialize=["nchunk", "k", "batch_k", "ncb", "pb", "pk", "ps"])
+def merge_proj(
+    grad_bc, raw, weight, grad_proj, order, L, nchunk, k, batch_k, ncb, d, pb, pk, ps, R: tl.constexpr,
+    RP: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, K: tl.constexpr, G: tl.constexpr, C: tl.constexpr,
+    CB: tl.constexpr,
+):  # fmt: skip
+    """Write the gradient of the projections of C chunks of K positions of a sequence.
+
+    For B and C the sum of grad_bc, as `scan_backward` leaves it, over ncb blocks of channels; for R step-size features
+    the product of raw (k, images, L, d), by pixels, with weight (k, d, R). One kernel for both: a row is not written in
+    two parts.
     """
-    t = tl.program_id(0) * T + tl.arange(0, T)
+    t = tl.program_id(0) * C * K + tl.arange(0, C * K)
     s = tl.program_id(1).to(tl.int64)
     image = s // k
     direction = s % k
-    f = tl.arange(0, NP2)
-    mask = (f < N2)[:, None] & (t < L)[None, :]
-    total = tl.zeros([NP2, T], tl.float32)
+    chunk = tl.program_id(0) * C + tl.arange(0, C)
+    j = tl.arange(0, NP * 2 * K)
+    inside = (chunk < nchunk)[:, None] & (j < N * 2 * K)[None, :]
+    total = tl.zeros([C, NP * 2 * K], tl.float32)
     for i in range(ncb):
-        at = (i * batch_k + s) * N2 * L + f[:, None] * L + t[None, :]
-        total += tl.load(grad_bc + at, mask=mask, other=0.0).to(tl.float32)
+        at = ((i * batch_k + s) * nchunk + chunk[:, None]) * N * 2 * K + j[None, :]
+        total += tl.load(grad_bc + at, mask=inside, other=0.0).to(tl.float32)
+    rows = tl.reshape(tl.permute(tl.reshape(total, [C, NP // G, 2, K, G]), (0, 3, 2, 1, 4)), [C * K, 2 * NP])
     pixel = tl.load(order + direction * L + t, mask=t < L, other=0)
     row = grad_proj + image * pb + direction * pk + pixel * ps
     if R > 0:
-        j = tl.arange(0, RP)
+        feature = tl.arange(0, RP)
         raw += (direction * (batch_k // k) + image) * L * d
         weight += direction * d * R
-        product = tl.zeros([T, RP], tl.float32)
+        product = tl.zeros([C * K, RP], tl.float32)
         for start in range(0, d, CB):
             c = start + tl.arange(0, CB)
             g = tl.load(raw + pixel[:, None] * d + c[None, :], mask=(t < L)[:, None] & (c < d)[None, :], other=0.0)
-            w = tl.load(weight + c[:, None] * R + j[None, :], mask=(c < d)[:, None] & (j < R)[None, :], other=0.0)
+            at = weight + c[:, None] * R + feature[None, :]
+            w = tl.load(at, mask=(c < d)[:, None] & (feature < R)[None, :], other=0.0)
             product = multiply_exactly(g, w, product)
-        inside = (t < L)[:, None] & (j < R)[None, :]
-        tl.store(row[:, None] + j[None, :], product.to(grad_proj.dtype.element_ty), mask=inside)
-    tl.store(row[None, :] + R + f[:, None], total.to(grad_proj.dtype.element_ty), mask=mask)
+        there = (t < L)[:, None] & (feature < R)[None, :]
+        tl.store(row[:, None] + feature[None, :], product.to(grad_proj.dtype.element_ty), mask=there)
+    f = tl.arange(0, 2 * NP)  # B, then C
+    to = row[:, None] + R + (f // NP * N + f % NP)[None, :]
+    tl.store(to, rows.to(grad_proj.dtype.element_ty), mask=(t < L)[:, None] & (f % NP < N)[None, :])

@@ -6,7 +6,8 @@ order given by a table, so that nothing is flipped or transposed. Sequences have
 Addresses, also in `backward.py`: x and grad_y lie at image * xb + direction * xk + pixel * xs + channel; the
 per-direction tensors (output, step sizes, gradients of both) at image * yb + direction * yk + pixel * ys + channel;
 the projections at image * pb + direction * pk + pixel * ps + feature, features being r of the step size, n of B and n
-of C. A is (k,n,d).
+of C. A is (k,n,d). What the backward reads for one state after the other lies in groups of G states side by side, G
+being 2 where n is even: the states kept are carry (s, chunk, block of channels, group, 32, G).
 """
 
 # mypy: ignore-errors
@@ -47,13 +48,14 @@ def walk_forward(
     x, delta, proj, weight, bias, A, D, y, carry, start_state, end_state, end_step, order,
     L, span, nseg, nchunk, k, d, xb, xk, xs, yb, yk, ys, pb, pk, ps, resume, save,
     R: tl.constexpr, N: tl.constexpr, NP: tl.constexpr, CB: tl.constexpr, K: tl.constexpr, T: tl.constexpr,
-    DIRECT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr, END: tl.constexpr,
+    G: tl.constexpr, DIRECT: tl.constexpr, SOFTPLUS: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_D: tl.constexpr,
+    END: tl.constexpr,
 ):  # fmt: skip
     """Walk positions seg * span to (seg + 1) * span of a sequence.
 
     resume: begin from start_state (s, seg, N, d) instead of zero. END: write the last state and the sum of the steps
-    instead of outputs. save: write the state before every K-th position to carry (s, chunk, N, d). Both are no
-    constants, so that training and evaluation share one compiled kernel.
+    instead of outputs. save: write the state before every K-th position to carry. Both are no constants, so
+    that training and evaluation share one compiled kernel.
     """
     c = tl.program_id(0) * CB + tl.arange(0, CB)
     seg = tl.program_id(1)
@@ -84,7 +86,8 @@ def walk_forward(
 
     first = seg * span
     last = tl.minimum(first + span, L)
-    carry += (s * nchunk + first // K) * N * d
+    carry += ((s * nchunk + first // K) * tl.num_programs(0) + tl.program_id(0)) * N * CB
+    in_group = tl.arange(0, CB)[:, None] * G + tl.arange(0, G)[None, :]
     total = tl.zeros([CB], tl.float32)
     tt = tl.arange(0, T)
     # A tile is loaded while the one before it is walked, and its pixels one tile earlier still.
@@ -95,9 +98,12 @@ def walk_forward(
     parts = load_steps(delta, proj, c, pixel, mask[:, None], ys, ps, R, DIRECT)
     for chunk in range(first, last, K):
         if save != 0:
-            for i in tl.static_range(N):
-                tl.store(carry + i * d + c, row(h, state, i).to(carry.dtype.element_ty), mask=mask)
-            carry += N * d
+            for g in tl.static_range(0, N, G):
+                kept = ()
+                for i in tl.static_range(G):
+                    kept += (row(h, state, g + i).to(carry.dtype.element_ty),)
+                tl.store(carry + g * CB + in_group, stack(kept, G, CB))
+            carry += tl.num_programs(0) * N * CB
         for t in range(chunk, tl.minimum(chunk + K, last), T):
             live = t + tt < last
             if R > 4:  # held through the loop, many weights would spill
@@ -195,7 +201,10 @@ def join_segments(
     A, end_state, end_step, start_state, nseg, k, d,
     N: tl.constexpr, CB: tl.constexpr, REVERSE: tl.constexpr,
 ):  # fmt: skip
-    """Turn what segments add into what they start from: start' = exp(A * sum of steps) * start + end."""
+    """Turn what segments add into what they start from: start' = exp(A * sum of steps) * start + end.
+
+    start_state is (s, seg, N, d); if REVERSE, the `state` of the backward.
+    """
     c = tl.program_id(0) * CB + tl.arange(0, CB)
     n = tl.program_id(1)
     s = tl.program_id(2).to(tl.int64)
@@ -207,7 +216,11 @@ def join_segments(
         if REVERSE:
             seg = nseg - 1 - j
         at = ((s * nseg + seg) * N + n) * d + c
-        tl.store(start_state + at, h, mask=mask)
+        if REVERSE:
+            block = (s * nseg + seg) * tl.num_programs(0) + tl.program_id(0)
+            tl.store(start_state + ((block * N + n) * CB + tl.arange(0, CB)) * 2, h)
+        else:
+            tl.store(start_state + at, h, mask=mask)
         if j < nseg - 1:  # nothing follows the last
             steps = tl.load(end_step + (s * nseg + seg) * d + c, mask=mask, other=0.0)
             h = decay(a2, steps) * h + tl.load(end_state + at, mask=mask, other=0.0)
