@@ -120,8 +120,8 @@ class Workload:
         Raises:
             RuntimeError: the model waits for the device within its step, which no graph can hold.
         """
-        training = self.cell.mode == "train"
-        step = self.step(pool=1 if training else POOL)
+        pool = 1 if self.cell.mode == "train" else POOL
+        step = self.step(pool=pool)
         side = torch.cuda.Stream(self.device)
         side.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(side):
@@ -129,7 +129,7 @@ class Workload:
         torch.cuda.current_stream(self.device).wait_stream(side)
         torch.cuda.empty_cache()  # graphs have memory of their own: at the largest batch there is no room for both
         graphs: list[torch.cuda.CUDAGraph] = []
-        for number in range(1 if training else len(self._inputs[self.cell.batch])):
+        for number in range(len(self.inputs(self.cell.batch, pool))):
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph, pool=graphs[0].pool() if graphs else None, stream=side):
                 step(number)

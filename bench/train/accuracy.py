@@ -40,6 +40,8 @@ from bench.train.pipeline import Pipeline
 from bench.train.replay import Replayed
 from bench.train.turns import joined, launch, turn
 
+# What trainings that share this process have tried: the next seed of a network need not wait its turn for that again.
+_deterministic: set[tuple[object, ...]] = set()
 SOFTMAX_TOLERANCE = 1e-4
 
 __all__ = ["run_accuracy"]
@@ -245,10 +247,6 @@ def _fit(
         "resident": splits.train.resident,
         **_replayed(trainer.step, device),
     }
-
-
-# What trainings that share this process have tried: the next seed of a network need not wait its turn for that again.
-_deterministic: set[tuple[object, ...]] = set()
 
 
 def _replayed(step: Replayed, device: torch.device) -> Fields:

@@ -5,8 +5,7 @@ numbers are those it draws alone. Replaying a graph needs no turn: graphs keep t
 Where nobody joined, a turn is nothing.
 
 All eager steps and recordings of the process run on one thread (:func:`launch`). cuDNN keeps its execution plans by
-thread, and those of a network can take half a minute (depthwise convolutions of EfficientNet-Lite0 on an H200: 16 s for
-the first batch, 11 s more for the short last one): the second training of a network finds them.
+thread, and those of a network can take many seconds (depthwise convolutions most): its second training finds them.
 """
 
 from __future__ import annotations
